@@ -1,0 +1,1 @@
+"""Core: the interface, the models, the errors. Standard library only; imports no other layer."""

@@ -1,0 +1,124 @@
+"""Every error that leaves an adapter.
+
+    LLMError
+    ├── LLMConfigurationError (ValueError)   a value, key, extra or command is missing or wrong
+    ├── LLMTimeoutError                      `timeout_seconds` is over
+    ├── LLMConnectionError                   no connection, or it broke before a whole reply was read
+    ├── LLMSubprocessError                   a command-line provider failed
+    └── LLMAPIError                          the provider replied, and the reply is an error
+        ├── LLMRateLimitError                429: too many requests, or a quota is used up
+        ├── LLMAuthenticationError           401 or 403: also an LLMConfigurationError
+        └── LLMResponseError                 the reply cannot be read as the provider's format
+
+`CancelledError`, `KeyboardInterrupt` and other `BaseException`s pass an adapter untouched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm_connect.core.models import LLMResponse
+
+
+class LLMError(Exception):
+    """Base of all errors of this library: one line that says what happened and what to do.
+
+        try:
+            response = adapter.execute_prompt("Hello")
+        except LLMError as error:
+            log.warning("%s (request %s)", error, error.request_id)
+
+    Never holds an API key, a header or the prompt. Can be pickled; `cause` is dropped by that, because
+    exceptions of other libraries may hold the request with its key.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        cause: BaseException | None = None,
+        context: dict[str, Any] | None = None,
+        provider: str | None = None,
+        model: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        attempts: int = 0,
+        response: LLMResponse | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.cause = cause
+        self.context = dict(context or {})
+        self.provider = provider
+        self.model = model
+        self.request_id = request_id
+        #: Seconds that the provider asked to wait before the next try.
+        self.retry_after = retry_after
+        #: Requests that were sent for this call.
+        self.attempts = attempts
+        #: The answer, when one was paid for although the call failed.
+        self.response = response
+        if cause is not None:
+            self.__cause__ = cause
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.__dict__ | {"cause": None})
+
+
+def _rebuild(kind: type[LLMError], message: str, state: dict[str, Any]) -> LLMError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    error.__dict__.update(state)
+    return error
+
+
+class LLMConfigurationError(LLMError, ValueError):
+    """A value, key, extra or command is missing or wrong; the text names it. Nothing was sent."""
+
+
+class LLMTimeoutError(LLMError):
+    """`RunConfig.timeout_seconds`, a total over waiting, sending, reading and retries, is over."""
+
+
+class LLMConnectionError(LLMError):
+    """No connection could be made, or it broke before a whole reply was read."""
+
+
+class LLMSubprocessError(LLMError):
+    """The command of a command-line provider failed or printed what cannot be read."""
+
+    def __init__(self, message: str, *, return_code: int | None = None, stderr: str = "", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.return_code = return_code
+        #: The end of what the command wrote to standard error, scrubbed and capped.
+        self.stderr = stderr
+
+
+class LLMAPIError(LLMError):
+    """The provider replied with an error."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int = 0,
+        response_body: dict[str, Any] | None = None,
+        **details: Any,
+    ) -> None:
+        super().__init__(message, **details)
+        self.status_code = status_code
+        #: `code`, `type`, `param` and `message` of the reply, scrubbed and capped; nothing else of it.
+        self.response_body = dict(response_body or {})
+
+
+class LLMRateLimitError(LLMAPIError):
+    """Too many requests, or a quota is used up; `retry_after` holds the provider's wish, if it gave one."""
+
+
+class LLMAuthenticationError(LLMAPIError, LLMConfigurationError):
+    """The provider refuses the API key, or the key may not use this model."""
+
+
+class LLMResponseError(LLMAPIError):
+    """A reply came that is not the provider's format: HTML, empty, cut, or without an answer in it."""

@@ -1,0 +1,132 @@
+"""Adapters without a provider, for tests of code that takes an `LLMAdapter`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from llm_connect.core.adapter import LLMAdapter
+from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMTimeoutError
+from llm_connect.core.models import (
+    LLMResponse,
+    Prompt,
+    RunConfig,
+    Usage,
+    check_count,
+    check_number,
+    check_prompt,
+)
+
+Reply = str | Iterable[str] | Callable[[str], str]
+
+
+class MockLLMAdapter(LLMAdapter):
+    """Answers without a provider and remembers what it was asked.
+
+        adapter = MockLLMAdapter("four")
+        assert adapter.execute_prompt("2 + 2?").content == "four"
+        assert adapter.prompts == ["2 + 2?"]
+
+    reply: a text for every call, texts for one call each (the last one again when they run out), or a
+        function of the prompt.
+    prompt_tokens, completion_tokens: what each call reports as used.
+    delay_seconds: how long each call takes; longer than its `timeout_seconds`, it ends in an LLMTimeoutError.
+
+    Safe to share between threads and event loops.
+    """
+
+    def __init__(
+        self,
+        reply: Reply = "mock reply",
+        *,
+        model: str = "mock",
+        prompt_tokens: int = 10,
+        completion_tokens: int = 10,
+        delay_seconds: float = 0.0,
+    ) -> None:
+        check_count("prompt_tokens", prompt_tokens, least=0)
+        check_count("completion_tokens", completion_tokens, least=0)
+        check_number("delay_seconds", delay_seconds, least=0)
+        self.model = model
+        self._usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        self._answer = _answerer(reply)
+        self._delay_seconds = delay_seconds
+        self._lock = threading.Lock()
+        self._calls: list[tuple[str, RunConfig]] = []
+
+    @property
+    def calls(self) -> list[tuple[str, RunConfig]]:
+        """Prompt and config of every call so far, in order."""
+        with self._lock:
+            return list(self._calls)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt of every call so far, in order."""
+        return [prompt for prompt, _ in self.calls]
+
+    def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
+        config = config or RunConfig()
+        content = self._take(prompt, config)
+        time.sleep(min(self._delay_seconds, config.timeout_seconds))
+        return self._respond(content, config)
+
+    async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
+        config = config or RunConfig()
+        content = self._take(prompt, config)
+        await asyncio.sleep(min(self._delay_seconds, config.timeout_seconds))
+        return self._respond(content, config)
+
+    def _take(self, prompt: Prompt, config: RunConfig) -> str:
+        check_prompt(prompt)
+        with self._lock:
+            self._calls.append((prompt, config))
+            number = len(self._calls)
+        # Outside the lock: a reply function may look at `prompts`, or take its time.
+        return self._answer(prompt, number)
+
+    def _respond(self, content: str, config: RunConfig) -> LLMResponse:
+        if self._delay_seconds > config.timeout_seconds:
+            raise LLMTimeoutError(
+                f"mock {self.model}: timeout_seconds is over: delay_seconds is longer.",
+                provider="mock",
+                model=self.model,
+                attempts=1,
+            )
+        return LLMResponse(
+            content=content,
+            model=config.model_name or self.model,
+            usage=self._usage,
+            metadata={"provider": "mock", "latency_seconds": self._delay_seconds, "attempts": 1},
+        )
+
+
+class ErrorLLMAdapter(LLMAdapter):
+    """Raises the given error at every call.
+
+    adapter = ErrorLLMAdapter(LLMRateLimitError("slow down", status_code=429))
+    """
+
+    def __init__(self, error: LLMError) -> None:
+        if not isinstance(error, LLMError):
+            raise LLMConfigurationError("ErrorLLMAdapter takes an LLMError: only those leave an adapter.")
+        self.error = error
+
+    def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
+        check_prompt(prompt)
+        # Without it, each raise would add its frames to those of the ones before.
+        raise self.error.with_traceback(None)
+
+    async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
+        return self.execute_prompt(prompt, config)
+
+
+def _answerer(reply: Reply) -> Callable[[str, int], str]:
+    if callable(reply):
+        return lambda prompt, _number: reply(prompt)
+    texts = [reply] if isinstance(reply, str) else list(reply)
+    if not texts:
+        raise LLMConfigurationError("MockLLMAdapter needs at least one reply.")
+    return lambda _prompt, number: texts[min(number, len(texts)) - 1]
