@@ -1,0 +1,107 @@
+"""Sending over HTTP with a client that lives as long as its adapter."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from functools import cached_property
+from importlib.util import find_spec
+from typing import Any
+
+from llm_connect.calling.clients import Clients
+from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.provider import ProviderAdapter, Request
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.protocols.wire import Failure, Reply
+
+
+_first_use = threading.RLock()
+
+
+class Carrier(ABC):
+    """One SDK or HTTP library: how its clients are made and closed, and how a request is sent once.
+
+    A carrier's module imports its library, so an adapter imports the carrier on first use.
+    """
+
+    @abstractmethod
+    def make(self) -> Any:
+        """A client for threads."""
+
+    @abstractmethod
+    def amake(self) -> Any:
+        """A client for the running event loop."""
+
+    @abstractmethod
+    def close(self, client: Any) -> None:
+        """Close a client of `make`."""
+
+    @abstractmethod
+    async def aclose(self, client: Any) -> None:
+        """Close a client of `amake`."""
+
+    @abstractmethod
+    def post(self, client: Any, request: Request) -> Reply:
+        """Send once and read the whole reply; sockets obey the deadline of the call."""
+
+    @abstractmethod
+    async def apost(self, client: Any, request: Request) -> Reply:
+        """Like `post`; the caller bounds it in time."""
+
+    @abstractmethod
+    def failure_of(self, error: Exception) -> Failure:
+        """What an exception of `post` or `apost` means."""
+
+
+class CarriedAdapter(ProviderAdapter):
+    """An adapter that sends through a `Carrier`. A subclass gives `make_carrier`."""
+
+    @abstractmethod
+    def make_carrier(self) -> Carrier:
+        """The carrier of this adapter, whose module is imported here."""
+
+    @cached_property
+    def _carrier(self) -> Carrier:
+        return self.make_carrier()
+
+    @property
+    def _clients(self) -> Clients[Any, Any]:
+        # Threads that come first at the same time must not make a set of clients each: one alone is closed.
+        with _first_use:
+            return self._made_clients
+
+    @cached_property
+    def _made_clients(self) -> Clients[Any, Any]:
+        carrier = self._carrier
+        return Clients(self, make=carrier.make, close=carrier.close, amake=carrier.amake, aclose=carrier.aclose)
+
+    def send(self, request: Request, deadline: Deadline) -> Reply:
+        from llm_connect.calling.http import socket_deadline
+
+        client = self._clients.sync()
+        with socket_deadline(deadline):
+            return self._carrier.post(client, request)
+
+    async def asend(self, request: Request, deadline: Deadline) -> Reply:
+        client = await self._clients.of_loop()
+        return await self._carrier.apost(client, request)
+
+    def transport_failure(self, error: Exception) -> Failure:
+        return self._carrier.failure_of(error)
+
+    def close(self) -> None:
+        if "_made_clients" in self.__dict__:
+            self._clients.close()
+
+    async def aclose(self) -> None:
+        if "_made_clients" in self.__dict__:
+            await self._clients.aclose()
+
+
+def require(module: str, *, extra: str) -> None:
+    """Raise LLMConfigurationError when `module`, which the extra brings, is not installed."""
+    if find_spec(module.partition(".")[0]) is None or find_spec(module) is None:
+        package = module.replace(".", "-")
+        raise LLMConfigurationError(
+            f"The package {package!r} is not installed: install it, or this library with its extra {extra!r}."
+        )

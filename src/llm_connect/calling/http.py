@@ -1,0 +1,134 @@
+"""httpx2 clients as every adapter over HTTP needs them: no redirects, a total deadline, our connection limits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import httpcore2
+import httpx2
+
+from llm_connect.calling.deadline import Deadline
+from llm_connect.core.exceptions import LLMConfigurationError, LLMConnectionError, LLMError
+from llm_connect.protocols.wire import Failure, Reply
+
+#: The deadline of the call that this thread is sending; sockets of a sync client obey it.
+_deadline: ContextVar[Deadline | None] = ContextVar("llm_connect_deadline", default=None)
+
+
+@contextmanager
+def socket_deadline(deadline: Deadline) -> Iterator[None]:
+    """Let every socket operation of this thread's sync clients end by `deadline`.
+
+    A timeout of httpx2 is for one read each, so a server that drips bytes would never meet it.
+    """
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def sync_client(max_connections: int, **options: Any) -> httpx2.Client:
+    """A client for threads; use it under `socket_deadline`."""
+    client = httpx2.Client(**_options(max_connections), **options)
+    for transport in {client._transport, *client._mounts.values()}:
+        pool = getattr(transport, "_pool", None)
+        if pool is not None:
+            pool._network_backend = _DeadlineBackend(pool._network_backend)
+    return client
+
+
+def async_client(max_connections: int, **options: Any) -> httpx2.AsyncClient:
+    """A client for one event loop; its caller bounds it with `asyncio.timeout`."""
+    return httpx2.AsyncClient(**_options(max_connections), **options)
+
+
+def reply_of(response: httpx2.Response) -> Reply:
+    """The whole response, as protocols read it."""
+    return Reply(response.status_code, response.headers, response.content)
+
+
+def failure_of(error: Exception) -> Failure:
+    """What an exception of httpx2 means: only a failed connection is known to have sent nothing."""
+    if isinstance(error, LLMError):
+        return Failure(kind=type(error), message=error.message, maybe_billed=False)
+    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
+        message = "base_url is no http(s) address: set one such as https://host/path."
+        return Failure(kind=LLMConfigurationError, message=message, maybe_billed=False)
+    unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+    what = "No connection could be made" if unsent else "The connection broke before the whole reply came"
+    return Failure(
+        kind=LLMConnectionError,
+        message=f"{what} ({type(error).__name__}): check the network and base_url.",
+        retryable=isinstance(error, httpx2.TransportError),
+        maybe_billed=not unsent,
+    )
+
+
+def _options(max_connections: int) -> dict[str, Any]:
+    limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
+    return {"limits": limits, "timeout": None, "follow_redirects": False, "trust_env": False}
+
+
+class _DeadlineBackend(httpcore2.NetworkBackend):
+    def __init__(self, backend: httpcore2.NetworkBackend) -> None:
+        self._backend = backend
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.NetworkStream:
+        limit = _limit(timeout, httpcore2.ConnectTimeout)
+        return _DeadlineStream(self._backend.connect_tcp(host, port, limit, local_address, socket_options))
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class _DeadlineStream(httpcore2.NetworkStream):
+    def __init__(self, stream: httpcore2.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _limit(timeout, httpcore2.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        # In slices, because the timeout of a socket is for one operation and a slow reader takes many.
+        for start in range(0, len(buffer), _SLICE):
+            part = buffer[start : start + _SLICE]
+            self._stream.write(part, _limit(timeout, httpcore2.WriteTimeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        limit = _limit(timeout, httpcore2.ConnectTimeout)
+        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, limit))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+_SLICE = 1 << 18
+#: Sockets keep their timeout as 32 bits of milliseconds, and a longer one wraps around to a short one.
+_LONGEST_WAIT_SECONDS = 86_400.0
+
+
+def _limit(timeout: float | None, expired: type[Exception]) -> float | None:
+    deadline = _deadline.get()
+    if deadline is None:
+        return timeout
+    remaining = min(deadline.remaining(), _LONGEST_WAIT_SECONDS)
+    if remaining <= 0:
+        raise expired("the deadline of the call has passed")
+    return remaining if timeout is None else min(timeout, remaining)

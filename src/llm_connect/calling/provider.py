@@ -1,0 +1,113 @@
+"""What every provider adapter shares: the sync and the async entry to the one call path."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, Self
+
+from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.drivers import adrive, drive
+from llm_connect.calling.flow import call
+from llm_connect.calling.slots import Slots
+from llm_connect.core.adapter import LLMAdapter
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One rendered request: what is sent, to which path, and to which model."""
+
+    path: str
+    model: str
+    body: JSON
+
+
+class ProviderAdapter(LLMAdapter):
+    """Base of the adapters that carry a protocol to a provider.
+
+    A subclass renders and parses by its protocol, and sends: `render`, `parse`, `send`, `asend`,
+    `transport_failure`. Deadline, retries and errors are the call path's. Use it as a context manager, or call
+    `close` (`aclose` in a coroutine), to give connections back early.
+    """
+
+    provider: ClassVar[str]
+
+    def __init__(self, *, model: str, max_concurrency: int, secrets: tuple[str, ...] = ()) -> None:
+        if not isinstance(model, str) or not model.strip():
+            raise LLMConfigurationError("model must name a model of the provider.")
+        self.model = model
+        self.slots = Slots(max_concurrency)
+        self.secrets = secrets
+
+    def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
+        return drive(call(self, prompt, config or RunConfig()))
+
+    async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
+        return await adrive(call(self, prompt, config or RunConfig()))
+
+    def validate_config(self, config: RunConfig) -> bool:
+        """Whether `config` can be rendered for this provider: its parameters are known here."""
+        try:
+            self.render("x", config, config.max_tokens)
+        except LLMConfigurationError:
+            return False
+        return True
+
+    @abstractmethod
+    def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
+        """The request for `prompt`, with `max_tokens` as the output limit (None: none is sent)."""
+
+    @abstractmethod
+    def parse(self, reply: Reply) -> Answer | Failure:
+        """What `reply` says."""
+
+    @abstractmethod
+    def send(self, request: Request, deadline: Deadline) -> Reply:
+        """Send `request` once and read the whole reply, both before `deadline`."""
+
+    @abstractmethod
+    async def asend(self, request: Request, deadline: Deadline) -> Reply:
+        """Like `send`; may be cancelled at any point, and then lets go of its connection."""
+
+    @abstractmethod
+    def transport_failure(self, error: Exception) -> Failure:
+        """What an exception of `send` or `asend` means."""
+
+    def close(self) -> None:
+        """Give back the connections of this adapter; it may be used again."""
+
+    async def aclose(self) -> None:
+        """Like `close`, and waits for the connections of the running event loop."""
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(model={self.model!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def api_key_from(api_key: str | None, *variables: str) -> str:
+    """The key given, else the first of the environment `variables` that is set."""
+    for candidate in (api_key, *(os.environ.get(name) for name in variables)):
+        if candidate is not None and candidate.strip():
+            return candidate.strip()
+    raise LLMConfigurationError(f"No API key: pass api_key=, or set the environment variable {' or '.join(variables)}.")

@@ -1,0 +1,48 @@
+"""A limit on the requests that one adapter has under way at once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable
+
+from llm_connect.calling.deadline import Deadline
+from llm_connect.core.models import check_count
+
+Release = Callable[[], None]
+
+
+class Slots:
+    """`limit` places for all threads together, and as many again for each event loop.
+
+    A loop cannot wait for a thread without a thread of its own, so loops and threads do not share places.
+    """
+
+    def __init__(self, limit: int) -> None:
+        check_count("max_concurrency", limit, least=1)
+        self.limit = limit
+        self._threads = threading.BoundedSemaphore(limit)
+        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.BoundedSemaphore]
+        self._loops = weakref.WeakKeyDictionary()
+
+    def take(self, deadline: Deadline) -> Release | None:
+        """Wait for a place and return what gives it back; None when the deadline came first."""
+        taken = self._threads.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX))
+        return self._threads.release if taken else None
+
+    async def atake(self, deadline: Deadline) -> Release | None:
+        """Like `take`, for a coroutine."""
+        loop = asyncio.get_running_loop()
+        places = self._loops.get(loop)
+        if places is None:
+            places = self._loops[loop] = asyncio.BoundedSemaphore(self.limit)
+        if not places.locked():
+            await places.acquire()
+            return places.release
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                await places.acquire()
+        except TimeoutError:
+            return None
+        return places.release

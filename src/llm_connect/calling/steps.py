@@ -1,0 +1,76 @@
+"""What a call waits for, one class each, in a sync and an async form."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.slots import Release, Slots
+from llm_connect.core.exceptions import LLMTimeoutError
+from llm_connect.protocols.wire import Failure, Reply
+
+if TYPE_CHECKING:
+    from llm_connect.calling.provider import ProviderAdapter, Request
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSlot:
+    """A place among the adapter's concurrent requests; None when the deadline came first."""
+
+    slots: Slots
+    deadline: Deadline
+
+    def run(self) -> Release | None:
+        return self.slots.take(self.deadline)
+
+    async def arun(self) -> Release | None:
+        return await self.slots.atake(self.deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One request and its whole reply, within the deadline; what goes wrong on the way is a `Failure`."""
+
+    adapter: ProviderAdapter
+    request: Request
+    deadline: Deadline
+
+    def run(self) -> Reply | Failure:
+        try:
+            return self.adapter.send(self.request, self.deadline)
+        except Exception as error:
+            return self._failure(error)
+
+    async def arun(self) -> Reply | Failure:
+        try:
+            async with asyncio.timeout(self.deadline.remaining()):
+                return await self.adapter.asend(self.request, self.deadline)
+        except Exception as error:
+            return self._failure(error)
+
+    def _failure(self, error: Exception) -> Failure:
+        if self.deadline.passed:
+            return timed_out("no whole reply came", maybe_billed=True)
+        return self.adapter.transport_failure(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Time that passes before the next attempt."""
+
+    seconds: float
+
+    def run(self) -> None:
+        time.sleep(self.seconds)
+
+    async def arun(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+def timed_out(what: str, *, maybe_billed: bool) -> Failure:
+    """The failure of a call that is over its deadline."""
+    message = f"timeout_seconds is over: {what}. Raise it, or send less at once."
+    return Failure(kind=LLMTimeoutError, message=message, maybe_billed=maybe_billed)

@@ -1,0 +1,161 @@
+"""generateContent: the wire format of Gemini.
+
+Sources: the Gemini API reference; recorded replies, in which prompt, candidate, thought and tool tokens add up to
+the total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm_connect.core.exceptions import LLMAuthenticationError
+from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
+from llm_connect.protocols.http_failures import ErrorFields, from_status, seconds
+from llm_connect.protocols.params import check_known, json_schema
+from llm_connect.protocols.wire import (
+    JSON,
+    Answer,
+    Failure,
+    Reply,
+    count,
+    first,
+    mapping,
+    read_json,
+    request_id,
+    said_count,
+    spent_on_thinking,
+    text,
+    unreadable,
+    whole_usage,
+)
+
+#: Names that `model_params` may have, and where in `generationConfig` they go.
+_GENERATION_PARAMS = {
+    "frequency_penalty": "frequencyPenalty",
+    "presence_penalty": "presencePenalty",
+    "response_mime_type": "responseMimeType",
+    "seed": "seed",
+    "stop": "stopSequences",
+    "thinking_config": "thinkingConfig",
+    "top_k": "topK",
+    "top_p": "topP",
+}
+_REQUEST_PARAMS = {"safety_settings": "safetySettings"}
+_FINISH: Mapping[str, FinishReason] = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "MALFORMED_FUNCTION_CALL": "error",
+}
+
+
+def render(prompt: Prompt, config: RunConfig, *, max_tokens: int | None) -> JSON:
+    """The request body for one prompt; the model is in the path."""
+    check_known(config, _GENERATION_PARAMS | _REQUEST_PARAMS, "gemini")
+    body: JSON = {"contents": [{"role": "user", "parts": [{"text": prompt}]}]}
+    if config.system_prompt:
+        body["systemInstruction"] = {"parts": [{"text": config.system_prompt}]}
+    generation = _generation_config(config, max_tokens)
+    if generation:
+        body["generationConfig"] = generation
+    for name, field in _REQUEST_PARAMS.items():
+        if name in config.model_params:
+            body[field] = config.model_params[name]
+    return body
+
+
+def parse(reply: Reply) -> Answer | Failure:
+    """What a reply says: an answer, or why there is none."""
+    body = read_json(reply)
+    if reply.status != 200:
+        return error_reply(reply, {} if isinstance(body, Failure) else body)
+    if isinstance(body, Failure):
+        return body
+    if body.get("error"):
+        return error_reply(reply, body)
+    if mapping(body.get("promptFeedback")).get("blockReason"):
+        return _answer(reply, body, {"finishReason": "SAFETY"})
+    candidate = first(body.get("candidates"))
+    if not candidate:
+        return unreadable(reply, "has no candidates in it", usage_of(body))
+    return _answer(reply, body, candidate)
+
+
+def usage_of(body: JSON) -> Usage | None:
+    """Usage in the normal form; None when the reply gives none. Thoughts are output that is not in the candidates."""
+    usage = mapping(body.get("usageMetadata"))
+    if said_count(usage.get("promptTokenCount")) is None and said_count(usage.get("totalTokenCount")) is None:
+        return None
+    thoughts = count(usage.get("thoughtsTokenCount"))
+    return whole_usage(
+        prompt=count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount")),
+        completion=count(usage.get("candidatesTokenCount")) + thoughts,
+        total=count(usage.get("totalTokenCount")),
+        cached=count(usage.get("cachedContentTokenCount")),
+        reasoning=thoughts,
+    )
+
+
+def error_reply(reply: Reply, body: JSON) -> Failure:
+    """The failure that an error body stands for. A bad key is a 400 here, told by its reason."""
+    error = mapping(body.get("error"))
+    reason = next((text(detail.get("reason")) for detail in _details(error) if detail.get("reason")), "")
+    return from_status(
+        reply,
+        ErrorFields(message=text(error.get("message")), code=reason or None, type=text(error.get("status"))),
+        status=error.get("code"),
+        kind=LLMAuthenticationError if reason == "API_KEY_INVALID" else None,
+        retry_after=_retry_delay(error),
+    )
+
+
+def _generation_config(config: RunConfig, max_tokens: int | None) -> JSON:
+    params = dict(config.model_params)
+    schema = json_schema(params)
+    generation: JSON = {
+        field: params[name] for name, field in _GENERATION_PARAMS.items() if params.get(name) is not None
+    }
+    if isinstance(generation.get("stopSequences"), str):
+        generation["stopSequences"] = [generation["stopSequences"]]
+    if schema is not None:
+        generation |= {"responseMimeType": "application/json", "responseJsonSchema": schema.schema}
+    if config.temperature is not None:
+        generation["temperature"] = config.temperature
+    if max_tokens is not None:
+        generation["maxOutputTokens"] = max_tokens
+    return generation
+
+
+def _answer(reply: Reply, body: JSON, candidate: JSON) -> Answer:
+    finish = _FINISH.get(text(candidate.get("finishReason")), "unknown")
+    content = "".join(text(part.get("text")) for part in _parts(candidate) if part.get("thought") is not True)
+    return Answer(
+        content=content,
+        model=text(body.get("modelVersion")),
+        usage=usage_of(body),
+        finish_reason=finish,
+        request_id=request_id(reply) or text(body.get("responseId")) or None,
+        hint=spent_on_thinking(content, finish),
+    )
+
+
+def _parts(candidate: JSON) -> list[JSON]:
+    return _objects(mapping(candidate.get("content")).get("parts"))
+
+
+def _details(error: JSON) -> list[JSON]:
+    return _objects(error.get("details"))
+
+
+def _objects(value: Any) -> list[JSON]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _retry_delay(error: JSON) -> float | None:
+    delays = (seconds(text(detail.get("retryDelay")).removesuffix("s")) for detail in _details(error))
+    return next((delay for delay in delays if delay is not None), None)

@@ -1,0 +1,123 @@
+"""What an HTTP status says, for every provider that replies over HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TypeGuard
+
+from llm_connect.core.exceptions import (
+    LLMAPIError,
+    LLMAuthenticationError,
+    LLMError,
+    LLMRateLimitError,
+)
+from llm_connect.core.models import Usage
+from llm_connect.protocols.wire import JSON, Failure, Reply, request_id, shown
+
+_RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+_ADVICE = {
+    400: "change the request",
+    401: "check the API key",
+    402: "add credits, or ask for fewer tokens",
+    403: "check what the API key may do",
+    404: "check the model name and base_url",
+    408: "try again",
+    413: "send a shorter prompt",
+    422: "change the request",
+    429: "wait, or send fewer requests at once",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorFields:
+    """What an error body says, in one form for all providers."""
+
+    message: str = ""
+    code: str | int | None = None
+    type: str | None = None
+    param: str | None = None
+
+    def public(self) -> JSON:
+        """What of the body an error may carry."""
+        values = {"code": self.code, "type": self.type, "param": self.param, "message": self.message}
+        return {name: shown(value) for name, value in values.items() if value not in (None, "")}
+
+
+def from_status(
+    reply: Reply,
+    fields: ErrorFields,
+    *,
+    status: object = None,
+    kind: type[LLMError] | None = None,
+    retryable: bool | None = None,
+    retry_after: float | None = None,
+    usage: Usage | None = None,
+) -> Failure:
+    """The failure that a complete error reply stands for.
+
+    A 4xx is not billed; any other status leaves open whether the provider had begun to answer. `status` is what
+    the body says, which counts under HTTP 200.
+    """
+    status = status if reply.status == 200 and _is_error_status(status) else reply.status
+    return Failure(
+        kind=kind or _kind(status),
+        message=_message(status, fields),
+        retryable=status in _RETRYABLE if retryable is None else retryable,
+        maybe_billed=not 400 <= reply.status < 500,
+        retry_after=wait_asked_for(reply.headers) if retry_after is None else retry_after,
+        request_id=request_id(reply),
+        usage=usage,
+        details={"status_code": status, "response_body": fields.public()},
+    )
+
+
+def seconds(value: str | None) -> float | None:
+    """A wait in seconds; None for what is none."""
+    try:
+        number = float(value) if value else None
+    except ValueError:
+        return None
+    return number if number is not None and 0 <= number < float("inf") else None
+
+
+def wait_asked_for(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait by `retry-after-ms` or `retry-after` (seconds or a date); None when not said."""
+    milliseconds = seconds(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    wait = seconds(value)
+    return wait if wait is not None else _seconds_until(value)
+
+
+def _kind(status: int) -> type[LLMError]:
+    if status == 429:
+        return LLMRateLimitError
+    return LLMAuthenticationError if status in (401, 403) else LLMAPIError
+
+
+def _message(status: int, fields: ErrorFields) -> str:
+    if 300 <= status < 400:
+        return f"HTTP {status}: a redirect, which is not followed: set base_url to the final address."
+    advice = _ADVICE.get(status, "try again later" if status >= 500 else "change the request")
+    said = f": {shown(fields.message)}" if fields.message else ""
+    return f"HTTP {status}{said} ({advice})."
+
+
+def _is_error_status(status: object) -> TypeGuard[int]:
+    return isinstance(status, int) and 400 <= status < 600
+
+
+def _seconds_until(value: str | None) -> float | None:
+    try:
+        moment = parsedate_to_datetime(value) if value else None
+    except (ValueError, OverflowError):
+        return None
+    if moment is None:
+        return None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, aware.timestamp() - time.time())

@@ -1,0 +1,58 @@
+"""The portable part of `model_params`, and the refusal of what a provider does not know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.models import RunConfig
+from llm_connect.protocols.wire import JSON
+
+#: Keys that every provider's protocol translates.
+PORTABLE = frozenset({"json_schema", "json_schema_strict"})
+
+
+@dataclass(frozen=True, slots=True)
+class JSONSchema:
+    """A schema that the answer is to follow. Strict is the caller's choice: most schemas do not pass it."""
+
+    schema: JSON
+    strict: bool
+
+    @property
+    def name(self) -> str:
+        title = self.schema.get("title")
+        letters = "".join(c if c.isalnum() and c.isascii() else "_" for c in str(title or "answer"))
+        return letters[:64]
+
+
+def check_known(config: RunConfig, known: Iterable[str], provider: str) -> None:
+    """Refuse a key that is neither portable nor known to the provider: dropped or leaked, it would surprise."""
+    allowed = PORTABLE | set(known)
+    for name in config.model_params:
+        if name not in allowed:
+            listed = ", ".join(sorted(allowed))
+            raise LLMConfigurationError(f"model_params key {name!r} is not known to {provider}; known are: {listed}.")
+        _check_sendable(name, config.model_params[name])
+
+
+def _check_sendable(name: str, value: object) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        raise LLMConfigurationError(
+            f"model_params[{name!r}] cannot be sent: use what JSON and UTF-8 can hold."
+        ) from None
+
+
+def json_schema(params: JSON) -> JSONSchema | None:
+    """Take the portable schema out of `params`; None when there is none."""
+    schema = params.pop("json_schema", None)
+    strict = params.pop("json_schema_strict", False)
+    if schema is None:
+        return None
+    if not isinstance(schema, dict):
+        raise LLMConfigurationError("model_params['json_schema'] must be a JSON Schema as a dict.")
+    return JSONSchema(schema, strict is True)

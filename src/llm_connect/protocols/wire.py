@@ -1,0 +1,157 @@
+"""What passes between a protocol and whoever carries it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from llm_connect.core.exceptions import LLMError, LLMResponseError
+from llm_connect.core.models import FinishReason, Usage
+
+JSON: TypeAlias = dict[str, Any]
+
+_SHOWN_CHARACTERS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back over the wire. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a good reply says. `usage` is None when it does not say."""
+
+    content: str
+    model: str
+    usage: Usage | None
+    finish_reason: FinishReason
+    cost: Decimal | None = None
+    cost_source: str | None = None
+    request_id: str | None = None
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What a bad reply, or none, says.
+
+    kind: the error to raise.
+    retryable: whether the same request may go through later.
+    maybe_billed: False only where it is known that the provider charges nothing: no byte of the request was
+        sent, or a complete reply of a kind that is not billed.
+    usage: what the failed call used, where the reply says so.
+    """
+
+    kind: type[LLMError]
+    message: str
+    retryable: bool = False
+    maybe_billed: bool = True
+    retry_after: float | None = None
+    request_id: str | None = None
+    usage: Usage | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_json(reply: Reply) -> JSON | Failure:
+    """The body as a JSON object, or why it is none."""
+    try:
+        value = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return unreadable(reply, f"is not JSON but {_describe(reply.body)}")
+    if not isinstance(value, dict):
+        return unreadable(reply, f"is a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def unreadable(reply: Reply, what: str, usage: Usage | None = None) -> Failure:
+    """A reply under a good status that holds no answer; it may have been billed."""
+    return Failure(
+        kind=LLMResponseError,
+        message=f"The reply (HTTP {reply.status}) {what}: check that base_url names the provider's API.",
+        request_id=request_id(reply),
+        usage=usage,
+        details={"status_code": reply.status},
+    )
+
+
+def request_id(reply: Reply) -> str | None:
+    """The id under which the provider knows the request."""
+    names = ("x-request-id", "request-id", "x-generation-id")
+    return next((reply.headers[name] for name in names if reply.headers.get(name)), None)
+
+
+def spent_on_thinking(content: str, finish: FinishReason) -> str | None:
+    """The hint for an answer without text that ended at its limit."""
+    if content or finish != "length":
+        return None
+    return "The output limit was spent before any text was written, as by thinking: raise max_tokens."
+
+
+def said_count(value: object) -> int | None:
+    """A token count of a reply, which some servers write as `12.0`; None for what is no count."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def count(value: object) -> int:
+    """A token count of a reply; what is no count is 0."""
+    return said_count(value) or 0
+
+
+def whole_usage(
+    *,
+    prompt: int,
+    completion: int,
+    total: int,
+    cached: int = 0,
+    cache_write: int = 0,
+    reasoning: int = 0,
+) -> Usage:
+    """Usage in the normal form, where the figures of a reply do not agree: never less than any of them says.
+
+    What a total has beyond input and output is output: some servers leave thinking out of their count of it.
+    """
+    prompt = max(prompt, cached + cache_write)
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=max(completion, reasoning, total - prompt),
+        cached_tokens=cached,
+        cache_write_tokens=cache_write,
+        reasoning_tokens=reasoning,
+    )
+
+
+def text(value: object) -> str:
+    """A text of a reply, without halves of characters that a cut left; what is no text is empty."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+
+
+def mapping(value: object) -> JSON:
+    """An object of a reply; what is no object is empty."""
+    return value if isinstance(value, dict) else {}
+
+
+def first(value: object) -> JSON:
+    """The first object of a list in a reply; empty when there is none."""
+    return mapping(value[0]) if isinstance(value, list) and value else {}
+
+
+def shown(value: object) -> str:
+    """A provider's text, short and on one line."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def _describe(body: bytes) -> str:
+    if not body.strip():
+        return "empty"
+    return "HTML" if body.lstrip()[:1] == b"<" else "broken or other text"
