@@ -1,0 +1,1 @@
+"""Who carries a protocol: credentials, endpoint, client and quirks of each provider."""

@@ -1,0 +1,55 @@
+"""Gemini, through the google-genai SDK."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
+from llm_connect.calling.provider import Request, api_key_from
+from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.protocols import generate_content
+from llm_connect.protocols.wire import Answer, Failure, Reply
+
+
+class GeminiAdapter(CarriedAdapter):
+    """Gemini models of the Gemini API.
+
+        adapter = GeminiAdapter(model="gemini-2.5-flash")
+        print(adapter.execute_prompt("Hello").content)
+
+    api_key: else the environment variable GEMINI_API_KEY, else GOOGLE_API_KEY; without one, LLMConfigurationError.
+        It travels in a header, never in the address.
+    base_url: else Google's.
+    max_concurrency: requests under way at once, for all threads and for each event loop.
+
+    Vertex AI is not used, whatever GOOGLE_GENAI_USE_VERTEXAI says. The SDK's retries are off, redirects are not
+    followed, proxies of the environment are not used.
+    """
+
+    provider: ClassVar[str] = "gemini"
+
+    def __init__(
+        self,
+        *,
+        model: str = "gemini-2.5-flash",
+        api_key: str | None = None,
+        base_url: str | None = None,
+        max_concurrency: int = 1000,
+    ) -> None:
+        require("google.genai", extra="gemini")
+        self._key = api_key_from(api_key, "GEMINI_API_KEY", "GOOGLE_API_KEY")
+        self._base_url = base_url
+        super().__init__(model=model, max_concurrency=max_concurrency, secrets=(self._key,))
+
+    def make_carrier(self) -> Carrier:
+        from llm_connect.adapters.gemini_carrier import GeminiCarrier
+
+        return GeminiCarrier(api_key=self._key, base_url=self._base_url, max_connections=self.slots.limit)
+
+    def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
+        model = config.model_name or self.model
+        body = generate_content.render(prompt, config, max_tokens=max_tokens)
+        return Request(f"/models/{model}:generateContent", model, body)
+
+    def parse(self, reply: Reply) -> Answer | Failure:
+        return generate_content.parse(reply)

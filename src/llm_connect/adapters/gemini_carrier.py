@@ -1,0 +1,86 @@
+"""The google-genai SDK as a carrier of generateContent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+from google import genai
+from google.genai import errors, types
+
+from llm_connect.calling import http
+from llm_connect.calling.carrier import Carrier
+from llm_connect.calling.provider import Request
+from llm_connect.protocols.wire import Failure, Reply
+
+
+class GeminiCarrier(Carrier):
+    """Posts through the SDK's public method, with the body that the protocol rendered, and takes the raw reply.
+
+    The SDK is told not to retry and not to turn to Vertex AI, whatever the environment says.
+    """
+
+    def __init__(self, *, api_key: str, base_url: str | None, max_connections: int) -> None:
+        self._api_key = api_key
+        self._base_url = base_url
+        self._max_connections = max_connections
+
+    def make(self) -> genai.Client:
+        return self._client(httpx_client=http.sync_client(self._max_connections))
+
+    def amake(self) -> genai.Client:
+        return self._client(httpx_async_client=http.async_client(self._max_connections))
+
+    def close(self, client: genai.Client) -> None:
+        client.close()
+        _http(client, "httpx_client").close()
+
+    async def aclose(self, client: genai.Client) -> None:
+        await client.aio.aclose()
+        client.close()
+        await _http(client, "httpx_async_client").aclose()
+
+    def post(self, client: genai.Client, request: Request) -> Reply:
+        try:
+            return _reply(client.models.generate_content(**_arguments(request)))
+        except errors.APIError as error:
+            return _error_reply(error)
+
+    async def apost(self, client: genai.Client, request: Request) -> Reply:
+        try:
+            return _reply(await client.aio.models.generate_content(**_arguments(request)))
+        except errors.APIError as error:
+            return _error_reply(error)
+
+    def failure_of(self, error: Exception) -> Failure:
+        return http.failure_of(error)
+
+    def _client(self, **clients: Any) -> genai.Client:
+        options = types.HttpOptions(
+            base_url=self._base_url, retry_options=types.HttpRetryOptions(attempts=1), **clients
+        )
+        return genai.Client(api_key=self._api_key, vertexai=False, http_options=options)
+
+
+def _http(client: genai.Client, name: str) -> Any:
+    return getattr(client._api_client._http_options, name)
+
+
+def _arguments(request: Request) -> dict[str, Any]:
+    body = dict(request.body)
+    contents = body.pop("contents")
+    config = {"should_return_http_response": True, "http_options": {"extra_body": body}}
+    return {"model": request.model, "contents": contents, "config": config}
+
+
+def _reply(response: types.GenerateContentResponse) -> Reply:
+    raw = response.sdk_http_response
+    headers = {name.lower(): value for name, value in (raw.headers or {}).items()} if raw else {}
+    body = (raw.body or "") if raw else ""
+    return Reply(200, headers, body.encode())
+
+
+def _error_reply(error: errors.APIError) -> Reply:
+    if isinstance(error.response, httpx2.Response):
+        return http.reply_of(error.response)
+    raise error

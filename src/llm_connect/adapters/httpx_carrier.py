@@ -1,0 +1,42 @@
+"""httpx2 as a carrier of JSON requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+
+from llm_connect.calling import http
+from llm_connect.calling.carrier import Carrier
+from llm_connect.calling.provider import Request
+from llm_connect.protocols.wire import Failure, Reply
+
+
+class HttpxCarrier(Carrier):
+    """Posts JSON to paths below `base_url`, with the given headers."""
+
+    def __init__(self, *, base_url: str, headers: Mapping[str, str], max_connections: int) -> None:
+        self._options: dict[str, Any] = {"base_url": base_url, "headers": dict(headers)}
+        self._max_connections = max_connections
+
+    def make(self) -> httpx2.Client:
+        return http.sync_client(self._max_connections, **self._options)
+
+    def amake(self) -> httpx2.AsyncClient:
+        return http.async_client(self._max_connections, **self._options)
+
+    def close(self, client: httpx2.Client) -> None:
+        client.close()
+
+    async def aclose(self, client: httpx2.AsyncClient) -> None:
+        await client.aclose()
+
+    def post(self, client: httpx2.Client, request: Request) -> Reply:
+        return http.reply_of(client.post(request.path, json=request.body))
+
+    async def apost(self, client: httpx2.AsyncClient, request: Request) -> Reply:
+        return http.reply_of(await client.post(request.path, json=request.body))
+
+    def failure_of(self, error: Exception) -> Failure:
+        return http.failure_of(error)

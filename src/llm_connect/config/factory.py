@@ -1,0 +1,37 @@
+"""An adapter by the name of its provider."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from llm_connect.core.adapter import LLMAdapter
+from llm_connect.core.exceptions import LLMConfigurationError
+
+_ADAPTERS = {
+    "claude-code": ("llm_connect.adapters.claude_code", "ClaudeCodeAdapter"),
+    "gemini": ("llm_connect.adapters.gemini", "GeminiAdapter"),
+    "mock": ("llm_connect.core.mock", "MockLLMAdapter"),
+    "openai": ("llm_connect.adapters.openai", "OpenAIAdapter"),
+    "openrouter": ("llm_connect.adapters.openrouter", "OpenRouterAdapter"),
+}
+
+#: The names that `create_adapter` knows.
+PROVIDERS = tuple(sorted(_ADAPTERS))
+
+
+def create_adapter(provider: str, **options: Any) -> LLMAdapter:
+    """The adapter of a provider, made with the options of its constructor.
+
+        adapter = create_adapter("openai", model="gpt-4.1-mini")
+
+    Raises LLMConfigurationError for a name or an option that is not known, and what the constructor raises.
+    """
+    if provider not in _ADAPTERS:
+        raise LLMConfigurationError(f"The provider {provider!r} is not known; known are: {', '.join(PROVIDERS)}.")
+    module, name = _ADAPTERS[provider]
+    adapter: type[LLMAdapter] = getattr(import_module(module), name)
+    try:
+        return adapter(**options)
+    except TypeError as error:
+        raise LLMConfigurationError(f"{name} cannot be made with these options: {error}") from None
