@@ -1,0 +1,144 @@
+"""How the provider is told to delay, fail, drip or lie."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .http_messages import Pace
+from .received import WireFormat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behaviour:
+    """What to do with a request instead of answering it well; the parts combine.
+
+        provider.script(Behaviour(status=429, retry_after=2), times=1)
+        provider.script(Behaviour(delay=0.2, usage="missing"))
+
+    Errors: `status` (400 to 599) answers in the provider's error shape with `error_code`, `error_type`,
+    `error_message` and `retry_after` (seconds; a header, in Gemini's format a RetryInfo detail);
+    `error_in_200` sends that error under HTTP 200; `redirect` answers 307 to that URL.
+    Timing, in seconds: `delay` before the headers; `drip` between single bytes of the body (with
+    `drip_headers` of the headers, too); `stall` never goes on, until the client or the server closes.
+    Broken transport: `cut` closes after that many bytes of the body, or "before_reply"; `cut_stream` ends an
+    event stream in good order but without its last events.
+    Lies: `body` and `content_type` replace the reply; `usage` is "missing" or "zero"; `ignore_limit` returns
+    and bills that many times the output limit; `empty_text`; `finish_reason` in the provider's own words;
+    `headers` are added.
+    Figures, in tokens: `hidden_prompt_tokens` are billed on top of the prompt, `cached_tokens` are part of
+    it, `reasoning_tokens` come before the text and share the output limit with it. `byok` makes OpenRouter
+    report its fee (5 %) as the cost, and the money as the upstream cost.
+
+    Billed in full when the request has arrived, whatever becomes of the reply: delay, drip, stall, cut, a bad
+    body, an error in a 200. Not billed: `status` and `redirect`. `billed` overrides both.
+    """
+
+    delay: float = 0.0
+    status: int | None = None
+    error_code: str | int | None = None
+    error_message: str | None = None
+    error_type: str | None = None
+    retry_after: float | None = None
+    error_in_200: bool = False
+    redirect: str | None = None
+    billed: bool | None = None
+    drip: float | None = None
+    drip_headers: bool = False
+    stall: Literal["before_headers", "after_headers"] | None = None
+    cut: int | Literal["before_reply"] | None = None
+    cut_stream: bool = False
+    body: bytes | None = None
+    content_type: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    usage: Literal["missing", "zero"] | None = None
+    ignore_limit: float | None = None
+    empty_text: bool = False
+    finish_reason: str | None = None
+    hidden_prompt_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    byok: bool = False
+
+    def __post_init__(self) -> None:
+        if self.status is not None and not 400 <= self.status <= 599:
+            raise ValueError(f"status is an error status from 400 to 599, not {self.status}")
+        figures = (self.delay, self.drip or 0, self.retry_after or 0, self.ignore_limit or 0)
+        counts = (self.hidden_prompt_tokens, self.cached_tokens, self.reasoning_tokens)
+        if min(*figures, *counts) < 0 or (isinstance(self.cut, int) and self.cut < 0):
+            raise ValueError("times, factors and numbers of tokens or bytes are never negative")
+
+    @property
+    def fails(self) -> bool:
+        """True when the answer is an error, under whatever HTTP status."""
+        return self.status is not None or self.error_in_200
+
+    @property
+    def is_billed(self) -> bool:
+        """True when a request that meets this behaviour is billed."""
+        if self.billed is not None:
+            return self.billed
+        return self.redirect is None and (self.status is None or self.error_in_200)
+
+    @property
+    def pace(self) -> Pace:
+        """The timing part, as the server takes it."""
+        return Pace(
+            delay=self.delay, drip=self.drip, drip_headers=self.drip_headers, stall=self.stall, cut=self.cut
+        )
+
+
+NORMAL = Behaviour()
+
+
+@dataclass(slots=True)
+class _Rule:
+    behaviour: Behaviour
+    wire_format: WireFormat | None
+    left: int | None
+
+    def applies_to(self, wire_format: WireFormat) -> bool:
+        return self.wire_format in (None, wire_format)
+
+
+class Script:
+    """What is to happen to the next requests; thread-safe.
+
+    Counted behaviours come first, in the order they were added; then the standing one added last.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counted: list[_Rule] = []
+        self._standing: list[_Rule] = []
+
+    def add(self, behaviour: Behaviour, *, times: int | None, wire_format: WireFormat | None) -> None:
+        """Adds a behaviour for `times` requests, or for all of them."""
+        if times is not None and times < 1:
+            raise ValueError(f"times is at least 1, or None for all requests, not {times}")
+        with self._lock:
+            rules = self._standing if times is None else self._counted
+            rules.append(_Rule(behaviour, wire_format, times))
+
+    def clear(self) -> None:
+        """Back to good behaviour."""
+        with self._lock:
+            self._counted.clear()
+            self._standing.clear()
+
+    def take(self, wire_format: WireFormat) -> Behaviour:
+        """The behaviour of the next request of that format; uses up one turn of a counted one."""
+        with self._lock:
+            for rule in [*self._counted, *reversed(self._standing)]:
+                if rule.applies_to(wire_format):
+                    self._use(rule)
+                    return rule.behaviour
+        return NORMAL
+
+    def _use(self, rule: _Rule) -> None:
+        if rule.left is not None:
+            rule.left -= 1
+            if rule.left == 0:
+                self._counted.remove(rule)

@@ -1,0 +1,172 @@
+"""From an HTTP request to its reply: read it, check it, bill it, answer it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from .answer import Answer, Author
+from .behaviour import Behaviour, Script
+from .faults import Fault, InvalidRequest
+from .http_messages import HttpReply, HttpRequest
+from .meter import Meter
+from .received import ReceivedRequest, RequestLog
+from .routing import Route, route_of
+from .wire import WIRES, Asked
+from .wire.anthropic_stream import event_stream, failed_stream
+
+_SECRET_HEADERS = frozenset(
+    ("authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "api-key", "cookie")
+)
+_BAD_KEY = "bad"
+_EVENT_STREAM = "text/event-stream; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reception:
+    """Answers every request; `handle` never raises and never blocks."""
+
+    author: Author
+    meter: Meter
+    script: Script
+    log: RequestLog
+    _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    def handle(self, http: HttpRequest) -> HttpReply:
+        """The reply to a request; a failing `reply` or `count_tokens` function is answered with 500."""
+        route = route_of(http.target)
+        if http.method == "HEAD" and route.path == "/":
+            return HttpReply()
+        if not route.known or http.method != "POST":
+            status = 405 if route.known else 404
+            message = f"There is no {http.method} {route.path}."
+            return self._refusal(route, Fault(status=status, message=message))
+        try:
+            return self._answer(http, route)
+        except InvalidRequest as error:
+            self.meter.refuse()
+            return self._refusal(route, error.fault)
+        except Exception as error:
+            self.meter.refuse()
+            message = f"The embedded provider could not answer: {error!r}"
+            return self._refusal(route, Fault(status=500, message=message, type="embedded_provider_error"))
+
+    def _answer(self, http: HttpRequest, route: Route) -> HttpReply:
+        wire = WIRES[route.wire_format]
+        body = _json_object(http.body)
+        if route.only_counts:
+            return self._count(wire.read({"max_tokens": 1, **body}))
+        asked = wire.read(body)
+        request = _received(http, route, body, asked)
+        try:
+            key = wire.key(http.headers, route.query)
+            if key is None or key == _BAD_KEY:
+                self.meter.refuse()
+                return self._refusal(route, _key_fault(key))
+            return self._serve(request, asked, route)
+        finally:
+            self.log.add(request)
+
+    def _serve(self, request: ReceivedRequest, asked: Asked, route: Route) -> HttpReply:
+        behaviour = self.script.take(request.wire_format)
+        answer = self.author.answer(request, asked.schema, behaviour)
+        if behaviour.is_billed:
+            self.meter.bill(
+                prompt_tokens=answer.prompt_tokens,
+                completion_tokens=answer.completion_tokens,
+                cost=answer.cost,
+            )
+        else:
+            self.meter.refuse()
+        reply = self._failure(request, answer, behaviour, route) or self._success(request, answer, behaviour)
+        return _overridden(reply, behaviour)
+
+    def _success(self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour) -> HttpReply:
+        number, wire = next(self._numbers), WIRES[request.wire_format]
+        message = wire.reply(request, answer, behaviour, number)
+        headers = wire.headers(number)
+        if not _streams(request):
+            return HttpReply(body=_encoded(message), headers=headers)
+        if behaviour.error_in_200:
+            body = failed_stream(message, wire.error(Fault.of(behaviour)))
+        else:
+            body = event_stream(message, unfinished=behaviour.cut_stream)
+        return HttpReply(content_type=_EVENT_STREAM, body=body, headers=headers)
+
+    def _failure(
+        self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour, route: Route
+    ) -> HttpReply | None:
+        if behaviour.redirect is not None:
+            return HttpReply(status=307, headers={"location": behaviour.redirect})
+        if not behaviour.fails or (behaviour.error_in_200 and _streams(request)):
+            return None
+        reply = self._refusal(route, Fault.of(behaviour))
+        return replace(reply, status=200) if behaviour.error_in_200 else reply
+
+    def _count(self, asked: Asked) -> HttpReply:
+        tokens = self.author.tariff.count_tokens("".join((*asked.system, *asked.conversation)))
+        return HttpReply(body=_encoded({"input_tokens": tokens}))
+
+    def _refusal(self, route: Route, fault: Fault) -> HttpReply:
+        wire = WIRES[route.wire_format]
+        error = wire.error(fault)
+        headers = wire.headers(next(self._numbers))
+        status = fault.status
+        if route.wire_format == "generate_content":
+            status = error["error"]["code"]
+        elif fault.retry_after is not None:
+            headers["retry-after"] = f"{fault.retry_after:g}"
+        return HttpReply(status=status, body=_encoded(error), headers=headers)
+
+
+def _json_object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("The body is not valid JSON.") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body is not a JSON object.")
+    return body
+
+
+def _received(http: HttpRequest, route: Route, body: Mapping[str, Any], asked: Asked) -> ReceivedRequest:
+    return ReceivedRequest(
+        wire_format=route.wire_format,
+        path=route.path,
+        headers={
+            name: "present" if name in _SECRET_HEADERS else value for name, value in http.headers.items()
+        },
+        body=body,
+        model=asked.model or route.model or "",
+        output_limit=asked.output_limit,
+        choices=asked.choices,
+        system_prompt="\n".join(asked.system),
+        prompt="\n".join(asked.conversation),
+    )
+
+
+def _key_fault(key: str | None) -> Fault:
+    if key is None:
+        return Fault(status=401, message="There is no API key in the request.", key="missing")
+    return Fault(status=401, message="The API key is not valid.", key="bad")
+
+
+def _streams(request: ReceivedRequest) -> bool:
+    return request.wire_format == "anthropic_messages" and bool(request.body.get("stream"))
+
+
+def _overridden(reply: HttpReply, behaviour: Behaviour) -> HttpReply:
+    return replace(
+        reply,
+        body=reply.body if behaviour.body is None else behaviour.body,
+        content_type=behaviour.content_type or reply.content_type,
+        headers={**reply.headers, **behaviour.headers},
+        pace=behaviour.pace,
+    )
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body).encode()

@@ -1,0 +1,53 @@
+"""Which path speaks which wire format."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from .received import WireFormat
+
+_PATHS: Mapping[str, WireFormat] = {
+    "/v1/chat/completions": "openai_chat",
+    "/v1/responses": "openai_responses",
+    "/api/v1/chat/completions": "openrouter",
+    "/v1/messages": "anthropic_messages",
+}
+_COUNT_TOKENS = "/v1/messages/count_tokens"
+_GENERATE_CONTENT = re.compile(r"/v1[a-z0-9]*/(?:models/)?(?P<model>[^:]+):generateContent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a request goes. `known` is False for a path that does not exist: its error has a shape, too."""
+
+    path: str
+    wire_format: WireFormat
+    known: bool = True
+    model: str | None = None
+    only_counts: bool = False
+    query: Mapping[str, str] = field(default_factory=dict)
+
+
+def route_of(target: str) -> Route:
+    """The route of a request target."""
+    parts = urlsplit(target)
+    path, query = parts.path, dict(parse_qsl(parts.query))
+    if path in _PATHS:
+        return Route(path=path, wire_format=_PATHS[path], query=query)
+    if path == _COUNT_TOKENS:
+        return Route(path=path, wire_format="anthropic_messages", only_counts=True, query=query)
+    if match := _GENERATE_CONTENT.fullmatch(path):
+        model = unquote(match["model"])
+        return Route(path=path, wire_format="generate_content", model=model, query=query)
+    return Route(path=path, wire_format=_likely_format(path), known=False)
+
+
+def _likely_format(path: str) -> WireFormat:
+    if path.startswith("/api/"):
+        return "openrouter"
+    if path.startswith("/v1/messages"):
+        return "anthropic_messages"
+    return "generate_content" if ":" in path or path.startswith("/v1beta") else "openai_chat"

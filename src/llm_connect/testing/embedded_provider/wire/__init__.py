@@ -1,0 +1,45 @@
+"""The wire formats: pure functions between JSON objects and what the rest of the provider works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ..answer import Answer
+from ..behaviour import Behaviour
+from ..faults import Fault
+from ..received import ReceivedRequest, WireFormat
+from . import anthropic_messages, generate_content, openai_chat, openai_responses, openrouter
+from .fields import Asked
+
+__all__ = ["WIRES", "Asked", "Wire"]
+
+
+class Wire(Protocol):
+    """What a module of this package offers."""
+
+    def read(self, body: Mapping[str, Any]) -> Asked:
+        """What the request asks for; raises InvalidRequest where the real provider would answer 400."""
+
+    def key(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
+        """The API key, None when there is none."""
+
+    def reply(
+        self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int
+    ) -> dict[str, Any]:
+        """The whole reply; `number` makes its ids."""
+
+    def error(self, fault: Fault) -> dict[str, Any]:
+        """The error body."""
+
+    def headers(self, number: int) -> dict[str, str]:
+        """The headers that name the request."""
+
+
+WIRES: Mapping[WireFormat, Wire] = {
+    "openai_chat": openai_chat,
+    "openai_responses": openai_responses,
+    "openrouter": openrouter,
+    "generate_content": generate_content,
+    "anthropic_messages": anthropic_messages,
+}

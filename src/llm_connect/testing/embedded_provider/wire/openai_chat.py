@@ -1,0 +1,126 @@
+"""OpenAI chat completions: `POST /v1/chat/completions`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..answer import Answer
+from ..behaviour import Behaviour
+from ..faults import Fault
+from ..received import ReceivedRequest
+from .fields import (
+    Asked,
+    bearer,
+    object_of,
+    refuse_streaming,
+    required_list,
+    required_text,
+    texts_of,
+    whole_number,
+)
+
+SYSTEM_ROLES = ("system", "developer")
+_DEFAULTS: Mapping[int, tuple[str, str | None]] = {
+    404: ("invalid_request_error", "model_not_found"),
+    429: ("requests", "rate_limit_exceeded"),
+}
+
+
+def read(body: Mapping[str, Any]) -> Asked:
+    """Model, limit, messages, n and response_format."""
+    refuse_streaming(body)
+    messages = required_list(body, "messages")
+    system = [item for item in messages if item.get("role") in SYSTEM_ROLES]
+    others = [item for item in messages if item.get("role") not in SYSTEM_ROLES]
+    return Asked(
+        model=required_text(body, "model"),
+        output_limit=whole_number(body, "max_completion_tokens", "max_tokens"),
+        system=tuple(texts_of(system)),
+        conversation=tuple(texts_of(others)),
+        choices=whole_number(body, "n") or 1,
+        schema=wanted_schema(object_of(body, "response_format")),
+    )
+
+
+def wanted_schema(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The schema of a `response_format`; any object for `json_object`."""
+    match response_format.get("type"):
+        case "json_schema":
+            return object_of(object_of(response_format, "json_schema"), "schema")
+        case "json_object":
+            return {"type": "object"}
+    return None
+
+
+def key(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
+    """The bearer token."""
+    return bearer(headers)
+
+
+def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int) -> dict[str, Any]:
+    """A `chat.completion` object."""
+    finish = behaviour.finish_reason or ("length" if answer.cut else "stop")
+    body: dict[str, Any] = {
+        "id": f"chatcmpl-embedded{number:010d}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": request.model,
+        "choices": [_choice(index, text, finish) for index, text in enumerate(answer.texts)],
+        "service_tier": _tier(request.body.get("service_tier")),
+        "system_fingerprint": "fp_embedded",
+    }
+    if behaviour.usage != "missing":
+        body["usage"] = _usage(answer, factor=0 if behaviour.usage == "zero" else 1)
+    return body
+
+
+def _choice(index: int, text: str, finish: str) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
+
+
+def _tier(asked: Any) -> str:
+    return asked if isinstance(asked, str) and asked != "auto" else "default"
+
+
+def _usage(answer: Answer, *, factor: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": factor * answer.prompt_tokens,
+        "completion_tokens": factor * answer.completion_tokens,
+        "total_tokens": factor * answer.total_tokens,
+        "prompt_tokens_details": {
+            "cached_tokens": factor * answer.cached_tokens,
+            "cache_write_tokens": 0,
+            "audio_tokens": 0,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": factor * answer.reasoning_tokens,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def error(fault: Fault) -> dict[str, Any]:
+    """`{"error": {message, type, param, code}}`."""
+    kind, code = _DEFAULTS.get(
+        fault.status, ("server_error" if fault.status >= 500 else "invalid_request_error", None)
+    )
+    if fault.key == "bad":
+        code = "invalid_api_key"
+    return {
+        "error": {
+            "message": fault.message,
+            "type": fault.type or kind,
+            "param": fault.param,
+            "code": code if fault.code is None else fault.code,
+        }
+    }
+
+
+def headers(number: int) -> dict[str, str]:
+    """`x-request-id`."""
+    return {"x-request-id": f"req_embedded{number:010d}"}

@@ -1,0 +1,80 @@
+"""OpenRouter: `POST /api/v1/chat/completions`; chat completions that know what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from ..answer import Answer
+from ..behaviour import Behaviour
+from ..faults import Fault
+from ..received import ReceivedRequest
+from . import openai_chat
+from .fields import Asked
+
+_BYOK_FEE = Decimal("0.05")
+
+
+def read(body: Mapping[str, Any]) -> Asked:
+    """As in chat completions; `max_tokens` and `max_completion_tokens` mean the same."""
+    return openai_chat.read(body)
+
+
+def key(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
+    """The bearer token."""
+    return openai_chat.key(headers, query)
+
+
+def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int) -> dict[str, Any]:
+    """A `chat.completion` with provider, native finish reason and `usage.cost` in USD."""
+    body = openai_chat.reply(request, answer, behaviour, number) | {
+        "id": _generation(number),
+        "provider": "Embedded",
+        "system_fingerprint": None,
+    }
+    for choice in body["choices"]:
+        choice["native_finish_reason"] = choice["finish_reason"]
+        choice["message"] = {
+            "role": "assistant",
+            "content": choice["message"]["content"],
+            "refusal": None,
+            "reasoning": "Some thoughts." if answer.reasoning_tokens else None,
+        }
+    if "usage" in body:
+        body["usage"] |= _money(answer, behaviour)
+    return body
+
+
+def _money(answer: Answer, behaviour: Behaviour) -> dict[str, Any]:
+    factor = 0 if behaviour.usage == "zero" else 1
+    fee = _BYOK_FEE if behaviour.byok else 1
+    return {
+        "cost": float(factor * answer.cost * fee),
+        "is_byok": behaviour.byok,
+        "cost_details": {
+            "upstream_inference_cost": float(factor * answer.cost),
+            "upstream_inference_prompt_cost": float(factor * answer.prompt_cost),
+            "upstream_inference_completions_cost": float(factor * answer.completion_cost),
+        },
+    }
+
+
+def error(fault: Fault) -> dict[str, Any]:
+    """`{"error": {code: int, message, metadata?}}`."""
+    inner: dict[str, Any] = {
+        "code": fault.status if fault.code is None else fault.code,
+        "message": fault.message,
+    }
+    if fault.type is not None:
+        inner["metadata"] = {"error_type": fault.type}
+    return {"error": inner, "user_id": "user_embedded"}
+
+
+def headers(number: int) -> dict[str, str]:
+    """`x-generation-id`: the id of the reply."""
+    return {"x-generation-id": _generation(number)}
+
+
+def _generation(number: int) -> str:
+    return f"gen-embedded-{number:010d}"
