@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.provider import Request, api_key_from
+from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.protocols import generate_content
 from llm_connect.protocols.wire import Answer, Failure, Reply
+
+_MODEL = re.compile(r"[\w.@-]+(/[\w.@-]+)*", re.ASCII)
 
 
 class GeminiAdapter(CarriedAdapter):
@@ -48,8 +52,15 @@ class GeminiAdapter(CarriedAdapter):
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model
+        _check_model(model)
         body = generate_content.render(prompt, config, max_tokens=max_tokens)
         return Request(f"/models/{model}:generateContent", model, body)
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return generate_content.parse(reply)
+
+
+def _check_model(model: str) -> None:
+    """The model is a part of the address, and must not change the rest of it."""
+    if _MODEL.fullmatch(model) is None or ".." in model:
+        raise LLMConfigurationError("The model is no name of a Gemini model, such as 'gemini-2.5-flash'.")

@@ -11,7 +11,7 @@ from google.genai import errors, types
 from llm_connect.calling import http
 from llm_connect.calling.carrier import Carrier
 from llm_connect.calling.provider import Request
-from llm_connect.protocols.wire import Failure, Reply
+from llm_connect.protocols.wire import Failure, Reply, unreadable
 
 
 class GeminiCarrier(Carrier):
@@ -53,6 +53,9 @@ class GeminiCarrier(Carrier):
             return _error_reply(error)
 
     def failure_of(self, error: Exception) -> Failure:
+        # The SDK decodes a reply by the charset that its header claims.
+        if isinstance(error, UnicodeError) and not isinstance(error, UnicodeEncodeError):
+            return unreadable(Reply(200, {}, b""), "is not in the charset that it claims")
         return http.failure_of(error)
 
     def _client(self, **clients: Any) -> genai.Client:

@@ -28,8 +28,9 @@ class OpenAIAdapter(CarriedAdapter):
 
     api_key: else the environment variable OPENAI_API_KEY; without one, LLMConfigurationError.
     base_url: else the environment variable OPENAI_BASE_URL, else OpenAI.
-    client, async_client: SDK clients of your own, for a proxy for example. Their retries are turned off, they are
-        not closed, and an `async_client` belongs to the one event loop that uses it.
+    client, async_client: SDK clients of your own, for a proxy for example, each for its form of the call. Their
+        retries are turned off, they are not closed, and an `async_client` belongs to the one event loop that
+        uses it.
     max_concurrency: requests under way at once, for all threads and for each event loop.
 
     The output limit is sent as `max_completion_tokens`, which covers thinking too (OpenAPI document 2.3.0).
@@ -49,11 +50,11 @@ class OpenAIAdapter(CarriedAdapter):
         max_concurrency: int = 1000,
     ) -> None:
         require("openai", extra="openai")
-        own = client or async_client
-        self._key = own.api_key if own is not None else api_key_from(api_key, "OPENAI_API_KEY")
+        own = [given.api_key for given in (client, async_client) if given is not None]
+        self._key = own[0] if own else api_key_from(api_key, "OPENAI_API_KEY")
         self._base_url = base_url
         self._own_client, self._own_async_client = client, async_client
-        super().__init__(model=model, max_concurrency=max_concurrency, secrets=(self._key,))
+        super().__init__(model=model, max_concurrency=max_concurrency, secrets=(self._key, *own))
 
     def make_carrier(self) -> Carrier:
         from llm_connect.adapters.openai_carrier import OpenAICarrier

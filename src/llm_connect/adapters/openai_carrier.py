@@ -10,6 +10,7 @@ import openai
 from llm_connect.calling import http
 from llm_connect.calling.carrier import Carrier
 from llm_connect.calling.provider import Request
+from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply
 
 
@@ -38,12 +39,15 @@ class OpenAICarrier(Carrier):
 
     def make(self) -> openai.OpenAI:
         if self._own_client is not None:
+            http.obey_deadline(self._own_client._client)
             return self._own_client.with_options(max_retries=0)
+        _refuse_beside(self._own_async_client, "client")
         return openai.OpenAI(**self._options, http_client=http.sync_client(self._max_connections))
 
     def amake(self) -> openai.AsyncOpenAI:
         if self._own_async_client is not None:
             return self._own_async_client.with_options(max_retries=0)
+        _refuse_beside(self._own_client, "async_client")
         return openai.AsyncOpenAI(**self._options, http_client=http.async_client(self._max_connections))
 
     def close(self, client: openai.OpenAI) -> None:
@@ -56,16 +60,27 @@ class OpenAICarrier(Carrier):
 
     def post(self, client: openai.OpenAI, request: Request) -> Reply:
         try:
-            return http.reply_of(client.post(request.path, cast_to=httpx2.Response, body=request.body))
+            return http.reply_of(client.post(request.path, **_arguments(request)))
         except openai.APIStatusError as error:
             return http.reply_of(error.response)
 
     async def apost(self, client: openai.AsyncOpenAI, request: Request) -> Reply:
         try:
-            return http.reply_of(await client.post(request.path, cast_to=httpx2.Response, body=request.body))
+            return http.reply_of(await client.post(request.path, **_arguments(request)))
         except openai.APIStatusError as error:
             return http.reply_of(error.response)
 
     def failure_of(self, error: Exception) -> Failure:
         wrapped = isinstance(error, openai.APIConnectionError) and isinstance(error.__cause__, Exception)
         return http.failure_of(error.__cause__ if wrapped else error)  # type: ignore[arg-type]
+
+
+def _arguments(request: Request) -> dict[str, Any]:
+    # A client of the user's own follows redirects, and would send the prompt on.
+    return {"cast_to": httpx2.Response, "body": request.body, "options": {"follow_redirects": False}}
+
+
+def _refuse_beside(own: object, missing: str) -> None:
+    """A client made here would not have the address and settings of the user's own, and send elsewhere."""
+    if own is not None:
+        raise LLMConfigurationError(f"This form of the call needs a client of your own, too: pass {missing}=.")

@@ -14,7 +14,6 @@ from llm_connect.calling.provider import ProviderAdapter, Request
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply
 
-
 _first_use = threading.RLock()
 
 

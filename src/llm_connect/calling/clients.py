@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Generic, TypeVar
+
+from llm_connect.calling.loops import PerLoop
 
 C = TypeVar("C")
 A = TypeVar("A")
@@ -33,8 +34,7 @@ class Clients(Generic[C, A]):
         self._amake, self._aclose = amake, aclose
         self._lock = threading.Lock()
         self._sync: list[C] = []
-        self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[A, AsyncGenerator[A]]]
-        self._async = weakref.WeakKeyDictionary()
+        self._async: PerLoop[tuple[A, AsyncGenerator[A]]] = PerLoop()
         weakref.finalize(owner, _close_all, self._sync, close)
 
     def sync(self) -> C:
@@ -46,11 +46,10 @@ class Clients(Generic[C, A]):
 
     async def of_loop(self) -> A:
         """The client of the running loop."""
-        loop = asyncio.get_running_loop()
-        held = self._async.get(loop)
+        held = self._async.get()
         if held is None:
             keeper = _keep(self._amake(), self._aclose)
-            held = self._async[loop] = (await anext(keeper), keeper)
+            held = self._async.put((await anext(keeper), keeper))
         return held[0]
 
     def close(self) -> None:
@@ -61,7 +60,7 @@ class Clients(Generic[C, A]):
 
     async def aclose(self) -> None:
         """Close the sync client and wait until the running loop's client is closed."""
-        held = self._async.pop(asyncio.get_running_loop(), None)
+        held = self._async.pop()
         if held is not None:
             await held[1].aclose()
         self.close()

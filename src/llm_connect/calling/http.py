@@ -35,11 +35,16 @@ def socket_deadline(deadline: Deadline) -> Iterator[None]:
 def sync_client(max_connections: int, **options: Any) -> httpx2.Client:
     """A client for threads; use it under `socket_deadline`."""
     client = httpx2.Client(**_options(max_connections), **options)
+    obey_deadline(client)
+    return client
+
+
+def obey_deadline(client: httpx2.Client) -> None:
+    """Let the connections that `client` will open end by the deadline of `socket_deadline`, where there is one."""
     for transport in {client._transport, *client._mounts.values()}:
         pool = getattr(transport, "_pool", None)
-        if pool is not None:
+        if pool is not None and not isinstance(pool._network_backend, _DeadlineBackend):
             pool._network_backend = _DeadlineBackend(pool._network_backend)
-    return client
 
 
 def async_client(max_connections: int, **options: Any) -> httpx2.AsyncClient:

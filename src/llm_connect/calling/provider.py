@@ -38,7 +38,8 @@ class ProviderAdapter(LLMAdapter):
     provider: ClassVar[str]
 
     def __init__(self, *, model: str, max_concurrency: int, secrets: tuple[str, ...] = ()) -> None:
-        if not isinstance(model, str) or not model.strip():
+        RunConfig(model_name=model)
+        if model is None:
             raise LLMConfigurationError("model must name a model of the provider.")
         self.model = model
         self.slots = Slots(max_concurrency)
@@ -109,5 +110,11 @@ def api_key_from(api_key: str | None, *variables: str) -> str:
     """The key given, else the first of the environment `variables` that is set."""
     for candidate in (api_key, *(os.environ.get(name) for name in variables)):
         if candidate is not None and candidate.strip():
-            return candidate.strip()
+            return _usable(candidate.strip())
     raise LLMConfigurationError(f"No API key: pass api_key=, or set the environment variable {' or '.join(variables)}.")
+
+
+def _usable(key: str) -> str:
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise LLMConfigurationError("The API key holds characters that no header can carry: copy it anew.")
+    return key

@@ -7,44 +7,47 @@ from typing import Any
 
 #: A shorter text is a stand-in, and would blank out letters of ordinary words.
 _LEAST_SECRET = 6
+#: A run of this many characters that a message shares with a key is a part of it, as where a message was cut;
+#: longer than what all keys of a provider begin with.
+_KEY_RUN = 12
 #: A run of this many characters that a message shares with a prompt is an echo of it.
 _ECHO = 20
 
 
 class Scrubber:
-    """Hides `keys` where they stand whole, and any longer part of `prompts`, at any depth of dicts."""
+    """Hides `keys` and `prompts` where they stand whole, and any longer part of them, at any depth of dicts."""
 
     def __init__(self, keys: Iterable[str], prompts: Iterable[str | None] = ()) -> None:
-        self._keys = [key for key in keys if len(key) >= _LEAST_SECRET]
-        self._prompts = [" ".join(prompt.split()) for prompt in prompts if prompt]
+        self._secrets = [("[key]", key, _KEY_RUN) for key in keys if len(key) >= _LEAST_SECRET]
+        for prompt in (" ".join(prompt.split()) for prompt in prompts if prompt):
+            if len(prompt) >= _LEAST_SECRET:
+                self._secrets.append(("[prompt]", prompt, _ECHO))
 
     def clean(self, value: Any) -> Any:
         if isinstance(value, dict):
             return {name: self.clean(item) for name, item in value.items()}
         if not isinstance(value, str):
             return value
-        for key in self._keys:
-            value = value.replace(key, "[key]")
-        for prompt in self._prompts:
-            value = _without_echo(value, prompt)
+        for sign, secret, run in self._secrets:
+            value = _without(value, secret, run, sign)
         return value
 
 
-def _without_echo(message: str, prompt: str) -> str:
-    if _LEAST_SECRET <= len(prompt) <= _ECHO:
-        return message.replace(prompt, "[prompt]")
+def _without(message: str, secret: str, run: int, sign: str) -> str:
+    if len(secret) <= run:
+        return message.replace(secret, sign)
     kept, position = "", 0
     while position < len(message):
-        length = _echo_length(message, position, prompt)
-        kept += "[prompt]" if length else message[position]
+        length = _shared_length(message, position, secret, run)
+        kept += sign if length else message[position]
         position += length or 1
     return kept
 
 
-def _echo_length(message: str, start: int, prompt: str) -> int:
-    end = start + _ECHO
-    if end > len(message) or message[start:end] not in prompt:
+def _shared_length(message: str, start: int, secret: str, run: int) -> int:
+    end = start + run
+    if end > len(message) or message[start:end] not in secret:
         return 0
-    while end < len(message) and message[start : end + 1] in prompt:
+    while end < len(message) and message[start : end + 1] in secret:
         end += 1
     return end - start

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import weakref
 from collections.abc import Callable
 
 from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.loops import PerLoop
 from llm_connect.core.models import check_count
 
 Release = Callable[[], None]
@@ -23,8 +23,7 @@ class Slots:
         check_count("max_concurrency", limit, least=1)
         self.limit = limit
         self._threads = threading.BoundedSemaphore(limit)
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.BoundedSemaphore]
-        self._loops = weakref.WeakKeyDictionary()
+        self._loops: PerLoop[asyncio.BoundedSemaphore] = PerLoop()
 
     def take(self, deadline: Deadline) -> Release | None:
         """Wait for a place and return what gives it back; None when the deadline came first."""
@@ -33,10 +32,9 @@ class Slots:
 
     async def atake(self, deadline: Deadline) -> Release | None:
         """Like `take`, for a coroutine."""
-        loop = asyncio.get_running_loop()
-        places = self._loops.get(loop)
+        places = self._loops.get()
         if places is None:
-            places = self._loops[loop] = asyncio.BoundedSemaphore(self.limit)
+            places = self._loops.put(asyncio.BoundedSemaphore(self.limit))
         if not places.locked():
             await places.acquire()
             return places.release

@@ -27,7 +27,7 @@ def create_adapter(provider: str, **options: Any) -> LLMAdapter:
 
     Raises LLMConfigurationError for a name or an option that is not known, and what the constructor raises.
     """
-    if provider not in _ADAPTERS:
+    if not isinstance(provider, str) or provider not in _ADAPTERS:
         raise LLMConfigurationError(f"The provider {provider!r} is not known; known are: {', '.join(PROVIDERS)}.")
     module, name = _ADAPTERS[provider]
     adapter: type[LLMAdapter] = getattr(import_module(module), name)

@@ -64,9 +64,7 @@ class Author:
     reply_tokens: int | Literal["limit"]
     tariff: Tariff
 
-    def answer(
-        self, request: ReceivedRequest, schema: Mapping[str, Any] | None, behaviour: Behaviour
-    ) -> Answer:
+    def answer(self, request: ReceivedRequest, schema: Mapping[str, Any] | None, behaviour: Behaviour) -> Answer:
         """The answer to a request, within its output limit unless the behaviour says otherwise."""
         prompt = self.tariff.count_tokens(request.system_prompt + request.prompt)
         prompt += behaviour.hidden_prompt_tokens
@@ -107,9 +105,7 @@ class Author:
         kept = whole[: total - reasoning]
         return _Choice(text="".join(kept), tokens=len(kept), reasoning=reasoning, cut=False)
 
-    def _text(
-        self, request: ReceivedRequest, schema: Mapping[str, Any] | None, number: int, room: int | None
-    ) -> str:
+    def _text(self, request: ReceivedRequest, schema: Mapping[str, Any] | None, number: int, room: int | None) -> str:
         if self.reply is not None:
             return self.reply(request)
         if schema is not None:

@@ -85,9 +85,7 @@ class Behaviour:
     @property
     def pace(self) -> Pace:
         """The timing part, as the server takes it."""
-        return Pace(
-            delay=self.delay, drip=self.drip, drip_headers=self.drip_headers, stall=self.stall, cut=self.cut
-        )
+        return Pace(delay=self.delay, drip=self.drip, drip_headers=self.drip_headers, stall=self.stall, cut=self.cut)
 
 
 NORMAL = Behaviour()

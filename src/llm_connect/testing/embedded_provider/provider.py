@@ -118,9 +118,7 @@ class EmbeddedProvider:
         if not self._log.wait_for(count, timeout):
             raise TimeoutError(f"fewer than {count} requests arrived within {timeout:g} s")
 
-    def script(
-        self, behaviour: Behaviour, *, times: int | None = None, wire_format: WireFormat | None = None
-    ) -> None:
+    def script(self, behaviour: Behaviour, *, times: int | None = None, wire_format: WireFormat | None = None) -> None:
         """Sets what is to happen to the next `times` requests, or (None) to all that follow.
 
         Several counted behaviours are used up one after the other, before a standing one applies; of standing

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-WireFormat = Literal[
-    "openai_chat", "openai_responses", "openrouter", "generate_content", "anthropic_messages"
-]
+WireFormat = Literal["openai_chat", "openai_responses", "openrouter", "generate_content", "anthropic_messages"]
 
 WIRE_FORMATS: tuple[WireFormat, ...] = get_args(WireFormat)
 

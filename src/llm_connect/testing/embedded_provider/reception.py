@@ -136,9 +136,7 @@ def _received(http: HttpRequest, route: Route, body: Mapping[str, Any], asked: A
     return ReceivedRequest(
         wire_format=route.wire_format,
         path=route.path,
-        headers={
-            name: "present" if name in _SECRET_HEADERS else value for name, value in http.headers.items()
-        },
+        headers={name: "present" if name in _SECRET_HEADERS else value for name, value in http.headers.items()},
         body=body,
         model=asked.model or route.model or "",
         output_limit=asked.output_limit,

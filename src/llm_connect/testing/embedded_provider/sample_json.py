@@ -52,9 +52,7 @@ def _referred(reference: str, root: Mapping[str, Any]) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _merged(
-    parts: list[Mapping[str, Any]], root: Mapping[str, Any], schema: Mapping[str, Any]
-) -> Mapping[str, Any]:
+def _merged(parts: list[Mapping[str, Any]], root: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
     properties: dict[str, Any] = dict(schema.get("properties", {}))
     whole: dict[str, Any] = {}
     for part in parts:

@@ -24,9 +24,7 @@ class Wire(Protocol):
     def key(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
         """The API key, None when there is none."""
 
-    def reply(
-        self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int
-    ) -> dict[str, Any]:
+    def reply(self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int) -> dict[str, Any]:
         """The whole reply; `number` makes its ids."""
 
     def error(self, fault: Fault) -> dict[str, Any]:

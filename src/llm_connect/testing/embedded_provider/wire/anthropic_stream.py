@@ -61,8 +61,6 @@ def _closing(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         "delta": {"stop_reason": message["stop_reason"], "stop_sequence": None},
     }
     if "usage" in message:
-        end["usage"] = {
-            name: value for name, value in message["usage"].items() if name.startswith("output_tokens")
-        }
+        end["usage"] = {name: value for name, value in message["usage"].items() if name.startswith("output_tokens")}
     yield end
     yield {"type": "message_stop"}

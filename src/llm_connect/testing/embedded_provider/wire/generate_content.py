@@ -100,15 +100,12 @@ def error(fault: Fault) -> dict[str, Any]:
             }
         )
     if fault.retry_after is not None:
-        details.append(
-            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{fault.retry_after:g}s"}
-        )
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{fault.retry_after:g}s"})
     # A bad key is 400 here, where everybody else says 401.
     status = 400 if fault.key else fault.status
     name = fault.type or _STATUSES.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
     return {
-        "error": {"code": status, "message": fault.message, "status": name}
-        | ({"details": details} if details else {})
+        "error": {"code": status, "message": fault.message, "status": name} | ({"details": details} if details else {})
     }
 
 

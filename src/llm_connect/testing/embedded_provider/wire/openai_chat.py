@@ -106,9 +106,7 @@ def _usage(answer: Answer, *, factor: int) -> dict[str, Any]:
 
 def error(fault: Fault) -> dict[str, Any]:
     """`{"error": {message, type, param, code}}`."""
-    kind, code = _DEFAULTS.get(
-        fault.status, ("server_error" if fault.status >= 500 else "invalid_request_error", None)
-    )
+    kind, code = _DEFAULTS.get(fault.status, ("server_error" if fault.status >= 500 else "invalid_request_error", None))
     if fault.key == "bad":
         code = "invalid_api_key"
     return {

@@ -1,0 +1,201 @@
+"""Claude, through the `claude` command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from llm_connect.adapters import subprocesses
+from llm_connect.adapters.subprocesses import Command, Finished, NotStarted, OutputTooLong
+from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.provider import ProviderAdapter, Request, api_key_from
+from llm_connect.core.exceptions import LLMConfigurationError, LLMSubprocessError
+from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.protocols import claude_cli
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
+
+DEFAULT_MODEL = "claude-sonnet-5-5"
+
+_ARGUMENTS = (
+    "-p",
+    *("--output-format", "stream-json", "--verbose"),
+    *("--tools", ""),
+    "--no-session-persistence",
+    "--strict-mcp-config",
+    *("--setting-sources", ""),
+    # Any request exceeds it, so that the command ends after the first one instead of going on by itself.
+    *("--max-budget-usd", "0.000001"),
+)
+_SWITCHES = {
+    "CLAUDE_CODE_DISABLE_ATTACHMENTS": "1",
+    "CLAUDE_CODE_DISABLE_CLAUDE_MDS": "1",
+    # With experimental betas or the refusal fallback on, a 400 is sent a second time without them.
+    "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1",
+    "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1",
+    "CLAUDE_CODE_DISABLE_REFUSAL_FALLBACK": "1",
+    "CLAUDE_CODE_DISABLE_REFUSAL_RETRY": "1",
+    "CLAUDE_CODE_MAX_RETRIES": "0",
+    "DISABLE_AUTOUPDATER": "1",
+    "DISABLE_ERROR_REPORTING": "1",
+    # Written to a cache, input is dearer than its list price.
+    "DISABLE_PROMPT_CACHING": "1",
+    "DISABLE_TELEMETRY": "1",
+    # A budget of thinking above the output limit is a 400; models that think by effort do not heed this one.
+    "MAX_THINKING_TOKENS": "0",
+}
+_LONGEST_TIMER_MS = 2**31 - 1
+
+
+class ClaudeCodeAdapter(ProviderAdapter):
+    """Claude models through the Claude Code command: a model call, not an agent.
+
+        adapter = ClaudeCodeAdapter(model="claude-haiku-4-5-20251001")
+        print(adapter.execute_prompt("Hello").content)
+
+    api_key: else the environment variable ANTHROPIC_API_KEY; without one, LLMConfigurationError.
+    login: True uses the login of whoever runs this (CLAUDE_CODE_OAUTH_TOKEN, or what `claude` has stored) and
+        no key. `response.cost` is then what the API would have charged.
+    cli_path: else `claude` on the PATH.
+    base_url: else the environment variable ANTHROPIC_BASE_URL, else Anthropic's.
+    max_concurrency: processes at once, for all threads and for each event loop; one takes about 200 MB.
+
+    One call is one process and one request. The prompt is data: no file mention, command, hook, project file
+    or tool acts. The process gets an environment made for it, an empty directory, and nothing of the user's
+    but the login. Temperature cannot be sent. `model_params` may have `effort` (low to max; without it,
+    thinking is off where the command can turn it off) and `json_schema`, whose answer is the model's own
+    JSON, not checked against the schema. Proxies of the environment are not used. POSIX only.
+    """
+
+    provider: ClassVar[str] = "claude-code"
+
+    def __init__(
+        self,
+        *,
+        model: str = DEFAULT_MODEL,
+        api_key: str | None = None,
+        cli_path: str | os.PathLike[str] | None = None,
+        base_url: str | None = None,
+        login: bool = False,
+        max_concurrency: int = 16,
+    ) -> None:
+        self._login = login
+        self._credentials = _credentials(api_key, login)
+        self._endpoint = _taken_over("ANTHROPIC_BASE_URL")
+        if base_url is not None:
+            self._endpoint = {"ANTHROPIC_BASE_URL": base_url}
+        self._cli_path = _find_command(cli_path)
+        secrets = tuple(self._credentials.values())
+        super().__init__(model=model, max_concurrency=max_concurrency, secrets=secrets)
+
+    def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
+        model = config.model_name or self.model
+        body = claude_cli.render(prompt, config, model=model, max_tokens=max_tokens)
+        return Request("", model, body)
+
+    def parse(self, reply: Reply) -> Answer | Failure:
+        return claude_cli.parse(reply)
+
+    def send(self, request: Request, deadline: Deadline) -> Reply:
+        with self._command(request.body, deadline) as command:
+            return _reply(subprocesses.run(command, deadline))
+
+    async def asend(self, request: Request, deadline: Deadline) -> Reply:
+        with self._command(request.body, deadline) as command:
+            return _reply(await subprocesses.arun(command, deadline))
+
+    def transport_failure(self, error: Exception) -> Failure:
+        if isinstance(error, NotStarted):
+            return _not_started(self._cli_path, error.__cause__)
+        if isinstance(error, OutputTooLong):
+            return Failure(kind=LLMSubprocessError, message="The command wrote without end, and was ended.")
+        return Failure(kind=LLMSubprocessError, message=f"The command could not be run to its end: {error}.")
+
+    @contextmanager
+    def _command(self, body: JSON, deadline: Deadline) -> Iterator[Command]:
+        """The command for one request, and the directory that it may use while it runs."""
+        with subprocesses.starting():
+            directory = tempfile.TemporaryDirectory(prefix="llm-connect-", ignore_cleanup_errors=True)
+        with directory as name:
+            place = Path(name)
+            with subprocesses.starting():
+                (place / "work").mkdir()
+                # In a file, because arguments are short, and shown to every user of the machine.
+                (place / "system-prompt").write_bytes(body["system_prompt"].encode())
+            yield Command(
+                argv=self._argv(body, place),
+                environment=self._environment(body, place, deadline),
+                cwd=str(place / "work"),
+                stdin=body["prompt"].encode(),
+            )
+
+    def _argv(self, body: JSON, place: Path) -> tuple[str, ...]:
+        chosen = {"--effort": body.get("effort"), "--json-schema": body.get("json_schema")}
+        return (
+            self._cli_path,
+            *_ARGUMENTS,
+            "--safe-mode" if self._login else "--bare",
+            *("--model", body["model"]),
+            *("--system-prompt-file", str(place / "system-prompt")),
+            *(word for name, value in chosen.items() if value is not None for word in (name, value)),
+        )
+
+    def _environment(self, body: JSON, place: Path, deadline: Deadline) -> dict[str, str]:
+        environment = _SWITCHES | self._credentials | self._endpoint
+        environment |= _users_own() if self._login else {"HOME": str(place), "CLAUDE_CONFIG_DIR": str(place)}
+        environment["PATH"] = os.environ.get("PATH", os.defpath)
+        environment["API_TIMEOUT_MS"] = str(min(int(deadline.remaining() * 1000) + 1000, _LONGEST_TIMER_MS))
+        if "max_tokens" in body:
+            environment["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] = str(body["max_tokens"])
+        if "effort" not in body:
+            environment["CLAUDE_CODE_DISABLE_THINKING"] = "1"
+        return environment
+
+
+def _credentials(api_key: str | None, login: bool) -> dict[str, str]:
+    if login and api_key is not None:
+        raise LLMConfigurationError("Pass api_key= or login=True, not both: a login uses no key.")
+    if login:
+        return _taken_over("CLAUDE_CODE_OAUTH_TOKEN")
+    try:
+        return {"ANTHROPIC_API_KEY": api_key_from(api_key, "ANTHROPIC_API_KEY")}
+    except LLMConfigurationError as error:
+        raise LLMConfigurationError(f"{error} With a login of the claude command, pass login=True.") from None
+
+
+def _find_command(cli_path: str | os.PathLike[str] | None) -> str:
+    found = shutil.which("claude" if cli_path is None else os.fspath(cli_path))
+    if found is not None:
+        return os.path.abspath(found)
+    where = "no `claude` on the PATH" if cli_path is None else f"no command at {os.fspath(cli_path)!r}"
+    raise LLMConfigurationError(
+        f"There is {where}: run `npm install -g @anthropic-ai/claude-code`, or pass as cli_path= the one "
+        "that the package claude-agent-sdk carries (claude_agent_sdk/_bundled/claude)."
+    )
+
+
+def _taken_over(*names: str) -> dict[str, str]:
+    return {name: value for name in names if (value := os.environ.get(name, "").strip())}
+
+
+def _users_own() -> dict[str, str]:
+    return _taken_over("CLAUDE_CONFIG_DIR") | {"HOME": str(Path.home())}
+
+
+def _reply(finished: Finished) -> Reply:
+    """A process has no HTTP status: 0. Its exit code and the end of its standard error are headers."""
+    headers = {"exit-code": str(finished.return_code), "stderr": finished.stderr}
+    return Reply(0, headers, finished.stdout)
+
+
+def _not_started(cli_path: str, cause: BaseException | None) -> Failure:
+    wrong_path = isinstance(cause, FileNotFoundError | PermissionError | ValueError)
+    kind = LLMConfigurationError if wrong_path else LLMSubprocessError
+    message = f"The command {cli_path!r} could not be started ({cause}): check cli_path=."
+    return Failure(kind=kind, message=message, maybe_billed=False)

@@ -1,0 +1,225 @@
+"""One subprocess under a deadline, sync and async. POSIX only: it relies on process groups.
+
+The child gets a session of its own, and nothing of its group is left when a call is over: not after its end,
+a timeout, a cancellation (even a second one), an exception, or an event loop that is torn down under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO
+
+from llm_connect.calling.deadline import Deadline
+
+#: More than this on standard output ends the child.
+MOST_OUTPUT_BYTES = 64 * 1024 * 1024
+
+_STDERR_BYTES = 4_000
+_CHUNK_BYTES = 64 * 1024
+#: What `poll` takes at most, in milliseconds, is a C int.
+_LONGEST_WAIT_SECONDS = 1_000_000.0
+_LONGEST_GRACE_SECONDS = 1.0
+_GRACE_PART_OF_TIMEOUT = 0.05
+_FIRST_PAUSE_SECONDS = 0.001
+_LONGEST_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run, and where: `argv[0]` is a path, `environment` is the whole of what the child gets."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    cwd: str
+    stdin: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a child ended by itself; of standard error only the end is kept."""
+
+    return_code: int
+    stdout: bytes
+    stderr: str
+
+
+class NotStarted(Exception):
+    """The child could not be started; `__cause__` is why."""
+
+
+class OutputTooLong(Exception):
+    """The child wrote more than MOST_OUTPUT_BYTES and was ended."""
+
+
+def run(command: Command, deadline: Deadline) -> Finished:
+    """Run `command` to its end. Raises TimeoutError at the deadline, NotStarted, OutputTooLong."""
+    grace = _grace(deadline)
+    with _started(command, deadline) as child:
+        try:
+            child.read_all(deadline)
+            child.wait(deadline)
+        except BaseException:
+            child.stop(grace)
+            raise
+        return child.finished()
+
+
+async def arun(command: Command, deadline: Deadline) -> Finished:
+    """Like `run`, for a coroutine."""
+    grace = _grace(deadline)
+    with _started(command, deadline) as child:
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                await child.aread_all()
+                await child.await_exit()
+        except GeneratorExit:
+            # The event loop is gone: nothing can be awaited any more.
+            child.kill()
+            raise
+        except BaseException:
+            await child.astop(grace)
+            raise
+        return child.finished()
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Turns what goes wrong before a child is there into NotStarted."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise NotStarted from error
+
+
+@contextmanager
+def _started(command: Command, deadline: Deadline) -> Iterator[_Child]:
+    """Input and standard error are nameless files: they cannot block, break or be read by others."""
+    if deadline.passed:
+        raise TimeoutError
+    with ExitStack() as files:
+        with starting():
+            stdin = files.enter_context(tempfile.TemporaryFile())
+            stderr = files.enter_context(tempfile.TemporaryFile())
+            stdin.write(command.stdin)
+            stdin.seek(0)
+            process = subprocess.Popen(  # noqa: S603 - no shell, and the path is the user's choice
+                command.argv,
+                env=dict(command.environment),
+                cwd=command.cwd,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        assert process.stdout is not None
+        child = _Child(process, process.stdout, stderr)
+        try:
+            with process.stdout:
+                yield child
+        finally:
+            child.kill()
+
+
+class _Child:
+    def __init__(self, process: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> None:
+        self._process = process
+        self._stdout = stdout.fileno()
+        self._stderr = stderr
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def read_all(self, deadline: Deadline) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdout, selectors.EVENT_READ)
+            while selector.select(_wait(deadline)):
+                if not self._read_some():
+                    return
+        raise TimeoutError
+
+    async def aread_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        readable = asyncio.Event()
+        loop.add_reader(self._stdout, readable.set)
+        try:
+            while True:
+                await readable.wait()
+                readable.clear()
+                if not self._read_some():
+                    return
+        finally:
+            if not loop.is_closed():
+                loop.remove_reader(self._stdout)
+
+    def wait(self, deadline: Deadline) -> None:
+        try:
+            self._process.wait(_wait(deadline))
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+
+    async def await_exit(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while self._process.poll() is None:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def stop(self, grace: float) -> None:
+        """Ask the group to end, and end it after `grace` seconds."""
+        self._signal(signal.SIGTERM)
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(grace)
+        finally:
+            self.kill()
+
+    async def astop(self, grace: float) -> None:
+        """Like `stop`; a cancellation in the meantime cuts the grace short."""
+        self._signal(signal.SIGTERM)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self.await_exit()
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End what is left of the group, and reap the child."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def finished(self) -> Finished:
+        return Finished(self._process.returncode, b"".join(self._chunks), self._end_of_stderr())
+
+    def _read_some(self) -> bool:
+        chunk = os.read(self._stdout, _CHUNK_BYTES)
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self._size > MOST_OUTPUT_BYTES:
+            raise OutputTooLong
+        return bool(chunk)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # PermissionError: macOS says so of a group whose members are all zombies.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def _end_of_stderr(self) -> str:
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - _STDERR_BYTES))
+        return self._stderr.read().decode("utf-8", "replace").strip()
+
+
+def _wait(deadline: Deadline) -> float:
+    return min(deadline.remaining(), _LONGEST_WAIT_SECONDS)
+
+
+def _grace(deadline: Deadline) -> float:
+    """A small part of the whole time, so that a stubborn child cannot hold a call far beyond its deadline."""
+    return min(_LONGEST_GRACE_SECONDS, _GRACE_PART_OF_TIMEOUT * deadline.remaining())

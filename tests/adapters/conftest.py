@@ -1,0 +1,125 @@
+"""The three adapters over HTTP, each with a real SDK or client against a provider on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from llm_connect import LLMAdapter, LLMResponse, create_adapter
+from llm_connect.testing import EmbeddedProvider, WireFormat
+
+KEY = "sk-loopback-0123456789abcdef"
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What of an adapter the tests have to know by name."""
+
+    name: str
+    wire_format: WireFormat
+    variables: tuple[str, ...]
+    module: str
+    extra: str
+    limit_path: tuple[str, ...]
+    temperature_path: tuple[str, ...]
+    finish: dict[str, str]
+
+    def url(self, provider: EmbeddedProvider) -> str:
+        """The base URL for this adapter."""
+        return str(getattr(provider, f"{self.name}_url"))
+
+    def sent(self, body: Any, path: tuple[str, ...]) -> Any:
+        """The field of a request body at a path; None when it is absent."""
+        for name in path:
+            body = body.get(name, {})
+        return None if body == {} else body
+
+
+CHAT_FINISH = {"stop": "stop", "length": "length", "content_filter": "content_filter", "odd": "unknown"}
+WIRINGS = {
+    "openai": Wiring(
+        name="openai",
+        wire_format="openai_chat",
+        variables=("OPENAI_API_KEY",),
+        module="openai",
+        extra="openai",
+        limit_path=("max_completion_tokens",),
+        temperature_path=("temperature",),
+        finish=CHAT_FINISH,
+    ),
+    "gemini": Wiring(
+        name="gemini",
+        wire_format="generate_content",
+        variables=("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+        module="google.genai",
+        extra="gemini",
+        limit_path=("generationConfig", "maxOutputTokens"),
+        temperature_path=("generationConfig", "temperature"),
+        finish={"STOP": "stop", "MAX_TOKENS": "length", "SAFETY": "content_filter", "ODD": "unknown"},
+    ),
+    "openrouter": Wiring(
+        name="openrouter",
+        wire_format="openrouter",
+        variables=("OPENROUTER_API_KEY",),
+        module="httpx2",
+        extra="openrouter",
+        limit_path=("max_tokens",),
+        temperature_path=("temperature",),
+        finish=CHAT_FINISH | {"error": "error"},
+    ),
+}
+
+Make = Callable[..., Any]
+Ask = Callable[..., LLMResponse]
+
+
+@pytest.fixture
+def provider() -> Iterator[EmbeddedProvider]:
+    """A running provider."""
+    with EmbeddedProvider() as running:
+        yield running
+
+
+@pytest.fixture(params=sorted(WIRINGS))
+def wiring(request: pytest.FixtureRequest) -> Wiring:
+    """Each adapter over HTTP in turn."""
+    return WIRINGS[request.param]
+
+
+@pytest.fixture
+def make(wiring: Wiring, provider: EmbeddedProvider) -> Iterator[Make]:
+    """Makes adapters of the wiring that talk to the provider; closes them at the end."""
+    made: list[Any] = []
+
+    def make_one(**options: Any) -> Any:
+        defaults = {"model": "test-model", "api_key": KEY, "base_url": wiring.url(provider)}
+        made.append(create_adapter(wiring.name, **defaults | options))
+        return made[-1]
+
+    yield make_one
+    for adapter in made:
+        adapter.close()
+
+
+def ask_sync(adapter: LLMAdapter, *arguments: Any) -> LLMResponse:
+    """One call in this thread."""
+    return adapter.execute_prompt(*arguments)
+
+
+def ask_async(adapter: LLMAdapter, *arguments: Any) -> LLMResponse:
+    """One call in an event loop of its own."""
+
+    async def call() -> LLMResponse:
+        return await adapter.async_execute_prompt(*arguments)
+
+    return asyncio.run(call())
+
+
+@pytest.fixture(params=[ask_sync, ask_async], ids=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Both forms of a call."""
+    return request.param  # type: ignore[no-any-return]

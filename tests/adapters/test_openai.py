@@ -1,0 +1,112 @@
+"""What is OpenAI's alone: the SDK's own clients, and its environment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+
+import openai
+import pytest
+
+from llm_connect import (
+    LLMAPIError,
+    LLMConfigurationError,
+    LLMError,
+    LLMTimeoutError,
+    OpenAIAdapter,
+    RunConfig,
+)
+from llm_connect.testing import Behaviour, EmbeddedProvider
+
+KEY = "sk-of-the-clients-own"
+
+
+def test_the_address_of_the_environment_is_used(provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OPENAI_BASE_URL, as documented, stands in for a base_url that is not given."""
+    monkeypatch.setenv("OPENAI_BASE_URL", provider.openai_url)
+    with OpenAIAdapter(api_key="key-1234") as adapter:
+        assert adapter.execute_prompt("hi").content
+    assert len(provider.requests) == 1
+
+
+def test_an_own_client_is_used_and_not_closed(provider: EmbeddedProvider) -> None:
+    """The client's key and address count, and it works after the adapter was closed."""
+    with openai.OpenAI(api_key=KEY, base_url=provider.openai_url) as client:
+        with OpenAIAdapter(client=client) as adapter:
+            assert adapter.execute_prompt("hi").content
+        assert not client.is_closed()
+        assert client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}]).choices
+    assert len(provider.requests) == 2
+
+
+async def test_an_own_async_client_is_used_and_not_closed(provider: EmbeddedProvider) -> None:
+    """The same for the async form."""
+    async with openai.AsyncOpenAI(api_key=KEY, base_url=provider.openai_url) as client:
+        async with OpenAIAdapter(async_client=client) as adapter:
+            assert (await adapter.async_execute_prompt("hi")).content
+        assert not client.is_closed()
+    assert len(provider.requests) == 1
+
+
+def test_the_retries_of_an_own_client_are_off(provider: EmbeddedProvider) -> None:
+    """The SDK's retries would be requests that nobody counts."""
+    provider.script(Behaviour(status=500, retry_after=0))
+    with openai.OpenAI(api_key=KEY, base_url=provider.openai_url, max_retries=5) as client:
+        with pytest.raises(LLMAPIError):
+            OpenAIAdapter(client=client).execute_prompt("hi", RunConfig(max_retries=1))
+    assert len(provider.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [Behaviour(stall="before_headers"), Behaviour(drip=0.05), Behaviour(drip=0.05, drip_headers=True)],
+)
+def test_the_deadline_holds_for_an_own_client(provider: EmbeddedProvider, behaviour: Behaviour) -> None:
+    """`timeout_seconds` is a total whoever made the client; the SDK's own is for one read."""
+    provider.script(behaviour)
+    limit = 0.5
+    with openai.OpenAI(api_key=KEY, base_url=provider.openai_url) as client:
+        started = time.monotonic()
+        with pytest.raises(LLMTimeoutError):
+            OpenAIAdapter(client=client).execute_prompt("hi", RunConfig(timeout_seconds=limit))
+        assert time.monotonic() - started <= limit * 1.1 + 0.3
+
+
+def test_an_own_client_follows_no_redirect(provider: EmbeddedProvider) -> None:
+    """The SDK's default would send the prompt on to where a server points."""
+    with EmbeddedProvider() as elsewhere, openai.OpenAI(api_key=KEY, base_url=provider.openai_url) as client:
+        provider.script(Behaviour(redirect=elsewhere.openai_url + "/chat/completions"))
+        with pytest.raises(LLMAPIError):
+            OpenAIAdapter(client=client).execute_prompt("hi")
+        assert elsewhere.requests == []
+
+
+def test_one_own_client_does_not_send_the_other_form_elsewhere(
+    provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an own sync client alone, an async call is refused: it would go to another address than the client's."""
+    with EmbeddedProvider() as elsewhere:
+        monkeypatch.setenv("OPENAI_BASE_URL", elsewhere.openai_url)
+        with openai.OpenAI(api_key=KEY, base_url=provider.openai_url) as client:
+            adapter = OpenAIAdapter(client=client)
+            with pytest.raises(LLMConfigurationError, match="async_client"):
+                asyncio.run(adapter.async_execute_prompt("hi"))
+        other = OpenAIAdapter(async_client=openai.AsyncOpenAI(api_key=KEY, base_url=provider.openai_url))
+        with pytest.raises(LLMConfigurationError, match="client="):
+            other.execute_prompt("hi")
+        assert elsewhere.requests == provider.requests == []
+
+
+def test_the_keys_of_both_own_clients_are_hidden(provider: EmbeddedProvider) -> None:
+    """A provider that echoes either key does not get it into an error."""
+    keys = ("sk-first-0123456789", "sk-second-987654321")
+    clients = (
+        openai.OpenAI(api_key=keys[0], base_url=provider.openai_url),
+        openai.AsyncOpenAI(api_key=keys[1], base_url=provider.openai_url),
+    )
+    provider.script(Behaviour(status=401, error_message=" and ".join(keys)))
+    with clients[0] as client, pytest.raises(LLMError) as caught:
+        OpenAIAdapter(client=client, async_client=clients[1]).execute_prompt("hi")
+    text = "".join(traceback.format_exception(caught.value))
+    assert not any(key in text for key in keys)

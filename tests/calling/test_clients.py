@@ -1,0 +1,162 @@
+"""Clients live as long as their adapter, and no longer than their loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from llm_connect.calling.clients import Clients
+
+
+class Owner:
+    """Stands for an adapter."""
+
+
+class Client:
+    """Remembers in which loop and how often it was closed."""
+
+    def __init__(self) -> None:
+        self.closed_in: list[Any] = []
+
+
+class Shop:
+    """Makes clients and keeps them."""
+
+    def __init__(self) -> None:
+        self.owner: Owner | None = Owner()
+        self.made: list[Client] = []
+        self.clients: Clients[Client, Client] = Clients(
+            self.owner, make=self.make, close=self.close, amake=self.make, aclose=self.aclose
+        )
+
+    def make(self) -> Client:
+        time.sleep(0.005)
+        self.made.append(Client())
+        return self.made[-1]
+
+    @staticmethod
+    def close(client: Client) -> None:
+        client.closed_in.append("thread")
+
+    @staticmethod
+    async def aclose(client: Client) -> None:
+        client.closed_in.append(asyncio.get_running_loop())
+
+
+def test_threads_share_one_client_from_their_first_use_on() -> None:
+    """Sixteen threads that come first at the same moment get the same client."""
+    shop, start = Shop(), threading.Barrier(16, timeout=10)
+
+    def get(_: int) -> Client:
+        start.wait()
+        return shop.clients.sync()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert len({id(client) for client in pool.map(get, range(16))}) == 1 == len(shop.made)
+
+
+def test_closing_closes_once_and_the_next_use_makes_a_new_one() -> None:
+    """A closed client is not handed out again, and not closed again."""
+    shop = Shop()
+    first = shop.clients.sync()
+    shop.clients.close()
+    shop.clients.close()
+    assert first.closed_in == ["thread"]
+    assert shop.clients.sync() is not first
+
+
+def test_a_forgotten_owner_closes_its_client() -> None:
+    """Garbage collection of the adapter is as good as closing it."""
+    shop = Shop()
+    client = shop.clients.sync()
+    shop.owner = None
+    gc.collect()
+    assert client.closed_in == ["thread"]
+
+
+def test_closing_while_threads_come_and_go_is_safe() -> None:
+    """A thread that asks for the client while another closes it gets one, and no IndexError."""
+    shop, stop = Shop(), threading.Event()
+
+    def close() -> None:
+        while not stop.is_set():
+            shop.clients.close()
+
+    closer = threading.Thread(target=close)
+    closer.start()
+    try:
+        assert all(isinstance(shop.clients.sync(), Client) for _ in range(100))
+    finally:
+        stop.set()
+        closer.join()
+
+
+async def test_tasks_of_a_loop_share_one_client() -> None:
+    """Twenty tasks that come first at the same moment get the same client, and it is not the threads'."""
+    shop = Shop()
+    clients = await asyncio.gather(*(shop.clients.of_loop() for _ in range(20)))
+    assert len({id(client) for client in clients}) == 1
+    assert shop.clients.sync() is not clients[0]
+    await shop.clients.aclose()
+    assert clients[0].closed_in == [asyncio.get_running_loop()]
+
+
+def test_each_loop_closes_its_own_client_at_its_end() -> None:
+    """`asyncio.run` leaves no client open, and the next loop gets a new one."""
+    shop, loops = Shop(), []
+
+    async def use() -> Client:
+        loops.append(asyncio.get_running_loop())
+        return await shop.clients.of_loop()
+
+    clients = [asyncio.run(use()) for _ in range(3)]
+    assert len(set(clients)) == 3
+    assert [client.closed_in for client in clients] == [[loop] for loop in loops]
+
+
+async def test_closing_in_a_loop_waits_for_it_and_can_be_repeated() -> None:
+    """After `aclose` the client is closed, once; the next use makes a new one."""
+    shop = Shop()
+    first, sync = await shop.clients.of_loop(), shop.clients.sync()
+    await shop.clients.aclose()
+    await shop.clients.aclose()
+    assert (len(first.closed_in), sync.closed_in) == (1, ["thread"])
+    assert await shop.clients.of_loop() is not first
+    await shop.clients.aclose()
+
+
+async def test_closing_from_outside_leaves_closing_to_the_loop() -> None:
+    """`close` in another thread lets the loop's client go, and the loop itself closes it."""
+    shop = Shop()
+    client = await shop.clients.of_loop()
+    await asyncio.to_thread(shop.clients.close)
+    gc.collect()
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        if client.closed_in:
+            break
+    assert client.closed_in == [asyncio.get_running_loop()]
+
+
+def test_closed_loops_are_not_kept_when_another_comes() -> None:
+    """A program that calls `asyncio.run` for ever does not gather the loops of the past."""
+    owner, loops = Owner(), []
+
+    async def aclose(_: Client) -> None:
+        await asyncio.sleep(0)
+
+    clients: Clients[Client, Client] = Clients(owner, make=Client, close=lambda _: None, amake=Client, aclose=aclose)
+
+    async def use() -> None:
+        loops.append(weakref.ref(asyncio.get_running_loop()))
+        await clients.of_loop()
+
+    for _ in range(5):
+        asyncio.run(use())
+    gc.collect()
+    assert [loop() for loop in loops[:4]] == [None] * 4

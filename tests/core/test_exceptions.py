@@ -1,0 +1,154 @@
+"""The exception tree: what is caught by what, what an error carries, and that it survives pickling."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+from typing import Any
+
+import pytest
+
+import llm_connect
+from llm_connect import (
+    LLMAPIError,
+    LLMAuthenticationError,
+    LLMConfigurationError,
+    LLMConnectionError,
+    LLMError,
+    LLMRateLimitError,
+    LLMResponse,
+    LLMResponseError,
+    LLMSubprocessError,
+    LLMTimeoutError,
+    Usage,
+)
+
+KINDS = [
+    LLMError,
+    LLMConfigurationError,
+    LLMTimeoutError,
+    LLMConnectionError,
+    LLMSubprocessError,
+    LLMAPIError,
+    LLMRateLimitError,
+    LLMAuthenticationError,
+    LLMResponseError,
+]
+RESPONSE = LLMResponse(content="paid", model="m", usage=Usage(prompt_tokens=1, completion_tokens=1))
+
+
+def full(kind: type[LLMError], **more: Any) -> LLMError:
+    return kind(
+        "what happened",
+        context={"a": 1},
+        provider="p",
+        model="m",
+        request_id="r",
+        retry_after=1.5,
+        attempts=3,
+        response=RESPONSE,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_is_an_llm_error_and_tells_all_it_knows(kind: type[LLMError]) -> None:
+    """Each kind is caught by LLMError, and carries provider, model, request id, wait, attempts and answer."""
+    with pytest.raises(LLMError) as caught:
+        raise full(kind)
+    error = caught.value
+    assert str(error) == error.message == "what happened"
+    assert (error.provider, error.model, error.request_id) == ("p", "m", "r")
+    assert (error.retry_after, error.attempts, error.context) == (1.5, 3, {"a": 1})
+    assert error.response is RESPONSE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_every_error_survives_pickling_without_its_cause(kind: type[LLMError], protocol: int) -> None:
+    """Class, text and all fields come back; the cause, which may hold a request with its key, does not."""
+    error = full(kind, cause=ValueError("sk-secret"))
+    error.add_note("a note")
+    data = pickle.dumps(error, protocol)
+    back = pickle.loads(data)
+    assert b"sk-secret" not in data
+    assert type(back) is kind
+    assert str(back) == "what happened"
+    assert vars(back) == vars(error) | {"cause": None}
+    assert back.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LLMAPIError("x", status_code=500, response_body={"code": "c"}),
+        LLMRateLimitError("x", status_code=429),
+        LLMSubprocessError("x", return_code=7, stderr="oh"),
+    ],
+)
+def test_own_fields_of_a_kind_survive_pickling_and_copying(error: LLMError) -> None:
+    """Status, body, return code and stderr come back from a pickle and from a copy."""
+    for back in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(back) is type(error)
+        assert vars(back) == vars(error)
+
+
+class Tailored(LLMAPIError):
+    """A subclass whose constructor asks for more."""
+
+    def __init__(self, must: str) -> None:
+        super().__init__(f"needs {must}", status_code=418)
+        self.must = must
+
+
+def test_a_subclass_with_another_constructor_survives_pickling() -> None:
+    """Rebuilding does not call the constructor, whose arguments nobody kept."""
+    back = pickle.loads(pickle.dumps(Tailored("tea")))
+    assert (type(back), str(back), back.must, back.status_code) == (Tailored, "needs tea", "tea", 418)
+
+
+def test_a_cause_is_chained_for_the_traceback() -> None:
+    """`cause` is what `raise ... from` would have set."""
+    cause = OSError("disk")
+    error = LLMError("x", cause=cause)
+    assert error.cause is error.__cause__ is cause
+    assert "OSError: disk" in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    ("kind", "bases"),
+    [
+        (LLMConfigurationError, (ValueError,)),
+        (LLMRateLimitError, (LLMAPIError,)),
+        (LLMAuthenticationError, (LLMAPIError, LLMConfigurationError)),
+        (LLMResponseError, (LLMAPIError,)),
+    ],
+)
+def test_the_tree_lets_callers_catch_at_the_level_they_care_about(
+    kind: type[LLMError], bases: tuple[type[Exception], ...]
+) -> None:
+    """A kind is caught by each of its documented bases."""
+    for base in bases:
+        with pytest.raises(base):
+            raise kind("x")
+
+
+@pytest.mark.parametrize("kind", [LLMTimeoutError, LLMConnectionError, LLMSubprocessError])
+def test_a_call_without_a_reply_is_no_api_error(kind: type[LLMError]) -> None:
+    """LLMAPIError means that the provider replied."""
+    assert not issubclass(kind, LLMAPIError)
+
+
+def test_mutable_arguments_are_copied() -> None:
+    """An error does not follow later changes of the dicts it was given."""
+    context: dict[str, Any] = {"a": 1}
+    body: dict[str, Any] = {"code": 1}
+    error = LLMAPIError("x", context=context, response_body=body)
+    context["a"] = body["code"] = 2
+    assert (error.context, error.response_body) == ({"a": 1}, {"code": 1})
+
+
+def test_every_error_is_public() -> None:
+    """Each kind can be imported from the package itself."""
+    assert {kind.__name__ for kind in KINDS} <= set(llm_connect.__all__)

@@ -1,0 +1,171 @@
+"""The mock and the error adapter, as users of the library use them in their own tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from llm_connect import (
+    ErrorLLMAdapter,
+    LLMAdapter,
+    LLMConfigurationError,
+    LLMRateLimitError,
+    LLMResponse,
+    LLMTimeoutError,
+    MockLLMAdapter,
+    RunConfig,
+)
+
+Ask = Callable[..., LLMResponse]
+
+
+def _sync(adapter: LLMAdapter, *arguments: Any) -> LLMResponse:
+    return adapter.execute_prompt(*arguments)
+
+
+def _async(adapter: LLMAdapter, *arguments: Any) -> LLMResponse:
+    return asyncio.run(adapter.async_execute_prompt(*arguments))
+
+
+@pytest.fixture(params=[_sync, _async], ids=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Both forms of a call."""
+    return request.param  # type: ignore[no-any-return]
+
+
+def test_one_text_answers_every_call(ask: Ask) -> None:
+    """A single reply is given again and again."""
+    adapter = MockLLMAdapter("four")
+    assert [ask(adapter, "2+2").content for _ in range(3)] == ["four"] * 3
+
+
+def test_several_texts_answer_in_turn_and_the_last_one_stays(ask: Ask) -> None:
+    """Replies are used up in order; the last is repeated."""
+    adapter = MockLLMAdapter(text for text in ("a", "b"))
+    assert [ask(adapter, "x").content for _ in range(4)] == ["a", "b", "b", "b"]
+
+
+def test_a_function_answers_by_prompt(ask: Ask) -> None:
+    """A function gets the prompt."""
+    assert ask(MockLLMAdapter(str.upper), "hi").content == "HI"
+
+
+def test_a_function_may_look_at_the_adapter(ask: Ask) -> None:
+    """A reply function that reads `prompts` does not lock itself out."""
+    adapter = MockLLMAdapter(lambda _prompt: f"call {len(adapter.prompts)}")
+    answers: list[str] = []
+    worker = threading.Thread(target=lambda: answers.append(ask(adapter, "x").content), daemon=True)
+    worker.start()
+    worker.join(5)
+    assert answers == ["call 1"]
+
+
+def test_a_function_that_waits_does_not_hold_up_other_calls() -> None:
+    """Two threads are inside the reply function at the same time."""
+    both = threading.Barrier(2, timeout=5)
+    adapter = MockLLMAdapter(lambda prompt: f"{prompt}{both.wait() * 0}")
+    with ThreadPoolExecutor(2) as pool:
+        assert [r.content for r in pool.map(adapter.execute_prompt, ["a", "b"])] == ["a0", "b0"]
+
+
+def test_no_reply_at_all_is_refused() -> None:
+    """An empty list of replies has no last one to repeat."""
+    with pytest.raises(LLMConfigurationError, match="at least one"):
+        MockLLMAdapter([])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"prompt_tokens": -1}, {"completion_tokens": 1.5}, {"delay_seconds": -1}, {"delay_seconds": "1"}],
+)
+def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any]) -> None:
+    """Bad figures are refused in the constructor, by name."""
+    with pytest.raises(LLMConfigurationError, match=next(iter(options))):
+        MockLLMAdapter(**options)
+
+
+def test_calls_are_remembered_with_their_config(ask: Ask) -> None:
+    """Prompt and config of each call are kept in order, and what is handed out is a copy."""
+    adapter, config = MockLLMAdapter(), RunConfig(max_tokens=3)
+    ask(adapter, "one", config)
+    ask(adapter, "two")
+    assert adapter.prompts == ["one", "two"]
+    assert adapter.calls[0] == ("one", config)
+    adapter.calls.clear()
+    assert len(adapter.calls) == 2
+
+
+def test_a_response_says_what_it_was_told_to_say(ask: Ask) -> None:
+    """Usage, model and metadata are those of the options; the config's model wins."""
+    adapter = MockLLMAdapter(model="small", prompt_tokens=3, completion_tokens=4)
+    response = ask(adapter, "x")
+    assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (3, 4)
+    assert response.model == "small"
+    assert response.metadata.keys() >= {"provider", "latency_seconds", "attempts"}
+    assert ask(adapter, "x", RunConfig(model_name="big")).model == "big"
+
+
+@pytest.mark.parametrize("prompt", ["", None, 3, "\ud800"])
+@pytest.mark.parametrize("adapter", [MockLLMAdapter(), ErrorLLMAdapter(LLMRateLimitError("slow"))])
+def test_what_no_adapter_can_send_is_refused_here_too(ask: Ask, adapter: LLMAdapter, prompt: Any) -> None:
+    """The stand-ins refuse the prompts that the real adapters refuse."""
+    with pytest.raises(LLMConfigurationError):
+        ask(adapter, prompt)
+
+
+def test_a_delay_takes_its_time(ask: Ask) -> None:
+    """A call takes `delay_seconds`."""
+    started = time.monotonic()
+    ask(MockLLMAdapter(delay_seconds=0.05), "x")
+    assert time.monotonic() - started >= 0.045
+
+
+def test_a_delay_beyond_the_timeout_ends_in_a_timeout(ask: Ask) -> None:
+    """`timeout_seconds` is honoured by every adapter, the mock included."""
+    started = time.monotonic()
+    with pytest.raises(LLMTimeoutError):
+        ask(MockLLMAdapter(delay_seconds=30), "x", RunConfig(timeout_seconds=0.05))
+    assert time.monotonic() - started < 5
+
+
+def test_many_threads_lose_no_call() -> None:
+    """Each of a thousand calls from eight threads is remembered, and each reply is given once."""
+    adapter = MockLLMAdapter([str(number) for number in range(1000)])
+    with ThreadPoolExecutor(8) as pool:
+        answers = [r.content for r in pool.map(adapter.execute_prompt, ["x"] * 1000)]
+    assert sorted(answers, key=int) == [str(number) for number in range(1000)]
+    assert len(adapter.calls) == 1000
+
+
+def test_the_error_adapter_raises_what_it_was_given(ask: Ask) -> None:
+    """The very error is raised, at every call."""
+    error = LLMRateLimitError("slow down", status_code=429)
+    adapter = ErrorLLMAdapter(error)
+    for _ in range(2):
+        with pytest.raises(LLMRateLimitError) as caught:
+            ask(adapter, "x")
+        assert caught.value is error
+
+
+def test_the_error_adapter_does_not_pile_up_tracebacks() -> None:
+    """Raising one error over and over keeps its traceback as long as after the first time."""
+    adapter, depths = ErrorLLMAdapter(LLMRateLimitError("slow")), []
+    for _ in range(5):
+        try:
+            adapter.execute_prompt("x")
+        except LLMRateLimitError as error:
+            depths.append(len(traceback.extract_tb(error.__traceback__)))
+    assert len(set(depths)) == 1
+
+
+def test_the_error_adapter_takes_only_errors_of_this_library() -> None:
+    """Only an LLMError leaves an adapter, so only one can be given."""
+    with pytest.raises(LLMConfigurationError):
+        ErrorLLMAdapter(ValueError("x"))  # type: ignore[arg-type]

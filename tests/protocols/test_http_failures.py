@@ -1,0 +1,114 @@
+"""What a status, its headers and an error's fields say, for every provider over HTTP."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from llm_connect import LLMAPIError, LLMAuthenticationError, LLMRateLimitError
+from llm_connect.protocols.http_failures import ErrorFields, from_status, wait_asked_for
+from llm_connect.protocols.wire import Reply
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "2"}, 2),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"retry-after-ms": "x", "retry-after": "9"}, 9),
+        ({"retry-after": ""}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "1e999"}, None),
+        ({"retry-after": "Mon, 01 Jan 99999 00:00:00 GMT"}, None),
+        ({"retry-after": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"}, None),
+        ({"retry-after": "Mon, 01 Jan 2024 00:00:00 GMT"}, 0),
+        ({"retry-after": "Mon, 01 Jan 0001 00:00:00 -0000"}, 0),
+    ],
+)
+def test_the_wait_asked_for(headers: dict[str, str], seconds: float | None) -> None:
+    """Seconds, milliseconds and dates are understood; what is no wait is not one, and nothing raises."""
+    assert wait_asked_for(headers) == seconds
+
+
+def test_a_date_in_the_future_is_the_time_until_then() -> None:
+    """A date is turned into seconds from now."""
+    when = datetime.now(UTC) + timedelta(seconds=60)
+    wait = wait_asked_for({"retry-after": format_datetime(when, usegmt=True)})
+    assert wait is not None
+    assert 50 < wait <= 61
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [
+        (401, "API key"),
+        (402, "credits"),
+        (403, "API key"),
+        (404, "model name"),
+        (413, "shorter"),
+        (418, "change the request"),
+        (429, "wait"),
+        (500, "later"),
+        (599, "later"),
+        (307, "base_url"),
+    ],
+)
+def test_the_text_says_what_to_do(status: int, advice: str) -> None:
+    """One line: the status, what the provider said, and what to do."""
+    fields = ErrorFields(message="" if status == 307 else "it\nsaid  so")
+    message = from_status(Reply(status, {}, b""), fields).message
+    assert advice in message
+    assert "\n" not in message
+    assert status == 307 or "it said so" in message
+
+
+def test_a_long_text_is_capped() -> None:
+    """Neither message nor body can carry a page of text."""
+    fields = ErrorFields(message="x" * 10_000, code="c" * 10_000, type="t" * 10_000, param="p" * 10_000)
+    failed = from_status(Reply(400, {}, b""), fields)
+    assert len(failed.message) < 500
+    assert all(len(text) <= 300 for text in failed.details["response_body"].values())
+
+
+def test_a_code_of_zero_is_shown() -> None:
+    """Only what is absent is left out of the body."""
+    assert ErrorFields(code=0).public() == {"code": "0"}
+    assert ErrorFields().public() == {}
+
+
+def test_a_caller_may_know_better() -> None:
+    """Kind, retry and wait given by the protocol come before what the status says."""
+    reply = Reply(400, {"retry-after": "9", "x-request-id": "r"}, b"")
+    failed = from_status(reply, ErrorFields(), kind=LLMAuthenticationError, retryable=True, retry_after=0.0)
+    assert (failed.kind, failed.retryable, failed.retry_after) == (LLMAuthenticationError, True, 0.0)
+    assert failed.request_id == "r"
+
+
+@pytest.mark.parametrize("status", [400, 429, 499, 599])
+def test_the_bodys_status_counts_under_200_alone(status: int) -> None:
+    """Under HTTP 200 the body's status is the status; under any other it is not."""
+    assert from_status(Reply(200, {}, b""), ErrorFields(), status=status).details["status_code"] == status
+    assert from_status(Reply(500, {}, b""), ErrorFields(), status=status).details["status_code"] == 500
+
+
+def test_kinds_by_status() -> None:
+    """429 is a rate limit, 401 and 403 are the key's, all else is a plain API error."""
+    kinds = {status: from_status(Reply(status, {}, b""), ErrorFields()).kind for status in range(300, 600)}
+    assert kinds.pop(429) is LLMRateLimitError
+    assert {kinds.pop(401), kinds.pop(403)} == {LLMAuthenticationError}
+    assert set(kinds.values()) == {LLMAPIError}
+
+
+def test_what_is_billed_by_status() -> None:
+    """A complete 4xx is not billed; of any other status nobody knows."""
+    billed = {s: from_status(Reply(s, {}, b""), ErrorFields()).maybe_billed for s in range(300, 600)}
+    assert {s for s, maybe in billed.items() if not maybe} == set(range(400, 500))
