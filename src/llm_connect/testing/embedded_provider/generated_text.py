@@ -41,4 +41,5 @@ def _topic(prompt: str) -> list[str]:
 
 def _filler(prompt: str, variant: int) -> list[str]:
     first = (zlib.crc32(prompt.encode("utf-8", "replace")) + variant) % len(_SENTENCES)
-    return " ".join([*_SENTENCES[first:], *_SENTENCES[:first]]).split()
+    sentences: list[str] = [*_SENTENCES[first:], *_SENTENCES[:first]]
+    return [word for sentence in sentences for word in sentence.split()]

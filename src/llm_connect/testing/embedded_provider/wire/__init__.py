@@ -20,18 +20,23 @@ class Wire(Protocol):
 
     def read(self, body: Mapping[str, Any]) -> Asked:
         """What the request asks for; raises InvalidRequest where the real provider would answer 400."""
+        ...
 
     def key(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
         """The API key, None when there is none."""
+        ...
 
     def reply(self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int) -> dict[str, Any]:
         """The whole reply; `number` makes its ids."""
+        ...
 
     def error(self, fault: Fault) -> dict[str, Any]:
         """The error body."""
+        ...
 
     def headers(self, number: int) -> dict[str, str]:
         """The headers that name the request."""
+        ...
 
 
 WIRES: Mapping[WireFormat, Wire] = {
