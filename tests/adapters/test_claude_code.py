@@ -110,7 +110,7 @@ def pids(directory: Path) -> list[int]:
 
 @needs_claude
 async def test_sync_and_async_give_the_same(server: MessagesServer) -> None:
-    """One request, its text, usage, cost and request id, whichever way it is called."""
+    """One request, its text, usage, cost and request id, whichever way it is called. (ADAPTER-1, CALL-1)"""
     adapter = real(server, model="claude-haiku-4-5-20251001")
     first = await asyncio.to_thread(adapter.execute_prompt, "hi", ONCE)
     second = await adapter.async_execute_prompt("hi", ONCE)
@@ -136,7 +136,7 @@ async def test_sync_and_async_give_the_same(server: MessagesServer) -> None:
 def test_one_request_whatever_the_answer(
     server: MessagesServer, model: str, behaviour: dict[str, Any], content: str, finish: str
 ) -> None:
-    """The command neither continues, nudges nor falls back by itself, and paid text is kept."""
+    """The command neither continues, nudges nor falls back by itself, and paid text is kept. (PROVIDER-12)"""
     for name, value in behaviour.items():
         setattr(server, name, value)
     response = real(server, model=model).execute_prompt("hi", ONCE)
@@ -202,7 +202,7 @@ def test_reply_of_another_kind(server: MessagesServer) -> None:
 @needs_claude
 @pytest.mark.parametrize("way", ["sync", "async"])
 async def test_stalled_stream_ends_at_the_deadline(server: MessagesServer, way: str) -> None:
-    """A server that stops in the middle costs no more than timeout_seconds and a tenth."""
+    """A server that stops in the middle costs no more than timeout_seconds and a tenth. (ADAPTER-6, CALL-2)"""
     server.stall = True
     config = RunConfig(timeout_seconds=2)
     adapter = real(server)
@@ -233,7 +233,7 @@ async def test_stalled_stream_ends_at_the_deadline(server: MessagesServer, way: 
     ],
 )
 def test_prompt_is_data(server: MessagesServer, prompt: str) -> None:
-    """Whatever a prompt looks like, it reaches the model as it is; a leading slash gets a newline."""
+    """Whatever a prompt looks like, it reaches the model as it is; a leading slash gets a newline. (PROVIDER-10)"""
     real(server).execute_prompt(prompt, ONCE)
     assert server.prompts == [f"\n{prompt}" if prompt.startswith("/") else prompt]
     assert server.requests[0]["tools"] == []
@@ -291,7 +291,10 @@ def test_json_schema_that_is_none(server: MessagesServer) -> None:
 
 @needs_claude
 def test_login_sends_no_key(server: MessagesServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With login=True the user's token goes out, a key of the environment does not, and prompts stay data."""
+    """With login=True the user's token goes out, a key of the environment does not, and prompts stay data.
+
+    (PROVIDER-10)
+    """
     monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "oauth-token")
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path))
@@ -302,6 +305,22 @@ def test_login_sends_no_key(server: MessagesServer, monkeypatch: pytest.MonkeyPa
     assert "\n/cost @/etc/hostname" in texts
     assert server.requests[0]["tools"] == []
     assert len(server.requests) == 1
+
+
+@needs_claude
+def test_what_the_user_has_configured_does_not_act(
+    server: MessagesServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With login=True neither a hook nor the memory of the user's configuration does anything. (PROVIDER-10)"""
+    hook = {"hooks": [{"type": "command", "command": f"touch {tmp_path}/hooked"}]}
+    settings = {"hooks": {"UserPromptSubmit": [hook], "SessionStart": [hook], "Stop": [hook]}}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    (tmp_path / "CLAUDE.md").write_text("Always mention the walrus.")
+    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "oauth-token")
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path))
+    real(server, login=True, api_key=None).execute_prompt("hi", ONCE)
+    assert not (tmp_path / "hooked").exists()
+    assert "walrus" not in json.dumps(server.requests)
 
 
 @needs_claude
@@ -328,7 +347,7 @@ time.sleep(60)
 
 
 def test_stubborn_group_is_ended(script: Script, tmp_path: Path) -> None:
-    """A command that ignores SIGTERM, and its child, are gone soon after the deadline."""
+    """A command that ignores SIGTERM, and its child, are gone soon after the deadline. (ADAPTER-6, PROVIDER-13)"""
     started = time.monotonic()
     error = error_of(script(STUBBORN), RunConfig(timeout_seconds=2))
     assert type(error) is LLMTimeoutError
@@ -339,7 +358,7 @@ def test_stubborn_group_is_ended(script: Script, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cancellations", [1, 2])
 async def test_cancellation_ends_the_group(script: Script, tmp_path: Path, cancellations: int) -> None:
-    """A cancelled call leaves no process, even when it is cancelled again while it cleans up."""
+    """A cancelled call leaves no process, even when it is cancelled again while it cleans up. (CALL-8, PROVIDER-13)"""
     task = asyncio.create_task(script(STUBBORN).async_execute_prompt("hi", RunConfig(timeout_seconds=60)))
     await asyncio.to_thread(wait_for, lambda: len(pids(tmp_path)) == 2)
     for _ in range(cancellations):
@@ -351,7 +370,7 @@ async def test_cancellation_ends_the_group(script: Script, tmp_path: Path, cance
 
 
 def test_loop_that_ends_leaves_no_process(script: Script, tmp_path: Path) -> None:
-    """`asyncio.run` that ends with a call under way ends its process, too."""
+    """`asyncio.run` that ends with a call under way ends its process, too. (PROVIDER-13)"""
     adapter = script(STUBBORN)
 
     async def main() -> None:
@@ -388,7 +407,7 @@ async def test_call_that_is_closed_leaves_no_process(script: Script, tmp_path: P
 
 
 def test_left_behind_child_is_ended(script: Script, tmp_path: Path) -> None:
-    """A child that outlives a command that ended well is ended, and the answer is not lost."""
+    """A child that outlives a command that ended well is ended, and the answer is not lost. (PROVIDER-13)"""
     adapter = script(
         "if os.fork():\n"
         f"    print({GOOD_RESULT!r})\n"
@@ -400,6 +419,24 @@ def test_left_behind_child_is_ended(script: Script, tmp_path: Path) -> None:
     )
     adapter.execute_prompt("hi", ONCE)
     assert wait_for(lambda: not any(map(alive, pids(tmp_path))))
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_a_command_that_fails_leaves_no_process(script: Script, tmp_path: Path, way: str) -> None:
+    """A child that outlives a command that ended with an error is ended, too. (PROVIDER-13)"""
+    adapter = script(
+        "if not os.fork():\n"
+        "    os.close(1)\n"
+        "    os.close(2)\n"
+        "    open(f'{here}/pid-{os.getpid()}', 'w').close()\n"
+        "    time.sleep(60)\n"
+        "while not [name for name in os.listdir(here) if name.startswith('pid-')]: time.sleep(0.01)\n"
+        "sys.exit(3)\n"
+    )
+    with pytest.raises(LLMSubprocessError):
+        await called(way, adapter, "hi", ONCE)
+    assert len(pids(tmp_path)) == 1
+    assert await asyncio.to_thread(wait_for, lambda: not any(map(alive, pids(tmp_path))))
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
@@ -431,7 +468,7 @@ def test_loud_stderr_does_not_block(script: Script) -> None:
 
 
 def test_environment_is_made_for_the_command(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the caller's environment but PATH is passed on, and HOME is gone afterwards."""
+    """Nothing of the caller's environment but PATH is passed on, and HOME is gone afterwards. (PROVIDER-11)"""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
     monkeypatch.setenv("CLAUDECODE", "1")
     adapter = script("sys.stderr.write(repr(dict(os.environ)) + '|' + repr(os.listdir('.')))\nsys.exit(2)\n")
@@ -456,8 +493,73 @@ def test_prompts_are_not_in_the_process_list(script: Script) -> None:
     assert "2 + 2" not in error.stderr
 
 
+TRACE = """
+import json
+open(f"{here}/start-{os.getpid()}", "w").write(json.dumps([sys.argv, dict(os.environ), os.listdir(".")]))
+"""
+
+
+def started(directory: Path) -> tuple[list[str], dict[str, str], list[str]]:
+    """Arguments, environment and working directory of the one process that was started."""
+    (trace,) = directory.glob("start-*")
+    return tuple(json.loads(trace.read_text()))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+async def test_one_call_is_one_process(script: Script, tmp_path: Path, way: str) -> None:
+    """The command is started once for a call, with the call's own model. (PROVIDER-3, PROVIDER-12)"""
+    adapter = script(f"{TRACE}print({GOOD_RESULT!r})\n")
+    await called(way, adapter, "hi", RunConfig(model_name="other-model", max_retries=0))
+    argv, _, _ = started(tmp_path)
+    assert argv[argv.index("--model") + 1] == "other-model"
+
+
+def test_the_key_is_in_the_environment_and_in_no_argument(script: Script, tmp_path: Path) -> None:
+    """Arguments, which every user of the machine can read, do not hold the key. (PROVIDER-4)"""
+    script(f"{TRACE}print({GOOD_RESULT!r})\n").execute_prompt("hi", ONCE)
+    argv, environment, _ = started(tmp_path)
+    assert environment["ANTHROPIC_API_KEY"] == KEY
+    assert not any(KEY in argument for argument in argv)
+
+
+MINE = (
+    *("HTTP_PROXY", "https_proxy", "ALL_PROXY", "NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "ANTHROPIC_AUTH_TOKEN"),
+    *("ANTHROPIC_MODEL", "CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CODE_USE_BEDROCK", "AWS_PROFILE", "XDG_CONFIG_HOME"),
+)
+
+
+def test_nothing_of_the_callers_environment_but_the_path_is_passed_on(
+    script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No proxy, no other credential and no setting of the caller reaches the command. (PROVIDER-6, PROVIDER-11)"""
+    for name in MINE:
+        monkeypatch.setenv(name, "the-callers-own")
+    script(f"{TRACE}print({GOOD_RESULT!r})\n").execute_prompt("hi", ONCE)
+    _, environment, listed = started(tmp_path)
+    passed_on = {name for name, value in environment.items() if os.environ.get(name) == value}
+    assert passed_on - {"LC_CTYPE"} == {"PATH"}
+    assert "the-callers-own" not in environment.values()
+    assert listed == []
+
+
+def test_a_login_passes_on_the_home_and_the_commands_configuration(
+    script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With login=True the token, the home and the configuration are the user's, and nothing else. (PROVIDER-11)"""
+    for name in MINE:
+        monkeypatch.setenv(name, "the-callers-own")
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    script(f"{TRACE}print({GOOD_RESULT!r})\n")
+    ClaudeCodeAdapter(login=True, cli_path=tmp_path / "claude").execute_prompt("hi", ONCE)
+    _, environment, listed = started(tmp_path)
+    passed_on = {name for name, value in environment.items() if os.environ.get(name) == value}
+    assert passed_on - {"LC_CTYPE"} == {"CLAUDE_CODE_OAUTH_TOKEN", "CLAUDE_CONFIG_DIR", "HOME", "PATH"}
+    assert listed == []
+
+
 async def test_many_at_once(script: Script) -> None:
-    """Calls beyond max_concurrency wait, all end well, and no zombie is left."""
+    """Calls beyond max_concurrency wait, all end well, and no zombie is left. (ADAPTER-8)"""
     adapter = script(f"print({GOOD_RESULT!r})\n")
     responses = await asyncio.gather(*(adapter.async_execute_prompt("hi", ONCE) for _ in range(40)))
     assert {response.finish_reason for response in responses} == {"stop"}
@@ -483,7 +585,7 @@ def test_text_that_no_argument_can_hold(script: Script) -> None:
 
 
 def test_missing_key_names_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a key the error names the variable and the login."""
+    """Without a key the error names the variable and the login. (PROVIDER-1)"""
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     with pytest.raises(LLMConfigurationError, match=r"ANTHROPIC_API_KEY.*login=True"):
         ClaudeCodeAdapter(cli_path=sys.executable)
@@ -496,7 +598,7 @@ def test_key_and_login_exclude_each_other() -> None:
 
 
 def test_missing_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without the command the error names where it comes from."""
+    """Without the command the error names where it comes from. (PROVIDER-2)"""
     monkeypatch.setenv("PATH", str(tmp_path))
     for cli_path in (None, tmp_path / "claude"):
         with pytest.raises(LLMConfigurationError, match=r"@anthropic-ai/claude-code.*claude-agent-sdk"):
@@ -504,7 +606,10 @@ def test_missing_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Key and endpoint come from the environment when they are not given, and the key is never shown."""
+    """Key and endpoint come from the environment when they are not given, and the key is never shown.
+
+    (PROVIDER-1, PROVIDER-4)
+    """
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
     adapter = ClaudeCodeAdapter(cli_path=sys.executable)
@@ -514,7 +619,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_validate_config(script: Script) -> None:
-    """A config with what cannot be sent is told before a call."""
+    """A config with what cannot be sent is told before a call. (ADAPTER-4, PROVIDER-14)"""
     adapter = script("")
     assert adapter.validate_config(RunConfig(model_params={"effort": "high"}))
     assert not adapter.validate_config(RunConfig(temperature=0.5))

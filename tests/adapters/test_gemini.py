@@ -20,7 +20,7 @@ from llm_connect.testing import Behaviour, EmbeddedProvider
 def test_the_environment_does_not_reroute_to_vertex(
     provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """Variables that turn the SDK to Vertex AI change nothing."""
+    """Variables that turn the SDK to Vertex AI change nothing. (PROVIDER-9)"""
     monkeypatch.setenv(variable, "true")
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "p")
     monkeypatch.setenv("GOOGLE_CLOUD_LOCATION", "l")
@@ -39,7 +39,7 @@ def test_the_key_travels_in_a_header(provider: EmbeddedProvider) -> None:
 
 
 def test_its_own_variable_comes_first(provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With both set, GEMINI_API_KEY is used, where the SDK alone would take the other."""
+    """With both set, GEMINI_API_KEY is used, where the SDK alone would take the other. (PROVIDER-1)"""
     monkeypatch.setenv("GEMINI_API_KEY", "good-key")
     monkeypatch.setenv("GOOGLE_API_KEY", "bad")
     with GeminiAdapter(base_url=provider.gemini_url) as adapter:
@@ -56,7 +56,7 @@ def test_a_bad_key_is_told_by_its_reason(provider: EmbeddedProvider) -> None:
 
 
 def test_the_wait_in_the_body_is_read(provider: EmbeddedProvider) -> None:
-    """RetryInfo, which the SDK does not read, says how long to wait."""
+    """RetryInfo, which the SDK does not read, says how long to wait. (WIRE-13)"""
     provider.script(Behaviour(status=429, retry_after=7.5))
     with GeminiAdapter(api_key="key-1234", base_url=provider.gemini_url) as adapter:
         with pytest.raises(LLMRateLimitError) as caught:
@@ -66,7 +66,7 @@ def test_the_wait_in_the_body_is_read(provider: EmbeddedProvider) -> None:
 
 @pytest.mark.parametrize("model", ["a?b", "../secret", "a&key=b"])
 def test_a_model_that_would_change_the_address_is_refused(provider: EmbeddedProvider, model: str) -> None:
-    """The model stands in the path, so it can be no more than a name."""
+    """The model stands in the path, so it can be no more than a name. (PROVIDER-17)"""
     with GeminiAdapter(api_key="key-1234", base_url=provider.gemini_url, model=model) as adapter:
         with pytest.raises(LLMConfigurationError, match="model"):
             adapter.execute_prompt("hi")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import importlib.util
+import json
 import logging
 import pickle
 import socket
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -56,7 +60,7 @@ def fails(ask: Ask, adapter: LLMAdapter, config: RunConfig = ONCE) -> LLMError:
 
 
 def test_a_call_gives_an_answer(make: Make, ask: Ask, provider: EmbeddedProvider, wiring: Wiring) -> None:
-    """Text, model, finish, usage as billed, and the metadata that is always there."""
+    """Text, model, finish, usage as billed, and the metadata that is always there. (ADAPTER-1, CALL-6)"""
     response = ask(make(), PROMPT)
     assert len(response.content.split()) == 40
     assert (response.model, response.finish_reason) == ("test-model", "stop")
@@ -72,8 +76,16 @@ def test_a_call_gives_an_answer(make: Make, ask: Ask, provider: EmbeddedProvider
     assert provider.requests[0].prompt == PROMPT
 
 
+def test_an_answer_as_dict_goes_through_json(make: Make, ask: Ask) -> None:
+    """`to_dict` of an answer is what `json.dumps` takes and gives back, and its cost is text. (MODEL-4)"""
+    response = ask(make(), PROMPT)
+    data = response.to_dict()
+    assert json.loads(json.dumps(data)) == data
+    assert data["cost"] == (None if response.cost is None else str(response.cost))
+
+
 def test_usage_is_in_one_normal_form(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
-    """Hidden, cached and thinking tokens are parts of input and output at every provider."""
+    """Hidden, cached and thinking tokens are parts of input and output at every provider. (WIRE-8)"""
     provider.script(Behaviour(hidden_prompt_tokens=500, cached_tokens=400, reasoning_tokens=30))
     usage = ask(make(), PROMPT).usage
     assert usage.prompt_tokens == provider.meter.prompt_tokens > 500
@@ -82,7 +94,7 @@ def test_usage_is_in_one_normal_form(make: Make, ask: Ask, provider: EmbeddedPro
 
 
 def test_finish_reasons_are_one_closed_set(make: Make, ask: Ask, provider: EmbeddedProvider, wiring: Wiring) -> None:
-    """Each provider's own word becomes one of ours."""
+    """Each provider's own word becomes one of ours. (MODEL-9)"""
     adapter = make()
     for word, meant in wiring.finish.items():
         provider.script(Behaviour(finish_reason=word), times=1)
@@ -90,7 +102,7 @@ def test_finish_reasons_are_one_closed_set(make: Make, ask: Ask, provider: Embed
 
 
 def test_an_answer_that_was_all_thinking_is_an_answer(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
-    """Empty text at the limit is a response with usage and a hint, because it was paid for."""
+    """Empty text at the limit is a response with usage and a hint, because it was paid for. (ADAPTER-1, WIRE-10)"""
     provider.script(Behaviour(reasoning_tokens=99))
     response = ask(make(), PROMPT, RunConfig(max_tokens=20))
     assert (response.content, response.finish_reason) == ("", "length")
@@ -101,7 +113,7 @@ def test_an_answer_that_was_all_thinking_is_an_answer(make: Make, ask: Ask, prov
 def test_a_reply_without_usage_is_an_answer_with_unknown_usage(
     make: Make, ask: Ask, provider: EmbeddedProvider
 ) -> None:
-    """The paid answer is not lost, and its usage is marked as not the provider's."""
+    """The paid answer is not lost, and its usage is marked as not the provider's. (CALL-11)"""
     provider.script(Behaviour(usage="missing"))
     response = ask(make(), PROMPT)
     assert response.content
@@ -111,7 +123,7 @@ def test_a_reply_without_usage_is_an_answer_with_unknown_usage(
 def test_settings_that_are_not_set_are_not_sent(
     make: Make, ask: Ask, provider: EmbeddedProvider, wiring: Wiring
 ) -> None:
-    """None means that the provider's default holds."""
+    """None means that the provider's default holds. (MODEL-5)"""
     ask(make(), PROMPT)
     body = provider.requests[0].body
     assert wiring.sent(body, wiring.temperature_path) is None
@@ -132,7 +144,7 @@ def test_settings_that_are_set_are_sent_under_the_right_field(
 
 
 def test_the_configs_model_wins_for_one_call(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
-    """`model_name` is for the call; the adapter's own model stays."""
+    """`model_name` is for the call; the adapter's own model stays. (PROVIDER-3)"""
     adapter = make()
     assert ask(adapter, PROMPT, RunConfig(model_name="other-model")).model == "other-model"
     assert ask(adapter, PROMPT).model == "test-model"
@@ -167,14 +179,11 @@ def test_a_large_prompt_arrives_whole(make: Make, ask: Ask, provider: EmbeddedPr
 
 
 def test_a_config_is_not_changed(make: Make, ask: Ask) -> None:
-    """A config that was used equals one that was not."""
-    settings: dict[str, Any] = {
-        "max_tokens": 5,
-        "model_params": {"json_schema": {"type": "object"}, "seed": 1},
-    }
-    config = RunConfig(**settings)
+    """A config that was used equals one that was not. (ADAPTER-5)"""
+    config = RunConfig(max_tokens=5, model_params={"json_schema": {"type": "object"}, "seed": 1})
+    unused = copy.deepcopy(config)
     ask(make(), PROMPT, config)
-    assert config == RunConfig(**settings)
+    assert config == unused
 
 
 # What is refused before it is sent
@@ -182,7 +191,7 @@ def test_a_config_is_not_changed(make: Make, ask: Ask) -> None:
 
 @pytest.mark.parametrize("prompt", [None, "", "  ", 5, b"x", ["x"], "a\ud800"])
 def test_a_prompt_that_cannot_be_sent_is_refused(make: Make, ask: Ask, provider: EmbeddedProvider, prompt: Any) -> None:
-    """A configuration error, and no request."""
+    """A configuration error, and no request. (ADAPTER-7)"""
     with pytest.raises(LLMConfigurationError):
         ask(make(), prompt)
     assert provider.requests == []
@@ -192,7 +201,10 @@ def test_a_prompt_that_cannot_be_sent_is_refused(make: Make, ask: Ask, provider:
 def test_parameters_that_cannot_be_meant_are_refused(
     make: Make, ask: Ask, provider: EmbeddedProvider, params: dict[str, Any]
 ) -> None:
-    """A configuration error that names the key, no request, and `validate_config` says so beforehand."""
+    """A configuration error that names the key, no request, and `validate_config` says so beforehand.
+
+    (ADAPTER-4, WIRE-3)
+    """
     adapter, config = make(), RunConfig(model_params=params)
     assert adapter.validate_config(config) is False
     with pytest.raises(LLMConfigurationError, match=next(iter(params))):
@@ -202,7 +214,7 @@ def test_parameters_that_cannot_be_meant_are_refused(
 
 
 def test_a_missing_key_is_refused_by_name(wiring: Wiring, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a key the constructor raises, and names each variable that is looked at."""
+    """Without a key the constructor raises, and names each variable that is looked at. (PROVIDER-1)"""
     for variable in wiring.variables:
         monkeypatch.delenv(variable, raising=False)
     for key in (None, "", "  "):
@@ -214,7 +226,7 @@ def test_a_missing_key_is_refused_by_name(wiring: Wiring, monkeypatch: pytest.Mo
 def test_a_key_of_the_environment_is_used(
     wiring: Wiring, ask: Ask, provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each variable gives the key; the argument comes before it."""
+    """Each variable gives the key; the argument comes before it. (PROVIDER-1)"""
     for variable in wiring.variables:
         monkeypatch.setenv(variable, "bad")
         with create_adapter(wiring.name, base_url=wiring.url(provider)) as adapter:
@@ -226,7 +238,7 @@ def test_a_key_of_the_environment_is_used(
 
 @pytest.mark.parametrize("model", ["", "  ", None, 5])
 def test_an_adapter_needs_a_model(wiring: Wiring, model: Any) -> None:
-    """A model that names nothing is refused in the constructor."""
+    """A model that names nothing is refused in the constructor. (PROVIDER-3)"""
     with pytest.raises(LLMConfigurationError, match="model"):
         create_adapter(wiring.name, api_key="k", model=model)
 
@@ -239,7 +251,7 @@ def test_max_concurrency_is_a_count(wiring: Wiring, limit: Any) -> None:
 
 
 def test_a_missing_package_is_named_with_its_extra(wiring: Wiring, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the package and the extra, and does not say to install another project's name."""
+    """The error names the package and the extra, and does not say to install another project's name. (PROVIDER-2)"""
     find_spec = importlib.util.find_spec
     module = __import__("llm_connect.calling.carrier", fromlist=["carrier"])
 
@@ -285,7 +297,10 @@ ERRORS: dict[str, tuple[Behaviour, type[LLMError], int]] = {
 def test_an_error_of_the_provider_has_its_kind_and_status(
     make: Make, ask: Ask, provider: EmbeddedProvider, wiring: Wiring, case: str
 ) -> None:
-    """Each bad reply becomes one kind of error with status, provider, model and the count of requests."""
+    """Each bad reply becomes one kind of error with status, provider, model and the count of requests.
+
+    (ADAPTER-2, ERROR-3)
+    """
     behaviour, kind, status = ERRORS[case]
     provider.script(behaviour)
     error = fails(ask, make())
@@ -307,7 +322,7 @@ def test_a_bad_key_is_an_authentication_error(make: Make, ask: Ask, provider: Em
 
 
 def test_an_error_under_200_is_an_error(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
-    """What failed during generation comes under HTTP 200 and is no answer."""
+    """What failed during generation comes under HTTP 200 and is no answer. (WIRE-6)"""
     provider.script(Behaviour(error_in_200=True, error_message="the model fell over"))
     error = fails(ask, make())
     assert isinstance(error, LLMAPIError)
@@ -325,7 +340,7 @@ def test_what_the_provider_said_is_in_the_error(make: Make, ask: Ask, provider: 
 
 
 def test_a_redirect_is_not_followed(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
-    """The prompt is not sent on to where a server points, and the text says to change base_url."""
+    """The prompt is not sent on to where a server points, and the text says to change base_url. (CALL-5)"""
     with EmbeddedProvider() as elsewhere:
         provider.script(Behaviour(redirect=elsewhere.openai_url + "/chat/completions"))
         error = fails(ask, make(), RunConfig())
@@ -375,7 +390,7 @@ def test_a_base_url_that_is_none_is_a_configuration_error(make: Make, ask: Ask, 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504])
 def test_what_may_pass_is_tried_again(make: Make, ask: Ask, provider: EmbeddedProvider, status: int) -> None:
-    """A passing failure is followed by a second request, whose answer counts."""
+    """A passing failure is followed by a second request, whose answer counts. (CALL-3)"""
     provider.script(Behaviour(status=status, retry_after=0), times=1)
     response = ask(make(), PROMPT)
     assert response.metadata["attempts"] == 2 == len(provider.requests)
@@ -383,14 +398,14 @@ def test_what_may_pass_is_tried_again(make: Make, ask: Ask, provider: EmbeddedPr
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422])
 def test_what_will_not_pass_is_not_tried_again(make: Make, ask: Ask, provider: EmbeddedProvider, status: int) -> None:
-    """A refusal stays one, so it costs one request."""
+    """A refusal stays one, so it costs one request. (CALL-3)"""
     provider.script(Behaviour(status=status, headers={"x-should-retry": "true"}))
     assert fails(ask, make(), RunConfig()).attempts == 1 == len(provider.requests)
 
 
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_retries_end(make: Make, ask: Ask, provider: EmbeddedProvider, retries: int) -> None:
-    """There are `max_retries` further requests and no more: the SDK's own retries are off."""
+    """There are `max_retries` further requests and no more: the SDK's own retries are off. (CALL-3, CALL-5)"""
     provider.script(Behaviour(status=429, retry_after=0))
     error = fails(ask, make(), RunConfig(max_retries=retries))
     assert error.attempts == retries + 1 == len(provider.requests)
@@ -405,7 +420,7 @@ def test_an_answer_that_cannot_be_read_is_not_paid_twice(make: Make, ask: Ask, p
 
 
 def test_the_wait_asked_for_is_kept(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
-    """The next request comes no sooner than the provider asked."""
+    """The next request comes no sooner than the provider asked. (CALL-4)"""
     provider.script(Behaviour(status=429, retry_after=0.4), times=1)
     started = time.monotonic()
     assert ask(make(), PROMPT).metadata["attempts"] == 2
@@ -413,7 +428,7 @@ def test_the_wait_asked_for_is_kept(make: Make, ask: Ask, provider: EmbeddedProv
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
-    """A wait that cannot help is told at once, with the time in the error."""
+    """A wait that cannot help is told at once, with the time in the error. (CALL-4)"""
     provider.script(Behaviour(status=429, retry_after=60))
     started = time.monotonic()
     error = fails(ask, make(), RunConfig(timeout_seconds=20))
@@ -446,7 +461,10 @@ SLOW = {
 
 @pytest.mark.parametrize("case", SLOW)
 def test_the_deadline_is_total(make: Make, ask: Ask, provider: EmbeddedProvider, case: str) -> None:
-    """However slowly bytes come, the call is over within its limit, and the next one is not harmed."""
+    """However slowly bytes come, the call is over within its limit, and the next one is not harmed.
+
+    (ADAPTER-6, CALL-2)
+    """
     provider.script(SLOW[case], times=1)
     adapter, limit = make(), 0.5
     started = time.monotonic()
@@ -460,7 +478,7 @@ def test_the_deadline_is_total(make: Make, ask: Ask, provider: EmbeddedProvider,
 
 
 def test_the_deadline_is_for_all_attempts_together(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
-    """Retries do not start the clock again."""
+    """Retries do not start the clock again. (CALL-2)"""
     provider.script(Behaviour(status=500, retry_after=0, delay=0.2))
     limit, started = 0.7, time.monotonic()
     fails(ask, make(), RunConfig(timeout_seconds=limit, max_retries=100))
@@ -476,7 +494,7 @@ def test_a_long_timeout_is_no_short_one(make: Make, ask: Ask, provider: Embedded
 
 
 def test_waiting_for_a_place_counts(make: Make, provider: EmbeddedProvider) -> None:
-    """With every place taken a call waits, and gives up at its deadline without a request."""
+    """With every place taken a call waits, and gives up at its deadline without a request. (CALL-2)"""
     provider.script(Behaviour(stall="before_headers"))
     adapter, limit = make(max_concurrency=1), 0.4
     with ThreadPoolExecutor(1) as pool:
@@ -494,7 +512,10 @@ def test_waiting_for_a_place_counts(make: Make, provider: EmbeddedProvider) -> N
 
 
 async def test_cancellation_passes_and_lets_go(make: Make, provider: EmbeddedProvider) -> None:
-    """CancelledError comes through as it is, its connection is closed, and its place is free again."""
+    """CancelledError comes through as it is, its connection is closed, and its place is free again.
+
+    (ADAPTER-2, CALL-8)
+    """
     provider.script(Behaviour(stall="before_headers"), times=1)
     async with make(max_concurrency=1) as adapter:
         task = asyncio.create_task(adapter.async_execute_prompt(PROMPT))
@@ -531,7 +552,7 @@ def test_one_adapter_in_one_loop_after_the_other(make: Make, provider: EmbeddedP
 
 
 def test_one_adapter_in_two_loops_at_once(make: Make, provider: EmbeddedProvider) -> None:
-    """Two threads with a loop each share an adapter, and both loops are busy at the same time."""
+    """Two threads with a loop each share an adapter, and both loops are busy at the same time. (ADAPTER-8)"""
     provider.script(Behaviour(delay=0.05))
     adapter, both = make(), threading.Barrier(2, timeout=20)
 
@@ -547,7 +568,7 @@ def test_one_adapter_in_two_loops_at_once(make: Make, provider: EmbeddedProvider
 
 
 def test_32_threads_share_one_adapter(make: Make, provider: EmbeddedProvider) -> None:
-    """A first use by 32 threads at the same moment gives 32 answers."""
+    """A first use by 32 threads at the same moment gives 32 answers. (ADAPTER-8)"""
     adapter, start = make(), threading.Barrier(32, timeout=20)
 
     def call(number: int) -> str:
@@ -560,7 +581,7 @@ def test_32_threads_share_one_adapter(make: Make, provider: EmbeddedProvider) ->
 
 
 async def test_200_calls_at_once(make: Make, provider: EmbeddedProvider) -> None:
-    """A gather of 200 gives 200 answers from 200 requests."""
+    """A gather of 200 gives 200 answers from 200 requests. (ADAPTER-8)"""
     async with make() as adapter:
         responses = await asyncio.gather(*(adapter.async_execute_prompt(f"q {n}") for n in range(200)))
     assert sum(response.usage.total_tokens for response in responses) == provider.meter.total_tokens
@@ -568,7 +589,7 @@ async def test_200_calls_at_once(make: Make, provider: EmbeddedProvider) -> None
 
 
 async def test_places_limit_what_is_under_way(make: Make, provider: EmbeddedProvider) -> None:
-    """With three places the fourth request leaves when one of the three is answered."""
+    """With three places the fourth request leaves when one of the three is answered. (CALL-7)"""
     provider.script(Behaviour(stall="before_headers"))
     async with make(max_concurrency=3) as adapter:
         config = RunConfig(timeout_seconds=20)
@@ -585,7 +606,7 @@ async def test_places_limit_what_is_under_way(make: Make, provider: EmbeddedProv
 
 
 def test_an_adapter_can_be_closed_twice_and_used_again(make: Make, ask: Ask) -> None:
-    """Closing gives back connections; it is no end."""
+    """Closing gives back connections; it is no end. (CALL-10)"""
     adapter = make()
     adapter.close()
     assert ask(adapter, PROMPT).content
@@ -595,7 +616,7 @@ def test_an_adapter_can_be_closed_twice_and_used_again(make: Make, ask: Ask) -> 
 
 
 async def test_an_adapter_can_be_closed_twice_in_a_loop(make: Make) -> None:
-    """The async form of closing is no end either."""
+    """The async form of closing is no end either. (CALL-10)"""
     adapter = make()
     await adapter.aclose()
     assert (await adapter.async_execute_prompt(PROMPT)).content
@@ -614,7 +635,7 @@ def test_a_context_manager_closes(make: Make) -> None:
 
 
 def test_an_adapter_that_nobody_closed_leaves_no_warning(wiring: Wiring, provider: EmbeddedProvider) -> None:
-    """Garbage collection closes what was open, in threads and in loops, without a ResourceWarning."""
+    """Garbage collection closes what was open, in threads and in loops, without a ResourceWarning. (CALL-9)"""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
 
@@ -638,7 +659,7 @@ def test_an_adapter_that_nobody_closed_leaves_no_warning(wiring: Wiring, provide
 
 
 def test_connections_are_reused(make: Make, provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten calls in a row need one connection."""
+    """Ten calls in a row need one connection. (CALL-9)"""
     connects: list[Any] = []
     create = socket.create_connection
     monkeypatch.setattr(socket, "create_connection", lambda *a, **k: connects.append(a) or create(*a, **k))
@@ -655,7 +676,7 @@ def test_connections_are_reused(make: Make, provider: EmbeddedProvider, monkeypa
 def test_proxies_of_the_environment_are_not_used(
     make: Make, ask: Ask, provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy variable, in capitals or not, does not reroute the prompt."""
+    """A proxy variable, in capitals or not, does not reroute the prompt. (PROVIDER-6)"""
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
         monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
@@ -663,6 +684,35 @@ def test_proxies_of_the_environment_are_not_used(
         monkeypatch.delenv(name, raising=False)
     assert ask(make(), PROMPT, ONCE).content
     assert len(provider.requests) == 1
+
+
+def test_the_key_travels_in_a_header_alone(make: Make, ask: Ask) -> None:
+    """The line with the address, as it arrives, has no key in it, and a header has. (PROVIDER-4)"""
+    key = "sk-in-a-header-123456"
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        server.settimeout(20)
+        adapter = make(api_key=key, base_url=f"http://127.0.0.1:{server.getsockname()[1]}")
+        error = pool.submit(fails, ask, adapter)
+        with server.accept()[0] as connection:
+            line, _, headers = connection.recv(65536).partition(b"\r\n")
+        assert isinstance(error.result(20), LLMError)
+    assert line.startswith(b"POST /")
+    assert key.encode() not in line
+    assert key.encode() in headers
+
+
+def test_only_the_first_call_imports_an_sdk(wiring: Wiring, provider: EmbeddedProvider) -> None:
+    """A program that makes adapters and uses none of them does not wait for SDKs. (PROVIDER-5)"""
+    script = (
+        "import sys; from llm_connect import create_adapter\n"
+        f"adapter = create_adapter({wiring.name!r}, api_key='key-1234', base_url={wiring.url(provider)!r})\n"
+        "print([name for name in ('openai', 'google.genai', 'httpx2', 'httpx') if name in sys.modules])\n"
+        "adapter.execute_prompt('hi')\n"
+        f"print({wiring.module!r} in sys.modules)\n"
+        "adapter.close()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert result.stdout.split() == ["[]", "True"], result.stderr
 
 
 ECHO = f"You sent '{PROMPT}' under '{SYSTEM}' with key sk-loopback-0123456789abcdef!"
@@ -684,7 +734,10 @@ ECHO = f"You sent '{PROMPT}' under '{SYSTEM}' with key sk-loopback-0123456789abc
 def test_no_key_and_no_prompt_is_in_an_error(
     make: Make, ask: Ask, provider: EmbeddedProvider, behaviour: Behaviour, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither text, repr, pickle, traceback nor log of an error holds the key, the prompt or the system prompt."""
+    """Neither text, repr, pickle, traceback nor log of an error holds the key, the prompt or the system prompt.
+
+    (ERROR-5)
+    """
     provider.script(behaviour)
     caplog.set_level(logging.DEBUG, logger="llm_connect")
     adapter = make()
@@ -700,7 +753,7 @@ def test_no_key_and_no_prompt_is_in_an_error(
 
 @pytest.mark.parametrize("status", [401, 429, 500])
 def test_errors_of_a_call_survive_pickling(make: Make, ask: Ask, provider: EmbeddedProvider, status: int) -> None:
-    """What a worker process raises arrives whole at its parent."""
+    """What a worker process raises arrives whole at its parent. (ERROR-4)"""
     provider.script(Behaviour(status=status, retry_after=1))
     error = fails(ask, make())
     back = pickle.loads(pickle.dumps(error))
@@ -710,7 +763,7 @@ def test_errors_of_a_call_survive_pickling(make: Make, ask: Ask, provider: Embed
 
 
 def test_the_repr_names_the_model_and_no_key(make: Make) -> None:
-    """An adapter in a log tells what it is, and no secret."""
+    """An adapter in a log tells what it is, and no secret. (PROVIDER-4)"""
     text = repr(make())
     assert "test-model" in text
     assert "sk-" not in text

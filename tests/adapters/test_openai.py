@@ -31,7 +31,7 @@ def test_the_address_of_the_environment_is_used(provider: EmbeddedProvider, monk
 
 
 def test_an_own_client_is_used_and_not_closed(provider: EmbeddedProvider) -> None:
-    """The client's key and address count, and it works after the adapter was closed."""
+    """The client's key and address count, and it works after the adapter was closed. (PROVIDER-7)"""
     with openai.OpenAI(api_key=KEY, base_url=provider.openai_url) as client:
         with OpenAIAdapter(client=client) as adapter:
             assert adapter.execute_prompt("hi").content
@@ -41,7 +41,7 @@ def test_an_own_client_is_used_and_not_closed(provider: EmbeddedProvider) -> Non
 
 
 async def test_an_own_async_client_is_used_and_not_closed(provider: EmbeddedProvider) -> None:
-    """The same for the async form."""
+    """The same for the async form. (PROVIDER-7)"""
     async with openai.AsyncOpenAI(api_key=KEY, base_url=provider.openai_url) as client:
         async with OpenAIAdapter(async_client=client) as adapter:
             assert (await adapter.async_execute_prompt("hi")).content
@@ -50,7 +50,7 @@ async def test_an_own_async_client_is_used_and_not_closed(provider: EmbeddedProv
 
 
 def test_the_retries_of_an_own_client_are_off(provider: EmbeddedProvider) -> None:
-    """The SDK's retries would be requests that nobody counts."""
+    """The SDK's retries would be requests that nobody counts. (PROVIDER-7)"""
     provider.script(Behaviour(status=500, retry_after=0))
     with openai.OpenAI(api_key=KEY, base_url=provider.openai_url, max_retries=5) as client:
         with pytest.raises(LLMAPIError):
@@ -63,7 +63,7 @@ def test_the_retries_of_an_own_client_are_off(provider: EmbeddedProvider) -> Non
     [Behaviour(stall="before_headers"), Behaviour(drip=0.05), Behaviour(drip=0.05, drip_headers=True)],
 )
 def test_the_deadline_holds_for_an_own_client(provider: EmbeddedProvider, behaviour: Behaviour) -> None:
-    """`timeout_seconds` is a total whoever made the client; the SDK's own is for one read."""
+    """`timeout_seconds` is a total whoever made the client; the SDK's own is for one read. (PROVIDER-7)"""
     provider.script(behaviour)
     limit = 0.5
     with openai.OpenAI(api_key=KEY, base_url=provider.openai_url) as client:
@@ -74,7 +74,7 @@ def test_the_deadline_holds_for_an_own_client(provider: EmbeddedProvider, behavi
 
 
 def test_an_own_client_follows_no_redirect(provider: EmbeddedProvider) -> None:
-    """The SDK's default would send the prompt on to where a server points."""
+    """The SDK's default would send the prompt on to where a server points. (PROVIDER-7)"""
     with EmbeddedProvider() as elsewhere, openai.OpenAI(api_key=KEY, base_url=provider.openai_url) as client:
         provider.script(Behaviour(redirect=elsewhere.openai_url + "/chat/completions"))
         with pytest.raises(LLMAPIError):
@@ -82,10 +82,30 @@ def test_an_own_client_follows_no_redirect(provider: EmbeddedProvider) -> None:
         assert elsewhere.requests == []
 
 
+async def test_an_own_async_client_has_no_retries_no_redirects_and_a_deadline(provider: EmbeddedProvider) -> None:
+    """What holds for an own client holds for its async form. (PROVIDER-7)"""
+    redirect = Behaviour(redirect=provider.openrouter_url + "/chat/completions")
+    async with openai.AsyncOpenAI(api_key=KEY, base_url=provider.openai_url, max_retries=5) as client:
+        adapter = OpenAIAdapter(async_client=client)
+        for behaviour in (Behaviour(status=500, retry_after=0), redirect):
+            provider.script(behaviour, wire_format="openai_chat")
+            with pytest.raises(LLMAPIError):
+                await adapter.async_execute_prompt("hi", RunConfig(max_retries=0))
+        assert len(provider.requests) == 2
+        provider.script(Behaviour(drip=0.05, drip_headers=True))
+        started = time.monotonic()
+        with pytest.raises(LLMTimeoutError):
+            await adapter.async_execute_prompt("hi", RunConfig(timeout_seconds=0.5))
+        assert time.monotonic() - started <= 0.5 * 1.1 + 0.3
+
+
 def test_one_own_client_does_not_send_the_other_form_elsewhere(
     provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an own sync client alone, an async call is refused: it would go to another address than the client's."""
+    """With an own sync client alone, an async call is refused: it would go to another address than the client's.
+
+    (PROVIDER-15)
+    """
     with EmbeddedProvider() as elsewhere:
         monkeypatch.setenv("OPENAI_BASE_URL", elsewhere.openai_url)
         with openai.OpenAI(api_key=KEY, base_url=provider.openai_url) as client:

@@ -21,20 +21,20 @@ def adapter(provider: EmbeddedProvider) -> Iterator[OpenRouterAdapter]:
 
 
 def test_the_cost_of_a_reply_is_the_cost(adapter: OpenRouterAdapter, provider: EmbeddedProvider) -> None:
-    """USD as reported, exact, and with its source."""
+    """USD as reported, exact, and with its source. (MODEL-3, WIRE-12)"""
     response = adapter.execute_prompt("hello")
     assert response.cost == provider.meter.cost > 0
     assert response.cost_source == "provider"
 
 
 def test_with_an_own_key_the_cost_is_fee_and_price(adapter: OpenRouterAdapter, provider: EmbeddedProvider) -> None:
-    """BYOK reports the fee alone as cost; the provider's price is added."""
+    """BYOK reports the fee alone as cost; the provider's price is added. (WIRE-12)"""
     provider.script(Behaviour(byok=True))
     assert adapter.execute_prompt("hello").cost == provider.meter.cost * Decimal("1.05")
 
 
 def test_a_cost_that_is_not_told_is_unknown(adapter: OpenRouterAdapter, provider: EmbeddedProvider) -> None:
-    """Without usage there is no cost, and not a cost of zero."""
+    """Without usage there is no cost, and not a cost of zero. (MODEL-3)"""
     provider.script(Behaviour(usage="missing"))
     assert adapter.execute_prompt("hello").cost is None
 
@@ -42,7 +42,7 @@ def test_a_cost_that_is_not_told_is_unknown(adapter: OpenRouterAdapter, provider
 def test_only_providers_that_honour_the_limit_are_asked_for(
     adapter: OpenRouterAdapter, provider: EmbeddedProvider
 ) -> None:
-    """`require_parameters` is in every request, and cannot be turned off."""
+    """`require_parameters` is in every request, and cannot be turned off. (PROVIDER-8)"""
     adapter.execute_prompt("hello")
     params = {"provider": {"require_parameters": False, "sort": "price"}}
     adapter.execute_prompt("hello", RunConfig(model_params=params))

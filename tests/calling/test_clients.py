@@ -49,7 +49,7 @@ class Shop:
 
 
 def test_threads_share_one_client_from_their_first_use_on() -> None:
-    """Sixteen threads that come first at the same moment get the same client."""
+    """Sixteen threads that come first at the same moment get the same client. (CALL-9)"""
     shop, start = Shop(), threading.Barrier(16, timeout=10)
 
     def get(_: int) -> Client:
@@ -61,7 +61,7 @@ def test_threads_share_one_client_from_their_first_use_on() -> None:
 
 
 def test_closing_closes_once_and_the_next_use_makes_a_new_one() -> None:
-    """A closed client is not handed out again, and not closed again."""
+    """A closed client is not handed out again, and not closed again. (CALL-10)"""
     shop = Shop()
     first = shop.clients.sync()
     shop.clients.close()
@@ -71,7 +71,7 @@ def test_closing_closes_once_and_the_next_use_makes_a_new_one() -> None:
 
 
 def test_a_forgotten_owner_closes_its_client() -> None:
-    """Garbage collection of the adapter is as good as closing it."""
+    """Garbage collection of the adapter is as good as closing it. (CALL-9)"""
     shop = Shop()
     client = shop.clients.sync()
     shop.owner = None
@@ -97,7 +97,7 @@ def test_closing_while_threads_come_and_go_is_safe() -> None:
 
 
 async def test_tasks_of_a_loop_share_one_client() -> None:
-    """Twenty tasks that come first at the same moment get the same client, and it is not the threads'."""
+    """Twenty tasks that come first at the same moment get the same client, and it is not the threads'. (CALL-9)"""
     shop = Shop()
     clients = await asyncio.gather(*(shop.clients.of_loop() for _ in range(20)))
     assert len({id(client) for client in clients}) == 1
@@ -107,7 +107,7 @@ async def test_tasks_of_a_loop_share_one_client() -> None:
 
 
 def test_each_loop_closes_its_own_client_at_its_end() -> None:
-    """`asyncio.run` leaves no client open, and the next loop gets a new one."""
+    """`asyncio.run` leaves no client open, and the next loop gets a new one. (CALL-9)"""
     shop, loops = Shop(), []
 
     async def use() -> Client:

@@ -97,7 +97,7 @@ def test_what_a_step_raises_is_thrown_into_the_flow(run: Run, error: BaseExcepti
 
 @pytest.mark.parametrize("error", [ValueError("x"), Stop("y")], ids=repr)
 def test_what_the_flow_does_not_catch_comes_out_after_its_cleanup(run: Run, error: BaseException) -> None:
-    """The error leaves the driver as it is, and what the flow has to end is ended, steps included."""
+    """The error leaves the driver as it is, and what the flow has to end is ended, steps included. (CALL-1)"""
     cleanup = Give("cleaned")
 
     def flow() -> Generator[Any, Any, Any]:

@@ -74,7 +74,7 @@ def fails(ask: Ask, adapter: Scripted, config: RunConfig | None = None) -> LLMEr
 
 
 def test_an_answer_becomes_a_response(ask: Ask) -> None:
-    """Content, model, usage, cost with its source, and the metadata that is always there."""
+    """Content, model, usage, cost with its source, and the metadata that is always there. (CALL-6)"""
     response = ask(Scripted(GOOD), "a question")
     assert (response.content, response.model, response.finish_reason) == ("hi", "m-1", "stop")
     assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (3, 2)
@@ -85,11 +85,38 @@ def test_an_answer_becomes_a_response(ask: Ask) -> None:
 
 
 def test_both_forms_give_the_same(ask: Ask) -> None:
-    """Apart from the time it took, the async response is the sync response."""
+    """Apart from the time it took, the async response is the sync response. (CALL-1)"""
     here, there = ask(Scripted(BUSY, GOOD), "x").to_dict(), Scripted(BUSY, GOOD).execute_prompt("x").to_dict()
     for response in (here, there):
         del response["metadata"]["latency_seconds"]
     assert here == there
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        (Reply(400, {}, b'{"error": {"message": "no", "code": "c"}}'),),
+        (BUSY, OSError("cut"), Reply(503, {"x-request-id": "r9", "retry-after": "0"}, b"{}")),
+        (Reply(200, {}, b"<html>"),),
+        (RuntimeError("x"),),
+    ],
+    ids=["refused", "three attempts", "unreadable", "transport"],
+)
+def test_both_forms_give_the_same_error(turns: tuple[Any, ...]) -> None:
+    """The async error has the class, the text and all attributes of the sync one, after as many attempts. (CALL-1)"""
+    adapters = Scripted(*turns), Scripted(*turns)
+    here, there = fails(Scripted.execute_prompt, adapters[0]), fails(_async, adapters[1])
+    assert type(here) is type(there)
+    assert (str(here), vars(here)) == (str(there), vars(there))
+    assert len(adapters[0].sent) == len(adapters[1].sent) == here.attempts == len(turns)
+
+
+def test_the_last_failure_is_the_error(ask: Ask) -> None:
+    """Of different failures in a row the caller sees the one that ended the attempts. (CALL-3)"""
+    adapter = Scripted(BUSY, OSError("cut"), Reply(503, {"x-request-id": "r9"}, b"{}"))
+    error = fails(ask, adapter, RunConfig(max_retries=2))
+    assert type(error) is LLMAPIError
+    assert (error.status_code, error.request_id, error.attempts) == (503, "r9", 3)
 
 
 def test_attempts_end_with_the_first_answer(ask: Ask) -> None:
@@ -100,7 +127,7 @@ def test_attempts_end_with_the_first_answer(ask: Ask) -> None:
 
 
 def test_attempts_end_with_max_retries(ask: Ask) -> None:
-    """The last failure is the error, with all it knows."""
+    """The last failure is the error, with all it knows. (CALL-3)"""
     adapter = Scripted(BUSY)
     error = fails(ask, adapter, RunConfig(max_retries=3))
     assert type(error) is LLMRateLimitError
@@ -109,7 +136,7 @@ def test_attempts_end_with_max_retries(ask: Ask) -> None:
 
 
 def test_what_will_not_pass_ends_the_attempts(ask: Ask) -> None:
-    """A failure that cannot pass is not tried again, whoever reports it."""
+    """A failure that cannot pass is not tried again, whoever reports it. (CALL-3)"""
     for turn, kind in ((Reply(400, {}, b""), LLMAPIError), (RuntimeError("x"), LLMConnectionError)):
         adapter = Scripted(turn)
         assert type(fails(ask, adapter)) is kind
@@ -118,7 +145,7 @@ def test_what_will_not_pass_ends_the_attempts(ask: Ask) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), asyncio.CancelledError()], ids=repr)
 def test_what_is_no_exception_passes_untouched(error: BaseException) -> None:
-    """BaseExceptions pass as they are, and the place is free again."""
+    """BaseExceptions pass as they are, and the place is free again. (ADAPTER-2)"""
     adapter = Scripted(error, GOOD, max_concurrency=1)
     with pytest.raises(type(error)) as caught:
         adapter.execute_prompt("x")
@@ -127,7 +154,7 @@ def test_what_is_no_exception_passes_untouched(error: BaseException) -> None:
 
 
 async def test_cancellation_frees_the_place() -> None:
-    """A cancelled call holds no place, and is cancelled."""
+    """A cancelled call holds no place, and is cancelled. (CALL-8)"""
     never = asyncio.Event()
 
     class Slow(Scripted):
@@ -147,6 +174,19 @@ async def test_cancellation_frees_the_place() -> None:
             await task
 
 
+async def test_a_call_that_is_cancelled_in_its_pause_makes_no_further_attempt() -> None:
+    """Cancelled between two attempts, a call ends there, and the next call has its place. (CALL-8)"""
+    adapter = Scripted(Reply(429, {"retry-after": "60"}, b"{}"), GOOD, max_concurrency=1)
+    task = asyncio.create_task(adapter.async_execute_prompt("x"))
+    while not adapter.sent:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(adapter.sent) == 1
+    assert (await adapter.async_execute_prompt("x", RunConfig(timeout_seconds=5))).content == "hi"
+
+
 def test_a_failed_attempt_frees_the_place(ask: Ask) -> None:
     """With a single place, retries and later calls still go through."""
     adapter = Scripted(OSError("cut"), BUSY, GOOD, max_concurrency=1)
@@ -155,7 +195,7 @@ def test_a_failed_attempt_frees_the_place(ask: Ask) -> None:
 
 
 def test_a_send_that_ends_after_the_deadline_is_a_timeout(ask: Ask) -> None:
-    """Whatever the transport raises once the time is over, the error is a timeout."""
+    """Whatever the transport raises once the time is over, the error is a timeout. (CALL-2)"""
 
     class Late(Scripted):
         def send(self, request: Any, deadline: Any) -> Reply:
@@ -198,7 +238,7 @@ async def _fails_async(adapter: Scripted, config: RunConfig) -> LLMError:
 
 
 def test_bad_input_is_refused_before_anything_is_sent(ask: Ask) -> None:
-    """A prompt or parameter that cannot be meant costs no request."""
+    """A prompt or parameter that cannot be meant costs no request. (ADAPTER-7)"""
     adapter = Scripted(GOOD)
     for arguments in ((" ",), (5,), ("x", RunConfig(model_params={"zzz": 1}))):
         with pytest.raises(LLMConfigurationError):
@@ -207,7 +247,7 @@ def test_bad_input_is_refused_before_anything_is_sent(ask: Ask) -> None:
 
 
 def test_an_answer_without_usage_is_estimated(ask: Ask) -> None:
-    """Unknown usage is marked, and an answer without a header or id has no request id."""
+    """Unknown usage is marked, and an answer without a header or id has no request id. (CALL-11)"""
     reply = Reply(200, {}, b'{"choices": [{"message": {"content": "hi"}}]}')
     response = ask(Scripted(reply), "x")
     assert response.usage.estimated is True
@@ -216,7 +256,7 @@ def test_an_answer_without_usage_is_estimated(ask: Ask) -> None:
 
 
 def test_errors_are_scrubbed_and_can_be_pickled(ask: Ask) -> None:
-    """What the provider echoes of key and prompt is in no part of the error."""
+    """What the provider echoes of key and prompt is in no part of the error. (ERROR-5)"""
     secret = "the plans of the northern bridge, all of them"
     body = b'{"error": {"message": "sk-or-0123456789 said: the plans of the northern bridge, all of them"}}'
     with pytest.raises(LLMError) as caught:
@@ -227,7 +267,7 @@ def test_errors_are_scrubbed_and_can_be_pickled(ask: Ask) -> None:
 
 
 def test_validating_a_config_sends_nothing() -> None:
-    """`validate_config` is advice about what can be rendered."""
+    """`validate_config` is advice about what can be rendered. (ADAPTER-4)"""
     adapter = Scripted(GOOD)
     assert adapter.validate_config(RunConfig(max_tokens=5, model_params={"seed": 1})) is True
     assert adapter.validate_config(RunConfig(model_params={"zzz": 1})) is False

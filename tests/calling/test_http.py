@@ -49,7 +49,7 @@ def post(client: httpx2.Client, provider: EmbeddedProvider) -> httpx2.Response:
     ],
 )
 def test_what_an_exception_means(error: Exception, unsent: bool, retryable: bool) -> None:
-    """Only a connection that was never made is known to have sent nothing; foreign text is not shown."""
+    """Only a connection that was never made is known to have sent nothing; foreign text is not shown. (WIRE-11)"""
     failed = http.failure_of(error)
     assert failed.kind is LLMConnectionError
     assert (failed.maybe_billed, failed.retryable) == (not unsent, retryable)
@@ -91,7 +91,7 @@ def test_a_reply_is_taken_whole() -> None:
     ids=["drip", "drip headers", "stall before", "stall after"],
 )
 def test_every_socket_operation_ends_by_the_deadline(provider: EmbeddedProvider, behaviour: Behaviour) -> None:
-    """However the reply comes, reading is over at the deadline, in the clients' own timeout error."""
+    """However the reply comes, reading is over at the deadline, in the clients' own timeout error. (CALL-2)"""
     provider.script(behaviour)
     with http.sync_client(5) as client, http.socket_deadline(Deadline.after(0.5)):
         started = time.monotonic()
@@ -144,7 +144,7 @@ def deaf_server() -> Iterator[str]:
 
 
 def test_writing_ends_by_the_deadline() -> None:
-    """A server that does not read the prompt cannot hold the call."""
+    """A server that does not read the prompt cannot hold the call. (CALL-2)"""
     with deaf_server() as url, http.sync_client(5) as client, http.socket_deadline(Deadline.after(0.5)):
         started = time.monotonic()
         with pytest.raises(httpx2.TimeoutException):

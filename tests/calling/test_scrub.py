@@ -20,13 +20,13 @@ def clean(value: Any, *prompts: str | None) -> Any:
 
 
 def test_a_key_is_hidden_wherever_it_stands() -> None:
-    """Each whole key is replaced, and the rest is kept."""
+    """Each whole key is replaced, and the rest is kept. (ERROR-5)"""
     assert clean(f"bad key {KEY}, {KEY}!") == "bad key [key], [key]!"
 
 
 @pytest.mark.parametrize("length", range(12, len(KEY)))
 def test_a_part_of_a_key_is_hidden_too(length: int) -> None:
-    """A message that was cut within the key, at either end, shows no long part of it."""
+    """A message that was cut within the key, at either end, shows no long part of it. (ERROR-5)"""
     assert clean(f"bad key {KEY[:length]}") == "bad key [key]"
     assert clean(f"{KEY[-length:]} is bad") == "[key] is bad"
 
@@ -70,7 +70,7 @@ def test_common_words_are_no_echo() -> None:
     ],
 )
 def test_a_short_prompt_is_hidden_whole_unless_it_is_a_word_of_any_text(prompt: str | None, cleaned: str) -> None:
-    """From six characters on a prompt is replaced; shorter ones would blank out ordinary words."""
+    """From six characters on a prompt is replaced; shorter ones would blank out ordinary words. (ERROR-5)"""
     assert clean("the merger of x", prompt) == cleaned
 
 
@@ -97,6 +97,6 @@ def test_a_large_prompt_does_not_hold_up_the_error() -> None:
     size=st.integers(20, 40),
 )
 def test_no_long_part_of_a_prompt_stays(before: str, after: str, start: int, size: int) -> None:
-    """Whatever stands around it, no part of twenty characters of the prompt is left."""
+    """Whatever stands around it, no part of twenty characters of the prompt is left. (ERROR-5)"""
     cleaned = clean(before + PROMPT[start : start + size] + after, PROMPT)
     assert not any(PROMPT[i : i + 20] in cleaned for i in range(len(PROMPT) - 19))

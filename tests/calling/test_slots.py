@@ -70,7 +70,7 @@ def test_a_deadline_beyond_what_a_lock_can_wait_is_waited_for(seconds: float) ->
 
 
 async def test_each_loop_has_its_own_places() -> None:
-    """Places taken by threads or in another loop are not missing here."""
+    """Places taken by threads or in another loop are not missing here. (CALL-7)"""
     slots = Slots(1)
     assert slots.take(later()) is not None
     assert await slots.atake(later()) is not None
@@ -125,7 +125,7 @@ async def test_a_task_that_gave_up_takes_no_place_along() -> None:
 
 
 def test_threads_never_exceed_the_limit() -> None:
-    """Sixteen threads over three places are never more than three at once, and all get through."""
+    """Sixteen threads over three places are never more than three at once, and all get through. (CALL-7)"""
     slots, lock = Slots(3), threading.Lock()
     now, most, done = 0, 0, 0
 

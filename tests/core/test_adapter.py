@@ -36,7 +36,7 @@ def test_an_adapter_without_its_method_cannot_be_made() -> None:
 
 
 async def test_the_async_form_comes_for_free_and_does_not_block_the_loop() -> None:
-    """The default async form runs `execute_prompt` with the same arguments in another thread."""
+    """The default async form runs `execute_prompt` with the same arguments in another thread. (ADAPTER-3)"""
     adapter, config = Echo(), RunConfig(max_tokens=5)
     assert (await adapter.async_execute_prompt("hi", config)).content == "hi"
     prompt, passed, thread = adapter.seen[0]
@@ -45,13 +45,13 @@ async def test_the_async_form_comes_for_free_and_does_not_block_the_loop() -> No
 
 
 async def test_the_async_form_passes_errors_on() -> None:
-    """An LLMError of the sync form is the same LLMError in the async form."""
+    """An LLMError of the sync form is the same LLMError in the async form. (ADAPTER-2)"""
     with pytest.raises(LLMError, match="as asked"):
         await Echo().async_execute_prompt("fail")
 
 
 async def test_cancelling_the_async_form_passes_cancelled_error() -> None:
-    """A cancelled caller sees CancelledError at once, not the end of the thread."""
+    """A cancelled caller sees CancelledError at once, not the end of the thread. (ADAPTER-2, ADAPTER-3)"""
     entered, leave = threading.Event(), threading.Event()
 
     class Slow(Echo):
@@ -72,5 +72,5 @@ async def test_cancelling_the_async_form_passes_cancelled_error() -> None:
 
 
 def test_validating_is_advice_and_says_yes_by_default() -> None:
-    """Without an opinion of its own an adapter expects to honour any config."""
+    """Without an opinion of its own an adapter expects to honour any config. (ADAPTER-4)"""
     assert Echo().validate_config(RunConfig(model_params={"anything": 1})) is True

@@ -54,7 +54,10 @@ def full(kind: type[LLMError], **more: Any) -> LLMError:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_error_is_an_llm_error_and_tells_all_it_knows(kind: type[LLMError]) -> None:
-    """Each kind is caught by LLMError, and carries provider, model, request id, wait, attempts and answer."""
+    """Each kind is caught by LLMError, and carries provider, model, request id, wait, attempts and answer.
+
+    (ERROR-1, ERROR-2)
+    """
     with pytest.raises(LLMError) as caught:
         raise full(kind)
     error = caught.value
@@ -65,9 +68,18 @@ def test_every_error_is_an_llm_error_and_tells_all_it_knows(kind: type[LLMError]
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_known_is_none_zero_or_empty(kind: type[LLMError]) -> None:
+    """An error of which nothing is known but its text has every attribute all the same. (ERROR-2)"""
+    error = kind("x")
+    assert (error.message, error.context, error.attempts) == ("x", {}, 0)
+    unknown = (error.cause, error.provider, error.model, error.request_id, error.retry_after, error.response)
+    assert unknown == (None,) * 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_error_survives_pickling_without_its_cause(kind: type[LLMError], protocol: int) -> None:
-    """Class, text and all fields come back; the cause, which may hold a request with its key, does not."""
+    """Class, text and all fields come back; the cause, which may hold a request with its key, does not. (ERROR-4)"""
     error = full(kind, cause=ValueError("sk-secret"))
     error.add_note("a note")
     data = pickle.dumps(error, protocol)
@@ -88,7 +100,7 @@ def test_every_error_survives_pickling_without_its_cause(kind: type[LLMError], p
     ],
 )
 def test_own_fields_of_a_kind_survive_pickling_and_copying(error: LLMError) -> None:
-    """Status, body, return code and stderr come back from a pickle and from a copy."""
+    """Status, body, return code and stderr come back from a pickle and from a copy. (ERROR-4)"""
     for back in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
         assert type(back) is type(error)
         assert vars(back) == vars(error)
@@ -128,7 +140,7 @@ def test_a_cause_is_chained_for_the_traceback() -> None:
 def test_the_tree_lets_callers_catch_at_the_level_they_care_about(
     kind: type[LLMError], bases: tuple[type[Exception], ...]
 ) -> None:
-    """A kind is caught by each of its documented bases."""
+    """A kind is caught by each of its documented bases. (ERROR-1)"""
     for base in bases:
         with pytest.raises(base):
             raise kind("x")
@@ -136,7 +148,7 @@ def test_the_tree_lets_callers_catch_at_the_level_they_care_about(
 
 @pytest.mark.parametrize("kind", [LLMTimeoutError, LLMConnectionError, LLMSubprocessError])
 def test_a_call_without_a_reply_is_no_api_error(kind: type[LLMError]) -> None:
-    """LLMAPIError means that the provider replied."""
+    """LLMAPIError means that the provider replied. (ERROR-1)"""
     assert not issubclass(kind, LLMAPIError)
 
 

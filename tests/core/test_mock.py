@@ -47,7 +47,7 @@ def test_one_text_answers_every_call(ask: Ask) -> None:
 
 
 def test_several_texts_answer_in_turn_and_the_last_one_stays(ask: Ask) -> None:
-    """Replies are used up in order; the last is repeated."""
+    """Replies are used up in order; the last is repeated. (ADAPTER-9)"""
     adapter = MockLLMAdapter(text for text in ("a", "b"))
     assert [ask(adapter, "x").content for _ in range(4)] == ["a", "b", "b", "b"]
 
@@ -92,7 +92,7 @@ def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any]) -> No
 
 
 def test_calls_are_remembered_with_their_config(ask: Ask) -> None:
-    """Prompt and config of each call are kept in order, and what is handed out is a copy."""
+    """Prompt and config of each call are kept in order, and what is handed out is a copy. (ADAPTER-9)"""
     adapter, config = MockLLMAdapter(), RunConfig(max_tokens=3)
     ask(adapter, "one", config)
     ask(adapter, "two")
@@ -115,7 +115,7 @@ def test_a_response_says_what_it_was_told_to_say(ask: Ask) -> None:
 @pytest.mark.parametrize("prompt", ["", None, 3, "\ud800"])
 @pytest.mark.parametrize("adapter", [MockLLMAdapter(), ErrorLLMAdapter(LLMRateLimitError("slow"))])
 def test_what_no_adapter_can_send_is_refused_here_too(ask: Ask, adapter: LLMAdapter, prompt: Any) -> None:
-    """The stand-ins refuse the prompts that the real adapters refuse."""
+    """The stand-ins refuse the prompts that the real adapters refuse. (ADAPTER-7)"""
     with pytest.raises(LLMConfigurationError):
         ask(adapter, prompt)
 
@@ -128,7 +128,7 @@ def test_a_delay_takes_its_time(ask: Ask) -> None:
 
 
 def test_a_delay_beyond_the_timeout_ends_in_a_timeout(ask: Ask) -> None:
-    """`timeout_seconds` is honoured by every adapter, the mock included."""
+    """`timeout_seconds` is honoured by every adapter, the mock included. (ADAPTER-6)"""
     started = time.monotonic()
     with pytest.raises(LLMTimeoutError):
         ask(MockLLMAdapter(delay_seconds=30), "x", RunConfig(timeout_seconds=0.05))
@@ -136,7 +136,10 @@ def test_a_delay_beyond_the_timeout_ends_in_a_timeout(ask: Ask) -> None:
 
 
 def test_many_threads_lose_no_call() -> None:
-    """Each of a thousand calls from eight threads is remembered, and each reply is given once."""
+    """Each of a thousand calls from eight threads is remembered, and each reply is given once.
+
+    (ADAPTER-8, ADAPTER-9)
+    """
     adapter = MockLLMAdapter([str(number) for number in range(1000)])
     with ThreadPoolExecutor(8) as pool:
         answers = [r.content for r in pool.map(adapter.execute_prompt, ["x"] * 1000)]
@@ -144,8 +147,16 @@ def test_many_threads_lose_no_call() -> None:
     assert len(adapter.calls) == 1000
 
 
+async def test_a_gather_loses_no_call() -> None:
+    """Each of a hundred calls of a gather is remembered, and the answers come in the order of the calls. (ADAPTER-9)"""
+    adapter = MockLLMAdapter([str(number) for number in range(100)])
+    responses = await asyncio.gather(*(adapter.async_execute_prompt(f"q {number}") for number in range(100)))
+    assert [response.content for response in responses] == [str(number) for number in range(100)]
+    assert adapter.prompts == [f"q {number}" for number in range(100)]
+
+
 def test_the_error_adapter_raises_what_it_was_given(ask: Ask) -> None:
-    """The very error is raised, at every call."""
+    """The very error is raised, at every call. (ADAPTER-10)"""
     error = LLMRateLimitError("slow down", status_code=429)
     adapter = ErrorLLMAdapter(error)
     for _ in range(2):
@@ -166,6 +177,6 @@ def test_the_error_adapter_does_not_pile_up_tracebacks() -> None:
 
 
 def test_the_error_adapter_takes_only_errors_of_this_library() -> None:
-    """Only an LLMError leaves an adapter, so only one can be given."""
+    """Only an LLMError leaves an adapter, so only one can be given. (ADAPTER-10)"""
     with pytest.raises(LLMConfigurationError):
         ErrorLLMAdapter(ValueError("x"))  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from llm_connect.core.models import FINISH_REASONS, check_prompt
 
 
 def test_total_is_the_sum_of_prompt_and_completion() -> None:
-    """The total is derived, and parts are no additions to it."""
+    """The total is derived, and parts are no additions to it. (MODEL-1)"""
     usage = Usage(prompt_tokens=7, completion_tokens=5, cached_tokens=6, cache_write_tokens=1, reasoning_tokens=4)
     assert usage.total_tokens == 12
 
@@ -30,7 +30,7 @@ def test_usage_as_dict_has_every_field_and_the_total() -> None:
 
 
 def test_response_as_dict_goes_through_json_without_loss() -> None:
-    """`json.dumps` takes the dict, and the cost comes back digit for digit."""
+    """`json.dumps` takes the dict, and the cost comes back digit for digit. (MODEL-4)"""
     cost = Decimal("0.000000000123456789")
     response = LLMResponse(
         content="hi",
@@ -49,7 +49,7 @@ def test_response_as_dict_goes_through_json_without_loss() -> None:
 
 
 def test_unknown_cost_is_none_not_zero() -> None:
-    """A cost that nobody told is None, in the object and in its dict."""
+    """A cost that nobody told is None, in the object and in its dict. (MODEL-3)"""
     response = LLMResponse(content="", model="m", usage=Usage(prompt_tokens=0, completion_tokens=0))
     assert response.cost is None
     assert response.to_dict()["cost"] is None
@@ -57,7 +57,7 @@ def test_unknown_cost_is_none_not_zero() -> None:
 
 
 def test_defaults_send_nothing_that_was_not_asked_for() -> None:
-    """Model, system prompt, temperature and output limit are unset until someone sets them."""
+    """Model, system prompt, temperature and output limit are unset until someone sets them. (MODEL-5)"""
     config = RunConfig()
     assert (config.model_name, config.system_prompt, config.temperature, config.max_tokens) == (None,) * 4
     assert config.timeout_seconds == 300
@@ -92,21 +92,26 @@ def test_defaults_send_nothing_that_was_not_asked_for() -> None:
         ("timeout_seconds", math.inf),
         ("timeout_seconds", None),
         ("timeout_seconds", 10**400),
+        ("timeout_seconds", True),
         ("max_retries", -1),
         ("max_retries", None),
         ("max_retries", 0.0),
+        ("max_retries", True),
         ("max_depth", -1),
         ("max_depth", None),
+        ("max_depth", 1.5),
+        ("max_depth", True),
         ("model_params", None),
         ("model_params", [("a", 1)]),
         ("model_params", {1: 1}),
+        ("labels", None),
         ("labels", {"a": 1}),
         ("labels", {1: "a"}),
         ("labels", "a"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, value: Any) -> None:
-    """Each bad value is refused at construction, and the error names the field."""
+    """Each bad value is refused at construction, and the error names the field. (MODEL-6, MODEL-7, MODEL-8)"""
     with pytest.raises(LLMConfigurationError, match=name):
         RunConfig(**{name: value})
 
@@ -132,7 +137,7 @@ def test_the_edge_of_what_can_be_meant_is_accepted(name: str, value: Any) -> Non
 
 
 def test_a_config_does_not_follow_later_changes_of_what_it_was_made_of() -> None:
-    """Mappings are copied, so that a caller's own dict can go on changing."""
+    """Mappings are copied, so that a caller's own dict can go on changing. (MODEL-2)"""
     params, labels = {"seed": 1}, {"team": "a"}
     config = RunConfig(model_params=params, labels=labels)
     params["seed"] = 2
@@ -142,13 +147,29 @@ def test_a_config_does_not_follow_later_changes_of_what_it_was_made_of() -> None
 
 
 def test_a_config_cannot_be_changed_but_replaced() -> None:
-    """The config is frozen; `dataclasses.replace` gives a checked new one."""
+    """The config is frozen; `dataclasses.replace` gives a checked new one. (MODEL-2)"""
     config = RunConfig(max_tokens=5)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.max_tokens = 6  # type: ignore[misc]
     assert dataclasses.replace(config, max_tokens=6).max_tokens == 6
     with pytest.raises(LLMConfigurationError, match="max_tokens"):
         dataclasses.replace(config, max_tokens=0)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        RunConfig(),
+        Usage(prompt_tokens=1, completion_tokens=1),
+        LLMResponse(content="x", model="m", usage=Usage(prompt_tokens=1, completion_tokens=1)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_no_field_can_be_assigned_to(model: Any) -> None:
+    """Every field of a config, a usage and a response stays what it was. (MODEL-2)"""
+    for field in dataclasses.fields(model):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(model, field.name, None)
 
 
 def test_positional_arguments_are_refused() -> None:
@@ -166,7 +187,7 @@ def test_models_can_be_pickled() -> None:
 
 @pytest.mark.parametrize("prompt", [None, 5, b"bytes", ["hi"], {"role": "user"}, "", " \n\t", "a\ud800b"])
 def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any) -> None:
-    """Another kind than text, nothing, and text that UTF-8 cannot encode are refused."""
+    """Another kind than text, nothing, and text that UTF-8 cannot encode are refused. (ADAPTER-7)"""
     with pytest.raises(LLMConfigurationError):
         check_prompt(prompt)
 

@@ -61,7 +61,7 @@ def usage(**figures: Any) -> Usage | None:
 
 
 def test_only_what_is_set_is_sent() -> None:
-    """Without settings the body is model and message, and nothing else."""
+    """Without settings the body is model and message, and nothing else. (MODEL-5, WIRE-2)"""
     assert render() == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -75,7 +75,7 @@ def test_what_is_set_is_sent_under_the_right_names() -> None:
 
 
 def test_the_limit_that_is_sent_is_the_one_given_not_the_configs() -> None:
-    """A hold decides the limit: the config's own is not sent beside it."""
+    """A hold decides the limit: the config's own is not sent beside it. (WIRE-2)"""
     body = render(RunConfig(max_tokens=99), FIXED, max_tokens=5)
     assert body["max_tokens"] == 5
     assert "max_completion_tokens" not in body
@@ -87,7 +87,7 @@ def test_known_parameters_are_passed_through() -> None:
 
 
 def test_a_schema_is_translated() -> None:
-    """`json_schema` becomes a response format, and strict is the caller's choice."""
+    """`json_schema` becomes a response format, and strict is the caller's choice. (WIRE-4)"""
     schema = {"type": "object", "title": "A person"}
     body = render(RunConfig(model_params={"json_schema": schema, "json_schema_strict": True}))
     wrapped = {"name": "A_person", "schema": schema, "strict": True}
@@ -97,7 +97,7 @@ def test_a_schema_is_translated() -> None:
 
 
 def test_rendering_changes_nothing_it_was_given() -> None:
-    """Config and dialect are the same after a rendering."""
+    """Config and dialect are the same after a rendering. (ADAPTER-5)"""
     config = RunConfig(model_params={"json_schema": {"type": "object"}, "provider": {"sort": "price"}})
     render(config, FIXED)["provider"]["require_parameters"] = False
     assert config.model_params == {"json_schema": {"type": "object"}, "provider": {"sort": "price"}}
@@ -119,7 +119,7 @@ def test_a_fixed_field_cannot_be_replaced(value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["n", "stream", "max_tokens", "max_completion_tokens", "messages", "model", "x"])
 def test_an_unknown_parameter_is_refused(name: str) -> None:
-    """What would change the bound or the reading of the reply is refused like any unknown key, by name."""
+    """What would change the bound or the reading of the reply is refused like any unknown key, by name. (WIRE-3)"""
     with pytest.raises(LLMConfigurationError, match=f"'{name}'.*test"):
         render(RunConfig(model_params={name: 2}))
 
@@ -154,13 +154,13 @@ def test_the_header_names_the_request_before_the_body_does() -> None:
     ],
 )
 def test_finish_reasons_are_one_closed_set(said: Any, meant: str) -> None:
-    """What a provider says is one of ours, or unknown."""
+    """What a provider says is one of ours, or unknown. (MODEL-9, WIRE-9)"""
     assert answer(finish=said).finish_reason == meant
 
 
 @pytest.mark.parametrize("content", ["", None, 5, {}])
 def test_an_answer_without_text_is_an_answer(content: Any) -> None:
-    """A model that spent its limit thinking was paid for: empty text, `length` and a hint."""
+    """A model that spent its limit thinking was paid for: empty text, `length` and a hint. (WIRE-10)"""
     parsed = answer({"content": content}, "length")
     assert (parsed.content, parsed.finish_reason) == ("", "length")
     assert parsed.hint is not None
@@ -176,7 +176,7 @@ def test_text_in_parts_is_put_together() -> None:
 
 
 def test_a_refusal_is_content_filter() -> None:
-    """The refusal is the text where there is no other."""
+    """The refusal is the text where there is no other. (WIRE-9)"""
     parsed = answer({"content": None, "refusal": "I cannot."})
     assert (parsed.content, parsed.finish_reason) == ("I cannot.", "content_filter")
     assert answer({"content": "hi", "refusal": None}).finish_reason == "stop"
@@ -190,7 +190,7 @@ def test_half_a_character_is_replaced() -> None:
 
 
 def test_usage_is_in_the_normal_form() -> None:
-    """All figures of a full reply are read."""
+    """All figures of a full reply are read. (WIRE-8)"""
     assert usage(
         prompt_tokens=10,
         completion_tokens=8,
@@ -220,7 +220,7 @@ def test_zero_is_a_usage() -> None:
     ],
 )
 def test_what_does_not_say_both_is_no_usage(said: JSON) -> None:
-    """A figure that cannot be one is not booked as zero: the usage is unknown."""
+    """A figure that cannot be one is not booked as zero: the usage is unknown. (WIRE-8)"""
     assert usage(**said) is None
 
 
@@ -236,7 +236,7 @@ def test_whole_floats_are_counts() -> None:
 
 
 def test_a_total_beyond_its_parts_is_output() -> None:
-    """Servers that leave thinking out of the output, but not out of the total, are booked in full."""
+    """Servers that leave thinking out of the output, but not out of the total, are booked in full. (WIRE-8)"""
     read = usage(
         prompt_tokens=10,
         completion_tokens=5,
@@ -261,7 +261,7 @@ def test_parts_never_exceed_their_whole() -> None:
 
 @pytest.mark.parametrize("cost", [0, 0.0, 4e-05, 1, "0.002"])
 def test_cost_is_the_decimal_that_was_written(cost: Any) -> None:
-    """The cost is read by its text, and its source is the provider."""
+    """The cost is read by its text, and its source is the provider. (MODEL-3, WIRE-12)"""
     parsed = answer(usage={"cost": cost})
     assert parsed.cost == Decimal(str(cost))
     assert parsed.cost_source == "provider"
@@ -269,7 +269,7 @@ def test_cost_is_the_decimal_that_was_written(cost: Any) -> None:
 
 @pytest.mark.parametrize("cost", [None, True, -1, "abc", "NaN", "sNaN", "Infinity", [], "1e999999", 1e300])
 def test_what_is_no_cost_is_unknown(cost: Any) -> None:
-    """A cost that cannot be one is None, never zero, and no error."""
+    """A cost that cannot be one is None, never zero, and no error. (MODEL-3, WIRE-12)"""
     parsed = answer(usage={"cost": cost, "is_byok": True, "cost_details": {"upstream_inference_cost": cost}})
     assert (parsed.cost, parsed.cost_source) == (None, None)
 
@@ -284,7 +284,7 @@ def test_not_a_number_in_json_is_unknown() -> None:
 
 
 def test_with_an_own_key_the_upstream_price_is_added() -> None:
-    """With BYOK `cost` is the fee alone; without the upstream figure the whole is unknown."""
+    """With BYOK `cost` is the fee alone; without the upstream figure the whole is unknown. (WIRE-12)"""
     details = {"upstream_inference_cost": 0.02}
     assert answer(usage={"cost": 0.001, "is_byok": True, "cost_details": details}).cost == Decimal("0.021")
     assert answer(usage={"cost": 0.001, "is_byok": False, "cost_details": details}).cost == Decimal("0.001")
@@ -310,7 +310,7 @@ def test_with_an_own_key_the_upstream_price_is_added() -> None:
 def test_the_status_decides_what_an_error_is(
     status: int, kind: type[Exception], retryable: bool, maybe_billed: bool
 ) -> None:
-    """Kind, retry and whether it may be billed follow from the status, whatever the body."""
+    """Kind, retry and whether it may be billed follow from the status, whatever the body. (WIRE-7, WIRE-11)"""
     for body in ({"error": {"message": "m", "code": "c", "type": "t", "param": "p"}}, b"<html>", b"", [1]):
         failed = failure(body, status)
         assert failed.kind is kind
@@ -320,7 +320,7 @@ def test_the_status_decides_what_an_error_is(
 
 
 def test_an_error_shows_its_public_fields_only() -> None:
-    """Code, type, param and message are kept; whatever else a body holds is not."""
+    """Code, type, param and message are kept; whatever else a body holds is not. (ERROR-6)"""
     error = {"message": "m", "code": "c", "type": "t", "param": "p", "metadata": {"raw": "secret"}}
     failed = failure({"error": error, "user_id": "u"}, 400)
     assert failed.details["response_body"] == {"code": "c", "type": "t", "param": "p", "message": "m"}
@@ -341,7 +341,7 @@ def test_a_used_up_quota_is_not_retried(code: str, field: str) -> None:
 
 
 def test_an_error_under_200_is_an_error() -> None:
-    """The body's status decides; what it used is kept, and it may have been billed."""
+    """The body's status decides; what it used is kept, and it may have been billed. (WIRE-6)"""
     body = {"error": {"code": 429, "message": "slow"}, "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
     failed = failure(body)
     assert failed.kind is LLMRateLimitError
@@ -351,7 +351,7 @@ def test_an_error_under_200_is_an_error() -> None:
 
 
 def test_an_error_in_a_choice_is_an_error() -> None:
-    """OpenRouter reports what failed during generation inside the choice."""
+    """OpenRouter reports what failed during generation inside the choice. (WIRE-6)"""
     body = {
         "choices": [{"error": {"code": 502, "message": "upstream"}, "message": {"content": "par"}}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 1},
@@ -404,7 +404,7 @@ def test_an_empty_error_is_none(nothing: Any) -> None:
     ],
 )
 def test_a_good_status_without_an_answer_is_a_response_error(body: bytes) -> None:
-    """What cannot be read as the format is an LLMResponseError that may be billed and is not retried."""
+    """What cannot be read as the format is an LLMResponseError that may be billed and is not retried. (WIRE-5)"""
     failed = failure(body)
     assert failed.kind is LLMResponseError
     assert (failed.retryable, failed.maybe_billed) == (False, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -74,15 +75,30 @@ def test_budget_exhausted_is_the_good_end() -> None:
     ],
 )
 def test_text_and_finish_reason(name: str, content: str, finish: str) -> None:
-    """The text of every paid answer is kept, and its end is told in the closed set."""
+    """The text of every paid answer is kept, and its end is told in the closed set. (WIRE-9)"""
     parsed = answer(stream(name))
     assert (parsed.content, parsed.finish_reason) == (content, finish)
     assert parsed.usage is not None
     assert parsed.usage.total_tokens == 120
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("end_turn", "stop"),
+        ("max_tokens", "length"),
+        ("refusal", "content_filter"),
+        ("brand_new", "unknown"),
+    ],
+)
+def test_finish_reasons_are_one_closed_set(said: str, meant: str) -> None:
+    """What the command says is one of ours, or unknown. (MODEL-9, WIRE-9)"""
+    result = {"type": "result", "terminal_reason": "completed", "stop_reason": said, "modelUsage": {"m": {}}}
+    assert answer(reply(json.dumps(result).encode())).finish_reason == meant
+
+
 def test_usage_is_the_greater_of_the_two_accounts() -> None:
-    """The `usage` of a stopped run is all zeros, and modelUsage has the figures."""
+    """The `usage` of a stopped run is all zeros, and modelUsage has the figures. (WIRE-8)"""
     usage = answer(stream("cached")).usage
     assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (180, 25)
@@ -90,7 +106,7 @@ def test_usage_is_the_greater_of_the_two_accounts() -> None:
 
 
 def test_usage_of_zeros_is_unknown() -> None:
-    """A run that reports no tokens at all has an unknown usage and cost, never one of 0."""
+    """A run that reports no tokens at all has an unknown usage and cost, never one of 0. (MODEL-3, WIRE-8)"""
     result = {
         "type": "result",
         "terminal_reason": "completed",
@@ -102,13 +118,13 @@ def test_usage_of_zeros_is_unknown() -> None:
 
 
 def test_cost_is_exact_and_names_its_source() -> None:
-    """The command's float becomes the decimal it prints as."""
+    """The command's float becomes the decimal it prints as. (MODEL-3, WIRE-12)"""
     parsed = answer(stream("cached"))
     assert (parsed.cost, parsed.cost_source) == (Decimal("0.0002675"), "claude-cli")
 
 
 def test_guessed_cost_is_none() -> None:
-    """A model that the command does not know is priced by a guess, which is no cost."""
+    """A model that the command does not know is priced by a guess, which is no cost. (MODEL-3, WIRE-12)"""
     parsed = answer(stream("unknown_model"))
     assert (parsed.cost, parsed.cost_source, parsed.model) == (None, None, "my-model")
 
@@ -124,7 +140,7 @@ def test_cut_stream_is_no_answer(name: str) -> None:
 
 
 def test_dropped_connection() -> None:
-    """A connection that breaks may have been billed; one that never came about was not."""
+    """A connection that breaks may have been billed; one that never came about was not. (WIRE-11)"""
     failed = failure(envelope("drop"))
     assert (failed.kind, failed.maybe_billed) == (LLMConnectionError, True)
     refused = json.loads(envelope("drop").body) | {"result": "Connection refused (ECONNREFUSED)"}
@@ -142,7 +158,7 @@ def test_dropped_connection() -> None:
     ],
 )
 def test_api_errors(name: str, kind: type[LLMError], status: int, retryable: bool, maybe_billed: bool) -> None:
-    """An API error is told by its status, under a subtype that says success."""
+    """An API error is told by its status, under a subtype that says success. (WIRE-6, WIRE-7, WIRE-11)"""
     failed = failure(envelope(name))
     assert failed.kind is kind
     assert failed.details["status_code"] == status
@@ -155,7 +171,7 @@ def test_request_id_of_an_error() -> None:
 
 
 def test_not_logged_in_says_what_to_do() -> None:
-    """Without credentials nothing is sent, and the error says how to give some."""
+    """Without credentials nothing is sent, and the error says how to give some. (WIRE-11)"""
     failed = failure(stream("not_logged_in"))
     assert (failed.kind, failed.maybe_billed) == (LLMConfigurationError, False)
     assert "api_key=" in failed.message
@@ -163,7 +179,7 @@ def test_not_logged_in_says_what_to_do() -> None:
 
 @pytest.mark.parametrize("name", ["garbage", "structured_bad"])
 def test_reply_that_cannot_be_used(name: str) -> None:
-    """A reply that is not the format, or not JSON by the schema, may have been billed."""
+    """A reply that is not the format, or not JSON by the schema, may have been billed. (WIRE-5)"""
     failed = failure(envelope(name))
     assert (failed.kind, failed.maybe_billed) == (LLMResponseError, True)
 
@@ -205,7 +221,7 @@ def test_command_that_acted_on_a_prompt_is_a_failure() -> None:
     [(b"", 1, False), (b"", -9, True), (b"", 0, True), (b'{"type":"system","subtype":"init"}\n', 1, True)],
 )
 def test_no_result_line(stdout: bytes, exit_code: int, maybe_billed: bool) -> None:
-    """A run without a result carries exit code and stderr; only one that refused its input was free."""
+    """A run without a result carries exit code and stderr; only one that refused its input was free. (WIRE-11)"""
     failed = failure(reply(stdout, exit_code=exit_code, stderr="Error: piped stdin"))
     assert failed.kind is LLMSubprocessError
     assert failed.details == {"return_code": exit_code, "stderr": "Error: piped stdin"}
@@ -259,10 +275,24 @@ def test_prompt_limit_counts_bytes_as_sent() -> None:
 
 
 def test_render_holds_what_is_sent() -> None:
-    """The body names the model and the prompts always, the rest only when it was asked for."""
+    """The body names the model and the prompts always, the rest only when it was asked for. (MODEL-5, WIRE-2)"""
     assert render() == {"model": "m", "system_prompt": "", "prompt": "hi"}
     body = render(system_prompt="S", max_tokens=7, model_params={"effort": "low"})
     assert body == {"model": "m", "system_prompt": "S", "prompt": "hi", "max_tokens": 7, "effort": "low"}
+
+
+def test_the_limit_that_is_sent_is_the_one_given_not_the_configs() -> None:
+    """A hold decides the limit: the config's own is not sent in its place. (WIRE-2)"""
+    config = RunConfig(max_tokens=99)
+    assert claude_cli.render("hi", config, model="m", max_tokens=7)["max_tokens"] == 7
+    assert "max_tokens" not in claude_cli.render("hi", config, model="m", max_tokens=None)
+
+
+def test_rendering_changes_nothing_it_was_given() -> None:
+    """The config is the same after a rendering, the schema in it included. (ADAPTER-5)"""
+    config = RunConfig(system_prompt="S", model_params={"json_schema": copy.deepcopy(SCHEMA), "effort": "low"})
+    claude_cli.render("hi", config, model="m", max_tokens=7)
+    assert config == RunConfig(system_prompt="S", model_params={"json_schema": SCHEMA, "effort": "low"})
 
 
 def test_blank_system_prompt_is_none() -> None:
@@ -271,7 +301,7 @@ def test_blank_system_prompt_is_none() -> None:
 
 
 def test_json_schema_asks_for_the_tool() -> None:
-    """The command offers a tool for the answer but does not tell the model to use it: we do."""
+    """The command offers a tool for the answer but does not tell the model to use it: we do. (WIRE-4)"""
     body = render(system_prompt="S", model_params={"json_schema": SCHEMA})
     assert json.loads(body["json_schema"]) == SCHEMA
     assert body["system_prompt"].startswith("S\n\n")
@@ -290,6 +320,6 @@ def test_json_schema_asks_for_the_tool() -> None:
     ],
 )
 def test_what_cannot_be_sent_is_refused(fields: dict[str, Any], text: str) -> None:
-    """A parameter is neither dropped nor passed on blindly: the error names it."""
+    """A parameter is neither dropped nor passed on blindly: the error names it. (PROVIDER-14, WIRE-3)"""
     with pytest.raises(LLMConfigurationError, match=text):
         render(**fields)

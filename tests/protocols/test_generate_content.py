@@ -52,12 +52,12 @@ def usage(**figures: Any) -> Usage | None:
 
 
 def test_only_what_is_set_is_sent() -> None:
-    """Without settings the body is the contents, and nothing else."""
+    """Without settings the body is the contents, and nothing else. (MODEL-5, WIRE-2)"""
     assert render() == {"contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
 
 
 def test_what_is_set_is_sent_under_the_right_names() -> None:
-    """System prompt, temperature and limit go where Gemini wants them; zero is not mistaken for unset."""
+    """System prompt, temperature and limit go where Gemini wants them; zero is not mistaken for unset. (WIRE-2)"""
     body = render(7, system_prompt="be brief", temperature=0, max_tokens=99)
     assert body["systemInstruction"] == {"parts": [{"text": "be brief"}]}
     assert body["generationConfig"] == {"temperature": 0, "maxOutputTokens": 7}
@@ -87,7 +87,7 @@ def test_parameters_are_translated() -> None:
 
 
 def test_a_schema_is_translated() -> None:
-    """`json_schema` becomes Gemini's schema and mime type, and wins over a mime type given beside it."""
+    """`json_schema` becomes Gemini's schema and mime type, and wins over a mime type given beside it. (WIRE-4)"""
     schema = {"type": "object"}
     body = render(model_params={"json_schema": schema, "response_mime_type": "text/plain"})
     assert body["generationConfig"] == {"responseMimeType": "application/json", "responseJsonSchema": schema}
@@ -95,7 +95,7 @@ def test_a_schema_is_translated() -> None:
 
 @pytest.mark.parametrize("name", ["candidate_count", "candidateCount", "maxOutputTokens", "tools", "logit_bias"])
 def test_an_unknown_parameter_is_refused(name: str) -> None:
-    """What would change the bound, and what only other providers know, is refused by name."""
+    """What would change the bound, and what only other providers know, is refused by name. (WIRE-3)"""
     with pytest.raises(LLMConfigurationError, match=f"'{name}'.*gemini"):
         render(model_params={name: 1})
 
@@ -125,20 +125,20 @@ def test_a_good_reply_is_an_answer() -> None:
     ],
 )
 def test_finish_reasons_are_one_closed_set(said: Any, meant: str) -> None:
-    """What Gemini says is one of ours, or unknown."""
+    """What Gemini says is one of ours, or unknown. (MODEL-9, WIRE-9)"""
     assert answer(good(finish=said)).finish_reason == meant
 
 
 @pytest.mark.parametrize("content", [None, {}, {"parts": None}, {"parts": []}, {"role": "model"}])
 def test_an_answer_without_text_is_an_answer(content: Any) -> None:
-    """A model that spent its limit thinking was paid for: empty text, `length` and a hint."""
+    """A model that spent its limit thinking was paid for: empty text, `length` and a hint. (WIRE-10)"""
     parsed = answer({"candidates": [{"content": content, "finishReason": "MAX_TOKENS"}]})
     assert (parsed.content, parsed.finish_reason) == ("", "length")
     assert parsed.hint is not None
 
 
 def test_a_blocked_prompt_is_content_filter() -> None:
-    """A block is an answer with the usage of the prompt, not an error."""
+    """A block is an answer with the usage of the prompt, not an error. (WIRE-9)"""
     parsed = answer(
         {
             "promptFeedback": {"blockReason": "PROHIBITED_CONTENT"},
@@ -150,7 +150,7 @@ def test_a_blocked_prompt_is_content_filter() -> None:
 
 
 def test_usage_is_in_the_normal_form() -> None:
-    """Thoughts are output beside the candidates, and tool use is input beside the prompt."""
+    """Thoughts are output beside the candidates, and tool use is input beside the prompt. (WIRE-8)"""
     assert usage(
         promptTokenCount=10,
         cachedContentTokenCount=4,
@@ -178,7 +178,7 @@ def test_parts_never_exceed_their_whole() -> None:
     "said", [None, [], {}, {"promptTokenCount": "5"}, {"totalTokenCount": -1}, {"candidatesTokenCount": 3}]
 )
 def test_what_says_neither_prompt_nor_total_is_no_usage(said: Any) -> None:
-    """A usage that cannot be read is unknown, not zero."""
+    """A usage that cannot be read is unknown, not zero. (WIRE-8)"""
     assert answer(good(usageMetadata=said)).usage is None
 
 
@@ -195,7 +195,7 @@ def test_what_says_neither_prompt_nor_total_is_no_usage(said: Any) -> None:
     ],
 )
 def test_the_status_decides_what_an_error_is(status: int, kind: type[Exception], retryable: bool) -> None:
-    """Kind and retry follow from the status, whatever the body; type is Gemini's own word."""
+    """Kind and retry follow from the status, whatever the body; type is Gemini's own word. (WIRE-7)"""
     failed = failure({"error": {"code": status, "message": "m", "status": "WORD"}}, status)
     assert (failed.kind, failed.retryable) == (kind, retryable)
     assert failed.details["response_body"] == {"type": "WORD", "message": "m"}
@@ -203,7 +203,7 @@ def test_the_status_decides_what_an_error_is(status: int, kind: type[Exception],
 
 
 def test_a_bad_key_is_an_authentication_error() -> None:
-    """Gemini answers 400 to a bad key; the reason tells it apart from a bad request."""
+    """Gemini answers 400 to a bad key; the reason tells it apart from a bad request. (WIRE-7)"""
     error = {"code": 400, "message": "m", "details": [5, {"@type": "x"}, {"reason": "API_KEY_INVALID"}]}
     assert failure({"error": error}, 400).kind is LLMAuthenticationError
 
@@ -222,13 +222,13 @@ def test_a_bad_key_is_an_authentication_error() -> None:
     ],
 )
 def test_the_wait_is_in_a_detail(delay: Any, seconds: float | None) -> None:
-    """RetryInfo tells how long to wait; what is no wait is not one."""
+    """RetryInfo tells how long to wait; what is no wait is not one. (WIRE-13)"""
     error = {"code": 429, "details": [{"x": 1}, {"retryDelay": delay}, {"retryDelay": None}]}
     assert failure({"error": error}, 429).retry_after == seconds
 
 
 def test_an_error_under_200_is_an_error() -> None:
-    """The code in the body decides, and what is no status does not become one."""
+    """The code in the body decides, and what is no status does not become one. (WIRE-6)"""
     failed = failure({"error": {"code": 503, "message": "m"}})
     assert (failed.details["status_code"], failed.retryable, failed.maybe_billed) == (503, True, True)
     for code in (True, 0, 10**30, "503", None):
@@ -247,7 +247,7 @@ def test_an_error_of_another_shape_is_an_error(error: Any) -> None:
     [b"", b"<html>", b'{"candidates": [', b"[]", b"{}", b'{"candidates": []}', b'{"candidates": [null]}'],
 )
 def test_a_good_status_without_an_answer_is_a_response_error(body: bytes) -> None:
-    """What cannot be read as the format is an LLMResponseError that may be billed and is not retried."""
+    """What cannot be read as the format is an LLMResponseError that may be billed and is not retried. (WIRE-5)"""
     failed = failure(body)
     assert failed.kind is LLMResponseError
     assert (failed.retryable, failed.maybe_billed) == (False, True)

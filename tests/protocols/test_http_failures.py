@@ -35,12 +35,12 @@ from llm_connect.protocols.wire import Reply
     ],
 )
 def test_the_wait_asked_for(headers: dict[str, str], seconds: float | None) -> None:
-    """Seconds, milliseconds and dates are understood; what is no wait is not one, and nothing raises."""
+    """Seconds, milliseconds and dates are understood; what is no wait is not one, and nothing raises. (WIRE-13)"""
     assert wait_asked_for(headers) == seconds
 
 
 def test_a_date_in_the_future_is_the_time_until_then() -> None:
-    """A date is turned into seconds from now."""
+    """A date is turned into seconds from now. (WIRE-13)"""
     when = datetime.now(UTC) + timedelta(seconds=60)
     wait = wait_asked_for({"retry-after": format_datetime(when, usegmt=True)})
     assert wait is not None
@@ -72,7 +72,7 @@ def test_the_text_says_what_to_do(status: int, advice: str) -> None:
 
 
 def test_a_long_text_is_capped() -> None:
-    """Neither message nor body can carry a page of text."""
+    """Neither message nor body can carry a page of text. (ERROR-6)"""
     fields = ErrorFields(message="x" * 10_000, code="c" * 10_000, type="t" * 10_000, param="p" * 10_000)
     failed = from_status(Reply(400, {}, b""), fields)
     assert len(failed.message) < 500
@@ -101,7 +101,7 @@ def test_the_bodys_status_counts_under_200_alone(status: int) -> None:
 
 
 def test_kinds_by_status() -> None:
-    """429 is a rate limit, 401 and 403 are the key's, all else is a plain API error."""
+    """429 is a rate limit, 401 and 403 are the key's, all else is a plain API error. (WIRE-7)"""
     kinds = {status: from_status(Reply(status, {}, b""), ErrorFields()).kind for status in range(300, 600)}
     assert kinds.pop(429) is LLMRateLimitError
     assert {kinds.pop(401), kinds.pop(403)} == {LLMAuthenticationError}
@@ -109,6 +109,6 @@ def test_kinds_by_status() -> None:
 
 
 def test_what_is_billed_by_status() -> None:
-    """A complete 4xx is not billed; of any other status nobody knows."""
+    """A complete 4xx is not billed; of any other status nobody knows. (WIRE-11)"""
     billed = {s: from_status(Reply(s, {}, b""), ErrorFields()).maybe_billed for s in range(300, 600)}
     assert {s for s, maybe in billed.items() if not maybe} == set(range(400, 500))

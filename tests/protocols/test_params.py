@@ -21,7 +21,7 @@ def test_portable_and_known_keys_pass() -> None:
 
 
 def test_an_unknown_key_is_refused_with_what_is_known() -> None:
-    """The error names the key, the provider and the keys that there are."""
+    """The error names the key, the provider and the keys that there are. (WIRE-3)"""
     with pytest.raises(LLMConfigurationError) as caught:
         check_known(config(sede=1), ["seed"], "p")
     assert all(word in str(caught.value) for word in ("'sede'", "p;", "seed", *PORTABLE))

@@ -109,7 +109,7 @@ def test_what_is_shown_is_short_and_on_one_line() -> None:
 
 
 def test_the_hint_is_for_empty_answers_at_their_limit_alone() -> None:
-    """Text, or another finish, needs no hint."""
+    """Text, or another finish, needs no hint. (WIRE-10)"""
     assert spent_on_thinking("", "length")
     assert spent_on_thinking("x", "length") is None
     assert spent_on_thinking("", "stop") is None

@@ -45,7 +45,7 @@ def usage_total(wire_format: str, reply: dict[str, Any]) -> int | None:
 
 @pytest.mark.parametrize("wire_format", WIRE_FORMATS)
 def test_status_answers_in_the_providers_error_shape(wire_format: Any, wire: Any) -> None:
-    """An error has status, code, type and message where that provider puts them, and is not billed."""
+    """An error has status, code, type and message where that provider puts them, and is not billed. (TESTKIT-3)"""
     wire.provider.script(Behaviour(status=429, error_message="too fast", error_type="T", error_code="C"))
     status, _, raw = wire.post(wire_format)
     error = json.loads(raw)["error"]
@@ -93,7 +93,7 @@ def test_sdks_raise_their_own_errors(wire: Any) -> None:
 
 @pytest.mark.parametrize("wire_format", WIRE_FORMATS)
 def test_error_in_200_is_an_error_body_that_is_billed(wire_format: Any, wire: Any) -> None:
-    """The worst of both: HTTP says fine, the body says failed, the money is gone."""
+    """The worst of both: HTTP says fine, the body says failed, the money is gone. (TESTKIT-3)"""
     wire.provider.script(Behaviour(error_in_200=True, status=502))
     status, _, raw = wire.post(wire_format)
     assert status == 200
@@ -102,7 +102,7 @@ def test_error_in_200_is_an_error_body_that_is_billed(wire_format: Any, wire: An
 
 
 def test_billed_overrides_the_rule(wire: Any) -> None:
-    """A 500 may have cost something, and an error in a 200 nothing."""
+    """A 500 may have cost something, and an error in a 200 nothing. (TESTKIT-3)"""
     wire.provider.script(Behaviour(status=500, billed=True), times=1)
     wire.provider.script(Behaviour(error_in_200=True, billed=False), times=1)
     wire.post("openai_chat")
@@ -111,7 +111,7 @@ def test_billed_overrides_the_rule(wire: Any) -> None:
 
 
 def test_counted_behaviours_come_in_order_before_the_standing_one(wire: Any) -> None:
-    """First those for some requests, one after the other; then the last one set for all."""
+    """First those for some requests, one after the other; then the last one set for all. (TESTKIT-4)"""
     wire.provider.script(Behaviour(status=500))
     wire.provider.script(Behaviour(status=504))
     wire.provider.script(Behaviour(status=429), times=2)
@@ -168,7 +168,7 @@ def test_drip_sends_single_bytes(wire: Any) -> None:
 
 @pytest.mark.parametrize("place", ["before_headers", "after_headers"])
 def test_stall_never_goes_on(place: Any, wire: Any) -> None:
-    """The client gives up, the call is billed, and the server lives on."""
+    """The client gives up, the call is billed, and the server lives on. (TESTKIT-3)"""
     wire.provider.script(Behaviour(stall=place), times=1)
     with http_client(timeout=0.1) as client, pytest.raises(httpx2.ReadTimeout):
         client.post(chat_url(wire), json=CHAT)
@@ -187,7 +187,7 @@ def test_stall_after_headers_has_sent_the_headers(wire: Any) -> None:
 
 @pytest.mark.parametrize("cut", ["before_reply", 0, 10])
 def test_cut_closes_in_the_middle(cut: Any, wire: Any) -> None:
-    """The client sees a protocol error, the call is billed in full."""
+    """The client sees a protocol error, the call is billed in full. (TESTKIT-3)"""
     wire.provider.script(Behaviour(cut=cut), times=1)
     with http_client() as client, pytest.raises(httpx2.RemoteProtocolError):
         client.post(chat_url(wire), json=CHAT)
@@ -259,7 +259,7 @@ def test_finish_reason_is_passed_on_as_given(wire: Any) -> None:
 
 
 def test_redirect_is_a_307_that_is_not_billed(wire: Any) -> None:
-    """A client that follows sends its prompt on; one that does not has spent nothing."""
+    """A client that follows sends its prompt on; one that does not has spent nothing. (TESTKIT-3)"""
     target = f"{wire.provider.openrouter_url}/chat/completions"
     wire.provider.script(Behaviour(redirect=target), wire_format="openai_chat")
     with http_client() as client:
@@ -271,7 +271,7 @@ def test_redirect_is_a_307_that_is_not_billed(wire: Any) -> None:
 
 @pytest.mark.parametrize("wire_format", WIRE_FORMATS)
 def test_hidden_cached_and_reasoning_tokens_are_in_usage_and_bill(wire_format: Any, wire: Any) -> None:
-    """They are parts of the totals, each under that format's name, and totals add up."""
+    """They are parts of the totals, each under that format's name, and totals add up. (TESTKIT-2)"""
     wire.provider.script(Behaviour(hidden_prompt_tokens=700, cached_tokens=600, reasoning_tokens=33))
     reply = wire.ask(wire_format)
     meter = wire.provider.meter

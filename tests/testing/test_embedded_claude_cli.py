@@ -69,7 +69,7 @@ def ask(provider: EmbeddedProvider, home: Path, *flags: str, **changes: str) -> 
 
 
 def test_a_prompt_is_one_request_and_its_usage_is_billed(provider: EmbeddedProvider, tmp_path: Path) -> None:
-    """Text and usage of the envelope are what the provider sent and counted."""
+    """Text and usage of the envelope are what the provider sent and counted. (TESTKIT-1, TESTKIT-2)"""
     envelope = ask(provider, tmp_path)
     assert envelope["is_error"] is False
     assert envelope["result"].startswith("This is a generated answer")
@@ -109,9 +109,7 @@ def test_one_request_mode_stops_at_the_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, "authentication_error"), (529, "overloaded_error")])
-def test_errors_reach_the_envelope(
-    status: int, kind: str, provider: EmbeddedProvider, tmp_path: Path
-) -> None:
+def test_errors_reach_the_envelope(status: int, kind: str, provider: EmbeddedProvider, tmp_path: Path) -> None:
     """Status and type are recognised, nothing is billed."""
     provider.script(Behaviour(status=status))
     envelope = ask(provider, tmp_path)

@@ -123,7 +123,7 @@ def test_a_body_of_ten_megabytes_is_read_and_billed(wire: Any) -> None:
 
 
 def test_a_client_that_leaves_early_is_billed_all_the_same(wire: Any) -> None:
-    """Billing is on arrival of the whole request; half a request is none."""
+    """Billing is on arrival of the whole request; half a request is none. (TESTKIT-3)"""
     wire.provider.script(Behaviour(delay=5))
     whole, half = wire.connect(), wire.connect()
     whole.sendall(HEAD + LENGTH + b"\r\n" + BODY)
@@ -161,7 +161,7 @@ def open_files() -> int:
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc to count open files")
 def test_close_leaves_no_thread_and_no_socket() -> None:
-    """Also with replies under way: stalled, dripping, delayed, and half a request."""
+    """Also with replies under way: stalled, dripping, delayed, and half a request. (TESTKIT-6)"""
     gc.collect()
     before = open_files(), threading.active_count()
     with EmbeddedProvider() as provider:
@@ -216,8 +216,16 @@ def test_wrong_reply_length_is_refused() -> None:
         EmbeddedProvider(reply_tokens=0)
 
 
+def test_it_listens_on_loopback_only(provider: EmbeddedProvider) -> None:
+    """Under another address of this machine nobody answers. (TESTKIT-7)"""
+    host, _, port = provider.url.removeprefix("http://").partition(":")
+    assert host == "127.0.0.1"
+    with pytest.raises(ConnectionError):
+        socket.create_connection(("127.0.0.2", int(port)), timeout=5).close()
+
+
 def test_nothing_is_printed(wire: Any, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
-    """Neither good nor broken clients leave a trace on the terminal or in a log."""
+    """Neither good nor broken clients leave a trace on the terminal or in a log. (TESTKIT-7)"""
     wire.post("openai_chat")
     wire.exchange(b"nonsense\r\n\r\n")
     wire.provider.script(Behaviour(cut=5))

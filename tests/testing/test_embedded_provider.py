@@ -53,13 +53,11 @@ def gemini_client(provider: EmbeddedProvider, key: str = "k") -> Iterator[Any]:
 
 
 def chat(client: Any, prompt: str = "hello", **options: Any) -> Any:
-    return client.chat.completions.create(
-        model="m", messages=[{"role": "user", "content": prompt}], **options
-    )
+    return client.chat.completions.create(model="m", messages=[{"role": "user", "content": prompt}], **options)
 
 
 def test_openai_sdk_reads_a_chat_completion_and_its_usage(provider: EmbeddedProvider) -> None:
-    """A 425-character prompt is billed as 100 tokens, and reply and meter tell the same."""
+    """A 425-character prompt is billed as 100 tokens, and reply and meter tell the same. (TESTKIT-1, TESTKIT-2)"""
     with openai_client(provider) as client:
         reply = chat(client, "a" * 425)
     assert reply.choices[0].finish_reason == "stop"
@@ -73,7 +71,7 @@ def test_openai_sdk_reads_a_chat_completion_and_its_usage(provider: EmbeddedProv
 
 
 def test_openai_sdk_reads_a_response_and_its_usage(provider: EmbeddedProvider) -> None:
-    """The responses format carries text, status and usage as the SDK expects them."""
+    """The responses format carries text, status and usage as the SDK expects them. (TESTKIT-1, TESTKIT-2)"""
     with openai_client(provider) as client:
         reply = client.responses.create(model="m", input="hi", instructions="be brief")
     assert reply.status == "completed"
@@ -82,7 +80,7 @@ def test_openai_sdk_reads_a_response_and_its_usage(provider: EmbeddedProvider) -
 
 
 def test_gemini_sdk_reads_a_reply_and_its_usage(provider: EmbeddedProvider) -> None:
-    """The total of Gemini's figures is what the meter counted."""
+    """The total of Gemini's figures is what the meter counted. (TESTKIT-1, TESTKIT-2)"""
     with gemini_client(provider) as client:
         reply = client.models.generate_content(model="gemini-m", contents="hi")
     assert len(reply.text.split()) == 40
@@ -92,7 +90,7 @@ def test_gemini_sdk_reads_a_reply_and_its_usage(provider: EmbeddedProvider) -> N
 
 
 def test_openrouter_reports_the_cost_that_the_meter_counts() -> None:
-    """`usage.cost` is the tariff's price, and the generation id is in the header and in the body."""
+    """`usage.cost` is the tariff's price, and the generation id is in the header and in the body. (TESTKIT-1)"""
     tariff = Tariff(prompt_usd_per_million=Decimal(3), completion_usd_per_million=Decimal(15))
     with EmbeddedProvider(tariff=tariff) as provider, httpx2.Client(trust_env=False) as client:
         reply = client.post(
@@ -127,7 +125,7 @@ def test_async_sdks_get_the_same_text_for_the_same_prompt(provider: EmbeddedProv
 
 
 def test_500_concurrent_requests_are_all_answered_and_billed(provider: EmbeddedProvider) -> None:
-    """500 requests that wait at the same time are neither refused nor lost."""
+    """500 requests that wait at the same time are neither refused nor lost. (TESTKIT-2)"""
     provider.script(Behaviour(delay=0.2))
     limits = httpx2.Limits(max_connections=None)
 
@@ -144,7 +142,7 @@ def test_500_concurrent_requests_are_all_answered_and_billed(provider: EmbeddedP
 
 @pytest.mark.parametrize("wire_format", WIRE_FORMATS)
 def test_output_limit_is_kept_and_said(wire_format: Any, wire: Any) -> None:
-    """A reply longer than the limit is cut to it exactly, and its finish reason says so."""
+    """A reply longer than the limit is cut to it exactly, and its finish reason says so. (TESTKIT-2)"""
     reply = wire.ask(wire_format, wire.body(wire_format, limit=17))
     assert wire.provider.meter.completion_tokens == 17
     assert wire.provider.requests[0].output_limit == 17
@@ -272,7 +270,7 @@ def test_forced_tool_is_called_with_fitting_arguments(wire: Any) -> None:
 @pytest.mark.parametrize("wire_format", WIRE_FORMATS)
 @pytest.mark.parametrize("key", [None, "bad"])
 def test_missing_and_bad_keys_are_refused_and_not_billed(wire_format: Any, key: Any, wire: Any) -> None:
-    """401 in each format's shape, 400 with API_KEY_INVALID in Gemini's; the request is on record."""
+    """401 in each format's shape, 400 with API_KEY_INVALID in Gemini's; the request is on record. (TESTKIT-5)"""
     status, _, body = wire.post(wire_format, key=key)
     assert status == (400 if wire_format == "generate_content" else 401)
     assert ("API_KEY_INVALID" in body.decode()) == (wire_format == "generate_content")
@@ -331,7 +329,7 @@ def test_unknown_paths_are_404_and_other_methods_405(wire: Any) -> None:
 
 
 def test_keys_are_never_kept(wire: Any) -> None:
-    """Headers on record say that a key was there, the query that may hold one is dropped."""
+    """Headers on record say that a key was there, the query that may hold one is dropped. (TESTKIT-7)"""
     secret = "sk-very-secret"
     for wire_format in WIRE_FORMATS:
         wire.post(wire_format, key=secret)

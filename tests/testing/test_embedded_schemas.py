@@ -58,7 +58,7 @@ def test_structured_response_fits_the_published_schema(wire: Any) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_replies_fit_the_sdks_types(case: str, provider: EmbeddedProvider, wire: Any) -> None:
-    """The SDK's models accept them in strict mode, without a coercion."""
+    """The SDK's models accept them in strict mode, without a coercion. (TESTKIT-1)"""
     types = pytest.importorskip("openai.types")
     responses = pytest.importorskip("openai.types.responses")
     provider.script(CASES[case])

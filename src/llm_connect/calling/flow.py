@@ -73,7 +73,7 @@ def _error(adapter: ProviderAdapter, model: str, failure: Failure, attempts: int
         f"{adapter.provider} {model}: {scrubber.clean(failure.message)}",
         provider=adapter.provider,
         model=model,
-        request_id=failure.request_id,
+        request_id=scrubber.clean(failure.request_id),
         retry_after=failure.retry_after,
         attempts=attempts,
         **scrubber.clean(dict(failure.details)),

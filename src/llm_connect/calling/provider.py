@@ -42,7 +42,7 @@ class ProviderAdapter(LLMAdapter):
         if model is None:
             raise LLMConfigurationError("model must name a model of the provider.")
         self.model = model
-        self.slots = Slots(max_concurrency)
+        self.slots: Slots = Slots(max_concurrency)
         self.secrets = secrets
 
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 from llm_connect.core.adapter import LLMAdapter
@@ -32,6 +33,7 @@ def create_adapter(provider: str, **options: Any) -> LLMAdapter:
     module, name = _ADAPTERS[provider]
     adapter: type[LLMAdapter] = getattr(import_module(module), name)
     try:
-        return adapter(**options)
+        signature(adapter).bind(**options)
     except TypeError as error:
         raise LLMConfigurationError(f"{name} cannot be made with these options: {error}") from None
+    return adapter(**options)

@@ -49,7 +49,7 @@ class LLMError(Exception):
         super().__init__(message)
         self.message = message
         self.cause = cause
-        self.context = dict(context or {})
+        self.context: dict[str, Any] = dict(context or {})
         self.provider = provider
         self.model = model
         self.request_id = request_id
@@ -74,7 +74,7 @@ def _rebuild(kind: type[LLMError], message: str, state: dict[str, Any]) -> LLMEr
 
 
 class LLMConfigurationError(LLMError, ValueError):
-    """A value, key, extra or command is missing or wrong; the text names it. Nothing was sent."""
+    """A value, key, extra or command is missing or wrong; the text names it."""
 
 
 class LLMTimeoutError(LLMError):
@@ -109,7 +109,7 @@ class LLMAPIError(LLMError):
         super().__init__(message, **details)
         self.status_code = status_code
         #: `code`, `type`, `param` and `message` of the reply, scrubbed and capped; nothing else of it.
-        self.response_body = dict(response_body or {})
+        self.response_body: dict[str, Any] = dict(response_body or {})
 
 
 class LLMRateLimitError(LLMAPIError):

@@ -178,8 +178,8 @@ def _check_text(name: str, value: object, *, may_be_blank: bool) -> None:
         return
     if not isinstance(value, str):
         raise LLMConfigurationError(f"{name} must be text or None, not {type(value).__name__}.")
-    if not may_be_blank and not value.strip():
-        raise LLMConfigurationError(f"{name} is blank: leave it out, or name one.")
+    if not may_be_blank and not (value.strip() and value.isprintable()):
+        raise LLMConfigurationError(f"{name} is blank or more than a line: leave it out, or name one.")
     _check_encodable(name, value)
 
 

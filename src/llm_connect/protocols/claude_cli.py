@@ -238,7 +238,8 @@ def _answer(output: Output, content: str, finish: FinishReason) -> Answer:
 
 def _failure(reply: Reply, output: Output) -> Failure:
     result = output.result
-    said = text(result.get("result")) or " ".join(map(str, result.get("errors") or []))
+    errors = result.get("errors")
+    said = text(result.get("result")) or " ".join(map(text, errors if isinstance(errors, list) else []))
     status = result.get("api_error_status")
     if isinstance(status, int) and not isinstance(status, bool):
         return _refused_by_api(output, status, said)

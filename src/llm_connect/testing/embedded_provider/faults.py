@@ -55,4 +55,4 @@ class InvalidRequest(Exception):
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
-        self.fault = Fault(status=400, message=message, param=param)
+        self.fault: Fault = Fault(status=400, message=message, param=param)

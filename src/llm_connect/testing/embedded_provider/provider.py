@@ -54,7 +54,7 @@ class EmbeddedProvider:
         length = "limit" if reply_tokens is None else reply_tokens
         if length != "limit" and length < 1:
             raise ValueError(f"reply_tokens is at least 1, not {reply_tokens}")
-        self.meter = Meter()
+        self.meter: Meter = Meter()
         self._script = Script()
         self._log = RequestLog(keep_requests)
         tariff = tariff or Tariff()

@@ -1,0 +1,36 @@
+"""The four adapters together: three SDKs and clients and the real `claude` command, in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from llm_connect import ClaudeCodeAdapter, GeminiAdapter, OpenAIAdapter, OpenRouterAdapter, RunConfig
+from llm_connect.testing import Behaviour, EmbeddedProvider
+from tests.adapters.claude_binary import find_claude, needs_claude
+
+KEY = "key-0123456789"
+CONFIG = RunConfig(max_tokens=50, max_retries=0, timeout_seconds=60)
+
+
+@needs_claude
+async def test_four_adapters_in_one_gather() -> None:
+    """All four answer at the same time, each from its own format, and their usage is what was billed. (PROVIDER-16)"""
+    with EmbeddedProvider() as provider:
+        # All are under way together: the three over HTTP are held until the command, which is slower, has asked.
+        provider.script(Behaviour(delay=3))
+        async with (
+            OpenAIAdapter(api_key=KEY, base_url=provider.openai_url) as openai,
+            GeminiAdapter(api_key=KEY, base_url=provider.gemini_url) as gemini,
+            OpenRouterAdapter(api_key=KEY, base_url=provider.openrouter_url) as openrouter,
+            ClaudeCodeAdapter(api_key=KEY, base_url=provider.anthropic_url, cli_path=find_claude()) as claude,
+        ):
+            adapters = [openai, gemini, openrouter, claude] * 2
+            calls = (adapter.async_execute_prompt(f"question {n}", CONFIG) for n, adapter in enumerate(adapters))
+            responses = await asyncio.gather(*calls)
+        assert [response.metadata["provider"] for response in responses] == [a.provider for a in adapters]
+        assert all(response.content for response in responses)
+        assert sum(response.usage.total_tokens for response in responses) == provider.meter.total_tokens
+        assert {request.prompt for request in provider.requests} == {f"question {n}" for n in range(8)}
+        formats = Counter(request.wire_format for request in provider.requests)
+        assert formats == dict.fromkeys(("openai_chat", "generate_content", "openrouter", "anthropic_messages"), 2)
