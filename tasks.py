@@ -1,0 +1,190 @@
+"""The tasks of this project; `python tasks.py` lists them.
+
+Needs Python 3.11 or later with pip. What else a task needs is installed into the environment in `.venv` (or
+in the folder that UV_PROJECT_ENVIRONMENT names) and stays there.
+"""
+
+# ruff: noqa: S603, T201 - it starts programs and prints: that is its job
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from itertools import takewhile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENT = ROOT / os.environ.get("UV_PROJECT_ENVIRONMENT", ".venv")
+BIN = ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+OLDEST_PYTHON = (3, 11)
+OLDEST_UV = (0, 7)
+
+SYNC = ("sync", "--quiet", "--frozen", "--inexact", "--no-default-groups", "--all-extras")
+TESTING = ("test", "schemas", "example")
+LINTING = ("lint", *TESTING)
+PARTS = ("e2e", "engine", *TESTING)
+
+LINTERS = (
+    ("ruff", "check"),
+    ("ruff", "format", "--check"),
+    ("mypy",),
+    ("pyright", "--pythonpath", str(PYTHON)),
+    ("lint-imports", "--no-cache"),
+)
+PARALLEL = ("-n", "auto", "--maxprocesses", "4")
+VERIFY_TYPES = ("--ignoreexternal", "--verifytypes", "llm_connect")
+FULLY_COVERED = "*/llm_connect/core/*,*/llm_connect/calling/*"
+
+
+def demo(*args: str) -> None:
+    """run the delegation chain in examples/; more words are its arguments"""
+    sync("example")
+    run(PYTHON, ROOT / "examples" / "delegation_chain.py", *args)
+
+
+def test(*args: str) -> None:
+    """run the tests with what this machine has; more words are arguments of pytest"""
+    sync(*TESTING)
+    run(PYTHON, "-m", "pytest", *PARALLEL, *args)
+
+
+def check() -> None:
+    """run every check: lint, then public types, tests and their coverage against the built wheel"""
+    lint()
+    with installed_wheel():
+        run(BIN / "pyright", *VERIFY_TYPES)
+        run(PYTHON, "-m", "coverage", "run", "-m", "pytest")
+        run(PYTHON, "-m", "coverage", "report")
+        run(PYTHON, "-m", "coverage", "report", "--include", FULLY_COVERED, "--fail-under=100")
+
+
+def e2e(*args: str) -> None:
+    """run the tests on real parts only (tests/e2e); more words are arguments of pytest"""
+    test("tests/e2e", *args)
+
+
+def lint() -> None:
+    """run ruff, mypy, pyright and import-linter, and name all that fail"""
+    sync(*LINTING)
+    failed = [linter for linter in LINTERS if not passes(BIN / linter[0], *linter[1:])]
+    if failed:
+        names = (" ".join(takewhile(lambda word: not word.startswith("-"), linter)) for linter in failed)
+        sys.exit(f"\nFailed: {', '.join(names)}")
+
+
+def format() -> None:  # noqa: A001 - the name of the task
+    """rewrite the code as ruff formats it, and mend what it can"""
+    sync(*LINTING)
+    run(BIN / "ruff", "check", "--fix")
+    run(BIN / "ruff", "format")
+
+
+def parts() -> None:
+    """install every optional part, so that tests that need one are not skipped"""
+    sync(*PARTS)
+
+
+TASKS: dict[str, Callable[..., None]] = {task.__name__: task for task in (demo, test, check, e2e, lint, format, parts)}
+WITH_ARGUMENTS = frozenset({"demo", "test", "e2e"})
+
+
+def sync(*groups: str) -> None:
+    """Install the locked versions of all extras and of these groups; what is there beside them stays."""
+    print(f"Installing into {ENVIRONMENT.name}: all extras, {', '.join(groups)}", flush=True)
+    chosen = [option for group in groups for option in ("--group", group)]
+    base = () if PYTHON.exists() else ("--python", sys.executable)
+    run(uv(), *SYNC, *base, *chosen)
+
+
+@contextmanager
+def installed_wheel() -> Iterator[None]:
+    """The wheel of this project in place of its sources, which come back in the end."""
+    shutil.rmtree(ROOT / "dist", ignore_errors=True)
+    run(uv(), "build", "--quiet", "--wheel")
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    run(uv(), "pip", "install", "--quiet", "--python", PYTHON, "--no-deps", "--reinstall", wheel)
+    try:
+        yield
+    finally:
+        sync(*LINTING)
+
+
+@cache
+def uv() -> str:
+    """uv from PATH, else the one in the environment, which pip installs when it is not there."""
+    for found in (shutil.which("uv"), shutil.which("uv", path=BIN)):
+        if found and runs(found):
+            return found
+    make_environment()
+    wanted = f"uv>={'.'.join(map(str, OLDEST_UV))}"
+    run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wanted)
+    return shutil.which("uv", path=BIN) or sys.exit("pip has installed uv, but it is not to be found.")
+
+
+def runs(uv: str) -> bool:
+    """Whether this uv can be started and is new enough; the `uv` of a version manager may stand for none."""
+    result = subprocess.run([uv, "--version"], capture_output=True, text=True, check=False)
+    words = result.stdout.split()
+    if result.returncode != 0 or len(words) < 2:
+        return False
+    return tuple(int(number) for number in words[1].split(".")[:2]) >= OLDEST_UV
+
+
+def make_environment() -> None:
+    """A virtual environment with pip; one that is there is kept."""
+    if find_spec("venv") is None or find_spec("ensurepip") is None:
+        sys.exit(
+            "This Python cannot make a virtual environment: its venv or ensurepip module is missing.\n"
+            "Install it (Debian and Ubuntu: the package python3-venv), or put uv on the PATH."
+        )
+    if not PYTHON.exists():
+        run(sys.executable, "-m", "venv", "--without-pip", ENVIRONMENT)
+    run(PYTHON, "-m", "ensurepip", stdout=subprocess.DEVNULL)
+
+
+def run(*command: str | Path, stdout: int | None = None) -> None:
+    """Run a command in the root of the project; end with its exit code when it fails."""
+    code = status(*command, stdout=stdout)
+    if code != 0:
+        sys.exit(code)
+
+
+def passes(*command: str | Path) -> bool:
+    """Run a command after printing it; whether it succeeded."""
+    print(f"\n$ {Path(command[0]).name} {' '.join(map(str, command[1:]))}", flush=True)
+    return status(*command) == 0
+
+
+def status(*command: str | Path, stdout: int | None = None) -> int:
+    """Run a command in the root of the project and return its exit code."""
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment["UV_PROJECT_ENVIRONMENT"] = str(ENVIRONMENT)
+    environment["PATH"] = os.pathsep.join((str(BIN), environment.get("PATH", os.defpath)))
+    words = [str(word) for word in command]
+    return subprocess.run(words, cwd=ROOT, env=environment, stdout=stdout, check=False).returncode
+
+
+def main(name: str = "", *args: str) -> None:
+    if sys.version_info < OLDEST_PYTHON:
+        needed = ".".join(map(str, OLDEST_PYTHON))
+        sys.exit(f"Python {needed} or later is needed; this is {sys.version.split()[0]}.")
+    if name not in TASKS or (args and name not in WITH_ARGUMENTS):
+        listed = "\n".join(f"  {name:8}{task.__doc__}" for name, task in TASKS.items())
+        usage = f"python tasks.py TASK [ARGUMENTS]\n\n{listed}"
+        sys.exit(f"No such task: {' '.join((name, *args))}\n\n{usage}") if name else print(usage)
+        return
+    TASKS[name](*args)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)

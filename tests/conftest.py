@@ -1,0 +1,47 @@
+"""Rules for all tests.
+
+- No test meets a paid provider: keys and endpoints of the developer's environment are not seen.
+- With LLM_CONNECT_REQUIRE_ALL=1 a skipped test fails, unless it is marked `allow_skip`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+REQUIRE_ALL = "LLM_CONNECT_REQUIRE_ALL"
+PROVIDERS = ("ANTHROPIC_", "CLAUDE_", "GEMINI_", "GOOGLE_", "OPENAI_", "OPENROUTER_")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"allow_skip: this test may be skipped although {REQUIRE_ALL} is set")
+    for name in [name for name in os.environ if name.startswith(PROVIDERS)]:
+        del os.environ[name]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped:
+        refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker("allow_skip") is None:
+        refuse_skip(report)
+    return report
+
+
+def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure when every part is required."""
+    if os.environ.get(REQUIRE_ALL) not in (None, "", "0"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{reason}, but {REQUIRE_ALL} is set"

@@ -1,0 +1,89 @@
+"""Core <- Functional <- Configuration: nothing imports upwards."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import llm_connect
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(llm_connect.__file__).parent
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imports_of(layer: str) -> list[tuple[str, str]]:
+    """Every absolute import of a layer, those for type checkers included: (file, imported name)."""
+    files = sorted((PACKAGE / layer).rglob("*.py"))
+    assert files, f"the layer {layer} has no files"
+    return [(str(file.relative_to(PACKAGE)), name) for file in files for name in imports(ast.parse(file.read_text()))]
+
+
+def layers() -> list[str]:
+    """The layers that import-linter is told of, lowest first."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    named = next(contract["layers"] for contract in settings if contract["type"] == "layers")
+    return [name.removeprefix("llm_connect.") for name in reversed(named)]
+
+
+def test_core_is_standard_library_only() -> None:
+    """Core and the protocols import nothing but the standard library and this package (LAYER-2, WIRE-1)"""
+    foreign = [
+        (file, name)
+        for layer in ("core", "protocols")
+        for file, name in imports_of(layer)
+        if name.partition(".")[0] not in sys.stdlib_module_names | {"llm_connect"}
+    ]
+    assert foreign == []
+
+
+def test_nothing_imports_upwards() -> None:
+    """A layer imports itself and the layers below it (LAYER-1)"""
+    order = layers()
+    upwards = [
+        (file, name)
+        for position, layer in enumerate(order)
+        for file, name in imports_of(layer)
+        if name.startswith("llm_connect.") and name.split(".")[1] in order[position + 1 :]
+    ]
+    assert upwards == []
+
+
+def test_every_folder_is_a_layer() -> None:
+    """A new folder of the package needs a place among the layers."""
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders == set(layers())
+
+
+def test_every_file_is_on_the_map() -> None:
+    """ARCHITECTURE-LAYERS.md names each file of the package, or the folder that it is in."""
+    sources = ROOT / "src" / "llm_connect"
+    text = (ROOT / "ARCHITECTURE-LAYERS.md").read_text(encoding="utf-8")
+    shown = {(ROOT / link).resolve() for link in re.findall(r"\]\((src/[^)]+)\)", text)}
+    files = [path for path in sorted(sources.glob("*/**/*.py")) if path.name != "__init__.py"]
+    assert [str(path) for path in files if not shown & {path, *path.parents}] == []
+
+
+@pytest.mark.skipif(find_spec("importlinter") is None, reason="import-linter comes with `python tasks.py lint`")
+def test_import_linter_agrees() -> None:
+    """The contracts in pyproject.toml hold for the whole graph of imports (LAYER-1, LAYER-2, WIRE-1)"""
+    command = "from importlinter.cli import lint_imports_command as lint; lint()"
+    result = subprocess.run(
+        [sys.executable, "-c", command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=50
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

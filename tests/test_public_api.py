@@ -1,0 +1,91 @@
+"""The public names and their signatures, as `tests/public_api.txt` keeps them.
+
+A change there is a change for users. To write the file anew:
+
+    UPDATE_PUBLIC_API=1 python tasks.py test tests/test_public_api.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import llm_connect
+
+SNAPSHOT = Path(__file__).parent / "public_api.txt"
+
+
+def signature(value: object) -> str:
+    """A signature without the quotes around its annotations."""
+    text = str(inspect.signature(value))  # type: ignore[arg-type]
+    return re.sub(r"(: |-> )'((?:[^'\\]|\\.)*)'(?=[,)]| =|$)", r"\1\2", text)
+
+
+def member(name: str, value: object) -> str | None:
+    if isinstance(value, property):
+        return f"    {name}: property"
+    if isinstance(value, classmethod | staticmethod):
+        return f"    {type(value).__name__} {name}{signature(value.__func__)}"
+    if inspect.isfunction(value):
+        return f"    {'async ' * inspect.iscoroutinefunction(value)}{name}{signature(value)}"
+    return None
+
+
+def members(cls: type) -> Iterator[str]:
+    """The public methods and properties of a class, inherited ones too, as far as they are this library's.
+
+    Not what the call path asks of its adapters, which is no public interface.
+    """
+    owners = [owner for owner in reversed(cls.__mro__) if owner.__module__.startswith("llm_connect")]
+    path = [owner for owner in owners if owner.__module__.startswith("llm_connect.calling")]
+    asked = {name for owner in path for name in owner.__abstractmethods__}  # type: ignore[attr-defined]
+    attributes = {name: value for owner in owners for name, value in vars(owner).items()}
+    for name in sorted(name for name in attributes if not name.startswith("_") and name not in asked):
+        if line := member(name, attributes[name]):
+            yield line
+
+
+def describe(name: str) -> Iterator[str]:
+    value = getattr(llm_connect, name)
+    if inspect.isclass(value) and value.__module__.startswith("llm_connect"):
+        bases = ", ".join(base.__name__ for base in value.__bases__)
+        yield f"class {name}({bases})"
+        yield f"    __init__{signature(value)}"
+        yield from members(value)
+    elif inspect.isfunction(value):
+        yield f"{name}{signature(value)}"
+    else:
+        yield name if name == "__version__" else f"{name} = {value}"
+
+
+def test_the_names_are_sorted() -> None:
+    """`__all__` is in order and holds each name once."""
+    assert llm_connect.__all__ == sorted(set(llm_connect.__all__))
+    assert set(llm_connect.__all__) <= set(dir(llm_connect))
+
+
+def test_the_public_api_is_the_recorded_one() -> None:
+    """Names and signatures change only together with tests/public_api.txt (LAYER-4)"""
+    found = "\n".join(line for name in llm_connect.__all__ for line in describe(name)) + "\n"
+    if os.environ.get("UPDATE_PUBLIC_API"):
+        SNAPSHOT.write_text(found, encoding="utf-8")
+    assert found == SNAPSHOT.read_text(encoding="utf-8")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    """A name that is not public is refused as any module does it."""
+    assert not hasattr(llm_connect, "NoSuchAdapter")
+
+
+def test_importing_the_package_imports_no_sdk() -> None:
+    """`import llm_connect` brings the standard library and this package, nothing else (LAYER-3)"""
+    script = "import sys; old = set(sys.modules); import llm_connect; print(*set(sys.modules) - old)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert result.returncode == 0, result.stderr
+    brought = {name.partition(".")[0] for name in result.stdout.split()}
+    assert brought - sys.stdlib_module_names == {"llm_connect"}
