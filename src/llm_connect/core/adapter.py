@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
+from llm_connect.core import metering
+from llm_connect.core.bounds import Bound, utf8_bytes
+from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+
+#: The output limit, in tokens, that is held and sent when a call has a budget and no limit of its own.
+DEFAULT_MAX_TOKENS = 2_000
 
 
 class LLMAdapter(ABC):
@@ -18,16 +24,38 @@ class LLMAdapter(ABC):
 
     Guaranteed by every adapter: a success is an `LLMResponse`, a failure an `LLMError`; `config` is not
     changed; `config.timeout_seconds` is honoured. Whatever takes an `LLMAdapter` works with the mock.
+
+    A class that writes `execute_prompt` is metered without doing anything: with a budget in the config, `bound` is
+    held before the method runs, and `response.usage` settles the hold. A class that only wraps another adapter says
+    `metered = False`, and the inner adapter meters.
     """
+
+    #: Whether the methods that this class itself writes are metered; not inherited.
+    metered: ClassVar[bool] = True
+    #: The budget of calls whose config has none.
+    budget_tracker: BudgetTracker | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        metering.install(cls)
 
     @abstractmethod
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
         """Send `prompt` and wait for the answer. Raises LLMError."""
 
     async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
-        """Like `execute_prompt`, for a coroutine; by default in a worker thread. Raises LLMError."""
-        return await asyncio.to_thread(self.execute_prompt, prompt, config)
+        """Like `execute_prompt`, for a coroutine; by default in a worker thread. Raises LLMError.
+
+        By default budget is waited for without a thread. Cancelled while it waits, nothing is booked; cancelled
+        while the thread works, the thread goes on and books what the call used.
+        """
+        return await metering.execute_in_thread(self, prompt, config)
 
     def validate_config(self, config: RunConfig) -> bool:
         """Whether this adapter expects to honour all of `config`; advice, without side effects."""
         return True
+
+    def bound(self, prompt: Prompt, config: RunConfig) -> Bound:
+        """What a call may use at most; by default the bytes of the prompts and the output limit, as an estimate."""
+        prompt_tokens = utf8_bytes(prompt) + utf8_bytes(config.system_prompt)
+        return Bound(prompt_tokens=prompt_tokens, max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS)

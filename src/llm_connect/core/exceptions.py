@@ -2,6 +2,7 @@
 
     LLMError
     ├── LLMConfigurationError (ValueError)   a value, key, extra or command is missing or wrong
+    ├── LLMBudgetExceededError               the call does not fit its budget, and was not sent
     ├── LLMTimeoutError                      `timeout_seconds` is over
     ├── LLMConnectionError                   no connection, or it broke before a whole reply was read
     ├── LLMSubprocessError                   a command-line provider failed
@@ -18,7 +19,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from llm_connect.core.models import LLMResponse
+    from llm_connect.core.units import Amount
 
 
 class LLMError(Exception):
@@ -44,6 +48,8 @@ class LLMError(Exception):
         request_id: str | None = None,
         retry_after: float | None = None,
         attempts: int = 0,
+        maybe_billed: bool | None = None,
+        booked: Amount | None = None,
         response: LLMResponse | None = None,
     ) -> None:
         super().__init__(message)
@@ -57,10 +63,17 @@ class LLMError(Exception):
         self.retry_after = retry_after
         #: Requests that were sent for this call.
         self.attempts = attempts
+        #: Whether the provider may charge for the last attempt; False where it is known that it does not.
+        self.maybe_billed = self._maybe_billed() if maybe_billed is None else maybe_billed
+        #: What this call added to its budget although it failed; None without a budget.
+        self.booked = booked
         #: The answer, when one was paid for although the call failed.
         self.response = response
         if cause is not None:
             self.__cause__ = cause
+
+    def _maybe_billed(self) -> bool:
+        return True
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.message, self.__dict__ | {"cause": None})
@@ -75,6 +88,9 @@ def _rebuild(kind: type[LLMError], message: str, state: dict[str, Any]) -> LLMEr
 
 class LLMConfigurationError(LLMError, ValueError):
     """A value, key, extra or command is missing or wrong; the text names it."""
+
+    def _maybe_billed(self) -> bool:
+        return False
 
 
 class LLMTimeoutError(LLMError):
@@ -106,10 +122,13 @@ class LLMAPIError(LLMError):
         response_body: dict[str, Any] | None = None,
         **details: Any,
     ) -> None:
-        super().__init__(message, **details)
         self.status_code = status_code
+        super().__init__(message, **details)
         #: `code`, `type`, `param` and `message` of the reply, scrubbed and capped; nothing else of it.
         self.response_body: dict[str, Any] = dict(response_body or {})
+
+    def _maybe_billed(self) -> bool:
+        return not 400 <= self.status_code < 500
 
 
 class LLMRateLimitError(LLMAPIError):
@@ -122,3 +141,45 @@ class LLMAuthenticationError(LLMAPIError, LLMConfigurationError):
 
 class LLMResponseError(LLMAPIError):
     """A reply came that is not the provider's format: HTML, empty, cut, or without an answer in it."""
+
+
+class LLMBudgetExceededError(LLMError):
+    """A call was not sent, because its upper bound does not fit the budget.
+
+        except LLMBudgetExceededError as error:
+            print(error.reason, error.unit, error.requested, error.total, error.spent, error.held)
+
+    reason: `never_fits` (not even with no hold open), `wait_expired`, `refused` (it fits later, but does not wait),
+        `closed`, `unpriced` (a USD limit, and no price known), `self_wait` (it would wait for its own caller).
+    unit: what is short: "tokens", "calls" or "usd"; the figures are of that unit, USD as Decimal.
+    path: the tracker that is short, as `parent/child`.
+    total, spent, held: its limit, what is spent, and what open holds keep; `presumed` is the part of `spent` that
+        was booked without knowing the outcome.
+    requested: the upper bound of the call. missing: the smallest raise of the limit with which it would fit.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        unit: str = "tokens",
+        path: str = "",
+        total: int | Decimal | None = None,
+        spent: int | Decimal = 0,
+        held: int | Decimal = 0,
+        presumed: int | Decimal = 0,
+        requested: int | Decimal = 0,
+        missing: int | Decimal = 0,
+        **details: Any,
+    ) -> None:
+        super().__init__(message, **details, maybe_billed=False)
+        self.reason = reason
+        self.unit = unit
+        self.path = path
+        self.total = total
+        self.spent = spent
+        self.held = held
+        self.presumed = presumed
+        self.requested = requested
+        self.missing = missing

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from llm_connect.core.adapter import LLMAdapter
+from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMTimeoutError
 from llm_connect.core.models import (
     LLMResponse,
@@ -45,11 +46,13 @@ class MockLLMAdapter(LLMAdapter):
         prompt_tokens: int = 10,
         completion_tokens: int = 10,
         delay_seconds: float = 0.0,
+        budget_tracker: BudgetTracker | None = None,
     ) -> None:
         check_count("prompt_tokens", prompt_tokens, least=0)
         check_count("completion_tokens", completion_tokens, least=0)
         check_number("delay_seconds", delay_seconds, least=0)
         self.model = model
+        self.budget_tracker = budget_tracker
         self._usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
         self._answer = _answerer(reply)
         self._delay_seconds = delay_seconds

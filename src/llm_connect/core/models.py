@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias, get_args
 
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.checks import check_count as check_count
+from llm_connect.core.checks import check_mapping, check_text
+from llm_connect.core.checks import check_number as check_number
+from llm_connect.core.checks import check_prompt as check_prompt
 from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.usage import Usage as Usage
 
 #: What an adapter can be asked. Text today; an adapter refuses a kind that it does not know.
 Prompt: TypeAlias = str
 
 #: Why the model stopped, in one closed set for all providers.
 FinishReason: TypeAlias = Literal["stop", "length", "content_filter", "tool_calls", "error", "unknown"]
+#: What a call does whose bound does not fit the budget now.
+WhenShort: TypeAlias = Literal["wait", "refuse", "clamp"]
 FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Tokens of one call, in one normal form for all providers.
-
-        usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-
-    `prompt_tokens` is all input and `completion_tokens` all output, thinking included. The other fields are
-    parts of these two, never additions. `estimated` is True when the provider did not say.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    estimated: bool = False
-
-    @property
-    def total_tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.total_tokens,
-            "cached_tokens": self.cached_tokens,
-            "cache_write_tokens": self.cache_write_tokens,
-            "reasoning_tokens": self.reasoning_tokens,
-            "estimated": self.estimated,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +71,15 @@ class RunConfig:
     model_params: further parameters; portable keys such as `json_schema` are translated for each provider,
         keys that a provider does not know are refused.
     timeout_seconds: a total over waiting, sending, reading and retries.
+    max_wait_seconds: how long each attempt may wait for budget; None means half of `timeout_seconds`.
     max_retries: further attempts after one that failed in a way that may pass.
     max_depth: how many more times this config may be delegated.
-    labels: what the call is for, as short text by name.
+    when_short: what a call does whose bound does not fit the budget now, but will when others have ended: "wait",
+        "refuse", or "clamp" (its output limit becomes what is free, and it waits for `clamp_floor` at the least).
+    clamp_floor: the smallest output limit, in tokens, that "clamp" or a missing `max_tokens` may end up with.
+    budget_tracker: the budget that this call spends from. With one, a missing `max_tokens` becomes the adapter's
+        default (2,000), or what is free if that is less; that limit is held and sent.
+    labels: what the call is for, as short text by name; the ledger keeps it.
 
     Raises LLMConfigurationError for a value that cannot be meant.
     """
@@ -110,92 +90,88 @@ class RunConfig:
     max_tokens: int | None = None
     model_params: Mapping[str, Any] = field(default_factory=dict)
     timeout_seconds: float = 300.0
+    max_wait_seconds: float | None = None
     max_retries: int = 2
     max_depth: int = 3
+    when_short: WhenShort = "wait"
+    clamp_floor: int = 256
+    budget_tracker: BudgetTracker | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_text("model_name", self.model_name, may_be_blank=False)
-        _check_text("system_prompt", self.system_prompt, may_be_blank=True)
+        check_text("model_name", self.model_name, may_be_blank=False)
+        check_text("system_prompt", self.system_prompt, may_be_blank=True)
         check_number("temperature", self.temperature, least=0, optional=True)
         check_count("max_tokens", self.max_tokens, least=1, optional=True)
         check_number("timeout_seconds", self.timeout_seconds, above=0)
+        check_number("max_wait_seconds", self.max_wait_seconds, least=0, optional=True)
         check_count("max_retries", self.max_retries, least=0)
         check_count("max_depth", self.max_depth, least=0)
+        check_count("clamp_floor", self.clamp_floor, least=1)
+        _check_budget(self.when_short, self.budget_tracker)
         for name, value_type in (("model_params", object), ("labels", str)):
             value = getattr(self, name)
-            _check_mapping(name, value, value_type=value_type)
+            check_mapping(name, value, value_type=value_type)
             object.__setattr__(self, name, dict(value))
 
+    @property
+    def budget_wait_seconds(self) -> float:
+        """Seconds that an attempt may wait for budget."""
+        return self.timeout_seconds / 2 if self.max_wait_seconds is None else self.max_wait_seconds
 
-def check_prompt(prompt: object) -> None:
-    """Refuse what no adapter can send: another kind than text, nothing, or text that UTF-8 cannot encode."""
-    if not isinstance(prompt, str):
-        raise LLMConfigurationError(
-            f"This adapter takes a prompt of type str, not {type(prompt).__name__}: pass the text."
-        )
-    if not prompt.strip():
-        raise LLMConfigurationError("The prompt is empty: pass the text to send.")
-    _check_encodable("prompt", prompt)
+    def delegate(
+        self,
+        name: str,
+        *,
+        total: int | None = None,
+        total_usd: int | str | float | Decimal | None = None,
+        total_calls: int | None = None,
+        **fields: Any,
+    ) -> RunConfig:
+        """The config for a sub-agent: one level less, and with a limit a child budget of its own.
 
+            config_b = config.delegate("research", total=5_000, system_prompt="You look things up.")
 
-def check_count(name: str, value: object, *, least: int, optional: bool = False) -> None:
-    """Refuse all but a whole number of at least `least` (and None, when optional); True is not a number."""
-    if value is None and optional:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise LLMConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+        name: the child budget's name. total, total_usd, total_calls: its limits; without any, the sub-agent shares
+            this config's budget as it is. fields: fields of `RunConfig` that differ.
 
+        Budget, timeouts, retries and labels carry over; model, parameters and system prompt do not, as they belong
+        to this agent. Raises LLMConfigurationError when `max_depth` is used up.
+        """
+        if self.max_depth == 0:
+            raise LLMConfigurationError(
+                f"max_depth is used up: {name!r} cannot be delegated to. Give the first config a higher max_depth."
+            )
+        carried: dict[str, Any] = {field: getattr(self, field) for field in _CARRIED}
+        if (total, total_usd, total_calls) != (None, None, None):
+            carried["budget_tracker"] = self._tracker_for(name).child(
+                name, total, total_usd=total_usd, total_calls=total_calls
+            )
+        return RunConfig(**{**carried, "max_depth": self.max_depth - 1, **fields})
 
-def check_number(
-    name: str,
-    value: object,
-    *,
-    least: float | None = None,
-    above: float | None = None,
-    optional: bool = False,
-) -> None:
-    """Refuse all but a finite number in its range (and None, when optional); True is not a number."""
-    if value is None and optional:
-        return
-    floor = f"at least {least}" if least is not None else f"above {above}"
-    wrong = LLMConfigurationError(f"{name} must be a finite number {floor}, not {value!r}.")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
-        raise wrong
-    if (least is not None and value < least) or (above is not None and value <= above):
-        raise wrong
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
+    def _tracker_for(self, name: str) -> BudgetTracker:
+        if self.budget_tracker is None:
+            raise LLMConfigurationError(
+                f"{name!r} was given a limit, but this config has no budget_tracker to take it from."
+            )
+        return self.budget_tracker
 
 
-def _check_text(name: str, value: object, *, may_be_blank: bool) -> None:
-    if value is None:
-        return
-    if not isinstance(value, str):
-        raise LLMConfigurationError(f"{name} must be text or None, not {type(value).__name__}.")
-    if not may_be_blank and not (value.strip() and value.isprintable()):
-        raise LLMConfigurationError(f"{name} is blank or more than a line: leave it out, or name one.")
-    _check_encodable(name, value)
+#: Fields that a sub-agent takes over.
+_CARRIED = (
+    "timeout_seconds",
+    "max_wait_seconds",
+    "max_retries",
+    "when_short",
+    "clamp_floor",
+    "budget_tracker",
+    "labels",
+)
 
 
-def _check_encodable(name: str, text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise LLMConfigurationError(
-            f"The {name} holds lone surrogates, which UTF-8 cannot encode: decode it with errors='replace'."
-        ) from None
-
-
-def _check_mapping(name: str, value: object, *, value_type: type) -> None:
-    fits = isinstance(value, Mapping) and all(
-        isinstance(key, str) and isinstance(item, value_type) for key, item in value.items()
-    )
-    if not fits:
-        kind = "text" if value_type is str else "values"
-        raise LLMConfigurationError(f"{name} must be a mapping from text to {kind}.")
+def _check_budget(when_short: object, tracker: object) -> None:
+    if when_short not in get_args(WhenShort):
+        allowed = ", ".join(map(repr, get_args(WhenShort)))
+        raise LLMConfigurationError(f"when_short must be one of {allowed}, not {when_short!r}.")
+    if tracker is not None and not isinstance(tracker, BudgetTracker):
+        raise LLMConfigurationError(f"budget_tracker must be a BudgetTracker, not {type(tracker).__name__}.")

@@ -1,0 +1,238 @@
+"""The budget that a whole chain of agents shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Final, NoReturn, Self, get_args
+
+from llm_connect.core.accounts import Account, Path
+from llm_connect.core.admission import Gate, OnUnknown
+from llm_connect.core.checks import check_count, check_number
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.figures import BudgetFigures
+from llm_connect.core.holds import Hold, remember_own
+from llm_connect.core.ledger import Ledger, LedgerEntry
+from llm_connect.core.limits import Limits, checked_amount, checked_figures, checked_limits
+from llm_connect.core.snapshot import BudgetSnapshot
+from llm_connect.core.units import UNITS
+from llm_connect.core.waiting import aadmit, admit
+
+
+class _Unchanged:
+    def __repr__(self) -> str:
+        return "unchanged"
+
+
+_UNCHANGED: Final = _Unchanged()
+
+
+class BudgetTracker(BudgetFigures):
+    """A cap on what calls may spend, shared by threads, tasks and event loops.
+
+        tracker = BudgetTracker(total=50_000)
+        config = RunConfig(budget_tracker=tracker)
+        adapter.execute_prompt("Hello", config)
+        print(tracker.spent, tracker.held, tracker.remaining())
+
+    total: limit in tokens, input and output together. total_usd: limit in USD (int, str, Decimal, or float by its
+        repr). total_calls: limit in requests to providers that were not released. None: no limit of that kind;
+        without any the tracker only meters.
+    name: the first part of the path in errors and ledger entries.
+    on_unknown: what a call counts whose outcome is not known (cancelled, timed out, cut, a 5xx): "presume" books its
+        bound; "release" books nothing and gives up the guarantee.
+    keep_entries: ledger entries kept in memory; sums are kept for good.
+
+    Guaranteed: `spent + held` never exceeds a limit, as long as the bound of each call is an upper bound. Where one is
+    not, all of the overrun is booked and nothing further is sent. Not guaranteed: anything across processes; a
+    tracker cannot be pickled or used after `os.fork`, and copying a config keeps the same tracker.
+
+    Raises LLMConfigurationError for a limit that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        total: int | None = None,
+        *,
+        total_usd: int | str | float | Decimal | None = None,
+        total_calls: int | None = None,
+        name: str = "budget",
+        on_unknown: OnUnknown = "presume",
+        keep_entries: int = 1000,
+    ) -> None:
+        check_count("keep_entries", keep_entries, least=0)
+        if on_unknown not in get_args(OnUnknown):
+            raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
+        self._become(name, None, Gate(keep_entries, on_unknown), checked_limits(total, total_calls, total_usd))
+
+    def _become(self, name: str, parent: BudgetTracker | None, gate: Gate, limits: Limits) -> None:
+        if not isinstance(name, str) or not name.strip():
+            raise LLMConfigurationError("name must be text that is not blank.")
+        self.name = name
+        self.parent = parent
+        self.path: str = name if parent is None else f"{parent.path}/{name}"
+        self.gate = gate
+        self.own_accounts = tuple(Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True))
+        own = tuple((account, unit) for unit, account in enumerate(self.own_accounts))
+        self.accounts: Path = own if parent is None else own + parent.accounts
+        self.lineage: tuple[BudgetFigures, ...] = (self, *(parent.lineage if parent else ()))
+        self.closed_itself = False
+        self._joined: dict[str, BudgetTracker] = {}
+
+    @property
+    def ledger(self) -> Ledger:
+        """The entries of the whole tree; `LedgerEntry.tracker` is the path of the one that an entry is about."""
+        return self.gate.ledger
+
+    def snapshot(self) -> BudgetSnapshot:
+        """All figures of one moment."""
+        return self.gate.read(self)
+
+    def reserve(
+        self,
+        tokens: int = 0,
+        *,
+        calls: int = 1,
+        usd: int | str | float | Decimal = 0,
+        max_wait_seconds: float = 0,
+        adapter: str | None = None,
+        model: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Hold:
+        """Set aside what a call may need at most, on this tracker and all above it, and return the hold.
+
+            with tracker.reserve(1_500) as hold:
+                hold.dispatch()
+                ...
+                hold.settle(tokens_used)
+
+        max_wait_seconds: how long to wait until it fits; 0 refuses at once. In a thread whose event loop runs it
+            never waits, because that would block those who free the budget: there, await `areserve`.
+
+        Raises LLMBudgetExceededError when it does not fit.
+        """
+        demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
+        check_number("max_wait_seconds", max_wait_seconds, least=0)
+        hold = admit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
+        remember_own(hold)
+        return hold
+
+    async def areserve(
+        self,
+        tokens: int = 0,
+        *,
+        calls: int = 1,
+        usd: int | str | float | Decimal = 0,
+        max_wait_seconds: float = 0,
+        adapter: str | None = None,
+        model: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Hold:
+        """Like `reserve`; waits without a thread, and a cancelled wait leaves no trace."""
+        demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
+        check_number("max_wait_seconds", max_wait_seconds, least=0)
+        hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
+        remember_own(hold)
+        return hold
+
+    def consume(self, tokens: int) -> None:
+        """Book `tokens` if they fit now; exactly up to the limit is allowed.
+
+        Raises LLMBudgetExceededError, and then nothing has changed.
+        """
+        demand, facts = checked_amount(tokens, 0, 0, None, None, None)
+        admit(self, demand, facts, deadline=time.monotonic()).settle(tokens)
+
+    def record(
+        self,
+        tokens: int = 0,
+        *,
+        calls: int = 0,
+        usd: int | str | float | Decimal = 0,
+        adapter: str | None = None,
+        model: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> LedgerEntry:
+        """Book what has been spent already, always: `spent` may pass the limit, and then calls are refused."""
+        demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
+        return self.gate.record(self, demand.amount, facts)
+
+    def correct(
+        self,
+        entry_id: int,
+        tokens: int | None = None,
+        *,
+        calls: int | None = None,
+        usd: int | str | float | Decimal | None = None,
+    ) -> LedgerEntry:
+        """Say what a presumed entry really came to, and return the entry that amends it.
+
+        A figure that is left out stays as it was presumed.
+
+            presumed = [entry for entry in tracker.ledger if entry.outcome == "presumed"]
+            tracker.correct(presumed[0].id, tokens=812)
+
+        Raises LLMConfigurationError for an entry that is not presumed, or that has been corrected.
+        """
+        return self.gate.correct(entry_id, checked_figures(tokens, calls, usd))
+
+    def child(
+        self,
+        name: str,
+        total: int | None = None,
+        *,
+        total_usd: int | str | float | Decimal | None = None,
+        total_calls: int | None = None,
+        join: bool = False,
+    ) -> BudgetTracker:
+        """A ceiling of its own within this budget: what it spends and holds counts here too.
+
+            with tracker.child("research", total=5_000) as research:
+                config = RunConfig(budget_tracker=research)
+
+        Each call makes a new ceiling; with `join=True` the open one of that name that was joined before is shared,
+        and its limits stay as they are.
+        """
+        child = BudgetTracker.__new__(BudgetTracker)
+        child._become(name, self, self.gate, checked_limits(total, total_calls, total_usd))
+        return self.gate.join(self._joined, child) if join else child
+
+    def set_limits(
+        self, *, total: Any = _UNCHANGED, total_usd: Any = _UNCHANGED, total_calls: Any = _UNCHANGED
+    ) -> None:
+        """Change limits of this tracker (None: no limit); what is left out stays. Waiting calls are looked at anew."""
+        given = (total, total_calls, total_usd)
+        checked = checked_limits(*(None if value is _UNCHANGED else value for value in given))
+        self.gate.change_limits(
+            {
+                account: limit
+                for account, value, limit in zip(self.own_accounts, given, checked, strict=True)
+                if value is not _UNCHANGED
+            }
+        )
+
+    def close(self) -> None:
+        """Admit nothing more here and below. Open holds and later corrections are still booked."""
+        self.gate.close(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "A BudgetTracker cannot be pickled: a copy in another process would be a second budget of the same "
+            "size. Make one in each process, with its share of the limit."
+        )

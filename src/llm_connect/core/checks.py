@@ -1,0 +1,81 @@
+"""Refusing values that cannot be meant, with a text that says what can."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from llm_connect.core.exceptions import LLMConfigurationError
+
+
+def check_prompt(prompt: object) -> None:
+    """Refuse what no adapter can send: another kind than text, nothing, or text that UTF-8 cannot encode."""
+    if not isinstance(prompt, str):
+        raise LLMConfigurationError(
+            f"This adapter takes a prompt of type str, not {type(prompt).__name__}: pass the text."
+        )
+    if not prompt.strip():
+        raise LLMConfigurationError("The prompt is empty: pass the text to send.")
+    check_encodable("prompt", prompt)
+
+
+def check_count(name: str, value: object, *, least: int, optional: bool = False) -> None:
+    """Refuse all but a whole number of at least `least` (and None, when optional); True is not a number."""
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise LLMConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    optional: bool = False,
+) -> None:
+    """Refuse all but a finite number in its range (and None, when optional); True is not a number."""
+    if value is None and optional:
+        return
+    floor = f"at least {least}" if least is not None else f"above {above}"
+    wrong = LLMConfigurationError(f"{name} must be a finite number {floor}, not {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+        raise wrong
+    if (least is not None and value < least) or (above is not None and value <= above):
+        raise wrong
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def check_text(name: str, value: object, *, may_be_blank: bool) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise LLMConfigurationError(f"{name} must be text or None, not {type(value).__name__}.")
+    if not may_be_blank and not (value.strip() and value.isprintable()):
+        raise LLMConfigurationError(f"{name} is blank or more than a line: leave it out, or name one.")
+    check_encodable(name, value)
+
+
+def check_encodable(name: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise LLMConfigurationError(
+            f"The {name} holds lone surrogates, which UTF-8 cannot encode: decode it with errors='replace'."
+        ) from None
+
+
+def check_mapping(name: str, value: object, *, value_type: type) -> None:
+    fits = isinstance(value, Mapping) and all(
+        isinstance(key, str) and isinstance(item, value_type) for key, item in value.items()
+    )
+    if not fits:
+        kind = "text" if value_type is str else "values"
+        raise LLMConfigurationError(f"{name} must be a mapping from text to {kind}.")

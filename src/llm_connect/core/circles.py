@@ -1,0 +1,28 @@
+"""Callers that keep budget themselves while they wait for more: those that no other call's end can help."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from llm_connect.core.accounts import Account, hopeless
+from llm_connect.core.waiters import Waiter
+
+
+def stuck(waiters: list[Waiter]) -> list[Waiter]:
+    """Those of `waiters` that would not fit even when only the own holds of these very callers were left."""
+    while True:
+        kept = _kept_by(waiters)
+        own = kept.__getitem__
+        left = [waiter for waiter in waiters if hopeless(waiter.tracker.accounts, waiter.demand.smallest, own)]
+        if len(left) == len(waiters):
+            return left
+        waiters = left
+
+
+def _kept_by(waiters: Iterable[Waiter]) -> Counter[Account]:
+    kept: Counter[Account] = Counter()
+    for hold in {hold for waiter in waiters for hold in waiter.own if hold.state != "ended"}:
+        for account, unit in hold.tracker.accounts:
+            kept[account] += hold.bound[unit]
+    return kept

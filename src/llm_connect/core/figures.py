@@ -1,0 +1,109 @@
+"""What a budget says of itself, without changing anything."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from llm_connect.core.accounts import Account
+from llm_connect.core.limits import line
+from llm_connect.core.units import usd_of
+
+
+class BudgetFigures:
+    """The figures of a tracker: each is read at its own moment, `BudgetTracker.snapshot` reads all at one."""
+
+    path: str
+    own_accounts: tuple[Account, ...]
+    lineage: tuple[BudgetFigures, ...]
+    closed_itself: bool
+
+    @property
+    def total(self) -> int | None:
+        """The limit in tokens."""
+        return self._tokens.limit
+
+    @property
+    def spent(self) -> int:
+        """Tokens spent, here and below."""
+        return self._tokens.spent
+
+    @property
+    def held(self) -> int:
+        """Tokens that open holds keep, here and below."""
+        return self._tokens.held
+
+    def remaining(self) -> int | None:
+        """Tokens that are neither spent nor held: the least on the path to the root, or None without a limit."""
+        return self._remaining(0)
+
+    @property
+    def total_calls(self) -> int | None:
+        """The limit in calls."""
+        return self._calls.limit
+
+    @property
+    def spent_calls(self) -> int:
+        """Requests to providers, but for those that were released."""
+        return self._calls.spent
+
+    @property
+    def held_calls(self) -> int:
+        """Calls that open holds keep."""
+        return self._calls.held
+
+    def remaining_calls(self) -> int | None:
+        """Like `remaining`, in calls."""
+        return self._remaining(1)
+
+    @property
+    def total_usd(self) -> Decimal | None:
+        """The limit in USD."""
+        return None if self._usd.limit is None else usd_of(self._usd.limit)
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """USD spent as far as costs are known."""
+        return usd_of(self._usd.spent)
+
+    @property
+    def held_usd(self) -> Decimal:
+        """USD that open holds keep."""
+        return usd_of(self._usd.held)
+
+    def remaining_usd(self) -> Decimal | None:
+        """Like `remaining`, in USD."""
+        remaining = self._remaining(2)
+        return None if remaining is None else usd_of(remaining)
+
+    @property
+    def breached(self) -> bool:
+        """Whether more is spent than a limit of this tracker allows; while it is, calls are refused."""
+        return any(account.breached for account in self.own_accounts)
+
+    @property
+    def closed(self) -> bool:
+        """Whether this tracker or one above it is closed."""
+        return any(tracker.closed_itself for tracker in self.lineage)
+
+    def __str__(self) -> str:
+        parts = [line(account) for account in self.own_accounts if account.limit is not None]
+        return f"{self.path}: {'; '.join(parts or [line(self._tokens), line(self._calls)])}"
+
+    def __repr__(self) -> str:
+        return f"<BudgetTracker {self}>"
+
+    @property
+    def _tokens(self) -> Account:
+        return self.own_accounts[0]
+
+    @property
+    def _calls(self) -> Account:
+        return self.own_accounts[1]
+
+    @property
+    def _usd(self) -> Account:
+        return self.own_accounts[2]
+
+    def _remaining(self, unit: int) -> int | None:
+        lefts = [tracker.own_accounts[unit].left for tracker in self.lineage]
+        return min((left for left in lefts if left is not None), default=None)

@@ -1,0 +1,20 @@
+"""Telling whether this process is a fork of the one in which an object was made."""
+
+from __future__ import annotations
+
+import os
+
+_generation = 0
+
+
+def _forked() -> None:
+    global _generation
+    _generation += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def generation() -> int:
+    """A number that is another one in every forked process."""
+    return _generation

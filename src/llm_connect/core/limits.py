@@ -1,0 +1,51 @@
+"""What users say about budgets, checked: limits and amounts."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from llm_connect.core.accounts import Account
+from llm_connect.core.checks import check_count
+from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.units import Amount, nano_usd_of, shown
+
+#: Limits in tokens, calls and nano-USD; None where there is none.
+Limits: TypeAlias = tuple[int | None, int | None, int | None]
+
+
+def checked_limits(total: object, total_calls: object, total_usd: object) -> Limits:
+    """The limits that a user gave. Raises LLMConfigurationError for one that cannot be meant."""
+    check_count("total", total, least=1, optional=True)
+    check_count("total_calls", total_calls, least=1, optional=True)
+    nano_usd = None if total_usd is None else nano_usd_of("total_usd", total_usd)
+    if nano_usd == 0:
+        raise LLMConfigurationError(f"total_usd must be above 0, not {total_usd!r}.")
+    return total, total_calls, nano_usd  # type: ignore[return-value]
+
+
+def checked_amount(
+    tokens: object, calls: object, usd: object, adapter: str | None, model: str | None, labels: Any
+) -> tuple[Demand, CallFacts]:
+    """What a user's own reservation asks for. Raises LLMConfigurationError for a figure that is none."""
+    check_count("tokens", tokens, least=0)
+    check_count("calls", calls, least=0)
+    amount = Amount(tokens, calls, nano_usd_of("usd", usd))  # type: ignore[arg-type]
+    return Demand(amount), CallFacts(adapter=adapter, model=model, labels=dict(labels or {}))
+
+
+def checked_figures(tokens: object, calls: object, usd: object) -> Limits:
+    """What a user says of a call's use; None for what is not said. Raises LLMConfigurationError like the others."""
+    check_count("tokens", tokens, least=0, optional=True)
+    check_count("calls", calls, least=0, optional=True)
+    return tokens, calls, None if usd is None else nano_usd_of("usd", usd)  # type: ignore[return-value]
+
+
+def line(account: Account) -> str:
+    """One account as a person reads it."""
+    if account.limit is None:
+        return f"{shown(account.unit, account.spent)} spent, {shown(account.unit, account.held)} held"
+    return (
+        f"{shown(account.unit, account.spent)} spent and {shown(account.unit, account.held)} held"
+        f" of {shown(account.unit, account.limit)}"
+    )

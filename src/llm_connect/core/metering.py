@@ -1,0 +1,134 @@
+"""Metering of adapters that know nothing of budgets: one hold around one call.
+
+Every class that writes `execute_prompt` is metered, unless that class says `metered = False`. The hold covers
+`bound`, the config that the method gets has the output limit that the hold assumes, and `response.usage` settles it.
+When a metered call reaches another metered call of the same adapter, as with `super().execute_prompt(...)` or an async
+form that calls the sync one, the inner call takes over: its hold replaces the outer one, so nothing is counted twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.core.exceptions import LLMConfigurationError, LLMError
+from llm_connect.core.holds import Hold, remember_own
+from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.terms import Terms, running
+from llm_connect.core.waiting import aadmit, admit
+
+if TYPE_CHECKING:
+    from llm_connect.core.adapter import LLMAdapter
+
+Execute = Callable[..., LLMResponse]
+AsyncExecute = Callable[..., Awaitable[LLMResponse]]
+
+
+def install(cls: type[LLMAdapter]) -> None:
+    """Meter the methods that `cls` itself writes."""
+    written = vars(cls)
+    if not written.get("metered", True):
+        return
+    for name, wrap in (("execute_prompt", _metered), ("async_execute_prompt", _ametered)):
+        method = written.get(name)
+        if method is not None and not getattr(method, "__isabstractmethod__", False):
+            setattr(cls, name, wrap(method))
+
+
+async def execute_in_thread(adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> LLMResponse:
+    """The async form of an adapter that only has a sync one: budget is waited for in the task, the call runs in a
+    worker thread. A cancelled caller keeps a thread from starting; one that has started ends its own hold.
+    """
+    method = getattr(type(adapter).execute_prompt, "unmetered", None)
+    terms = None if method is None else Terms.of(adapter, prompt, config)
+    if method is None or terms is None:
+        return await asyncio.to_thread(adapter.execute_prompt, prompt, config)
+    hold = await _areserve(terms)
+    claim = threading.Lock()
+
+    def work() -> LLMResponse:
+        if not claim.acquire(blocking=False):
+            raise asyncio.CancelledError
+        with _attempt(adapter, hold):
+            return _settled(hold, method(adapter, prompt, terms.config_for(hold)))
+
+    try:
+        return await asyncio.to_thread(work)
+    except BaseException:
+        if claim.acquire(blocking=False):
+            hold.release()
+        raise
+
+
+def _metered(method: Execute) -> Execute:
+    @functools.wraps(method)
+    def execute_prompt(self: LLMAdapter, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
+        terms = Terms.of(self, prompt, config)
+        if terms is None:
+            return method(self, prompt, config)
+        hold = _reserve(terms)
+        with _attempt(self, hold):
+            return _settled(hold, method(self, prompt, terms.config_for(hold)))
+
+    execute_prompt.unmetered = method  # type: ignore[attr-defined]
+    return execute_prompt
+
+
+def _ametered(method: AsyncExecute) -> AsyncExecute:
+    @functools.wraps(method)
+    async def async_execute_prompt(self: LLMAdapter, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
+        terms = Terms.of(self, prompt, config)
+        if terms is None:
+            return await method(self, prompt, config)
+        hold = await _areserve(terms)
+        with _attempt(self, hold):
+            return _settled(hold, await method(self, prompt, terms.config_for(hold)))
+
+    return async_execute_prompt
+
+
+def _reserve(terms: Terms) -> Hold:
+    return admit(terms.tracker, terms.demand, terms.facts, deadline=terms.wait_until, replaces=terms.replaces)
+
+
+async def _areserve(terms: Terms) -> Hold:
+    return await aadmit(terms.tracker, terms.demand, terms.facts, deadline=terms.wait_until, replaces=terms.replaces)
+
+
+@contextmanager
+def _attempt(adapter: LLMAdapter, hold: Hold) -> Iterator[None]:
+    """From dispatch to end: whatever leaves the block, the hold has ended."""
+    remember_own(hold)
+    token = running.set((adapter, hold))
+    hold.dispatch()
+    try:
+        yield
+    except LLMError as error:
+        _end_failed(hold, error)
+        raise
+    finally:
+        hold.end_unsettled()
+        running.reset(token)
+
+
+def _settled(hold: Hold, response: LLMResponse) -> LLMResponse:
+    usage = response.usage
+    if usage is None or usage.estimated:
+        hold.presume()
+    try:
+        hold.settle(usage=usage, usd=response.cost, cost_source=response.cost_source, model=response.model)
+    except (LLMConfigurationError, TypeError):
+        # Figures that are none: what was paid for is booked by its bound, and the answer is not lost.
+        hold.presume()
+    return response
+
+
+def _end_failed(hold: Hold, error: LLMError) -> None:
+    if error.response is not None:
+        _settled(hold, error.response)
+    elif not error.maybe_billed:
+        hold.release()

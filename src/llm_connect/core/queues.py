@@ -1,0 +1,90 @@
+"""The waiting callers of a tree of trackers, in the order in which they came."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Hashable, Iterator
+
+from llm_connect.core.accounts import Path, hopeless
+from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.waiters import Waiter
+
+
+class Queues:
+    """Waiters, grouped so that where the first of a group has to wait, all behind it have to.
+
+    A group is one path of accounts and one set of needed units: whatever pair of tracker and unit stops the first,
+    the others need too. So a scan looks at the first of each group only, and 10,000 equal waiters cost no more
+    than one. A caller with open holds of its own is a group of its own, since it may pass.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[Hashable, _Group] = {}
+
+    def __bool__(self) -> bool:
+        return any(group.first() is not None for group in self._groups.values())
+
+    def __iter__(self) -> Iterator[Waiter]:
+        for group in self._groups.values():
+            yield from group.waiters()
+
+    def add(self, waiter: Waiter) -> None:
+        amount = waiter.demand.amount
+        needs = tuple(bool(value) for value in amount)
+        key = (waiter.tracker, needs, waiter if waiter.own else None)
+        self._groups.setdefault(key, _Group(waiter.tracker.accounts, own=bool(waiter.own))).add(waiter)
+
+    def scan(self, decide: Callable[[Waiter], bool]) -> None:
+        """Ask `decide` about the first of each group in order of arrival; True takes it out of the queue."""
+        heads = [(first, key) for key, group in self._groups.items() if (first := group.first())]
+        heapq.heapify(heads)
+        while heads:
+            waiter, key = heapq.heappop(heads)
+            if not decide(waiter):
+                continue
+            following = self._groups[key].first()
+            if following is not None:
+                heapq.heappush(heads, (following, key))
+        self._groups = {key: group for key, group in self._groups.items() if group.first()}
+
+    def owners(self) -> list[Waiter]:
+        """The waiters that have open holds of their own, in order of arrival."""
+        return sorted(waiter for group in self._groups.values() if group.own for waiter in group.waiters())
+
+    def hopeless(self) -> list[Waiter]:
+        """The waiters that can no longer fit, however many holds end."""
+        return [waiter for group in self._groups.values() for waiter in group.hopeless()]
+
+
+class _Group:
+    def __init__(self, path: Path, *, own: bool) -> None:
+        self._path = path
+        self.own = own
+        self._heap: list[Waiter] = []
+        self._largest = NOTHING
+
+    def add(self, waiter: Waiter) -> None:
+        heapq.heappush(self._heap, waiter)
+        self._largest = _larger(self._largest, waiter.demand.smallest)
+
+    def first(self) -> Waiter | None:
+        while self._heap and not self._heap[0].waiting:
+            heapq.heappop(self._heap)
+        return self._heap[0] if self._heap else None
+
+    def waiters(self) -> list[Waiter]:
+        return [waiter for waiter in self._heap if waiter.waiting]
+
+    def hopeless(self) -> list[Waiter]:
+        """Looks at each waiter only when the largest demand of all says that one may be hopeless."""
+        if not self.own and hopeless(self._path, self._largest) is None:
+            return []
+        waiters = self.waiters()
+        self._largest = NOTHING
+        for waiter in waiters:
+            self._largest = _larger(self._largest, waiter.demand.smallest)
+        return [waiter for waiter in waiters if hopeless(self._path, waiter.demand.smallest, waiter.own_on)]
+
+
+def _larger(one: Amount, other: Amount) -> Amount:
+    return Amount(*map(max, one, other))

@@ -1,0 +1,95 @@
+"""On which terms a call asks its budget: how much, for how long it waits, and what the ledger remembers."""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.core.bounds import Bound
+from llm_connect.core.checks import check_prompt
+from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.holds import Hold
+from llm_connect.core.models import RunConfig
+from llm_connect.core.refusals import refuse_unpriced
+
+if TYPE_CHECKING:
+    from llm_connect.core.adapter import LLMAdapter
+    from llm_connect.core.budget import BudgetTracker
+
+#: The metered call that is running around this one: its adapter and its hold.
+running: ContextVar[tuple[LLMAdapter, Hold] | None] = ContextVar("llm_connect_running", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What one attempt asks of one tracker."""
+
+    tracker: BudgetTracker
+    config: RunConfig
+    demand: Demand
+    facts: CallFacts
+    #: Moment on the monotonic clock until which the call waits for budget.
+    wait_until: float
+    #: The hold of the call that has delegated to this one, and whose place this one takes.
+    replaces: Hold | None
+
+    @classmethod
+    def of(cls, adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> Terms | None:
+        """The terms of a call by its adapter's own `bound`; None when it has no tracker."""
+        config = config or RunConfig()
+        tracker = tracker_of(adapter, config)
+        if tracker is None:
+            return None
+        check_prompt(prompt)
+        now = time.monotonic()
+        return terms(adapter, tracker, config, adapter.bound(prompt, config), now, now + config.timeout_seconds)
+
+    def config_for(self, hold: Hold) -> RunConfig:
+        """The config with the output limit that the hold assumes."""
+        if hold.max_tokens == self.config.max_tokens:
+            return self.config
+        return replace(self.config, max_tokens=hold.max_tokens)
+
+
+def tracker_of(adapter: LLMAdapter, config: RunConfig) -> BudgetTracker | None:
+    """The tracker of the config, else the adapter's own."""
+    return adapter.budget_tracker if config.budget_tracker is None else config.budget_tracker
+
+
+def terms(
+    adapter: LLMAdapter, tracker: BudgetTracker, config: RunConfig, bound: Bound, now: float, deadline: float
+) -> Terms:
+    """The terms of an attempt that begins `now` and must be over by `deadline`."""
+    facts = CallFacts(
+        adapter=_text_of(adapter, "provider") or type(adapter).__name__,
+        model=config.model_name or _text_of(adapter, "model"),
+        labels=config.labels,
+        grade=bound.grade,
+    )
+    refuse_unpriced(tracker.accounts, facts)
+    patience = 0.0 if config.when_short == "refuse" else config.budget_wait_seconds
+    wait_until = min(now + patience, deadline)
+    return Terms(tracker, config, _demand(bound, config), facts, wait_until, _replaced_by(adapter, tracker))
+
+
+def _replaced_by(adapter: LLMAdapter, tracker: BudgetTracker) -> Hold | None:
+    """The hold of a running call of the same adapter, if what is booked on `tracker` counts where that hold does."""
+    around = running.get()
+    if around is None or around[0] is not adapter or around[1].tracker not in tracker.lineage:
+        return None
+    return around[1]
+
+
+def _text_of(adapter: LLMAdapter, name: str) -> str | None:
+    """An attribute that our adapters have; another's may be anything."""
+    value = getattr(adapter, name, None)
+    return value if isinstance(value, str) else None
+
+
+def _demand(bound: Bound, config: RunConfig) -> Demand:
+    """With no output limit given, or by wish, a smaller limit is taken when that is what is free."""
+    most, amount = bound.max_tokens, bound.amount_at(bound.max_tokens)
+    elastic = config.max_tokens is None or config.when_short == "clamp"
+    return Demand(amount, most, min(config.clamp_floor, most) if elastic else most, bound.amount_at)

@@ -1,0 +1,71 @@
+"""What a budget counts: tokens, calls, and money in nano-USD, as integers."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, Context, Decimal, DecimalException, InvalidOperation, Overflow
+from typing import Literal, NamedTuple, TypeAlias
+
+from llm_connect.core.exceptions import LLMConfigurationError
+
+Unit: TypeAlias = Literal["tokens", "calls", "usd"]
+UNITS: tuple[Unit, ...] = ("tokens", "calls", "usd")
+#: Money is counted in it, whatever the decimal context of the thread is.
+_MONEY = Context(prec=60, rounding=ROUND_CEILING, Emin=-60, Emax=60, traps=[InvalidOperation, Overflow])
+
+
+class Amount(NamedTuple):
+    """How much of each unit: whole tokens, whole calls, whole nano-USD.
+
+    Amount(tokens=1_200, calls=1, nano_usd=480_000).usd == Decimal("0.00048")
+    """
+
+    tokens: int = 0
+    calls: int = 0
+    nano_usd: int = 0
+
+    @property
+    def usd(self) -> Decimal:
+        return usd_of(self.nano_usd)
+
+    def plus(self, other: Amount) -> Amount:
+        return Amount(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def minus(self, other: Amount) -> Amount:
+        return Amount(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def but(self, *figures: int | None) -> Amount:
+        """The same, with the figures that are given (None: not given) in place of its own."""
+        return Amount(*(mine if said is None else said for mine, said in zip(self, figures, strict=True)))
+
+
+NOTHING = Amount()
+
+
+def usd_of(nano_usd: int) -> Decimal:
+    """Nano-USD as USD, exactly, whatever the decimal context of the thread is."""
+    return Decimal(f"{nano_usd}E-9")
+
+
+def nano_usd_of(name: str, value: object) -> int:
+    """USD as nano-USD, rounded up; a float counts as what its repr shows.
+
+    Raises LLMConfigurationError for what is no finite amount of at least 0.
+    """
+    wrong = LLMConfigurationError(f"{name} must be an amount of USD of at least 0, not {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise wrong
+    try:
+        amount = Decimal(float.__repr__(value) if isinstance(value, float) else value)
+        if not amount.is_finite() or amount < 0:
+            raise wrong
+        return int(amount.scaleb(9, _MONEY).to_integral_value(ROUND_CEILING, _MONEY))
+    except DecimalException:
+        raise wrong from None
+
+
+def shown(unit: Unit, value: int) -> str:
+    """A figure as a person reads it: `1,200 tokens`, `3 calls`, `0.0021 USD`."""
+    if unit == "usd":
+        whole, _, part = f"{usd_of(value):f}".partition(".")
+        return f"{whole}.{part}".rstrip("0").rstrip(".") + " USD"
+    return f"{value:,} {unit if value != 1 else unit[:-1]}"

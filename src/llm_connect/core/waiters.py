@@ -1,0 +1,108 @@
+"""Callers that wait for budget: in a thread, or in a task of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.core.accounts import Account
+from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.exceptions import LLMBudgetExceededError
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.holds import Hold
+
+
+class Waiter:
+    """One call in the queue: its demand, its place, and what became of it.
+
+    `hold` and `error` are set under the lock of the tree, at most one of them; `wake` is called outside of it.
+    """
+
+    def __init__(
+        self,
+        tracker: BudgetTracker,
+        demand: Demand,
+        facts: CallFacts,
+        *,
+        arrival: int,
+        deadline: float,
+        own: tuple[Hold, ...],
+    ) -> None:
+        self.tracker = tracker
+        self.demand = demand
+        self.facts = facts
+        self.arrival = arrival
+        #: Moment on the monotonic clock after which the wait is over.
+        self.deadline = deadline
+        #: Open holds of the caller itself, which cannot end while it waits.
+        self.own = own
+        self.hold: Hold | None = None
+        self.error: LLMBudgetExceededError | None = None
+        self.gone = False
+
+    @property
+    def waiting(self) -> bool:
+        return self.hold is None and self.error is None and not self.gone
+
+    def leave(self) -> Hold | None:
+        """The caller goes, with the grant that it has not taken yet, if there is one."""
+        hold, self.hold, self.own, self.gone = self.hold, None, (), True
+        return hold
+
+    def own_on(self, account: Account) -> int:
+        """How much of what `account` holds is held by the caller itself."""
+        return sum(
+            hold.bound[unit]
+            for hold in self.own
+            if hold.state != "ended"
+            for held, unit in hold.tracker.accounts
+            if held is account
+        )
+
+    def wake(self) -> None:
+        """Let the caller go on; may raise when the caller cannot be reached any more."""
+
+    def __lt__(self, other: Waiter) -> bool:
+        return self.arrival < other.arrival
+
+
+class ThreadWaiter(Waiter):
+    """A caller that blocks its thread."""
+
+    def __init__(self, *place: Any, **details: Any) -> None:
+        super().__init__(*place, **details)
+        # Unlike an Event, it can be woken by a finalizer that runs in this very thread while it begins to wait.
+        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def wait(self, seconds: float) -> None:
+        with suppress(queue.Empty):
+            self._woken.get(timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX)))
+
+    def wake(self) -> None:
+        self._woken.put(None)
+
+
+class LoopWaiter(Waiter):
+    """A caller that awaits in a task of the running loop; it costs no thread."""
+
+    def __init__(self, *place: Any, **details: Any) -> None:
+        super().__init__(*place, **details)
+        self._loop = asyncio.get_running_loop()
+        self._woken: asyncio.Future[None] = self._loop.create_future()
+
+    async def wait(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken
+
+    def wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        if not self._woken.done():
+            self._woken.set_result(None)

@@ -1,0 +1,96 @@
+"""What several tests of the budget need."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMBudgetExceededError
+
+T = TypeVar("T")
+PATIENCE = 20.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.001)
+
+
+async def auntil(condition: Callable[[], bool]) -> None:
+    """Like `until`, in a task."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        await asyncio.sleep(0.001)
+
+
+def in_thread(work: Callable[[], T]) -> Future[T]:
+    """`work` in a thread of its own."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def waits(tracker: BudgetTracker, number: int) -> None:
+    """Wait until `number` callers wait on `tracker`."""
+    until(lambda: tracker.snapshot().waiting == number)
+
+
+async def awaits(tracker: BudgetTracker, number: int) -> None:
+    await auntil(lambda: tracker.snapshot().waiting == number)
+
+
+def refused(work: Callable[[], Any]) -> LLMBudgetExceededError:
+    """The refusal that `work` meets."""
+    try:
+        work()
+    except LLMBudgetExceededError as error:
+        return error
+    raise AssertionError("it was let in")
+
+
+async def arefused(work: Coroutine[Any, Any, Any]) -> LLMBudgetExceededError:
+    try:
+        await work
+    except LLMBudgetExceededError as error:
+        return error
+    raise AssertionError("it was let in")
+
+
+def at_rest(tracker: BudgetTracker) -> None:
+    """Nothing is held, nobody waits, and the entries add up to what is spent."""
+    snapshot = tracker.snapshot()
+    assert tuple(snapshot.held) == (0, 0, 0)
+    assert snapshot.waiting == 0
+    added = [tracker.ledger.earlier, *(entry.amount for entry in tracker.ledger)]
+    assert tuple(map(sum, zip(*added, strict=True))) == tuple(snapshot.spent)
+
+
+def outcomes(tracker: BudgetTracker) -> list[str]:
+    return [entry.outcome for entry in tracker.ledger]
+
+
+def run_all(work: Iterable[Callable[[], Any]]) -> list[Any]:
+    """All of `work` in threads at once; a refusal is a result, too."""
+    futures = [in_thread(each) for each in work]
+    results: list[Any] = []
+    for future in futures:
+        error = future.exception(PATIENCE)
+        assert error is None or isinstance(error, LLMBudgetExceededError), error
+        results.append(error or future.result())
+    return results

@@ -1,0 +1,177 @@
+"""What a budget says of itself, and what it takes."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.snapshot import BudgetSnapshot
+from llm_connect.core.units import NOTHING, Amount
+from tests.core.budget_helpers import at_rest, refused
+
+
+def test_consume_up_to_the_cap_and_not_one_more() -> None:
+    """Exactly the cap is allowed; one more raises and changes nothing (BUDGET-1, BUDGET-2)."""
+    tracker = BudgetTracker(total=100)
+    tracker.consume(80)
+    before = tracker.snapshot()
+    error = refused(lambda: tracker.consume(30))
+    assert (error.total, error.spent, error.requested) == (100, 80, 30)
+    assert (error.reason, error.unit, error.path, error.missing) == ("never_fits", "tokens", "budget", 10)
+    assert (error.held, error.presumed, error.booked, error.maybe_billed) == (0, 0, NOTHING, False)
+    assert tracker.snapshot() == before
+    tracker.consume(20)
+    assert refused(lambda: tracker.consume(1)).requested == 1
+    tracker.consume(0)
+    assert (tracker.spent, tracker.remaining()) == (100, 0)
+    at_rest(tracker)
+
+
+def test_record_books_always() -> None:
+    """What has been spent is booked whatever the limit says; then the budget refuses (BUDGET-10)."""
+    tracker = BudgetTracker(10, total_usd="0.5")
+    entry = tracker.record(25, calls=2, usd=Decimal("0.1"), adapter="own", model="m", labels={"a": "b"})
+    assert (entry.outcome, entry.amount) == ("recorded", Amount(25, 2, 100_000_000))
+    assert (entry.adapter, entry.model, entry.labels) == ("own", "m", {"a": "b"})
+    assert (tracker.spent, tracker.spent_calls, tracker.spent_usd) == (25, 2, Decimal("0.1"))
+    assert (tracker.breached, tracker.remaining()) == (True, 0)
+    assert refused(lambda: tracker.reserve(0)).unit == "tokens"
+    at_rest(tracker)
+
+
+def test_figures_of_every_unit() -> None:
+    """Each unit has its limit, what is spent, what is held and what remains."""
+    tracker = BudgetTracker(100, total_usd=1, total_calls=3)
+    tracker.record(10, calls=1, usd="0.25")
+    with tracker.reserve(20, calls=1, usd=0.5):
+        assert (tracker.total, tracker.spent, tracker.held, tracker.remaining()) == (100, 10, 20, 70)
+        calls = (tracker.total_calls, tracker.spent_calls, tracker.held_calls, tracker.remaining_calls())
+        assert calls == (3, 1, 1, 1)
+        usd = (tracker.total_usd, tracker.spent_usd, tracker.held_usd, tracker.remaining_usd())
+        assert usd == (1, Decimal("0.25"), Decimal("0.5"), Decimal("0.25"))
+
+
+def test_without_limits_it_only_meters() -> None:
+    """An absent limit is None, and everything fits."""
+    tracker = BudgetTracker()
+    with tracker.reserve(10**12, calls=10**6, usd=10**6) as hold:
+        hold.settle()
+    limits = (tracker.total, tracker.total_usd, tracker.total_calls)
+    left = (tracker.remaining(), tracker.remaining_usd(), tracker.remaining_calls())
+    assert limits == left == (None, None, None)
+    assert tracker.spent_usd == 10**6
+    assert not tracker.breached
+
+
+def test_every_unit_has_its_own_refusal() -> None:
+    """The error names the unit that is short, in the unit that users speak."""
+    tracker = BudgetTracker(100, total_usd=1, total_calls=1)
+    error = refused(lambda: tracker.reserve(0, usd="1.5"))
+    assert (error.unit, error.total, error.requested, error.missing) == ("usd", 1, Decimal("1.5"), Decimal("0.5"))
+    assert "0.5 USD" in str(error)
+    error = refused(lambda: tracker.reserve(0, calls=3))
+    assert (error.unit, error.requested, error.missing) == ("calls", 3, 2)
+    assert "fewer calls" in str(error)
+    assert "max_tokens" in str(refused(lambda: tracker.reserve(101)))
+
+
+def test_limits_can_be_changed() -> None:
+    """`set_limits` changes what is said and leaves the rest; None takes a limit away."""
+    tracker = BudgetTracker(100, total_usd=1, total_calls=5)
+    tracker.set_limits(total=50)
+    assert (tracker.total, tracker.total_usd, tracker.total_calls) == (50, 1, 5)
+    tracker.set_limits(total=None, total_usd="2", total_calls=None)
+    assert (tracker.total, tracker.total_usd, tracker.total_calls) == (None, 2, None)
+    with pytest.raises(LLMConfigurationError):
+        tracker.set_limits(total=10, total_calls=-1)
+    assert tracker.total is None
+
+
+def test_a_lowered_limit_refuses_and_a_raised_one_reopens() -> None:
+    """`breached` follows the limit (BUDGET-10)."""
+    tracker = BudgetTracker(100)
+    tracker.consume(60)
+    tracker.set_limits(total=50)
+    assert tracker.breached
+    refused(lambda: tracker.reserve(0))
+    tracker.set_limits(total=61)
+    assert not tracker.breached
+    tracker.consume(1)
+
+
+def test_str_and_repr_are_one_line() -> None:
+    """A person reads what is spent and held of which limit."""
+    tracker = BudgetTracker(50_000, total_usd="2.5", name="team")
+    tracker.record(1_200, usd="0.75")
+    assert str(tracker) == "team: 1,200 tokens spent and 0 tokens held of 50,000 tokens; " + (
+        "0.75 USD spent and 0 USD held of 2.5 USD"
+    )
+    assert repr(tracker) == f"<BudgetTracker {tracker}>"
+    assert str(BudgetTracker()) == "budget: 0 tokens spent, 0 tokens held; 0 calls spent, 0 calls held"
+
+
+def test_a_snapshot_is_of_one_moment() -> None:
+    """All figures together, in a form that does not change."""
+    tracker = BudgetTracker(100, total_calls=2)
+    hold = tracker.reserve(40)
+    snapshot = tracker.snapshot()
+    hold.release()
+    assert snapshot == BudgetSnapshot(
+        path="budget",
+        total=(100, 2, None),
+        spent=NOTHING,
+        held=Amount(40, 1),
+        presumed=NOTHING,
+        waiting=0,
+        breached=False,
+        closed=False,
+    )
+    with pytest.raises(AttributeError):
+        snapshot.waiting = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"total": 0},
+        {"total": -1},
+        {"total": 1.5},
+        {"total": True},
+        {"total": "100"},
+        {"total_calls": 0},
+        {"total_usd": 0},
+        {"total_usd": -1},
+        {"total_usd": float("nan")},
+        {"name": ""},
+        {"name": " "},
+        {"name": None},
+        {"keep_entries": -1},
+        {"on_unknown": "ignore"},
+    ],
+    ids=str,
+)
+def test_limits_that_cannot_be_meant_are_refused(values: dict[str, Any]) -> None:
+    """A limit below 1, a fraction of a token, a name that is blank: refused at construction."""
+    with pytest.raises(LLMConfigurationError):
+        BudgetTracker(**values)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, None, "3"])
+def test_amounts_that_are_none_are_refused(value: Any) -> None:
+    """What is no whole number of at least 0 is neither consumed, recorded, reserved nor corrected."""
+    tracker = BudgetTracker(100)
+    for use in (tracker.consume, tracker.record, tracker.reserve):
+        with pytest.raises(LLMConfigurationError):
+            use(value)
+    with pytest.raises(LLMConfigurationError):
+        tracker.reserve(1, calls=value)
+    if value is not None:
+        with pytest.raises(LLMConfigurationError):
+            tracker.correct(1, value)
+    with pytest.raises(LLMConfigurationError):
+        tracker.reserve(1, max_wait_seconds=-1)
+    at_rest(tracker)

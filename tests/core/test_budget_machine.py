@@ -1,0 +1,459 @@
+"""Any sequence of budget operations, against a model that is slow and obviously right."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
+from llm_connect.core.holds import Hold
+from llm_connect.core.units import Amount
+from llm_connect.core.waiters import Waiter
+
+UNITS = (0, 1, 2)
+FAR = time.monotonic() + 1_000_000
+
+AMOUNTS = st.builds(Amount, st.integers(0, 12), st.integers(0, 2), st.integers(0, 3))
+LIMITS = st.tuples(st.none() | st.integers(1, 30), st.none() | st.integers(1, 8), st.none() | st.integers(1, 10))
+PICK = st.integers(0, 1_000)
+
+
+@dataclass(eq=False)
+class Node:
+    """The model of a tracker."""
+
+    tracker: BudgetTracker
+    parent: Node | None
+    limits: list[int | None]
+    closed_itself: bool = False
+
+    def path(self) -> list[Node]:
+        return [self, *(self.parent.path() if self.parent else [])]
+
+    @property
+    def closed(self) -> bool:
+        return any(node.closed_itself for node in self.path())
+
+
+@dataclass(eq=False)
+class Kept:
+    """The model of an open hold."""
+
+    hold: Hold | None
+    node: Node
+    bound: Amount
+    dispatched: bool = False
+
+
+@dataclass(eq=False)
+class Caller:
+    """The model of a waiter."""
+
+    node: Node
+    amounts: dict[int, Amount]
+    own: list[Kept]
+    arrival: int = 0
+    waiter: Waiter | None = None
+    kept: Kept | None = None
+    error: str | None = None
+
+    @property
+    def smallest(self) -> Amount:
+        return self.amounts[min(self.amounts)]
+
+
+@dataclass
+class Model:
+    """Bookings, open holds and the queue, as plain lists; every figure is added up anew."""
+
+    nodes: list[Node] = field(default_factory=list)
+    bookings: list[tuple[Node, Amount]] = field(default_factory=list)
+    presumptions: dict[int, tuple[Node, Amount]] = field(default_factory=dict)
+    holds: list[Kept] = field(default_factory=list)
+    queue: list[Caller] = field(default_factory=list)
+
+    def spent(self, node: Node, unit: int) -> int:
+        return sum(amount[unit] for at, amount in self.bookings if node in at.path())
+
+    def presumed(self, node: Node, unit: int) -> int:
+        return sum(amount[unit] for at, amount in self.presumptions.values() if node in at.path())
+
+    def held(self, node: Node, unit: int) -> int:
+        return sum(kept.bound[unit] for kept in self.holds if node in kept.node.path())
+
+    def own(self, caller: Caller, node: Node, unit: int) -> int:
+        return sum(kept.bound[unit] for kept in caller.own if kept in self.holds and node in kept.node.path())
+
+    def breached(self, node: Node, unit: int) -> bool:
+        limit = node.limits[unit]
+        return limit is not None and self.spent(node, unit) > limit
+
+    def over(self, node: Node, unit: int, need: int, kept: int) -> bool:
+        limit = node.limits[unit]
+        concerned = need > 0 or self.breached(node, unit)
+        return limit is not None and concerned and self.spent(node, unit) + kept + need > limit
+
+    def short(self, node: Node, amount: Amount) -> set[tuple[Node, int]]:
+        pairs = [(at, unit) for at in node.path() for unit in UNITS]
+        return {(at, unit) for at, unit in pairs if self.over(at, unit, amount[unit], self.held(at, unit))}
+
+    def obstacle(self, caller: Caller) -> str | None:
+        pairs = [(at, unit) for at in caller.node.path() for unit in UNITS]
+        if caller.node.closed:
+            return "closed"
+        if any(self.over(at, unit, caller.smallest[unit], 0) for at, unit in pairs):
+            return "never_fits"
+        if any(self.over(at, unit, caller.smallest[unit], self.own(caller, at, unit)) for at, unit in pairs):
+            return "self_wait"
+        return None
+
+    def scan(self) -> None:
+        self.scan_once()
+        while circle := self.circle():
+            last = max(circle, key=lambda caller: caller.arrival)
+            last.error = "self_wait"
+            self.queue.remove(last)
+            self.scan_once()
+
+    def circle(self) -> list[Caller]:
+        """The largest set of callers that could not be let in though all holds but their own had ended."""
+        circle = [caller for caller in self.queue if any(kept in self.holds for kept in caller.own)]
+        while True:
+            kept = {id(kept): kept for caller in circle for kept in caller.own if kept in self.holds}.values()
+            left = [caller for caller in circle if self.hindered(caller, list(kept))]
+            if left == circle:
+                return circle
+            circle = left
+
+    def hindered(self, caller: Caller, holds: list[Kept]) -> bool:
+        pairs = [(at, unit) for at in caller.node.path() for unit in UNITS]
+        kept = {(at, unit): sum(hold.bound[unit] for hold in holds if at in hold.node.path()) for at, unit in pairs}
+        return any(self.over(at, unit, caller.smallest[unit], kept[at, unit]) for at, unit in pairs)
+
+    def scan_once(self) -> None:
+        for caller in self.queue:
+            caller.error = self.obstacle(caller)
+        self.queue = [caller for caller in self.queue if caller.error is None]
+        blocked: set[tuple[Node, int]] = set()
+        for caller in sorted(self.queue, key=lambda caller: caller.arrival):
+            stopped = [
+                (at, unit)
+                for at, unit in blocked
+                if at in caller.node.path() and caller.smallest[unit] and not self.own(caller, at, unit)
+            ]
+            if not stopped and not self.short(caller.node, caller.smallest):
+                self.grant(caller)
+            else:
+                blocked |= self.short(caller.node, caller.smallest)
+
+    def grant(self, caller: Caller) -> None:
+        limit = max(limit for limit, amount in caller.amounts.items() if not self.short(caller.node, amount))
+        caller.kept = Kept(None, caller.node, caller.amounts[limit])
+        self.holds.append(caller.kept)
+        self.queue.remove(caller)
+
+    def join(self, caller: Caller, *, may_wait: bool) -> None:
+        caller.error = self.obstacle(caller)
+        if caller.error is None:
+            self.queue.append(caller)
+            self.scan()
+        if caller in self.queue and not may_wait:
+            self.leave(caller, "refused")
+
+    def leave(self, caller: Caller, error: str) -> None:
+        self.queue.remove(caller)
+        caller.error = error
+        self.scan()
+
+    def end(self, kept: Kept, booked: Amount | None) -> None:
+        self.holds.remove(kept)
+        if booked is not None:
+            self.bookings.append((kept.node, booked))
+        self.scan()
+
+
+def usd(nano_usd: int) -> Decimal:
+    return Decimal(nano_usd).scaleb(-9)
+
+
+class BudgetMachine(RuleBasedStateMachine):
+    """Whatever happens in whatever order, tracker and model agree (BUDGET-1, BUDGET-2, BUDGET-3, BUDGET-4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.callers: list[Caller] = []
+        self.over: dict[tuple[Node, int], int] = {}
+        root = BudgetTracker(25, total_calls=8, total_usd=usd(9), keep_entries=4)
+        self.model.nodes.append(Node(root, None, [25, 8, 9]))
+        self.root = root
+
+    def node(self, pick: int) -> Node:
+        return self.model.nodes[pick % len(self.model.nodes)]
+
+    def some(self, pick: int) -> Kept:
+        """An open hold that has been taken."""
+        holds = [kept for kept in self.model.holds if kept.hold is not None]
+        return holds[pick % len(holds)]
+
+    def has_hold(self) -> bool:
+        return any(kept.hold is not None for kept in self.model.holds)
+
+    @rule(pick=PICK, limits=LIMITS)
+    @precondition(lambda self: len(self.model.nodes) < 7)
+    def child(self, pick: int, limits: tuple[int | None, int | None, int | None]) -> None:
+        node = self.node(pick)
+        tokens, calls, nano_usd = limits
+        name = f"c{len(self.model.nodes)}"
+        money = None if nano_usd is None else usd(nano_usd)
+        tracker = node.tracker.child(name, tokens, total_calls=calls, total_usd=money)
+        self.model.nodes.append(Node(tracker, node, list(limits)))
+
+    @rule(pick=PICK)
+    @precondition(lambda self: len(self.model.nodes) > 3)
+    def close(self, pick: int) -> None:
+        node = self.model.nodes[1 + pick % (len(self.model.nodes) - 1)]
+        node.tracker.close()
+        node.closed_itself = True
+        self.model.scan()
+
+    @rule(pick=PICK, limits=LIMITS)
+    def set_limits(self, pick: int, limits: tuple[int | None, int | None, int | None]) -> None:
+        node = self.node(pick)
+        tokens, calls, nano_usd = limits
+        money = None if nano_usd is None else usd(nano_usd)
+        node.tracker.set_limits(total=tokens, total_calls=calls, total_usd=money)
+        node.limits = list(limits)
+        self.over.clear()
+        self.model.scan()
+
+    @rule(pick=PICK, amount=AMOUNTS)
+    def record(self, pick: int, amount: Amount) -> None:
+        node = self.node(pick)
+        node.tracker.record(amount.tokens, calls=amount.calls, usd=amount.usd)
+        self.model.bookings.append((node, amount))
+        self.over.clear()
+        self.model.scan()
+
+    @rule(pick=PICK, tokens=st.integers(0, 12))
+    def consume(self, pick: int, tokens: int) -> None:
+        node = self.node(pick)
+        caller = Caller(node, {0: Amount(tokens)}, [], arrival=self.root.gate.arrive())
+        reason = self.outcome(lambda: node.tracker.consume(tokens))
+        self.model.join(caller, may_wait=False)
+        assert reason == caller.error
+        if caller.kept is not None:
+            self.model.end(caller.kept, Amount(tokens))
+
+    @rule(pick=PICK, amount=AMOUNTS)
+    def reserve(self, pick: int, amount: Amount) -> None:
+        node = self.node(pick)
+        caller = Caller(node, {0: amount}, [], arrival=self.root.gate.arrive())
+        holds: list[Hold] = []
+
+        def reserve() -> None:
+            holds.append(node.tracker.reserve(amount.tokens, calls=amount.calls, usd=amount.usd))
+
+        reason = self.outcome(lambda: contextvars.Context().run(reserve))
+        self.model.join(caller, may_wait=False)
+        assert reason == caller.error
+        if caller.kept is not None:
+            caller.kept.hold = holds.pop()
+
+    @rule(
+        pick=PICK,
+        amount=AMOUNTS,
+        elastic=st.none() | st.tuples(st.integers(1, 6), st.integers(0, 6)),
+        own=st.lists(PICK, max_size=2, unique=True),
+        late=st.booleans(),
+    )
+    @precondition(lambda self: len(self.callers) < 8)
+    def wait(self, pick: int, amount: Amount, elastic: tuple[int, int] | None, own: list[int], late: bool) -> None:
+        node = self.node(pick)
+        owned = list({id(kept): kept for kept in map(self.some, own)}.values()) if self.has_hold() else []
+        amounts, demand = {0: amount}, Demand(amount)
+        if elastic is not None:
+            least, more = elastic
+            amounts = {limit: amount.plus(Amount(limit)) for limit in range(least, least + more + 1)}
+            demand = Demand(amounts[least + more], least + more, least, amounts.__getitem__)
+        arrival = self.root.gate.arrive()
+        if late and self.callers:
+            # As a call that retries: its number is an old one.
+            arrival = min(caller.arrival for caller in self.callers) - 1
+        holds = tuple(kept.hold for kept in owned if kept.hold is not None)
+        waiter = Waiter(node.tracker, demand, CallFacts(), arrival=arrival, deadline=FAR, own=holds)
+        caller = Caller(node, amounts, owned, arrival, waiter)
+        self.callers.append(caller)
+        self.root.gate.queue(waiter, may_wait=True)
+        self.model.join(caller, may_wait=True)
+
+    @rule(pick=PICK)
+    @precondition(lambda self: self.callers)
+    def take(self, pick: int) -> None:
+        caller = self.callers.pop(pick % len(self.callers))
+        waiter = caller.waiter
+        assert waiter is not None
+        if caller in self.model.queue:
+            self.model.leave(caller, "wait_expired")
+        holds: list[Hold] = []
+        reason = self.outcome(lambda: holds.append(self.root.gate.take(waiter)))
+        assert reason == caller.error
+        if caller.kept is not None:
+            caller.kept.hold = holds.pop()
+            assert caller.kept.hold.bound == caller.kept.bound
+            assert caller.amounts[caller.kept.hold.max_tokens or 0] == caller.kept.bound
+
+    @rule(pick=PICK)
+    @precondition(lambda self: self.callers)
+    def abandon(self, pick: int) -> None:
+        caller = self.callers.pop(pick % len(self.callers))
+        assert caller.waiter is not None
+        self.root.gate.abandon(caller.waiter)
+        if caller in self.model.queue:
+            self.model.leave(caller, "gone")
+        elif caller.kept is not None:
+            self.model.end(caller.kept, None)
+
+    @rule(pick=PICK)
+    @precondition(has_hold)
+    def dispatch(self, pick: int) -> None:
+        kept = self.some(pick)
+        assert kept.hold is not None
+        kept.hold.dispatch()
+        kept.dispatched = True
+
+    @rule(pick=PICK, actual=AMOUNTS, how=st.sampled_from(["below", "at", "any"]), again=st.booleans())
+    @precondition(has_hold)
+    def settle(self, pick: int, actual: Amount, how: str, again: bool) -> None:
+        kept = self.some(pick)
+        assert kept.hold is not None
+        if how == "below":
+            actual = Amount(*map(min, actual, kept.bound))
+        elif how == "at":
+            actual = kept.bound
+        else:
+            self.over.clear()
+        for _ in range(1 + again):
+            kept.hold.settle(actual.tokens, calls=actual.calls, usd=actual.usd)
+        self.model.end(kept, actual)
+
+    @rule(pick=PICK)
+    @precondition(has_hold)
+    def release(self, pick: int) -> None:
+        kept = self.some(pick)
+        assert kept.hold is not None
+        kept.hold.release()
+        kept.hold.presume()
+        self.model.end(kept, Amount())
+
+    @rule(pick=PICK)
+    @precondition(has_hold)
+    def presume(self, pick: int) -> None:
+        kept = self.some(pick)
+        assert kept.hold is not None
+        kept.hold.presume()
+        kept.hold.release()
+        assert kept.hold.entry is not None
+        self.model.presumptions[kept.hold.entry.id] = (kept.node, kept.bound)
+        self.model.end(kept, kept.bound)
+
+    @rule(pick=PICK)
+    @precondition(has_hold)
+    def lose(self, pick: int) -> None:
+        kept = self.some(pick)
+        if any(kept in caller.own for caller in self.callers):
+            return
+        kept.hold = None
+        self.root.snapshot()
+        if kept.dispatched:
+            last = list(self.root.ledger)[-1]
+            self.model.presumptions[last.id] = (kept.node, kept.bound)
+        self.model.end(kept, kept.bound if kept.dispatched else Amount())
+
+    @rule(pick=PICK, actual=AMOUNTS)
+    @precondition(lambda self: self.model.presumptions)
+    def correct(self, pick: int, actual: Amount) -> None:
+        entry_id = sorted(self.model.presumptions)[pick % len(self.model.presumptions)]
+        node, presumed = self.model.presumptions.pop(entry_id)
+        self.root.correct(entry_id, actual.tokens, calls=actual.calls, usd=actual.usd)
+        self.model.bookings.append((node, actual.minus(presumed)))
+        self.over.clear()
+        self.model.scan()
+        try:
+            self.root.correct(entry_id, 0)
+        except LLMConfigurationError:
+            return
+        raise AssertionError("an entry was corrected twice")
+
+    @staticmethod
+    def outcome(call: Callable[[], object]) -> str | None:
+        try:
+            call()
+        except LLMBudgetExceededError as error:
+            return error.reason
+        return None
+
+    @invariant()
+    def figures_agree(self) -> None:
+        for node in self.model.nodes:
+            snapshot = node.tracker.snapshot()
+            for name in ("spent", "held", "presumed"):
+                expected = tuple(getattr(self.model, name)(node, unit) for unit in UNITS)
+                assert tuple(getattr(snapshot, name)) == expected, (name, node.tracker.path)
+            assert list(snapshot.total) == node.limits
+            assert snapshot.closed == node.closed
+            assert snapshot.breached == any(self.model.breached(node, unit) for unit in UNITS)
+            assert snapshot.waiting == sum(node in caller.node.path() for caller in self.model.queue)
+
+    @invariant()
+    def callers_agree(self) -> None:
+        for caller in self.callers:
+            waiter = caller.waiter
+            assert waiter is not None
+            assert waiter.waiting == (caller in self.model.queue)
+            assert (waiter.error and waiter.error.reason) == caller.error
+            assert (waiter.hold and waiter.hold.bound) == (caller.kept and caller.kept.bound)
+
+    @invariant()
+    def limits_are_kept(self) -> None:
+        """Beyond a limit only by an overrun, a record, a correction or a lowered limit, and never further."""
+        for node in self.model.nodes:
+            for unit, limit in enumerate(node.limits):
+                if limit is not None:
+                    account = node.tracker.own_accounts[unit]
+                    over = max(0, account.spent + account.held - limit)
+                    assert over <= self.over.get((node, unit), over)
+                    self.over[node, unit] = over
+
+    @invariant()
+    def entries_add_up(self) -> None:
+        ledger = self.root.ledger
+        total = ledger.earlier
+        for entry in ledger:
+            total = total.plus(entry.amount)
+        assert total == self.root.snapshot().spent
+
+    def teardown(self) -> None:
+        for caller in self.callers:
+            assert caller.waiter is not None
+            self.root.gate.abandon(caller.waiter)
+        for kept in self.model.holds:
+            if kept.hold is not None:
+                kept.hold.release()
+        assert self.root.snapshot().held == Amount()
+        assert self.root.snapshot().waiting == 0
+
+
+BudgetMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestBudgetMachine = BudgetMachine.TestCase

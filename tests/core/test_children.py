@@ -1,0 +1,136 @@
+"""Ceilings within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.units import NOTHING
+from tests.core.budget_helpers import at_rest, refused, run_all
+
+
+def test_what_a_child_spends_and_holds_counts_above() -> None:
+    """A hold is on the tracker and all its ancestors, and so is what it comes to (BUDGET-4)."""
+    root = BudgetTracker(100)
+    child = root.child("a", 50)
+    grandchild = child.child("b", 20)
+    with grandchild.reserve(20) as hold:
+        assert [tracker.held for tracker in (root, child, grandchild)] == [20, 20, 20]
+        assert (root.remaining(), child.remaining(), grandchild.remaining()) == (80, 30, 0)
+        hold.settle(15)
+    assert [tracker.spent for tracker in (root, child, grandchild)] == [15, 15, 15]
+    assert grandchild.path == "budget/a/b"
+    at_rest(root)
+
+
+def test_the_least_on_the_path_is_what_remains() -> None:
+    """A child cannot have more than its parent has left (BUDGET-1)."""
+    root = BudgetTracker(100)
+    child = root.child("a", 1_000)
+    root.consume(70)
+    assert child.remaining() == 30
+    error = refused(lambda: child.consume(31))
+    assert (error.path, error.total, error.spent) == ("budget", 100, 70)
+    assert refused(lambda: root.child("b", 5).consume(6)).path == "budget/b"
+
+
+def test_ceilings_nest_to_any_depth() -> None:
+    """A hundred levels down, every ceiling on the way holds (BUDGET-1)."""
+    trackers = [BudgetTracker(1_000)]
+    for level in range(100):
+        trackers.append(trackers[-1].child(f"l{level}", 1_000 - level))
+    trackers[-1].consume(901)
+    refused(lambda: trackers[-1].consume(1))
+    trackers[50].consume(50)
+    assert (trackers[0].spent, trackers[50].spent, trackers[51].spent) == (951, 951, 901)
+    at_rest(trackers[0])
+
+
+def test_each_call_makes_a_new_ceiling() -> None:
+    """Two children of one name are two ceilings."""
+    root = BudgetTracker(100)
+    root.child("a", 10).consume(10)
+    root.child("a", 10).consume(10)
+    assert root.spent == 20
+
+
+def test_joined_children_are_one_ceiling() -> None:
+    """With `join=True` the ceiling of that name is shared, also when nobody kept it in between (BUDGET-1)."""
+    root = BudgetTracker(1_000)
+    root.child("a", 10, join=True).consume(8)
+    gc.collect()
+    refused(lambda: root.child("a", 10, join=True).consume(8))
+    assert root.child("a", join=True) is root.child("a", 99, join=True)
+    assert root.child("a", join=True).total == 10
+    assert root.child("a") is not root.child("a", join=True)
+
+
+def test_a_closed_child_is_not_joined() -> None:
+    """After the joined one was closed, the next to come make a new one together."""
+    root = BudgetTracker(1_000)
+    with root.child("a", 10, join=True) as first:
+        pass
+    second = root.child("a", 10, join=True)
+    assert second is not first
+    assert root.child("a", join=True) is second
+
+
+def test_those_who_join_at_once_join_one() -> None:
+    """Threads that join at the same moment get the same ceiling (BUDGET-1)."""
+    for _ in range(20):
+        root = BudgetTracker(1_000)
+        joined = run_all(lambda root=root: root.child("a", 10, join=True) for _ in range(8))  # type: ignore[misc]
+        assert len(set(map(id, joined))) == 1
+
+
+def test_a_closed_child_admits_nothing_and_books_what_is_open() -> None:
+    """Its open holds, records and corrections are booked on it and its ancestors (BUDGET-4)."""
+    root = BudgetTracker(100)
+    with root.child("a", 50) as child:
+        below = child.child("b")
+        hold, unknown = child.reserve(20), below.reserve(10)
+    assert (child.closed, below.closed, root.closed) == (True, True, False)
+    for tracker in (child, below):
+        assert refused(lambda tracker=tracker: tracker.reserve(1)).reason == "closed"  # type: ignore[misc]
+    unknown.dispatch()
+    hold.settle(15)
+    unknown.end_unsettled()
+    assert unknown.entry is not None
+    root.correct(unknown.entry.id, 4)
+    below.record(1)
+    assert [tracker.spent for tracker in (root, child, below)] == [20, 20, 5]
+    assert root.snapshot().presumed == NOTHING
+    at_rest(root)
+
+
+async def test_siblings_run_concurrently_within_their_ceilings() -> None:
+    """Siblings in one gather spend up to their own ceilings, together up to the parent's (BUDGET-1, BUDGET-2)."""
+    root = BudgetTracker(9_000)
+    children = [root.child(name, 4_000) for name in "abc"]
+
+    async def call(tracker: BudgetTracker) -> Any:
+        with await tracker.areserve(100, max_wait_seconds=10) as hold:
+            hold.dispatch()
+            await asyncio.sleep(0)
+            hold.settle(100)
+
+    calls = [call(child) for _ in range(60) for child in children]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(result is None for result in results) == 90
+    assert root.spent == 9_000
+    assert max(child.spent for child in children) <= 4_000
+    at_rest(root)
+
+
+def test_a_child_needs_a_name_and_limits_that_can_be_meant() -> None:
+    """Bad values are refused, for one that is joined as well."""
+    root = BudgetTracker(100)
+    root.child("a", join=True)
+    for make in (lambda: root.child(""), lambda: root.child("a", 0), lambda: root.child("a", -5, join=True)):
+        with pytest.raises(LLMConfigurationError):
+            make()

@@ -1,0 +1,222 @@
+"""A hold ends once, and by what is known."""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import gc
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.models import Usage
+from llm_connect.core.units import NOTHING, Amount
+from tests.core.budget_helpers import at_rest, in_thread, outcomes, refused
+
+ENDS = {"settle": ("settled", 30), "release": ("released", 0), "presume": ("presumed", 30)}
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("second", ENDS)
+def test_a_hold_ends_once(first: str, second: str) -> None:
+    """Ending it again, in whatever way, changes nothing (BUDGET-3)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(30)
+    getattr(hold, first)()
+    entry = hold.entry
+    getattr(hold, second)()
+    hold.end_unsettled()
+    outcome, spent = ENDS[first]
+    assert outcomes(tracker) == [outcome]
+    assert (tracker.spent, hold.entry) == (spent, entry)
+    at_rest(tracker)
+
+
+def test_an_ended_hold_sends_nothing() -> None:
+    """After its end, `dispatch` raises: another request needs another hold (BUDGET-3)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(30)
+    hold.release()
+    with pytest.raises(LLMConfigurationError, match="reserve anew"):
+        hold.dispatch()
+    assert "ended" in repr(hold)
+    at_rest(tracker)
+
+
+def test_dispatch_twice_is_dispatch() -> None:
+    """A request that is about to be sent may say so twice."""
+    with BudgetTracker(100).reserve(30) as hold:
+        hold.dispatch()
+        hold.dispatch()
+        assert hold.state == "dispatched"
+
+
+def test_leaving_the_block_releases_or_presumes() -> None:
+    """Unsettled, what was not dispatched is free, and what was is presumed, exception or not (BUDGET-3)."""
+    tracker = BudgetTracker(1_000)
+    with tracker.reserve(10):
+        pass
+    with tracker.reserve(20) as hold:
+        hold.dispatch()
+    with suppress(ValueError), tracker.reserve(30) as hold:
+        hold.dispatch()
+        raise ValueError
+    with tracker.reserve(40) as hold:
+        hold.dispatch()
+        hold.settle(5)
+    assert outcomes(tracker) == ["released", "presumed", "presumed", "settled"]
+    assert tracker.snapshot().presumed == Amount(50, 2)
+    at_rest(tracker)
+
+
+def test_on_unknown_release_gives_the_guarantee_up() -> None:
+    """With `on_unknown="release"` an unknown outcome costs nothing."""
+    tracker = BudgetTracker(1_000, on_unknown="release")
+    with tracker.reserve(20) as hold:
+        hold.dispatch()
+    assert outcomes(tracker) == ["released"]
+
+
+@pytest.mark.parametrize("dispatched", [False, True])
+def test_a_lost_hold_ends(dispatched: bool) -> None:
+    """Losing the last reference is leaving the block, though the caller's context remembers its holds (BUDGET-3)."""
+    tracker = BudgetTracker(1_000)
+    hold = tracker.reserve(20)
+    if dispatched:
+        hold.dispatch()
+    del hold
+    gc.collect()
+    assert tracker.snapshot().held == NOTHING
+    assert outcomes(tracker) == ["presumed" if dispatched else "released"]
+    at_rest(tracker)
+
+
+def test_a_lost_hold_in_a_circle_ends() -> None:
+    """The garbage collector's finalizer is as good (BUDGET-3)."""
+    tracker = BudgetTracker(1_000)
+    circle: list[Any] = [tracker.reserve(20)]
+    circle.append(circle)
+    del circle
+    gc.collect()
+    at_rest(tracker)
+
+
+def test_a_lost_hold_that_was_waited_for_ends() -> None:
+    """A hold that was granted after a wait is kept alive by nobody else (BUDGET-3)."""
+    tracker = BudgetTracker(10)
+    first = tracker.reserve(10)
+    context = contextvars.Context()
+    waiting = in_thread(lambda: context.run(tracker.reserve, 10, max_wait_seconds=20))
+    while tracker.snapshot().waiting == 0:
+        pass
+    first.release()
+    hold = waiting.result(20)
+    del waiting, hold
+    gc.collect()
+    tracker.consume(10)
+    at_rest(tracker)
+
+
+def test_a_copy_of_a_hold_is_the_hold() -> None:
+    """A copied hold ends once with its original (BUDGET-3)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(30)
+    copies = [copy.copy(hold), copy.deepcopy([hold])[0]]
+    hold.settle(10)
+    for each in copies:
+        each.settle(10)
+    del copies, each
+    gc.collect()
+    assert (tracker.spent, tracker.held) == (10, 0)
+    at_rest(tracker)
+
+
+def test_settle_takes_what_is_said_and_keeps_the_rest() -> None:
+    """A figure that is not said counts as it was held."""
+    tracker = BudgetTracker()
+    usage = Usage(prompt_tokens=3, completion_tokens=4)
+    for figures, booked in (
+        ({}, Amount(30, 1, 5_000_000_000)),
+        ({"tokens": 7}, Amount(7, 1, 5_000_000_000)),
+        ({"usage": usage}, Amount(7, 1, 5_000_000_000)),
+        ({"tokens": 9, "usage": usage, "calls": 3, "usd": "0.1"}, Amount(9, 3, 100_000_000)),
+    ):
+        hold = tracker.reserve(30, usd=5)
+        hold.settle(**figures)  # type: ignore[arg-type]
+        assert hold.entry is not None
+        assert hold.entry.amount == booked
+        assert hold.entry.cost == (Decimal("0.1") if "usd" in figures else None)
+    at_rest(tracker)
+
+
+@pytest.mark.parametrize("figures", [{"tokens": -1}, {"tokens": 1.5}, {"calls": True}, {"usd": -1}, {"usd": "x"}])
+def test_settle_refuses_figures_that_are_none(figures: dict[str, Any]) -> None:
+    """A wrong figure is an error, and the hold stays open."""
+    tracker = BudgetTracker(100)
+    with tracker.reserve(30) as hold:
+        with pytest.raises(LLMConfigurationError):
+            hold.settle(**figures)
+        assert tracker.held == 30
+    at_rest(tracker)
+
+
+def test_an_overrun_is_booked_in_full_until_there_is_room() -> None:
+    """More than was held: all of it is booked, and nothing is admitted until the limit is raised (BUDGET-10)."""
+    root = BudgetTracker(1_000)
+    child = root.child("child", 100)
+    with child.reserve(50) as hold:
+        hold.dispatch()
+        hold.settle(130)
+    assert (child.spent, root.spent, child.breached, root.breached) == (130, 130, True, False)
+    for amount in (0, 1):
+        assert refused(lambda amount=amount: child.reserve(amount)).reason == "never_fits"  # type: ignore[misc]
+    root.consume(1)
+    child.set_limits(total=131)
+    child.consume(1)
+    at_rest(root)
+
+
+def test_a_correction_reopens_a_breached_budget() -> None:
+    """A presumption that is corrected downwards makes room again (BUDGET-10)."""
+    tracker = BudgetTracker(100)
+    with tracker.reserve(60) as hold:
+        hold.dispatch()
+    tracker.record(50)
+    assert tracker.breached
+    assert hold.entry is not None
+    entry = tracker.correct(hold.entry.id, 10)
+    assert (entry.outcome, entry.amount, entry.corrects) == ("corrected", Amount(-50), hold.entry.id)
+    assert not tracker.breached
+    assert tracker.snapshot().presumed == NOTHING
+    tracker.consume(40)
+    at_rest(tracker)
+
+
+def test_a_correction_keeps_what_it_does_not_say() -> None:
+    """A correction of tokens leaves the presumed calls and USD as they are."""
+    tracker = BudgetTracker(total_usd=1)
+    with tracker.reserve(60, usd="0.5") as hold:
+        hold.dispatch()
+    assert hold.entry is not None
+    tracker.correct(hold.entry.id, tokens=10)
+    assert (tracker.spent, tracker.spent_calls, tracker.spent_usd) == (10, 1, Decimal("0.5"))
+
+
+def test_only_open_presumptions_are_corrected_and_once() -> None:
+    """A settled, unknown or already corrected entry is refused."""
+    tracker = BudgetTracker(100)
+    settled, presumed = tracker.reserve(10), tracker.reserve(20)
+    settled.settle(10)
+    presumed.presume()
+    assert settled.entry is not None
+    assert presumed.entry is not None
+    tracker.correct(presumed.entry.id, 0, calls=0)
+    for entry_id in (settled.entry.id, presumed.entry.id, 99):
+        with pytest.raises(LLMConfigurationError, match="not an open presumption"):
+            tracker.correct(entry_id, 0)
+    assert tracker.spent == 10
+    at_rest(tracker)

@@ -1,0 +1,76 @@
+"""One entry for each attempt."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.ledger import Ledger
+from llm_connect.core.models import Usage
+from llm_connect.core.units import NOTHING, Amount
+from tests.core.budget_helpers import at_rest
+
+
+def test_an_entry_is_plain_data() -> None:
+    """`to_dict` is what `json.dumps` takes, with no digit of money lost."""
+    tracker = BudgetTracker(100, total_usd=1)
+    hold = tracker.child("a").reserve(50, usd="0.1", adapter="own", model="m", labels={"task": "x"})
+    hold.settle(
+        usage=Usage(prompt_tokens=3, completion_tokens=4), usd="0.000000001", cost_source="provider", model="m-1"
+    )
+    (entry,) = tracker.ledger
+    data = json.loads(json.dumps(entry.to_dict()))
+    assert data["usd"] == data["cost"] == "0.000000001"
+    assert (data["tracker"], data["outcome"], data["tokens"], data["calls"]) == ("budget/a", "settled", 7, 1)
+    assert (data["bound"], data["model"]) == ({"tokens": 50, "calls": 1, "usd": "0.100000000"}, "m-1")
+    assert (data["labels"], data["adapter"]) == ({"task": "x"}, "own")
+    assert data["usage"]["total_tokens"] == 7
+    assert data["reserved_at"] <= data["ended_at"]
+    assert (data["grade"], data["cost_source"], data["corrects"]) == ("proven", "provider", None)
+
+
+def test_an_entry_without_usage_and_cost() -> None:
+    """What is not known is None, never 0."""
+    tracker = BudgetTracker()
+    data = tracker.record(5).to_dict()
+    assert (data["usage"], data["cost"]) == (None, None)
+
+
+def test_memory_stays_flat() -> None:
+    """Beyond `keep_entries` only the sum is kept, and sum and entries still add up (BUDGET-4)."""
+    for keep in (0, 1, 5):
+        tracker = BudgetTracker(keep_entries=keep)
+        for number in range(20):
+            tracker.record(number, usd=Decimal(number).scaleb(-9))
+        assert len(tracker.ledger) == keep
+        at_rest(tracker)
+        assert tracker.spent == 190
+
+
+def test_iterating_goes_on_while_calls_are_made() -> None:
+    """An iteration shows the entries of the moment in which it began."""
+    tracker = BudgetTracker()
+    tracker.record(1)
+    entries = iter(tracker.ledger)
+    tracker.record(2)
+    assert [entry.amount.tokens for entry in entries] == [1]
+
+
+def test_ids_are_in_order_over_the_tree() -> None:
+    """Every entry has its own id, whichever tracker it is about; a path's entries add up to its tracker (BUDGET-4)."""
+    root = BudgetTracker()
+    child, other = root.child("a"), root.child("b")
+    for tracker in (root, child, other, child.child("c")):
+        tracker.record(10)
+    assert [entry.id for entry in root.ledger] == [1, 2, 3, 4]
+    assert child.ledger is root.ledger
+    below = [entry for entry in root.ledger if (entry.tracker + "/").startswith("budget/a/")]
+    assert sum(entry.amount.tokens for entry in below) == child.spent == 20
+
+
+def test_an_empty_ledger() -> None:
+    """Before anything is spent, there is nothing in it."""
+    ledger = Ledger(10)
+    assert (list(ledger), len(ledger), ledger.earlier) == ([], 0, NOTHING)
+    assert Amount() == NOTHING
