@@ -1,9 +1,11 @@
-"""One interface over language model providers.
+"""One interface over language model providers, and one budget whose cap holds.
 
-    from llm_connect import OpenAIAdapter, RunConfig
+    from llm_connect import BudgetTracker, OpenAIAdapter, RunConfig
 
+    tracker = BudgetTracker(total=50_000)
     adapter = OpenAIAdapter(model="gpt-4.1-mini")
-    print(adapter.execute_prompt("Hello", RunConfig(max_tokens=50)).content)
+    print(adapter.execute_prompt("Hello", RunConfig(budget_tracker=tracker)).content)
+    print(tracker)
 
 Importing this package imports no SDK; an adapter's own is imported on its first use.
 """
@@ -15,9 +17,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.adapter import LLMAdapter
+from llm_connect.core.bounds import Bound
+from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import (
     LLMAPIError,
     LLMAuthenticationError,
+    LLMBudgetExceededError,
     LLMConfigurationError,
     LLMConnectionError,
     LLMError,
@@ -26,8 +31,13 @@ from llm_connect.core.exceptions import (
     LLMSubprocessError,
     LLMTimeoutError,
 )
+from llm_connect.core.holds import Hold
+from llm_connect.core.ledger import LedgerEntry
 from llm_connect.core.mock import ErrorLLMAdapter, MockLLMAdapter
-from llm_connect.core.models import FinishReason, LLMResponse, Prompt, RunConfig, Usage
+from llm_connect.core.models import FinishReason, LLMResponse, Prompt, RunConfig
+from llm_connect.core.snapshot import BudgetSnapshot
+from llm_connect.core.units import Amount
+from llm_connect.core.usage import Usage
 
 if TYPE_CHECKING:
     from llm_connect.adapters.claude_code import ClaudeCodeAdapter
@@ -36,16 +46,22 @@ if TYPE_CHECKING:
     from llm_connect.adapters.openrouter import OpenRouterAdapter
     from llm_connect.config.factory import create_adapter
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
+    "Amount",
+    "Bound",
+    "BudgetSnapshot",
+    "BudgetTracker",
     "ClaudeCodeAdapter",
     "ErrorLLMAdapter",
     "FinishReason",
     "GeminiAdapter",
+    "Hold",
     "LLMAPIError",
     "LLMAdapter",
     "LLMAuthenticationError",
+    "LLMBudgetExceededError",
     "LLMConfigurationError",
     "LLMConnectionError",
     "LLMError",
@@ -54,6 +70,7 @@ __all__ = [
     "LLMResponseError",
     "LLMSubprocessError",
     "LLMTimeoutError",
+    "LedgerEntry",
     "MockLLMAdapter",
     "OpenAIAdapter",
     "OpenRouterAdapter",

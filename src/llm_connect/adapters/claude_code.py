@@ -14,6 +14,8 @@ from llm_connect.adapters import subprocesses
 from llm_connect.adapters.subprocesses import Command, Finished, NotStarted, OutputTooLong
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.provider import ProviderAdapter, Request, api_key_from
+from llm_connect.core.bounds import Bound
+from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError, LLMSubprocessError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.protocols import claude_cli
@@ -65,6 +67,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
     cli_path: else `claude` on the PATH.
     base_url: else the environment variable ANTHROPIC_BASE_URL, else Anthropic's.
     max_concurrency: processes at once, for all threads and for each event loop; one takes about 200 MB.
+    budget_tracker: the budget of calls whose config has none.
 
     One call is one process and one request. The prompt is data: no file mention, command, hook, project file
     or tool acts. The process gets an environment made for it, an empty directory, and nothing of the user's
@@ -84,6 +87,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
         base_url: str | None = None,
         login: bool = False,
         max_concurrency: int = 16,
+        budget_tracker: BudgetTracker | None = None,
     ) -> None:
         self._login = login
         self._credentials = _credentials(api_key, login)
@@ -92,12 +96,15 @@ class ClaudeCodeAdapter(ProviderAdapter):
             self._endpoint = {"ANTHROPIC_BASE_URL": base_url}
         self._cli_path = _find_command(cli_path)
         secrets = tuple(self._credentials.values())
-        super().__init__(model=model, max_concurrency=max_concurrency, secrets=secrets)
+        super().__init__(model=model, max_concurrency=max_concurrency, secrets=secrets, budget_tracker=budget_tracker)
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model
         body = claude_cli.render(prompt, config, model=model, max_tokens=max_tokens)
         return Request("", model, body)
+
+    def bound_of(self, request: Request, max_tokens: int) -> Bound:
+        return claude_cli.bound(request.body, max_tokens, login=self._login)
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return claude_cli.parse(reply)

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.provider import Request, api_key_from
+from llm_connect.core.bounds import Bound
+from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.protocols import generate_content
@@ -25,6 +27,7 @@ class GeminiAdapter(CarriedAdapter):
         It travels in a header, never in the address.
     base_url: else Google's.
     max_concurrency: requests under way at once, for all threads and for each event loop.
+    budget_tracker: the budget of calls whose config has none.
 
     Vertex AI is not used, whatever GOOGLE_GENAI_USE_VERTEXAI says. The SDK's retries are off, redirects are not
     followed, proxies of the environment are not used.
@@ -39,11 +42,14 @@ class GeminiAdapter(CarriedAdapter):
         api_key: str | None = None,
         base_url: str | None = None,
         max_concurrency: int = 1000,
+        budget_tracker: BudgetTracker | None = None,
     ) -> None:
         require("google.genai", extra="gemini")
         self._key = api_key_from(api_key, "GEMINI_API_KEY", "GOOGLE_API_KEY")
         self._base_url = base_url
-        super().__init__(model=model, max_concurrency=max_concurrency, secrets=(self._key,))
+        super().__init__(
+            model=model, max_concurrency=max_concurrency, secrets=(self._key,), budget_tracker=budget_tracker
+        )
 
     def make_carrier(self) -> Carrier:
         from llm_connect.adapters.gemini_carrier import GeminiCarrier
@@ -55,6 +61,9 @@ class GeminiAdapter(CarriedAdapter):
         _check_model(model)
         body = generate_content.render(prompt, config, max_tokens=max_tokens)
         return Request(f"/models/{model}:generateContent", model, body)
+
+    def bound_of(self, request: Request, max_tokens: int) -> Bound:
+        return generate_content.bound(request.body, max_tokens, model=request.model)
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return generate_content.parse(reply)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, ClassVar
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.provider import Request, api_key_from
+from llm_connect.core.bounds import Bound
+from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.protocols import chat_completions
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
@@ -32,6 +35,7 @@ class OpenAIAdapter(CarriedAdapter):
         retries are turned off, they are not closed, and an `async_client` belongs to the one event loop that
         uses it.
     max_concurrency: requests under way at once, for all threads and for each event loop.
+    budget_tracker: the budget of calls whose config has none.
 
     The output limit is sent as `max_completion_tokens`, which covers thinking too (OpenAPI document 2.3.0).
     The SDK's retries are off, redirects are not followed, proxies of the environment are not used.
@@ -48,13 +52,21 @@ class OpenAIAdapter(CarriedAdapter):
         client: openai.OpenAI | None = None,
         async_client: openai.AsyncOpenAI | None = None,
         max_concurrency: int = 1000,
+        budget_tracker: BudgetTracker | None = None,
     ) -> None:
         require("openai", extra="openai")
         own = [given.api_key for given in (client, async_client) if given is not None]
         self._key = own[0] if own else api_key_from(api_key, "OPENAI_API_KEY")
         self._base_url = base_url
         self._own_client, self._own_async_client = client, async_client
-        super().__init__(model=model, max_concurrency=max_concurrency, secrets=(self._key, *own))
+        super().__init__(
+            model=model, max_concurrency=max_concurrency, secrets=(self._key, *own), budget_tracker=budget_tracker
+        )
+
+    @property
+    def _own_endpoint(self) -> bool:
+        own_client = self._own_client or self._own_async_client
+        return own_client is None and not self._base_url and not os.environ.get("OPENAI_BASE_URL")
 
     def make_carrier(self) -> Carrier:
         from llm_connect.adapters.openai_carrier import OpenAICarrier
@@ -71,6 +83,9 @@ class OpenAIAdapter(CarriedAdapter):
         model = config.model_name or self.model
         body = chat_completions.render(prompt, config, model=model, max_tokens=max_tokens, dialect=_DIALECT)
         return Request("/chat/completions", model, body)
+
+    def bound_of(self, request: Request, max_tokens: int) -> Bound:
+        return chat_completions.bound(request.body, max_tokens, own_endpoint=self._own_endpoint)
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return chat_completions.parse(reply)

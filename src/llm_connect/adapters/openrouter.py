@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.provider import Request, api_key_from
+from llm_connect.core.bounds import Bound
+from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.protocols import chat_completions
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
@@ -32,6 +34,7 @@ class OpenRouterAdapter(CarriedAdapter):
     base_url: else OpenRouter.
     app_name, app_url: what OpenRouter shows as the caller (`X-OpenRouter-Title`, `HTTP-Referer`).
     max_concurrency: requests under way at once, for all threads and for each event loop.
+    budget_tracker: the budget of calls whose config has none.
 
     Every reply carries its cost in USD, which `response.cost` gives. Only providers that know all parameters of a
     request are used (`require_parameters`), so that the output limit is honoured. Redirects are not followed,
@@ -49,6 +52,7 @@ class OpenRouterAdapter(CarriedAdapter):
         app_name: str | None = None,
         app_url: str | None = None,
         max_concurrency: int = 1000,
+        budget_tracker: BudgetTracker | None = None,
     ) -> None:
         require("httpx2", extra="openrouter")
         key = api_key_from(api_key, "OPENROUTER_API_KEY")
@@ -56,7 +60,7 @@ class OpenRouterAdapter(CarriedAdapter):
         shown = {"X-OpenRouter-Title": app_name, "HTTP-Referer": app_url}
         self._headers = {name: value for name, value in shown.items() if value}
         self._headers["Authorization"] = f"Bearer {key}"
-        super().__init__(model=model, max_concurrency=max_concurrency, secrets=(key,))
+        super().__init__(model=model, max_concurrency=max_concurrency, secrets=(key,), budget_tracker=budget_tracker)
 
     def make_carrier(self) -> Carrier:
         from llm_connect.adapters.httpx_carrier import HttpxCarrier
@@ -67,6 +71,9 @@ class OpenRouterAdapter(CarriedAdapter):
         model = config.model_name or self.model
         body = chat_completions.render(prompt, config, model=model, max_tokens=max_tokens, dialect=_DIALECT)
         return Request("/chat/completions", model, body)
+
+    def bound_of(self, request: Request, max_tokens: int) -> Bound:
+        return chat_completions.bound(request.body, max_tokens, own_endpoint=False)
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return chat_completions.parse(reply)

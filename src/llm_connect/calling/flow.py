@@ -1,80 +1,110 @@
 """The one call path, without I/O: a generator that yields what it waits for.
 
-render request -> send -> parse -> LLMResponse
+    render request -> bound its cost -> reserve -> dispatch -> send -> parse -> settle -> LLMResponse
+
+One hold for each attempt. Whatever ends the generator, an exception thrown into it or its garbage collection
+included, the hold of the attempt has ended by then.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import Step
+from llm_connect.calling.outcomes import end_hold, error_of, response_of
 from llm_connect.calling.retry import pause_before_retry
-from llm_connect.calling.scrub import Scrubber
-from llm_connect.calling.steps import Pause, Send, TakeSlot, timed_out
-from llm_connect.core.exceptions import LLMError
-from llm_connect.core.models import LLMResponse, Prompt, RunConfig, Usage, check_prompt
+from llm_connect.calling.steps import Pause, Reserve, Send, TakeSlot, timed_out
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.checks import check_prompt
+from llm_connect.core.exceptions import LLMBudgetExceededError
+from llm_connect.core.holds import Hold
+from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+from llm_connect.core.terms import terms, tracker_of
+from llm_connect.core.units import NOTHING
 from llm_connect.protocols.wire import Answer, Failure
 
 if TYPE_CHECKING:
     from llm_connect.calling.provider import ProviderAdapter, Request
 
+Outcome: TypeAlias = Answer | Failure
+
+
+class Call:
+    """One call: what stays the same over its attempts, and what they came to."""
+
+    def __init__(self, adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> None:
+        check_prompt(prompt)
+        self.adapter = adapter
+        self.prompt = prompt
+        self.config = config
+        self.tracker = tracker_of(adapter, config)
+        self.started = time.monotonic()
+        self.deadline = Deadline(self.started + config.timeout_seconds)
+        self.model = config.model_name or adapter.model
+        #: Requests sent so far.
+        self.attempts = 0
+        #: What the attempts so far have added to the budget.
+        self.booked = NOTHING
+        #: The hold of the last attempt.
+        self.hold: Hold | None = None
+        self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
+
+    def run(self) -> Generator[Step, Any, LLMResponse]:
+        """Attempts, until one succeeds, none can help any more, or the deadline has come."""
+        failure: Failure | None = None
+        while True:
+            try:
+                outcome = yield from self._attempt()
+            except LLMBudgetExceededError:
+                if failure is None:
+                    raise
+                raise error_of(self, failure) from None
+            if isinstance(outcome, Answer):
+                return response_of(self, outcome)
+            failure = outcome
+            pause = pause_before_retry(failure, self.attempts, self.config.max_retries, self.deadline)
+            if pause is None:
+                raise error_of(self, failure)
+            yield Pause(pause)
+
+    def _attempt(self) -> Generator[Step, Any, Outcome]:
+        if self.tracker is None:
+            request = self.adapter.render(self.prompt, self.config, self.config.max_tokens)
+            return (yield from self._exchange(request))
+        hold = self.hold = yield from self._reserve(self.tracker)
+        try:
+            request = self.adapter.render(self.prompt, self.config, hold.max_tokens)
+            outcome = yield from self._exchange(request, hold)
+            end_hold(hold, outcome)
+        finally:
+            hold.end_unsettled()
+            if hold.entry is not None:
+                self.booked = self.booked.plus(hold.entry.amount)
+        return outcome
+
+    def _reserve(self, tracker: BudgetTracker) -> Generator[Step, Any, Hold]:
+        bound = self.adapter.bound(self.prompt, self.config)
+        asked = terms(self.adapter, tracker, self.config, bound, time.monotonic(), self.deadline.at)
+        hold: Hold = yield Reserve(asked, self._arrival)
+        return hold
+
+    def _exchange(self, request: Request, hold: Hold | None = None) -> Generator[Step, Any, Outcome]:
+        release = yield TakeSlot(self.adapter.slots, self.deadline)
+        if release is None:
+            return timed_out("no place came free among the adapter's concurrent requests", maybe_billed=False)
+        try:
+            if hold is not None:
+                hold.dispatch()
+            self.attempts += 1
+            reply = yield Send(self.adapter, request, self.deadline)
+        finally:
+            release()
+        return reply if isinstance(reply, Failure) else self.adapter.parse(reply)
+
 
 def call(adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:
-    """Make one call: attempts until one succeeds, none can help any more, or the deadline has come."""
-    check_prompt(prompt)
-    started = time.monotonic()
-    deadline = Deadline(started + config.timeout_seconds)
-    request = adapter.render(prompt, config, config.max_tokens)
-    attempt = 1
-    while True:
-        outcome = yield from _attempt(adapter, request, deadline)
-        if isinstance(outcome, Answer):
-            return _response(adapter, outcome, attempt, time.monotonic() - started)
-        pause = pause_before_retry(outcome, attempt, config.max_retries, deadline)
-        if pause is None:
-            scrubber = Scrubber(adapter.secrets, (prompt, config.system_prompt))
-            raise _error(adapter, request.model, outcome, attempt, scrubber)
-        yield Pause(pause)
-        attempt += 1
-
-
-def _attempt(adapter: ProviderAdapter, request: Request, deadline: Deadline) -> Generator[Step, Any, Answer | Failure]:
-    release = yield TakeSlot(adapter.slots, deadline)
-    if release is None:
-        return timed_out("no place came free among the adapter's concurrent requests", maybe_billed=False)
-    try:
-        reply = yield Send(adapter, request, deadline)
-    finally:
-        release()
-    return reply if isinstance(reply, Failure) else adapter.parse(reply)
-
-
-def _response(adapter: ProviderAdapter, answer: Answer, attempts: int, seconds: float) -> LLMResponse:
-    metadata = {"provider": adapter.provider, "latency_seconds": seconds, "attempts": attempts}
-    for name in ("request_id", "hint"):
-        if (value := getattr(answer, name)) is not None:
-            metadata[name] = value
-    return LLMResponse(
-        content=answer.content,
-        model=answer.model,
-        usage=answer.usage or Usage(prompt_tokens=0, completion_tokens=0, estimated=True),
-        finish_reason=answer.finish_reason,
-        cost=answer.cost,
-        cost_source=answer.cost_source,
-        metadata=metadata,
-    )
-
-
-def _error(adapter: ProviderAdapter, model: str, failure: Failure, attempts: int, scrubber: Scrubber) -> LLMError:
-    return failure.kind(
-        f"{adapter.provider} {model}: {scrubber.clean(failure.message)}",
-        provider=adapter.provider,
-        model=model,
-        request_id=scrubber.clean(failure.request_id),
-        retry_after=failure.retry_after,
-        attempts=attempts,
-        **scrubber.clean(dict(failure.details)),
-    )
+    """The flow of one call, for a driver."""
+    return (yield from Call(adapter, prompt, config).run())

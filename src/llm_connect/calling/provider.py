@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
 from llm_connect.calling.slots import Slots
-from llm_connect.core.adapter import LLMAdapter
+from llm_connect.core.adapter import DEFAULT_MAX_TOKENS, LLMAdapter
+from llm_connect.core.bounds import Bound, utf8_bytes
+from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
@@ -30,20 +33,29 @@ class Request:
 class ProviderAdapter(LLMAdapter):
     """Base of the adapters that carry a protocol to a provider.
 
-    A subclass renders and parses by its protocol, and sends: `render`, `parse`, `send`, `asend`,
-    `transport_failure`. Deadline, retries and errors are the call path's. Use it as a context manager, or call
+    A subclass renders, bounds and parses by its protocol, and sends: `render`, `bound_of`, `parse`, `send`, `asend`,
+    `transport_failure`. Budget, deadline, retries and errors are the call path's. Use it as a context manager, or call
     `close` (`aclose` in a coroutine), to give connections back early.
     """
 
     provider: ClassVar[str]
+    metered = False
 
-    def __init__(self, *, model: str, max_concurrency: int, secrets: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        model: str,
+        max_concurrency: int,
+        secrets: tuple[str, ...] = (),
+        budget_tracker: BudgetTracker | None = None,
+    ) -> None:
         RunConfig(model_name=model)
         if model is None:
             raise LLMConfigurationError("model must name a model of the provider.")
         self.model = model
         self.slots: Slots = Slots(max_concurrency)
         self.secrets = secrets
+        self.budget_tracker = budget_tracker
 
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
         return drive(call(self, prompt, config or RunConfig()))
@@ -62,6 +74,16 @@ class ProviderAdapter(LLMAdapter):
     @abstractmethod
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         """The request for `prompt`, with `max_tokens` as the output limit (None: none is sent)."""
+
+    def bound(self, prompt: Prompt, config: RunConfig) -> Bound:
+        """What a call may use at most, by the request that would be sent."""
+        max_tokens = config.max_tokens or DEFAULT_MAX_TOKENS
+        return self.bound_of(self.render(prompt, config, max_tokens), max_tokens)
+
+    def bound_of(self, request: Request, max_tokens: int) -> Bound:
+        """What `request` may use at most; by default the bytes of its body and the output limit, as an estimate."""
+        body = json.dumps(request.body, ensure_ascii=False)
+        return Bound(prompt_tokens=utf8_bytes(body), max_tokens=max_tokens)
 
     @abstractmethod
     def parse(self, reply: Reply) -> Answer | Failure:

@@ -5,15 +5,37 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.slots import Release, Slots
 from llm_connect.core.exceptions import LLMTimeoutError
+from llm_connect.core.holds import Hold
+from llm_connect.core.terms import Terms
+from llm_connect.core.waiting import aadmit, admit
 from llm_connect.protocols.wire import Failure, Reply
 
 if TYPE_CHECKING:
     from llm_connect.calling.provider import ProviderAdapter, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """A hold on the terms of the call, under its arrival number."""
+
+    terms: Terms
+    arrival: int | None
+
+    def run(self) -> Hold:
+        asked = self.terms
+        return admit(asked.tracker, asked.demand, asked.facts, **self._place())
+
+    async def arun(self) -> Hold:
+        asked = self.terms
+        return await aadmit(asked.tracker, asked.demand, asked.facts, **self._place())
+
+    def _place(self) -> dict[str, Any]:
+        return {"deadline": self.terms.wait_until, "arrival": self.arrival, "replaces": self.terms.replaces}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,16 @@ Sources: OpenAI's API reference and OpenAPI document (2.3.0); OpenRouter's docum
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from llm_connect.core.bounds import Bound, normalized_utf8_bytes
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
+from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.http_failures import ErrorFields, from_status
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.wire import (
@@ -21,6 +24,7 @@ from llm_connect.protocols.wire import (
     Reply,
     count,
     first,
+    json_bytes,
     mapping,
     read_json,
     request_id,
@@ -56,6 +60,9 @@ _FINISH: Mapping[str, FinishReason] = {
 }
 #: Beyond it a figure is no price of one call, and sums could overflow.
 _MOST_USD = 1_000_000
+#: Parameters whose JSON becomes part of the prompt.
+_READ_BY_THE_MODEL = frozenset({"response_format", "tools", "functions"})
+_FRAMING_TOKENS = 8
 _QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
@@ -86,6 +93,27 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
     if max_tokens is not None:
         body[dialect.limit_field] = max_tokens
     return _with_params(body, config)
+
+
+def bound(body: JSON, max_tokens: int, *, own_endpoint: bool) -> Bound:
+    """What a request may use at most.
+
+    A message is framed by three or four tokens and a reply primed by three (OpenAI's cookbook); twice that is allowed.
+    A schema counts with its bytes. `proven` only at the provider's own endpoint and for a model that is known to be
+    given no further prompt.
+    """
+    messages = body.get("messages") or []
+    texts = [part for message in messages for part in (text(message.get("role")), _prompt_text(message))]
+    text_tokens = sum(_FRAMING_TOKENS + normalized_utf8_bytes(part) for part in texts)
+    extra = {name: value for name, value in body.items() if name in _READ_BY_THE_MODEL}
+    hidden = hidden_prompt_tokens(text(body.get("model")))
+    known = own_endpoint and not hidden and not extra
+    return Bound(
+        prompt_tokens=text_tokens + _FRAMING_TOKENS + json_bytes(extra) + hidden,
+        max_tokens=max_tokens,
+        outputs=count(body.get("n")) or 1,
+        grade="proven" if known else "estimated",
+    )
 
 
 def parse(reply: Reply) -> Answer | Failure:
@@ -162,6 +190,11 @@ def cost_of(body: JSON) -> Decimal | None:
         return cost
     upstream = _decimal(mapping(usage.get("cost_details")).get("upstream_inference_cost"))
     return None if upstream is None else cost + upstream
+
+
+def _prompt_text(message: JSON) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
 def _with_params(body: JSON, config: RunConfig) -> JSON:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llm_connect.core.bounds import Bound, normalized_utf8_bytes
 from llm_connect.core.exceptions import LLMAuthenticationError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
+from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.http_failures import ErrorFields, from_status, seconds
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.wire import (
@@ -20,6 +22,7 @@ from llm_connect.protocols.wire import (
     Reply,
     count,
     first,
+    json_bytes,
     mapping,
     read_json,
     request_id,
@@ -42,6 +45,7 @@ _GENERATION_PARAMS = {
     "top_p": "topP",
 }
 _REQUEST_PARAMS = {"safety_settings": "safetySettings"}
+_FRAMING_TOKENS = 8
 _FINISH: Mapping[str, FinishReason] = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
@@ -67,6 +71,24 @@ def render(prompt: Prompt, config: RunConfig, *, max_tokens: int | None) -> JSON
         if name in config.model_params:
             body[field] = config.model_params[name]
     return body
+
+
+def bound(body: JSON, max_tokens: int, *, model: str) -> Bound:
+    """What a request may use at most, always an estimate.
+
+    `maxOutputTokens` covers thoughts and candidates together: none of 299 recorded calls with a limit passed it, but
+    the documentation has said otherwise.
+    """
+    turns = [*_objects(body.get("contents")), mapping(body.get("systemInstruction"))]
+    texts = [text(part.get("text")) for turn in turns for part in _objects(turn.get("parts"))]
+    schema = mapping(body.get("generationConfig")).get("responseJsonSchema")
+    return Bound(
+        prompt_tokens=sum(_FRAMING_TOKENS + normalized_utf8_bytes(part) for part in texts)
+        + json_bytes(mapping(schema))
+        + hidden_prompt_tokens(model),
+        max_tokens=max_tokens,
+        grade="estimated",
+    )
 
 
 def parse(reply: Reply) -> Answer | Failure:

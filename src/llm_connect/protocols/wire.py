@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from llm_connect.core.bounds import utf8_bytes
 from llm_connect.core.exceptions import LLMError, LLMResponseError
 from llm_connect.core.models import FinishReason, Usage
 
@@ -57,6 +58,9 @@ class Failure:
     retry_after: float | None = None
     request_id: str | None = None
     usage: Usage | None = None
+    cost: Decimal | None = None
+    cost_source: str | None = None
+    model: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -149,6 +153,11 @@ def shown(value: object) -> str:
     """A provider's text, short and on one line."""
     line = " ".join(str(value).split())
     return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def json_bytes(value: JSON) -> int:
+    """The bytes of an object as JSON; 0 for an empty one."""
+    return utf8_bytes(json.dumps(value, ensure_ascii=False)) if value else 0
 
 
 def _describe(body: bytes) -> str:

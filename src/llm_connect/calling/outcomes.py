@@ -1,0 +1,69 @@
+"""What an attempt's outcome means: for its hold, for the response, for the error."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.calling.scrub import Scrubber
+from llm_connect.core.bounds import utf8_bytes
+from llm_connect.core.exceptions import LLMError
+from llm_connect.core.holds import Hold
+from llm_connect.core.models import LLMResponse
+from llm_connect.core.usage import Usage
+from llm_connect.protocols.wire import Answer, Failure
+
+if TYPE_CHECKING:
+    from llm_connect.calling.flow import Call
+
+
+def end_hold(hold: Hold, outcome: Answer | Failure) -> None:
+    """Settle by the usage that the reply gives; without one, an answer was paid for, and a failure may have been."""
+    if outcome.usage is not None:
+        hold.settle(usage=outcome.usage, usd=outcome.cost, cost_source=outcome.cost_source, model=outcome.model or None)
+    elif isinstance(outcome, Answer):
+        hold.presume()
+    elif not outcome.maybe_billed:
+        hold.release()
+
+
+def response_of(call: Call, answer: Answer) -> LLMResponse:
+    """The response for an answer."""
+    metadata: dict[str, Any] = {
+        "provider": call.adapter.provider,
+        "latency_seconds": time.monotonic() - call.started,
+        "attempts": call.attempts,
+    }
+    entry = None if call.hold is None else call.hold.entry
+    known = {"request_id": answer.request_id, "hint": answer.hint, "ledger_entry": entry and entry.id}
+    metadata |= {name: value for name, value in known.items() if value is not None}
+    return LLMResponse(
+        content=answer.content,
+        model=answer.model or call.model,
+        usage=answer.usage or _estimate(call, answer),
+        finish_reason=answer.finish_reason,
+        cost=answer.cost,
+        cost_source=answer.cost_source,
+        metadata=metadata,
+    )
+
+
+def error_of(call: Call, failure: Failure) -> LLMError:
+    """The error for a failure, without key and prompt."""
+    scrubber = Scrubber(call.adapter.secrets, (call.prompt, call.config.system_prompt))
+    return failure.kind(
+        f"{call.adapter.provider} {call.model}: {scrubber.clean(failure.message)}",
+        provider=call.adapter.provider,
+        model=call.model,
+        request_id=scrubber.clean(failure.request_id),
+        retry_after=failure.retry_after,
+        attempts=call.attempts,
+        maybe_billed=failure.maybe_billed,
+        booked=None if call.tracker is None else call.booked,
+        **scrubber.clean(dict(failure.details)),
+    )
+
+
+def _estimate(call: Call, answer: Answer) -> Usage:
+    prompt_tokens = call.adapter.bound(call.prompt, call.config).prompt_tokens
+    return Usage(prompt_tokens=prompt_tokens, completion_tokens=utf8_bytes(answer.content), estimated=True)

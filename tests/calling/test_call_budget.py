@@ -1,0 +1,315 @@
+"""Whatever ends a call at whatever step, its hold has ended by what is known."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llm_connect.calling import flow as flow_module
+from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.drivers import adrive, drive
+from llm_connect.calling.flow import call
+from llm_connect.calling.provider import ProviderAdapter, Request
+from llm_connect.calling.steps import Pause, Reserve, Send, TakeSlot
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import (
+    LLMBudgetExceededError,
+    LLMConfigurationError,
+    LLMRateLimitError,
+    LLMResponseError,
+    LLMTimeoutError,
+)
+from llm_connect.core.models import LLMResponse, RunConfig, Usage
+from llm_connect.core.units import NOTHING, Amount
+from llm_connect.protocols.wire import Answer, Failure, Reply
+from tests.core.budget_helpers import at_rest, outcomes
+
+BAD = Failure(kind=LLMResponseError, message="cut", retryable=True, retry_after=0.0)
+SLOW_DOWN = Failure(kind=LLMRateLimitError, message="slow", retryable=True, maybe_billed=False, retry_after=0.0)
+GOOD = Answer(content="yes", model="m-1", usage=Usage(prompt_tokens=10, completion_tokens=5), finish_reason="stop")
+
+
+class Stub(ProviderAdapter):
+    """Says what it is told to say; parses what it sends."""
+
+    provider = "stub"
+
+    def __init__(self, *says: Any, **options: Any) -> None:
+        super().__init__(**{"model": "m", "max_concurrency": 2, **options})
+        self.says = list(says)
+        self.limits: list[int | None] = []
+
+    def render(self, prompt: str, config: RunConfig, max_tokens: int | None) -> Request:
+        return Request("/", "m", {"prompt": prompt, "max": max_tokens})
+
+    def parse(self, reply: Reply) -> Answer | Failure:
+        return self._say()  # type: ignore[no-any-return]
+
+    def send(self, request: Request, deadline: Deadline) -> Reply:
+        self.limits.append(request.body["max"])
+        return Reply(200, {}, b"")
+
+    async def asend(self, request: Request, deadline: Deadline) -> Reply:
+        return self.send(request, deadline)
+
+    def transport_failure(self, error: Exception) -> Failure:
+        return BAD
+
+    def _say(self) -> Any:
+        said = self.says.pop(0)
+        if isinstance(said, BaseException):
+            raise said
+        return said
+
+
+def config_of(tracker: BudgetTracker, **fields: Any) -> RunConfig:
+    return RunConfig(**{"budget_tracker": tracker, "max_tokens": 60, "timeout_seconds": 30, **fields})
+
+
+def bound_of(adapter: Stub, config: RunConfig) -> Amount:
+    return adapter.bound("hello", config).amount_at(60)
+
+
+def steps_to(flow: Any, kind: type[Any]) -> Any:
+    """Run `flow` until it yields a step of `kind`, which is not run."""
+    step = next(flow)
+    while not isinstance(step, kind):
+        step = flow.send(step.run())
+    return step
+
+
+THROWN: list[Callable[[], BaseException]] = [
+    lambda: RuntimeError("bug"),
+    asyncio.CancelledError,
+    KeyboardInterrupt,
+    lambda: LLMConfigurationError("known"),
+]
+#: At which step, and what the ledger says then.
+STEPS = [(Reserve, []), (TakeSlot, ["released"]), (Send, ["presumed"]), (Pause, ["presumed"])]
+
+
+@pytest.mark.parametrize("error", THROWN, ids=lambda make: type(make()).__name__)
+@pytest.mark.parametrize(("step", "ends"), STEPS, ids=lambda value: getattr(value, "__name__", None))
+def test_an_exception_at_any_step_ends_the_hold(
+    step: type[Any], ends: list[str], error: Callable[[], BaseException]
+) -> None:
+    """Released before dispatch, presumed after it, nothing before there is a hold (BUDGET-3, CALL-12)."""
+    tracker, adapter, thrown = BudgetTracker(1_000), Stub(BAD), error()
+    running = call(adapter, "hello", config_of(tracker))
+    steps_to(running, step)
+    with pytest.raises(type(thrown)) as caught:
+        running.throw(thrown)
+    assert caught.value is thrown
+    assert outcomes(tracker) == ends
+    at_rest(tracker)
+
+
+@pytest.mark.parametrize("way", ["close", "collect"])
+@pytest.mark.parametrize(("step", "ends"), STEPS, ids=lambda value: getattr(value, "__name__", None))
+def test_a_call_that_is_dropped_at_any_step_ends_its_hold(step: type[Any], ends: list[str], way: str) -> None:
+    """Closed or garbage collected, a flow leaves no open hold (BUDGET-3)."""
+    tracker = BudgetTracker(1_000)
+    running = call(Stub(BAD), "hello", config_of(tracker))
+    steps_to(running, step)
+    if way == "close":
+        running.close()
+    del running
+    gc.collect()
+    assert outcomes(tracker) == ends
+    at_rest(tracker)
+
+
+@pytest.mark.parametrize("again", [lambda: 1, lambda: 2])
+def test_a_slot_is_given_back(again: Callable[[], int]) -> None:
+    """After an exception during the send, the place among the concurrent requests is free."""
+    adapter = Stub(GOOD, GOOD, max_concurrency=1)
+    running = call(adapter, "hello", RunConfig())
+    steps_to(running, Send)
+    with pytest.raises(KeyboardInterrupt):
+        running.throw(KeyboardInterrupt())
+    for _ in range(again()):
+        assert drive(call(adapter, "hello", RunConfig(timeout_seconds=5))).content == "yes"
+
+
+def test_a_hold_that_was_granted_and_never_taken_ends() -> None:
+    """A driver that is interrupted between the grant and the flow leaves no hold behind (BUDGET-3)."""
+    tracker = BudgetTracker(1_000)
+    running = call(Stub(), "hello", config_of(tracker))
+    step = next(running)
+    hold = step.run()
+    del hold
+    running.close()
+    gc.collect()
+    at_rest(tracker)
+
+
+def test_a_good_answer_settles_by_its_usage() -> None:
+    """What the reply says was used is booked, and the entry is named in the response."""
+    tracker = BudgetTracker(1_000)
+    response = Stub(GOOD).execute_prompt("hello", config_of(tracker))
+    (entry,) = tracker.ledger
+    assert (entry.outcome, entry.amount, entry.model) == ("settled", Amount(15, 1), "m-1")
+    assert response.metadata["ledger_entry"] == entry.id
+    at_rest(tracker)
+
+
+def test_what_is_held_is_what_is_sent() -> None:
+    """With no `max_tokens`, the limit in the request is the limit in the hold (BUDGET-8)."""
+    tracker, adapter = BudgetTracker(700), Stub(GOOD)
+    adapter.execute_prompt("hello", config_of(tracker, max_tokens=None))
+    (entry,) = tracker.ledger
+    prompt = adapter.bound("hello", RunConfig()).prompt_tokens
+    assert adapter.limits == [entry.bound.tokens - prompt]
+    assert entry.bound.tokens <= 700
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ends"),
+    [
+        (Answer(content="yes", model="m", usage=None, finish_reason="stop"), "presumed"),
+        (Failure(kind=LLMResponseError, message="cut"), "presumed"),
+        (Failure(kind=LLMRateLimitError, message="slow", maybe_billed=False), "released"),
+        (Failure(kind=LLMResponseError, message="odd", usage=Usage(prompt_tokens=1, completion_tokens=1)), "settled"),
+        (ValueError("parse has a bug"), "presumed"),
+    ],
+)
+async def test_both_drivers_end_the_hold_alike(outcome: Any, ends: str) -> None:
+    """Whatever a reply says, the sync and the async driver book the same, and errors say what (BUDGET-3)."""
+    for run in (drive, adrive):
+        tracker = BudgetTracker(1_000)
+        result: Any
+        try:
+            result = run(call(Stub(outcome), "hello", config_of(tracker, max_retries=0)))
+            result = await result if asyncio.iscoroutine(result) else result
+        except Exception as error:
+            result = error
+        assert outcomes(tracker) == [ends]
+        if isinstance(outcome, Failure):
+            assert (type(result), result.attempts) == (outcome.kind, 1)
+            assert result.booked == next(iter(tracker.ledger)).amount
+        else:
+            assert isinstance(result, LLMResponse | ValueError)
+        at_rest(tracker)
+
+
+def test_each_attempt_has_its_own_hold() -> None:
+    """A retry holds anew, and each attempt has its entry (BUDGET-3, CALL-12)."""
+    tracker = BudgetTracker(1_000)
+    response = Stub(SLOW_DOWN, BAD, GOOD).execute_prompt("hello", config_of(tracker))
+    assert outcomes(tracker) == ["released", "presumed", "settled"]
+    assert response.metadata["attempts"] == 3
+    at_rest(tracker)
+
+
+def test_a_retry_that_does_not_fit_raises_the_first_failure() -> None:
+    """When there is no budget for another attempt, the error is why the last one failed (CALL-12)."""
+    adapter = Stub(BAD, GOOD)
+    one = bound_of(adapter, RunConfig(max_tokens=60))
+    tracker = BudgetTracker(one.tokens + 10)
+    with pytest.raises(LLMResponseError) as caught:
+        adapter.execute_prompt("hello", config_of(tracker))
+    error = caught.value
+    assert (error.attempts, error.booked, error.maybe_billed) == (1, one, True)
+    assert outcomes(tracker) == ["presumed"]
+    at_rest(tracker)
+
+
+def test_the_first_attempt_that_does_not_fit_is_the_budgets_error() -> None:
+    """A call that was never sent raises LLMBudgetExceededError, with nothing booked."""
+    tracker = BudgetTracker(10)
+    with pytest.raises(LLMBudgetExceededError) as caught:
+        Stub(GOOD).execute_prompt("hello", config_of(tracker))
+    assert (caught.value.attempts, caught.value.booked, caught.value.provider) == (0, NOTHING, "stub")
+    at_rest(tracker)
+
+
+def test_errors_add_up_what_all_attempts_cost() -> None:
+    """`booked` is the sum over the attempts, and `attempts` their number (CALL-13)."""
+    tracker, adapter = BudgetTracker(10_000), Stub(BAD, SLOW_DOWN, BAD)
+    with pytest.raises(LLMResponseError) as caught:
+        adapter.execute_prompt("hello", config_of(tracker))
+    one = bound_of(adapter, RunConfig(max_tokens=60))
+    assert (caught.value.attempts, caught.value.booked) == (3, one.plus(one))
+    assert tracker.snapshot().spent == caught.value.booked
+
+
+def test_no_slot_before_the_deadline_releases() -> None:
+    """A call that found no place among the concurrent requests was not sent and costs nothing (BUDGET-3)."""
+    tracker, adapter = BudgetTracker(1_000), Stub(GOOD, max_concurrency=1)
+    running = call(adapter, "hello", RunConfig())
+    steps_to(running, Send)
+    with pytest.raises(LLMTimeoutError) as caught:
+        adapter.execute_prompt("hello", config_of(tracker, timeout_seconds=0.02))
+    assert (caught.value.attempts, caught.value.booked) == (0, NOTHING)
+    assert outcomes(tracker) == ["released"]
+    running.close()
+
+
+def test_a_render_that_fails_after_the_reservation_releases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that cannot be rendered was not sent (BUDGET-3)."""
+    tracker, adapter = BudgetTracker(1_000), Stub(GOOD)
+    bound = adapter.bound("hello", config_of(tracker))
+
+    def fail(*_: object) -> Request:
+        raise LLMConfigurationError("unknown parameter")
+
+    monkeypatch.setattr(adapter, "bound", lambda *_: bound)
+    monkeypatch.setattr(adapter, "render", fail)
+    with pytest.raises(LLMConfigurationError):
+        adapter.execute_prompt("hello", config_of(tracker))
+    assert outcomes(tracker) == ["released"]
+    at_rest(tracker)
+
+
+class Over(Stub):
+    """A subclass that adds something and calls its base."""
+
+    def execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
+        return super().execute_prompt(prompt, config)
+
+    async def async_execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
+        return await super().async_execute_prompt(prompt, config)
+
+
+def test_a_subclass_that_calls_its_base_counts_once() -> None:
+    """The call path takes the place of the hold around it (BUDGET-7)."""
+    adapter = Over(GOOD, GOOD)
+    tracker = BudgetTracker(bound_of(adapter, RunConfig(max_tokens=60)).tokens)
+    adapter.execute_prompt("hello", config_of(tracker))
+    assert outcomes(tracker) == ["settled"]
+    assert tracker.spent == 15
+    at_rest(tracker)
+
+
+async def test_a_subclass_in_a_crowd_keeps_what_it_was_granted() -> None:
+    """In a full budget, too: nobody comes between the two holds of one call (BUDGET-2, BUDGET-7)."""
+    adapter = Over(*[GOOD] * 30)
+    tracker = BudgetTracker(bound_of(adapter, RunConfig(max_tokens=60)).tokens + 30 * 15)
+    calls = (adapter.async_execute_prompt("hello", config_of(tracker, max_wait_seconds=20)) for _ in range(30))
+    assert len(await asyncio.gather(*calls)) == 30
+    assert outcomes(tracker) == ["settled"] * 30
+    at_rest(tracker)
+
+
+def test_a_subclass_whose_base_gets_no_budget_is_counted() -> None:
+    """A base that is called without the budget does not end the hold that is around it (BUDGET-1, BUDGET-7)."""
+
+    class Fresh(Stub):
+        def execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
+            return super().execute_prompt(prompt, RunConfig(max_tokens=60))
+
+    tracker = BudgetTracker(1_000)
+    Fresh(GOOD).execute_prompt("hello", config_of(tracker))
+    assert tracker.spent == 15
+
+
+def test_the_flow_needs_a_prompt() -> None:
+    """A prompt that nobody can send is refused before anything is held."""
+    tracker = BudgetTracker(1_000)
+    with pytest.raises(LLMConfigurationError):
+        drive(flow_module.call(Stub(), " ", config_of(tracker)))
+    at_rest(tracker)
