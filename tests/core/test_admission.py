@@ -34,10 +34,12 @@ from tests.core.budget_helpers import (
 WAIT = PATIENCE
 
 
-def place(tracker: BudgetTracker, tokens: int, *, own: tuple[Hold, ...] = (), seconds: float = 1_000.0) -> Waiter:
+def place(
+    tracker: BudgetTracker, tokens: int, *, calls: int = 0, own: tuple[Hold, ...] = (), seconds: float = 1_000.0
+) -> Waiter:
     """A caller in line, without a thread."""
     deadline = time.monotonic() + seconds
-    demand = Demand(Amount(tokens))
+    demand = Demand(Amount(tokens, calls))
     waiter = Waiter(tracker, demand, CallFacts(), arrival=tracker.gate.arrive(), deadline=deadline, own=own)
     tracker.gate.queue(waiter, may_wait=True)
     return waiter
@@ -221,6 +223,23 @@ def test_a_waiter_blocks_only_the_unit_it_is_short_of() -> None:
     tracker.reserve(0, calls=5).release()
     hold.release()
     tracker.gate.abandon(waiter)
+    at_rest(tracker)
+
+
+def test_one_behind_another_blocks_what_it_is_short_of() -> None:
+    """A later one in line that is short of calls, too, is not overtaken on calls (BUDGET-5)."""
+    tracker = BudgetTracker(10, total_calls=3)
+    hold = contextvars.Context().run(tracker.reserve, 10)
+    first, second = place(tracker, 10, calls=1), place(tracker, 10, calls=3)
+    assert refused(lambda: tracker.reserve(0, calls=1)).reason == "refused"
+    fourth = place(tracker, 10, calls=1)
+    third = place(tracker, 0, calls=1)
+    assert third.waiting
+    tracker.gate.abandon(second)
+    tracker.gate.abandon(fourth)
+    tracker.gate.take(third).release()
+    hold.release()
+    tracker.gate.take(first).release()
     at_rest(tracker)
 
 

@@ -454,6 +454,6 @@ class BudgetMachine(RuleBasedStateMachine):
 
 
 BudgetMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestBudgetMachine = BudgetMachine.TestCase

@@ -26,10 +26,10 @@ class GeminiCarrier(Carrier):
         self._max_connections = max_connections
 
     def make(self) -> genai.Client:
-        return self._client(httpx_client=http.sync_client(self._max_connections))
+        return self._client()
 
     def amake(self) -> genai.Client:
-        return self._client(httpx_async_client=http.async_client(self._max_connections))
+        return self._client()
 
     def close(self, client: genai.Client) -> None:
         client.close()
@@ -58,9 +58,13 @@ class GeminiCarrier(Carrier):
             return unreadable(Reply(200, {}, b""), "is not in the charset that it claims")
         return http.failure_of(error)
 
-    def _client(self, **clients: Any) -> genai.Client:
+    def _client(self) -> genai.Client:
+        # Both are given, although one is used: the SDK would load the trusted roots anew for the other.
         options = types.HttpOptions(
-            base_url=self._base_url, retry_options=types.HttpRetryOptions(attempts=1), **clients
+            base_url=self._base_url,
+            retry_options=types.HttpRetryOptions(attempts=1),
+            httpx_client=http.sync_client(self._max_connections),
+            httpx_async_client=http.async_client(self._max_connections),
         )
         return genai.Client(api_key=self._api_key, vertexai=False, http_options=options)
 

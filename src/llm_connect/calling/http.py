@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import httpcore2
@@ -76,7 +78,19 @@ def failure_of(error: Exception) -> Failure:
 
 def _options(max_connections: int) -> dict[str, Any]:
     limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
-    return {"limits": limits, "timeout": None, "follow_redirects": False, "trust_env": False}
+    return {
+        "limits": limits,
+        "timeout": None,
+        "follow_redirects": False,
+        "trust_env": False,
+        "verify": _trusted_roots(),
+    }
+
+
+@cache
+def _trusted_roots() -> ssl.SSLContext:
+    """Made once, because loading the roots takes longer than a call."""
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 class _DeadlineBackend(httpcore2.NetworkBackend):

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llm_connect.core import accounts, forks
-from llm_connect.core.accounts import Account, hopeless, short
+from llm_connect.core.accounts import Account, Path, hopeless, short
 from llm_connect.core.books import Books
 from llm_connect.core.circles import stuck
 from llm_connect.core.demand import CallFacts, Demand
@@ -244,14 +244,17 @@ class Gate:
             self._blocked.clear()
             for waiter in self._queues.hopeless():
                 self._refuse(waiter, self._obstacle(waiter) or "never_fits")
-            self._queues.scan(self._decide)
+            self._queues.scan(self._decide, self._may_block)
             circle = stuck(self._queues.owners())
             if not circle:
                 return
             # They wait for each other: the last one makes way, since nobody else can.
             self._refuse(circle[-1], "self_wait")
 
-    def _decide(self, waiter: Waiter) -> bool:
+    def _may_block(self, path: Path, amount: Amount) -> bool:
+        return any(account not in self._blocked for account in short(path, amount))
+
+    def _decide(self, waiter: Waiter) -> None:
         if self._may_pass(waiter):
             waiter.hold = self._grant(waiter.tracker, waiter.demand, waiter.facts)
         if waiter.hold is not None:
@@ -263,7 +266,6 @@ class Gate:
             self._refuse(waiter, "wait_expired")
         else:
             self._blocked.update(short(waiter.tracker.accounts, waiter.demand.smallest))
-        return not waiter.waiting
 
     def _may_pass(self, waiter: Waiter) -> bool:
         """Whether no earlier waiter is short of what this one needs.

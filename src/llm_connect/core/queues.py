@@ -14,8 +14,9 @@ class Queues:
     """Waiters, grouped so that where the first of a group has to wait, all behind it have to.
 
     A group is one path of accounts and one set of needed units: whatever pair of tracker and unit stops the first,
-    the others need too. So a scan looks at the first of each group only, and 10,000 equal waiters cost no more
-    than one. A caller with open holds of its own is a group of its own, since it may pass.
+    the others need too. So a scan looks at the first of each group, and behind it only where a larger demand may be
+    short of more than the first: 10,000 equal waiters cost no more than one. A caller with open holds of its own is a
+    group of its own, since it may pass.
     """
 
     def __init__(self) -> None:
@@ -34,17 +35,13 @@ class Queues:
         key = (waiter.tracker, needs, waiter if waiter.own else None)
         self._groups.setdefault(key, _Group(waiter.tracker.accounts, own=bool(waiter.own))).add(waiter)
 
-    def scan(self, decide: Callable[[Waiter], bool]) -> None:
-        """Ask `decide` about the first of each group in order of arrival; True takes it out of the queue."""
-        heads = [(first, key) for key, group in self._groups.items() if (first := group.first())]
-        heapq.heapify(heads)
-        while heads:
-            waiter, key = heapq.heappop(heads)
-            if not decide(waiter):
-                continue
-            following = self._groups[key].first()
-            if following is not None:
-                heapq.heappush(heads, (following, key))
+    def scan(self, ask: Callable[[Waiter], None], may_block: Callable[[Path, Amount], bool]) -> None:
+        """Ask in order of arrival those that may be let in, or may block others.
+
+        `may_block` says whether one with such a demand is short of anything that is not blocked yet.
+        """
+        for waiter in heapq.merge(*(group.line(may_block) for group in self._groups.values())):
+            ask(waiter)
         self._groups = {key: group for key, group in self._groups.items() if group.first()}
 
     def owners(self) -> list[Waiter]:
@@ -75,15 +72,31 @@ class _Group:
     def waiters(self) -> list[Waiter]:
         return [waiter for waiter in self._heap if waiter.waiting]
 
+    def line(self, may_block: Callable[[Path, Amount], bool]) -> Iterator[Waiter]:
+        """In order, until one has to wait; then so have all behind it, which are seen while they may block others."""
+        while (first := self.first()) is not None:
+            yield first
+            if first.waiting:
+                break
+        if may_block(self._path, self._largest):
+            for waiter in sorted(self._measured())[1:]:
+                if not may_block(self._path, self._largest):
+                    return
+                yield waiter
+
     def hopeless(self) -> list[Waiter]:
         """Looks at each waiter only when the largest demand of all says that one may be hopeless."""
         if not self.own and hopeless(self._path, self._largest) is None:
             return []
+        return [waiter for waiter in self._measured() if hopeless(self._path, waiter.demand.smallest, waiter.own_on)]
+
+    def _measured(self) -> list[Waiter]:
+        """All waiters, after a new look at how large their demands are."""
         waiters = self.waiters()
         self._largest = NOTHING
         for waiter in waiters:
             self._largest = _larger(self._largest, waiter.demand.smallest)
-        return [waiter for waiter in waiters if hopeless(self._path, waiter.demand.smallest, waiter.own_on)]
+        return waiters
 
 
 def _larger(one: Amount, other: Amount) -> Amount:
