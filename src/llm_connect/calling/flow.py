@@ -23,7 +23,7 @@ from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.terms import terms, tracker_of
-from llm_connect.core.units import NOTHING
+from llm_connect.core.units import NOTHING, Amount
 from llm_connect.protocols.wire import Answer, Failure
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ class Call:
         self.adapter = adapter
         self.prompt = prompt
         self.config = config
-        self.tracker = tracker_of(adapter, config)
-        self.started = time.monotonic()
-        self.deadline = Deadline(self.started + config.timeout_seconds)
-        self.model = config.model_name or adapter.model
+        self.tracker: BudgetTracker | None = tracker_of(adapter, config)
+        self.started: float = time.monotonic()
+        self.deadline: Deadline = Deadline(self.started + config.timeout_seconds)
+        self.model: str = config.model_name or adapter.model
         #: Requests sent so far.
         self.attempts = 0
         #: What the attempts so far have added to the budget.
-        self.booked = NOTHING
+        self.booked: Amount = NOTHING
         #: The hold of the last attempt.
         self.hold: Hold | None = None
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()

@@ -14,13 +14,13 @@ class Account:
     __slots__ = ("held", "limit", "path", "presumed", "spent", "unit")
 
     def __init__(self, path: str, unit: Unit, limit: int | None) -> None:
-        self.path = path
+        self.path: str = path
         self.unit: Unit = unit
-        self.limit = limit
-        self.spent = 0
-        self.held = 0
+        self.limit: int | None = limit
+        self.spent: int = 0
+        self.held: int = 0
         #: The part of `spent` that was booked without knowing.
-        self.presumed = 0
+        self.presumed: int = 0
 
     @property
     def left(self) -> int | None:

@@ -46,7 +46,7 @@ class Gate:
 
     def __init__(self, keep_entries: int, on_unknown: OnUnknown) -> None:
         self.on_unknown = on_unknown
-        self.ledger = Ledger(keep_entries)
+        self.ledger: Ledger = Ledger(keep_entries)
         self._books = Books(self.ledger)
         #: What finalizers left to do; the next operation works it off.
         self._notes: deque[Callable[[], None]] = deque()

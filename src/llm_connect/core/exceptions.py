@@ -64,7 +64,7 @@ class LLMError(Exception):
         #: Requests that were sent for this call.
         self.attempts = attempts
         #: Whether the provider may charge for the last attempt; False where it is known that it does not.
-        self.maybe_billed = self._maybe_billed() if maybe_billed is None else maybe_billed
+        self.maybe_billed: bool = self._maybe_billed() if maybe_billed is None else maybe_billed
         #: What this call added to its budget although it failed; None without a budget.
         self.booked = booked
         #: The answer, when one was paid for although the call failed.

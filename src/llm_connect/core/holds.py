@@ -43,11 +43,11 @@ class Hold:
     __slots__ = ("__weakref__", "_facts", "_reserved_at", "bound", "entry", "max_tokens", "state", "tracker")
 
     def __init__(self, tracker: BudgetTracker, bound: Amount, max_tokens: int | None, facts: CallFacts) -> None:
-        self.tracker = tracker
+        self.tracker: BudgetTracker = tracker
         #: What is held.
-        self.bound = bound
+        self.bound: Amount = bound
         #: The output limit that the bound assumes, and that the request must carry; None when it assumes none.
-        self.max_tokens = max_tokens
+        self.max_tokens: int | None = max_tokens
         self.state: State = "reserved"
         #: The line of the ledger, once the hold has ended.
         self.entry: LedgerEntry | None = None

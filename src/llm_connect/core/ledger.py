@@ -80,7 +80,7 @@ class Ledger:
     def __init__(self, keep: int) -> None:
         self._entries: deque[LedgerEntry] = deque()
         self._keep = keep
-        self.earlier = NOTHING
+        self.earlier: Amount = NOTHING
 
     def append(self, entry: LedgerEntry) -> None:
         """Add an entry; its caller holds the lock of the tree."""

@@ -40,10 +40,10 @@ class Waiter:
         #: Moment on the monotonic clock after which the wait is over.
         self.deadline = deadline
         #: Open holds of the caller itself, which cannot end while it waits.
-        self.own = own
+        self.own: tuple[Hold, ...] = own
         self.hold: Hold | None = None
         self.error: LLMBudgetExceededError | None = None
-        self.gone = False
+        self.gone: bool = False
 
     @property
     def waiting(self) -> bool:
@@ -51,7 +51,8 @@ class Waiter:
 
     def leave(self) -> Hold | None:
         """The caller goes, with the grant that it has not taken yet, if there is one."""
-        hold, self.hold, self.own, self.gone = self.hold, None, (), True
+        hold = self.hold
+        self.hold, self.own, self.gone = None, (), True
         return hold
 
     def own_on(self, account: Account) -> int:
