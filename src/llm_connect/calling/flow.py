@@ -45,7 +45,7 @@ class Call:
         self.deadline: Deadline = Deadline(self.started + config.timeout_seconds)
         self.model: str = config.model_name or adapter.model
         #: Requests sent so far.
-        self.attempts = 0
+        self.attempts: int = 0
         #: What the attempts so far have added to the budget.
         self.booked: Amount = NOTHING
         #: The hold of the last attempt.
@@ -74,7 +74,8 @@ class Call:
         if self.tracker is None:
             request = self.adapter.render(self.prompt, self.config, self.config.max_tokens)
             return (yield from self._exchange(request))
-        hold = self.hold = yield from self._reserve(self.tracker)
+        hold = yield from self._reserve(self.tracker)
+        self.hold = hold
         try:
             request = self.adapter.render(self.prompt, self.config, hold.max_tokens)
             outcome = yield from self._exchange(request, hold)

@@ -74,11 +74,13 @@ class BudgetTracker(BudgetFigures):
         self.parent = parent
         self.path: str = name if parent is None else f"{parent.path}/{name}"
         self.gate = gate
-        self.own_accounts = tuple(Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True))
+        self.own_accounts: tuple[Account, ...] = tuple(
+            Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True)
+        )
         own = tuple((account, unit) for unit, account in enumerate(self.own_accounts))
         self.accounts: Path = own if parent is None else own + parent.accounts
         self.lineage: tuple[BudgetFigures, ...] = (self, *(parent.lineage if parent else ()))
-        self.closed_itself = False
+        self.closed_itself: bool = False
         self._joined: dict[str, BudgetTracker] = {}
 
     @property

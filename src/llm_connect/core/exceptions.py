@@ -70,7 +70,7 @@ class LLMError(Exception):
         #: The answer, when one was paid for although the call failed.
         self.response = response
         if cause is not None:
-            self.__cause__ = cause
+            self.__cause__: BaseException | None = cause
 
     def _maybe_billed(self) -> bool:
         return True
