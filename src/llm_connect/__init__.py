@@ -35,6 +35,7 @@ from llm_connect.core.holds import Hold
 from llm_connect.core.ledger import LedgerEntry
 from llm_connect.core.mock import ErrorLLMAdapter, MockLLMAdapter
 from llm_connect.core.models import FinishReason, LLMResponse, Prompt, RunConfig
+from llm_connect.core.price import Price
 from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.units import Amount
 from llm_connect.core.usage import Usage
@@ -74,6 +75,7 @@ __all__ = [
     "MockLLMAdapter",
     "OpenAIAdapter",
     "OpenRouterAdapter",
+    "Price",
     "Prompt",
     "RunConfig",
     "Usage",

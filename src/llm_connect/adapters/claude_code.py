@@ -18,6 +18,7 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError, LLMSubprocessError
 from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.core.price import Price
 from llm_connect.protocols import claude_cli
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
@@ -68,6 +69,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
     base_url: else the environment variable ANTHROPIC_BASE_URL, else Anthropic's.
     max_concurrency: processes at once, for all threads and for each event loop; one takes about 200 MB.
     budget_tracker: the budget of calls whose config has none.
+    price: what tokens cost here; a budget that limits USD needs one.
 
     One call is one process and one request. The prompt is data: no file mention, command, hook, project file
     or tool acts. The process gets an environment made for it, an empty directory, and nothing of the user's
@@ -88,6 +90,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
         login: bool = False,
         max_concurrency: int = 16,
         budget_tracker: BudgetTracker | None = None,
+        price: Price | None = None,
     ) -> None:
         self._login = login
         self._credentials = _credentials(api_key, login)
@@ -96,7 +99,13 @@ class ClaudeCodeAdapter(ProviderAdapter):
             self._endpoint = {"ANTHROPIC_BASE_URL": base_url}
         self._cli_path = _find_command(cli_path)
         secrets = tuple(self._credentials.values())
-        super().__init__(model=model, max_concurrency=max_concurrency, secrets=secrets, budget_tracker=budget_tracker)
+        super().__init__(
+            model=model,
+            max_concurrency=max_concurrency,
+            secrets=secrets,
+            budget_tracker=budget_tracker,
+            price=price,
+        )
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model

@@ -11,6 +11,7 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.core.price import Price
 from llm_connect.protocols import generate_content
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
@@ -28,6 +29,7 @@ class GeminiAdapter(CarriedAdapter):
     base_url: else Google's.
     max_concurrency: requests under way at once, for all threads and for each event loop.
     budget_tracker: the budget of calls whose config has none.
+    price: what tokens cost here; a budget that limits USD needs one.
 
     Vertex AI is not used, whatever GOOGLE_GENAI_USE_VERTEXAI says. The SDK's retries are off, redirects are not
     followed, proxies of the environment are not used.
@@ -43,12 +45,17 @@ class GeminiAdapter(CarriedAdapter):
         base_url: str | None = None,
         max_concurrency: int = 1000,
         budget_tracker: BudgetTracker | None = None,
+        price: Price | None = None,
     ) -> None:
         require("google.genai", extra="gemini")
         self._key = api_key_from(api_key, "GEMINI_API_KEY", "GOOGLE_API_KEY")
         self._base_url = base_url
         super().__init__(
-            model=model, max_concurrency=max_concurrency, secrets=(self._key,), budget_tracker=budget_tracker
+            model=model,
+            max_concurrency=max_concurrency,
+            secrets=(self._key,),
+            budget_tracker=budget_tracker,
+            price=price,
         )
 
     def make_carrier(self) -> Carrier:

@@ -10,6 +10,7 @@ from llm_connect.calling.provider import Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.core.price import Price
 from llm_connect.protocols import chat_completions
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
 from llm_connect.protocols.wire import Answer, Failure, Reply
@@ -36,6 +37,7 @@ class OpenAIAdapter(CarriedAdapter):
         uses it.
     max_concurrency: requests under way at once, for all threads and for each event loop.
     budget_tracker: the budget of calls whose config has none.
+    price: what tokens cost here; a budget that limits USD needs one.
 
     The output limit is sent as `max_completion_tokens`, which covers thinking too (OpenAPI document 2.3.0).
     The SDK's retries are off, redirects are not followed, proxies of the environment are not used.
@@ -53,6 +55,7 @@ class OpenAIAdapter(CarriedAdapter):
         async_client: openai.AsyncOpenAI | None = None,
         max_concurrency: int = 1000,
         budget_tracker: BudgetTracker | None = None,
+        price: Price | None = None,
     ) -> None:
         require("openai", extra="openai")
         own = [given.api_key for given in (client, async_client) if given is not None]
@@ -60,7 +63,11 @@ class OpenAIAdapter(CarriedAdapter):
         self._base_url = base_url
         self._own_client, self._own_async_client = client, async_client
         super().__init__(
-            model=model, max_concurrency=max_concurrency, secrets=(self._key, *own), budget_tracker=budget_tracker
+            model=model,
+            max_concurrency=max_concurrency,
+            secrets=(self._key, *own),
+            budget_tracker=budget_tracker,
+            price=price,
         )
 
     @property

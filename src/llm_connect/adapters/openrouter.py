@@ -9,6 +9,7 @@ from llm_connect.calling.provider import Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.core.price import Price
 from llm_connect.protocols import chat_completions
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
 from llm_connect.protocols.wire import Answer, Failure, Reply
@@ -35,6 +36,7 @@ class OpenRouterAdapter(CarriedAdapter):
     app_name, app_url: what OpenRouter shows as the caller (`X-OpenRouter-Title`, `HTTP-Referer`).
     max_concurrency: requests under way at once, for all threads and for each event loop.
     budget_tracker: the budget of calls whose config has none.
+    price: what tokens cost here; a budget that limits USD needs one.
 
     Every reply carries its cost in USD, which `response.cost` gives. Only providers that know all parameters of a
     request are used (`require_parameters`), so that the output limit is honoured. Redirects are not followed,
@@ -53,6 +55,7 @@ class OpenRouterAdapter(CarriedAdapter):
         app_url: str | None = None,
         max_concurrency: int = 1000,
         budget_tracker: BudgetTracker | None = None,
+        price: Price | None = None,
     ) -> None:
         require("httpx2", extra="openrouter")
         key = api_key_from(api_key, "OPENROUTER_API_KEY")
@@ -60,7 +63,13 @@ class OpenRouterAdapter(CarriedAdapter):
         shown = {"X-OpenRouter-Title": app_name, "HTTP-Referer": app_url}
         self._headers = {name: value for name, value in shown.items() if value}
         self._headers["Authorization"] = f"Bearer {key}"
-        super().__init__(model=model, max_concurrency=max_concurrency, secrets=(key,), budget_tracker=budget_tracker)
+        super().__init__(
+            model=model,
+            max_concurrency=max_concurrency,
+            secrets=(key,),
+            budget_tracker=budget_tracker,
+            price=price,
+        )
 
     def make_carrier(self) -> Carrier:
         from llm_connect.adapters.httpx_carrier import HttpxCarrier

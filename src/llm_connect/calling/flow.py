@@ -82,8 +82,7 @@ class Call:
             end_hold(hold, outcome)
         finally:
             hold.end_unsettled()
-            if hold.entry is not None:
-                self.booked = self.booked.plus(hold.entry.amount)
+            self.booked = self.booked.plus(hold.booked)
         return outcome
 
     def _reserve(self, tracker: BudgetTracker) -> Generator[Step, Any, Hold]:

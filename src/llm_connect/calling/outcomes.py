@@ -10,6 +10,7 @@ from llm_connect.core.bounds import utf8_bytes
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse
+from llm_connect.core.price import cost_of
 from llm_connect.core.usage import Usage
 from llm_connect.protocols.wire import Answer, Failure
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 def end_hold(hold: Hold, outcome: Answer | Failure) -> None:
     """Settle by the usage that the reply gives; without one, an answer was paid for, and a failure may have been."""
     if outcome.usage is not None:
-        hold.settle(usage=outcome.usage, usd=outcome.cost, cost_source=outcome.cost_source, model=outcome.model or None)
+        cost, source = cost_of(outcome.cost, outcome.cost_source, outcome.usage, hold.facts.price)
+        hold.settle(usage=outcome.usage, usd=cost, cost_source=source, model=outcome.model or None)
     elif isinstance(outcome, Answer):
         hold.presume()
     elif not outcome.maybe_billed:
@@ -37,13 +39,14 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
     entry = None if call.hold is None else call.hold.entry
     known = {"request_id": answer.request_id, "hint": answer.hint, "ledger_entry": entry and entry.id}
     metadata |= {name: value for name, value in known.items() if value is not None}
+    cost, source = cost_of(answer.cost, answer.cost_source, answer.usage, call.adapter.price)
     return LLMResponse(
         content=answer.content,
         model=answer.model or call.model,
         usage=answer.usage or _estimate(call, answer),
         finish_reason=answer.finish_reason,
-        cost=answer.cost,
-        cost_source=answer.cost_source,
+        cost=cost,
+        cost_source=source,
         metadata=metadata,
     )
 

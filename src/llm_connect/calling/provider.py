@@ -18,6 +18,7 @@ from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+from llm_connect.core.price import Price
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
 
@@ -48,6 +49,7 @@ class ProviderAdapter(LLMAdapter):
         max_concurrency: int,
         secrets: tuple[str, ...] = (),
         budget_tracker: BudgetTracker | None = None,
+        price: Price | None = None,
     ) -> None:
         RunConfig(model_name=model)
         if model is None:
@@ -56,6 +58,7 @@ class ProviderAdapter(LLMAdapter):
         self.slots: Slots = Slots(max_concurrency)
         self.secrets = secrets
         self.budget_tracker = budget_tracker
+        self.price = price
 
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
         return drive(call(self, prompt, config or RunConfig()))

@@ -9,6 +9,7 @@ from llm_connect.core import metering
 from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+from llm_connect.core.price import Price
 
 #: The output limit, in tokens, that is held and sent when a call has a budget and no limit of its own.
 DEFAULT_MAX_TOKENS = 2_000
@@ -34,6 +35,8 @@ class LLMAdapter(ABC):
     metered: ClassVar[bool] = True
     #: The budget of calls whose config has none.
     budget_tracker: BudgetTracker | None = None
+    #: What tokens cost here; a budget that limits USD refuses calls without one.
+    price: Price | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llm_connect.core.checks import check_count
 from llm_connect.core.demand import Grade
+from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
 
 
@@ -44,9 +45,11 @@ class Bound:
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
-    def amount_at(self, max_tokens: int) -> Amount:
-        """The bound as an amount, with another output limit."""
-        return Amount(self.prompt_tokens + self.outputs * max_tokens, self.calls)
+    def amount_at(self, max_tokens: int, price: Price | None = None) -> Amount:
+        """The bound as an amount, with another output limit; without a price its USD are 0."""
+        completion_tokens = self.outputs * max_tokens
+        nano_usd = 0 if price is None else price.at_most(self.prompt_tokens, completion_tokens, self.calls)
+        return Amount(self.prompt_tokens + completion_tokens, self.calls, nano_usd)
 
 
 def utf8_bytes(text: str | None) -> int:

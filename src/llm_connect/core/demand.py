@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from llm_connect.core.accounts import Path, fits
+from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
 
 #: How sure an upper bound is: proven, estimated, or none at all.
@@ -48,6 +49,7 @@ class CallFacts:
     model: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     grade: Grade = "proven"
+    price: Price | None = None
 
 
 def _largest(low: int, high: int, good: Callable[[int], bool]) -> int:

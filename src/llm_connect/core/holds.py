@@ -59,6 +59,11 @@ class Hold:
         return self._facts
 
     @property
+    def booked(self) -> Amount:
+        """What the hold came to; nothing before its end."""
+        return NOTHING if self.entry is None else self.entry.amount
+
+    @property
     def reserved_at(self) -> float:
         return self._reserved_at
 

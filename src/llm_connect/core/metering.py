@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError
 from llm_connect.core.holds import Hold, remember_own
 from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.price import cost_of
 from llm_connect.core.terms import Terms, running
 from llm_connect.core.waiting import aadmit, admit
 
@@ -120,7 +121,8 @@ def _settled(hold: Hold, response: LLMResponse) -> LLMResponse:
     if usage is None or usage.estimated:
         hold.presume()
     try:
-        hold.settle(usage=usage, usd=response.cost, cost_source=response.cost_source, model=response.model)
+        cost, source = cost_of(response.cost, response.cost_source, usage, hold.facts.price)
+        hold.settle(usage=usage, usd=cost, cost_source=source, model=response.model)
     except (LLMConfigurationError, TypeError):
         # Figures that are none: what was paid for is booked by its bound, and the answer is not lost.
         hold.presume()

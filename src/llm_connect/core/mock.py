@@ -19,6 +19,7 @@ from llm_connect.core.models import (
     check_number,
     check_prompt,
 )
+from llm_connect.core.price import Price
 
 Reply = str | Iterable[str] | Callable[[str], str]
 
@@ -33,6 +34,7 @@ class MockLLMAdapter(LLMAdapter):
     reply: a text for every call, texts for one call each (the last one again when they run out), or a
         function of the prompt.
     prompt_tokens, completion_tokens: what each call reports as used.
+    budget_tracker, price: as of every adapter.
     delay_seconds: how long each call takes; longer than its `timeout_seconds`, it ends in an LLMTimeoutError.
 
     Safe to share between threads and event loops.
@@ -47,12 +49,14 @@ class MockLLMAdapter(LLMAdapter):
         completion_tokens: int = 10,
         delay_seconds: float = 0.0,
         budget_tracker: BudgetTracker | None = None,
+        price: Price | None = None,
     ) -> None:
         check_count("prompt_tokens", prompt_tokens, least=0)
         check_count("completion_tokens", completion_tokens, least=0)
         check_number("delay_seconds", delay_seconds, least=0)
         self.model = model
         self.budget_tracker = budget_tracker
+        self.price = price
         self._usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
         self._answer = _answerer(reply)
         self._delay_seconds = delay_seconds

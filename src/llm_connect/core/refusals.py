@@ -52,7 +52,7 @@ def refuse_unpriced(path: Path, facts: CallFacts) -> None:
         if account.unit == "usd" and account.limit is not None:
             raise LLMBudgetExceededError(
                 f"Budget {account.path!r} limits USD, and no price of {facts.model!r} is known to {facts.adapter}. "
-                "Cap tokens or calls instead, or put reserve(usd=...) around the call.",
+                "Declare it: price=Price(prompt=..., completion=...) on the adapter, or price=Price.free().",
                 reason="unpriced",
                 unit="usd",
                 path=account.path,

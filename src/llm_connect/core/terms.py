@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.bounds import Bound
@@ -12,6 +13,7 @@ from llm_connect.core.checks import check_prompt
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import RunConfig
+from llm_connect.core.price import Price
 from llm_connect.core.refusals import refuse_unpriced
 
 if TYPE_CHECKING:
@@ -67,11 +69,14 @@ def terms(
         model=config.model_name or _text_of(adapter, "model"),
         labels=config.labels,
         grade=bound.grade,
+        price=adapter.price,
     )
-    refuse_unpriced(tracker.accounts, facts)
+    if facts.price is None:
+        refuse_unpriced(tracker.accounts, facts)
     patience = 0.0 if config.when_short == "refuse" else config.budget_wait_seconds
     wait_until = min(now + patience, deadline)
-    return Terms(tracker, config, _demand(bound, config), facts, wait_until, _replaced_by(adapter, tracker))
+    demand = _demand(bound, config, facts.price)
+    return Terms(tracker, config, demand, facts, wait_until, _replaced_by(adapter, tracker))
 
 
 def _replaced_by(adapter: LLMAdapter, tracker: BudgetTracker) -> Hold | None:
@@ -88,8 +93,9 @@ def _text_of(adapter: LLMAdapter, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _demand(bound: Bound, config: RunConfig) -> Demand:
+def _demand(bound: Bound, config: RunConfig, price: Price | None) -> Demand:
     """With no output limit given, or by wish, a smaller limit is taken when that is what is free."""
-    most, amount = bound.max_tokens, bound.amount_at(bound.max_tokens)
+    most = bound.max_tokens
     elastic = config.max_tokens is None or config.when_short == "clamp"
-    return Demand(amount, most, min(config.clamp_floor, most) if elastic else most, bound.amount_at)
+    amount_at = partial(bound.amount_at, price=price)
+    return Demand(amount_at(most), most, min(config.clamp_floor, most) if elastic else most, amount_at)
