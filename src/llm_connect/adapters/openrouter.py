@@ -12,6 +12,7 @@ from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.protocols import chat_completions
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
+from llm_connect.protocols.openrouter_errors import with_openrouters_words
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
 BASE_URL = "https://openrouter.ai/api/v1"
@@ -85,4 +86,5 @@ class OpenRouterAdapter(CarriedAdapter):
         return chat_completions.bound(request.body, max_tokens, own_endpoint=False)
 
     def parse(self, reply: Reply) -> Answer | Failure:
-        return chat_completions.parse(reply)
+        outcome = chat_completions.parse(reply)
+        return with_openrouters_words(outcome, reply) if isinstance(outcome, Failure) else outcome
