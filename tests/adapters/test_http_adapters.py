@@ -1,4 +1,4 @@
-"""One behaviour over three providers: real SDKs and clients against loopback, sync and async."""
+"""One behaviour over all providers over HTTP: real SDKs and clients against loopback, sync and async."""
 
 from __future__ import annotations
 
@@ -48,6 +48,9 @@ PROMPT = "The quick brown fox of the prompt jumps over 13 lazy dogs."
 SYSTEM = "Always answer in the style of a very old sailor."
 NOISE = 0.3
 
+#: For tests of what a format means, beside those of who carries it.
+each_format = pytest.mark.parametrize("wiring", ["gemini", "openai", "openai-responses", "openrouter"], indirect=True)
+
 
 def fails(ask: Ask, adapter: LLMAdapter, config: RunConfig = ONCE) -> LLMError:
     """The error of a call that has to fail."""
@@ -59,6 +62,7 @@ def fails(ask: Ask, adapter: LLMAdapter, config: RunConfig = ONCE) -> LLMError:
 # What a good answer is
 
 
+@each_format
 def test_a_call_gives_an_answer(make: Make, ask: Ask, provider: EmbeddedProvider, wiring: Wiring) -> None:
     """Text, model, finish, usage as billed, and the metadata that is always there. (ADAPTER-1, CALL-6)"""
     response = ask(make(), PROMPT)
@@ -84,6 +88,7 @@ def test_an_answer_as_dict_goes_through_json(make: Make, ask: Ask) -> None:
     assert data["cost"] == (None if response.cost is None else str(response.cost))
 
 
+@each_format
 def test_usage_is_in_one_normal_form(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
     """Hidden, cached and thinking tokens are parts of input and output at every provider. (WIRE-8)"""
     provider.script(Behaviour(hidden_prompt_tokens=500, cached_tokens=400, reasoning_tokens=30))
@@ -93,6 +98,7 @@ def test_usage_is_in_one_normal_form(make: Make, ask: Ask, provider: EmbeddedPro
     assert (usage.cached_tokens, usage.reasoning_tokens) == (400, 30)
 
 
+@each_format
 def test_finish_reasons_are_one_closed_set(make: Make, ask: Ask, provider: EmbeddedProvider, wiring: Wiring) -> None:
     """Each provider's own word becomes one of ours. (MODEL-9)"""
     adapter = make()
@@ -101,6 +107,7 @@ def test_finish_reasons_are_one_closed_set(make: Make, ask: Ask, provider: Embed
         assert ask(adapter, PROMPT).finish_reason == meant
 
 
+@each_format
 def test_an_answer_that_was_all_thinking_is_an_answer(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
     """Empty text at the limit is a response with usage and a hint, because it was paid for. (ADAPTER-1, WIRE-10)"""
     provider.script(Behaviour(reasoning_tokens=99))
@@ -110,6 +117,7 @@ def test_an_answer_that_was_all_thinking_is_an_answer(make: Make, ask: Ask, prov
     assert "max_tokens" in response.metadata["hint"]
 
 
+@each_format
 def test_a_reply_without_usage_is_an_answer_with_unknown_usage(
     make: Make, ask: Ask, provider: EmbeddedProvider
 ) -> None:
@@ -120,6 +128,7 @@ def test_a_reply_without_usage_is_an_answer_with_unknown_usage(
     assert response.usage.estimated is True
 
 
+@each_format
 def test_settings_that_are_not_set_are_not_sent(
     make: Make, ask: Ask, provider: EmbeddedProvider, wiring: Wiring
 ) -> None:
@@ -131,6 +140,7 @@ def test_settings_that_are_not_set_are_not_sent(
     assert provider.requests[0].system_prompt == ""
 
 
+@each_format
 def test_settings_that_are_set_are_sent_under_the_right_field(
     make: Make, ask: Ask, provider: EmbeddedProvider, wiring: Wiring
 ) -> None:
@@ -151,6 +161,7 @@ def test_the_configs_model_wins_for_one_call(make: Make, ask: Ask, provider: Emb
     assert [request.model for request in provider.requests] == ["other-model", "test-model"]
 
 
+@each_format
 def test_a_schema_is_asked_for_and_answered(make: Make, ask: Ask) -> None:
     """The portable `json_schema` reaches every provider in its own field."""
     schema = {
@@ -163,6 +174,7 @@ def test_a_schema_is_asked_for_and_answered(make: Make, ask: Ask) -> None:
     assert response.content.replace(" ", "") == '{"colour":"green"}'
 
 
+@each_format
 def test_any_text_arrives_as_it_is(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
     """Control characters, quotes, other scripts and emoji pass unchanged."""
     text = '\x00\x07 "quoted" \\ 日本語 😀 \u2028 ${x} <|im_end|>'
@@ -178,9 +190,10 @@ def test_a_large_prompt_arrives_whole(make: Make, ask: Ask, provider: EmbeddedPr
     assert provider.requests[0].prompt == text
 
 
+@each_format
 def test_a_config_is_not_changed(make: Make, ask: Ask) -> None:
     """A config that was used equals one that was not. (ADAPTER-5)"""
-    config = RunConfig(max_tokens=5, model_params={"json_schema": {"type": "object"}, "seed": 1})
+    config = RunConfig(max_tokens=5, model_params={"json_schema": {"type": "object"}, "top_p": 0.5})
     unused = copy.deepcopy(config)
     ask(make(), PROMPT, config)
     assert config == unused
@@ -197,6 +210,7 @@ def test_a_prompt_that_cannot_be_sent_is_refused(make: Make, ask: Ask, provider:
     assert provider.requests == []
 
 
+@each_format
 @pytest.mark.parametrize("params", [{"n": 5}, {"stream": True}, {"not_a_parameter": 1}, {"seed": object()}])
 def test_parameters_that_cannot_be_meant_are_refused(
     make: Make, ask: Ask, provider: EmbeddedProvider, params: dict[str, Any]
@@ -210,7 +224,7 @@ def test_parameters_that_cannot_be_meant_are_refused(
     with pytest.raises(LLMConfigurationError, match=next(iter(params))):
         ask(adapter, PROMPT, config)
     assert provider.requests == []
-    assert adapter.validate_config(RunConfig(max_tokens=3, model_params={"seed": 1})) is True
+    assert adapter.validate_config(RunConfig(max_tokens=3, model_params={"top_p": 0.5})) is True
 
 
 def test_a_missing_key_is_refused_by_name(wiring: Wiring, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +307,7 @@ ERRORS: dict[str, tuple[Behaviour, type[LLMError], int]] = {
 }
 
 
+@each_format
 @pytest.mark.parametrize("case", ERRORS)
 def test_an_error_of_the_provider_has_its_kind_and_status(
     make: Make, ask: Ask, provider: EmbeddedProvider, wiring: Wiring, case: str
@@ -313,6 +328,7 @@ def test_an_error_of_the_provider_has_its_kind_and_status(
     assert len(provider.requests) == 1
 
 
+@each_format
 def test_a_bad_key_is_an_authentication_error(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
     """Whatever status the provider gives it, a refused key is a configuration error, too, and not retried."""
     error = fails(ask, make(api_key="bad"), RunConfig())
@@ -321,6 +337,7 @@ def test_a_bad_key_is_an_authentication_error(make: Make, ask: Ask, provider: Em
     assert len(provider.requests) == 1
 
 
+@each_format
 def test_an_error_under_200_is_an_error(make: Make, ask: Ask, provider: EmbeddedProvider) -> None:
     """What failed during generation comes under HTTP 200 and is no answer. (WIRE-6)"""
     provider.script(Behaviour(error_in_200=True, error_message="the model fell over"))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 import traceback
+from dataclasses import replace
+from typing import Any
 
 import openai
 import pytest
 
 from llm_connect import (
+    BudgetTracker,
     LLMAPIError,
+    LLMBudgetExceededError,
     LLMConfigurationError,
     LLMError,
     LLMTimeoutError,
@@ -130,3 +134,52 @@ def test_the_keys_of_both_own_clients_are_hidden(provider: EmbeddedProvider) -> 
         OpenAIAdapter(client=client, async_client=clients[1]).execute_prompt("hi")
     text = "".join(traceback.format_exception(caught.value))
     assert not any(key in text for key in keys)
+
+
+@pytest.mark.parametrize("api", ["chat", "", None, 1, []])
+def test_an_unknown_api_is_refused(api: Any) -> None:
+    """The error names what there is. (PROVIDER-18)"""
+    with pytest.raises(LLMConfigurationError, match="'chat_completions', 'responses'"):
+        OpenAIAdapter(api_key=KEY, api=api)
+
+
+@pytest.mark.parametrize(
+    ("api", "path"), [("chat_completions", "/v1/chat/completions"), ("responses", "/v1/responses")]
+)
+def test_the_api_decides_where_a_call_goes(provider: EmbeddedProvider, api: Any, path: str) -> None:
+    """Each format is spoken at its own path, and answered in the same normal form. (PROVIDER-18)"""
+    with OpenAIAdapter(api_key=KEY, base_url=provider.openai_url, api=api) as adapter:
+        response = adapter.execute_prompt("hi", RunConfig(max_tokens=20))
+    assert provider.requests[0].path == path
+    assert (response.usage.completion_tokens, response.finish_reason) == (20, "length")
+
+
+@pytest.mark.parametrize("config", [RunConfig(max_tokens=5), RunConfig(max_tokens=5, when_short="clamp")])
+def test_a_hold_covers_the_least_limit_that_responses_takes(provider: EmbeddedProvider, config: RunConfig) -> None:
+    """A limit below 16 is held as the 16 that are sent, so the cap holds when all of them are used. (PROVIDER-19)"""
+    with OpenAIAdapter(api_key=KEY, base_url=provider.openai_url, api="responses", model="gpt-5") as adapter:
+        bound = adapter.bound("hi", config)
+        short = BudgetTracker(bound.total_tokens - 1)
+        with pytest.raises(LLMBudgetExceededError):
+            adapter.execute_prompt("hi", replace(config, budget_tracker=short))
+        assert provider.requests == []
+        enough = BudgetTracker(bound.total_tokens)
+        response = adapter.execute_prompt("hi", replace(config, budget_tracker=enough))
+    assert bound.max_tokens == provider.requests[0].output_limit == response.usage.completion_tokens == 16
+    assert enough.spent <= bound.total_tokens
+
+
+@pytest.mark.parametrize("free", range(14, 20))
+def test_a_granted_limit_is_never_below_the_least_that_responses_takes(provider: EmbeddedProvider, free: int) -> None:
+    """With a `clamp_floor` below it the least limit is the floor, and what is granted is what is sent. (PROVIDER-19)"""
+    with OpenAIAdapter(api_key=KEY, base_url=provider.openai_url, api="responses", model="gpt-5") as adapter:
+        tracker = BudgetTracker(adapter.bound("hi", RunConfig()).prompt_tokens + free)
+        config = RunConfig(clamp_floor=1, budget_tracker=tracker)
+        if free < 16:
+            with pytest.raises(LLMBudgetExceededError):
+                adapter.execute_prompt("hi", config)
+            assert provider.requests == []
+        else:
+            adapter.execute_prompt("hi", config)
+            assert provider.requests[0].output_limit == free
+    assert tracker.held == 0

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from llm_connect import LLMError
 from llm_connect.core.models import FINISH_REASONS
-from llm_connect.protocols import chat_completions, generate_content
+from llm_connect.protocols import chat_completions, claude_cli, generate_content, responses
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
 FUZZED = settings(max_examples=80, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 Parse = Callable[[Reply], Answer | Failure]
+FORMATS = (chat_completions, responses, generate_content, claude_cli)
 PARSERS = pytest.mark.parametrize(
-    "parse", [chat_completions.parse, generate_content.parse], ids=["chat_completions", "generate_content"]
+    "parse", [module.parse for module in FORMATS], ids=[module.__name__.rpartition(".")[2] for module in FORMATS]
 )
 
 #: The names that the formats know, so that random objects reach further than the first field.
@@ -61,6 +62,22 @@ NAMES = [
     "is_byok",
     "cost_details",
     "upstream_inference_cost",
+    "output",
+    "incomplete_details",
+    "input_tokens",
+    "output_tokens",
+    "input_tokens_details",
+    "output_tokens_details",
+    "result",
+    "subtype",
+    "is_error",
+    "stop_reason",
+    "terminal_reason",
+    "api_error",
+    "api_error_status",
+    "structured_output",
+    "modelUsage",
+    "total_cost_usd",
     "usageMetadata",
     "promptTokenCount",
     "candidatesTokenCount",
@@ -159,6 +176,33 @@ def test_any_choice(message: Any, finish: Any, usage: dict[str, Any]) -> None:
 
 
 @FUZZED
+@given(
+    content=values,
+    status=st.sampled_from(["completed", "incomplete", "failed", "queued"]) | values,
+    details=values,
+    usage=st.dictionaries(names, values | figures),
+)
+def test_any_output(content: Any, status: Any, details: Any, usage: dict[str, Any]) -> None:
+    """Any output of responses is read without an exception."""
+    items = [{"type": "message", "content": content}, content]
+    body = {"status": status, "output": items, "incomplete_details": details, "usage": usage}
+    check(responses.parse(Reply(200, {}, json.dumps(body).encode())))
+
+
+@FUZZED
+@given(
+    result=st.dictionaries(names, values | figures, max_size=8),
+    message=st.dictionaries(names, values, max_size=5),
+    headers=st.fixed_dictionaries({"exit-code": st.integers(-64, 255).map(str), "stderr": st.text()}),
+)
+def test_any_line_of_the_command(result: dict[str, Any], message: dict[str, Any], headers: dict[str, str]) -> None:
+    """Any message and any result of the `claude` command are read without an exception."""
+    lines = [{"type": "assistant", "message": message}, {"type": "result", **result}]
+    body = "\n".join(map(json.dumps, lines)).encode()
+    check(claude_cli.parse(Reply(0, headers, body)))
+
+
+@FUZZED
 @given(content=values, finish=values, usage=st.dictionaries(names, values | figures))
 def test_any_candidate(content: Any, finish: Any, usage: dict[str, Any]) -> None:
     """Any candidate of Gemini is read without an exception."""
@@ -166,25 +210,28 @@ def test_any_candidate(content: Any, finish: Any, usage: dict[str, Any]) -> None
     check(generate_content.parse(Reply(200, {}, json.dumps(body).encode())))
 
 
+@pytest.mark.parametrize(
+    ("parse", "sent", "written"),
+    [(chat_completions.parse, "prompt", "completion"), (responses.parse, "input", "output")],
+    ids=["chat_completions", "responses"],
+)
 @FUZZED
 @given(
-    top=st.fixed_dictionaries(dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), figures)),
+    top=st.tuples(figures, figures, figures),
     inputs=st.fixed_dictionaries(dict.fromkeys(("cached_tokens", "cache_write_tokens"), figures)),
     reasoning=figures,
 )
-def test_usage_of_chat_completions_keeps_its_invariants(
-    top: dict[str, Any], inputs: dict[str, Any], reasoning: Any
+def test_usage_in_openais_formats_keeps_its_invariants(
+    parse: Parse, sent: str, written: str, top: tuple[Any, Any, Any], inputs: dict[str, Any], reasoning: Any
 ) -> None:
-    """Parts never exceed their whole, and no figure that the reply gives is lost."""
-    said = top | {
-        "prompt_tokens_details": inputs,
-        "completion_tokens_details": {"reasoning_tokens": reasoning},
-    }
-    body = {"choices": [{"message": {"content": "x"}}], "usage": said}
-    parsed = chat_completions.parse(Reply(200, {}, json.dumps(body).encode()))
+    """Parts never exceed their whole, and no figure that the reply gives is lost. (WIRE-8)"""
+    said = dict(zip((f"{sent}_tokens", f"{written}_tokens", "total_tokens"), top, strict=True))
+    said |= {f"{sent}_tokens_details": inputs, f"{written}_tokens_details": {"reasoning_tokens": reasoning}}
+    answer = {"choices": [{"message": {"content": "x"}}], "status": "completed", "output": []}
+    parsed = parse(Reply(200, {}, json.dumps(answer | {"usage": said}).encode()))
     check(parsed)
-    if parsed.usage is not None and type(top["total_tokens"]) is int:
-        assert parsed.usage.total_tokens >= top["total_tokens"]
+    if parsed.usage is not None and type(top[2]) is int:
+        assert parsed.usage.total_tokens >= top[2]
 
 
 @FUZZED

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm_connect.testing import Behaviour, EmbeddedProvider
+from tests.published_schema import errors_in
 
-FOLDER = os.environ.get("LLM_CONNECT_SCHEMAS")
-DOCUMENT = Path(FOLDER) / "openai.json" if FOLDER else None
 NAMES = {"openai_chat": "CreateChatCompletionResponse", "openai_responses": "Response"}
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 CASES = {
@@ -25,16 +22,6 @@ CASES = {
     "zero": Behaviour(usage="zero"),
     "missing": Behaviour(usage="missing"),
 }
-
-
-def errors_in(value: Any, name: str) -> list[str]:
-    """What the published document says against a value."""
-    jsonschema = pytest.importorskip("jsonschema")
-    if DOCUMENT is None or not DOCUMENT.exists():
-        pytest.skip("LLM_CONNECT_SCHEMAS names no folder with openai.json")
-    document = json.loads(DOCUMENT.read_text())
-    validator = jsonschema.Draft202012Validator(document | {"$ref": f"#/components/schemas/{name}"})
-    return [f"{list(error.path)}: {error.message[:300]}" for error in validator.iter_errors(value)]
 
 
 def asked(wire: Any, wire_format: str) -> dict[str, Any]:

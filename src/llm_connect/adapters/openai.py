@@ -1,19 +1,23 @@
-"""OpenAI, and every server that speaks its chat completions, through the openai SDK."""
+"""OpenAI, and every server that speaks one of its formats, through the openai SDK."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.provider import Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
-from llm_connect.protocols import chat_completions
+from llm_connect.protocols import chat_completions, responses
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
-from llm_connect.protocols.wire import Answer, Failure, Reply
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
 if TYPE_CHECKING:
     import openai
@@ -24,12 +28,39 @@ _DIALECT = Dialect(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _API:
+    """Where a format is spoken, and the functions of its protocol."""
+
+    path: str
+    render: Callable[..., JSON]
+    bound: Callable[..., Bound]
+    parse: Callable[[Reply], Answer | Failure]
+
+
+_APIS: Mapping[str, _API] = {
+    "chat_completions": _API(
+        path="/chat/completions",
+        render=partial(chat_completions.render, dialect=_DIALECT),
+        bound=chat_completions.bound,
+        parse=chat_completions.parse,
+    ),
+    "responses": _API(
+        path="/responses",
+        render=responses.render,
+        bound=responses.bound,
+        parse=responses.parse,
+    ),
+}
+
+
 class OpenAIAdapter(CarriedAdapter):
-    """Chat completions of OpenAI, or of a compatible server at `base_url`.
+    """Models of OpenAI, or of a compatible server at `base_url`.
 
         adapter = OpenAIAdapter(model="gpt-4.1-mini")
         print(adapter.execute_prompt("Hello").content)
 
+    api: the format that is spoken, "chat_completions" or "responses"; OpenAI's newest models need the second.
     api_key: else the environment variable OPENAI_API_KEY; without one, LLMConfigurationError.
     base_url: else the environment variable OPENAI_BASE_URL, else OpenAI.
     client, async_client: SDK clients of your own, for a proxy for example, each for its form of the call. Their
@@ -39,7 +70,9 @@ class OpenAIAdapter(CarriedAdapter):
     budget_tracker: the budget of calls whose config has none.
     price: what tokens cost here; a budget that limits USD needs one.
 
-    The output limit is sent as `max_completion_tokens`, which covers thinking too (OpenAPI document 2.3.0).
+    The output limit is sent as `max_completion_tokens`, or as `max_output_tokens` of responses; both cover thinking
+    (OpenAPI document 2.3.0). Responses takes no limit below 16: a smaller one is held and sent as 16. A reply of
+    responses is not stored at OpenAI, unless `model_params` has `store`.
     The SDK's retries are off, redirects are not followed, proxies of the environment are not used.
     """
 
@@ -49,6 +82,7 @@ class OpenAIAdapter(CarriedAdapter):
         self,
         *,
         model: str = "gpt-4.1-mini",
+        api: Literal["chat_completions", "responses"] = "chat_completions",
         api_key: str | None = None,
         base_url: str | None = None,
         client: openai.OpenAI | None = None,
@@ -58,6 +92,7 @@ class OpenAIAdapter(CarriedAdapter):
         price: Price | None = None,
     ) -> None:
         require("openai", extra="openai")
+        self._api = _api_of(api)
         own = [given.api_key for given in (client, async_client) if given is not None]
         self._key = own[0] if own else api_key_from(api_key, "OPENAI_API_KEY")
         self._base_url = base_url
@@ -88,11 +123,17 @@ class OpenAIAdapter(CarriedAdapter):
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model
-        body = chat_completions.render(prompt, config, model=model, max_tokens=max_tokens, dialect=_DIALECT)
-        return Request("/chat/completions", model, body)
+        body = self._api.render(prompt, config, model=model, max_tokens=max_tokens)
+        return Request(self._api.path, model, body)
 
     def bound_of(self, request: Request, max_tokens: int) -> Bound:
-        return chat_completions.bound(request.body, max_tokens, own_endpoint=self._own_endpoint)
+        return self._api.bound(request.body, max_tokens, own_endpoint=self._own_endpoint)
 
     def parse(self, reply: Reply) -> Answer | Failure:
-        return chat_completions.parse(reply)
+        return self._api.parse(reply)
+
+
+def _api_of(name: object) -> _API:
+    if not isinstance(name, str) or name not in _APIS:
+        raise LLMConfigurationError(f"api must be one of {', '.join(map(repr, _APIS))}, not {name!r}.")
+    return _APIS[name]

@@ -1,4 +1,4 @@
-"""The openai SDK as a carrier of chat completions."""
+"""The openai SDK as a carrier of chat completions and of responses."""
 
 from __future__ import annotations
 

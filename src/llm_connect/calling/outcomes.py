@@ -37,7 +37,8 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
         "attempts": call.attempts,
     }
     entry = None if call.hold is None else call.hold.entry
-    known = {"request_id": answer.request_id, "hint": answer.hint, "ledger_entry": entry and entry.id}
+    request_id = Scrubber(call.adapter.secrets).clean(answer.request_id)
+    known = {"request_id": request_id, "hint": answer.hint, "ledger_entry": entry and entry.id}
     metadata |= {name: value for name, value in known.items() if value is not None}
     cost, source = cost_of(answer.cost, answer.cost_source, answer.usage, call.adapter.price)
     return LLMResponse(

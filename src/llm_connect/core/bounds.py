@@ -22,6 +22,7 @@ class Bound:
     max_tokens: the output limit that the request carries.
     outputs: how often the limit may be used in full, as with several answers or several requests.
     calls: requests that the provider may get.
+    least_max_tokens: the smallest output limit that the provider takes; no smaller one is held.
     grade: `proven`, `estimated` or `unbounded`.
 
     Raises LLMConfigurationError for a figure that is no whole number, since sums of such are not exact.
@@ -31,10 +32,11 @@ class Bound:
     max_tokens: int
     outputs: int = 1
     calls: int = 1
+    least_max_tokens: int = 1
     grade: Grade = "estimated"
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "max_tokens", "outputs", "calls"):
+        for name in ("prompt_tokens", "max_tokens", "outputs", "calls", "least_max_tokens"):
             check_count(name, getattr(self, name), least=0)
 
     @property

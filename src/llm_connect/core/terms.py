@@ -97,5 +97,6 @@ def _demand(bound: Bound, config: RunConfig, price: Price | None) -> Demand:
     """With no output limit given, or by wish, a smaller limit is taken when that is what is free."""
     most = bound.max_tokens
     elastic = config.max_tokens is None or config.when_short == "clamp"
+    floor = max(config.clamp_floor, bound.least_max_tokens)
     amount_at = partial(bound.amount_at, price=price)
-    return Demand(amount_at(most), most, min(config.clamp_floor, most) if elastic else most, amount_at)
+    return Demand(amount_at(most), most, min(floor, most) if elastic else most, amount_at)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from llm_connect.core.bounds import Bound, normalized_utf8_bytes
+from llm_connect.core.bounds import Bound
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
-from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
-from llm_connect.protocols.http_failures import ErrorFields, from_status
+from llm_connect.protocols.hidden_prompts import FRAMING_TOKENS, framed_tokens, hidden_prompt_tokens
+from llm_connect.protocols.openai_replies import cost_of, error_reply, usage_in
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.wire import (
     JSON,
@@ -28,11 +27,9 @@ from llm_connect.protocols.wire import (
     mapping,
     read_json,
     request_id,
-    said_count,
     spent_on_thinking,
     text,
     unreadable,
-    whole_usage,
 )
 
 #: Parameters that change neither how many answers there are nor how the reply is read.
@@ -58,12 +55,11 @@ _FINISH: Mapping[str, FinishReason] = {
     "function_call": "tool_calls",
     "error": "error",
 }
-#: Beyond it a figure is no price of one call, and sums could overflow.
-_MOST_USD = 1_000_000
 #: Parameters whose JSON becomes part of the prompt.
 _READ_BY_THE_MODEL = frozenset({"response_format", "tools", "functions"})
-_FRAMING_TOKENS = 8
-_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+#: Parameters for which a provider adds a few words: Claude, told to think, counted about 30 tokens more.
+_THINKING_PARAMS = frozenset({"reasoning", "reasoning_effort"})
+_THINKING_TOKENS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,18 +94,17 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
 def bound(body: JSON, max_tokens: int, *, own_endpoint: bool) -> Bound:
     """What a request may use at most.
 
-    A message is framed by three or four tokens and a reply primed by three (OpenAI's cookbook); twice that is allowed.
     A schema counts with its bytes. `proven` only at the provider's own endpoint and for a model that is known to be
     given no further prompt.
     """
     messages = body.get("messages") or []
     texts = [part for message in messages for part in (text(message.get("role")), _prompt_text(message))]
-    text_tokens = sum(_FRAMING_TOKENS + normalized_utf8_bytes(part) for part in texts)
     extra = {name: value for name, value in body.items() if name in _READ_BY_THE_MODEL}
     hidden = hidden_prompt_tokens(text(body.get("model")))
+    framing = FRAMING_TOKENS + (_THINKING_TOKENS if _THINKING_PARAMS & body.keys() else 0)
     known = own_endpoint and not hidden and not extra
     return Bound(
-        prompt_tokens=text_tokens + _FRAMING_TOKENS + json_bytes(extra) + hidden,
+        prompt_tokens=framed_tokens(texts) + framing + json_bytes(extra) + hidden,
         max_tokens=max_tokens,
         outputs=count(body.get("n")) or 1,
         grade="proven" if known else "estimated",
@@ -120,14 +115,15 @@ def parse(reply: Reply) -> Answer | Failure:
     """What a reply says: an answer, or why there is none."""
     body = read_json(reply)
     if reply.status != 200:
-        return error_reply(reply, {} if isinstance(body, Failure) else body)
+        said = {} if isinstance(body, Failure) else body
+        return error_reply(reply, said, usage_of(said))
     if isinstance(body, Failure):
         return body
     if body.get("error"):
-        return error_reply(reply, body)
+        return error_reply(reply, body, usage_of(body))
     choice = first(body.get("choices"))
     if choice.get("error"):
-        return error_reply(reply, {**choice, "usage": body.get("usage")})
+        return error_reply(reply, choice, usage_of(body))
     if not isinstance(choice.get("message"), dict):
         return unreadable(reply, "has no choices with a message in them", usage_of(body))
     return _answer(reply, body, choice)
@@ -135,61 +131,7 @@ def parse(reply: Reply) -> Answer | Failure:
 
 def usage_of(body: JSON) -> Usage | None:
     """Usage in the normal form; None when the reply gives none."""
-    usage = mapping(body.get("usage"))
-    prompt, completion, total = (said_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
-    if prompt is None or (completion is None and total is None):
-        return None
-    inputs = mapping(usage.get("prompt_tokens_details"))
-    outputs = mapping(usage.get("completion_tokens_details"))
-    return whole_usage(
-        prompt=prompt,
-        completion=completion or 0,
-        total=total or 0,
-        cached=count(inputs.get("cached_tokens")),
-        cache_write=count(inputs.get("cache_write_tokens")),
-        reasoning=count(outputs.get("reasoning_tokens")),
-    )
-
-
-def error_reply(reply: Reply, body: JSON) -> Failure:
-    """The failure that an error body stands for, whatever the HTTP status says."""
-    fields = error_fields(body)
-    used_up = fields.code in _QUOTA_CODES or fields.type in _QUOTA_CODES
-    return from_status(
-        reply,
-        fields,
-        status=fields.code,
-        retryable=False if used_up else None,
-        usage=usage_of(body),
-    )
-
-
-def error_fields(body: JSON) -> ErrorFields:
-    """`error` of a reply, which some servers give as plain text."""
-    error = body.get("error")
-    if isinstance(error, str):
-        return ErrorFields(message=text(error))
-    error = mapping(error)
-    code = error.get("code")
-    return ErrorFields(
-        message=text(error.get("message")),
-        code=code if isinstance(code, int) and not isinstance(code, bool) else text(code) or None,
-        type=text(error.get("type")) or None,
-        param=text(error.get("param")) or None,
-    )
-
-
-def cost_of(body: JSON) -> Decimal | None:
-    """USD as OpenRouter reports it; None elsewhere.
-
-    With a key of the user's own (`is_byok`) `cost` is OpenRouter's fee alone, and the provider's price comes on top.
-    """
-    usage = mapping(body.get("usage"))
-    cost = _decimal(usage.get("cost"))
-    if cost is None or usage.get("is_byok") is not True:
-        return cost
-    upstream = _decimal(mapping(usage.get("cost_details")).get("upstream_inference_cost"))
-    return None if upstream is None else cost + upstream
+    return usage_in(body, "prompt", "completion")
 
 
 def _prompt_text(message: JSON) -> str:
@@ -239,13 +181,3 @@ def _content(content: Any) -> str:
     if isinstance(content, list):
         return "".join(text(mapping(part).get("text")) for part in content)
     return text(content)
-
-
-def _decimal(value: Any) -> Decimal | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = Decimal(str(value))
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() and 0 <= number < _MOST_USD else None

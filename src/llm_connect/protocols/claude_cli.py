@@ -271,7 +271,7 @@ def _failure(reply: Reply, output: Output) -> Failure:
     if result.get("api_error") == "connection_failed":
         return _cut(output, said)
     if result.get("terminal_reason") in ("api_error", "structured_output_retry_exhausted"):
-        return _unusable(output, shown(said))
+        return _unusable(output, f"No answer came ({shown(said)}): check that base_url names the provider's API.")
     said = shown(said) or f"it ended by {result.get('terminal_reason')}"
     return _command_failed(reply, said, usage_of(result))
 
@@ -284,11 +284,13 @@ def _refused_by_api(output: Output, status: int, said: str) -> Failure:
 
 def _cut(output: Output, said: str) -> Failure:
     """What was used up to the cut is not the whole of what is billed, so it is not given."""
+    unsent = any(code in said for code in _NEVER_CONNECTED)
+    what = "No connection could be made" if unsent else "The connection broke before the whole answer came"
     return Failure(
         kind=LLMConnectionError,
-        message=f"The connection broke before the whole answer came: {shown(said) or 'it was cut'}",
+        message=f"{what} ({shown(said) or 'it was cut'}): check the network and base_url.",
         retryable=True,
-        maybe_billed=not any(code in said for code in _NEVER_CONNECTED),
+        maybe_billed=not unsent,
         request_id=output.request_id,
     )
 
@@ -324,9 +326,10 @@ def _no_result(reply: Reply, output: Output) -> Failure:
 
 def _command_failed(reply: Reply, said: str, usage: Usage | None = None, *, maybe_billed: bool = True) -> Failure:
     code = int(reply.headers.get("exit-code", "0"))
+    advice = "check that the command at cli_path runs by itself"
     return Failure(
         kind=LLMSubprocessError,
-        message=f"The claude command failed (exit code {code}): {said}",
+        message=f"The claude command failed (exit code {code}): {said} ({advice}).",
         maybe_billed=maybe_billed,
         usage=usage,
         details={"return_code": code, "stderr": reply.headers.get("stderr", "")},

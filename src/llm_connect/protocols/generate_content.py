@@ -7,12 +7,11 @@ the total.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from llm_connect.core.bounds import Bound, normalized_utf8_bytes
+from llm_connect.core.bounds import Bound
 from llm_connect.core.exceptions import LLMAuthenticationError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
-from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
+from llm_connect.protocols.hidden_prompts import framed_tokens, hidden_prompt_tokens
 from llm_connect.protocols.http_failures import ErrorFields, from_status, seconds
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.wire import (
@@ -24,6 +23,7 @@ from llm_connect.protocols.wire import (
     first,
     json_bytes,
     mapping,
+    objects,
     read_json,
     request_id,
     said_count,
@@ -45,7 +45,6 @@ _GENERATION_PARAMS = {
     "top_p": "topP",
 }
 _REQUEST_PARAMS = {"safety_settings": "safetySettings"}
-_FRAMING_TOKENS = 8
 _FINISH: Mapping[str, FinishReason] = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
@@ -79,13 +78,11 @@ def bound(body: JSON, max_tokens: int, *, model: str) -> Bound:
     `maxOutputTokens` covers thoughts and candidates together: none of 299 recorded calls with a limit passed it, but
     the documentation has said otherwise.
     """
-    turns = [*_objects(body.get("contents")), mapping(body.get("systemInstruction"))]
-    texts = [text(part.get("text")) for turn in turns for part in _objects(turn.get("parts"))]
+    turns = [*objects(body.get("contents")), mapping(body.get("systemInstruction"))]
+    texts = [text(part.get("text")) for turn in turns for part in objects(turn.get("parts"))]
     schema = mapping(body.get("generationConfig")).get("responseJsonSchema")
     return Bound(
-        prompt_tokens=sum(_FRAMING_TOKENS + normalized_utf8_bytes(part) for part in texts)
-        + json_bytes(mapping(schema))
-        + hidden_prompt_tokens(model),
+        prompt_tokens=framed_tokens(texts) + json_bytes(mapping(schema)) + hidden_prompt_tokens(model),
         max_tokens=max_tokens,
         grade="estimated",
     )
@@ -167,15 +164,11 @@ def _answer(reply: Reply, body: JSON, candidate: JSON) -> Answer:
 
 
 def _parts(candidate: JSON) -> list[JSON]:
-    return _objects(mapping(candidate.get("content")).get("parts"))
+    return objects(mapping(candidate.get("content")).get("parts"))
 
 
 def _details(error: JSON) -> list[JSON]:
-    return _objects(error.get("details"))
-
-
-def _objects(value: Any) -> list[JSON]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return objects(error.get("details"))
 
 
 def _retry_delay(error: JSON) -> float | None:

@@ -63,9 +63,10 @@ def from_status(
     the body says, which counts under HTTP 200.
     """
     status = status if reply.status == 200 and _is_error_status(status) else reply.status
+    kind = kind or _kind(status)
     return Failure(
-        kind=kind or _kind(status),
-        message=_message(status, fields),
+        kind=kind,
+        message=_message(status, fields, _advice(status, kind, retryable)),
         retryable=status in _RETRYABLE if retryable is None else retryable,
         maybe_billed=not 400 <= reply.status < 500,
         retry_after=wait_asked_for(reply.headers) if retry_after is None else retry_after,
@@ -100,12 +101,19 @@ def _kind(status: int) -> type[LLMError]:
     return LLMAuthenticationError if status in (401, 403) else LLMAPIError
 
 
-def _message(status: int, fields: ErrorFields) -> str:
+def _message(status: int, fields: ErrorFields, advice: str) -> str:
     if 300 <= status < 400:
         return f"HTTP {status}: a redirect, which is not followed: set base_url to the final address."
-    advice = _ADVICE.get(status, "try again later" if status >= 500 else "change the request")
     said = f": {shown(fields.message)}" if fields.message else ""
     return f"HTTP {status}{said} ({advice})."
+
+
+def _advice(status: int, kind: type[LLMError], retryable: bool | None) -> str:
+    if status == 400 and kind is LLMAuthenticationError:
+        status = 401
+    if status == 429 and retryable is False:
+        status = 402  # what is used up comes back with credits, not with time
+    return _ADVICE.get(status, "try again later" if status >= 500 else "change the request")
 
 
 def _is_error_status(status: object) -> TypeGuard[int]:

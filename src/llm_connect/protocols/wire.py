@@ -149,6 +149,11 @@ def first(value: object) -> JSON:
     return mapping(value[0]) if isinstance(value, list) and value else {}
 
 
+def objects(value: object) -> list[JSON]:
+    """The objects of a list in a reply; what is no list has none."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def shown(value: object) -> str:
     """A provider's text, short and on one line."""
     line = " ".join(str(value).split())

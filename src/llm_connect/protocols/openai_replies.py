@@ -1,0 +1,87 @@
+"""What the replies of chat completions and of responses have in common: errors, usage and cost."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from llm_connect.core.models import Usage
+from llm_connect.protocols.http_failures import ErrorFields, from_status
+from llm_connect.protocols.wire import JSON, Failure, Reply, count, mapping, said_count, text, whole_usage
+
+#: Beyond it a figure is no price of one call, and sums could overflow.
+_MOST_USD = 1_000_000
+_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+
+
+def error_reply(reply: Reply, body: JSON, usage: Usage | None, status: object = None) -> Failure:
+    """The failure that an error body stands for, whatever the HTTP status says.
+
+    status: what the error's code stands for, where the code is not itself a status.
+    """
+    fields = error_fields(body)
+    used_up = fields.code in _QUOTA_CODES or fields.type in _QUOTA_CODES
+    return from_status(
+        reply,
+        fields,
+        status=fields.code if status is None else status,
+        retryable=False if used_up else None,
+        usage=usage,
+    )
+
+
+def error_fields(body: JSON) -> ErrorFields:
+    """`error` of a reply, which some servers give as plain text."""
+    error = body.get("error")
+    if isinstance(error, str):
+        return ErrorFields(message=text(error))
+    error = mapping(error)
+    code = error.get("code")
+    return ErrorFields(
+        message=text(error.get("message")),
+        code=code if isinstance(code, int) and not isinstance(code, bool) else text(code) or None,
+        type=text(error.get("type")) or None,
+        param=text(error.get("param")) or None,
+    )
+
+
+def usage_in(body: JSON, prompt_name: str, completion_name: str) -> Usage | None:
+    """Usage in the normal form; None when the reply gives none. The two formats name input and output differently."""
+    usage = mapping(body.get("usage"))
+    names = (f"{prompt_name}_tokens", f"{completion_name}_tokens", "total_tokens")
+    prompt, completion, total = (said_count(usage.get(name)) for name in names)
+    if prompt is None or (completion is None and total is None):
+        return None
+    inputs = mapping(usage.get(f"{prompt_name}_tokens_details"))
+    outputs = mapping(usage.get(f"{completion_name}_tokens_details"))
+    return whole_usage(
+        prompt=prompt,
+        completion=completion or 0,
+        total=total or 0,
+        cached=count(inputs.get("cached_tokens")),
+        cache_write=count(inputs.get("cache_write_tokens")),
+        reasoning=count(outputs.get("reasoning_tokens")),
+    )
+
+
+def cost_of(body: JSON) -> Decimal | None:
+    """USD as OpenRouter reports it; None elsewhere.
+
+    With a key of the user's own (`is_byok`) `cost` is OpenRouter's fee alone, and the provider's price comes on top.
+    """
+    usage = mapping(body.get("usage"))
+    cost = _decimal(usage.get("cost"))
+    if cost is None or usage.get("is_byok") is not True:
+        return cost
+    upstream = _decimal(mapping(usage.get("cost_details")).get("upstream_inference_cost"))
+    return None if upstream is None else cost + upstream
+
+
+def _decimal(value: Any) -> Decimal | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and 0 <= number < _MOST_USD else None

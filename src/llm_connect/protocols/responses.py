@@ -1,0 +1,169 @@
+"""Responses: the wire format of OpenAI's newer models.
+
+Sources: OpenAI's API reference and OpenAPI document (2.3.0); recorded replies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llm_connect.core.bounds import Bound
+from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
+from llm_connect.protocols.hidden_prompts import FRAMING_TOKENS, framed_tokens, hidden_prompt_tokens
+from llm_connect.protocols.openai_replies import cost_of, error_fields, error_reply, usage_in
+from llm_connect.protocols.params import JSONSchema, check_known, json_schema
+from llm_connect.protocols.wire import (
+    JSON,
+    Answer,
+    Failure,
+    Reply,
+    json_bytes,
+    mapping,
+    objects,
+    read_json,
+    request_id,
+    spent_on_thinking,
+    text,
+    unreadable,
+)
+
+#: The smallest output limit that the format takes (OpenAPI document 2.3.0).
+LEAST_MAX_TOKENS = 16
+
+#: Names that `model_params` may have, and where in the body they go. `reasoning` as a whole is not among them: its
+#: mode "pro" adds a prompt of about 1,500 tokens.
+_PARAMS: Mapping[str, tuple[str, ...]] = {
+    "metadata": ("metadata",),
+    "prompt_cache_key": ("prompt_cache_key",),
+    "reasoning_effort": ("reasoning", "effort"),
+    "safety_identifier": ("safety_identifier",),
+    "service_tier": ("service_tier",),
+    "store": ("store",),
+    "top_p": ("top_p",),
+    "user": ("user",),
+    "verbosity": ("text", "verbosity"),
+}
+_FINISH: Mapping[str, FinishReason] = {
+    "completed": "stop",
+    "max_output_tokens": "length",
+    "content_filter": "content_filter",
+}
+#: States of a reply that are no answer: it failed, or is still to come.
+_NO_ANSWER = frozenset({"failed", "cancelled", "queued", "in_progress"})
+#: The HTTP status that the code of a failed reply stands for.
+_STATUS_OF_CODE = {"server_error": 500, "rate_limit_exceeded": 429}
+
+
+def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | None) -> JSON:
+    """The request body for one prompt. The reply is not stored at OpenAI, unless `model_params` says so.
+
+    A limit below 16, which the format does not take, is sent as 16; `bound` counts it so.
+    """
+    check_known(config, _PARAMS, "OpenAI's responses")
+    body: JSON = {"model": model, "input": [{"role": "user", "content": prompt}], "store": False}
+    if config.system_prompt:
+        body["instructions"] = config.system_prompt
+    if config.temperature is not None:
+        body["temperature"] = config.temperature
+    if max_tokens is not None:
+        body["max_output_tokens"] = max(max_tokens, LEAST_MAX_TOKENS)
+    return _with_params(body, config)
+
+
+def bound(body: JSON, max_tokens: int, *, own_endpoint: bool) -> Bound:
+    """What a request may use at most.
+
+    A schema counts with its bytes. `proven` only at the provider's own endpoint and for a model that is known to be
+    given no further prompt.
+    """
+    texts = [text(body.get("instructions")), *_strings(body.get("input"))]
+    answer_format = mapping(mapping(body.get("text")).get("format"))
+    hidden = hidden_prompt_tokens(text(body.get("model")))
+    known = own_endpoint and not hidden and not answer_format
+    return Bound(
+        prompt_tokens=framed_tokens(texts) + FRAMING_TOKENS + json_bytes(answer_format) + hidden,
+        max_tokens=max(max_tokens, LEAST_MAX_TOKENS),
+        least_max_tokens=LEAST_MAX_TOKENS,
+        grade="proven" if known else "estimated",
+    )
+
+
+def parse(reply: Reply) -> Answer | Failure:
+    """What a reply says: an answer, or why there is none."""
+    body = read_json(reply)
+    if reply.status != 200:
+        return _error(reply, {} if isinstance(body, Failure) else body)
+    if isinstance(body, Failure):
+        return body
+    if body.get("error"):
+        return _error(reply, body)
+    status, items = text(body.get("status")), objects(body.get("output"))
+    if status in _NO_ANSWER or not (items or status in ("completed", "incomplete")):
+        return unreadable(reply, f"has no answer in it, and its status is {status or None!r}", usage_of(body))
+    return _answer(reply, body, items)
+
+
+def usage_of(body: JSON) -> Usage | None:
+    """Usage in the normal form; None when the reply gives none."""
+    return usage_in(body, "input", "output")
+
+
+def _error(reply: Reply, body: JSON) -> Failure:
+    code = error_fields(body).code
+    return error_reply(reply, body, usage_of(body), _STATUS_OF_CODE.get(str(code)))
+
+
+def _with_params(body: JSON, config: RunConfig) -> JSON:
+    params = dict(config.model_params)
+    schema = json_schema(params)
+    if schema is not None:
+        body["text"] = {"format": _format(schema)}
+    for name, value in params.items():
+        *outer, field = _PARAMS[name]
+        place = body
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[field] = value
+    return body
+
+
+def _format(schema: JSONSchema) -> JSON:
+    return {"type": "json_schema", "name": schema.name, "schema": schema.schema, "strict": schema.strict}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in the input, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
+
+
+def _answer(reply: Reply, body: JSON, items: list[JSON]) -> Answer:
+    parts = [part for item in items if item.get("type") == "message" for part in objects(item.get("content"))]
+    content = "".join(text(part.get("text")) for part in parts if part.get("type") == "output_text")
+    refusal = "".join(text(part.get("refusal")) for part in parts)
+    finish = _finish(body, items)
+    if refusal and not content:
+        content, finish = refusal, "content_filter"
+    cost = cost_of(body)
+    return Answer(
+        content=content,
+        model=text(body.get("model")),
+        usage=usage_of(body),
+        finish_reason=finish,
+        cost=cost,
+        cost_source=None if cost is None else "provider",
+        request_id=request_id(reply) or text(body.get("id")) or None,
+        hint=spent_on_thinking(content, finish),
+    )
+
+
+def _finish(body: JSON, items: list[JSON]) -> FinishReason:
+    status = text(body.get("status"))
+    if status == "completed" and any(item.get("type") == "function_call" for item in items):
+        return "tool_calls"
+    reason = mapping(body.get("incomplete_details")).get("reason")
+    return _FINISH.get(text(reason) if status == "incomplete" else status, "unknown")
