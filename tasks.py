@@ -38,7 +38,7 @@ LINTERS = (
     ("pyright", "--pythonpath", str(PYTHON)),
     ("lint-imports", "--no-cache"),
 )
-PARALLEL = ("-n", "auto", "--maxprocesses", "4")
+PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup")
 VERIFY_TYPES = ("--ignoreexternal", "--verifytypes", "llm_connect")
 FULLY_COVERED = "*/llm_connect/core/*,*/llm_connect/calling/*"
 

@@ -103,6 +103,8 @@ def serve(folder: Path) -> None:
     params.n_parallel = _AT_ONCE
     # More threads wait for each other by spinning, which is slower on a busy machine.
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    # The likeliest token each time, so that the same question gets the same babble.
+    params.sampling.temp = 0
     params.chat_template = _TEMPLATE
     server = xllamacpp.Server(params)
     # It is loaded, so that nothing big stays behind when the parent is killed.

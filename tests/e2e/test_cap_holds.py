@@ -157,8 +157,11 @@ async def test_every_call_cancelled_in_flight(provider: EmbeddedProvider, adapte
     provider.script(Behaviour(stall="before_headers"))
     tracker = BudgetTracker(total=CAP)
     config = RunConfig(budget_tracker=tracker, max_tokens=400)
-    for _ in range(4):
+    for turn in range(4):
         tasks = [asyncio.create_task(aattempt(adapter, config)) for _ in range(ATTEMPTS // 4)]
+        if turn == 0:
+            # The first calls import the SDK, and are not to be cancelled before any of them has arrived.
+            await asyncio.to_thread(provider.wait_for_requests, 1, timeout=20)
         await asyncio.sleep(0.3)
         for task in tasks:
             task.cancel()

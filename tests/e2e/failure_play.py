@@ -1,0 +1,114 @@
+"""Plays one case of the failure table: an adapter, a provider that misbehaves, and a tracker that watches."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from llm_connect import BudgetTracker, LLMAdapter, LLMError, LLMResponse, RunConfig, create_adapter
+from llm_connect.testing import Behaviour, EmbeddedProvider
+from tests.adapters.claude_binary import find_claude, needs_claude
+from tests.e2e.failure_table import CLAUDE, TABLE, Case, Row
+
+Form = Literal["sync", "async"]
+
+KEY = "key-0123456789"
+PROMPT = "What is 2 + 2?"
+MAX_RETRIES = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """What came of it: `result` is the response or the error, `shown` the repr of the adapter."""
+
+    result: LLMResponse | LLMError
+    tracker: BudgetTracker
+    provider: EmbeddedProvider
+    shown: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play:
+    """One row, one of its cases, at one adapter, in one form of the call."""
+
+    row: Row
+    case: Case
+    adapter: str
+    form: Form
+    prompt: str = PROMPT
+    system_prompt: str | None = None
+    key: str = KEY
+
+    def run(self, provider: EmbeddedProvider, folder: Path, behaviour: Behaviour | None = None) -> Played:
+        """Make the call; `behaviour` stands in for that of the case."""
+        tracker = BudgetTracker(total=self.case.total)
+        with self._adapter(provider, folder) as adapter:
+            if "timeout_seconds" in self.case.config and self.adapter not in CLAUDE:
+                # A first call imports and connects, which may take longer than such a short deadline.
+                self._call(adapter, RunConfig())
+                provider.reset()
+            provider.script(behaviour or self.case.behaviour_at(self.adapter))
+            return Played(
+                result=self._call(adapter, self._config(tracker)),
+                tracker=tracker,
+                provider=provider,
+                shown=repr(adapter),
+            )
+
+    def _call(self, adapter: LLMAdapter, config: RunConfig) -> LLMResponse | LLMError:
+        try:
+            if self.form == "sync":
+                return adapter.execute_prompt(self.prompt, config)
+            return asyncio.run(adapter.async_execute_prompt(self.prompt, config))  # type: ignore[arg-type]
+        except LLMError as error:
+            return error
+
+    def _config(self, tracker: BudgetTracker) -> RunConfig:
+        fields = {"max_tokens": 50, "max_retries": MAX_RETRIES, "timeout_seconds": 30, **self.case.config}
+        return RunConfig(budget_tracker=tracker, system_prompt=self.system_prompt, **fields)
+
+    @contextmanager
+    def _adapter(self, provider: EmbeddedProvider, folder: Path) -> Iterator[Any]:
+        address = "anthropic_url" if self.adapter in CLAUDE else f"{self.adapter}_url"
+        url = getattr(provider, address)
+        options = {"model": "test-model", "api_key": self.key}
+        options["base_url"] = url if self.case.listening else url.replace(provider.url, _nobody())
+        if self.adapter in CLAUDE:
+            options["cli_path"] = _script(folder, self.case.command) if self.case.command else find_claude()
+        with create_adapter(self.adapter, **options) as adapter:  # type: ignore[attr-defined]
+            yield adapter
+
+
+def plays(**fields: Any) -> list[Any]:
+    """Every case at every adapter, as parameters of pytest; the command, which is slow, in one form alone."""
+    found = []
+    for row in TABLE:
+        for case in row.cases:
+            for adapter in case.at:
+                for form in ("async",) if adapter in CLAUDE else ("sync", "async"):
+                    play = Play(row=row, case=case, adapter=adapter, form=form, **fields)  # type: ignore[arg-type]
+                    marks = [needs_claude] if adapter in CLAUDE else []
+                    name = f"{case.name} - {adapter} {form}"
+                    found.append(pytest.param(play, id=name, marks=marks))
+    return found
+
+
+def _nobody() -> str:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def _script(folder: Path, lines: str) -> Path:
+    path = folder / "claude"
+    path.write_text(f"#!{sys.executable}\nimport sys\n{lines}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path

@@ -1,0 +1,182 @@
+"""How long adapters live, under a tracker: loops, threads, closing, forgetting, and a command that is stopped.
+
+The life of one adapter runs in a process of its own, in Python's development mode with warnings as errors and with
+memory traced: what is left open is named on its standard error, which must stay empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_connect import BudgetTracker, ClaudeCodeAdapter, LLMResponse, LLMTimeoutError, RunConfig
+from llm_connect.testing import Behaviour, EmbeddedProvider
+from tests.adapters.claude_binary import find_claude, needs_claude
+
+KEY = "key-0123456789"
+#: Calls in the life below.
+CALLS = 3 + 2 * 5 + 16 + 3 + 2
+LIFE = """
+import asyncio, gc, json, logging, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from llm_connect import BudgetTracker, RunConfig, create_adapter
+
+# In development mode asyncio also tells of steps that a busy machine was slow at.
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing "))
+name, options = sys.argv[1], json.loads(sys.argv[2])
+tracker = BudgetTracker(total=10_000_000)
+config = RunConfig(max_tokens=20, budget_tracker=tracker)
+
+async def calls(adapter, number):
+    await asyncio.gather(*(adapter.async_execute_prompt("hello", config) for _ in range(number)))
+
+adapter = create_adapter(name, **options)
+for _ in range(3):
+    asyncio.run(calls(adapter, 1))
+
+both = threading.Barrier(2, timeout=30)
+
+def loop(_):
+    both.wait()
+    asyncio.run(calls(adapter, 5))
+
+with ThreadPoolExecutor(2) as pool:
+    list(pool.map(loop, range(2)))
+with ThreadPoolExecutor(16) as pool:
+    list(pool.map(lambda _: adapter.execute_prompt("hello", config), range(16)))
+
+async def close_twice():
+    for _ in range(2):
+        await calls(adapter, 1)
+        await adapter.aclose()
+    await adapter.aclose()
+
+asyncio.run(close_twice())
+adapter.execute_prompt("hello", config)
+adapter.close()
+adapter.close()
+
+async def forget():
+    await calls(create_adapter(name, **options), 1)
+    gc.collect()
+
+asyncio.run(forget())
+create_adapter(name, **options).execute_prompt("hello", config)
+del adapter
+gc.collect()
+print(tracker.spent, tracker.spent_calls, tracker.held, tracker.held_calls, threading.active_count())
+"""
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc to look for processes in")
+DEVELOPMENT = ("-X", "dev", "-X", "tracemalloc", "-W", "error")
+
+
+@pytest.fixture
+def provider() -> Iterator[EmbeddedProvider]:
+    with EmbeddedProvider() as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", ["openai", "gemini", "openrouter", "claude-code"])
+@pytest.mark.timeout(120)
+def test_a_life_leaves_nothing_behind(provider: EmbeddedProvider, name: str, tmp_path: Path) -> None:
+    """Loops one after the other and at once, 16 threads, closed twice, used again, forgotten: no warning, no socket, no
+    thread, no hold, and the books are the bill. (CALL-9, CALL-10)
+    """
+    options: dict[str, Any] = {"api_key": KEY, "model": "test-model"}
+    if name == "claude-code":
+        options["cli_path"] = str(stand_in(tmp_path))
+    else:
+        options["base_url"] = getattr(provider, f"{name}_url")
+    done = subprocess.run(
+        [sys.executable, *DEVELOPMENT, "-c", LIFE, name, json.dumps(options)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    spent, *rest = map(int, done.stdout.split())
+    assert rest == [CALLS, 0, 0, 1]
+    if name != "claude-code":
+        assert (spent, CALLS) == (provider.meter.total_tokens, provider.meter.calls)
+
+
+def stand_in(folder: Path) -> Path:
+    """A command that answers at once, since dozens of the real one would take minutes."""
+    result = {"type": "result", "terminal_reason": "completed", "stop_reason": "end_turn", "modelUsage": {"m": {}}}
+    path = folder / "claude"
+    path.write_text(f"#!/bin/sh\necho '{json.dumps(result)}'\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@needs_claude
+@needs_proc
+@pytest.mark.parametrize("form", ["sync", "async"])
+async def test_a_command_that_was_too_slow_is_gone_and_booked(provider: EmbeddedProvider, form: str) -> None:
+    """After a timeout no process of the real command is left, and its hold is presumed. (PROVIDER-13)"""
+    provider.script(Behaviour(stall="after_headers"))
+    tracker = BudgetTracker(total=10_000)
+    config = RunConfig(max_tokens=20, budget_tracker=tracker, timeout_seconds=4)
+    with claude_at(provider) as adapter, pytest.raises(LLMTimeoutError):
+        await called(form, adapter, config)
+    assert processes_at(provider) == []
+    assert len(provider.requests) == 1
+    check_presumed(tracker, provider)
+
+
+@needs_claude
+@needs_proc
+async def test_a_command_that_was_cancelled_is_gone_and_booked(provider: EmbeddedProvider) -> None:
+    """After a cancellation no process of the real command is left, and its hold is presumed. (CALL-8, PROVIDER-13)"""
+    provider.script(Behaviour(stall="after_headers"))
+    tracker = BudgetTracker(total=10_000)
+    config = RunConfig(max_tokens=20, budget_tracker=tracker)
+    with claude_at(provider) as adapter:
+        task = asyncio.create_task(adapter.async_execute_prompt("hello", config))
+        await asyncio.to_thread(provider.wait_for_requests, 1, timeout=30)
+        assert len(processes_at(provider)) == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert processes_at(provider) == []
+    check_presumed(tracker, provider)
+
+
+async def called(form: str, adapter: ClaudeCodeAdapter, config: RunConfig) -> LLMResponse:
+    """One call, in a thread or in this task."""
+    if form == "sync":
+        return await asyncio.to_thread(adapter.execute_prompt, "hello", config)
+    return await adapter.async_execute_prompt("hello", config)
+
+
+def claude_at(provider: EmbeddedProvider) -> ClaudeCodeAdapter:
+    """The real command, talking to the provider."""
+    return ClaudeCodeAdapter(api_key=KEY, base_url=provider.anthropic_url, cli_path=find_claude())
+
+
+def processes_at(provider: EmbeddedProvider) -> list[str]:
+    """The processes whose environment names the provider."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"ANTHROPIC_BASE_URL={provider.anthropic_url}".encode() in path.read_bytes().split(b"\0"):
+                found.append(path.parent.name)
+    return found
+
+
+def check_presumed(tracker: BudgetTracker, provider: EmbeddedProvider) -> None:
+    """One attempt, booked at its bound, which covers what the provider billed; nothing is held."""
+    (entry,) = tracker.ledger
+    assert entry.outcome == "presumed"
+    assert provider.meter.total_tokens <= entry.bound.tokens == tracker.spent
+    assert (tracker.held, tracker.held_calls) == (0, 0)
