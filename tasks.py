@@ -38,7 +38,8 @@ LINTERS = (
     ("pyright", "--pythonpath", str(PYTHON)),
     ("lint-imports", "--no-cache"),
 )
-PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup")
+#: Two workers for each processor, because many tests wait for a deadline.
+PARALLEL = ("-n", str(min(8, 2 * (os.cpu_count() or 1))), "--dist", "loadgroup")
 VERIFY_TYPES = ("--ignoreexternal", "--verifytypes", "llm_connect")
 FULLY_COVERED = "*/llm_connect/core/*,*/llm_connect/calling/*"
 
