@@ -240,9 +240,9 @@ def test_prompt_is_data(server: MessagesServer, prompt: str) -> None:
 
 
 @needs_claude
-def test_megabyte_prompt(server: MessagesServer) -> None:
-    """A prompt of a megabyte is sent whole, once."""
-    prompt = "word " * 200_000
+def test_five_megabyte_prompt(server: MessagesServer) -> None:
+    """A prompt of five megabytes is sent whole, once."""
+    prompt = "word " * 1_000_000
     real(server, model="claude-haiku-4-5-20251001").execute_prompt(prompt, ONCE)
     assert server.prompts == [prompt]
 

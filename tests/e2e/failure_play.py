@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 
@@ -89,12 +89,12 @@ class Play:
 
 
 def plays(**fields: Any) -> list[Any]:
-    """Every case at every adapter, as parameters of pytest; the command, which is slow, in one form alone."""
+    """Every case at every adapter, sync and async, as parameters of pytest."""
     found = []
     for row in TABLE:
         for case in row.cases:
             for adapter in case.at:
-                for form in ("async",) if adapter in CLAUDE else ("sync", "async"):
+                for form in get_args(Form):
                     play = Play(row=row, case=case, adapter=adapter, form=form, **fields)  # type: ignore[arg-type]
                     marks = [needs_claude] if adapter in CLAUDE else []
                     name = f"{case.name} - {adapter} {form}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
-from llm_connect import ClaudeCodeAdapter, GeminiAdapter, OpenAIAdapter, OpenRouterAdapter, RunConfig
+from llm_connect import BudgetTracker, ClaudeCodeAdapter, GeminiAdapter, OpenAIAdapter, OpenRouterAdapter, RunConfig
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.claude_binary import find_claude, needs_claude
 
@@ -15,7 +16,9 @@ CONFIG = RunConfig(max_tokens=50, max_retries=0, timeout_seconds=60)
 
 @needs_claude
 async def test_four_adapters_in_one_gather() -> None:
-    """All four answer at the same time, each from its own format, and their usage is what was billed. (PROVIDER-16)"""
+    """All four answer at the same time, and their one budget counts what was billed. (PROVIDER-16)"""
+    tracker = BudgetTracker(total=100_000, total_calls=8)
+    config = replace(CONFIG, budget_tracker=tracker)
     with EmbeddedProvider() as provider:
         # All are under way together: the three over HTTP are held until the command, which is slower, has asked.
         provider.script(Behaviour(delay=3))
@@ -26,11 +29,13 @@ async def test_four_adapters_in_one_gather() -> None:
             ClaudeCodeAdapter(api_key=KEY, base_url=provider.anthropic_url, cli_path=find_claude()) as claude,
         ):
             adapters = [openai, gemini, openrouter, claude] * 2
-            calls = (adapter.async_execute_prompt(f"question {n}", CONFIG) for n, adapter in enumerate(adapters))
+            calls = (adapter.async_execute_prompt(f"question {n}", config) for n, adapter in enumerate(adapters))
             responses = await asyncio.gather(*calls)
         assert [response.metadata["provider"] for response in responses] == [a.provider for a in adapters]
         assert all(response.content for response in responses)
         assert sum(response.usage.total_tokens for response in responses) == provider.meter.total_tokens
+        assert (tracker.spent, tracker.held, tracker.spent_calls) == (provider.meter.total_tokens, 0, 8)
+        assert sum(entry.amount.tokens for entry in tracker.ledger) == tracker.spent
         assert {request.prompt for request in provider.requests} == {f"question {n}" for n in range(8)}
         formats = Counter(request.wire_format for request in provider.requests)
         assert formats == dict.fromkeys(("openai_chat", "generate_content", "openrouter", "anthropic_messages"), 2)

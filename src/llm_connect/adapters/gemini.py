@@ -26,7 +26,7 @@ class GeminiAdapter(CarriedAdapter):
 
     api_key: else the environment variable GEMINI_API_KEY, else GOOGLE_API_KEY; without one, LLMConfigurationError.
         It travels in a header, never in the address.
-    base_url: else Google's.
+    base_url: else the environment variable GOOGLE_GEMINI_BASE_URL, which the SDK reads, else Google's.
     max_concurrency: requests under way at once, for all threads and for each event loop.
     budget_tracker: the budget of calls whose config has none.
     price: what tokens cost here; a budget that limits USD needs one.
