@@ -14,7 +14,7 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
 from llm_connect.protocols.hidden_prompts import FRAMING_TOKENS, framed_tokens, hidden_prompt_tokens
-from llm_connect.protocols.openai_replies import cost_of, error_reply, usage_in
+from llm_connect.protocols.openai_replies import answer_of, error_reply, usage_in
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.wire import (
     JSON,
@@ -26,8 +26,6 @@ from llm_connect.protocols.wire import (
     json_bytes,
     mapping,
     read_json,
-    request_id,
-    spent_on_thinking,
     text,
     unreadable,
 )
@@ -163,17 +161,7 @@ def _answer(reply: Reply, body: JSON, choice: JSON) -> Answer:
     content = _content(message.get("content"))
     if not content and text(message.get("refusal")):
         content, finish = text(message["refusal"]), "content_filter"
-    cost = cost_of(body)
-    return Answer(
-        content=content,
-        model=text(body.get("model")),
-        usage=usage_of(body),
-        finish_reason=finish,
-        cost=cost,
-        cost_source=None if cost is None else "provider",
-        request_id=request_id(reply) or text(body.get("id")) or None,
-        hint=spent_on_thinking(content, finish),
-    )
+    return answer_of(reply, body, usage_of(body), content, finish)
 
 
 def _content(content: Any) -> str:

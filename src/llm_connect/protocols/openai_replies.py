@@ -1,13 +1,25 @@
-"""What the replies of chat completions and of responses have in common: errors, usage and cost."""
+"""What the replies of chat completions and of responses have in common: answers, errors, usage and cost."""
 
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from llm_connect.core.models import Usage
+from llm_connect.core.models import FinishReason, Usage
 from llm_connect.protocols.http_failures import ErrorFields, from_status
-from llm_connect.protocols.wire import JSON, Failure, Reply, count, mapping, said_count, text, whole_usage
+from llm_connect.protocols.wire import (
+    JSON,
+    Answer,
+    Failure,
+    Reply,
+    count,
+    mapping,
+    request_id,
+    said_count,
+    spent_on_thinking,
+    text,
+    whole_usage,
+)
 
 #: Beyond it a figure is no price of one call, and sums could overflow.
 _MOST_USD = 1_000_000
@@ -42,6 +54,21 @@ def error_fields(body: JSON) -> ErrorFields:
         code=code if isinstance(code, int) and not isinstance(code, bool) else text(code) or None,
         type=text(error.get("type")) or None,
         param=text(error.get("param")) or None,
+    )
+
+
+def answer_of(reply: Reply, body: JSON, usage: Usage | None, content: str, finish: FinishReason) -> Answer:
+    """The answer that a good reply stands for, with what both formats say in the same place."""
+    cost = cost_of(body)
+    return Answer(
+        content=content,
+        model=text(body.get("model")),
+        usage=usage,
+        finish_reason=finish,
+        cost=cost,
+        cost_source=None if cost is None else "provider",
+        request_id=request_id(reply) or text(body.get("id")) or None,
+        hint=spent_on_thinking(content, finish),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from llm_connect.core.bounds import Bound
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
 from llm_connect.protocols.hidden_prompts import FRAMING_TOKENS, framed_tokens, hidden_prompt_tokens
-from llm_connect.protocols.openai_replies import cost_of, error_fields, error_reply, usage_in
+from llm_connect.protocols.openai_replies import answer_of, error_fields, error_reply, usage_in
 from llm_connect.protocols.params import JSONSchema, check_known, json_schema
 from llm_connect.protocols.wire import (
     JSON,
@@ -22,8 +22,6 @@ from llm_connect.protocols.wire import (
     mapping,
     objects,
     read_json,
-    request_id,
-    spent_on_thinking,
     text,
     unreadable,
 )
@@ -148,17 +146,7 @@ def _answer(reply: Reply, body: JSON, items: list[JSON]) -> Answer:
     finish = _finish(body, items)
     if refusal and not content:
         content, finish = refusal, "content_filter"
-    cost = cost_of(body)
-    return Answer(
-        content=content,
-        model=text(body.get("model")),
-        usage=usage_of(body),
-        finish_reason=finish,
-        cost=cost,
-        cost_source=None if cost is None else "provider",
-        request_id=request_id(reply) or text(body.get("id")) or None,
-        hint=spent_on_thinking(content, finish),
-    )
+    return answer_of(reply, body, usage_of(body), content, finish)
 
 
 def _finish(body: JSON, items: list[JSON]) -> FinishReason:
