@@ -220,3 +220,15 @@ def test_only_open_presumptions_are_corrected_and_once() -> None:
             tracker.correct(entry_id, 0)
     assert tracker.spent == 10
     at_rest(tracker)
+
+
+def test_a_lost_hold_is_not_counted_by_the_figures() -> None:
+    """When nothing runs nothing is held, also in the first figure that is read after a hold was lost (BUDGET-3)."""
+    tracker = BudgetTracker(100)
+    child = tracker.child("lost", total=50)
+    for read in (lambda: tracker.held, lambda: 100 - (child.remaining() or 0) - 50, lambda: str(tracker).count("30")):
+        hold = child.reserve(30)
+        assert tracker.held == 30
+        del hold
+        gc.collect()
+        assert read() == 0

@@ -137,6 +137,13 @@ class Gate:
         """Let the next operation end a hold that was garbage collected."""
         self._notes.append(partial(self._end, hold, outcome, actual))
 
+    def tidy(self) -> None:
+        """Work off what finalizers left, so that figures do not count holds that nobody has any more."""
+        if self._notes and self._generation == forks.generation():
+            with self._lock:
+                self._work_off()
+            self._wake_ready()
+
     def record(self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, **known: Any) -> LedgerEntry:
         """Book what has been spent already, whatever the limits say."""
         self.check_process()

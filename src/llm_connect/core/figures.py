@@ -1,18 +1,23 @@
-"""What a budget says of itself, without changing anything."""
+"""What a budget says of itself."""
 
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from llm_connect.core.accounts import Account
 from llm_connect.core.limits import line
 from llm_connect.core.units import usd_of
+
+if TYPE_CHECKING:
+    from llm_connect.core.admission import Gate
 
 
 class BudgetFigures:
     """The figures of a tracker: each is read at its own moment, `BudgetTracker.snapshot` reads all at one."""
 
     path: str
+    gate: Gate
     own_accounts: tuple[Account, ...]
     lineage: tuple[BudgetFigures, ...]
     closed_itself: bool
@@ -86,6 +91,7 @@ class BudgetFigures:
         return any(tracker.closed_itself for tracker in self.lineage)
 
     def __str__(self) -> str:
+        self.gate.tidy()
         parts = [line(account) for account in self.own_accounts if account.limit is not None]
         return f"{self.path}: {'; '.join(parts or [line(self._tokens), line(self._calls)])}"
 
@@ -94,16 +100,21 @@ class BudgetFigures:
 
     @property
     def _tokens(self) -> Account:
-        return self.own_accounts[0]
+        return self._account(0)
 
     @property
     def _calls(self) -> Account:
-        return self.own_accounts[1]
+        return self._account(1)
 
     @property
     def _usd(self) -> Account:
-        return self.own_accounts[2]
+        return self._account(2)
+
+    def _account(self, unit: int) -> Account:
+        self.gate.tidy()
+        return self.own_accounts[unit]
 
     def _remaining(self, unit: int) -> int | None:
+        self.gate.tidy()
         lefts = [tracker.own_accounts[unit].left for tracker in self.lineage]
         return min((left for left in lefts if left is not None), default=None)
