@@ -40,12 +40,12 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(PROVIDERS)}
 
 
-def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_script(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-X", "dev", str(SCRIPT), *arguments],
         capture_output=True,
         encoding="utf-8",
-        env=environment() | {"PYTHONIOENCODING": "utf-8"},
+        env=environment() | {"PYTHONIOENCODING": "utf-8"} | variables,
         timeout=110,
         check=False,
     )
@@ -180,11 +180,15 @@ def test_bad_arguments_are_refused(arguments: tuple[str, str]) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.skipif(HAS_ENGINE, reason="the dependency group `engine` is installed")
-@pytest.mark.allow_skip
-def test_a_missing_local_engine_is_named() -> None:
+def test_a_missing_local_engine_is_named(tmp_path: Path) -> None:
     """Without the local model the script says what to install, in one line."""
-    done = run_script("--engine", "local")
+    lines = [
+        "import importlib.util",
+        "find = importlib.util.find_spec",
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'xllamacpp' else find(name, *rest)",
+    ]
+    (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
+    done = run_script("--engine", "local", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.startswith("LLMConfigurationError: The local engine needs xllamacpp")
     assert "`engine`" in done.stderr
