@@ -32,11 +32,14 @@ from llm_connect.core.exceptions import (
     LLMTimeoutError,
 )
 from llm_connect.core.holds import Hold
+from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.ledger import LedgerEntry
 from llm_connect.core.mock import ErrorLLMAdapter, MockLLMAdapter
 from llm_connect.core.models import FinishReason, LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.sinks import JsonLinesSink
 from llm_connect.core.snapshot import BudgetSnapshot
+from llm_connect.core.totals import Total
 from llm_connect.core.units import Amount
 from llm_connect.core.usage import Usage
 
@@ -59,6 +62,7 @@ __all__ = [
     "FinishReason",
     "GeminiAdapter",
     "Hold",
+    "JsonLinesSink",
     "LLMAPIError",
     "LLMAdapter",
     "LLMAuthenticationError",
@@ -71,6 +75,7 @@ __all__ = [
     "LLMResponseError",
     "LLMSubprocessError",
     "LLMTimeoutError",
+    "LearnedFactor",
     "LedgerEntry",
     "MockLLMAdapter",
     "OpenAIAdapter",
@@ -78,6 +83,7 @@ __all__ = [
     "Price",
     "Prompt",
     "RunConfig",
+    "Total",
     "Usage",
     "__version__",
     "create_adapter",

@@ -265,6 +265,29 @@ def test_a_render_that_fails_after_the_reservation_releases(monkeypatch: pytest.
     at_rest(tracker)
 
 
+def test_a_hold_that_no_longer_covers_its_call_is_reserved_anew() -> None:
+    """What was learned while a call had to wait for a place counts before it is sent, in its next hold (BUDGET-41)."""
+    tracker, adapter = BudgetTracker(2_000), Stub(GOOD, GOOD)
+    overrun = Usage(prompt_tokens=10, completion_tokens=120)
+    waiting = call(adapter, "hello", config_of(tracker))
+    taken = steps_to(waiting, TakeSlot)
+    bound = bound_of(adapter, config_of(tracker))
+    filler = tracker.reserve(2_000 - 2 * bound.tokens)
+    other = Stub(Answer(content="much", model="m", usage=overrun, finish_reason="stop"))
+    other.execute_prompt("hello", config_of(tracker))
+    step = waiting.send(taken.run())
+    assert isinstance(step, Reserve)
+    filler.release()
+    while not isinstance(step, Send):
+        step = waiting.send(step.run())
+    assert tracker.held == bound.tokens + 60
+    with pytest.raises(StopIteration) as ended:
+        waiting.send(step.run())
+    assert ended.value.value.metadata["attempts"] == 1
+    assert outcomes(tracker) == ["settled", "released", "released", "settled"]
+    at_rest(tracker)
+
+
 class Over(Stub):
     """A subclass that adds something and calls its base."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core import admission
+from llm_connect.core import line
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMBudgetExceededError
@@ -391,10 +391,10 @@ def test_an_untaken_grant_is_reclaimed_at_its_deadline(monkeypatch: pytest.Monke
     hold.release()
     assert blocked.hold is not None
     now = time.monotonic()
-    monkeypatch.setattr(admission.time, "monotonic", lambda: now + 59)
+    monkeypatch.setattr(line.time, "monotonic", lambda: now + 59)
     tracker.snapshot()
     assert blocked.hold is not None
-    monkeypatch.setattr(admission.time, "monotonic", lambda: now + 61)
+    monkeypatch.setattr(line.time, "monotonic", lambda: now + 61)
     tracker.snapshot()
     assert after.hold is not None
     assert refused(lambda: tracker.gate.take(blocked)).reason == "wait_expired"
@@ -422,7 +422,7 @@ def test_a_loop_that_stands_still_keeps_nobody_waiting(monkeypatch: pytest.Monke
     small = place(tracker, 5)
     assert small.waiting
     now = time.monotonic()
-    monkeypatch.setattr(admission.time, "monotonic", lambda: now + 5)
+    monkeypatch.setattr(line.time, "monotonic", lambda: now + 5)
     tracker.gate.take(small).release()
     assert refused(lambda: tracker.gate.take(stuck)).reason == "wait_expired"
     hold.release()
@@ -579,6 +579,21 @@ def test_a_finalizer_inside_the_lock_waits_for_the_next_operation() -> None:
         del abandoned
         gc.collect()
     assert tracker.snapshot().presumed == Amount(10, 1)
+    at_rest(tracker)
+
+
+async def test_a_waiter_that_is_collected_inside_the_lock_leaves_no_trace() -> None:
+    """A coroutine that waits, collected in the midst of an operation, is gone with the next one (BUDGET-6)."""
+    tracker = BudgetTracker(100)
+    hold = contextvars.Context().run(tracker.reserve, 100)
+    waiting = tracker.areserve(10, max_wait_seconds=WAIT)
+    waiting.send(None)
+    assert tracker.snapshot().waiting == 1
+    with tracker.gate._lock:
+        del waiting
+        gc.collect()
+    assert tracker.snapshot().waiting == 0
+    hold.release()
     at_rest(tracker)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_connect.core.bounds import Bound, normalized_utf8_bytes, utf8_bytes
-from llm_connect.core.demand import Demand
+from llm_connect.core.demand import BoundDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import RunConfig
@@ -66,12 +66,13 @@ def test_the_default_bound_is_bytes_and_the_output_limit() -> None:
 @given(st.integers(0, 60), st.integers(1, 20), st.integers(0, 30))
 def test_an_elastic_demand_takes_the_largest_limit_that_fits(free: int, least: int, more: int) -> None:
     """With a smaller output limit allowed, the largest that is free is taken, never one below the floor."""
-    from llm_connect.core.accounts import Account
+    from llm_connect.core.accounts import Account, Path
 
-    path = ((Account("a", "tokens", free + 1), 0),)
-    path[0][0].spent = 1
-    demand = Demand(Amount(5 + least + more), least + more, least, lambda limit: Amount(5 + limit))
+    path = Path((Account("a", "tokens", free + 1),))
+    path.pairs[0][0].spent = 1
+    bound = Bound(prompt_tokens=5, max_tokens=least + more)
+    demand = BoundDemand(bound, least, None)
     taken = demand.fitting(path)
     good = [limit for limit in range(least, least + more + 1) if 5 + limit <= free]
-    assert taken == ((Amount(5 + good[-1]), good[-1]) if good else None)
-    assert demand.smallest == Amount(5 + least)
+    assert taken == ((Amount(5 + good[-1], 1), good[-1]) if good else None)
+    assert demand.smallest == Amount(5 + least, 1)

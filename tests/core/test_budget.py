@@ -111,7 +111,7 @@ def test_str_and_repr_are_one_line() -> None:
         "0.75 USD spent and 0 USD held of 2.5 USD"
     )
     assert repr(tracker) == f"<BudgetTracker {tracker}>"
-    assert str(BudgetTracker()) == "budget: 0 tokens spent, 0 tokens held; 0 calls spent, 0 calls held"
+    assert str(BudgetTracker()) == ("budget: 0 tokens spent and 0 tokens held; 0 calls spent and 0 calls held")
 
 
 def test_a_snapshot_is_of_one_moment() -> None:
@@ -126,9 +126,11 @@ def test_a_snapshot_is_of_one_moment() -> None:
         spent=NOTHING,
         held=Amount(40, 1),
         presumed=NOTHING,
+        sliced=NOTHING,
         waiting=0,
         breached=False,
         closed=False,
+        learned={},
     )
     with pytest.raises(AttributeError):
         snapshot.waiting = 1  # type: ignore[misc]

@@ -7,15 +7,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.holds import Hold
+from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
 from llm_connect.core.waiters import Waiter
 
@@ -35,13 +38,28 @@ class Node:
     parent: Node | None
     limits: list[int | None]
     closed_itself: bool = False
+    slice: bool = False
+
+    @cached_property
+    def above(self) -> list[Node]:
+        return [] if self.parent is None else [self.parent, *self.parent.above]
 
     def path(self) -> list[Node]:
-        return [self, *(self.parent.path() if self.parent else [])]
+        return [self, *self.above]
 
     @property
     def closed(self) -> bool:
         return any(node.closed_itself for node in self.path())
+
+    def needs(self, amount: Amount) -> list[tuple[Node, int, int]]:
+        """What a call asks of each tracker on its path: above a slice nothing, as it is set aside there."""
+        asked = []
+        for unit in UNITS:
+            need = amount[unit]
+            for node in self.path():
+                asked.append((node, unit, need))
+                need = 0 if node.slice and node.limits[unit] is not None else need
+        return asked
 
 
 @dataclass(eq=False)
@@ -90,6 +108,15 @@ class Model:
     def held(self, node: Node, unit: int) -> int:
         return sum(kept.bound[unit] for kept in self.holds if node in kept.node.path())
 
+    def sliced(self, node: Node, unit: int) -> int:
+        """What slices right below, with no other slice between, have set aside and not used."""
+        slices = [at for at in self.nodes if at.slice and at.limits[unit] is not None and node in at.above]
+        return sum(self.aside(at, unit) for at in slices if not any(other in at.above for other in slices))
+
+    def aside(self, node: Node, unit: int) -> int:
+        limit = node.limits[unit]
+        return 0 if limit is None else max(0, limit - self.spent(node, unit) - self.held(node, unit))
+
     def own(self, caller: Caller, node: Node, unit: int) -> int:
         return sum(kept.bound[unit] for kept in caller.own if kept in self.holds and node in kept.node.path())
 
@@ -100,19 +127,19 @@ class Model:
     def over(self, node: Node, unit: int, need: int, kept: int) -> bool:
         limit = node.limits[unit]
         concerned = need > 0 or self.breached(node, unit)
-        return limit is not None and concerned and self.spent(node, unit) + kept + need > limit
+        taken = self.spent(node, unit) + self.sliced(node, unit)
+        return limit is not None and concerned and taken + kept + need > limit
 
     def short(self, node: Node, amount: Amount) -> set[tuple[Node, int]]:
-        pairs = [(at, unit) for at in node.path() for unit in UNITS]
-        return {(at, unit) for at, unit in pairs if self.over(at, unit, amount[unit], self.held(at, unit))}
+        return {(at, unit) for at, unit, need in node.needs(amount) if self.over(at, unit, need, self.held(at, unit))}
 
     def obstacle(self, caller: Caller) -> str | None:
-        pairs = [(at, unit) for at in caller.node.path() for unit in UNITS]
+        asked = caller.node.needs(caller.smallest)
         if caller.node.closed:
             return "closed"
-        if any(self.over(at, unit, caller.smallest[unit], 0) for at, unit in pairs):
+        if any(self.over(at, unit, need, 0) for at, unit, need in asked):
             return "never_fits"
-        if any(self.over(at, unit, caller.smallest[unit], self.own(caller, at, unit)) for at, unit in pairs):
+        if any(self.over(at, unit, need, self.own(caller, at, unit)) for at, unit, need in asked):
             return "self_wait"
         return None
 
@@ -135,9 +162,9 @@ class Model:
             circle = left
 
     def hindered(self, caller: Caller, holds: list[Kept]) -> bool:
-        pairs = [(at, unit) for at in caller.node.path() for unit in UNITS]
-        kept = {(at, unit): sum(hold.bound[unit] for hold in holds if at in hold.node.path()) for at, unit in pairs}
-        return any(self.over(at, unit, caller.smallest[unit], kept[at, unit]) for at, unit in pairs)
+        asked = caller.node.needs(caller.smallest)
+        kept = {(at, unit): sum(hold.bound[unit] for hold in holds if at in hold.node.path()) for at, unit, _ in asked}
+        return any(self.over(at, unit, need, kept[at, unit]) for at, unit, need in asked)
 
     def scan_once(self) -> None:
         for caller in self.queue:
@@ -147,8 +174,8 @@ class Model:
         for caller in sorted(self.queue, key=lambda caller: caller.arrival):
             stopped = [
                 (at, unit)
-                for at, unit in blocked
-                if at in caller.node.path() and caller.smallest[unit] and not self.own(caller, at, unit)
+                for at, unit, need in caller.node.needs(caller.smallest)
+                if need and (at, unit) in blocked and not self.own(caller, at, unit)
             ]
             if not stopped and not self.short(caller.node, caller.smallest):
                 self.grant(caller)
@@ -218,17 +245,38 @@ class BudgetMachine(RuleBasedStateMachine):
         tracker = node.tracker.child(name, tokens, total_calls=calls, total_usd=money)
         self.model.nodes.append(Node(tracker, node, list(limits)))
 
+    @rule(pick=PICK, limits=LIMITS.filter(any))
+    @precondition(lambda self: len(self.model.nodes) < 7)
+    def open_slice(self, pick: int, limits: tuple[int | None, int | None, int | None]) -> None:
+        parent = self.node(pick)
+        tokens, calls, nano_usd = limits
+        money = None if nano_usd is None else usd(nano_usd)
+        name = f"s{len(self.model.nodes)}"
+        tracker = parent.tracker.child(name, tokens, total_calls=calls, total_usd=money, slice=True)
+        asked = Caller(parent, {0: Amount(*(limit or 0 for limit in limits))}, [])
+        expected = self.model.obstacle(asked)
+        if expected is None and self.model.short(parent, asked.smallest):
+            expected = "refused"
+        assert self.outcome(tracker.__enter__) == expected
+        node = Node(tracker, parent, list(limits), closed_itself=expected is not None, slice=expected is None)
+        self.model.nodes.append(node)
+        self.model.scan()
+
     @rule(pick=PICK)
     @precondition(lambda self: len(self.model.nodes) > 3)
     def close(self, pick: int) -> None:
         node = self.model.nodes[1 + pick % (len(self.model.nodes) - 1)]
         node.tracker.close()
         node.closed_itself = True
+        for at in self.model.nodes:
+            at.slice = at.slice and not at.closed
         self.model.scan()
 
     @rule(pick=PICK, limits=LIMITS)
     def set_limits(self, pick: int, limits: tuple[int | None, int | None, int | None]) -> None:
         node = self.node(pick)
+        if node.slice:
+            return
         tokens, calls, nano_usd = limits
         money = None if nano_usd is None else usd(nano_usd)
         node.tracker.set_limits(total=tokens, total_calls=calls, total_usd=money)
@@ -283,8 +331,10 @@ class BudgetMachine(RuleBasedStateMachine):
         amounts, demand = {0: amount}, Demand(amount)
         if elastic is not None:
             least, more = elastic
-            amounts = {limit: amount.plus(Amount(limit)) for limit in range(least, least + more + 1)}
-            demand = Demand(amounts[least + more], least + more, least, amounts.__getitem__)
+            price = Price(prompt=0, completion=0, call=usd(amount.nano_usd))
+            bound = Bound(prompt_tokens=amount.tokens, max_tokens=least + more, calls=1)
+            amounts = {limit: bound.amount_at(limit, price) for limit in range(least, least + more + 1)}
+            demand = BoundDemand(bound, least, price)
         arrival = self.root.gate.arrive()
         if late and self.callers:
             # As a call that retries: its number is an old one.
@@ -328,8 +378,13 @@ class BudgetMachine(RuleBasedStateMachine):
     def dispatch(self, pick: int) -> None:
         kept = self.some(pick)
         assert kept.hold is not None
-        kept.hold.dispatch()
-        kept.dispatched = True
+        breached = any(self.model.breached(at, unit) for at in kept.node.path() for unit in UNITS)
+        if breached and not kept.dispatched:
+            assert not kept.hold.try_dispatch()
+            self.model.end(kept, Amount())
+        else:
+            kept.hold.dispatch()
+            kept.dispatched = True
 
     @rule(pick=PICK, actual=AMOUNTS, how=st.sampled_from(["below", "at", "any"]), again=st.booleans())
     @precondition(has_hold)
@@ -406,7 +461,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def figures_agree(self) -> None:
         for node in self.model.nodes:
             snapshot = node.tracker.snapshot()
-            for name in ("spent", "held", "presumed"):
+            for name in ("spent", "held", "presumed", "sliced"):
                 expected = tuple(getattr(self.model, name)(node, unit) for unit in UNITS)
                 assert tuple(getattr(snapshot, name)) == expected, (name, node.tracker.path)
             assert list(snapshot.total) == node.limits
@@ -430,7 +485,7 @@ class BudgetMachine(RuleBasedStateMachine):
             for unit, limit in enumerate(node.limits):
                 if limit is not None:
                     account = node.tracker.own_accounts[unit]
-                    over = max(0, account.spent + account.held - limit)
+                    over = max(0, account.spent + account.held + account.sliced - limit)
                     assert over <= self.over.get((node, unit), over)
                     self.over[node, unit] = over
 
@@ -449,8 +504,9 @@ class BudgetMachine(RuleBasedStateMachine):
         for kept in self.model.holds:
             if kept.hold is not None:
                 kept.hold.release()
-        assert self.root.snapshot().held == Amount()
-        assert self.root.snapshot().waiting == 0
+        self.root.close()
+        left = self.root.snapshot()
+        assert (left.held, left.sliced, left.waiting) == (Amount(), Amount(), 0)
 
 
 BudgetMachine.TestCase.settings = settings(

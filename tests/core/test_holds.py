@@ -47,6 +47,12 @@ def test_an_ended_hold_sends_nothing() -> None:
     at_rest(tracker)
 
 
+def test_an_open_hold_has_no_entry() -> None:
+    """The line of the ledger is there once the hold has ended."""
+    with BudgetTracker(100).reserve(30) as hold:
+        assert (hold.entry, hold.amount) == (None, NOTHING)
+
+
 def test_dispatch_twice_is_dispatch() -> None:
     """A request that is about to be sent may say so twice."""
     with BudgetTracker(100).reserve(30) as hold:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from decimal import Decimal
 
 from llm_connect.core.budget import BudgetTracker
@@ -71,6 +72,6 @@ def test_ids_are_in_order_over_the_tree() -> None:
 
 def test_an_empty_ledger() -> None:
     """Before anything is spent, there is nothing in it."""
-    ledger = Ledger(10)
+    ledger = Ledger(10, threading.RLock())
     assert (list(ledger), len(ledger), ledger.earlier) == ([], 0, NOTHING)
     assert Amount() == NOTHING

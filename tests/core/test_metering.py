@@ -25,6 +25,7 @@ from llm_connect.core.exceptions import (
     LLMRateLimitError,
     LLMTimeoutError,
 )
+from llm_connect.core.holds import Hold
 from llm_connect.core.mock import ErrorLLMAdapter, MockLLMAdapter
 from llm_connect.core.models import LLMResponse, RunConfig, Usage
 from llm_connect.core.units import Amount
@@ -617,4 +618,38 @@ def test_threads_wait_for_each_other() -> None:
     results = run_all(lambda: adapter.execute_prompt(PROMPT, config_of(tracker)) for _ in range(40))
     assert all(isinstance(result, LLMResponse) for result in results)
     assert tracker.spent == provider.billed == 800
+    at_rest(tracker)
+
+
+def give_back_first(monkeypatch: pytest.MonkeyPatch, times: int) -> list[Hold]:
+    """Let the first holds be given back before they are sent, as after an overrun."""
+    try_dispatch, given_back = Hold.try_dispatch, []
+
+    def dispatch(hold: Hold) -> bool:
+        if len(given_back) == times:
+            return try_dispatch(hold)
+        given_back.append(hold)
+        hold.release()
+        return False
+
+    monkeypatch.setattr(Hold, "try_dispatch", dispatch)
+    return given_back
+
+
+def test_a_hold_that_was_given_back_is_reserved_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call goes on with a new hold when what it was granted does not cover it any more (BUDGET-41)."""
+    given_back = give_back_first(monkeypatch, 2)
+    tracker, adapter = BudgetTracker(1_000), MockLLMAdapter()
+    adapter.execute_prompt("hello", RunConfig(budget_tracker=tracker))
+    assert (len(given_back), outcomes(tracker)) == (2, ["released", "released", "settled"])
+    at_rest(tracker)
+
+
+@pytest.mark.parametrize("kind", [Sync, Both])
+async def test_so_is_that_of_an_async_call(kind: type[Sync], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the async form runs the sync one in a thread (BUDGET-41)."""
+    given_back = give_back_first(monkeypatch, 2)
+    tracker = BudgetTracker(1_000)
+    await kind(Provider()).async_execute_prompt("hello", RunConfig(budget_tracker=tracker))
+    assert (len(given_back), outcomes(tracker)) == (2, ["released", "released", "settled"])
     at_rest(tracker)

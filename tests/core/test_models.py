@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import math
 import pickle
@@ -196,3 +197,14 @@ def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any) -> None:
 def test_any_other_text_is_a_prompt(prompt: str) -> None:
     """No text that can be sent is refused."""
     assert check_prompt(prompt) is None
+
+
+def test_a_number_of_a_kind_of_its_own_is_a_number() -> None:
+    """A member of an IntEnum is the whole number that it is."""
+
+    class Limit(enum.IntEnum):
+        SHORT = 50
+
+    assert RunConfig(max_tokens=Limit.SHORT).max_tokens == 50
+    with pytest.raises(LLMConfigurationError):
+        RunConfig(max_retries=-Limit.SHORT)

@@ -56,7 +56,7 @@ def test_a_forked_process_has_no_budget() -> None:
 def test_a_fork_makes_all_budgets_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the forked process sees, seen from here: budgets of before are foreign, new ones are not (BUDGET-11)."""
     tracker = BudgetTracker(100)
-    monkeypatch.setattr(forks, "_generation", forks.generation())
+    monkeypatch.setattr(forks, "generation", forks.generation)
     forks._forked()
     with pytest.raises(LLMConfigurationError, match=r"before os\.fork"):
         tracker.consume(1)

@@ -73,16 +73,26 @@ class Call:
     def _attempt(self) -> Generator[Step, Any, Outcome]:
         if self.tracker is None:
             request = self.adapter.render(self.prompt, self.config, self.config.max_tokens)
-            return (yield from self._exchange(request))
-        hold = yield from self._reserve(self.tracker)
+            outcome = yield from self._exchange(request)
+        else:
+            outcome = None
+            while outcome is None:
+                outcome = yield from self._held_attempt(self.tracker)
+        assert outcome is not None
+        return outcome
+
+    def _held_attempt(self, tracker: BudgetTracker) -> Generator[Step, Any, Outcome | None]:
+        """One attempt under a hold; None when the hold was given back before anything was sent."""
+        hold = yield from self._reserve(tracker)
         self.hold = hold
         try:
             request = self.adapter.render(self.prompt, self.config, hold.max_tokens)
             outcome = yield from self._exchange(request, hold)
-            end_hold(hold, outcome)
+            if outcome is not None:
+                end_hold(hold, outcome)
         finally:
             hold.end_unsettled()
-            self.booked = self.booked.plus(hold.booked)
+            self.booked = self.booked.plus(hold.amount)
         return outcome
 
     def _reserve(self, tracker: BudgetTracker) -> Generator[Step, Any, Hold]:
@@ -91,13 +101,13 @@ class Call:
         hold: Hold = yield Reserve(asked, self._arrival)
         return hold
 
-    def _exchange(self, request: Request, hold: Hold | None = None) -> Generator[Step, Any, Outcome]:
+    def _exchange(self, request: Request, hold: Hold | None = None) -> Generator[Step, Any, Outcome | None]:
         release = yield TakeSlot(self.adapter.slots, self.deadline)
         if release is None:
             return timed_out("no place came free among the adapter's concurrent requests", maybe_billed=False)
         try:
-            if hold is not None:
-                hold.dispatch()
+            if hold is not None and not hold.try_dispatch():
+                return None
             self.attempts += 1
             reply = yield Send(self.adapter, request, self.deadline)
         finally:

@@ -35,7 +35,7 @@ class Reserve:
         return await aadmit(asked.tracker, asked.demand, asked.facts, **self._place())
 
     def _place(self) -> dict[str, Any]:
-        return {"deadline": self.terms.wait_until, "arrival": self.arrival, "replaces": self.terms.replaces}
+        return {"arrival": self.arrival, **self.terms.place}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,92 +2,173 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from llm_connect.core.units import Amount, Unit
+from llm_connect.core.units import UNITS, Amount, Unit, shown
 
 
 class Account:
-    """What one tracker has spent and held of one unit, against its limit (None: no limit)."""
+    """What one tracker has spent and held of one unit, against its limit (None: no limit).
 
-    __slots__ = ("held", "limit", "path", "presumed", "spent", "unit")
+    The limit of a slice is set aside on the accounts above it, up to the next slice: what it has neither spent nor held
+    of it (`aside`) is a part of their `sliced`.
+    """
+
+    __slots__ = ("held", "limit", "path", "place", "presumed", "slice", "sliced", "spent", "unit")
 
     def __init__(self, path: str, unit: Unit, limit: int | None) -> None:
         self.path: str = path
         self.unit: Unit = unit
+        #: The place of the unit in an `Amount`.
+        self.place: int = UNITS.index(unit)
         self.limit: int | None = limit
         self.spent: int = 0
         self.held: int = 0
         #: The part of `spent` that was booked without knowing.
         self.presumed: int = 0
+        #: What slices below have set aside and not used.
+        self.sliced: int = 0
+        #: Whether the limit is set aside above.
+        self.slice: bool = False
 
     @property
     def left(self) -> int | None:
-        """What is neither spent nor held, never below 0; None without a limit."""
-        return None if self.limit is None else max(0, self.limit - self.spent - self.held)
+        """What is neither spent nor held nor set aside, never below 0; None without a limit."""
+        return None if self.limit is None else max(0, self.limit - self.spent - self.held - self.sliced)
+
+    @property
+    def aside(self) -> int:
+        """What of a slice is kept for it on the accounts above."""
+        return max(0, self.limit - self.spent - self.held) if self.slice and self.limit is not None else 0
 
     @property
     def breached(self) -> bool:
         return self.limit is not None and self.spent > self.limit
 
 
-#: The accounts of a tracker and its ancestors, each with the place of its unit in an `Amount`.
-Path: TypeAlias = tuple[tuple[Account, int], ...]
+class Path:
+    """The accounts of a tracker and its ancestors, from itself to the root."""
+
+    __slots__ = ("pairs", "sliced", "units")
+
+    def __init__(self, own: tuple[Account, ...], above: Path | None = None, *, is_slice: bool = False) -> None:
+        #: All accounts, each with the place of its unit in an `Amount`.
+        self.pairs: tuple[tuple[Account, int], ...] = tuple((account, account.place) for account in own)
+        #: The same for each unit, in the order of an `Amount`.
+        self.units: tuple[tuple[Account, ...], ...] = tuple((account,) for account in own)
+        #: Whether there is a slice among them.
+        self.sliced: bool = is_slice
+        if above is not None:
+            self.pairs += above.pairs
+            self.units = tuple(mine + theirs for mine, theirs in zip(self.units, above.units, strict=True))
+            self.sliced = is_slice or above.sliced
+
+
+def needs(path: Path, amount: Amount) -> Iterator[tuple[Account, int]]:
+    """The accounts on `path` with a limit that concerns `amount`, and how much of it each of them has to spare.
+
+    Above a slice that is nothing, as it is set aside there; but a breach stops what is below it all the same.
+    """
+    for accounts, need in zip(path.units, amount, strict=True):
+        for account in accounts:
+            if account.limit is not None and (need or account.spent > account.limit):
+                yield account, need
+            if account.slice:
+                need = 0
 
 
 def short(path: Path, amount: Amount) -> list[Account]:
     """The accounts on which `amount` does not fit now."""
-    return [
-        account
-        for account, unit in path
-        if account.limit is not None
-        and (amount[unit] or account.spent > account.limit)
-        and account.spent + account.held + amount[unit] > account.limit
-    ]
+    return [account for account, need in needs(path, amount) if _over(account, account.held + need)]
 
 
 def fits(path: Path, amount: Amount) -> bool:
-    """Whether `short` is empty."""
-    for account, unit in path:
+    """Whether `short` is empty; written out, because every call asks."""
+    if path.sliced:
+        return not short(path, amount)
+    for account, place in path.pairs:
         limit = account.limit
         if limit is not None:
-            need = amount[unit]
-            if account.spent + account.held + need > limit and (need or account.spent > limit):
+            need = amount[place]
+            if account.spent + account.held + account.sliced + need > limit and (need or account.spent > limit):
                 return False
     return True
 
 
+def room(path: Path, amount: Amount) -> int | None:
+    """How many times `amount` fits now; None when no limit concerns it."""
+    counts = [(account.left or 0) // need if need else 0 for account, need in needs(path, amount)]
+    return min(counts, default=None)
+
+
 def hopeless(path: Path, amount: Amount, own: Callable[[Account], int] = lambda _: 0) -> Account | None:
     """The first account on which `amount` would not fit even with no hold open but the caller's `own`."""
-    for account, unit in path:
-        limit, need = account.limit, amount[unit]
-        if limit is not None and account.spent + own(account) + need > limit and (need or account.breached):
-            return account
-    return None
+    return next((account for account, need in needs(path, amount) if _over(account, own(account) + need)), None)
 
 
-def hold(path: Path, amount: Amount) -> None:
-    for account, unit in path:
-        account.held += amount[unit]
+def left_on(accounts: Iterable[Account]) -> int | None:
+    """The least that is left from a tracker up to its root, or to the slice around it; None without a limit.
+
+    Above a slice only a breach counts, which leaves nothing.
+    """
+    lefts: list[int] = []
+    inside = True
+    for account in accounts:
+        if account.left is not None and (inside or account.breached):
+            lefts.append(account.left)
+        inside = inside and not account.slice
+    return min(lefts, default=None)
 
 
-def unhold(path: Path, amount: Amount) -> None:
-    for account, unit in path:
-        account.held -= amount[unit]
+def _over(account: Account, more: int) -> bool:
+    return account.spent + account.sliced + more > account.limit  # type: ignore[operator]
 
 
-def book(path: Path, amount: Amount) -> None:
-    for account, unit in path:
-        account.spent += amount[unit]
+def change(path: Path, held: Sequence[int], spent: Sequence[int]) -> None:
+    """Add to what is held and spent on all of `path`; what a slice sets aside above it changes with that."""
+    if path.sliced:
+        _change_around_slices(path, held, spent)
+        return
+    for account, place in path.pairs:
+        account.held += held[place]
+        account.spent += spent[place]
+
+
+def _change_around_slices(path: Path, held: Sequence[int], spent: Sequence[int]) -> None:
+    for accounts, more_held, more_spent in zip(path.units, held, spent, strict=True):
+        aside = 0
+        for account in accounts:
+            account.sliced += aside
+            before = account.aside
+            account.held += more_held
+            account.spent += more_spent
+            if account.slice:
+                aside = account.aside - before
+
+
+def set_aside(accounts: Iterable[Account], amount: int) -> None:
+    """Set `amount` aside (less, when negative) on the accounts above a slice, up to the next slice."""
+    for account in accounts:
+        account.sliced += amount
+        if account.slice:
+            return
 
 
 def presume(path: Path, amount: Amount) -> None:
     """Count `amount` of what is spent as presumed (less of it, when negative)."""
-    for account, unit in path:
-        account.presumed += amount[unit]
+    for account, place in path.pairs:
+        account.presumed += amount[place]
 
 
 def amount_of(accounts: Iterable[Account], field: str) -> Amount:
     """One field of a tracker's own accounts, as an `Amount`."""
     return Amount(*(getattr(account, field) for account in accounts))
+
+
+def figures_of(account: Account) -> str:
+    """One account as a person reads it: `60 tokens spent and 0 tokens held of 50,000 tokens`."""
+    unit = account.unit
+    figures = f"{shown(unit, account.spent)} spent and {shown(unit, account.held)} held"
+    if account.sliced:
+        figures += f" and {shown(unit, account.sliced)} set aside for slices"
+    return figures if account.limit is None else f"{figures} of {shown(unit, account.limit)}"

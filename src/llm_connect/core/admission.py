@@ -1,63 +1,59 @@
-"""Admission to a tree of trackers: who is let in, who waits, who is refused, and what became of each."""
+"""The one lock of a tree of trackers, and every operation that changes what is spent and held under it."""
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llm_connect.core import accounts, forks
-from llm_connect.core.accounts import Account, Path, hopeless, short
-from llm_connect.core.books import Books
-from llm_connect.core.circles import stuck
+from llm_connect.core.accounts import Account
+from llm_connect.core.books import Books, Sink
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.holds import Hold
-from llm_connect.core.ledger import Ledger, LedgerEntry, Outcome
+from llm_connect.core.grants import give_back, grant, grow
+from llm_connect.core.holds import Ending, Hold
+from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits
-from llm_connect.core.queues import Queues
-from llm_connect.core.refusals import Reason, refusal
+from llm_connect.core.line import Line
+from llm_connect.core.outbox import Outbox
+from llm_connect.core.slices import Slices
 from llm_connect.core.snapshot import BudgetSnapshot
-from llm_connect.core.units import Amount
+from llm_connect.core.thresholds import Threshold
+from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.waiters import Waiter
-
-#: What becomes of a hold whose outcome is not known after dispatch.
-OnUnknown: TypeAlias = Literal["presume", "release"]
-
-#: How long a grant that came at the end of the wait is left to its caller.
-_TAKING_SECONDS = 1.0
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
+
+#: What becomes of a hold whose outcome is not known after dispatch.
+OnUnknown: TypeAlias = Literal["presume", "release"]
 
 
 class Gate:
     """The one lock of a tree of trackers, and all that is decided under it.
 
     Granting is a change of state under the lock, so no two calls can be granted the same budget. The lock is held
-    for microseconds, never across I/O, a wait or a callback: waiters are woken after it is let go.
+    for microseconds, never across I/O, a wait or a callback: waiters are woken, and callbacks made, after it is let go.
     """
 
-    def __init__(self, keep_entries: int, on_unknown: OnUnknown) -> None:
-        self.on_unknown = on_unknown
-        self.ledger: Ledger = Ledger(keep_entries)
-        self._books = Books(self.ledger)
-        #: What finalizers left to do; the next operation works it off.
-        self._notes: deque[Callable[[], None]] = deque()
+    def __init__(self, keep_entries: int, on_unknown: OnUnknown, sink: Sink | None) -> None:
         #: Reentrant, because a finalizer (of a generator with an open hold in it) may run while this thread has it.
         self._lock = threading.RLock()
-        self._generation = forks.generation()
+        self.on_unknown = on_unknown
+        self.ledger: Ledger = Ledger(keep_entries, self._lock)
+        self._outbox = Outbox()
+        self._books = Books(self.ledger, self._outbox, sink)
+        self._line = Line()
+        self._slices = Slices()
+        #: What finalizers left to do; the next operation works it off.
+        self._notes: deque[Callable[[], None]] = deque()
+        self._generation = forks.generation
         self._arrivals = itertools.count(1)
-        self._queues = Queues()
-        self._blocked: set[Account] = set()
-        self._ready: deque[Waiter] = deque()
-        self._untaken: list[tuple[float, int, Waiter]] = []
 
     def arrive(self) -> int:
         """The next arrival number; a call keeps its number over its retries."""
@@ -72,23 +68,44 @@ class Gate:
         """
         self.check_process()
         with self._lock:
-            self._work_off()
-            replaced = replaces is not None and self._give_back(replaces)
-            free = not tracker.closed and (replaced or not self._queues)
-            hold = self._grant(tracker, demand, facts) if free else None
+            if self._notes or self._line.untaken:
+                self._work_off()
+            replaced = replaces is not None and give_back(replaces)
+            free = (replaced or not self._line.busy) and not tracker.closed
+            if self._books.learned:
+                demand = self._raised(demand, facts)
+            hold = grant(tracker, demand, facts) if free else None
             if replaced:
-                self._scan()
-        self._wake_ready()
+                self._line.scan()
+        if self._line.ready or self._outbox.calls:
+            self._tell()
         return hold
 
     def dispatch(self, hold: Hold) -> bool:
-        """Whether `hold` is still open, and its request may be sent."""
+        """Whether the request of `hold` may be sent. Raises LLMConfigurationError when it has ended.
+
+        It ends, released, when by an overrun more is spent by now than a limit allows, or more was learned of its
+        adapter and model since it was granted, and what it lacks does not fit now.
+        """
         self.check_process()
         with self._lock:
             if hold.state == "ended":
-                return False
-            hold.state = "dispatched"
-            return True
+                raise LLMConfigurationError("This hold has ended: reserve anew for another request.")
+            if hold.state == "dispatched" or self._covers(hold):
+                hold.state = "dispatched"
+                return True
+        hold.release()
+        return False
+
+    def room(self, tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> int | None:
+        """How many such demands fit now; None when no limit concerns them."""
+        self.check_process()
+        with self._lock:
+            self._work_off()
+            counts = accounts.room(tracker.accounts, self._raised(demand, facts).amount)
+            room = 0 if tracker.closed else counts
+        self._tell()
+        return room
 
     def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
         """Let `waiter` stand in line: afterwards it has a hold, an error, or waits.
@@ -97,28 +114,21 @@ class Gate:
         """
         with self._lock:
             self._work_off()
-            reason = self._obstacle(waiter)
-            if reason is not None:
-                self._refuse(waiter, reason)
-            else:
-                self._queues.add(waiter)
-                self._scan()
-            if waiter.waiting and not may_wait:
-                self._refuse(waiter, "refused")
-                self._scan()
-        self._wake_ready()
+            waiter.demand = self._raised(waiter.demand, waiter.facts)
+            self._line.join(waiter)
+            if not may_wait:
+                self._line.end_wait(waiter, "refused")
+        self._tell()
 
     def take(self, waiter: Waiter) -> Hold:
         """The hold that was granted. Raises LLMBudgetExceededError when there is none, or no longer."""
         with self._lock:
             if waiter.waiting:
                 self._work_off()
-                self._scan()
-            if waiter.waiting:
-                self._refuse(waiter, "wait_expired")
-                self._scan()
+                self._line.scan()
+                self._line.end_wait(waiter, "wait_expired")
             hold = waiter.leave()
-        self._wake_ready()
+        self._tell()
         if hold is not None:
             return hold
         assert waiter.error is not None
@@ -126,33 +136,41 @@ class Gate:
 
     def abandon(self, waiter: Waiter) -> None:
         """The caller no longer waits: a grant that it has not taken goes back."""
-        self._do(partial(self._abandon, waiter))
+        self._do(partial(self._line.leave, waiter))
 
-    def end(self, hold: Hold, outcome: Outcome, actual: Amount, **known: Any) -> None:
+    def end(self, hold: Hold, ending: Ending) -> None:
         """End `hold` with what it came to; nothing when it has ended."""
         self.check_process()
-        self._do(partial(self._end, hold, outcome, actual, **known))
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            # A finalizer runs in the midst of an operation of this thread: the next one does it.
+            self.lose(hold, ending)
+            return
+        with self._lock:
+            if self._notes or self._line.untaken:
+                self._work_off()
+            self._end(hold, ending)
+        if self._line.ready or self._outbox.calls:
+            self._tell()
 
-    def lose(self, hold: Hold, outcome: Outcome, actual: Amount) -> None:
+    def lose(self, hold: Hold, ending: Ending) -> None:
         """Let the next operation end a hold that was garbage collected."""
-        self._notes.append(partial(self._end, hold, outcome, actual))
+        self._notes.append(partial(self._end, hold, ending))
 
     def tidy(self) -> None:
         """Work off what finalizers left, so that figures do not count holds that nobody has any more."""
-        if self._notes and self._generation == forks.generation():
+        if self._notes and self._generation == forks.generation:
             with self._lock:
                 self._work_off()
-            self._wake_ready()
+            self._tell()
 
-    def record(self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, **known: Any) -> LedgerEntry:
+    def record(self, tracker: BudgetTracker, amount: Amount, facts: CallFacts) -> LedgerEntry:
         """Book what has been spent already, whatever the limits say."""
         self.check_process()
-        now = time.time()
         with self._lock:
             self._work_off()
-            entry = self._books.book(tracker, "recorded", amount, facts=facts, bound=amount, reserved_at=now, **known)
-            self._scan()
-        self._wake_ready()
+            entry = self._books.record(tracker, amount, facts)
+            self._line.scan()
+        self._tell()
         return entry
 
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry:
@@ -160,10 +178,9 @@ class Gate:
         self.check_process()
         with self._lock:
             self._work_off()
-            presumption = self._books.take_presumption(entry_id)
-            entry = None if presumption is None else self._books.correct(*presumption, figures)
-            self._scan()
-        self._wake_ready()
+            entry = self._books.correct(entry_id, figures)
+            self._line.scan()
+        self._tell()
         if entry is None:
             raise LLMConfigurationError(f"Entry {entry_id} is not an open presumption of this budget.")
         return entry
@@ -175,38 +192,48 @@ class Gate:
             self._work_off()
             for account, limit in limits.items():
                 account.limit = limit
-            self._scan()
-        self._wake_ready()
+            self._books.may_be_breached = True
+            self._books.look_at_thresholds()
+            self._line.scan()
+        self._tell()
+
+    def open_slice(self, child: BudgetTracker) -> bool:
+        """Set the limits of `child` aside above it; False when they do not fit there now, or it is closed."""
+        self.check_process()
+        with self._lock:
+            self._work_off()
+            child.closed_itself = False
+            opened = not child.closed and self._slices.open(child)
+            child.closed_itself = not opened
+            self._line.scan()
+        self._tell()
+        return opened
 
     def close(self, tracker: BudgetTracker) -> None:
-        """Admit nothing more on `tracker` and below it, and tell those that wait there."""
+        """Admit nothing more on `tracker` and below it, tell those that wait there, and return the rest of slices."""
         self.check_process()
         with self._lock:
             self._work_off()
             tracker.closed_itself = True
-            for waiter in list(self._queues):
-                if waiter.tracker.closed:
-                    self._refuse(waiter, "closed")
-            self._scan()
-        self._wake_ready()
+            self._slices.close(tracker)
+            self._line.close()
+        self._tell()
+
+    def watch(self, threshold: Threshold) -> None:
+        """Tell of a threshold once it is reached."""
+        self.check_process()
+        with self._lock:
+            self._work_off()
+            self._books.watch(threshold)
+        self._tell()
 
     def read(self, tracker: BudgetTracker) -> BudgetSnapshot:
         """The figures of `tracker`, all of one moment."""
         self.check_process()
         with self._lock:
             self._work_off()
-            tokens, calls, usd = (account.limit for account in tracker.own_accounts)
-            snapshot = BudgetSnapshot(
-                path=tracker.path,
-                total=(tokens, calls, usd),
-                spent=accounts.amount_of(tracker.own_accounts, "spent"),
-                held=accounts.amount_of(tracker.own_accounts, "held"),
-                presumed=accounts.amount_of(tracker.own_accounts, "presumed"),
-                waiting=sum(tracker in waiter.tracker.lineage for waiter in self._queues),
-                breached=tracker.breached,
-                closed=tracker.closed,
-            )
-        self._wake_ready()
+            snapshot = self._snapshot(tracker)
+        self._tell()
         return snapshot
 
     def join(self, joined: dict[str, BudgetTracker], child: BudgetTracker) -> BudgetTracker:
@@ -219,73 +246,46 @@ class Gate:
 
     def check_process(self) -> None:
         """Raise LLMConfigurationError in a forked process, where a copy of the budget would be a second one."""
-        if self._generation != forks.generation():
+        if self._generation != forks.generation:
             raise LLMConfigurationError(
                 "This budget was made before os.fork: used here it would be a second budget of the same size. "
                 "Make a BudgetTracker of its own in each process, with its share of the limit."
             )
 
-    def _grant(self, tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | None:
-        fitting = demand.fitting(tracker.accounts)
-        if fitting is None:
-            return None
-        amount, max_tokens = fitting
-        accounts.hold(tracker.accounts, amount)
-        return Hold(tracker, amount, max_tokens, facts)
-
-    def _obstacle(self, waiter: Waiter) -> Reason | None:
-        """What stands against a waiter however many other holds end."""
-        path, amount = waiter.tracker.accounts, waiter.demand.smallest
-        if waiter.tracker.closed:
-            return "closed"
-        if hopeless(path, amount) is not None:
-            return "never_fits"
-        return "self_wait" if hopeless(path, amount, waiter.own_on) is not None else None
-
-    def _refuse(self, waiter: Waiter, reason: Reason) -> None:
-        waiter.error = refusal(waiter, reason)
-        self._ready.append(waiter)
-
-    def _scan(self) -> None:
-        while self._queues:
-            self._blocked.clear()
-            for waiter in self._queues.hopeless():
-                self._refuse(waiter, self._obstacle(waiter) or "never_fits")
-            self._queues.scan(self._decide, self._may_block)
-            circle = stuck(self._queues.owners())
-            if not circle:
-                return
-            # They wait for each other: the last one makes way, since nobody else can.
-            self._refuse(circle[-1], "self_wait")
-
-    def _may_block(self, path: Path, amount: Amount) -> bool:
-        return any(account not in self._blocked for account in short(path, amount))
-
-    def _decide(self, waiter: Waiter) -> None:
-        if self._may_pass(waiter):
-            waiter.hold = self._grant(waiter.tracker, waiter.demand, waiter.facts)
-        if waiter.hold is not None:
-            taken_by = max(waiter.deadline, time.monotonic() + _TAKING_SECONDS)
-            heapq.heappush(self._untaken, (taken_by, waiter.arrival, waiter))
-            self._ready.append(waiter)
-        elif waiter.deadline + _TAKING_SECONDS < time.monotonic():
-            # Its event loop stands still, and must not keep others waiting.
-            self._refuse(waiter, "wait_expired")
-        else:
-            self._blocked.update(short(waiter.tracker.accounts, waiter.demand.smallest))
-
-    def _may_pass(self, waiter: Waiter) -> bool:
-        """Whether no earlier waiter is short of what this one needs.
-
-        A caller passes one that waits for the caller's own hold: behind it, both would wait for ever.
-        """
-        if not self._blocked:
-            return True
-        needs = waiter.demand.smallest
-        return not any(
-            needs[unit] and account in self._blocked and not waiter.own_on(account)
-            for account, unit in waiter.tracker.accounts
+    def _snapshot(self, tracker: BudgetTracker) -> BudgetSnapshot:
+        own = tracker.own_accounts
+        tokens, calls, usd = (account.limit for account in own)
+        return BudgetSnapshot(
+            path=tracker.path,
+            total=(tokens, calls, usd),
+            spent=accounts.amount_of(own, "spent"),
+            held=accounts.amount_of(own, "held"),
+            presumed=accounts.amount_of(own, "presumed"),
+            sliced=accounts.amount_of(own, "sliced"),
+            waiting=self._line.waiting_on(tracker),
+            breached=tracker.breached,
+            closed=tracker.closed,
+            learned=self._books.learned.known(),
         )
+
+    def _covers(self, hold: Hold) -> bool:
+        """Whether the hold covers its call by what is known now, after it has grown if need be."""
+        if self._books.may_be_breached and not accounts.fits(hold.tracker.accounts, NOTHING):
+            return False
+        factor = self._books.learned.factor(hold.facts.key) if self._books.learned else None
+        return factor is None or grow(hold, factor)
+
+    def _raised(self, demand: Demand, facts: CallFacts) -> Demand:
+        return demand.raised(self._books.learned.factor(facts.key))
+
+    def _end(self, hold: Hold, ending: Ending) -> None:
+        if hold.state == "ended":
+            return
+        if self._books.end(hold, ending):
+            key = hold.facts.key
+            self._line.raise_demands(key, self._books.learned.factor(key))
+        if self._line.busy:
+            self._line.scan()
 
     def _do(self, note: Callable[[], None]) -> None:
         """Do it now; or leave it to the next operation, when a finalizer runs in the midst of one."""
@@ -294,49 +294,20 @@ class Gate:
             return
         with self._lock:
             self._work_off()
-        self._wake_ready()
-
-    def _give_back(self, hold: Hold) -> bool:
-        if hold.state == "ended":
-            return False
-        hold.state = "ended"
-        accounts.unhold(hold.tracker.accounts, hold.bound)
-        return True
-
-    def _abandon(self, waiter: Waiter) -> None:
-        hold = waiter.leave()
-        if hold is not None:
-            self._give_back(hold)
-        self._scan()
-
-    def _end(self, hold: Hold, outcome: Outcome, actual: Amount, **known: Any) -> None:
-        if not self._give_back(hold):
-            return
-        hold.entry = self._books.book(
-            hold.tracker,
-            outcome,
-            actual,
-            facts=hold.facts,
-            bound=hold.bound,
-            reserved_at=hold.reserved_at,
-            **known,
-        )
-        self._scan()
+        self._tell()
 
     def _work_off(self) -> None:
-        while self._untaken and (self._untaken[0][2].gone or self._untaken[0][0] <= time.monotonic()):
-            waiter = heapq.heappop(self._untaken)[2]
-            if not waiter.gone:
-                waiter.error = refusal(waiter, "wait_expired")
-                self._abandon(waiter)
+        self._line.reclaim()
         while self._notes:
             self._notes.popleft()()
 
-    def _wake_ready(self) -> None:
-        while self._ready:
+    def _tell(self) -> None:
+        """Wake who has been let in or refused, and make the callbacks; the lock is let go by now."""
+        while self._line.ready:
             # Another thread may have taken the last one.
             with suppress(IndexError):
-                self._wake(self._ready.popleft())
+                self._wake(self._line.ready.popleft())
+        self._outbox.deliver()
 
     def _wake(self, waiter: Waiter) -> None:
         try:

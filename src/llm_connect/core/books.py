@@ -1,73 +1,113 @@
-"""Booking: what a call came to goes to the accounts on its path and to the ledger, at once."""
+"""Booking: what a call came to goes to the accounts on its path, to the ledger, and to whom it concerns."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from llm_connect.core import accounts
-from llm_connect.core.demand import CallFacts
-from llm_connect.core.ledger import Ledger, LedgerEntry, Outcome
+from llm_connect.core.demand import BoundDemand, CallFacts
+from llm_connect.core.holds import Ending, Hold
+from llm_connect.core.learning import Learned, Seen
+from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits
+from llm_connect.core.outbox import Outbox
+from llm_connect.core.thresholds import Threshold
 from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.usage import Usage
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
+
+#: Takes every entry of the ledger, in order.
+Sink: TypeAlias = Callable[[LedgerEntry], object]
 
 
 class Books:
     """Makes the entries of a tree of trackers; its caller holds the lock of the tree."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
+        self.learned = Learned()
+        #: Whether anything was ever booked beyond a hold, or a limit changed: else no limit can be passed.
+        self.may_be_breached: bool = False
         self._ledger = ledger
+        self._outbox = outbox
+        self._sink = sink
         self._ids = itertools.count(1)
-        self._presumed: dict[int, tuple[BudgetTracker, LedgerEntry]] = {}
+        self._presumed: dict[int, Hold] = {}
+        self._thresholds: list[Threshold] = []
 
-    def book(
-        self,
-        tracker: BudgetTracker,
-        outcome: Outcome,
-        amount: Amount,
-        *,
-        facts: CallFacts,
-        model: str | None = None,
-        **figures: Any,
+    def end(self, hold: Hold, ending: Ending) -> bool:
+        """Book what became of a hold, and free it; whether that has taught anything of its adapter and model."""
+        hold.state, hold.ending = "ended", ending
+        hold.entry_id, hold.ended_at = next(self._ids), time.time()
+        path, amount, (tokens, calls, nano_usd) = hold.tracker.accounts, ending.amount, hold.bound
+        accounts.change(path, (-tokens, -calls, -nano_usd), amount)
+        if amount[0] > tokens or amount[1] > calls or amount[2] > nano_usd:
+            self.may_be_breached = True
+        if ending.outcome == "presumed":
+            accounts.presume(path, amount)
+            self._presumed[hold.entry_id] = hold
+        self._write(hold)
+        return ending.usage is not None and self._learn(hold, ending.usage)
+
+    def record(
+        self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
     ) -> LedgerEntry:
-        """Count `amount` as spent, and say so in the ledger."""
+        """Book `amount` without a hold."""
+        now = time.time()
         entry = LedgerEntry(
             id=next(self._ids),
             tracker=tracker.path,
-            outcome=outcome,
+            outcome="recorded" if corrects is None else "corrected",
             amount=amount,
+            bound=amount if corrects is None else corrects.bound,
             grade=facts.grade,
             adapter=facts.adapter,
-            model=model or facts.model,
+            model=facts.model if corrects is None else corrects.kind[2],
             labels=facts.labels,
-            ended_at=time.time(),
-            **figures,
+            reserved_at=now if corrects is None else corrects.reserved_at,
+            ended_at=now,
+            corrects=None if corrects is None else corrects.entry_id,
         )
-        accounts.book(tracker.accounts, amount)
-        if outcome == "presumed":
-            accounts.presume(tracker.accounts, amount)
-            self._presumed[entry.id] = (tracker, entry)
-        self._ledger.append(entry)
+        accounts.change(tracker.accounts, NOTHING, amount)
+        self.may_be_breached = True
+        self._write(entry)
         return entry
 
-    def take_presumption(self, entry_id: int) -> tuple[BudgetTracker, LedgerEntry] | None:
-        """The presumed entry, once; None when it is no open presumption."""
-        return self._presumed.pop(entry_id, None)
+    def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
+        """Book the difference between what was presumed and what it came to; None when it is no open presumption."""
+        hold = self._presumed.pop(entry_id, None)
+        if hold is None:
+            return None
+        accounts.presume(hold.tracker.accounts, NOTHING.minus(hold.amount))
+        return self.record(hold.tracker, hold.amount.but(*figures).minus(hold.amount), hold.facts, corrects=hold)
 
-    def correct(self, tracker: BudgetTracker, presumed: LedgerEntry, figures: Limits) -> LedgerEntry:
-        """Book the difference between what was presumed and what it really came to."""
-        accounts.presume(tracker.accounts, NOTHING.minus(presumed.amount))
-        facts = CallFacts(adapter=presumed.adapter, model=presumed.model, labels=presumed.labels, grade=presumed.grade)
-        return self.book(
-            tracker,
-            "corrected",
-            presumed.amount.but(*figures).minus(presumed.amount),
-            facts=facts,
-            bound=presumed.bound,
-            reserved_at=presumed.reserved_at,
-            corrects=presumed.id,
-        )
+    def watch(self, threshold: Threshold) -> None:
+        """Tell of a threshold once it is reached, which may be now."""
+        self._thresholds.append(threshold)
+        self.look_at_thresholds()
+
+    def look_at_thresholds(self) -> None:
+        """Put those that are reached into the outbox, each once."""
+        reached = [threshold for threshold in self._thresholds if threshold.reached]
+        for threshold in reached:
+            self._thresholds.remove(threshold)
+            self._outbox.put(threshold.callback, threshold.tracker.snapshot)
+
+    def _write(self, line: LedgerEntry | Hold) -> None:
+        self._ledger.append(line)
+        if self._sink is not None:
+            self._outbox.put(self._sink, lambda: line if isinstance(line, LedgerEntry) else line.entry)
+        if self._thresholds:
+            self.look_at_thresholds()
+
+    def _learn(self, hold: Hold, usage: Usage) -> bool:
+        demand = hold.demand
+        if not isinstance(demand, BoundDemand) or usage.estimated:
+            return False
+        limit = demand.bound.max_tokens if hold.max_tokens is None else hold.max_tokens
+        seen = Seen.of(demand.bound, limit, usage, demand.price, hold.ending.nano_usd)
+        return self.learned.look_at(hold.facts.key, seen)

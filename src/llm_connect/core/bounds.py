@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from llm_connect.core.checks import check_count
 from llm_connect.core.demand import Grade
+from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
 
@@ -47,11 +48,15 @@ class Bound:
     def total_tokens(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
-    def amount_at(self, max_tokens: int, price: Price | None = None) -> Amount:
-        """The bound as an amount, with another output limit; without a price its USD are 0."""
-        completion_tokens = self.outputs * max_tokens
-        nano_usd = 0 if price is None else price.at_most(self.prompt_tokens, completion_tokens, self.calls)
-        return Amount(self.prompt_tokens + completion_tokens, self.calls, nano_usd)
+    def amount_at(self, max_tokens: int, price: Price | None = None, factor: LearnedFactor | None = None) -> Amount:
+        """The bound as an amount, with another output limit, raised by `factor`; without a price its USD are 0."""
+        prompt_tokens, completion_tokens = self.prompt_tokens, self.outputs * max_tokens
+        if factor is not None:
+            prompt_tokens, completion_tokens = factor.prompt(prompt_tokens), factor.completion(completion_tokens)
+        nano_usd = 0 if price is None else price.at_most(prompt_tokens, completion_tokens, self.calls)
+        if price is not None and factor is not None:
+            nano_usd = factor.cost(nano_usd)
+        return Amount(prompt_tokens + completion_tokens, self.calls, nano_usd)
 
 
 def utf8_bytes(text: str | None) -> int:

@@ -6,19 +6,29 @@ import time
 from collections.abc import Mapping
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, get_args
 
-from llm_connect.core.accounts import Account, Path
+from llm_connect.core.accounts import Account, Path, hopeless
 from llm_connect.core.admission import Gate, OnUnknown
+from llm_connect.core.books import Sink
+from llm_connect.core.callers import remember_own
 from llm_connect.core.checks import check_count, check_number
+from llm_connect.core.demand import NO_FACTS, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.figures import BudgetFigures
-from llm_connect.core.holds import Hold, remember_own
+from llm_connect.core.holds import Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits, checked_amount, checked_figures, checked_limits
+from llm_connect.core.refusals import Reason, refusal_of
+from llm_connect.core.slices import limits_of
 from llm_connect.core.snapshot import BudgetSnapshot
+from llm_connect.core.thresholds import Threshold, ThresholdCallback
 from llm_connect.core.units import UNITS
 from llm_connect.core.waiting import aadmit, admit
+
+if TYPE_CHECKING:
+    from llm_connect.core.adapter import LLMAdapter
+    from llm_connect.core.models import Prompt, RunConfig
 
 
 class _Unchanged:
@@ -43,10 +53,14 @@ class BudgetTracker(BudgetFigures):
     name: the first part of the path in errors and ledger entries.
     on_unknown: what a call counts whose outcome is not known (cancelled, timed out, cut, a 5xx): "presume" books its
         bound; "release" books nothing and gives up the guarantee.
+    strict: True admits only calls whose bound is proven; the others are refused (`unproven`).
     keep_entries: ledger entries kept in memory; sums are kept for good.
+    sink: a function that gets every ledger entry, in order, such as a `JsonLinesSink`. It runs in the thread that ended
+        the call, outside of the lock; when it fails, that is logged, and no call is disturbed.
 
     Guaranteed: `spent + held` never exceeds a limit, as long as the bound of each call is an upper bound. Where one is
-    not, all of the overrun is booked and nothing further is sent. Not guaranteed: anything across processes; a
+    not, all of the overrun is booked, the bounds of that adapter and model are raised, and nothing is sent while more
+    is spent than a limit allows. Not guaranteed: anything across processes; a
     tracker cannot be pickled or used after `os.fork`, and copying a config keeps the same tracker.
 
     Raises LLMConfigurationError for a limit that cannot be meant.
@@ -60,14 +74,22 @@ class BudgetTracker(BudgetFigures):
         total_calls: int | None = None,
         name: str = "budget",
         on_unknown: OnUnknown = "presume",
+        strict: bool = False,
         keep_entries: int = 1000,
+        sink: Sink | None = None,
     ) -> None:
         check_count("keep_entries", keep_entries, least=0)
         if on_unknown not in get_args(OnUnknown):
             raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
-        self._become(name, None, Gate(keep_entries, on_unknown), checked_limits(total, total_calls, total_usd))
+        if sink is not None and not callable(sink):
+            raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
+        self.strict: bool = strict
+        gate = Gate(keep_entries, on_unknown, sink)
+        self._become(name, None, gate, checked_limits(total, total_calls, total_usd))
 
-    def _become(self, name: str, parent: BudgetTracker | None, gate: Gate, limits: Limits) -> None:
+    def _become(
+        self, name: str, parent: BudgetTracker | None, gate: Gate, limits: Limits, *, is_slice: bool = False
+    ) -> None:
         if not isinstance(name, str) or not name.strip():
             raise LLMConfigurationError("name must be text that is not blank.")
         self.name = name
@@ -77,10 +99,10 @@ class BudgetTracker(BudgetFigures):
         self.own_accounts: tuple[Account, ...] = tuple(
             Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True)
         )
-        own = tuple((account, unit) for unit, account in enumerate(self.own_accounts))
-        self.accounts: Path = own if parent is None else own + parent.accounts
+        self.accounts: Path = Path(self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice)
         self.lineage: tuple[BudgetFigures, ...] = (self, *(parent.lineage if parent else ()))
-        self.closed_itself: bool = False
+        self.closed_itself: bool = is_slice
+        self._opens_as_slice: bool = is_slice
         self._joined: dict[str, BudgetTracker] = {}
 
     @property
@@ -116,8 +138,7 @@ class BudgetTracker(BudgetFigures):
         Raises LLMBudgetExceededError when it does not fit.
         """
         demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
-        check_number("max_wait_seconds", max_wait_seconds, least=0)
-        hold = admit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
+        hold = admit(self, demand, facts, deadline=_until(max_wait_seconds))
         remember_own(hold)
         return hold
 
@@ -134,8 +155,7 @@ class BudgetTracker(BudgetFigures):
     ) -> Hold:
         """Like `reserve`; waits without a thread, and a cancelled wait leaves no trace."""
         demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
-        check_number("max_wait_seconds", max_wait_seconds, least=0)
-        hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
+        hold = await aadmit(self, demand, facts, deadline=_until(max_wait_seconds))
         remember_own(hold)
         return hold
 
@@ -188,6 +208,7 @@ class BudgetTracker(BudgetFigures):
         total_usd: int | str | float | Decimal | None = None,
         total_calls: int | None = None,
         join: bool = False,
+        slice: bool = False,  # noqa: A002 - what it is
     ) -> BudgetTracker:
         """A ceiling of its own within this budget: what it spends and holds counts here too.
 
@@ -196,15 +217,51 @@ class BudgetTracker(BudgetFigures):
 
         Each call makes a new ceiling; with `join=True` the open one of that name that was joined before is shared,
         and its limits stay as they are.
+        slice: True sets the limits aside from this budget for as long as the `with` block lasts, so that nobody else
+            can take them; what is not used comes back at its end. Entering the block raises LLMBudgetExceededError when
+            they do not fit now; outside of the block a slice is closed.
         """
         child = BudgetTracker.__new__(BudgetTracker)
-        child._become(name, self, self.gate, checked_limits(total, total_calls, total_usd))
+        child.strict = self.strict
+        limits = checked_limits(total, total_calls, total_usd)
+        if slice and (join or not any(limits)):
+            raise LLMConfigurationError("A slice needs a limit that is set aside for it, and is never joined.")
+        child._become(name, self, self.gate, limits, is_slice=slice)
         return self.gate.join(self._joined, child) if join else child
+
+    def fits(self, adapter: LLMAdapter, prompt: Prompt, config: RunConfig | None = None) -> int | None:
+        """How many calls such as this one still fit at the same time, by their bound; None when nothing limits them.
+
+            together = tracker.fits(adapter, prompt, config)
+            answers = [pool.submit(adapter.execute_prompt, prompt, config) for prompt in prompts[:together]]
+
+        `config.budget_tracker` does not matter: it is this tracker that is asked. Without `max_tokens` the adapter's
+        default counts. Raises what the call would raise for a prompt or config that cannot be sent.
+        """
+        from llm_connect.core.terms import terms_on  # it imports what imports this module
+
+        asked = terms_on(self, adapter, prompt, config)
+        return self.gate.room(self, asked.demand, asked.facts)
+
+    def on_threshold(self, part: float, callback: ThresholdCallback) -> None:
+        """Call `callback` once, when this part of any limit of this tracker is spent, so that agents can wrap up.
+
+            tracker.on_threshold(0.8, lambda snapshot: wrap_up.set())
+
+        part: of the limit, such as 0.8; if so much is spent already, the call comes at once. The callback gets a
+            `BudgetSnapshot`. It runs in the thread that booked, outside of the lock; when it fails, that is logged.
+        """
+        self.gate.watch(Threshold(self, part, callback))
 
     def set_limits(
         self, *, total: Any = _UNCHANGED, total_usd: Any = _UNCHANGED, total_calls: Any = _UNCHANGED
     ) -> None:
-        """Change limits of this tracker (None: no limit); what is left out stays. Waiting calls are looked at anew."""
+        """Change limits of this tracker (None: no limit); what is left out stays. Waiting calls are looked at anew.
+
+        Raises LLMConfigurationError for a slice, whose limits are set aside as they were when it was opened.
+        """
+        if any(account.slice for account in self.own_accounts) or self._opens_as_slice:
+            raise LLMConfigurationError("The limits of a slice are set aside: close it, and open another one.")
         given = (total, total_calls, total_usd)
         checked = checked_limits(*(None if value is _UNCHANGED else value for value in given))
         self.gate.change_limits(
@@ -220,7 +277,19 @@ class BudgetTracker(BudgetFigures):
         self.gate.close(self)
 
     def __enter__(self) -> Self:
+        if self._opens_as_slice:
+            self._open_slice()
         return self
+
+    def _open_slice(self) -> None:
+        assert self.parent is not None
+        self._opens_as_slice = False
+        if not self.gate.open_slice(self):
+            size = Demand(limits_of(self))
+            above = self.parent.accounts
+            never = hopeless(above, size.amount)
+            reason: Reason = "closed" if self.parent.closed else "refused" if never is None else "never_fits"
+            raise refusal_of(above, size, NO_FACTS, reason, never)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -238,3 +307,9 @@ class BudgetTracker(BudgetFigures):
             "A BudgetTracker cannot be pickled: a copy in another process would be a second budget of the same "
             "size. Make one in each process, with its share of the limit."
         )
+
+
+def _until(max_wait_seconds: float) -> float:
+    if max_wait_seconds != 0:
+        check_number("max_wait_seconds", max_wait_seconds, least=0)
+    return time.monotonic() + max_wait_seconds

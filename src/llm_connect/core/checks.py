@@ -21,7 +21,7 @@ def check_prompt(prompt: object) -> None:
 
 def check_count(name: str, value: object, *, least: int, optional: bool = False) -> None:
     """Refuse all but a whole number of at least `least` (and None, when optional); True is not a number."""
-    if value is None and optional:
+    if (type(value) is int and value >= least) or (value is None and optional):
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise LLMConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r}.")

@@ -23,6 +23,6 @@ def stuck(waiters: list[Waiter]) -> list[Waiter]:
 def _kept_by(waiters: Iterable[Waiter]) -> Counter[Account]:
     kept: Counter[Account] = Counter()
     for hold in {hold for waiter in waiters for hold in waiter.own if hold.state != "ended"}:
-        for account, unit in hold.tracker.accounts:
-            kept[account] += hold.bound[unit]
+        for account, place in hold.tracker.accounts.pairs:
+            kept[account] += hold.bound[place]
     return kept

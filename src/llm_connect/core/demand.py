@@ -4,44 +4,90 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llm_connect.core.accounts import Path, fits
+from llm_connect.core.learning import Key, LearnedFactor
 from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
+
+if TYPE_CHECKING:
+    from llm_connect.core.bounds import Bound
 
 #: How sure an upper bound is: proven, estimated, or none at all.
 Grade: TypeAlias = Literal["proven", "estimated", "unbounded"]
 
 
-@dataclass(frozen=True, slots=True)
 class Demand:
-    """An amount that a call may need at most.
+    """An amount that a call may need at most, as a user says it."""
 
-    With an output limit that may be smaller (`least` below `most`), the amount is a function of the limit.
-    """
+    __slots__ = ("amount",)
 
-    amount: Amount
-    most: int | None = None
-    least: int | None = None
-    at: Callable[[int], Amount] | None = None
+    def __init__(self, amount: Amount) -> None:
+        self.amount: Amount = amount
 
     @property
     def smallest(self) -> Amount:
-        """The amount at the smallest output limit."""
-        return self.amount if self.at is None or self.least is None else self.at(self.least)
+        """The least that the call can do with."""
+        return self.amount
+
+    @property
+    def likely_tokens(self) -> int | None:
+        """About what the call will use; None when nobody knows."""
+        return None
 
     def fitting(self, path: Path) -> tuple[Amount, int | None] | None:
         """The largest amount that fits now, with its output limit; None when not even the smallest does."""
+        return (self.amount, None) if fits(path, self.amount) else None
+
+    def raised(self, factor: LearnedFactor | None) -> Demand:
+        """The demand as it is under what was learned: what a user says is not raised."""
+        return self
+
+    def at(self, max_tokens: int | None) -> Amount:
+        """The amount with this output limit."""
+        return self.amount
+
+
+class BoundDemand(Demand):
+    """What a call with a bound asks for, with an output limit from `least` to that of the bound."""
+
+    __slots__ = ("bound", "factor", "least", "price")
+
+    def __init__(self, bound: Bound, least: int, price: Price | None, factor: LearnedFactor | None = None) -> None:
+        super().__init__(bound.amount_at(bound.max_tokens, price, factor))
+        self.bound = bound
+        self.least = least
+        self.price = price
+        self.factor = factor
+
+    @property
+    def smallest(self) -> Amount:
+        return self.at(self.least)
+
+    @property
+    def likely_tokens(self) -> int:
+        """A token has four bytes in most languages."""
+        return self.bound.prompt_tokens // 4 + self.bound.outputs * self.least
+
+    def fitting(self, path: Path) -> tuple[Amount, int | None] | None:
+        most = self.bound.max_tokens
         if fits(path, self.amount):
-            return self.amount, self.most
-        if self.at is None or self.least is None or self.most is None or not fits(path, self.at(self.least)):
+            return self.amount, most
+        if self.least == most or not fits(path, self.smallest):
             return None
-        limit = _largest(self.least, self.most, lambda limit: fits(path, self.at(limit)))  # type: ignore[misc]
+        limit = _largest(self.least, most, lambda limit: fits(path, self.at(limit)))
         return self.at(limit), limit
 
+    def raised(self, factor: LearnedFactor | None) -> Demand:
+        return BoundDemand(self.bound, self.least, self.price, factor)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+    def at(self, max_tokens: int | None) -> Amount:
+        limit = self.bound.max_tokens if max_tokens is None else max_tokens
+        return self.bound.amount_at(limit, self.price, self.factor)
+
+
+@dataclass(slots=True, kw_only=True)
 class CallFacts:
     """What the ledger remembers of a call beside its figures."""
 
@@ -50,6 +96,15 @@ class CallFacts:
     labels: Mapping[str, str] = field(default_factory=dict)
     grade: Grade = "proven"
     price: Price | None = None
+
+    @property
+    def key(self) -> Key:
+        """What is learned of overruns by."""
+        return self.adapter, self.model
+
+
+#: The facts of a reservation of which nothing was said.
+NO_FACTS = CallFacts()
 
 
 def _largest(low: int, high: int, good: Callable[[int], bool]) -> int:

@@ -150,12 +150,14 @@ class LLMBudgetExceededError(LLMError):
             print(error.reason, error.unit, error.requested, error.total, error.spent, error.held)
 
     reason: `never_fits` (not even with no hold open), `wait_expired`, `refused` (it fits later, but does not wait),
-        `closed`, `unpriced` (a USD limit, and no price known), `self_wait` (it would wait for its own caller).
+        `closed`, `unpriced` (a USD limit, and no price known), `unproven` (a strict budget, and a bound that is not
+        proven), `self_wait` (it would wait for its own caller).
     unit: what is short: "tokens", "calls" or "usd"; the figures are of that unit, USD as Decimal.
     path: the tracker that is short, as `parent/child`.
     total, spent, held: its limit, what is spent, and what open holds keep; `presumed` is the part of `spent` that
-        was booked without knowing the outcome.
-    requested: the upper bound of the call. missing: the smallest raise of the limit with which it would fit.
+        was booked without knowing the outcome, `sliced` what open slices have set aside.
+    requested: the upper bound of the call. likely: about what it would use, in tokens; None when nothing is known.
+    missing: the smallest raise of the limit with which it would fit.
     """
 
     def __init__(
@@ -168,9 +170,11 @@ class LLMBudgetExceededError(LLMError):
         total: int | Decimal | None = None,
         spent: int | Decimal = 0,
         held: int | Decimal = 0,
+        sliced: int | Decimal = 0,
         presumed: int | Decimal = 0,
         requested: int | Decimal = 0,
         missing: int | Decimal = 0,
+        likely: int | None = None,
         **details: Any,
     ) -> None:
         super().__init__(message, **details, maybe_billed=False)
@@ -180,6 +184,8 @@ class LLMBudgetExceededError(LLMError):
         self.total = total
         self.spent = spent
         self.held = held
+        self.sliced = sliced
         self.presumed = presumed
         self.requested = requested
         self.missing = missing
+        self.likely = likely

@@ -5,8 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from llm_connect.core.accounts import Account
-from llm_connect.core.limits import line
+from llm_connect.core.accounts import Account, Path, figures_of, left_on
 from llm_connect.core.units import usd_of
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ class BudgetFigures:
     path: str
     gate: Gate
     own_accounts: tuple[Account, ...]
+    accounts: Path
     lineage: tuple[BudgetFigures, ...]
     closed_itself: bool
 
@@ -36,6 +36,11 @@ class BudgetFigures:
     def held(self) -> int:
         """Tokens that open holds keep, here and below."""
         return self._tokens.held
+
+    @property
+    def sliced(self) -> int:
+        """Tokens that open slices below have set aside and neither spent nor held."""
+        return self._tokens.sliced
 
     def remaining(self) -> int | None:
         """Tokens that are neither spent nor held: the least on the path to the root, or None without a limit."""
@@ -88,12 +93,15 @@ class BudgetFigures:
     @property
     def closed(self) -> bool:
         """Whether this tracker or one above it is closed."""
-        return any(tracker.closed_itself for tracker in self.lineage)
+        for tracker in self.lineage:  # noqa: SIM110 - every call asks, and a generator takes three times as long
+            if tracker.closed_itself:
+                return True
+        return False
 
     def __str__(self) -> str:
         self.gate.tidy()
-        parts = [line(account) for account in self.own_accounts if account.limit is not None]
-        return f"{self.path}: {'; '.join(parts or [line(self._tokens), line(self._calls)])}"
+        parts = [figures_of(account) for account in self.own_accounts if account.limit is not None]
+        return f"{self.path}: {'; '.join(parts or [figures_of(self._tokens), figures_of(self._calls)])}"
 
     def __repr__(self) -> str:
         return f"<BudgetTracker {self}>"
@@ -116,5 +124,4 @@ class BudgetFigures:
 
     def _remaining(self, unit: int) -> int | None:
         self.gate.tidy()
-        lefts = [tracker.own_accounts[unit].left for tracker in self.lineage]
-        return min((left for left in lefts if left is not None), default=None)
+        return left_on(self.accounts.units[unit])

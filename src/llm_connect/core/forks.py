@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 
-_generation = 0
+#: A number that is another one in every forked process.
+generation: int = 0
 
 
 def _forked() -> None:
-    global _generation
-    _generation += 1
+    global generation
+    generation += 1
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-def generation() -> int:
-    """A number that is another one in every forked process."""
-    return _generation

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
-import weakref
-from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
-from llm_connect.core.demand import CallFacts
-from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.ledger import LedgerEntry, Outcome
 from llm_connect.core.limits import checked_figures
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.refusals import refusal_of
+from llm_connect.core.totals import Kind
+from llm_connect.core.units import NOTHING, Amount, usd_of
 from llm_connect.core.usage import Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.ledger import LedgerEntry, Outcome
 
 State: TypeAlias = Literal["reserved", "dispatched", "ended"]
 
-#: A caller, and the holds that it has taken itself and that may still be open; weak, so that a lost one is noticed.
-_own_holds: ContextVar[tuple[int, tuple[weakref.ref[Hold], ...]]] = ContextVar("llm_connect_own_holds", default=(0, ()))
+
+class Ending(NamedTuple):
+    """How a hold has ended: what is booked, and what is known of the call."""
+
+    outcome: Outcome
+    amount: Amount
+    usage: Usage | None = None
+    nano_usd: int | None = None
+    cost_source: str | None = None
+    model: str | None = None
+
+
+RELEASED = Ending("released", NOTHING)
+#: What stands for the ending of a hold that is open, or was given back without an entry.
+NO_ENDING = RELEASED
 
 
 class Hold:
@@ -40,40 +52,86 @@ class Hold:
     an end releases what was not dispatched and presumes what was; so does losing the last reference to it.
     """
 
-    __slots__ = ("__weakref__", "_facts", "_reserved_at", "bound", "entry", "max_tokens", "state", "tracker")
+    __slots__ = (
+        "__weakref__",
+        "bound",
+        "demand",
+        "ended_at",
+        "ending",
+        "entry_id",
+        "facts",
+        "max_tokens",
+        "reserved_at",
+        "state",
+        "tracker",
+    )
 
-    def __init__(self, tracker: BudgetTracker, bound: Amount, max_tokens: int | None, facts: CallFacts) -> None:
+    def __init__(
+        self, tracker: BudgetTracker, bound: Amount, max_tokens: int | None, demand: Demand, facts: CallFacts
+    ) -> None:
         self.tracker: BudgetTracker = tracker
         #: What is held.
         self.bound: Amount = bound
         #: The output limit that the bound assumes, and that the request must carry; None when it assumes none.
         self.max_tokens: int | None = max_tokens
         self.state: State = "reserved"
-        #: The line of the ledger, once the hold has ended.
-        self.entry: LedgerEntry | None = None
-        self._facts = facts
-        self._reserved_at = time.time()
+        self.demand: Demand = demand
+        self.facts: CallFacts = facts
+        self.reserved_at: float = time.time()
+        #: The id of its entry in the ledger, which says how and when it has ended; 0 while there is none.
+        self.entry_id: int = 0
+        self.ending: Ending = NO_ENDING
+        self.ended_at: float = 0.0
 
     @property
-    def facts(self) -> CallFacts:
-        return self._facts
+    def entry(self) -> LedgerEntry | None:
+        """The line of the ledger, once the hold has ended."""
+        if not self.entry_id:
+            return None
+        facts, ending = self.facts, self.ending
+        return LedgerEntry(
+            id=self.entry_id,
+            tracker=self.tracker.path,
+            outcome=ending.outcome,
+            amount=ending.amount,
+            bound=self.bound,
+            grade=facts.grade,
+            adapter=facts.adapter,
+            model=ending.model or facts.model,
+            labels=facts.labels,
+            usage=ending.usage,
+            cost=None if ending.nano_usd is None else usd_of(ending.nano_usd),
+            cost_source=ending.cost_source,
+            reserved_at=self.reserved_at,
+            ended_at=self.ended_at,
+        )
 
     @property
-    def booked(self) -> Amount:
+    def amount(self) -> Amount:
         """What the hold came to; nothing before its end."""
-        return NOTHING if self.entry is None else self.entry.amount
+        return self.ending.amount
 
     @property
-    def reserved_at(self) -> float:
-        return self._reserved_at
+    def labels(self) -> Mapping[str, str]:
+        return self.facts.labels
+
+    @property
+    def kind(self) -> Kind:
+        """What totals are kept by."""
+        return self.tracker.path, self.facts.adapter, self.ending.model or self.facts.model
 
     def dispatch(self) -> None:
         """Say that the request is about to be sent: from here on an unknown outcome counts as spent.
 
-        Raises LLMConfigurationError when the hold has ended.
+        Raises LLMConfigurationError when the hold has ended, and LLMBudgetExceededError when it was given back: by
+        an overrun more is spent by now than a limit allows.
         """
-        if not self.tracker.gate.dispatch(self):
-            raise LLMConfigurationError("This hold has ended: reserve anew for another request.")
+        if not self.try_dispatch():
+            raise refusal_of(self.tracker.accounts, self.demand, self.facts, "never_fits")
+
+    def try_dispatch(self) -> bool:
+        """Like `dispatch`; False when the hold was given back, and has to be reserved anew."""
+        return self.tracker.gate.dispatch(self)
 
     def settle(
         self,
@@ -94,17 +152,17 @@ class Hold:
         """
         if tokens is None and usage is not None:
             tokens = usage.total_tokens
-        actual = self.bound.but(*checked_figures(tokens, calls, usd))
-        cost = None if usd is None else actual.usd
-        self.tracker.gate.end(self, "settled", actual, usage=usage, cost=cost, cost_source=cost_source, model=model)
+        tokens, calls, nano_usd = checked_figures(tokens, calls, usd)
+        actual = self.bound.but(tokens, calls, nano_usd)
+        self.tracker.gate.end(self, Ending("settled", actual, usage, nano_usd, cost_source, model))
 
     def release(self) -> None:
         """Free all of it: nothing was sent, or the provider charges nothing for its reply."""
-        self.tracker.gate.end(self, "released", NOTHING)
+        self.tracker.gate.end(self, RELEASED)
 
     def presume(self) -> None:
         """Book all of it, since the outcome is not known; `BudgetTracker.correct` amends it later."""
-        self.tracker.gate.end(self, "presumed", self.bound)
+        self.tracker.gate.end(self, Ending("presumed", self.bound))
 
     def end_unsettled(self) -> None:
         """Release what was not dispatched, presume what was; nothing when it has ended.
@@ -112,11 +170,11 @@ class Hold:
         With `BudgetTracker(on_unknown="release")`, what was dispatched is released as well.
         """
         if self.state != "ended":
-            self.tracker.gate.end(self, *self._unsettled())
+            self.tracker.gate.end(self, self._unsettled())
 
-    def _unsettled(self) -> tuple[Outcome, Amount]:
+    def _unsettled(self) -> Ending:
         presumed = self.state == "dispatched" and self.tracker.gate.on_unknown == "presume"
-        return ("presumed", self.bound) if presumed else ("released", NOTHING)
+        return Ending("presumed", self.bound) if presumed else RELEASED
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +187,7 @@ class Hold:
     def __del__(self) -> None:
         # A finalizer may run in a process that was forked, or while this thread has any lock: it only leaves a note.
         if self.state != "ended":
-            self.tracker.gate.lose(self, *self._unsettled())
+            self.tracker.gate.lose(self, self._unsettled())
 
     def __copy__(self) -> Self:
         return self
@@ -139,27 +197,3 @@ class Hold:
 
     def __repr__(self) -> str:
         return f"<Hold {self.state} {self.bound} of {self.tracker.path!r}>"
-
-
-def own_holds() -> tuple[Hold, ...]:
-    """The open holds that this task, or this thread outside of a loop, has taken itself.
-
-    A task that inherits the context of another one is not that caller: the other may end its hold meanwhile.
-    """
-    caller, holds = _own_holds.get()
-    if caller != _caller():
-        return ()
-    return tuple(hold for ref in holds if (hold := ref()) is not None and hold.state != "ended")
-
-
-def remember_own(hold: Hold) -> None:
-    """Count `hold` among the caller's own."""
-    _own_holds.set((_caller(), tuple(map(weakref.ref, (*own_holds(), hold)))))
-
-
-def _caller() -> int:
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return threading.get_ident() if task is None else id(task)

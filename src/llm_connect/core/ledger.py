@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Literal, TypeAlias
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from llm_connect.core.demand import Grade
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.totals import By, Kind, Total, Totals
+from llm_connect.core.units import Amount
 from llm_connect.core.usage import Usage
+
+if TYPE_CHECKING:
+    from llm_connect.core.holds import Hold
 
 #: How an attempt ended. `recorded` was booked without a hold; `corrected` amends an earlier entry.
 Outcome: TypeAlias = Literal["settled", "released", "presumed", "recorded", "corrected"]
@@ -44,6 +51,15 @@ class LedgerEntry:
     ended_at: float
     corrects: int | None = None
 
+    @property
+    def kind(self) -> Kind:
+        """What totals are kept by."""
+        return self.tracker, self.adapter, self.model
+
+    def to_json(self) -> str:
+        """One line of JSON, without a line break."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data that `json.dumps` takes; money as text, so that no digit is lost."""
         return {
@@ -67,29 +83,74 @@ class LedgerEntry:
         }
 
 
+#: Entries beyond those that are kept are summed up so many at a time.
+_BATCH = 64
+
+
 class Ledger:
-    """The last entries of a tree of trackers, oldest first, and the sum of all that were before them.
+    """The last entries of a tree of trackers, oldest first, and the totals of all that ever were.
 
         for entry in tracker.ledger:
             print(entry.adapter, entry.outcome, entry.amount.tokens)
+        print(tracker.ledger.totals("model")["gpt-4.1-mini"].amount.tokens)
 
     `earlier` plus the amounts of the entries is what the root tracker has spent, always. Iterating gives the entries
     of one moment; it may go on while calls are made.
     """
 
-    def __init__(self, keep: int) -> None:
-        self._entries: deque[LedgerEntry] = deque()
+    def __init__(self, keep: int, lock: RLock) -> None:
+        self._lines: deque[LedgerEntry | Hold] = deque()
         self._keep = keep
-        self.earlier: Amount = NOTHING
+        self._lock = lock
+        self._earlier = Totals()
 
-    def append(self, entry: LedgerEntry) -> None:
-        """Add an entry; its caller holds the lock of the tree."""
-        self._entries.append(entry)
-        if len(self._entries) > self._keep:
-            self.earlier = self.earlier.plus(self._entries.popleft().amount)
+    def append(self, line: LedgerEntry | Hold) -> None:
+        """Add an entry, or the ended hold that it is made of; its caller holds the lock of the tree."""
+        self._lines.append(line)
+        if len(self._lines) >= self._keep + _BATCH:
+            self._sum_up()
+
+    def totals(self, by: By) -> dict[str, Total]:
+        """How many entries there ever were, and what they added, by "tracker" (path), "adapter", "model" or "label".
+
+        A label is `name=value`; an entry without what is asked for counts under "". At most 4,000 combinations of
+        the first three and 1,000 labels are kept apart; what is beyond counts under "(others)".
+
+        Raises LLMConfigurationError for another word.
+        """
+        if by not in get_args(By):
+            raise LLMConfigurationError(f"totals are kept by one of {', '.join(get_args(By))}, not by {by!r}.")
+        with self._lock:
+            totals = self._earlier.copy().add(self._lines)
+        return totals.by(by)
+
+    def json_lines(self) -> Iterator[str]:
+        """The entries as lines of JSON, as `JsonLinesSink` writes them."""
+        return (entry.to_json() for entry in self)
+
+    @property
+    def earlier(self) -> Amount:
+        """The sum of the entries that are no longer kept."""
+        with self._lock:
+            self._sum_up()
+            return self._earlier.sum
 
     def __iter__(self) -> Iterator[LedgerEntry]:
-        return iter(self._entries.copy())
+        with self._lock:
+            self._sum_up()
+            lines = self._lines.copy()
+        return map(_entry, lines)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return min(len(self._lines), self._keep)
+
+    def _sum_up(self) -> None:
+        beyond = range(len(self._lines) - self._keep)
+        self._earlier.add([self._lines.popleft() for _ in beyond])
+
+
+def _entry(line: LedgerEntry | Hold) -> LedgerEntry:
+    if isinstance(line, LedgerEntry):
+        return line
+    assert line.entry is not None
+    return line.entry

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from llm_connect.core.accounts import Account
 from llm_connect.core.checks import check_count
-from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.demand import NO_FACTS, CallFacts, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import Amount, nano_usd_of, shown
+from llm_connect.core.units import Amount, nano_usd_of
 
 #: Limits in tokens, calls and nano-USD; None where there is none.
 Limits: TypeAlias = tuple[int | None, int | None, int | None]
@@ -31,6 +30,8 @@ def checked_amount(
     check_count("tokens", tokens, least=0)
     check_count("calls", calls, least=0)
     amount = Amount(tokens, calls, nano_usd_of("usd", usd))  # type: ignore[arg-type]
+    if adapter is model is labels is None:
+        return Demand(amount), NO_FACTS
     return Demand(amount), CallFacts(adapter=adapter, model=model, labels=dict(labels or {}))
 
 
@@ -39,13 +40,3 @@ def checked_figures(tokens: object, calls: object, usd: object) -> Limits:
     check_count("tokens", tokens, least=0, optional=True)
     check_count("calls", calls, least=0, optional=True)
     return tokens, calls, None if usd is None else nano_usd_of("usd", usd)  # type: ignore[return-value]
-
-
-def line(account: Account) -> str:
-    """One account as a person reads it."""
-    if account.limit is None:
-        return f"{shown(account.unit, account.spent)} spent, {shown(account.unit, account.held)} held"
-    return (
-        f"{shown(account.unit, account.spent)} spent and {shown(account.unit, account.held)} held"
-        f" of {shown(account.unit, account.limit)}"
-    )

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from llm_connect.core.callers import remember_own
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError
-from llm_connect.core.holds import Hold, remember_own
+from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, RunConfig
 from llm_connect.core.price import cost_of
 from llm_connect.core.terms import Terms, running
@@ -48,14 +49,15 @@ async def execute_in_thread(adapter: LLMAdapter, prompt: Any, config: RunConfig 
     terms = None if method is None else Terms.of(adapter, prompt, config)
     if method is None or terms is None:
         return await asyncio.to_thread(adapter.execute_prompt, prompt, config)
-    hold = await _areserve(terms)
+    hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.place)
     claim = threading.Lock()
 
     def work() -> LLMResponse:
         if not claim.acquire(blocking=False):
             raise asyncio.CancelledError
-        with _attempt(adapter, hold):
-            return _settled(hold, method(adapter, prompt, terms.config_for(hold)))
+        dispatched = hold if hold.try_dispatch() else _dispatch(terms)
+        with _attempt(adapter, dispatched):
+            return _settled(dispatched, method(adapter, prompt, terms.config_for(dispatched)))
 
     try:
         return await asyncio.to_thread(work)
@@ -71,7 +73,7 @@ def _metered(method: Execute) -> Execute:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return method(self, prompt, config)
-        hold = _reserve(terms)
+        hold = _dispatch(terms)
         with _attempt(self, hold):
             return _settled(hold, method(self, prompt, terms.config_for(hold)))
 
@@ -85,19 +87,26 @@ def _ametered(method: AsyncExecute) -> AsyncExecute:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return await method(self, prompt, config)
-        hold = await _areserve(terms)
+        hold = await _adispatch(terms)
         with _attempt(self, hold):
             return _settled(hold, await method(self, prompt, terms.config_for(hold)))
 
     return async_execute_prompt
 
 
-def _reserve(terms: Terms) -> Hold:
-    return admit(terms.tracker, terms.demand, terms.facts, deadline=terms.wait_until, replaces=terms.replaces)
+def _dispatch(terms: Terms) -> Hold:
+    """A dispatched hold; one that was given back before that is reserved anew."""
+    while True:
+        hold = admit(terms.tracker, terms.demand, terms.facts, **terms.place)
+        if hold.try_dispatch():
+            return hold
 
 
-async def _areserve(terms: Terms) -> Hold:
-    return await aadmit(terms.tracker, terms.demand, terms.facts, deadline=terms.wait_until, replaces=terms.replaces)
+async def _adispatch(terms: Terms) -> Hold:
+    while True:
+        hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.place)
+        if hold.try_dispatch():
+            return hold
 
 
 @contextmanager
@@ -105,7 +114,6 @@ def _attempt(adapter: LLMAdapter, hold: Hold) -> Iterator[None]:
     """From dispatch to end: whatever leaves the block, the hold has ended."""
     remember_own(hold)
     token = running.set((adapter, hold))
-    hold.dispatch()
     try:
         yield
     except LLMError as error:

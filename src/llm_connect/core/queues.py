@@ -23,7 +23,7 @@ class Queues:
         self._groups: dict[Hashable, _Group] = {}
 
     def __bool__(self) -> bool:
-        return any(group.first() is not None for group in self._groups.values())
+        return bool(self._groups) and any(group.first() is not None for group in self._groups.values())
 
     def __iter__(self) -> Iterator[Waiter]:
         for group in self._groups.values():
@@ -34,6 +34,13 @@ class Queues:
         needs = tuple(bool(value) for value in amount)
         key = (waiter.tracker, needs, waiter if waiter.own else None)
         self._groups.setdefault(key, _Group(waiter.tracker.accounts, own=bool(waiter.own))).add(waiter)
+
+    def sort_anew(self) -> None:
+        """Group the waiters by what they ask for now."""
+        waiters = list(self)
+        self._groups = {}
+        for waiter in waiters:
+            self.add(waiter)
 
     def scan(self, ask: Callable[[Waiter], None], may_block: Callable[[Path, Amount], bool]) -> None:
         """Ask in order of arrival those that may be let in, or may block others.

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
-from llm_connect.core.accounts import Account, Path, hopeless, short
-from llm_connect.core.demand import CallFacts
+from llm_connect.core.accounts import Account, Path, figures_of, hopeless, short
+from llm_connect.core.demand import CallFacts, Demand, Grade
 from llm_connect.core.exceptions import LLMBudgetExceededError
-from llm_connect.core.units import NOTHING, Unit, shown, usd_of
+from llm_connect.core.units import NOTHING, shown, usd_of
 
 if TYPE_CHECKING:
     from llm_connect.core.waiters import Waiter
 
-Reason: TypeAlias = Literal["never_fits", "wait_expired", "refused", "closed", "unpriced", "self_wait"]
+Reason: TypeAlias = Literal["never_fits", "wait_expired", "refused", "closed", "unpriced", "unproven", "self_wait"]
 
 _WHY: dict[Reason, str] = {
     "never_fits": "does not fit even when nothing is running",
@@ -26,80 +26,107 @@ _WHY: dict[Reason, str] = {
 
 def refusal(waiter: Waiter, reason: Reason) -> LLMBudgetExceededError:
     """The error for `waiter`, about the first account that stops it."""
-    account = _stopping(waiter)
-    unit = UNIT_PLACES[account.unit]
-    requested = waiter.demand.smallest[unit]
+    path, needed = waiter.tracker.accounts, waiter.demand.smallest
+    never = hopeless(path, needed) or hopeless(path, needed, waiter.own_on)
+    return refusal_of(path, waiter.demand, waiter.facts, reason, never)
+
+
+def refusal_of(
+    path: Path, demand: Demand, facts: CallFacts, reason: Reason, about: Account | None = None
+) -> LLMBudgetExceededError:
+    """The error for a demand on `path`, about this account, else the first that it does not fit on."""
+    needed = demand.smallest
+    account = about or next(iter(short(path, needed)), path.pairs[0][0])
+    requested = needed[account.place]
+    likely = demand.likely_tokens if account.unit == "tokens" else None
     return LLMBudgetExceededError(
-        _message(account, reason, requested),
+        _message(account, reason, requested, likely),
         reason=reason,
         unit=account.unit,
         path=account.path,
-        total=None if account.limit is None else figure(account.unit, account.limit),
-        spent=figure(account.unit, account.spent),
-        held=figure(account.unit, account.held),
-        presumed=figure(account.unit, account.presumed),
-        requested=figure(account.unit, requested),
-        missing=figure(account.unit, _missing(account, reason, requested)),
-        provider=waiter.facts.adapter,
-        model=waiter.facts.model,
+        **_figures(account),
+        requested=_figure(account, requested),
+        missing=_figure(account, _missing(account, reason, requested)),
+        likely=likely,
+        provider=facts.adapter,
+        model=facts.model,
+        booked=NOTHING,
+    )
+
+
+def refuse_unproven(path: Path, facts: CallFacts, grade: Grade) -> NoReturn:
+    """Raise because a strict budget admits no call whose bound is not proven."""
+    account = path.pairs[0][0]
+    raise LLMBudgetExceededError(
+        f"Budget {account.path!r} is strict, and the bound of {facts.model!r} at {facts.adapter} is {grade}: "
+        "use a model and an endpoint whose bounds are proven, or a budget without strict=True.",
+        reason="unproven",
+        unit=account.unit,
+        path=account.path,
+        **_figures(account),
+        provider=facts.adapter,
+        model=facts.model,
         booked=NOTHING,
     )
 
 
 def refuse_unpriced(path: Path, facts: CallFacts) -> None:
     """Raise when an account of `path` limits USD: nothing is known of what the call may cost."""
-    for account, _ in path:
-        if account.unit == "usd" and account.limit is not None:
+    for account in path.units[USD]:
+        if account.limit is not None:
             raise LLMBudgetExceededError(
                 f"Budget {account.path!r} limits USD, and no price of {facts.model!r} is known to {facts.adapter}. "
                 "Declare it: price=Price(prompt=..., completion=...) on the adapter, or price=Price.free().",
                 reason="unpriced",
                 unit="usd",
                 path=account.path,
-                total=usd_of(account.limit),
-                spent=usd_of(account.spent),
-                held=usd_of(account.held),
-                presumed=usd_of(account.presumed),
+                **_figures(account),
                 provider=facts.adapter,
                 model=facts.model,
                 booked=NOTHING,
             )
 
 
-UNIT_PLACES: dict[Unit, int] = {"tokens": 0, "calls": 1, "usd": 2}
+#: The place of money in an `Amount`.
+USD = 2
 
 
-def figure(unit: Unit, value: int) -> int | Decimal:
+def _figure(account: Account, value: int) -> int | Decimal:
     """A figure in the unit that users speak: USD as Decimal."""
-    return usd_of(value) if unit == "usd" else value
+    return usd_of(value) if account.unit == "usd" else value
 
 
-def _stopping(waiter: Waiter) -> Account:
-    path, amount = waiter.tracker.accounts, waiter.demand.smallest
-    lacking = short(path, amount)
-    never = hopeless(path, amount) or hopeless(path, amount, waiter.own_on)
-    return never or (lacking[0] if lacking else path[0][0])
+def _figures(account: Account) -> dict[str, Any]:
+    return {
+        "total": None if account.limit is None else _figure(account, account.limit),
+        "spent": _figure(account, account.spent),
+        "held": _figure(account, account.held),
+        "sliced": _figure(account, account.sliced),
+        "presumed": _figure(account, account.presumed),
+    }
 
 
 def _missing(account: Account, reason: Reason, requested: int) -> int:
     if account.limit is None:
         return 0
     held = 0 if reason == "never_fits" else account.held
-    return max(0, account.spent + held + requested - account.limit)
+    return max(0, account.spent + account.sliced + held + requested - account.limit)
 
 
-def _message(account: Account, reason: Reason, requested: int) -> str:
+def _message(account: Account, reason: Reason, requested: int, likely: int | None) -> str:
     unit = account.unit
     line = f"Budget {account.path!r}: a call of up to {shown(unit, requested)} {_WHY[reason]}"
     if account.limit is not None:
-        line += (
-            f" ({shown(unit, account.spent)} spent and {shown(unit, account.held)} held"
-            f" of {shown(unit, account.limit)})"
-        )
-    return f"{line}. {_advice(account, reason, requested)}"
+        line += f" ({figures_of(account)})"
+    line = f"{line}. {_advice(account, reason, requested)}"
+    if likely is None or likely >= requested or reason in ("closed", "self_wait"):
+        return line
+    return f"{line} It is likely to use about {shown(unit, likely)}: count_tokens= on the adapter tightens its bound."
 
 
 def _advice(account: Account, reason: Reason, requested: int) -> str:
+    if account.breached and reason == "never_fits":
+        return "More is spent than the limit allows: raise it by set_limits, or correct what was presumed."
     if reason == "closed":
         return "Use the parent's budget, or open another child."
     if reason == "self_wait":

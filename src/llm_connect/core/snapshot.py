@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.units import Amount
 
 
@@ -16,8 +18,9 @@ class BudgetSnapshot:
 
     total: the limits in tokens, calls and nano-USD, None where there is none.
     spent, held: what is spent, and what open holds keep; presumed: the part of `spent` that was booked without
-        knowing the outcome.
+        knowing the outcome. sliced: what open slices below have set aside and neither spent nor held.
     waiting: callers that wait on this tracker or below it.
+    learned: by how much bounds are raised after overruns in this tree, by adapter and requested model.
     """
 
     path: str
@@ -25,6 +28,8 @@ class BudgetSnapshot:
     spent: Amount
     held: Amount
     presumed: Amount
+    sliced: Amount
     waiting: int
     breached: bool
     closed: bool
+    learned: Mapping[tuple[str | None, str | None], LearnedFactor]

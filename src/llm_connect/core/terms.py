@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.checks import check_prompt
-from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
-from llm_connect.core.refusals import refuse_unpriced
+from llm_connect.core.refusals import refuse_unpriced, refuse_unproven
 
 if TYPE_CHECKING:
     from llm_connect.core.adapter import LLMAdapter
@@ -42,17 +41,26 @@ class Terms:
         """The terms of a call by its adapter's own `bound`; None when it has no tracker."""
         config = config or RunConfig()
         tracker = tracker_of(adapter, config)
-        if tracker is None:
-            return None
-        check_prompt(prompt)
-        now = time.monotonic()
-        return terms(adapter, tracker, config, adapter.bound(prompt, config), now, now + config.timeout_seconds)
+        return None if tracker is None else terms_on(tracker, adapter, prompt, config)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """How the call stands in line: until when, under which number, and in whose place."""
+        return {"deadline": self.wait_until, "replaces": self.replaces}
 
     def config_for(self, hold: Hold) -> RunConfig:
         """The config with the output limit that the hold assumes."""
         if hold.max_tokens == self.config.max_tokens:
             return self.config
         return replace(self.config, max_tokens=hold.max_tokens)
+
+
+def terms_on(tracker: BudgetTracker, adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> Terms:
+    """The terms of a call on `tracker`, by its adapter's own `bound`."""
+    config = config or RunConfig()
+    check_prompt(prompt)
+    now = time.monotonic()
+    return terms(adapter, tracker, config, adapter.bound(prompt, config), now, now + config.timeout_seconds)
 
 
 def tracker_of(adapter: LLMAdapter, config: RunConfig) -> BudgetTracker | None:
@@ -71,6 +79,8 @@ def terms(
         grade=bound.grade,
         price=adapter.price,
     )
+    if tracker.strict and bound.grade != "proven":
+        refuse_unproven(tracker.accounts, facts, bound.grade)
     if facts.price is None:
         refuse_unpriced(tracker.accounts, facts)
     patience = 0.0 if config.when_short == "refuse" else config.budget_wait_seconds
@@ -95,8 +105,6 @@ def _text_of(adapter: LLMAdapter, name: str) -> str | None:
 
 def _demand(bound: Bound, config: RunConfig, price: Price | None) -> Demand:
     """With no output limit given, or by wish, a smaller limit is taken when that is what is free."""
-    most = bound.max_tokens
     elastic = config.max_tokens is None or config.when_short == "clamp"
     floor = max(config.clamp_floor, bound.least_max_tokens)
-    amount_at = partial(bound.amount_at, price=price)
-    return Demand(amount_at(most), most, min(floor, most) if elastic else most, amount_at)
+    return BoundDemand(bound, min(floor, bound.max_tokens) if elastic else bound.max_tokens, price)

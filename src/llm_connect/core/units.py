@@ -9,6 +9,7 @@ from llm_connect.core.exceptions import LLMConfigurationError
 
 Unit: TypeAlias = Literal["tokens", "calls", "usd"]
 UNITS: tuple[Unit, ...] = ("tokens", "calls", "usd")
+_NANO = 1_000_000_000
 #: Money is counted in it, whatever the decimal context of the thread is.
 _MONEY = Context(prec=60, rounding=ROUND_CEILING, Emin=-60, Emax=60, traps=[InvalidOperation, Overflow])
 
@@ -28,14 +29,18 @@ class Amount(NamedTuple):
         return usd_of(self.nano_usd)
 
     def plus(self, other: Amount) -> Amount:
-        return Amount(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return Amount(self[0] + other[0], self[1] + other[1], self[2] + other[2])
 
     def minus(self, other: Amount) -> Amount:
-        return Amount(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+        return Amount(self[0] - other[0], self[1] - other[1], self[2] - other[2])
 
-    def but(self, *figures: int | None) -> Amount:
+    def but(self, tokens: int | None, calls: int | None, nano_usd: int | None) -> Amount:
         """The same, with the figures that are given (None: not given) in place of its own."""
-        return Amount(*(mine if said is None else said for mine, said in zip(self, figures, strict=True)))
+        return Amount(
+            self[0] if tokens is None else tokens,
+            self[1] if calls is None else calls,
+            self[2] if nano_usd is None else nano_usd,
+        )
 
 
 NOTHING = Amount()
@@ -51,6 +56,8 @@ def nano_usd_of(name: str, value: object) -> int:
 
     Raises LLMConfigurationError for what is no finite amount of at least 0.
     """
+    if type(value) is int and value >= 0:
+        return value * _NANO
     wrong = LLMConfigurationError(f"{name} must be an amount of USD of at least 0, not {value!r}.")
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise wrong

@@ -57,12 +57,11 @@ class Waiter:
 
     def own_on(self, account: Account) -> int:
         """How much of what `account` holds is held by the caller itself."""
+        place = account.place
         return sum(
-            hold.bound[unit]
+            hold.bound[place]
             for hold in self.own
-            if hold.state != "ended"
-            for held, unit in hold.tracker.accounts
-            if held is account
+            if hold.state != "ended" and account in hold.tracker.accounts.units[place]
         )
 
     def wake(self) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from llm_connect.core.callers import own_holds
 from llm_connect.core.demand import CallFacts, Demand
-from llm_connect.core.holds import Hold, own_holds
+from llm_connect.core.holds import Hold
 from llm_connect.core.waiters import LoopWaiter, ThreadWaiter, Waiter
 
 if TYPE_CHECKING:

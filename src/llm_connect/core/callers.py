@@ -1,0 +1,62 @@
+"""Who makes a call, and which open holds are its own: what waits for those would wait for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from contextvars import ContextVar
+
+from llm_connect.core.holds import Hold
+
+_FEW = 8
+
+
+class _Own:
+    """The holds that one caller has taken itself and that may still be open; weak, so that a lost one is noticed."""
+
+    __slots__ = ("caller", "most", "refs")
+
+    def __init__(self, caller: int) -> None:
+        self.caller = caller
+        self.refs: list[weakref.ref[Hold]] = []
+        self.most = _FEW
+
+    def add(self, hold: Hold) -> None:
+        if len(self.refs) >= self.most:
+            self.refs = [ref for ref in self.refs if _is_open(ref())]
+            self.most = max(_FEW, 2 * len(self.refs))
+        self.refs.append(weakref.ref(hold))
+
+
+_own: ContextVar[_Own | None] = ContextVar("llm_connect_own_holds", default=None)
+
+
+def own_holds() -> tuple[Hold, ...]:
+    """The open holds that this task, or this thread outside of a loop, has taken itself.
+
+    A task that inherits the context of another one is not that caller: the other may end its hold meanwhile.
+    """
+    own = _own.get()
+    if own is None or own.caller != _caller():
+        return ()
+    return tuple(hold for ref in own.refs if (hold := ref()) is not None and hold.state != "ended")
+
+
+def remember_own(hold: Hold) -> None:
+    """Count `hold` among the caller's own."""
+    own, caller = _own.get(), _caller()
+    if own is None or own.caller != caller:
+        own = _Own(caller)
+        _own.set(own)
+    own.add(hold)
+
+
+def _is_open(hold: Hold | None) -> bool:
+    return hold is not None and hold.state != "ended"
+
+
+def _caller() -> int:
+    loop = asyncio._get_running_loop()
+    task = None if loop is None else asyncio.current_task(loop)
+    return threading.get_ident() if task is None else id(task)

@@ -1,0 +1,44 @@
+"""Granting a hold and giving it back: the change of state that is made under the lock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llm_connect.core import accounts
+from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.holds import Hold
+from llm_connect.core.learning import LearnedFactor
+from llm_connect.core.units import NOTHING
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+
+
+def grant(tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | None:
+    """A hold for as much of `demand` as fits now, or None."""
+    fitting = demand.fitting(tracker.accounts)
+    if fitting is None:
+        return None
+    amount, max_tokens = fitting
+    accounts.change(tracker.accounts, amount, NOTHING)
+    return Hold(tracker, amount, max_tokens, demand, facts)
+
+
+def give_back(hold: Hold) -> bool:
+    """Free a hold without an entry in the ledger; False when it has ended."""
+    if hold.state == "ended":
+        return False
+    hold.state = "ended"
+    accounts.change(hold.tracker.accounts, NOTHING.minus(hold.bound), NOTHING)
+    return True
+
+
+def grow(hold: Hold, factor: LearnedFactor) -> bool:
+    """Let a hold cover what its call may need under `factor`; False when that does not fit now."""
+    lacking = hold.demand.raised(factor).at(hold.max_tokens).minus(hold.bound)
+    more = lacking.but(*(max(0, figure) for figure in lacking))
+    if not accounts.fits(hold.tracker.accounts, more):
+        return False
+    accounts.change(hold.tracker.accounts, more, NOTHING)
+    hold.bound = hold.bound.plus(more)
+    return True

@@ -1,0 +1,139 @@
+"""What overruns have taught: by how much the bounds of an adapter and model are raised."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from llm_connect.core.price import Price
+from llm_connect.core.usage import Usage
+
+if TYPE_CHECKING:
+    from llm_connect.core.bounds import Bound
+
+#: An adapter's name and a model's.
+Key: TypeAlias = tuple[str | None, str | None]
+
+#: More than four times a bound is not a matter of scale, but of something that the provider adds each time.
+_MOST_PERMILLE = 4_000
+#: So many calls in a row within their bounds halve what was learned.
+CALM_CALLS = 100
+
+
+class LearnedFactor(NamedTuple):
+    """By how much the bounds of one adapter and model are raised after an overrun: input, output and cost apart.
+
+    A bound of `n` counts as `n * permille / 1000 + extra`: a factor of at most four, and in `extra` (tokens, for cost
+    nano-USD) what a bound of the size that was overrun would lack beyond that.
+    """
+
+    prompt_permille: int = 1_000
+    prompt_extra: int = 0
+    completion_permille: int = 1_000
+    completion_extra: int = 0
+    cost_permille: int = 1_000
+    cost_extra: int = 0
+
+    def prompt(self, tokens: int) -> int:
+        """The raised bound of an input."""
+        return _raised(tokens, self.prompt_permille, self.prompt_extra)
+
+    def completion(self, tokens: int) -> int:
+        """The raised bound of an output."""
+        return _raised(tokens, self.completion_permille, self.completion_extra)
+
+    def cost(self, nano_usd: int) -> int:
+        """The raised bound of a cost."""
+        return _raised(nano_usd, self.cost_permille, self.cost_extra)
+
+    def after(self, seen: Seen) -> LearnedFactor:
+        """The factor under which the bound of this call would have covered what it used."""
+        pairs = zip((self[:2], self[2:4], self[4:]), seen.bounds, seen.actual, strict=True)
+        return LearnedFactor(*(figure for known, bound, actual in pairs for figure in _learn(known, bound, actual)))
+
+    def halved(self) -> LearnedFactor:
+        """Half as much of everything."""
+        return LearnedFactor(*(half(figure) for half, figure in zip(cycle((_half_factor, _half)), self)))
+
+
+NOTHING_LEARNED = LearnedFactor()
+
+
+class Seen(NamedTuple):
+    """One call as its bound had it, and as it came: input and output in tokens, cost in nano-USD.
+
+    The bound of the cost is what the tokens that were used may cost at the dearest rates, so that too low a price is
+    told from too few tokens.
+    """
+
+    bounds: tuple[int, int, int]
+    actual: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, bound: Bound, max_tokens: int, usage: Usage, price: Price | None, cost: int | None) -> Seen:
+        used = (usage.prompt_tokens, usage.completion_tokens)
+        priced = 0 if price is None or cost is None else price.at_most(*used, bound.calls)
+        known = 0 if price is None or cost is None else cost
+        return cls((bound.prompt_tokens, bound.outputs * max_tokens, priced), (*used, known))
+
+    @property
+    def within(self) -> bool:
+        return all(actual <= bound for bound, actual in zip(self.bounds, self.actual, strict=True))
+
+
+class Learned:
+    """The factors of one tree of trackers; its caller holds the lock of the tree."""
+
+    def __init__(self) -> None:
+        self._factors: dict[Key, LearnedFactor] = {}
+        self._calm: dict[Key, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._factors)
+
+    def factor(self, key: Key) -> LearnedFactor | None:
+        """The factor of an adapter and model, None where nothing was learned."""
+        return self._factors.get(key)
+
+    def known(self) -> dict[Key, LearnedFactor]:
+        """All factors, by adapter and model."""
+        return dict(self._factors)
+
+    def look_at(self, key: Key, seen: Seen) -> bool:
+        """Learn from what a call used; whether that changed the factor of `key`."""
+        if seen.within:
+            return key in self._factors and self._calm_down(key)
+        before = self._factors.get(key, NOTHING_LEARNED)
+        self._calm[key] = 0
+        self._factors[key] = before.after(seen)
+        return self._factors[key] != before
+
+    def _calm_down(self, key: Key) -> bool:
+        self._calm[key] += 1
+        if self._calm[key] < CALM_CALLS:
+            return False
+        self._calm[key] = 0
+        self._factors[key] = self._factors[key].halved()
+        if self._factors[key] == NOTHING_LEARNED:
+            del self._factors[key], self._calm[key]
+        return True
+
+
+def _learn(known: tuple[int, ...], bound: int, actual: int) -> tuple[int, int]:
+    permille, extra = known
+    if actual > bound:
+        permille = max(permille, min(_MOST_PERMILLE, -(-actual * 1_000 // bound) if bound else 1_000))
+        extra = max(extra, actual - _raised(bound, permille, 0))
+    return permille, extra
+
+
+def _raised(bound: int, permille: int, extra: int) -> int:
+    return -(-bound * permille // 1_000) + extra
+
+
+def _half(figure: int) -> int:
+    return figure // 2
+
+
+def _half_factor(permille: int) -> int:
+    return 1_000 + (permille - 1_000) // 2

@@ -1,0 +1,141 @@
+"""The line of those who wait for budget: who is let in, and who is refused, when something has changed."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from llm_connect.core.accounts import Account, Path, hopeless, needs, short
+from llm_connect.core.circles import stuck
+from llm_connect.core.grants import give_back, grant
+from llm_connect.core.learning import Key, LearnedFactor
+from llm_connect.core.queues import Queues
+from llm_connect.core.refusals import Reason, refusal
+from llm_connect.core.units import Amount
+from llm_connect.core.waiters import Waiter
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+
+#: How long a grant that came at the end of the wait is left to its caller.
+_TAKING_SECONDS = 1.0
+
+
+class Line:
+    """Waiters of one tree of trackers, and what has become of them; its caller holds the lock of the tree."""
+
+    def __init__(self) -> None:
+        #: Those that have a grant or a refusal and are to be woken once the lock is let go.
+        self.ready: deque[Waiter] = deque()
+        #: Whether anybody waits.
+        self.busy: bool = False
+        #: Grants that may have to be reclaimed, by the moment in which they would be.
+        self.untaken: list[tuple[float, int, Waiter]] = []
+        self._queues = Queues()
+        self._blocked: set[Account] = set()
+
+    def join(self, waiter: Waiter) -> None:
+        """Let `waiter` stand in line, or refuse it when nothing can help it."""
+        reason = _obstacle(waiter)
+        if reason is not None:
+            self._refuse(waiter, reason)
+        else:
+            self._queues.add(waiter)
+            self.scan()
+
+    def end_wait(self, waiter: Waiter, reason: Reason) -> None:
+        """Refuse `waiter`, if it still waits."""
+        if waiter.waiting:
+            self._refuse(waiter, reason)
+            self.scan()
+
+    def leave(self, waiter: Waiter) -> None:
+        """Let a caller go that no longer waits: a grant that it has not taken goes back."""
+        hold = waiter.leave()
+        if hold is not None:
+            give_back(hold)
+        self.scan()
+
+    def close(self) -> None:
+        """Refuse those whose tracker is closed."""
+        for waiter in list(self._queues):
+            if waiter.tracker.closed:
+                self._refuse(waiter, "closed")
+        self.scan()
+
+    def waiting_on(self, tracker: BudgetTracker) -> int:
+        """How many wait on `tracker` or below it."""
+        return sum(tracker in waiter.tracker.lineage for waiter in self._queues)
+
+    def raise_demands(self, key: Key, factor: LearnedFactor | None) -> None:
+        """Let the waiting calls of one adapter and model ask for as much as was learned of them."""
+        for waiter in self._queues:
+            if waiter.facts.key == key:
+                waiter.demand = waiter.demand.raised(factor)
+        self._queues.sort_anew()
+
+    def reclaim(self) -> None:
+        """Take back the grants whose callers have not come in time."""
+        while self.untaken and (self.untaken[0][2].gone or self.untaken[0][0] <= time.monotonic()):
+            waiter = heapq.heappop(self.untaken)[2]
+            if not waiter.gone:
+                waiter.error = refusal(waiter, "wait_expired")
+                self.leave(waiter)
+
+    def scan(self) -> None:
+        """Let in, in order of arrival, all that fit now; refuse those that nothing can help any more."""
+        while self._queues:
+            self._blocked.clear()
+            for waiter in self._queues.hopeless():
+                self._refuse(waiter, _obstacle(waiter) or "never_fits")
+            self._queues.scan(self._decide, self._may_block)
+            circle = stuck(self._queues.owners())
+            if not circle:
+                break
+            # They wait for each other: the last one makes way, since nobody else can.
+            self._refuse(circle[-1], "self_wait")
+        self.busy = bool(self._queues)
+
+    def _refuse(self, waiter: Waiter, reason: Reason) -> None:
+        waiter.error = refusal(waiter, reason)
+        self.ready.append(waiter)
+
+    def _may_block(self, path: Path, amount: Amount) -> bool:
+        return any(account not in self._blocked for account in short(path, amount))
+
+    def _decide(self, waiter: Waiter) -> None:
+        if self._may_pass(waiter):
+            waiter.hold = grant(waiter.tracker, waiter.demand, waiter.facts)
+        if waiter.hold is not None:
+            taken_by = max(waiter.deadline, time.monotonic() + _TAKING_SECONDS)
+            heapq.heappush(self.untaken, (taken_by, waiter.arrival, waiter))
+            self.ready.append(waiter)
+        elif waiter.deadline + _TAKING_SECONDS < time.monotonic():
+            # Its event loop stands still, and must not keep others waiting.
+            self._refuse(waiter, "wait_expired")
+        else:
+            self._blocked.update(short(waiter.tracker.accounts, waiter.demand.smallest))
+
+    def _may_pass(self, waiter: Waiter) -> bool:
+        """Whether no earlier waiter is short of what this one needs.
+
+        A caller passes one that waits for the caller's own hold: behind it, both would wait for ever.
+        """
+        if not self._blocked:
+            return True
+        return not any(
+            need and account in self._blocked and not waiter.own_on(account)
+            for account, need in needs(waiter.tracker.accounts, waiter.demand.smallest)
+        )
+
+
+def _obstacle(waiter: Waiter) -> Reason | None:
+    """What stands against a waiter however many other holds end."""
+    path, amount = waiter.tracker.accounts, waiter.demand.smallest
+    if waiter.tracker.closed:
+        return "closed"
+    if hopeless(path, amount) is not None:
+        return "never_fits"
+    return "self_wait" if hopeless(path, amount, waiter.own_on) is not None else None

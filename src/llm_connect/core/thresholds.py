@@ -1,0 +1,37 @@
+"""Thresholds: a callback for the moment in which a part of a budget is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING, TypeAlias
+
+from llm_connect.core.checks import check_number
+from llm_connect.core.exceptions import LLMConfigurationError
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.snapshot import BudgetSnapshot
+
+ThresholdCallback: TypeAlias = "Callable[[BudgetSnapshot], object]"
+
+
+class Threshold:
+    """A part of the limits of one tracker, and whom to tell when it is spent."""
+
+    def __init__(self, tracker: BudgetTracker, part: float, callback: ThresholdCallback) -> None:
+        check_number("part", part, above=0)
+        if not callable(callback):
+            raise LLMConfigurationError("callback must be a function that takes a BudgetSnapshot.")
+        self.tracker = tracker
+        self.callback = callback
+        # As it is written: in floating point, 0.07 of 100 is more than 7.
+        self._part = Fraction(str(part))
+
+    @property
+    def reached(self) -> bool:
+        """Whether that part is spent of any limit."""
+        return any(
+            account.limit is not None and account.spent * self._part.denominator >= account.limit * self._part.numerator
+            for account in self.tracker.own_accounts
+        )

@@ -1,0 +1,212 @@
+"""What overruns teach: the next bounds of that adapter and model cover them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_connect.core.bounds import Bound
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.demand import BoundDemand, CallFacts
+from llm_connect.core.holds import Hold
+from llm_connect.core.learning import CALM_CALLS, NOTHING_LEARNED, LearnedFactor, Seen
+from llm_connect.core.mock import MockLLMAdapter
+from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.price import Price
+from llm_connect.core.units import Amount
+from llm_connect.core.usage import Usage
+from llm_connect.core.waiters import Waiter
+from llm_connect.core.waiting import admit
+from tests.core.budget_helpers import PATIENCE, at_rest, in_thread, refused, waits
+
+FACTS = CallFacts(adapter="a", model="m")
+KEY = ("a", "m")
+FREE = Price.free()
+
+
+def used(prompt: int, completion: int) -> Usage:
+    return Usage(prompt_tokens=prompt, completion_tokens=completion)
+
+
+def demand(prompt: int = 10, limit: int = 20, price: Price | None = None) -> BoundDemand:
+    return BoundDemand(Bound(prompt_tokens=prompt, max_tokens=limit), limit, price)
+
+
+def take(tracker: BudgetTracker, asked: BoundDemand, facts: CallFacts = FACTS) -> Hold:
+    return admit(tracker, asked, facts, deadline=0.0)
+
+
+def call(tracker: BudgetTracker, usage: Usage, asked: BoundDemand | None = None, usd: Any = None) -> Hold:
+    hold = take(tracker, asked or demand())
+    hold.dispatch()
+    hold.settle(usage=usage, usd=usd)
+    return hold
+
+
+def test_an_overrun_raises_the_next_bound() -> None:
+    """After a call that used half as much again, the next hold covers that; the limit sent stays (BUDGET-41)."""
+    tracker = BudgetTracker(1_000)
+    assert call(tracker, used(10, 30)).bound == Amount(30, 1)
+    hold = take(tracker, demand())
+    assert (hold.bound, hold.max_tokens) == (Amount(40, 1), 20)
+    assert tracker.snapshot().learned == {KEY: LearnedFactor(completion_permille=1_500)}
+    hold.release()
+    at_rest(tracker)
+
+
+def test_what_is_learned_is_of_one_adapter_and_model() -> None:
+    """Another adapter, another model, a user's own amount and another tree know nothing of it (BUDGET-41)."""
+    tracker = BudgetTracker(1_000)
+    call(tracker, used(10, 30))
+    for facts in (CallFacts(adapter="b", model="m"), CallFacts(adapter="a", model="n"), CallFacts()):
+        with take(tracker, demand(), facts) as hold:
+            assert hold.bound == Amount(30, 1)
+    with tracker.reserve(30, adapter="a", model="m") as hold:
+        hold.dispatch()
+        assert hold.bound == Amount(30, 1)
+        hold.settle(10)
+    with take(BudgetTracker(1_000), demand()) as hold:
+        assert hold.bound == Amount(30, 1)
+
+
+def test_input_and_output_are_learned_apart() -> None:
+    """A hidden prompt does not raise the bound of the output."""
+    tracker = BudgetTracker(100_000)
+    call(tracker, used(15, 1))
+    with take(tracker, demand(prompt=100, limit=100)) as hold:
+        assert hold.bound.tokens == 250
+
+
+def test_a_large_hidden_prompt_is_added_rather_than_multiplied() -> None:
+    """Above four times, what is missing counts as so many tokens, or a long prompt would never fit (BUDGET-2)."""
+    tracker = BudgetTracker(100_000)
+    call(tracker, used(700, 1))
+    with take(tracker, demand(prompt=10)) as small, take(tracker, demand(prompt=1_000)) as large:
+        assert small.bound.tokens == 700 + 20
+        assert large.bound.tokens == 4_000 + 660 + 20
+
+
+def test_too_low_a_price_is_learned() -> None:
+    """When the provider says a higher cost than the price gives, the next hold in USD is that much higher."""
+    tracker = BudgetTracker(total_usd=1)
+    price = Price(prompt=1, completion=1)
+    assert call(tracker, used(10, 20), demand(price=price), usd="0.00006").bound.nano_usd == 30_000
+    with take(tracker, demand(price=price)) as hold:
+        assert (hold.bound.tokens, hold.bound.nano_usd) == (30, 60_000)
+    call(tracker, used(10, 20), demand(price=FREE), usd="0.000001")
+    with take(tracker, demand(price=FREE)) as hold:
+        assert hold.bound.nano_usd == 1_000
+
+
+def test_waiting_calls_ask_for_what_was_learned() -> None:
+    """A waiter whose raised bound cannot fit any more is told at once (BUDGET-41)."""
+    tracker = BudgetTracker(75)
+    first = take(tracker, demand())
+    second = take(tracker, demand())
+    for hold in (first, second):
+        hold.dispatch()
+    waiter = Waiter(tracker, demand(), FACTS, arrival=tracker.gate.arrive(), deadline=1e18, own=())
+    other = Waiter(tracker, demand(limit=5), CallFacts(), arrival=tracker.gate.arrive(), deadline=1e18, own=())
+    tracker.gate.queue(waiter, may_wait=True)
+    tracker.gate.queue(other, may_wait=True)
+    first.settle(usage=used(10, 50))
+    assert waiter.error is not None
+    assert (waiter.error.reason, waiter.error.requested) == ("never_fits", 60)
+    assert other.waiting
+    second.settle(usage=used(1, 1))
+    assert other.error is not None
+
+
+def test_a_reserved_hold_grows_before_it_is_sent() -> None:
+    """What was granted before the overrun is sent only when it covers the call by what is known now (BUDGET-41)."""
+    tracker = BudgetTracker(110)
+    early, late = take(tracker, demand()), take(tracker, demand())
+    call(tracker, used(10, 30))
+    assert early.try_dispatch()
+    assert (early.bound.tokens, tracker.held) == (40, 70)
+    assert not late.try_dispatch()
+    assert (late.state, tracker.held) == ("ended", 40)
+    early.settle(usage=used(10, 30))
+    at_rest(tracker)
+
+
+def test_a_manual_hold_that_was_given_back_says_why() -> None:
+    """While more is spent than a limit allows, a hold of before is not sent, and its error has the figures."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(30)
+    tracker.record(90)
+    tracker.record(20)
+    error = refused(hold.dispatch)
+    assert (error.reason, error.spent, error.total) == ("never_fits", 110, 100)
+    assert "raise it by set_limits" in str(error)
+    assert hold.state == "ended"
+    at_rest(tracker)
+
+
+def test_calls_within_their_bounds_halve_what_was_learned() -> None:
+    """A hundred calls in a row without an overrun halve the factor, and in the end nothing is left of it (BUDGET-2)."""
+    tracker = BudgetTracker()
+    call(tracker, used(10, 30))
+    for expected in (1_250, 1_125, 1_062):
+        for _ in range(CALM_CALLS):
+            call(tracker, used(10, 20))
+        assert tracker.snapshot().learned[KEY].completion_permille == expected
+    for _ in range(6 * CALM_CALLS):
+        call(tracker, used(10, 20))
+    assert tracker.snapshot().learned == {}
+
+
+def test_an_estimated_usage_teaches_nothing() -> None:
+    """What nobody counted is no overrun."""
+    tracker = BudgetTracker(1_000)
+    estimated = Usage(prompt_tokens=500, completion_tokens=500, estimated=True)
+    call(tracker, estimated)
+    assert tracker.snapshot().learned == {}
+
+
+AMOUNT = st.integers(0, 10_000)
+
+
+@given(AMOUNT, AMOUNT, AMOUNT, AMOUNT, AMOUNT, AMOUNT)
+def test_a_factor_covers_the_call_that_taught_it(a: int, b: int, c: int, x: int, y: int, z: int) -> None:
+    """Whatever was used, the same call again is covered, and half of what was learned is never more."""
+    seen = Seen((a, b, c), (x, y, z))
+    factor = NOTHING_LEARNED.after(seen)
+    raised = (factor.prompt(a), factor.completion(b), factor.cost(c))
+    assert all(bound >= actual for bound, actual in zip(raised, seen.actual, strict=True))
+    assert seen.within == (factor == NOTHING_LEARNED)
+    assert factor.after(seen) == factor
+    half = factor.halved()
+    assert all(less <= more for less, more in zip(half, factor, strict=True))
+
+
+async def test_with_the_limit_ignored_spend_ends_at_the_excess_of_what_was_in_flight() -> None:
+    """200 calls, and half as much again written by each: the cap plus the excess in flight (BUDGET-41)."""
+    adapter = MockLLMAdapter("x", prompt_tokens=5, completion_tokens=30, delay_seconds=0.001)
+    tracker = BudgetTracker(500)
+    config = RunConfig(budget_tracker=tracker, max_tokens=20, timeout_seconds=30)
+    in_flight = tracker.fits(adapter, "12345", config)
+    assert in_flight == 20
+    calls = (adapter.async_execute_prompt("12345", config) for _ in range(200))
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(result, LLMResponse) for result in results) == len(adapter.calls)
+    assert tracker.spent == 35 * len(adapter.calls) <= 500 + 10 * in_flight
+    at_rest(tracker)
+
+
+def test_a_sync_call_whose_hold_was_given_back_reserves_anew() -> None:
+    """Metered calls that were granted budget before an overrun wait for what they need now, and are sent then."""
+    adapter = MockLLMAdapter("x", prompt_tokens=5, completion_tokens=30)
+    tracker = BudgetTracker(200)
+    config = RunConfig(budget_tracker=tracker, max_tokens=20, timeout_seconds=30)
+    blocker = tracker.reserve(190)
+    waiting = [in_thread(lambda: adapter.execute_prompt("12345", config)) for _ in range(3)]
+    waits(tracker, 3)
+    blocker.release()
+    for future in waiting:
+        future.result(PATIENCE)
+    assert tracker.spent == 105
+    at_rest(tracker)

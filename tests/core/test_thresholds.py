@@ -1,0 +1,184 @@
+"""Thresholds and sinks: what goes out to a user's functions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.ledger import LedgerEntry
+from llm_connect.core.outbox import Outbox
+from llm_connect.core.sinks import JsonLinesSink
+from llm_connect.core.snapshot import BudgetSnapshot
+from tests.core.budget_helpers import at_rest, in_thread
+
+
+def test_a_threshold_is_told_once() -> None:
+    """At the moment in which that part is spent, with the figures of then, and never again (BUDGET-42)."""
+    tracker = BudgetTracker(100)
+    seen: list[BudgetSnapshot] = []
+    tracker.on_threshold(0.07, seen.append)
+    tracker.on_threshold(0.8, seen.append)
+    tracker.consume(6)
+    assert seen == []
+    tracker.consume(1)
+    assert [snapshot.spent.tokens for snapshot in seen] == [7]
+    with tracker.reserve(80) as hold:
+        assert len(seen) == 1
+        hold.dispatch()
+        hold.settle(80)
+    tracker.record(50)
+    assert [snapshot.spent.tokens for snapshot in seen] == [7, 87]
+
+
+def test_any_unit_reaches_a_threshold() -> None:
+    """The first limit of which that part is spent tells; without a limit none does."""
+    for limits in ({"total_calls": 2}, {"total_usd": "0.000000002"}):
+        tracker = BudgetTracker(1_000, **limits)  # type: ignore[arg-type]
+        seen: list[Any] = []
+        tracker.on_threshold(0.5, seen.append)
+        tracker.record(1, calls=1, usd="0.000000001")
+        assert len(seen) == 1
+    tracker = BudgetTracker()
+    tracker.on_threshold(0.5, seen.append)
+    tracker.record(1_000_000)
+    assert len(seen) == 1
+
+
+def test_a_threshold_is_reached_by_what_children_spend_and_by_a_lower_limit() -> None:
+    """A budget's own threshold counts all below it; a lowered limit may be reached at once; so may a new threshold."""
+    tracker = BudgetTracker(100)
+    child = tracker.child("c", 100)
+    seen: list[str] = []
+    tracker.on_threshold(0.5, lambda snapshot: seen.append(snapshot.path))
+    child.on_threshold(0.9, lambda snapshot: seen.append(snapshot.path))
+    child.consume(50)
+    assert seen == ["budget"]
+    child.set_limits(total=55)
+    assert seen == ["budget", "budget/c"]
+    tracker.on_threshold(0.1, lambda snapshot: seen.append("at once"))
+    assert seen[2:] == ["at once"]
+
+
+def test_a_callback_may_use_the_budget() -> None:
+    """It runs outside of the lock: it may reserve, raise the limit, and set the next threshold."""
+    tracker = BudgetTracker(100)
+    told: list[int] = []
+
+    def more(snapshot: BudgetSnapshot) -> None:
+        told.append(snapshot.spent.tokens)
+        tracker.set_limits(total=snapshot.spent.tokens * 2)
+        in_thread(lambda: tracker.reserve(1).release()).result(10)
+        if len(told) < 3:
+            tracker.on_threshold(0.9, more)
+
+    tracker.on_threshold(0.9, more)
+    for _ in range(40):
+        tracker.consume(10)
+    assert told == [90, 170, 310]
+    at_rest(tracker)
+
+
+def test_a_callback_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and the call that it is about, and those who wait, go on (BUDGET-42)."""
+
+    def fail(_: object) -> None:
+        raise ValueError("the disk is full")
+
+    tracker = BudgetTracker(100, sink=fail)
+    tracker.on_threshold(0.5, fail)
+    with caplog.at_level(logging.ERROR, "llm_connect"):
+        tracker.consume(60)
+    assert tracker.spent == 60
+    assert [record.message for record in caplog.records] == [
+        "A callback of a budget failed; the call that it is about is not affected."
+    ] * 2
+    assert "the disk is full" in caplog.text
+
+
+def test_a_sink_gets_every_entry_in_order() -> None:
+    """From 8 threads at once, each entry comes once, in the order of the ledger, though few are kept (BUDGET-43)."""
+    seen: list[int] = []
+    running = threading.Lock()
+
+    def sink(entry: LedgerEntry) -> None:
+        assert running.acquire(blocking=False), "two at once"
+        seen.append(entry.id)
+        running.release()
+
+    tracker = BudgetTracker(keep_entries=3, sink=sink)
+
+    def work() -> None:
+        for _ in range(100):
+            with tracker.reserve(1) as hold:
+                hold.dispatch()
+
+    for thread in [in_thread(work) for _ in range(8)]:
+        thread.result(30)
+    tracker.record(5)
+    assert seen == list(range(1, 802))
+    at_rest(tracker)
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    """Each entry is one line, as `to_dict` has it; the file is appended to, and can be read at any time (BUDGET-43)."""
+    path = tmp_path / "ledger.jsonl"
+    for name in ("ä\nb", "c"):
+        with JsonLinesSink(path) as sink:
+            tracker = BudgetTracker(1_000, name=name, sink=sink)
+            hold = tracker.reserve(20)
+            hold.dispatch()
+            hold.presume()
+            assert hold.entry is not None
+            tracker.correct(hold.entry.id, 7)
+            assert [json.loads(line) for line in path.read_text().splitlines()[-2:]] == [
+                entry.to_dict() for entry in tracker.ledger
+            ]
+            assert path.read_text().splitlines()[-2:] == list(tracker.ledger.json_lines())
+    assert len(path.read_text().splitlines()) == 4
+
+
+def test_a_closed_sink_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An entry that comes after the end of the file loses no answer."""
+    with JsonLinesSink(tmp_path / "ledger.jsonl") as sink:
+        tracker = BudgetTracker(sink=sink)
+    tracker.record(1)
+    assert (tracker.spent, len(caplog.records)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: BudgetTracker(sink="ledger.jsonl"),  # type: ignore[arg-type]
+        lambda: BudgetTracker().on_threshold(0.5, None),  # type: ignore[arg-type]
+        lambda: BudgetTracker().on_threshold(0, print),
+        lambda: BudgetTracker().on_threshold(float("nan"), print),
+        lambda: BudgetTracker().on_threshold("0.5", print),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_called(wrong: Callable[[], object]) -> None:
+    """A sink and a callback are functions, a part is a number above 0."""
+    with pytest.raises(LLMConfigurationError):
+        wrong()
+
+
+def test_a_call_put_in_while_another_is_made_is_made_too() -> None:
+    """Whoever delivers goes on until nothing is left; who comes meanwhile does not wait."""
+    outbox, seen = Outbox(), []
+
+    def first(value: str) -> None:
+        seen.append(value)
+        outbox.put(seen.append, lambda: "second")
+        outbox.deliver()
+        assert seen == ["first"]
+
+    outbox.put(first, lambda: "first")
+    outbox.deliver()
+    assert seen == ["first", "second"]
