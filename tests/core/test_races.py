@@ -18,10 +18,10 @@ from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
 from tests.core.budget_helpers import at_rest, in_thread
 
-THREADS = 16
+THREADS = 32
 LOOPS = 4
 TASKS = 8
-ROUNDS = 30
+ROUNDS = 200
 BOUND = 10
 SECONDS = 30.0
 
@@ -57,8 +57,8 @@ class Watcher:
             for tracker in self.trackers:
                 seen = tracker.snapshot()
                 self.looks += 1
-                for spent, held, total in zip(seen.spent, seen.held, seen.total, strict=True):
-                    if min(spent, held) < 0 or (total is not None and spent + held > total):
+                for spent, held, sliced, total in zip(seen.spent, seen.held, seen.sliced, seen.total, strict=True):
+                    if min(spent, held, sliced) < 0 or (total is not None and spent + held + sliced > total):
                         self.wrong.append(repr(seen))
 
 
@@ -111,13 +111,28 @@ async def in_a_loop(trackers: list[BudgetTracker], seed: int) -> None:
 
 
 def tree() -> list[BudgetTracker]:
-    root = BudgetTracker(3_000, total_calls=2_000)
-    one, two = root.child("one", 1_200), root.child("two", 1_200, total_calls=700)
-    return [root, one, two, one.child("deep", 700), two.child("open")]
+    root = BudgetTracker(40_000, total_calls=20_000)
+    one, two = root.child("one", 12_000), root.child("two", 12_000, total_calls=5_000)
+    slice_ = root.child("slice", 9_000, slice=True).__enter__()
+    return [root, one, two, one.child("deep", 7_000), two.child("open"), slice_, slice_.child("in it", 3_000)]
+
+
+async def slices_come_and_go(parent: BudgetTracker, seed: int) -> None:
+    """Slices that are opened, used and closed while the others race."""
+    chance = random.Random(seed)
+    for _ in range(ROUNDS):
+        try:
+            with parent.child("brief", chance.randint(1, 500), slice=True) as slice_:
+                await one_task([slice_], chance)
+        except LLMBudgetExceededError:
+            await asyncio.sleep(0)
 
 
 def test_the_cap_holds_in_any_race() -> None:
-    """Whatever threads and loops do at once, no limit is ever passed, and at the end nothing is held (BUDGET-1)."""
+    """Whatever threads and loops do at once, no limit is ever passed, and at the end nothing is held (BUDGET-1).
+
+    32 threads and 4 event loops in thousands of rounds, while slices come and go (BUDGET-40).
+    """
     trackers = tree()
     with Watcher(trackers) as watcher:
         work: list[Future[None]] = [
@@ -128,18 +143,25 @@ def test_the_cap_holds_in_any_race() -> None:
             in_thread(lambda seed=seed: asyncio.run(in_a_loop(trackers, seed)))  # type: ignore[misc]
             for seed in range(THREADS, THREADS + LOOPS)
         ]
+        work += [
+            in_thread(lambda parent=parent: asyncio.run(slices_come_and_go(parent, 0)))  # type: ignore[misc]
+            for parent in trackers[:2]
+        ]
         for future in work:
             future.result(SECONDS)
     assert watcher.wrong == []
     assert watcher.looks > 10
     gc.collect()
+    assert trackers[0].sliced > 0
+    trackers[5].close()
+    assert trackers[0].sliced == 0
     at_rest(trackers[0])
+    totals = trackers[0].ledger.totals("tracker")
     for tracker in trackers:
         below = f"{tracker.path}/"
         assert tracker.held == 0
-        if len(trackers[0].ledger) < 1_000:
-            mine = (entry.amount.tokens for entry in tracker.ledger if f"{entry.tracker}/".startswith(below))
-            assert sum(mine) == tracker.spent
+        mine = (total.amount.tokens for path, total in totals.items() if f"{path}/".startswith(below))
+        assert sum(mine) == tracker.spent
 
 
 def test_nobody_is_left_waiting() -> None:
@@ -194,7 +216,7 @@ def test_one_hold_ends_once_in_any_race() -> None:
 
 
 def test_consume_in_a_race_is_exact() -> None:
-    """Sixteen threads that consume one by one reach exactly the cap (BUDGET-1, BUDGET-2)."""
+    """Threads that consume one by one reach exactly the cap (BUDGET-1, BUDGET-2)."""
     tracker = BudgetTracker(1_000)
 
     def consume() -> int:

@@ -67,19 +67,26 @@ async def aattempt(adapter: LLMAdapter, config: RunConfig) -> LLMResponse | None
 
 
 def judge(provider: EmbeddedProvider, tracker: BudgetTracker, answers: list[LLMResponse | None]) -> None:
-    """At the server: never above the cap and at least 18 calls through; no answer lost; the books are the bill."""
+    """At the server: never above the cap and at least 19 calls through; no answer lost; the books are the bill."""
     through = [answer for answer in answers if answer is not None]
     assert len(answers) == ATTEMPTS
     assert provider.meter.total_tokens <= CAP
-    assert 18 <= provider.meter.calls <= CALLS
+    assert 19 <= provider.meter.calls <= CALLS
     assert len(through) == provider.meter.calls
     assert tracker.spent == provider.meter.total_tokens == sum(answer.usage.total_tokens for answer in through)
     assert tracker.held == 0
     assert sum(entry.amount.tokens for entry in tracker.ledger) == tracker.spent
 
 
+def test_one_after_the_other(provider: EmbeddedProvider, adapter: LLMAdapter) -> None:
+    """200 calls in a loop stay under a token cap for 20: nothing waits, and what cannot fit is refused. (BUDGET-1)"""
+    tracker = BudgetTracker(total=CAP)
+    config = RunConfig(budget_tracker=tracker, max_tokens=400)
+    judge(provider, tracker, [attempt(adapter, config) for _ in range(ATTEMPTS)])
+
+
 async def test_one_gather(provider: EmbeddedProvider, adapter: LLMAdapter) -> None:
-    """200 calls in one gather stay under a token cap for 20, and at least 18 get through. (BUDGET-1)"""
+    """200 calls in one gather stay under a token cap for 20, and at least 19 get through. (BUDGET-1)"""
     tracker = BudgetTracker(total=CAP)
     config = RunConfig(budget_tracker=tracker, max_tokens=400)
     judge(provider, tracker, await asyncio.gather(*(aattempt(adapter, config) for _ in range(ATTEMPTS))))
@@ -148,7 +155,7 @@ async def test_cap_in_usd(provider: EmbeddedProvider, adapter: LLMAdapter) -> No
     config = RunConfig(budget_tracker=tracker, max_tokens=400)
     answers = await asyncio.gather(*(aattempt(adapter, config) for _ in range(ATTEMPTS)))
     assert tracker.spent_usd == provider.meter.cost <= CALLS * cost
-    assert 18 <= provider.meter.calls == sum(answer is not None and answer.cost == cost for answer in answers)
+    assert 19 <= provider.meter.calls == sum(answer is not None and answer.cost == cost for answer in answers)
     assert tracker.held_usd == 0
 
 
@@ -173,14 +180,16 @@ async def test_every_call_cancelled_in_flight(provider: EmbeddedProvider, adapte
 
 
 async def test_limit_ignored_by_the_provider(provider: EmbeddedProvider, adapter: LLMAdapter) -> None:
-    """An overrun is booked to the token, the answers are kept, and nothing more is sent above the cap."""
+    """An overrun is booked to the token, answers are kept, and only what was in flight passes the cap. (BUDGET-41)"""
     provider.script(Behaviour(ignore_limit=1.5))
     tracker = BudgetTracker(total=CAP)
     config = RunConfig(budget_tracker=tracker, max_tokens=400)
+    in_flight = tracker.fits(adapter, PROMPT, config)
+    assert in_flight is not None
     answers = await asyncio.gather(*(aattempt(adapter, config) for _ in range(ATTEMPTS)))
     assert tracker.spent == provider.meter.total_tokens
     assert sum(answer is not None for answer in answers) == provider.meter.calls
-    assert provider.meter.total_tokens <= CAP + 11 * (600 - 400)
+    assert provider.meter.total_tokens <= CAP + in_flight * (600 - 400)
     assert tracker.held == 0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ async def _adispatch(terms: Terms) -> Hold:
 def _attempt(adapter: LLMAdapter, hold: Hold) -> Iterator[None]:
     """From dispatch to end: whatever leaves the block, the hold has ended."""
     remember_own(hold)
-    token = running.set((adapter, hold))
+    token = running.set((adapter, weakref.ref(hold)))
     try:
         yield
     except LLMError as error:

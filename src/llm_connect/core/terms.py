@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from llm_connect.core.adapter import LLMAdapter
     from llm_connect.core.budget import BudgetTracker
 
-#: The metered call that is running around this one: its adapter and its hold.
-running: ContextVar[tuple[LLMAdapter, Hold] | None] = ContextVar("llm_connect_running", default=None)
+#: The metered call that is running around this one: its adapter and its hold, weak, so that a lost one is noticed.
+running: ContextVar[tuple[LLMAdapter, weakref.ref[Hold]] | None] = ContextVar("llm_connect_running", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,8 @@ def terms(
 def _replaced_by(adapter: LLMAdapter, tracker: BudgetTracker) -> Hold | None:
     """The hold of a running call of the same adapter, if what is booked on `tracker` counts where that hold does."""
     around = running.get()
-    if around is None or around[0] is not adapter or around[1].tracker not in tracker.lineage:
-        return None
-    return around[1]
+    hold = None if around is None or around[0] is not adapter else around[1]()
+    return hold if hold is not None and hold.tracker in tracker.lineage else None
 
 
 def _text_of(adapter: LLMAdapter, name: str) -> str | None:
