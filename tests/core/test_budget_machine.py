@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -512,4 +513,5 @@ class BudgetMachine(RuleBasedStateMachine):
 BudgetMachine.TestCase.settings = settings(
     max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
-TestBudgetMachine = BudgetMachine.TestCase
+#: The model adds everything up anew at every step, which takes its time on a busy machine.
+TestBudgetMachine = pytest.mark.timeout(300)(BudgetMachine.TestCase)

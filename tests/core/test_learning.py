@@ -80,6 +80,16 @@ def test_input_and_output_are_learned_apart() -> None:
         assert hold.bound.tokens == 250
 
 
+def test_a_prompt_that_was_too_long_counts_though_the_whole_fitted() -> None:
+    """An overrun of the input that a short answer makes up for is learned, and holds of before grow (BUDGET-41)."""
+    tracker = BudgetTracker(1_000)
+    early = take(tracker, demand())
+    call(tracker, used(15, 1))
+    assert early.try_dispatch()
+    assert early.bound.tokens == 35
+    early.release()
+
+
 def test_a_large_hidden_prompt_is_added_rather_than_multiplied() -> None:
     """Above four times, what is missing counts as so many tokens, or a long prompt would never fit (BUDGET-2)."""
     tracker = BudgetTracker(100_000)

@@ -48,6 +48,7 @@ class Gate:
         self.ledger: Ledger = Ledger(keep_entries, self._lock)
         self._outbox = Outbox()
         self._books = Books(self.ledger, self._outbox, sink)
+        self._learned = self._books.learned.factors
         self._line = Line()
         self._slices = Slices()
         #: What finalizers left to do; the next operation works it off.
@@ -72,8 +73,8 @@ class Gate:
                 self._work_off()
             replaced = replaces is not None and give_back(replaces)
             free = (replaced or not self._line.busy) and not tracker.closed
-            if self._books.learned:
-                demand = self._raised(demand, facts)
+            if self._learned:
+                demand = demand.raised(self._learned.get(facts.key))
             hold = grant(tracker, demand, facts) if free else None
             if replaced:
                 self._line.scan()
@@ -91,7 +92,7 @@ class Gate:
         with self._lock:
             if hold.state == "ended":
                 raise LLMConfigurationError("This hold has ended: reserve anew for another request.")
-            if hold.state == "dispatched" or self._covers(hold):
+            if not self._books.surprised or hold.state == "dispatched" or self._covers(hold):
                 hold.state = "dispatched"
                 return True
         hold.release()
@@ -192,7 +193,7 @@ class Gate:
             self._work_off()
             for account, limit in limits.items():
                 account.limit = limit
-            self._books.may_be_breached = True
+            self._books.surprised = True
             self._books.look_at_thresholds()
             self._line.scan()
         self._tell()
@@ -265,25 +266,25 @@ class Gate:
             waiting=self._line.waiting_on(tracker),
             breached=tracker.breached,
             closed=tracker.closed,
-            learned=self._books.learned.known(),
+            learned=dict(self._books.learned.factors),
         )
 
     def _covers(self, hold: Hold) -> bool:
         """Whether the hold covers its call by what is known now, after it has grown if need be."""
-        if self._books.may_be_breached and not accounts.fits(hold.tracker.accounts, NOTHING):
+        if not accounts.fits(hold.tracker.accounts, NOTHING):
             return False
-        factor = self._books.learned.factor(hold.facts.key) if self._books.learned else None
+        factor = self._learned.get(hold.facts.key)
         return factor is None or grow(hold, factor)
 
     def _raised(self, demand: Demand, facts: CallFacts) -> Demand:
-        return demand.raised(self._books.learned.factor(facts.key))
+        return demand.raised(self._learned.get(facts.key))
 
     def _end(self, hold: Hold, ending: Ending) -> None:
         if hold.state == "ended":
             return
         if self._books.end(hold, ending):
             key = hold.facts.key
-            self._line.raise_demands(key, self._books.learned.factor(key))
+            self._line.raise_demands(key, self._learned.get(key))
         if self._line.busy:
             self._line.scan()
 

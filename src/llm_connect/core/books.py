@@ -30,8 +30,9 @@ class Books:
 
     def __init__(self, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
         self.learned = Learned()
-        #: Whether anything was ever booked beyond a hold, or a limit changed: else no limit can be passed.
-        self.may_be_breached: bool = False
+        #: Whether anything was ever booked beyond a hold, or a limit changed: else no limit can be passed, and no bound
+        #: was too low.
+        self.surprised: bool = False
         self._ledger = ledger
         self._outbox = outbox
         self._sink = sink
@@ -46,7 +47,7 @@ class Books:
         path, amount, (tokens, calls, nano_usd) = hold.tracker.accounts, ending.amount, hold.bound
         accounts.change(path, (-tokens, -calls, -nano_usd), amount)
         if amount[0] > tokens or amount[1] > calls or amount[2] > nano_usd:
-            self.may_be_breached = True
+            self.surprised = True
         if ending.outcome == "presumed":
             accounts.presume(path, amount)
             self._presumed[hold.entry_id] = hold
@@ -73,7 +74,7 @@ class Books:
             corrects=None if corrects is None else corrects.entry_id,
         )
         accounts.change(tracker.accounts, NOTHING, amount)
-        self.may_be_breached = True
+        self.surprised = True
         self._write(entry)
         return entry
 
@@ -110,4 +111,6 @@ class Books:
             return False
         limit = demand.bound.max_tokens if hold.max_tokens is None else hold.max_tokens
         seen = Seen.of(demand.bound, limit, usage, demand.price, hold.ending.nano_usd)
-        return self.learned.look_at(hold.facts.key, seen)
+        changed = self.learned.look_at(hold.facts.key, seen)
+        self.surprised = self.surprised or changed
+        return changed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.ledger import LedgerEntry, Outcome
-from llm_connect.core.limits import checked_figures
+from llm_connect.core.limits import checked_actual
 from llm_connect.core.refusals import refusal_of
 from llm_connect.core.totals import Kind
 from llm_connect.core.units import NOTHING, Amount, usd_of
@@ -152,8 +152,8 @@ class Hold:
         """
         if tokens is None and usage is not None:
             tokens = usage.total_tokens
-        tokens, calls, nano_usd = checked_figures(tokens, calls, usd)
-        actual = self.bound.but(tokens, calls, nano_usd)
+        actual = checked_actual(self.bound, tokens, calls, usd)
+        nano_usd = None if usd is None else actual.nano_usd
         self.tracker.gate.end(self, Ending("settled", actual, usage, nano_usd, cost_source, model))
 
     def release(self) -> None:

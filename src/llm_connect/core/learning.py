@@ -85,37 +85,26 @@ class Learned:
     """The factors of one tree of trackers; its caller holds the lock of the tree."""
 
     def __init__(self) -> None:
-        self._factors: dict[Key, LearnedFactor] = {}
+        self.factors: dict[Key, LearnedFactor] = {}
         self._calm: dict[Key, int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._factors)
-
-    def factor(self, key: Key) -> LearnedFactor | None:
-        """The factor of an adapter and model, None where nothing was learned."""
-        return self._factors.get(key)
-
-    def known(self) -> dict[Key, LearnedFactor]:
-        """All factors, by adapter and model."""
-        return dict(self._factors)
 
     def look_at(self, key: Key, seen: Seen) -> bool:
         """Learn from what a call used; whether that changed the factor of `key`."""
         if seen.within:
-            return key in self._factors and self._calm_down(key)
-        before = self._factors.get(key, NOTHING_LEARNED)
+            return key in self.factors and self._calm_down(key)
+        before = self.factors.get(key, NOTHING_LEARNED)
         self._calm[key] = 0
-        self._factors[key] = before.after(seen)
-        return self._factors[key] != before
+        self.factors[key] = before.after(seen)
+        return self.factors[key] != before
 
     def _calm_down(self, key: Key) -> bool:
         self._calm[key] += 1
         if self._calm[key] < CALM_CALLS:
             return False
         self._calm[key] = 0
-        self._factors[key] = self._factors[key].halved()
-        if self._factors[key] == NOTHING_LEARNED:
-            del self._factors[key], self._calm[key]
+        self.factors[key] = self.factors[key].halved()
+        if self.factors[key] == NOTHING_LEARNED:
+            del self.factors[key], self._calm[key]
         return True
 
 

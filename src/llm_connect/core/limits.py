@@ -35,6 +35,19 @@ def checked_amount(
     return Demand(amount), CallFacts(adapter=adapter, model=model, labels=dict(labels or {}))
 
 
+def checked_actual(bound: Amount, tokens: object, calls: object, usd: object) -> Amount:
+    """What a user says that a call has used; what is not said is what was held. Raises as `checked_figures` does."""
+    if tokens is not None:
+        check_count("tokens", tokens, least=0)
+    if calls is not None:
+        check_count("calls", calls, least=0)
+    return Amount(
+        bound.tokens if tokens is None else tokens,  # type: ignore[arg-type]
+        bound.calls if calls is None else calls,  # type: ignore[arg-type]
+        bound.nano_usd if usd is None else nano_usd_of("usd", usd),
+    )
+
+
 def checked_figures(tokens: object, calls: object, usd: object) -> Limits:
     """What a user says of a call's use; None for what is not said. Raises LLMConfigurationError like the others."""
     check_count("tokens", tokens, least=0, optional=True)
