@@ -1,5 +1,14 @@
-"""Tools for testing code that calls models: an embedded provider on loopback."""
+"""Tools for testing code that calls models: an embedded provider on loopback, and rules for adapters of others."""
 
+from .conformance import (
+    ConformanceError,
+    ConformanceReport,
+    ConformanceRule,
+    NotCheckedWarning,
+    RuleResult,
+    check_adapter,
+    conformance_rules,
+)
 from .embedded_provider import (
     WIRE_FORMATS,
     Behaviour,
@@ -14,10 +23,17 @@ from .embedded_provider import (
 __all__ = [
     "WIRE_FORMATS",
     "Behaviour",
+    "ConformanceError",
+    "ConformanceReport",
+    "ConformanceRule",
     "EmbeddedProvider",
     "Meter",
     "MeterReading",
+    "NotCheckedWarning",
     "ReceivedRequest",
+    "RuleResult",
     "Tariff",
     "WireFormat",
+    "check_adapter",
+    "conformance_rules",
 ]

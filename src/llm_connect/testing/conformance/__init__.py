@@ -1,0 +1,15 @@
+"""The rules that every adapter keeps, and what checks them; see `check_adapter`."""
+
+from .check import check_adapter, conformance_rules
+from .report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult
+from .rule import ConformanceRule
+
+__all__ = [
+    "ConformanceError",
+    "ConformanceReport",
+    "ConformanceRule",
+    "NotCheckedWarning",
+    "RuleResult",
+    "check_adapter",
+    "conformance_rules",
+]

@@ -1,0 +1,140 @@
+"""Calls of an adapter in both forms, each in a thread of its own and none without an end in time."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+#: How much later than its time a call may end before it counts as one that does not.
+GRACE_SECONDS = 5.0
+_TURN_SECONDS = 0.01
+
+AsyncWork: TypeAlias = Callable[[], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What some work came to: what it returned, what it raised, or that it was still running.
+
+    seconds: how long it took. turns: how often the event loop came to other work meanwhile.
+    """
+
+    returned: Any = None
+    raised: BaseException | None = None
+    running: bool = False
+    seconds: float = 0.0
+    turns: int = 0
+
+    @property
+    def answered(self) -> bool:
+        """Whether it returned, whatever that was."""
+        return self.raised is None and not self.running
+
+    def __str__(self) -> str:
+        if self.running:
+            return f"was still running after {self.seconds:.1f} s"
+        if self.raised is not None:
+            return f"raised {type(self.raised).__name__}: {self.raised}"
+        return f"returned {type(self.returned).__name__}"
+
+
+def run(work: Callable[[], Any], seconds: float) -> Outcome:
+    """What `work` comes to in a thread of its own within `seconds`; what still runs then is left behind."""
+    return run_together([work], seconds)[0]
+
+
+def run_together(works: Iterable[Callable[[], Any]], seconds: float) -> list[Outcome]:
+    """The same for several at once, each in a thread."""
+    started = time.monotonic()
+    begun = [_start(work) for work in works]
+    return [_outcome(*each, started, seconds) for each in begun]
+
+
+def run_async(work: AsyncWork, seconds: float) -> Outcome:
+    """What an async `work` comes to in an event loop of its own."""
+    outer = run(lambda: asyncio.run(_watched(work, seconds)), seconds + 2 * GRACE_SECONDS)
+    outcome: Outcome = outer.returned if outer.answered else outer
+    return outcome
+
+
+def run_cancelled(work: AsyncWork, ready: Callable[[], bool], seconds: float) -> Outcome | None:
+    """What an async `work` comes to that is cancelled when it is `ready`, or in the end after `seconds`.
+
+    None when it ended by itself before. The outcome comes when all threads that its event loop started have ended,
+    or when twice that time is over.
+    """
+    outer = run(lambda: asyncio.run(_cancelled(work, ready, seconds)), 2 * seconds + 2 * GRACE_SECONDS)
+    outcome: Outcome | None = outer.returned if outer.answered else outer
+    return outcome
+
+
+def _start(work: Callable[[], Any]) -> tuple[threading.Thread, queue.SimpleQueue[Outcome]]:
+    box: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+    thread = threading.Thread(target=lambda: box.put(_done(work)), name="conformance", daemon=True)
+    thread.start()
+    return thread, box
+
+
+def _done(work: Callable[[], Any]) -> Outcome:
+    started = time.monotonic()
+    try:
+        returned = work()
+    except BaseException as error:
+        return Outcome(raised=error, seconds=time.monotonic() - started)
+    return Outcome(returned=returned, seconds=time.monotonic() - started)
+
+
+def _outcome(thread: threading.Thread, box: queue.SimpleQueue[Outcome], started: float, seconds: float) -> Outcome:
+    try:
+        outcome = box.get(timeout=max(started + seconds - time.monotonic(), 0.0))
+    except queue.Empty:
+        return Outcome(running=True, seconds=seconds)
+    thread.join()
+    return outcome
+
+
+async def _watched(work: AsyncWork, seconds: float) -> Outcome:
+    started, turns = time.monotonic(), 0
+    task = asyncio.ensure_future(_awaited(work))
+    while not task.done() and time.monotonic() - started < seconds:
+        await asyncio.wait({task}, timeout=_TURN_SECONDS)
+        turns += 1
+    late = not task.done()
+    outcome = await _ended(task, started, turns)
+    return replace(outcome, running=True) if late else outcome
+
+
+async def _cancelled(work: AsyncWork, ready: Callable[[], bool], seconds: float) -> Outcome | None:
+    started = time.monotonic()
+    task = asyncio.ensure_future(_awaited(work))
+    while not task.done() and not ready() and time.monotonic() - started < seconds:
+        await asyncio.wait({task}, timeout=_TURN_SECONDS)
+    if task.done():
+        # Looked at, so that the event loop does not report an exception that nobody has seen.
+        await _ended(task, started, 0)
+        return None
+    return await _ended(task, time.monotonic(), 0)
+
+
+async def _awaited(work: AsyncWork) -> Any:
+    return await work()
+
+
+async def _ended(task: asyncio.Future[Any], started: float, turns: int) -> Outcome:
+    """The outcome of a task, which is cancelled when it is not done."""
+    late = not task.done()
+    if late:
+        task.cancel()
+        await asyncio.wait({task}, timeout=GRACE_SECONDS)
+    outcome = Outcome(seconds=time.monotonic() - started, turns=turns)
+    if not task.done():
+        return replace(outcome, running=True)
+    if task.cancelled():
+        return replace(outcome, raised=asyncio.CancelledError())
+    error = task.exception()
+    return replace(outcome, raised=error) if error is not None else replace(outcome, returned=task.result())

@@ -1,0 +1,80 @@
+"""What the one who checks an adapter gives for it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from llm_connect.core.adapter import LLMAdapter
+from llm_connect.core.checks import check_count, check_number, check_prompt
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.models import RunConfig
+
+Make: TypeAlias = Callable[[], LLMAdapter]
+
+#: Longer in bytes than in characters, so that a bound that counts characters is seen to be none.
+PROMPT = "Name one colour of the evening sky over lake 1843: 晚霞是什么颜色的?请用一个词回答。"
+_SYSTEM_PROMPT = "Answer like the keeper of lighthouse 2975, in a single word."
+#: Smaller than an ordinary answer, and the least that every known provider takes.
+_MAX_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """The adapter's factories, and what its provider can tell; `check_adapter` says what each is."""
+
+    make: Make
+    slow: Make | None
+    failing: tuple[Make, ...]
+    count_requests: Callable[[], int] | None
+    billed_tokens: Callable[[], int] | None
+    secrets: tuple[str, ...]
+    prompt: str
+    config: RunConfig
+    calls: int
+    attempts: int
+    deadline_seconds: float
+    patience_seconds: float
+
+    def __post_init__(self) -> None:
+        functions = [("make", self.make), *(("failing", each) for each in self.failing)]
+        optional = {name: getattr(self, name) for name in ("slow", "count_requests", "billed_tokens")}
+        functions += [(name, value) for name, value in optional.items() if value is not None]
+        for name, value in functions:
+            if not callable(value):
+                raise LLMConfigurationError(f"{name} must be a function, not {type(value).__name__}.")
+        check_prompt(self.prompt)
+        check_count("calls", self.calls, least=1)
+        check_count("attempts", self.attempts, least=self.calls)
+        check_number("deadline_seconds", self.deadline_seconds, above=0)
+        check_number("patience_seconds", self.patience_seconds, above=0)
+
+    def missing(self, *names: str) -> list[str]:
+        """Which of these were not given."""
+        return [name for name in names if not getattr(self, name)]
+
+    def config_with(self, **changes: Any) -> RunConfig:
+        """The config of a call: the one given, where it says nothing the kit's own, and `changes`.
+
+        No two share a mapping, so that what an adapter does to one of them is seen on that one.
+        """
+        given = self.config
+        own = {
+            "system_prompt": given.system_prompt or _SYSTEM_PROMPT,
+            "max_tokens": given.max_tokens or _MAX_TOKENS,
+            "model_params": copy.deepcopy(dict(given.model_params)),
+            "labels": {**given.labels, "checked_by": "conformance kit"},
+            "timeout_seconds": self.patience_seconds,
+            "max_retries": 0,
+        }
+        return replace(given, **{**own, **changes})
+
+
+def adapter_from(name: str, make: Make) -> LLMAdapter:
+    """What the factory `name` makes. Raises LLMConfigurationError when that is no LLMAdapter."""
+    adapter = make()
+    if not isinstance(adapter, LLMAdapter):
+        raise LLMConfigurationError(f"{name} must make an LLMAdapter, not {type(adapter).__name__}.")
+    return adapter

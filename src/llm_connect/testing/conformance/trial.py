@@ -1,0 +1,88 @@
+"""One call for the kit: what was asked, and all that could be seen of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, TypeAlias
+
+from llm_connect.core.adapter import LLMAdapter
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.models import RunConfig
+
+from .calls import AsyncWork, Outcome, run, run_async
+
+Form: TypeAlias = Literal["execute_prompt", "async_execute_prompt"]
+FORMS: Final[tuple[Form, ...]] = ("execute_prompt", "async_execute_prompt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What the provider says it has got and billed; None where it cannot be asked."""
+
+    requests: int | None
+    billed: int | None
+
+    def since(self, before: Tally) -> Tally:
+        """What was added."""
+        return Tally(requests=_less(self.requests, before.requests), billed=_less(self.billed, before.billed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One call that was made, and what could be seen of it.
+
+    tracker: the budget it was made with. changed: fields of its config that are not what they were.
+    tally: what the provider got of it.
+    """
+
+    what: str
+    outcome: Outcome
+    tracker: BudgetTracker | None
+    changed: tuple[str, ...]
+    tally: Tally
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.outcome}"
+
+    @property
+    def raised(self) -> BaseException | None:
+        return self.outcome.raised
+
+    @property
+    def budget(self) -> BudgetTracker:
+        """The budget of a call that was made with one."""
+        assert self.tracker is not None
+        return self.tracker
+
+
+def sync_work(adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> Callable[[], Any]:
+    return lambda: adapter.execute_prompt(prompt, config)
+
+
+def async_work(adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> AsyncWork:
+    return lambda: adapter.async_execute_prompt(prompt, config)
+
+
+def made(form: Form, adapter: LLMAdapter, prompt: Any, config: RunConfig | None, seconds: float) -> Outcome:
+    """What one call comes to within `seconds`."""
+    if form == "execute_prompt":
+        return run(sync_work(adapter, prompt, config), seconds)
+    return run_async(async_work(adapter, prompt, config), seconds)
+
+
+def state_of(config: RunConfig | None) -> dict[str, Any]:
+    """The fields of a config, as deep copies; a budget stays the same."""
+    if config is None:
+        return {}
+    return {field.name: copy.deepcopy(getattr(config, field.name)) for field in fields(config)}
+
+
+def changes(before: dict[str, Any], config: RunConfig | None) -> tuple[str, ...]:
+    """The fields that are not what they were."""
+    return tuple(name for name, value in before.items() if getattr(config, name) != value)
+
+
+def _less(after: int | None, before: int | None) -> int | None:
+    return None if after is None or before is None else after - before
