@@ -54,15 +54,15 @@ def check_adapter(
         which fails in another way.
     count_requests: how many requests the provider has got so far. billed_tokens: how many tokens it has billed.
     secrets: keys that must not show.
-    prompt: what is asked. config: fields that each call has, such as `model_name`; the kit sets `budget_tracker`,
-        `timeout_seconds` and `max_retries`, and where they are missing `max_tokens` (16) and `system_prompt`.
+    prompt: what is asked. config: what each call has, such as `model_name`; budget, times and retries are set by the
+        kit, and so are `max_tokens` (16) and `system_prompt` where it has none.
     calls, attempts: a cap for so many calls is given to so many at once, once to tasks and once to threads.
     deadline_seconds: `timeout_seconds` of the calls to a slow provider.
     patience_seconds: `timeout_seconds` of all others. A call that goes on for 5 s more is given up, and left behind.
     rules: those to check; else all. waived: names of rules that this adapter does not keep, each with the reason.
 
-    About 25 calls and twice `calls` are sent, up to `attempts` more if the adapter uses much less than its bound.
-    Nothing but what is passed is called.
+    Sent are 21 calls, `calls` more from tasks, and from threads as many as fit of `attempts`; three to the slow
+    provider and two to each failing one. Nothing but what is passed is called.
 
     Raises ConformanceError, an AssertionError whose text is a report of all broken rules. Rules whose means were not
     passed are never counted as kept: they are in the report, and a NotCheckedWarning names them. When nothing at all

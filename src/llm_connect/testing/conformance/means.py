@@ -61,13 +61,16 @@ class Means:
         No two share a mapping, so that what an adapter does to one of them is seen on that one.
         """
         given = self.config
-        own = {
+        own: dict[str, Any] = {
             "system_prompt": given.system_prompt or _SYSTEM_PROMPT,
             "max_tokens": given.max_tokens or _MAX_TOKENS,
             "model_params": copy.deepcopy(dict(given.model_params)),
             "labels": {**given.labels, "checked_by": "conformance kit"},
             "timeout_seconds": self.patience_seconds,
             "max_retries": 0,
+            "budget_tracker": None,
+            "when_short": "wait",
+            "max_wait_seconds": None,
         }
         return replace(given, **{**own, **changes})
 

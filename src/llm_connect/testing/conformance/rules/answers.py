@@ -89,7 +89,7 @@ def finish_reason_is_known(bench: Bench) -> Iterator[str]:
 
 @rule(after=(call_is_answered,))
 def metadata_is_complete(bench: Bench) -> Iterator[str]:
-    """`metadata` has `provider` (text), `latency_seconds` (a number) and `attempts` (a whole number from 1 on)."""
+    """`metadata` has `provider` (text), `latency_seconds` (a number) and `attempts` (a count from 1). (CALL-6)"""
     for trial, response in bench.responses:
         provider, latency, attempts = map(response.metadata.get, ("provider", "latency_seconds", "attempts"))
         if not isinstance(provider, str) or not provider.strip():

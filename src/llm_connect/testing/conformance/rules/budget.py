@@ -14,20 +14,19 @@ from llm_connect.core.models import LLMResponse
 from llm_connect.core.usage import Usage
 
 from ..bench import Bench
-from ..calls import GRACE_SECONDS
 from ..rule import rule
-from ..trial import FORMS, changes, state_of
+from ..trial import FORMS, Trial
 from .answers import call_is_answered, output_limit_is_kept, usage_is_in_normal_form
 
 _LOOK_SECONDS = 0.01
 
 
-def held_at_rest(tracker: BudgetTracker) -> int:
-    """What is held when all calls have ended; for a moment, a thread may still be on its way out."""
-    until = time.monotonic() + GRACE_SECONDS
-    while (tracker.held or tracker.held_calls) and time.monotonic() < until:
+def held_at_rest(tracker: BudgetTracker, seconds: float = 1.0) -> str | None:
+    """What is held when all calls have ended; threads that they have started may take some `seconds` more."""
+    until = time.monotonic() + seconds
+    while any(held := tracker.snapshot().held) and time.monotonic() < until:
         time.sleep(_LOOK_SECONDS)
-    return tracker.held or tracker.held_calls
+    return f"{held.tokens} tokens, {held.calls} calls and {held.usd} USD" if any(held) else None
 
 
 def requests_held(tracker: BudgetTracker) -> int:
@@ -38,17 +37,23 @@ def requests_held(tracker: BudgetTracker) -> int:
 @rule(after=(call_is_answered, usage_is_in_normal_form))
 def call_is_metered(bench: Bench) -> Iterator[str]:
     """A call books what its response says it used, once. (BUDGET-7)"""
-    for trial, response in bench.responses:
-        entries = list(trial.budget.ledger)
-        settled = sum(entry.amount.tokens for entry in entries if entry.outcome == "settled")
-        used = response.usage.total_tokens
-        if not entries:
-            yield f"{trial.what} booked nothing: `metered = False` is for classes whose inner adapter meters"
-        elif response.usage.estimated:
-            if trial.budget.spent < used:
-                yield f"{trial.what} booked {trial.budget.spent} tokens of the {used} that its response estimates"
-        elif settled != used:
-            yield f"{trial.what} booked {settled} tokens in {len(entries)} entries; its response says {used}"
+    for trial in bench.answered:
+        yield from _misbooked(trial, trial.budget)
+
+
+def _misbooked(trial: Trial, tracker: BudgetTracker) -> Iterator[str]:
+    """How what was booked for an answer differs from what it says; an attempt before it may count as well."""
+    if not isinstance(trial.outcome.returned, LLMResponse):
+        yield str(trial)
+        return
+    usage, entries = trial.outcome.returned.usage, list(tracker.ledger)
+    settled = sum(entry.amount.tokens for entry in entries if entry.outcome in ("settled", "recorded"))
+    if not entries:
+        yield f"{trial.what} booked nothing: `metered = False` is for classes whose inner adapter meters"
+    elif usage.estimated and tracker.spent < usage.total_tokens:
+        yield f"{trial.what} booked {tracker.spent} tokens; its response estimates {usage.total_tokens}"
+    elif not usage.estimated and settled != usage.total_tokens:
+        yield f"{trial.what} booked {settled} tokens in {len(entries)} entries; its response says {usage.total_tokens}"
 
 
 @rule(after=(call_is_answered,))
@@ -61,18 +66,13 @@ def answered_call_ends_its_hold(bench: Bench) -> Iterator[str]:
 
 @rule(after=(call_is_answered, usage_is_in_normal_form, output_limit_is_kept))
 def bound_covers_the_call(bench: Bench) -> Iterator[str]:
-    """`bound` is a graded Bound that covers what the call used; asking for it sends and changes nothing. (BUDGET-1)"""
+    """`bound` gives a graded Bound that covers what the call then used. (BUDGET-1)"""
     for trial, response in bench.responses:
-        config = bench.budgeted()
-        before, counted = state_of(config), bench.tally()
-        bound = bench.adapter.bound(bench.means.prompt, config)
+        bound = bench.adapter.bound(bench.means.prompt, bench.budgeted())
         if not isinstance(bound, Bound) or bound.grade not in get_args(Grade):
             yield f"bound gave {bound!r}"
-            continue
-        if not response.usage.estimated and not _covers(bound, response.usage):
-            yield f"{bound} was given, and {trial.what} used {response.usage}"
-        if changes(before, config) or bench.tally().since(counted).requests:
-            yield "bound changed its config or sent something"
+        elif not response.usage.estimated and not _covers(bound, response.usage):
+            yield f"bound gave {bound}, and {trial.what} used {response.usage}"
 
 
 def _covers(bound: Bound, usage: Usage) -> bool:
@@ -132,25 +132,21 @@ def own_budget_is_used(bench: Bench) -> Iterator[str]:
             trial = bench.ask(form, bench.means.config_with(), what="the adapter's own budget_tracker")
         finally:
             bench.adapter.budget_tracker = usual
-        if not isinstance(trial.outcome.returned, LLMResponse):
-            yield str(trial)
-        elif not tracker.spent:
-            yield f"{trial.what} booked nothing there"
+        yield from _misbooked(trial, tracker)
 
 
 @rule(after=(call_is_metered,))
 def delegated_call_counts_on_both(bench: Bench) -> Iterator[str]:
     """A call with a delegated config counts on the child budget and on the one above. (BUDGET-4)"""
     for form in FORMS:
-        above = bench.budgeted(BudgetTracker(name="above"))
+        tracker = BudgetTracker(name="above")
+        above = bench.budgeted(tracker)
         kept = {name: getattr(above, name) for name in ("model_name", "system_prompt", "max_tokens", "model_params")}
         config = above.delegate("below", total=10**9, **kept)
         trial = bench.ask(form, config, what="a delegated config")
-        spent = (trial.budget.spent, above.budget_tracker.spent if above.budget_tracker else 0)
-        if not isinstance(trial.outcome.returned, LLMResponse):
-            yield str(trial)
-        elif 0 in spent or len(set(spent)) > 1:
-            yield f"{trial.what} counts {spent[0]} tokens on the child, and {spent[1]} above"
+        yield from _misbooked(trial, tracker)
+        if trial.budget.spent != tracker.spent:
+            yield f"{trial.what} counts {trial.budget.spent} tokens on the child, and {tracker.spent} above"
 
 
 @rule(needs=("count_requests",), after=(call_is_metered,))

@@ -43,17 +43,16 @@ def cancellation_passes(bench: Bench) -> Iterator[str]:
 def unanswered_call_ends_its_hold(bench: Bench) -> Iterator[str]:
     """When a call has timed out, or was cancelled and its threads have ended, nothing is held. (BUDGET-3)"""
     for trial in (*bench.late, bench.cancelled):
-        if held := held_at_rest(trial.budget):
+        if held := held_at_rest(trial.budget, 3 * bench.means.deadline_seconds + 1):
             yield f"{trial.what} left {held} held"
 
 
-@rule(needs=("slow", "count_requests"), after=(call_is_metered, deadline_is_kept, cancellation_passes))
+@rule(needs=("slow", "count_requests"), after=(unanswered_call_ends_its_hold,))
 def unanswered_call_is_booked(bench: Bench) -> Iterator[str]:
     """A request that went out and was not answered counts as spent: the provider may bill it. (BUDGET-3)"""
     trials = (*bench.late, bench.cancelled)
     if not any(trial.tally.requests for trial in trials):
         raise NotChecked("count_requests does not count the requests of slow=")
     for trial in trials:
-        held_at_rest(trial.budget)
         if (trial.tally.requests or 0) > trial.budget.spent_calls or (trial.tally.requests and not trial.budget.spent):
             yield f"{trial.what} sent {trial.tally.requests} requests and booked {trial.budget.snapshot().spent}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
+from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
@@ -25,7 +27,7 @@ _LOOK_SECONDS = 0.01
 @rule(after=(call_is_answered,))
 def threads_and_loops_share_one_adapter(bench: Bench) -> Iterator[str]:
     """One adapter serves threads and event loops at the same time, and another event loop later. (ADAPTER-8)"""
-    at_once = [_thread(bench, bench.means.config_with()), _loop_of_two(bench)] * 2
+    at_once = [work for _ in range(2) for work in (_thread(bench, bench.means.config_with()), _loop_of_two(bench))]
     yield from _strange(_each(run_together(at_once, _seconds(bench))))
     yield from _strange(_each([run(_loop_of_two(bench), _seconds(bench))]))
 
@@ -44,24 +46,26 @@ def sync_call_works_in_a_running_loop(bench: Bench) -> Iterator[str]:
 def call_waits_for_budget(bench: Bench) -> Iterator[str]:
     """A call that does not fit now, but will when another has ended, waits and is answered. (BUDGET-2)"""
     for form in FORMS:
-        tracker, before = BudgetTracker(_bound(bench), name="taken"), bench.tally()
-        taken = tracker.reserve(_bound(bench))
-        works = [_made(bench, form, bench.budgeted(tracker)), _freeing(bench, taken, before)]
+        needed, before = _bound(bench).total_tokens, bench.tally()
+        tracker = BudgetTracker(needed, name="taken")
+        ended, taken = threading.Event(), tracker.reserve(needed)
+        works = [_made(bench, form, bench.budgeted(tracker), ended), _freeing(bench, taken, before, ended)]
         outcome, freed = run_together(works, _seconds(bench))
         yield from (f"{form}: {text}" for text in _strange(_each([outcome])))
         if freed.returned:
             yield f"{form} sent {freed.returned} requests while all of its budget was held"
 
 
-@rule(after=(call_is_metered, answered_call_ends_its_hold))
+@rule(after=(call_is_metered, bound_covers_the_call, answered_call_ends_its_hold))
 def cap_on_calls_holds_for_tasks(bench: Bench) -> Iterator[str]:
     """Of many tasks at once, as many are answered as a cap on calls allows, and the others are refused. (BUDGET-1)"""
     calls = bench.means.calls
-    tracker, before = BudgetTracker(total_calls=calls, name="tasks"), bench.tally()
+    limit = calls * _bound(bench).calls
+    tracker, before = BudgetTracker(total_calls=limit, name="tasks"), bench.tally()
     outcomes = _each([run(_loop_of(bench, bench.means.attempts, tracker), _seconds(bench))])
     answered = yield from _answered_or_refused(outcomes)
     yield from _beyond(bench, tracker, before, answered)
-    if not answered == tracker.spent_calls == calls:
+    if not calls <= answered <= tracker.spent_calls <= limit:
         yield f"{answered} of {bench.means.attempts} were answered, and {tracker}"
 
 
@@ -69,17 +73,17 @@ def cap_on_calls_holds_for_tasks(bench: Bench) -> Iterator[str]:
 def cap_on_tokens_holds_for_threads(bench: Bench) -> Iterator[str]:
     """Of many threads at once, at least those are answered whose bounds fit, and the cap is not passed. (BUDGET-1)"""
     calls, attempts = bench.means.calls, bench.means.attempts
-    tracker, before = BudgetTracker(calls * _bound(bench), name="threads"), bench.tally()
-    config = bench.budgeted(tracker, when_short="refuse")
-    outcomes = run_together([_thread(bench, config)] * attempts, _seconds(bench))
+    tracker, before = BudgetTracker(calls * _bound(bench).total_tokens, name="threads"), bench.tally()
+    works = [_thread(bench, bench.budgeted(tracker, when_short="refuse")) for _ in range(attempts)]
+    outcomes = run_together(works, _seconds(bench))
     answered = yield from _answered_or_refused(outcomes)
     yield from _beyond(bench, tracker, before, answered)
     if answered < calls or tracker.breached:
         yield f"{answered} of {attempts} were answered, and {tracker}"
 
 
-def _bound(bench: Bench) -> int:
-    return bench.adapter.bound(bench.means.prompt, bench.budgeted()).total_tokens
+def _bound(bench: Bench) -> Bound:
+    return bench.adapter.bound(bench.means.prompt, bench.budgeted())
 
 
 def _seconds(bench: Bench) -> float:
@@ -90,8 +94,15 @@ def _thread(bench: Bench, config: RunConfig) -> Callable[[], Any]:
     return sync_work(bench.adapter, bench.means.prompt, config)
 
 
-def _made(bench: Bench, form: Form, config: RunConfig) -> Callable[[], list[Outcome]]:
-    return lambda: [made(form, bench.adapter, bench.means.prompt, config, bench.means.patience_seconds)]
+def _made(bench: Bench, form: Form, config: RunConfig, ended: threading.Event) -> Callable[[], list[Outcome]]:
+    """One call in one form, and word of its end."""
+
+    def call() -> list[Outcome]:
+        outcome = made(form, bench.adapter, bench.means.prompt, config, bench.means.patience_seconds)
+        ended.set()
+        return [outcome]
+
+    return call
 
 
 def _loop_of_two(bench: Bench) -> Callable[[], list[Outcome]]:
@@ -113,13 +124,13 @@ def _outcome(result: Any) -> Outcome:
     return Outcome(raised=result) if isinstance(result, BaseException) else Outcome(returned=result)
 
 
-def _freeing(bench: Bench, hold: Hold, before: Tally) -> Callable[[], int | None]:
-    """Releases a hold once a call waits for it, and gives how many requests were sent until then."""
+def _freeing(bench: Bench, hold: Hold, before: Tally, ended: threading.Event) -> Callable[[], int | None]:
+    """Releases a hold once a call waits for it or has ended, and gives how many requests were sent until then."""
 
     def free() -> int | None:
         until = time.monotonic() + GRACE_SECONDS
-        while not hold.tracker.snapshot().waiting and time.monotonic() < until:
-            time.sleep(_LOOK_SECONDS)
+        while not hold.tracker.snapshot().waiting and not ended.wait(_LOOK_SECONDS) and time.monotonic() < until:
+            pass
         sent = bench.tally().since(before).requests
         hold.release()
         return sent
@@ -146,11 +157,13 @@ def _answered_or_refused(outcomes: list[Outcome]) -> Generator[str, None, int]:
 
 
 def _beyond(bench: Bench, tracker: BudgetTracker, before: Tally, answered: int) -> Iterator[str]:
-    """What is held in the end, sent without an answer, or billed and not booked."""
+    """What is held in the end, sent without an answer, or billed and not booked, unless a single call does so."""
     if held := held_at_rest(tracker):
         yield f"{held} are still held"
     tally = bench.tally().since(before)
-    if (tally.requests or 0) > answered:
+    requests_of_one = max(trial.tally.requests or 0 for trial in bench.answered)
+    if (tally.requests or 0) > answered * requests_of_one:
         yield f"{tally.requests} requests were sent, and {answered} calls answered"
-    if (tally.billed or 0) > tracker.spent:
+    covered_alone = all((trial.tally.billed or 0) <= trial.budget.spent for trial in bench.answered)
+    if covered_alone and (tally.billed or 0) > tracker.spent:
         yield f"{tally.billed} tokens were billed, and {tracker.spent} booked"
