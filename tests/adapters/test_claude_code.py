@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from llm_connect.core.exceptions import (
 )
 from llm_connect.core.models import LLMResponse, RunConfig
 from tests.adapters.claude_binary import find_claude, needs_claude
+from tests.adapters.claude_stand_in import stand_in
 from tests.adapters.messages_server import MessagesServer, messages_server, texts_of
 
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
@@ -53,11 +53,7 @@ def script(tmp_path: Path) -> Script:
     """An adapter whose command is a script of these Python lines; `here` is where it leaves traces."""
 
     def make(lines: str) -> ClaudeCodeAdapter:
-        path = tmp_path / "claude"
-        head = f"#!{sys.executable}\nimport os, signal, sys, time\nhere = {str(tmp_path)!r}\n"
-        path.write_text(head + lines)
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        return ClaudeCodeAdapter(api_key=KEY, cli_path=path, base_url="http://127.0.0.1:9")
+        return ClaudeCodeAdapter(api_key=KEY, cli_path=stand_in(tmp_path, lines), base_url="http://127.0.0.1:9")
 
     return make
 
@@ -147,25 +143,41 @@ def test_one_request_whatever_the_answer(
 
 @needs_claude
 @pytest.mark.parametrize(
-    ("status", "kind", "requests"),
+    ("status", "kind"),
     [
-        (400, LLMAPIError, 1),
-        (401, LLMAuthenticationError, 1),
-        # The command sends a 404 again, without a stream: neither is billed.
-        (404, LLMAPIError, 2),
-        (429, LLMRateLimitError, 1),
-        (500, LLMAPIError, 1),
-        (529, LLMAPIError, 1),
+        (307, LLMAPIError),
+        (400, LLMAPIError),
+        (401, LLMAuthenticationError),
+        (404, LLMAPIError),
+        (429, LLMRateLimitError),
+        (500, LLMAPIError),
+        (529, LLMAPIError),
     ],
 )
-def test_api_errors(server: MessagesServer, status: int, kind: type[LLMError], requests: int) -> None:
-    """An error of the API comes with its status and request id, after one request and no retry."""
+def test_api_errors(server: MessagesServer, status: int, kind: type[LLMError]) -> None:
+    """An error of the API comes with its status and request id, after one request. (CALL-5, PROVIDER-12)"""
     server.status = status
     error = error_of(real(server))
     assert type(error) is kind
     assert isinstance(error, LLMAPIError)
-    assert (error.status_code, error.request_id) == (status, f"req_{requests}")
-    assert len(server.requests) == requests
+    assert (error.status_code, error.request_id) == (status, "req_1")
+    assert len(server.requests) == 1
+
+
+@needs_claude
+@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.parametrize("login", [False, True])
+async def test_a_redirect_is_not_followed(
+    server: MessagesServer, monkeypatch: pytest.MonkeyPatch, way: str, login: bool
+) -> None:
+    """Where a redirect leads to gets no request, and so neither prompt nor key. (CALL-5)"""
+    monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "oauth-token")
+    with messages_server() as elsewhere:
+        server.status = 307
+        server.headers = {"location": f"{elsewhere.url}/v1/messages"}
+        with pytest.raises(LLMAPIError, match="a redirect, which is not followed"):
+            await called(way, real(server, login=login, api_key=None if login else KEY), "hi", ONCE)
+        assert (len(server.requests), len(elsewhere.requests)) == (1, 0)
 
 
 @needs_claude

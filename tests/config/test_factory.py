@@ -76,7 +76,11 @@ def test_the_names_are_sorted_and_complete() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "modules"),
     [
-        ("claude-code", {"cli_path": sys.executable}, {"claude_code", "subprocesses"}),
+        (
+            "claude-code",
+            {"cli_path": sys.executable},
+            {"claude_code", "relay", "relay_streams", "strands", "subprocesses"},
+        ),
         ("gemini", {}, {"gemini"}),
         ("openai", {}, {"openai"}),
         ("openrouter", {}, {"openrouter"}),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import stat
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import pytest
 from llm_connect import BudgetTracker, LLMAdapter, LLMError, LLMResponse, RunConfig, create_adapter
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.claude_binary import find_claude, needs_claude
+from tests.adapters.claude_stand_in import stand_in
 from tests.e2e.failure_table import CLAUDE, TABLE, Case, Row
 
 Form = Literal["sync", "async"]
@@ -83,7 +82,7 @@ class Play:
         options = {"model": "test-model", "api_key": self.key}
         options["base_url"] = url if self.case.listening else url.replace(provider.url, _nobody())
         if self.adapter in CLAUDE:
-            options["cli_path"] = _script(folder, self.case.command) if self.case.command else find_claude()
+            options["cli_path"] = stand_in(folder, self.case.command) if self.case.command else find_claude()
         with create_adapter(self.adapter, **options) as adapter:  # type: ignore[attr-defined]
             yield adapter
 
@@ -105,10 +104,3 @@ def plays(**fields: Any) -> list[Any]:
 def _nobody() -> str:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-def _script(folder: Path, lines: str) -> Path:
-    path = folder / "claude"
-    path.write_text(f"#!{sys.executable}\nimport sys\n{lines}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path

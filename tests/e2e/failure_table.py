@@ -40,7 +40,7 @@ class Case:
     behaviour: what the provider does; by_adapter: the same, where formats differ.
     at: the adapters that it is played at.
     config: fields of the call's config. total: the tracker's limit in tokens. listening: False for a port where
-        nobody is. command: the lines of a script in place of the `claude` command.
+        nobody is. command: the lines of a stand-in for the `claude` command, see claude_stand_in.py.
     requests: how many requests one attempt is. retry_after: the wait that the body asks for.
     """
 
@@ -144,9 +144,10 @@ TABLE: tuple[Row, ...] = (
         hold="presumed",
         says="check the network and base_url",
         cases=(
-            Case(name="cut before the reply", behaviour=Behaviour(cut="before_reply")),
+            Case(name="cut before the reply", behaviour=Behaviour(cut="before_reply"), at=ALL),
             Case(name="cut before the body", behaviour=Behaviour(cut=0)),
             Case(name="cut in the body", behaviour=Behaviour(cut=20)),
+            Case(name="cut error", behaviour=Behaviour(status=400, cut=20), at=ALL),
             Case(name="cut stream", behaviour=Behaviour(cut_stream=True), at=CLAUDE),
             Case(name="cut socket", behaviour=Behaviour(cut=600), at=CLAUDE),
         ),
@@ -160,6 +161,12 @@ TABLE: tuple[Row, ...] = (
             Case(name="no headers", behaviour=Behaviour(stall="before_headers"), config={"timeout_seconds": 0.8}),
             Case(name="no body", behaviour=Behaviour(stall="after_headers"), config={"timeout_seconds": 0.8}),
             Case(name="a drip", behaviour=Behaviour(drip=0.05), config={"timeout_seconds": 0.8}),
+            Case(
+                name="no reply",
+                behaviour=Behaviour(stall="before_headers"),
+                config={"timeout_seconds": 2.5},
+                at=CLAUDE,
+            ),
             Case(
                 name="a stream that stalls",
                 behaviour=Behaviour(stall="after_headers"),
@@ -191,7 +198,7 @@ TABLE: tuple[Row, ...] = (
         outcome=LLMAPIError,
         hold="released",
         says="check the model name and base_url",
-        cases=(*statuses(404), Case(name="404 twice", behaviour=Behaviour(status=404), requests=2, at=CLAUDE)),
+        cases=statuses(404, at=ALL),
     ),
     Row(
         what="401, 403, Gemini's 400 for a bad key",
@@ -239,7 +246,7 @@ TABLE: tuple[Row, ...] = (
         repeated=True,
         hold="released",
         says="HTTP 4",
-        cases=statuses(408, 409, 425, retry_after=SOON),
+        cases=(*statuses(408, at=ALL, retry_after=SOON), *statuses(409, 425, retry_after=SOON)),
     ),
     Row(
         what="429",
@@ -247,7 +254,10 @@ TABLE: tuple[Row, ...] = (
         repeated=True,
         hold="released",
         says="wait, or send fewer requests at once",
-        cases=(*statuses(429, at=ALL), Case(name="with a wait", behaviour=Behaviour(status=429, retry_after=SOON))),
+        cases=(
+            *statuses(429, at=ALL),
+            Case(name="with a wait", behaviour=Behaviour(status=429, retry_after=SOON), at=ALL),
+        ),
     ),
     Row(
         what="429 for a quota that is used up (`insufficient_quota`)",
@@ -287,7 +297,7 @@ TABLE: tuple[Row, ...] = (
         outcome=LLMAPIError,
         hold="presumed",
         says="set base_url to the final address",
-        cases=(Case(name="307", behaviour=Behaviour(redirect="http://127.0.0.1:9/elsewhere")),),
+        cases=(Case(name="307", behaviour=Behaviour(redirect="http://127.0.0.1:9/elsewhere"), at=ALL),),
     ),
     Row(
         what="HTML, an empty or cut body, or no answer under 200",
@@ -331,9 +341,9 @@ TABLE: tuple[Row, ...] = (
         cases=(Case(name="usage", behaviour=Behaviour(body=_FAILED_WITH_USAGE), at=("openai", "openrouter")),),
     ),
     Row(
-        what="the `claude` command fails or prints no result",
+        what="the `claude` command fails before its request is sent",
         outcome=LLMSubprocessError,
-        hold="presumed",
+        hold="released",
         says="check that the command at cli_path runs by itself",
         cases=(
             Case(
@@ -344,6 +354,31 @@ TABLE: tuple[Row, ...] = (
             ),
             Case(name="silence", command="sys.exit(3)", requests=0, at=CLAUDE),
         ),
+    ),
+    Row(
+        what="the `claude` command fails, or prints no result, after its request was sent",
+        outcome=LLMSubprocessError,
+        hold="presumed",
+        says="check that the command at cli_path runs by itself",
+        cases=(
+            Case(name="failure after a request", command="ask(); sys.exit(3)", at=CLAUDE),
+            Case(name="refusal after a request", command="ask(); sys.exit(1)", at=CLAUDE),
+            Case(name="silence after a request", command="ask()", at=CLAUDE),
+        ),
+    ),
+    Row(
+        what="the `claude` command asks for more output than it was told to",
+        outcome=LLMSubprocessError,
+        hold="released",
+        says="was not let through",
+        cases=(Case(name="more output", command="ask(max_tokens=51)", requests=0, at=CLAUDE),),
+    ),
+    Row(
+        what="the `claude` command asks a second time",
+        outcome=LLMResponseError,
+        hold="presumed",
+        says="asked again, which is not let through",
+        cases=(Case(name="a second request", command="ask(); failed(ask()[0])", at=CLAUDE),),
     ),
     Row(
         what="a good reply without usage",

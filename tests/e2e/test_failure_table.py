@@ -12,11 +12,11 @@ from llm_connect import LLMAPIError, LLMError, LLMResponse, LLMResponseError
 from llm_connect.calling import retry
 from llm_connect.testing import EmbeddedProvider
 from tests.e2e.failure_play import MAX_RETRIES, Play, Played, plays
-from tests.e2e.failure_table import CLAUDE, TABLE
+from tests.e2e.failure_table import TABLE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adapters.md"
 SECTION = re.compile(r"^## What goes wrong, and what you get$(.*?)^## ", re.MULTILINE | re.DOTALL)
-NAMED_BY_ID = ("openai", "openrouter")
+NAMED_BY_ID = ("openai", "openrouter", "claude-code")
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def check_error(play: Play, error: LLMError, played: Played) -> None:
     assert "\n" not in str(error)
     assert len(str(error)) < 600
     asked = behaviour.retry_after if play.case.retry_after is None else play.case.retry_after
-    assert error.retry_after == (None if play.adapter in CLAUDE else asked)
+    assert error.retry_after == asked
     replied = isinstance(error, LLMAPIError)
     if play.adapter in NAMED_BY_ID and replied and behaviour.redirect is None:
         assert error.request_id

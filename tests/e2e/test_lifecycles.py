@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import stat
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,8 +22,11 @@ import pytest
 from llm_connect import BudgetTracker, ClaudeCodeAdapter, LLMResponse, LLMTimeoutError, RunConfig
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.claude_binary import find_claude, needs_claude
+from tests.adapters.claude_stand_in import stand_in
 
 KEY = "key-0123456789"
+#: Another for each test process, by which its commands are found.
+COMMANDS_KEY = f"key-of-{os.getpid()}-{time.monotonic_ns()}"
 #: Calls in the life below.
 CALLS = 3 + 2 * 5 + 16 + 3 + 2
 LIFE = """
@@ -75,6 +79,7 @@ del adapter
 gc.collect()
 print(tracker.spent, tracker.spent_calls, tracker.held, tracker.held_calls, threading.active_count())
 """
+ASK_AND_ANSWER = "answered(ask()[1])"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc to look for processes in")
 DEVELOPMENT = ("-X", "dev", "-X", "tracemalloc", "-W", "error")
 
@@ -93,7 +98,8 @@ def test_a_life_leaves_nothing_behind(provider: EmbeddedProvider, name: str, tmp
     """
     options: dict[str, Any] = {"api_key": KEY, "model": "test-model"}
     if name == "claude-code":
-        options["cli_path"] = str(stand_in(tmp_path))
+        # The real one, dozens of times, would take minutes.
+        options |= {"cli_path": str(stand_in(tmp_path, ASK_AND_ANSWER)), "base_url": provider.anthropic_url}
     else:
         options["base_url"] = getattr(provider, f"{name}_url")
     done = subprocess.run(
@@ -106,17 +112,7 @@ def test_a_life_leaves_nothing_behind(provider: EmbeddedProvider, name: str, tmp
     assert (done.returncode, done.stderr) == (0, "")
     spent, *rest = map(int, done.stdout.split())
     assert rest == [CALLS, 0, 0, 1]
-    if name != "claude-code":
-        assert (spent, CALLS) == (provider.meter.total_tokens, provider.meter.calls)
-
-
-def stand_in(folder: Path) -> Path:
-    """A command that answers at once, since dozens of the real one would take minutes."""
-    result = {"type": "result", "terminal_reason": "completed", "stop_reason": "end_turn", "modelUsage": {"m": {}}}
-    path = folder / "claude"
-    path.write_text(f"#!/bin/sh\necho '{json.dumps(result)}'\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+    assert (spent, CALLS) == (provider.meter.total_tokens, provider.meter.calls)
 
 
 @needs_claude
@@ -129,7 +125,7 @@ async def test_a_command_that_was_too_slow_is_gone_and_booked(provider: Embedded
     config = RunConfig(max_tokens=20, budget_tracker=tracker, timeout_seconds=4)
     with claude_at(provider) as adapter, pytest.raises(LLMTimeoutError):
         await called(form, adapter, config)
-    assert processes_at(provider) == []
+    assert processes() == []
     assert len(provider.requests) == 1
     check_presumed(tracker, provider)
 
@@ -144,11 +140,11 @@ async def test_a_command_that_was_cancelled_is_gone_and_booked(provider: Embedde
     with claude_at(provider) as adapter:
         task = asyncio.create_task(adapter.async_execute_prompt("hello", config))
         await asyncio.to_thread(provider.wait_for_requests, 1, timeout=30)
-        assert len(processes_at(provider)) == 1
+        assert len(processes()) == 1
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert processes_at(provider) == []
+    assert processes() == []
     check_presumed(tracker, provider)
 
 
@@ -161,15 +157,15 @@ async def called(form: str, adapter: ClaudeCodeAdapter, config: RunConfig) -> LL
 
 def claude_at(provider: EmbeddedProvider) -> ClaudeCodeAdapter:
     """The real command, talking to the provider."""
-    return ClaudeCodeAdapter(api_key=KEY, base_url=provider.anthropic_url, cli_path=find_claude())
+    return ClaudeCodeAdapter(api_key=COMMANDS_KEY, base_url=provider.anthropic_url, cli_path=find_claude())
 
 
-def processes_at(provider: EmbeddedProvider) -> list[str]:
-    """The processes whose environment names the provider."""
+def processes() -> list[str]:
+    """The processes that have the key of these tests in their environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
-            if f"ANTHROPIC_BASE_URL={provider.anthropic_url}".encode() in path.read_bytes().split(b"\0"):
+            if f"ANTHROPIC_API_KEY={COMMANDS_KEY}".encode() in path.read_bytes().split(b"\0"):
                 found.append(path.parent.name)
     return found
 

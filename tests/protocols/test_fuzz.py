@@ -193,7 +193,10 @@ def test_any_output(content: Any, status: Any, details: Any, usage: dict[str, An
 @given(
     result=st.dictionaries(names, values | figures, max_size=8),
     message=st.dictionaries(names, values, max_size=5),
-    headers=st.fixed_dictionaries({"exit-code": st.integers(-64, 255).map(str), "stderr": st.text()}),
+    headers=st.fixed_dictionaries(
+        {"exit-code": st.integers(-64, 255).map(str), "stderr": st.text()},
+        optional={"sent": st.sampled_from(["yes", "no"]), "request-id": st.text()},
+    ),
 )
 def test_any_line_of_the_command(result: dict[str, Any], message: dict[str, Any], headers: dict[str, str]) -> None:
     """Any message and any result of the `claude` command are read without an exception."""

@@ -7,10 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from llm_connect.adapters import subprocesses
+from llm_connect.adapters.relay import ConnectionBroke, Endpoint, ErrorReply, NotAdmitted, NotConnected, Relay
+from llm_connect.adapters.relay_streams import Addresses
+from llm_connect.adapters.strands import Strands
 from llm_connect.adapters.subprocesses import Command, Finished, NotStarted, OutputTooLong
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.provider import ProviderAdapter, Request, api_key_from
@@ -20,8 +25,10 @@ from llm_connect.core.exceptions import LLMConfigurationError, LLMSubprocessErro
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.protocols import claude_cli
-from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
+from llm_connect.protocols.http_failures import no_reply
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, shown
 
+BASE_URL = "https://api.anthropic.com"
 DEFAULT_MODEL = "claude-sonnet-5-5"
 
 _ARGUMENTS = (
@@ -53,6 +60,8 @@ _SWITCHES = {
     # A budget of thinking above the output limit is a 400; models that think by effort do not heed this one.
     "MAX_THINKING_TOKENS": "0",
 }
+#: Without it, the settings of the machine's administrator name another endpoint or a proxy, and the relay is passed by.
+_NO_OTHER_WAY = {"CLAUDE_CODE_PROVIDER_MANAGED_BY_HOST": "1"}
 _LONGEST_TIMER_MS = 2**31 - 1
 
 
@@ -94,9 +103,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
     ) -> None:
         self._login = login
         self._credentials = _credentials(api_key, login)
-        self._endpoint = _taken_over("ANTHROPIC_BASE_URL")
-        if base_url is not None:
-            self._endpoint = {"ANTHROPIC_BASE_URL": base_url}
+        self._endpoint = _endpoint(base_url, login)
         self._cli_path = _find_command(cli_path)
         secrets = tuple(self._credentials.values())
         super().__init__(
@@ -119,37 +126,59 @@ class ClaudeCodeAdapter(ProviderAdapter):
         return claude_cli.parse(reply)
 
     def send(self, request: Request, deadline: Deadline) -> Reply:
-        with self._command(request.body, deadline) as command:
-            return _reply(subprocesses.run(command, deadline))
+        addresses = self._endpoint.addresses() if self._endpoint else ()
+        with self._run(request.body, deadline, addresses) as run:
+            run.ended(subprocesses.run(run.command, deadline, run.strands))
+        return run.reply
 
     async def asend(self, request: Request, deadline: Deadline) -> Reply:
-        with self._command(request.body, deadline) as command:
-            return _reply(await subprocesses.arun(command, deadline))
+        addresses = await self._endpoint.aaddresses() if self._endpoint else ()
+        with self._run(request.body, deadline, addresses) as run:
+            run.ended(await subprocesses.arun(run.command, deadline, run.strands))
+        return run.reply
 
     def transport_failure(self, error: Exception) -> Failure:
         if isinstance(error, NotStarted):
             return _not_started(self._cli_path, error.__cause__)
+        if isinstance(error, NotConnected | ConnectionBroke):
+            return no_reply(
+                shown(f"{type(error.__cause__).__name__}: {error.__cause__}"), unsent=isinstance(error, NotConnected)
+            )
+        if isinstance(error, NotAdmitted):
+            message = "The claude command asked for more output than it was told to: its request was not let through."
+            return Failure(kind=LLMSubprocessError, message=message, maybe_billed=False)
         if isinstance(error, OutputTooLong):
             return Failure(kind=LLMSubprocessError, message="The command wrote without end, and was ended.")
         return Failure(kind=LLMSubprocessError, message=f"The command could not be run to its end: {error}.")
 
     @contextmanager
-    def _command(self, body: JSON, deadline: Deadline) -> Iterator[Command]:
-        """The command for one request, and the directory that it may use while it runs."""
+    def _run(self, body: JSON, deadline: Deadline, addresses: Addresses) -> Iterator[_Run]:
+        """The command for one request, with the directory and the relay that it has while it runs."""
         with subprocesses.starting():
             directory = tempfile.TemporaryDirectory(prefix="llm-connect-", ignore_cleanup_errors=True)
-        with directory as name:
+        with directory as name, Strands() as strands:
             place = Path(name)
             with subprocesses.starting():
                 (place / "work").mkdir()
                 # In a file, because arguments are short, and shown to every user of the machine.
                 (place / "system-prompt").write_bytes(body["system_prompt"].encode())
-            yield Command(
+                relay = self._relay(body, addresses, strands)
+            command = Command(
                 argv=self._argv(body, place),
-                environment=self._environment(body, place, deadline),
+                environment=self._environment(body, place, deadline, relay),
                 cwd=str(place / "work"),
                 stdin=body["prompt"].encode(),
             )
+            run = _Run(command, strands, relay)
+            try:
+                yield run
+            except ErrorReply as error:
+                run.reply = error.reply
+
+    def _relay(self, body: JSON, addresses: Addresses, strands: Strands) -> Relay | None:
+        if self._endpoint is None:
+            return None
+        return Relay(self._endpoint, addresses, partial(claude_cli.keeps_the_limit, body), strands)
 
     def _argv(self, body: JSON, place: Path) -> tuple[str, ...]:
         chosen = {"--effort": body.get("effort"), "--json-schema": body.get("json_schema")}
@@ -162,8 +191,10 @@ class ClaudeCodeAdapter(ProviderAdapter):
             *(word for name, value in chosen.items() if value is not None for word in (name, value)),
         )
 
-    def _environment(self, body: JSON, place: Path, deadline: Deadline) -> dict[str, str]:
-        environment = _SWITCHES | self._credentials | self._endpoint
+    def _environment(self, body: JSON, place: Path, deadline: Deadline, relay: Relay | None) -> dict[str, str]:
+        environment = _SWITCHES | self._credentials
+        if relay is not None:
+            environment |= {"ANTHROPIC_BASE_URL": relay.url, **_NO_OTHER_WAY}
         environment |= _users_own() if self._login else {"HOME": str(place), "CLAUDE_CONFIG_DIR": str(place)}
         environment["PATH"] = os.environ.get("PATH", os.defpath)
         environment["API_TIMEOUT_MS"] = str(min(int(deadline.remaining() * 1000) + 1000, _LONGEST_TIMER_MS))
@@ -172,6 +203,25 @@ class ClaudeCodeAdapter(ProviderAdapter):
         if "effort" not in body:
             environment["CLAUDE_CODE_DISABLE_THINKING"] = "1"
         return environment
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of the command, and what came of it."""
+
+    command: Command
+    strands: Strands
+    relay: Relay | None
+    reply: Reply = field(init=False)
+
+    def ended(self, finished: Finished) -> None:
+        """A process has no HTTP status: 0. Its exit code, the end of its standard error, and what the relay saw of its
+        request are headers.
+        """
+        headers = {"exit-code": str(finished.return_code), "stderr": finished.stderr}
+        if self.relay is not None:
+            headers |= {"sent": "yes" if self.relay.sent else "no", "request-id": self.relay.request_id}
+        self.reply = Reply(0, headers, finished.stdout)
 
 
 def _credentials(api_key: str | None, login: bool) -> dict[str, str]:
@@ -204,10 +254,10 @@ def _users_own() -> dict[str, str]:
     return _taken_over("CLAUDE_CONFIG_DIR") | {"HOME": str(Path.home())}
 
 
-def _reply(finished: Finished) -> Reply:
-    """A process has no HTTP status: 0. Its exit code and the end of its standard error are headers."""
-    headers = {"exit-code": str(finished.return_code), "stderr": finished.stderr}
-    return Reply(0, headers, finished.stdout)
+def _endpoint(base_url: str | None, login: bool) -> Endpoint | None:
+    """Where the relay sends to; None where the command itself goes to Anthropic, which its login is for."""
+    named = base_url if base_url is not None else os.environ.get("ANTHROPIC_BASE_URL", "").strip()
+    return None if login and not named else Endpoint.of(named or BASE_URL)
 
 
 def _not_started(cli_path: str, cause: BaseException | None) -> Failure:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import selectors
 import signal
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 
+from llm_connect.adapters.strands import READ, Strand, Strands, seconds_left
 from llm_connect.calling.deadline import Deadline
 
 #: More than this on standard output ends the child.
@@ -24,8 +24,6 @@ MOST_OUTPUT_BYTES = 64 * 1024 * 1024
 
 _STDERR_BYTES = 4_000
 _CHUNK_BYTES = 64 * 1024
-#: What `poll` takes at most, in milliseconds, is a C int.
-_LONGEST_WAIT_SECONDS = 1_000_000.0
 _LONGEST_GRACE_SECONDS = 1.0
 _GRACE_PART_OF_TIMEOUT = 0.05
 _FIRST_PAUSE_SECONDS = 0.001
@@ -59,12 +57,16 @@ class OutputTooLong(Exception):
     """The child wrote more than MOST_OUTPUT_BYTES and was ended."""
 
 
-def run(command: Command, deadline: Deadline) -> Finished:
-    """Run `command` to its end. Raises TimeoutError at the deadline, NotStarted, OutputTooLong."""
+def run(command: Command, deadline: Deadline, strands: Strands) -> Finished:
+    """Run `command` to its end, beside `strands`.
+
+    Raises TimeoutError at the deadline, NotStarted, OutputTooLong, and what a strand raises; the command is then ended.
+    """
     grace = _grace(deadline)
     with _started(command, deadline) as child:
         try:
-            child.read_all(deadline)
+            strands.start(child.read_all())
+            strands.run(child.all_read, deadline)
             child.wait(deadline)
         except BaseException:
             child.stop(grace)
@@ -72,13 +74,14 @@ def run(command: Command, deadline: Deadline) -> Finished:
         return child.finished()
 
 
-async def arun(command: Command, deadline: Deadline) -> Finished:
+async def arun(command: Command, deadline: Deadline, strands: Strands) -> Finished:
     """Like `run`, for a coroutine."""
     grace = _grace(deadline)
     with _started(command, deadline) as child:
         try:
             async with asyncio.timeout(deadline.remaining()):
-                await child.aread_all()
+                strands.start(child.read_all())
+                await strands.arun(child.all_read)
                 await child.await_exit()
         except GeneratorExit:
             # The event loop is gone: nothing can be awaited any more.
@@ -135,32 +138,19 @@ class _Child:
         self._stderr = stderr
         self._chunks: list[bytes] = []
         self._size = 0
+        self._at_end = False
 
-    def read_all(self, deadline: Deadline) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._stdout, selectors.EVENT_READ)
-            while selector.select(_wait(deadline)):
-                if not self._read_some():
-                    return
-        raise TimeoutError
+    def read_all(self) -> Strand:
+        while not self._at_end:
+            yield ((self._stdout, READ),)
+            self._read_some()
 
-    async def aread_all(self) -> None:
-        loop = asyncio.get_running_loop()
-        readable = asyncio.Event()
-        loop.add_reader(self._stdout, readable.set)
-        try:
-            while True:
-                await readable.wait()
-                readable.clear()
-                if not self._read_some():
-                    return
-        finally:
-            if not loop.is_closed():
-                loop.remove_reader(self._stdout)
+    def all_read(self) -> bool:
+        return self._at_end
 
     def wait(self, deadline: Deadline) -> None:
         try:
-            self._process.wait(_wait(deadline))
+            self._process.wait(seconds_left(deadline))
         except subprocess.TimeoutExpired:
             raise TimeoutError from None
 
@@ -197,13 +187,13 @@ class _Child:
     def finished(self) -> Finished:
         return Finished(self._process.returncode, b"".join(self._chunks), self._end_of_stderr())
 
-    def _read_some(self) -> bool:
+    def _read_some(self) -> None:
         chunk = os.read(self._stdout, _CHUNK_BYTES)
         self._chunks.append(chunk)
         self._size += len(chunk)
+        self._at_end = not chunk
         if self._size > MOST_OUTPUT_BYTES:
             raise OutputTooLong
-        return bool(chunk)
 
     def _signal(self, number: signal.Signals) -> None:
         # PermissionError: macOS says so of a group whose members are all zombies.
@@ -214,10 +204,6 @@ class _Child:
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - _STDERR_BYTES))
         return self._stderr.read().decode("utf-8", "replace").strip()
-
-
-def _wait(deadline: Deadline) -> float:
-    return min(deadline.remaining(), _LONGEST_WAIT_SECONDS)
 
 
 def _grace(deadline: Deadline) -> float:

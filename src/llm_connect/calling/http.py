@@ -14,7 +14,8 @@ import httpcore2
 import httpx2
 
 from llm_connect.calling.deadline import Deadline
-from llm_connect.core.exceptions import LLMConfigurationError, LLMConnectionError, LLMError
+from llm_connect.core.exceptions import LLMConfigurationError, LLMError
+from llm_connect.protocols.http_failures import no_reply
 from llm_connect.protocols.wire import Failure, Reply
 
 #: The deadline of the call that this thread is sending; sockets of a sync client obey it.
@@ -67,13 +68,7 @@ def failure_of(error: Exception) -> Failure:
         message = "base_url is no http(s) address: set one such as https://host/path."
         return Failure(kind=LLMConfigurationError, message=message, maybe_billed=False)
     unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
-    what = "No connection could be made" if unsent else "The connection broke before the whole reply came"
-    return Failure(
-        kind=LLMConnectionError,
-        message=f"{what} ({type(error).__name__}): check the network and base_url.",
-        retryable=isinstance(error, httpx2.TransportError),
-        maybe_billed=not unsent,
-    )
+    return no_reply(type(error).__name__, unsent=unsent, retryable=isinstance(error, httpx2.TransportError))
 
 
 def _options(max_connections: int) -> dict[str, Any]:

@@ -1,40 +1,24 @@
-"""The Claude Code command: its prompt, and the lines of `--output-format stream-json --verbose`.
+"""The Claude Code command: what it is given, and what came of it.
 
 Source: the real command (2.1.330) against a Messages server on loopback, run as by `adapters/claude_code.py`:
 stopped after one request by a budget that any request exceeds. So `budget_exhausted` is the good end, and
-`is_error`, `subtype` and the exit code say nothing. Messages of the model `<synthetic>` are the command's.
+`is_error`, `subtype` and the exit code say nothing.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any
+from dataclasses import replace
 
 from llm_connect.core.bounds import Bound, utf8_bytes
-from llm_connect.core.exceptions import (
-    LLMConfigurationError,
-    LLMConnectionError,
-    LLMResponseError,
-    LLMSubprocessError,
-)
+from llm_connect.core.exceptions import LLMConfigurationError, LLMResponseError, LLMSubprocessError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
+from llm_connect.protocols.claude_output import ANSWER_TOOL, Output, cost_of, object_of, read, text_of, usage_of
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
-from llm_connect.protocols.http_failures import ErrorFields, from_status
+from llm_connect.protocols.http_failures import ErrorFields, from_status, no_reply
 from llm_connect.protocols.params import check_known, json_schema
-from llm_connect.protocols.wire import (
-    JSON,
-    Answer,
-    Failure,
-    Reply,
-    count,
-    mapping,
-    shown,
-    spent_on_thinking,
-    text,
-)
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, shown, spent_on_thinking, text
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
@@ -44,10 +28,8 @@ _TOOL_PROMPT_TOKENS = 1_024
 _MOST_STDIN_BYTES = 10 * 1024 * 1024
 #: Linux takes no single argument above 128 KiB.
 _MOST_SCHEMA_BYTES = 100 * 1024
-_ANSWER_TOOL = "StructuredOutput"
-_CALL_THE_TOOL = f"Give the whole answer by one call of the tool {_ANSWER_TOOL}, and no text beside it."
+_CALL_THE_TOOL = f"Give the whole answer by one call of the tool {ANSWER_TOOL}, and no text beside it."
 _CUT_INPUT = "__unparsedToolInput"
-_SYNTHETIC = "<synthetic>"
 _FINISH: Mapping[str, FinishReason] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -57,36 +39,6 @@ _FINISH: Mapping[str, FinishReason] = {
     "tool_use": "tool_calls",
 }
 _NEVER_CONNECTED = ("ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN")
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """What one run of the command printed, sorted; `result` is empty when it has not come to its end."""
-
-    init: JSON
-    messages: list[JSON]
-    synthetic: list[JSON]
-    refused: bool
-    result: JSON
-
-    @property
-    def blocks(self) -> list[JSON]:
-        """The parts of the model's answer, in order."""
-        return _blocks(self.messages)
-
-    @property
-    def content(self) -> str:
-        return _text_of(self.messages)
-
-    @property
-    def request_id(self) -> str | None:
-        ids = (text(line.get("request_id")) for line in (*self.messages, *self.synthetic))
-        return next(filter(None, ids), None)
-
-    @property
-    def asked_for_json(self) -> bool:
-        tools = self.init.get("tools")
-        return isinstance(tools, list) and _ANSWER_TOOL in tools
 
 
 def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | None) -> JSON:
@@ -129,9 +81,32 @@ def disarmed(prompt: Prompt) -> str:
     return prompt
 
 
+def keeps_the_limit(body: JSON, sent: bytes) -> bool:
+    """Whether the request that the command sends asks for no more output than it was told to."""
+    limit = object_of(sent).get("max_tokens")
+    most = body.get("max_tokens")
+    return most is None or (isinstance(limit, int) and limit <= most)
+
+
 def parse(reply: Reply) -> Answer | Failure:
-    """What the lines say: an answer, or why there is none. Headers: `exit-code` and `stderr`."""
+    """What came of a run: an answer, or why there is none.
+
+    A status is that of the provider's own reply, which was an error. Without one (0) the body is what the command
+    printed, and the headers are `exit-code`, `stderr`, and as far as they are known `sent` (whether a request went out,
+    "yes" or "no") and the provider's `request-id`.
+    """
+    if reply.status:
+        return _error_reply(reply)
     output = read(reply.body)
+    outcome = _outcome(reply, output)
+    outcome = replace(outcome, request_id=outcome.request_id or reply.headers.get("request-id"))
+    if isinstance(outcome, Answer) or "sent" not in reply.headers:
+        return outcome
+    unsent = reply.headers["sent"] == "no" and not (outcome.maybe_billed and output.tells_of_a_request)
+    return replace(outcome, maybe_billed=not unsent)
+
+
+def _outcome(reply: Reply, output: Output) -> Answer | Failure:
     if not output.result:
         return _no_result(reply, output)
     if output.refused:
@@ -141,61 +116,8 @@ def parse(reply: Reply) -> Answer | Failure:
     if output.result.get("terminal_reason") not in ("budget_exhausted", "completed"):
         return _failure(reply, output)
     if output.synthetic or output.result.get("api_error"):
-        return _cut(output, _text_of(output.synthetic))
+        return _cut(output, text_of(output.synthetic))
     return _structured(output) if output.asked_for_json else _plain(output)
-
-
-def read(stdout: bytes) -> Output:
-    """The lines of one run. Lines that are no JSON object, or of a kind not known here, are left out."""
-    lines = _lines(stdout)
-    of_model = [line for line in lines if line.get("type") == "assistant" and "message" in line]
-    results = [line for line in lines if line.get("type") == "result"]
-    result = results[-1] if results else {}
-    return Output(
-        init=next((line for line in lines if line.get("subtype") == "init"), {}),
-        messages=[line for line in of_model if mapping(line["message"]).get("model") != _SYNTHETIC],
-        synthetic=[line for line in of_model if mapping(line["message"]).get("model") == _SYNTHETIC],
-        refused=result.get("stop_reason") == "refusal" or any(_tells_of_refusal(line) for line in lines),
-        result=result,
-    )
-
-
-def usage_of(result: JSON) -> Usage | None:
-    """Usage in the normal form, each part the greater of the two accounts in `result`, which may differ.
-
-    None when there is nothing in either, because no request is without tokens.
-    """
-    usage = mapping(result.get("usage"))
-    models = _models(result)
-
-    def most(account: JSON, name: str, model_name: str) -> int:
-        return max(count(account.get(name)), sum(count(model.get(model_name)) for model in models))
-
-    cached = most(usage, "cache_read_input_tokens", "cacheReadInputTokens")
-    written = most(usage, "cache_creation_input_tokens", "cacheCreationInputTokens")
-    prompt = most(usage, "input_tokens", "inputTokens") + cached + written
-    completion = most(usage, "output_tokens", "outputTokens")
-    thinking = most(mapping(usage.get("output_tokens_details")), "thinking_tokens", "thinkingTokens")
-    if not prompt and not completion:
-        return None
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=max(completion, thinking),
-        cached_tokens=cached,
-        cache_write_tokens=written,
-        reasoning_tokens=thinking,
-    )
-
-
-def cost_of(result: JSON) -> Decimal | None:
-    """USD by the command's own list prices; None for a model that it does not know: it guesses a price."""
-    total = result.get("total_cost_usd")
-    models = _models(result)
-    if isinstance(total, bool) or not isinstance(total, int | float) or not 0 < total < float("inf"):
-        return None
-    if any(model.get("costBasis") == "unknown" for model in models):
-        return None
-    return Decimal(str(total))
 
 
 def _system_prompt(config: RunConfig) -> str:
@@ -233,7 +155,7 @@ def _plain(output: Output) -> Answer | Failure:
 def _structured(output: Output) -> Answer | Failure:
     if isinstance(checked := output.result.get("structured_output"), dict):
         return _answer(output, _compact(checked), "stop")
-    call = next((block for block in output.blocks if block.get("name") == _ANSWER_TOOL), None)
+    call = next((block for block in output.blocks if block.get("name") == ANSWER_TOOL), None)
     if call is None:
         finish = _FINISH.get(text(output.result.get("stop_reason")), "unknown")
         return _answer(output, "", "length") if finish == "length" else _no_json(output)
@@ -247,7 +169,7 @@ def _answer(output: Output, content: str, finish: FinishReason) -> Answer:
     cost = cost_of(output.result)
     return Answer(
         content=content,
-        model=_model(output),
+        model=output.model,
         usage=usage_of(output.result),
         finish_reason=finish,
         cost=cost,
@@ -263,7 +185,7 @@ def _failure(reply: Reply, output: Output) -> Failure:
     said = text(result.get("result")) or " ".join(map(text, errors if isinstance(errors, list) else []))
     status = result.get("api_error_status")
     if isinstance(status, int) and not isinstance(status, bool):
-        return _refused_by_api(output, status, said)
+        return _asked_again(output) if reply.headers.get("sent") == "yes" else _refused_by_api(output, status, said)
     if said.startswith("Not logged in"):
         return _nothing_sent("The claude command is not logged in: pass api_key=, or log in with it once.")
     if result.get("terminal_reason") == "blocking_limit":
@@ -282,17 +204,28 @@ def _refused_by_api(output: Output, status: int, said: str) -> Failure:
     return from_status(Reply(status, headers, b""), fields, usage=usage_of(output.result))
 
 
+def _error_reply(reply: Reply) -> Failure:
+    said = object_of(reply.body)
+    error = mapping(said.get("error"))
+    fields = ErrorFields(message=text(error.get("message")), type=text(error.get("type")) or None)
+    return from_status(reply, fields)
+
+
+def _asked_again(output: Output) -> Failure:
+    """An error that the provider gave never reaches the command, so this one was the refusal of a second request."""
+    return Failure(
+        kind=LLMResponseError,
+        message="The claude command was not content with the reply and asked again, which is not let through: "
+        "check that base_url names the provider's API, and that the command's version is a known one.",
+        request_id=output.request_id,
+        details={"status_code": 200},
+    )
+
+
 def _cut(output: Output, said: str) -> Failure:
     """What was used up to the cut is not the whole of what is billed, so it is not given."""
     unsent = any(code in said for code in _NEVER_CONNECTED)
-    what = "No connection could be made" if unsent else "The connection broke before the whole answer came"
-    return Failure(
-        kind=LLMConnectionError,
-        message=f"{what} ({shown(said) or 'it was cut'}): check the network and base_url.",
-        retryable=True,
-        maybe_billed=not unsent,
-        request_id=output.request_id,
-    )
+    return no_reply(shown(said) or "it was cut", unsent=unsent, request_id=output.request_id)
 
 
 def _no_json(output: Output) -> Failure:
@@ -334,43 +267,6 @@ def _command_failed(reply: Reply, said: str, usage: Usage | None = None, *, mayb
         usage=usage,
         details={"return_code": code, "stderr": reply.headers.get("stderr", "")},
     )
-
-
-def _model(output: Output) -> str:
-    """The model as answered; a refusal or an empty answer has no message that names it."""
-    named = [text(mapping(line["message"]).get("model")) for line in output.messages]
-    return next((name for name in (*named, *mapping(output.result.get("modelUsage"))) if name), "")
-
-
-def _models(result: JSON) -> list[JSON]:
-    return [mapping(model) for model in mapping(result.get("modelUsage")).values()]
-
-
-def _tells_of_refusal(line: JSON) -> bool:
-    return line.get("type") == "system" and text(line.get("subtype")).startswith("model_refusal")
-
-
-def _blocks(lines: list[JSON]) -> list[JSON]:
-    return [block for line in lines for block in _objects(mapping(line["message"]).get("content"))]
-
-
-def _text_of(lines: list[JSON]) -> str:
-    return "".join(text(block.get("text")) for block in _blocks(lines) if block.get("type") == "text")
-
-
-def _lines(stdout: bytes) -> list[JSON]:
-    return [line for line in map(_object, stdout.split(b"\n")) if line]
-
-
-def _object(line: bytes) -> JSON:
-    try:
-        return mapping(json.loads(line)) if line.strip() else {}
-    except (ValueError, RecursionError):
-        return {}
-
-
-def _objects(value: Any) -> list[JSON]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _compact(value: JSON) -> str:

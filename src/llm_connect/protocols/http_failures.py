@@ -12,6 +12,7 @@ from typing import TypeGuard
 from llm_connect.core.exceptions import (
     LLMAPIError,
     LLMAuthenticationError,
+    LLMConnectionError,
     LLMError,
     LLMRateLimitError,
 )
@@ -73,6 +74,18 @@ def from_status(
         request_id=request_id(reply),
         usage=usage,
         details={"status_code": status, "response_body": fields.public()},
+    )
+
+
+def no_reply(what: str, *, unsent: bool, retryable: bool = True, request_id: str | None = None) -> Failure:
+    """The failure of a connection that could not be made, by which nothing was sent, or that broke too early."""
+    said = "No connection could be made" if unsent else "The connection broke before the whole reply came"
+    return Failure(
+        kind=LLMConnectionError,
+        message=f"{said} ({what}): check the network and base_url.",
+        retryable=retryable,
+        maybe_billed=not unsent,
+        request_id=request_id,
     )
 
 

@@ -1,0 +1,195 @@
+"""A way from one run of a command to its provider that lets exactly one request through.
+
+The command sends by its own rules: it follows redirects, and asks again after some errors. Behind a relay it cannot:
+what it sends beyond its one request is refused here, and whatever but a good reply comes from the provider is not shown
+to it. The relay listens on loopback only, and serves only who knows the address of this one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from llm_connect.adapters.relay_streams import Addresses, BadMessage, Head, Stream, connected
+from llm_connect.adapters.strands import READ, Strand, Strands
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.protocols.wire import Reply, request_id
+
+_MESSAGES = "/v1/messages"
+_MOST_REQUEST_BYTES = 256 * 1024 * 1024
+_MOST_ERROR_BYTES = 1024 * 1024
+_PORTS = {"http": 80, "https": 443}
+
+
+class ErrorReply(Exception):
+    """The provider answered, but not with 2xx: `reply` is what it said."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply
+
+
+class NotConnected(Exception):
+    """No connection to the provider could be made; `__cause__` is why."""
+
+
+class ConnectionBroke(Exception):
+    """The provider's reply did not come to its end; `__cause__` is why."""
+
+
+class NotAdmitted(Exception):
+    """The command's request is not the one it was told to make."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a provider is: `Endpoint.of("https://gateway.example/claude")`."""
+
+    tls: bool
+    host: str
+    port: int
+    netloc: str
+    prefix: str
+
+    @classmethod
+    def of(cls, base_url: str) -> Endpoint:
+        """Raises LLMConfigurationError for what is no http(s) address."""
+        with suppress(ValueError):
+            parts = urlsplit(base_url)
+            port = parts.port or _PORTS.get(parts.scheme)
+            plain = base_url.isascii() and base_url.isprintable() and " " not in base_url
+            rest = parts.username or parts.password or parts.query or parts.fragment
+            if parts.hostname and port and plain and not rest:
+                return cls(parts.scheme == "https", parts.hostname, port, parts.netloc, parts.path.rstrip("/"))
+        raise LLMConfigurationError("base_url is no http(s) address: set one such as https://host/path.")
+
+    def addresses(self) -> Addresses:
+        """Look the name up. Raises NotConnected."""
+        try:
+            return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise NotConnected from error
+
+    async def aaddresses(self) -> Addresses:
+        """Like `addresses`, for a coroutine."""
+        with suppress(OSError, UnicodeError):
+            # What is a number needs no lookup, and thereby no thread of the event loop.
+            flags = socket.AI_NUMERICHOST
+            return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=flags)
+        try:
+            return await asyncio.get_running_loop().getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise NotConnected from error
+
+
+class Relay:
+    """The relay of one run, as strands among `strands`, which close it.
+
+    url: what the command is given in place of the endpoint's address.
+    sent: whether any byte of a request may have reached the provider.
+    request_id: under which the provider knows a request that it answered with 2xx; else empty.
+    admits: whether a request body is the one that the command was told to send.
+
+    What ends the run is raised by the strands: ErrorReply, NotConnected, ConnectionBroke, NotAdmitted. A reply with 2xx
+    is passed on as it comes.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, addresses: Addresses, admits: Callable[[bytes], bool], strands: Strands
+    ) -> None:
+        self._endpoint = endpoint
+        self._addresses = addresses
+        self._admits = admits
+        self._strands = strands
+        self._taken = False
+        self.sent = False
+        self.request_id = ""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self._path = f"/{secrets.token_urlsafe(32)}"
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}{self._path}"
+        strands.start(self._listen(listener))
+
+    def _listen(self, listener: socket.socket) -> Strand:
+        with listener:
+            listener.setblocking(False)
+            while True:
+                yield ((listener, READ),)
+                with suppress(OSError):
+                    connection, _ = listener.accept()
+                    connection.setblocking(False)
+                    self._strands.start(self._serve(Stream(connection)))
+
+    def _serve(self, client: Stream) -> Strand:
+        with closing(client), suppress(OSError, BadMessage):
+            head = yield from client.head()
+            path = self._path_asked_for(head)
+            if path is None:
+                yield from client.write(_refusal(404, "There is nothing here."))
+                return
+            body = yield from client.body(head, _MOST_REQUEST_BYTES)
+            if self._taken:
+                yield from client.write(_refusal(400, "One call is one request, which has been made."))
+                return
+            self._taken = True
+            yield from self._forward(client, head, path, body)
+
+    def _path_asked_for(self, head: Head) -> str | None:
+        """The provider's own path of a request for messages; None for any other request, and for one of a stranger."""
+        method, _, rest = head.first.decode("latin-1").partition(" ")
+        target = rest.rpartition(" ")[0]
+        ours, path = target[: len(self._path)], target[len(self._path) :]
+        known = hmac.compare_digest(ours.encode(), self._path.encode())
+        asked = known and method == "POST" and path.partition("?")[0] == _MESSAGES
+        return path if asked and "content-length" in head.headers else None
+
+    def _forward(self, client: Stream, head: Head, path: str, body: bytes) -> Strand:
+        if not self._admits(body):
+            raise NotAdmitted
+        try:
+            provider = yield from connected(self._addresses, self._endpoint.host if self._endpoint.tls else None)
+        except OSError as error:
+            raise NotConnected from error
+        with closing(provider):
+            self.sent = True
+            try:
+                yield from self._send(provider, head, path, body)
+                reply = yield from self._good_head(provider)
+            except (OSError, BadMessage) as error:
+                raise ConnectionBroke from error
+            yield from client.write(reply)
+            while part := (yield from provider.some()):
+                yield from client.turn()
+                yield from client.write(part)
+
+    def _send(self, provider: Stream, head: Head, path: str, body: bytes) -> Strand:
+        first = f"POST {self._endpoint.prefix}{path} HTTP/1.1".encode("latin-1")
+        host = self._endpoint.netloc.encode()
+        request = head.rewritten(first, host=host, connection=b"close", accept_encoding=b"identity", expect=b"")
+        # A provider may answer, and close, before it has read the whole request.
+        with suppress(ConnectionError):
+            yield from provider.write(request + body)
+
+    def _good_head(self, provider: Stream) -> Strand:
+        """The head of a 2xx as it is passed on; raises ErrorReply for any other reply, when it is complete."""
+        head = yield from provider.head()
+        while head.status < 200:
+            head = yield from provider.head()
+        if 200 <= head.status < 300:
+            self.request_id = request_id(Reply(head.status, head.headers, b"")) or ""
+            return head.rewritten(head.first, connection=b"close", keep_alive=b"")
+        body = b"" if head.status < 400 else (yield from provider.body(head, _MOST_ERROR_BYTES))
+        raise ErrorReply(Reply(head.status, head.headers, body))
+
+
+def _refusal(status: int, message: str) -> bytes:
+    """An error in the provider's form, which the command does not try to get around."""
+    body = json.dumps({"type": "error", "error": {"type": "invalid_request_error", "message": message}}).encode()
+    head = f"HTTP/1.1 {status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    return head.encode() + b"connection: close\r\n\r\n" + body
