@@ -165,6 +165,90 @@ def test_api_errors(name: str, kind: type[LLMError], status: int, retryable: boo
     assert (failed.retryable, failed.maybe_billed) == (retryable, maybe_billed)
 
 
+def test_the_providers_own_error_is_told_like_any_other() -> None:
+    """Status, text, type, request id and the wait asked for are those of the reply. (WIRE-7, WIRE-11, WIRE-13)"""
+    body = b'{"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}'
+    failed = failure(Reply(429, {"request-id": "req_9", "retry-after": "7"}, body))
+    assert (failed.kind, failed.retryable, failed.maybe_billed) == (LLMRateLimitError, True, False)
+    assert (failed.request_id, failed.retry_after) == ("req_9", 7.0)
+    assert failed.details["response_body"] == {"type": "rate_limit_error", "message": "slow down"}
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": "no"}', b"\xff"])
+def test_an_error_without_an_error_body_is_told_by_its_status(body: bytes) -> None:
+    """A page of a proxy is no answer, whatever is in it. (WIRE-7)"""
+    failed = failure(Reply(503, {}, body))
+    assert (failed.kind, failed.details["status_code"], failed.maybe_billed) == (LLMAPIError, 503, True)
+
+
+def test_a_redirect_is_an_error() -> None:
+    """It is told as for every other provider, and may have been billed. (WIRE-11)"""
+    failed = failure(Reply(307, {"location": "http://127.0.0.1:9"}, b""))
+    assert "a redirect, which is not followed" in failed.message
+    assert (failed.retryable, failed.maybe_billed) == (False, True)
+
+
+def seen(of: Reply, sent: str) -> Reply:
+    """The same, by a relay that saw a request go out, or none."""
+    return Reply(of.status, {**of.headers, "sent": sent}, of.body)
+
+
+ENDS = [reply(b""), reply(b"", exit_code=-9), stream("not_logged_in"), stream("cut_after_text"), envelope("garbage")]
+
+
+@pytest.mark.parametrize("of", ENDS)
+def test_a_request_that_was_seen_is_never_free(of: Reply) -> None:
+    """Where a request went out, and no error came back for it, the failure may have been billed. (WIRE-11)"""
+    assert failure(seen(of, "yes")).maybe_billed
+
+
+@pytest.mark.parametrize(
+    "of", [reply(b""), reply(b"", exit_code=-9), reply(b"x", exit_code=3), stream("not_logged_in")]
+)
+def test_without_a_request_nothing_is_billed(of: Reply) -> None:
+    """A command that came to nothing before it asked cost nothing. (WIRE-11)"""
+    assert not failure(seen(of, "no")).maybe_billed
+
+
+@pytest.mark.parametrize("name", ["cut_after_text", "structured_text"])
+def test_a_request_that_went_another_way_is_not_free(name: str) -> None:
+    """Where the output tells of a reply that no relay saw, the output is believed. (WIRE-11)"""
+    assert failure(seen(stream(name), "no")).maybe_billed
+
+
+def test_a_second_request_is_not_taken_for_the_providers_error() -> None:
+    """What the command calls an error of the API was our refusal: its first request stays paid for. (WIRE-11)"""
+    failed = failure(seen(envelope("err_400"), "yes"))
+    assert (failed.kind, failed.maybe_billed, failed.usage) == (LLMResponseError, True, None)
+    assert "asked again" in failed.message
+
+
+def test_the_request_id_that_a_relay_saw_is_kept() -> None:
+    """It stands in where the command names none."""
+    of = envelope("garbage")
+    assert failure(Reply(0, {**of.headers, "request-id": "req_5"}, of.body)).request_id == "req_5"
+    ok = stream("ok")
+    assert answer(Reply(0, {**ok.headers, "request-id": "req_5"}, ok.body)).request_id == "req_1"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b'{"max_tokens": 7}', True),
+        (b'{"max_tokens": 1}', True),
+        (b'{"max_tokens": 8}', False),
+        (b'{"max_tokens": 7.5}', False),
+        (b'{"max_tokens": "7"}', False),
+        (b"{}", False),
+        (b"\x1f\x8b", False),
+    ],
+)
+def test_a_limit_is_kept_or_the_request_is_not_known(sent: bytes, kept: bool) -> None:
+    """A request is let through when it can be read, and asks for no more than the limit. (WIRE-2)"""
+    assert claude_cli.keeps_the_limit({"max_tokens": 7}, sent) is kept
+    assert claude_cli.keeps_the_limit({}, sent)
+
+
 def test_request_id_of_an_error() -> None:
     """An API error carries the id of its request."""
     assert failure(stream("err_429")).request_id == "req_1"

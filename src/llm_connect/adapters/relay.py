@@ -63,7 +63,8 @@ class Endpoint:
         """Raises LLMConfigurationError for what is no http(s) address."""
         with suppress(ValueError):
             parts = urlsplit(base_url)
-            port = parts.port or _PORTS.get(parts.scheme)
+            default = _PORTS.get(parts.scheme, 0)
+            port = default and (default if parts.port is None else parts.port)
             plain = base_url.isascii() and base_url.isprintable() and " " not in base_url
             rest = parts.username or parts.password or parts.query or parts.fragment
             if parts.hostname and port and plain and not rest:
