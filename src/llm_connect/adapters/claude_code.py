@@ -75,12 +75,13 @@ class ClaudeCodeAdapter(ProviderAdapter):
     login: True uses the login of whoever runs this (CLAUDE_CODE_OAUTH_TOKEN, or what `claude` has stored) and
         no key. `response.cost` is then what the API would have charged.
     cli_path: else `claude` on the PATH.
-    base_url: else the environment variable ANTHROPIC_BASE_URL, else Anthropic's.
+    base_url: else the environment variable ANTHROPIC_BASE_URL, else Anthropic's; an http(s) address, with a path or none.
     max_concurrency: processes at once, for all threads and for each event loop; one takes about 200 MB.
     budget_tracker: the budget of calls whose config has none.
     price: what tokens cost here; a budget that limits USD needs one.
 
-    One call is one process and one request. The prompt is data: no file mention, command, hook, project file
+    One call is one process and one request: the process reaches its provider through a relay on loopback, which
+    lets no second one through and follows no redirect. Only a login without a base_url goes without it. The prompt is data: no file mention, command, hook, project file
     or tool acts. The process gets an environment made for it, an empty directory, and nothing of the user's
     but the login. Temperature cannot be sent. `model_params` may have `effort` (low to max; without it,
     thinking is off where the command can turn it off) and `json_schema`, whose answer is the model's own
