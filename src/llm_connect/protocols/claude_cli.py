@@ -83,9 +83,11 @@ def disarmed(prompt: Prompt) -> str:
 
 def keeps_the_limit(body: JSON, sent: bytes) -> bool:
     """Whether the request that the command sends asks for no more output than it was told to."""
-    limit = object_of(sent).get("max_tokens")
     most = body.get("max_tokens")
-    return most is None or (isinstance(limit, int) and limit <= most)
+    if most is None:
+        return True
+    limit = object_of(sent).get("max_tokens")
+    return isinstance(limit, int) and limit <= most
 
 
 def parse(reply: Reply) -> Answer | Failure:
