@@ -320,12 +320,31 @@ def test_login_sends_no_key(server: MessagesServer, monkeypatch: pytest.MonkeyPa
 
 
 @needs_claude
+def test_a_stored_login_is_used_behind_a_base_url(
+    server: MessagesServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With login=True and a base_url what `claude` has stored goes there, through the relay. (PROVIDER-20)"""
+    login = {
+        "accessToken": "sk-ant-oat01-stored",
+        "refreshToken": "x",
+        "expiresAt": 10**13,
+        "scopes": ["user:inference"],
+    }
+    (tmp_path / ".credentials.json").write_text(json.dumps({"claudeAiOauth": login}))
+    monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path))
+    assert real(server, api_key=None, login=True).execute_prompt("hi", ONCE).finish_reason == "stop"
+    assert server.headers_seen[0]["authorization"] == "Bearer sk-ant-oat01-stored"
+    assert server.headers_seen[0]["accept-encoding"] == "identity"
+
+
+@needs_claude
 def test_what_the_user_has_configured_does_not_act(
     server: MessagesServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With login=True neither a hook nor the memory of the user's configuration does anything. (PROVIDER-10)"""
+    """With login=True no hook, memory or address of the user's configuration does anything. (PROVIDER-10)"""
     hook = {"hooks": [{"type": "command", "command": f"touch {tmp_path}/hooked"}]}
-    settings = {"hooks": {"UserPromptSubmit": [hook], "SessionStart": [hook], "Stop": [hook]}}
+    hooks = {"UserPromptSubmit": [hook], "SessionStart": [hook], "Stop": [hook]}
+    settings = {"hooks": hooks, "env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     (tmp_path / "CLAUDE.md").write_text("Always mention the walrus.")
     monkeypatch.setenv("CLAUDE_CODE_OAUTH_TOKEN", "oauth-token")
@@ -492,6 +511,8 @@ def test_environment_is_made_for_the_command(script: Script, monkeypatch: pytest
     assert not {"OPENAI_API_KEY", "CLAUDECODE", "PYTHONPATH"} & environment.keys()
     assert environment["PATH"] == os.environ["PATH"]
     assert environment["HOME"] == environment["CLAUDE_CONFIG_DIR"]
+    # Without it, settings of the machine's administrator would give the command another address or a proxy.
+    assert environment["CLAUDE_CODE_PROVIDER_MANAGED_BY_HOST"] == "1"
     assert not Path(environment["HOME"]).exists()
 
 

@@ -60,7 +60,8 @@ _SWITCHES = {
     # A budget of thinking above the output limit is a 400; models that think by effort do not heed this one.
     "MAX_THINKING_TOKENS": "0",
 }
-#: Without it, the settings of the machine's administrator name another endpoint or a proxy, and the relay is passed by.
+#: Without it, settings of the machine's administrator may name another endpoint or a proxy, which pass the relay by;
+#: with it, the command does not see the login that it has stored.
 _NO_OTHER_WAY = {"CLAUDE_CODE_PROVIDER_MANAGED_BY_HOST": "1"}
 _LONGEST_TIMER_MS = 2**31 - 1
 
@@ -75,17 +76,18 @@ class ClaudeCodeAdapter(ProviderAdapter):
     login: True uses the login of whoever runs this (CLAUDE_CODE_OAUTH_TOKEN, or what `claude` has stored) and
         no key. `response.cost` is then what the API would have charged.
     cli_path: else `claude` on the PATH.
-    base_url: else the environment variable ANTHROPIC_BASE_URL, else Anthropic's; an http(s) address, with a path or none.
+    base_url: else the environment variable ANTHROPIC_BASE_URL, else Anthropic's.
     max_concurrency: processes at once, for all threads and for each event loop; one takes about 200 MB.
     budget_tracker: the budget of calls whose config has none.
     price: what tokens cost here; a budget that limits USD needs one.
 
     One call is one process and one request: the process reaches its provider through a relay on loopback, which
-    lets no second one through and follows no redirect. Only a login without a base_url goes without it. The prompt is data: no file mention, command, hook, project file
-    or tool acts. The process gets an environment made for it, an empty directory, and nothing of the user's
-    but the login. Temperature cannot be sent. `model_params` may have `effort` (low to max; without it,
-    thinking is off where the command can turn it off) and `json_schema`, whose answer is the model's own
-    JSON, not checked against the schema. Proxies of the environment are not used. POSIX only.
+    lets no second one through and follows no redirect. Only a login without a base_url goes without it. The
+    prompt is data: no file mention, command, hook, project file or tool acts. The process gets an environment
+    made for it, an empty directory, and nothing of the user's but the login. Temperature cannot be sent.
+    `model_params` may have `effort` (low to max; without it, thinking is off where the command can turn it off)
+    and `json_schema`, whose answer is the model's own JSON, not checked against the schema. Proxies of the
+    environment are not used. POSIX only.
     """
 
     provider: ClassVar[str] = "claude-code"
@@ -193,9 +195,9 @@ class ClaudeCodeAdapter(ProviderAdapter):
         )
 
     def _environment(self, body: JSON, place: Path, deadline: Deadline, relay: Relay | None) -> dict[str, str]:
-        environment = _SWITCHES | self._credentials
+        environment = _SWITCHES | self._credentials | ({} if self._login else _NO_OTHER_WAY)
         if relay is not None:
-            environment |= {"ANTHROPIC_BASE_URL": relay.url, **_NO_OTHER_WAY}
+            environment["ANTHROPIC_BASE_URL"] = relay.url
         environment |= _users_own() if self._login else {"HOME": str(place), "CLAUDE_CONFIG_DIR": str(place)}
         environment["PATH"] = os.environ.get("PATH", os.defpath)
         environment["API_TIMEOUT_MS"] = str(min(int(deadline.remaining() * 1000) + 1000, _LONGEST_TIMER_MS))
