@@ -1,6 +1,6 @@
 """However a call of the `claude` command ends, its relay leaves nothing: no socket, no thread, no process, no warning.
 
-Each end is reached twice in a process of its own, in Python's development mode with warnings as errors.
+Each end is reached twice, in a process of its own, in Python's development mode with warnings as errors.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from tests.adapters.claude_stand_in import stand_in
 DEVELOPMENT = ("-X", "dev", "-X", "tracemalloc", "-W", "error")
 #: It tells that it is about to ask.
 ASK_AND_ANSWER = "open(f'{here}/asking-{os.getpid()}', 'w').close()\nanswered(ask()[1])"
-CALL = """
+CALLS = """
 import asyncio, gc, json, logging, os, sys, threading, time
 from pathlib import Path
 from llm_connect import BudgetTracker, ClaudeCodeAdapter, LLMError, RunConfig
 
 # In development mode asyncio also tells of steps that a busy machine was slow at.
 logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing "))
-way, options = sys.argv[1], json.loads(sys.argv[2])
+ways, options = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 folder = Path(options["cli_path"]).parent
 tracker = BudgetTracker(total=100_000)
 adapter = ClaudeCodeAdapter(**options)
@@ -97,8 +97,8 @@ def closed(before_the_loop):
 ENDS = {
     "sync": lambda: sync(60),
     "async": lambda: asyncio.run(to_its_end(60)),
-    "sync deadline": lambda: sync(1.5),
-    "async deadline": lambda: asyncio.run(to_its_end(1.5)),
+    "sync deadline": lambda: sync(2.5),
+    "async deadline": lambda: asyncio.run(to_its_end(2.5)),
     "cancelled": lambda: asyncio.run(cancelled(1)),
     "cancelled twice": lambda: asyncio.run(cancelled(2)),
     "left alone": lambda: asyncio.run(left_alone()),
@@ -110,21 +110,40 @@ def state():
     gc.collect()
     return [len(os.listdir("/proc/self/fd")), threading.active_count(), tracker.held]
 
-first, before = ENDS[way](), state()
-second, after = ENDS[way](), state()
-print(json.dumps([[first, second], before, after, [entry.outcome for entry in tracker.ledger]]))
+def reached(way):
+    first, before = ENDS[way](), state()
+    second, after = ENDS[way](), state()
+    return [[first, second], before, after]
+
+results = [reached(way) for way in ways]
+print(json.dumps([results, [entry.outcome for entry in tracker.ledger]]))
 """
-WAYS: dict[str, tuple[Behaviour, str | None, str]] = {
-    "sync": (Behaviour(), None, "settled"),
-    "async": (Behaviour(), None, "settled"),
-    "sync deadline": (Behaviour(stall="before_headers"), "LLMTimeoutError", "presumed"),
-    "async deadline": (Behaviour(stall="after_headers"), "LLMTimeoutError", "presumed"),
-    "cancelled": (Behaviour(stall="before_headers"), "CancelledError", "presumed"),
-    "cancelled twice": (Behaviour(stall="after_headers"), "CancelledError", "presumed"),
-    "left alone": (Behaviour(stall="after_headers"), None, "presumed"),
-    "closed": (Behaviour(stall="after_headers"), None, "presumed"),
-    "loop closed": (Behaviour(stall="before_headers"), None, "presumed"),
-}
+ANSWER = Behaviour()
+ERROR = Behaviour(status=404)
+BREAK = Behaviour(cut="before_reply")
+SILENCE = Behaviour(stall="before_headers")
+STALL = Behaviour(stall="after_headers")
+#: How the calls of one process end: the way, what the provider does, the error, and what becomes of the hold.
+Ends = list[tuple[str, Behaviour, str | None, str]]
+IN_A_THREAD: Ends = [
+    ("sync", ANSWER, None, "settled"),
+    ("sync", ERROR, "LLMAPIError", "released"),
+    ("sync", BREAK, "LLMConnectionError", "presumed"),
+    ("sync deadline", SILENCE, "LLMTimeoutError", "presumed"),
+]
+IN_A_LOOP: Ends = [
+    ("async", ANSWER, None, "settled"),
+    ("async", ERROR, "LLMAPIError", "released"),
+    ("async", BREAK, "LLMConnectionError", "presumed"),
+    ("async deadline", STALL, "LLMTimeoutError", "presumed"),
+]
+DROPPED: Ends = [
+    ("cancelled", SILENCE, "CancelledError", "presumed"),
+    ("cancelled twice", STALL, "CancelledError", "presumed"),
+    ("left alone", STALL, None, "presumed"),
+    ("closed", STALL, None, "presumed"),
+    ("loop closed", SILENCE, None, "presumed"),
+]
 
 
 @pytest.fixture
@@ -134,38 +153,30 @@ def provider() -> Iterator[EmbeddedProvider]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc to count open files in")
-@pytest.mark.parametrize(
-    ("way", "behaviour", "raised", "outcome"),
-    [
-        *((way, *expected) for way, expected in WAYS.items()),
-        *((way, Behaviour(status=404), "LLMAPIError", "released") for way in ("sync", "async")),
-        *((way, Behaviour(cut="before_reply"), "LLMConnectionError", "presumed") for way in ("sync", "async")),
-    ],
-)
-def test_an_end_leaves_nothing(
-    provider: EmbeddedProvider, tmp_path: Path, way: str, behaviour: Behaviour, raised: str | None, outcome: str
-) -> None:
+@pytest.mark.parametrize("ends", [IN_A_THREAD, IN_A_LOOP, DROPPED], ids=["in a thread", "in a loop", "dropped"])
+def test_an_end_leaves_nothing(provider: EmbeddedProvider, tmp_path: Path, ends: Ends) -> None:
     """An answer, an error, a deadline, a cancellation, a loop that is torn down: all is as before, and no hold is left.
 
     (ADAPTER-6, CALL-8, CALL-9, CALL-12, PROVIDER-13)
     """
-    provider.script(behaviour)
+    for _, behaviour, _, _ in ends:
+        provider.script(behaviour, times=2)
     options = {
         "api_key": "key-0123456789",
         "base_url": provider.anthropic_url,
         "cli_path": str(stand_in(tmp_path, ASK_AND_ANSWER)),
     }
     done = subprocess.run(
-        [sys.executable, *DEVELOPMENT, "-c", CALL, way, json.dumps(options)],
+        [sys.executable, *DEVELOPMENT, "-c", CALLS, json.dumps([way for way, *_ in ends]), json.dumps(options)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=55,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    errors, before, after, outcomes = json.loads(done.stdout)
-    assert errors == [raised] * 2
-    assert before == after
-    assert after[1:] == [1, 0]
-    assert outcomes == [outcome] * 2
-    assert len(provider.requests) == 2
+    results, outcomes = json.loads(done.stdout)
+    for (way, _, error, _), (errors, before, after) in zip(ends, results, strict=True):
+        assert (way, errors, before) == (way, [error] * 2, after)
+        assert after[1:] == [1, 0]
+    assert outcomes == [outcome for *_, outcome in ends for _ in range(2)]
+    assert len(provider.requests) == 2 * len(ends)
