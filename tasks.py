@@ -71,6 +71,12 @@ def e2e(*args: str) -> None:
     test("tests/e2e", *args)
 
 
+def overshoot(*args: str) -> None:
+    """measure who keeps a cap, peers too; with --ours only this project; more words are its arguments"""
+    sync()
+    run(PYTHON, ROOT / "benchmarks" / "overshoot" / "run.py", *args)
+
+
 def lint() -> None:
     """run ruff, mypy, pyright and import-linter, and name all that fail"""
     sync(*LINTING)
@@ -92,8 +98,10 @@ def parts() -> None:
     sync(*PARTS)
 
 
-TASKS: dict[str, Callable[..., None]] = {task.__name__: task for task in (demo, test, check, e2e, lint, format, parts)}
-WITH_ARGUMENTS = frozenset({"demo", "test", "e2e"})
+TASKS: dict[str, Callable[..., None]] = {
+    task.__name__: task for task in (demo, test, check, e2e, overshoot, lint, format, parts)
+}
+WITH_ARGUMENTS = frozenset({"demo", "test", "e2e", "overshoot"})
 
 
 def sync(*groups: str) -> None:
@@ -177,7 +185,7 @@ def main(name: str = "", *args: str) -> None:
         needed = ".".join(map(str, OLDEST_PYTHON))
         sys.exit(f"Python {needed} or later is needed; this is {sys.version.split()[0]}.")
     if name not in TASKS or (args and name not in WITH_ARGUMENTS):
-        listed = "\n".join(f"  {name:8}{task.__doc__}" for name, task in TASKS.items())
+        listed = "\n".join(f"  {name:11}{task.__doc__}" for name, task in TASKS.items())
         usage = f"python tasks.py TASK [ARGUMENTS]\n\n{listed}"
         sys.exit(f"No such task: {' '.join((name, *args))}\n\n{usage}") if name else print(usage)
         return
