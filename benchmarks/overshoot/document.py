@@ -29,10 +29,11 @@ python3 tasks.py overshoot
 python3 tasks.py overshoot --ours
 ```
 
-The first command installs the peers, in virtual environments in your cache folder, measures all of them in about a
-quarter of an hour, and writes this page. The second one measures llm-connect alone, within a minute. Both exit with 1
-when llm-connect breaks one of its rules. [The benchmark's own page](../benchmarks/overshoot/README.md) has the
-scenarios and the rules. Calls in threads depend on the machine's speed; the other columns hardly do.
+The first command installs the peers, in virtual environments in your cache folder, measures all of them in ten to
+twenty minutes, and writes this page. The second one measures llm-connect alone, within a minute. Both exit with 1 when
+llm-connect breaks one of its rules. [The benchmark's own page](../benchmarks/overshoot/README.md) has the scenarios and
+the rules; [results.json](../benchmarks/overshoot/results.json) has also how the attempts ended. Calls in threads depend
+on the machine's speed; the other columns hardly do.
 
 ## What was measured
 

@@ -30,7 +30,6 @@ def tables(results: Sequence[Result]) -> list[tuple[str, str]]:
         ("What was booked, in percent of the bill", grid(measured, _books)),
         ("The chain: spent by B and C, in percent of their own caps", _children(measured)),
         ("Holds left over when nothing runs", grid(holding, lambda r: plain(r.held))),
-        ("How the attempts ended", grid(measured, _outcomes)),
     ]
     failed = [f"- {r.contender}, {r.scenario}: {r.failed}" for r in results if r.failed]
     return [part for part in parts if part[1]] + ([("No result", "\n".join(failed))] if failed else [])
@@ -72,10 +71,6 @@ def plain(amount: Decimal | None) -> str:
 
 def _books(result: Result) -> str:
     return "" if result.books_percent is None else f"{result.books_percent:.0f} %"
-
-
-def _outcomes(result: Result) -> str:
-    return ", ".join(f"{number} {name}" for name, number in sorted(result.outcomes.items()))
 
 
 def _children(results: Sequence[Result]) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from decimal import Decimal
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from benchmarks.overshoot.results import Result
 from benchmarks.overshoot.roster import NO_BUDGET, OURS, ROSTER
 from benchmarks.overshoot.scenarios import SCENARIOS, chinese, english, tokens_of
 from benchmarks.overshoot.verdicts import broken
+
+pytest.importorskip("openai", reason="the extra `openai` is not installed")
 
 ROOT = Path(__file__).parents[2]
 CONTENDERS = ROOT / "benchmarks" / "overshoot" / "contenders"
@@ -112,6 +115,17 @@ def test_the_prompts_cost_what_the_caps_assume() -> None:
         assert sum(scenario.call_tokens) == 500
         assert scenario.cap("tokens") == 10_000
         assert scenario.call_tokens[1] == (scenario.max_tokens or 400)
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    """Each row of the README's table stands in docs/overshoot.md, which the command writes."""
+    head = "| contender | one after the other |"
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(head))
+    shown = list(takewhile(lambda line: line.startswith("|"), lines[start:]))
+    measured = (ROOT / "docs" / "overshoot.md").read_text(encoding="utf-8").splitlines()
+    assert len(shown) > len(ROSTER) / 2
+    assert [row for row in shown if row not in measured] == []
 
 
 def test_every_contender_has_a_file_and_ours_needs_no_package() -> None:

@@ -1,7 +1,7 @@
 """agentbudget: a session for each agent, child of the one above it, around a client of its own.
 
-`wrap_client` is what its README calls most predictable for concurrent apps. Its loop detection, which ends a session
-after ten calls of one model, is set out of reach: it is no budget.
+`wrap_client` is what its README calls most predictable for concurrent apps. Its loop detection, which raises
+after ten calls of one model within a minute, is set out of reach, as it is no budget; for a child it cannot be set.
 """
 
 from __future__ import annotations

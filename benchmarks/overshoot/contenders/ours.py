@@ -47,7 +47,8 @@ class Ours(Contender):
         return Decimal(getattr(self.tracker, f"spent{_suffix(self.unit)}"))
 
     def held(self) -> Decimal:
-        return Decimal(getattr(self.tracker, f"held{_suffix(self.unit)}"))
+        # Of all units together: none may be left in any.
+        return self.tracker.held + self.tracker.held_calls + self.tracker.held_usd
 
 
 def _suffix(unit: str) -> str:
