@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import LLMResponse, RunConfig
-from llm_connect.core.price import Price
+from llm_connect.core.price import Price, cost_of
 from llm_connect.core.usage import Usage
 
 #: 10 USD for a million prompt tokens, 30 for completion tokens: 10 and 10 tokens cost 0.0004 USD.
@@ -62,8 +63,70 @@ def test_a_rate_that_is_none_is_refused(rate: Any) -> None:
 
 
 def test_a_price_shows_its_rates_in_usd() -> None:
-    """The repr is in the units of the arguments."""
-    assert repr(Price(prompt="0.40", completion=2)).startswith("Price(cache_write=0.4, cached=0.4, call=0, comp")
+    """The repr is the price as it is declared, whatever the thread's decimal context is."""
+    price = Price(
+        prompt="0.40", completion=20, call="0.0001", above={200: Price(prompt="0.0833333333333", completion=3)}
+    )
+    with localcontext(prec=2):
+        assert eval(repr(price)).in_usd() == price.in_usd()
+        assert repr(eval(repr(price))) == repr(price)
+    assert repr(Price(prompt="0.40", completion=20)) == (
+        "Price(prompt=0.4, completion=20, cached=0.4, cache_write=0.4, call=0)"
+    )
+
+
+def test_a_long_prompt_makes_the_whole_request_dearer() -> None:
+    """Above a number of prompt tokens every token costs the rates of that level, output and cached ones too."""
+    price = Price(
+        prompt=1,
+        completion=2,
+        call="0.5",
+        above={
+            300: Price(prompt=30, completion=60, cached=3),
+            200: Price(prompt=10, completion=20, call="0.25"),
+        },
+    )
+    assert price.of(usage(200, 100)) == Decimal("0.5") + Decimal(400) / 10**6
+    assert price.of(usage(201, 100)) == Decimal("0.25") + Decimal(4_010) / 10**6
+    assert price.of(usage(301, 100, cached_tokens=300)) == Decimal(30 + 900 + 6_000) / 10**6
+    assert price.at_most(200, 100, 1) == 500_400_000
+    assert price.at_most(201, 100, 1) == max(500_401_000, 254_010_000)
+    assert price.at_most(301, 100, 1) == max(500_501_000, 255_010_000, 15_030_000)
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        {-1: Price.free()},
+        {"200": Price.free()},
+        {200: 1},
+        [200],
+        {1: Price(prompt=1, completion=1, above={2: Price.free()})},
+    ],
+)
+def test_levels_that_cannot_be_meant_are_refused(above: Any) -> None:
+    """`above` has a Price for each number of tokens, of one level only."""
+    with pytest.raises(LLMConfigurationError, match="above"):
+        Price(prompt=1, completion=1, above=above)
+
+
+@given(levels=st.dictionaries(counts, st.tuples(rates, rates, rates), max_size=3), prompt=counts, data=st.data())
+def test_the_bound_covers_every_level_below_it(
+    levels: dict[int, tuple[Decimal, Decimal, Decimal]], prompt: int, data: st.DataObject
+) -> None:
+    """A call that uses less than it was held for may reach another level, and never costs more than was held."""
+    above = {start: Price(prompt=p, completion=c, cached=d) for start, (p, c, d) in levels.items()}
+    price = Price(prompt=3, completion=7, cached=9, above=above)
+    used, completion = data.draw(st.integers(0, prompt)), data.draw(counts)
+    cost = price.of(usage(used, completion, cached_tokens=data.draw(st.integers(0, used))))
+    assert cost <= Decimal(price.at_most(prompt, completion, 1)) / 10**9
+
+
+def test_rates_are_exact() -> None:
+    """A rate with many digits is not rounded before it is multiplied: a billion tokens cost what they cost."""
+    price = Price(prompt="0.08333333333333334", completion=0)
+    assert price.of(usage(10**9, 0)) == Decimal("83.333333334")
+    assert price.in_usd()["prompt"] == Decimal("0.08333333333333334")
 
 
 async def test_a_cap_in_usd_holds_in_a_gather() -> None:
@@ -101,3 +164,97 @@ def test_what_is_free_fits_any_cap_in_usd() -> None:
     MockLLMAdapter(price=Price.free()).execute_prompt("hi", RunConfig(budget_tracker=tracker))
     assert tracker.spent_usd == 0
     assert tracker.spent == 20
+
+
+def test_prices_by_model_are_those_of_the_whole_tree() -> None:
+    """A budget's prices count for every adapter and every child; the adapter's own goes first (BUDGET-12)."""
+    tracker = BudgetTracker(total_usd=1, prices={"mock": DEAR, "other": Price.free()})
+    config = RunConfig(budget_tracker=tracker.child("below", total_usd="0.5").child("deep"))
+    MockLLMAdapter().execute_prompt("hi", config)
+    assert tracker.spent_usd == COST
+    MockLLMAdapter(price=Price(prompt=0, completion=1)).execute_prompt("hi", config)
+    assert tracker.spent_usd == COST + Decimal("0.00001")
+    MockLLMAdapter(model="other").execute_prompt("hi", config)
+    assert [entry.cost for entry in tracker.ledger] == [COST, Decimal("0.00001"), 0]
+    assert {entry.cost_source for entry in tracker.ledger} == {"declared"}
+
+
+def test_an_adapters_price_is_not_that_of_another_model() -> None:
+    """A call that names a dearer model is not held at the price of the adapter's own (BUDGET-12)."""
+    adapter = MockLLMAdapter(price=Price.free())
+    config = RunConfig(budget_tracker=BudgetTracker(total_usd=1), model_name="dear")
+    with pytest.raises(LLMBudgetExceededError, match="no price of 'dear'"):
+        adapter.execute_prompt("hi", config)
+    assert adapter.prompts == []
+    tracker = BudgetTracker(total_usd=1, prices={"dear": DEAR})
+    adapter.execute_prompt("hi", RunConfig(budget_tracker=tracker, model_name="dear"))
+    adapter.execute_prompt("hi", RunConfig(budget_tracker=tracker, model_name="mock"))
+    assert tracker.spent_usd == COST
+
+
+class Nameless(LLMAdapter):
+    """An adapter without a model name, as users write it."""
+
+    def execute_prompt(self, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
+        return LLMResponse(content="", model="some", usage=usage(10, 10))
+
+
+def test_an_adapter_without_a_model_has_one_price() -> None:
+    """Its price is that of whatever it calls; without one the refusal does not speak of a model."""
+    tracker = BudgetTracker(total_usd=1, prices={"some": DEAR})
+    with pytest.raises(LLMBudgetExceededError) as caught:
+        Nameless().execute_prompt("hi", RunConfig(budget_tracker=tracker))
+    assert "BudgetTracker(" not in str(caught.value)
+    adapter = Nameless()
+    adapter.price = DEAR
+    adapter.execute_prompt("hi", RunConfig(budget_tracker=tracker, model_name="x"))
+    assert tracker.spent_usd == COST
+
+
+def test_an_adapter_may_know_its_prices() -> None:
+    """`price_for` is asked under a limit in USD, when nothing was declared, and not otherwise (BUDGET-12)."""
+    asked: list[str | None] = []
+
+    class Knowing(MockLLMAdapter):
+        def price_for(self, model: str | None, config: RunConfig) -> Price | None:
+            asked.append(model)
+            return DEAR
+
+    Knowing().execute_prompt("hi", RunConfig(budget_tracker=BudgetTracker(1_000, total_calls=2)))
+    Knowing(price=DEAR).execute_prompt("hi", RunConfig(budget_tracker=BudgetTracker(total_usd=1)))
+    assert asked == []
+    tracker = BudgetTracker(total_usd=1)
+    Knowing().execute_prompt("hi", RunConfig(budget_tracker=tracker.child("below"), model_name="m"))
+    assert (asked, tracker.spent_usd) == (["m"], COST)
+
+
+@pytest.mark.parametrize("prices", [[DEAR], {"m": 1}, {1: DEAR}, DEAR])
+def test_prices_that_are_none_are_refused(prices: Any) -> None:
+    """`prices` is a mapping of models to prices."""
+    with pytest.raises(LLMConfigurationError, match="prices"):
+        BudgetTracker(prices=prices)
+
+
+def test_later_changes_of_a_mapping_do_not_count() -> None:
+    """The budget has a copy: a price that changed under an open hold would settle it by another one."""
+    prices = {"mock": DEAR}
+    tracker = BudgetTracker(total_usd=1, prices=prices)
+    prices.clear()
+    MockLLMAdapter().execute_prompt("hi", RunConfig(budget_tracker=tracker))
+    assert tracker.spent_usd == COST
+
+
+@pytest.mark.parametrize(
+    ("reported", "source", "cost", "said_by"),
+    [
+        (Decimal("0.0001"), "provider", Decimal("0.0001"), "provider"),
+        (Decimal("0.0001"), "claude-cli", COST, "declared"),
+        (Decimal("0.0009"), "claude-cli", Decimal("0.0009"), "claude-cli"),
+        (None, None, COST, "declared"),
+    ],
+)
+def test_what_a_reply_says_goes_first(reported: Any, source: Any, cost: Decimal, said_by: str) -> None:
+    """A provider's bill is believed; what a command only reckons is believed when it is more (BUDGET-12)."""
+    assert cost_of(reported, source, usage(10, 10), DEAR) == (cost, said_by)
+    assert cost_of(reported, source, None, DEAR) == (reported, source)
+    assert cost_of(reported, source, usage(10, 10), None) == (reported, source)

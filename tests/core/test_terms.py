@@ -144,7 +144,8 @@ def test_a_cap_in_usd_refuses_a_call_whose_price_is_not_known() -> None:
     """A call under a limit in USD on its path is refused before anything runs, since nobody knows its price."""
     tracker = BudgetTracker(total=10_000)
     adapter = MockLLMAdapter()
-    with pytest.raises(LLMBudgetExceededError, match="no price of 'mock'") as caught:
+    line = r"price=Price\(prompt=..., completion=...\) on the adapter, or BudgetTracker\(prices={'mock': Price\("
+    with pytest.raises(LLMBudgetExceededError, match=f"no price of 'mock'.* {line}") as caught:
         adapter.execute_prompt("hi", RunConfig(budget_tracker=tracker.child("dear", total_usd="0.50").child("below")))
     assert (caught.value.reason, caught.value.unit, caught.value.path) == ("unpriced", "usd", "budget/dear")
     assert adapter.prompts == []

@@ -35,7 +35,7 @@ class LLMAdapter(ABC):
     metered: ClassVar[bool] = True
     #: The budget of calls whose config has none.
     budget_tracker: BudgetTracker | None = None
-    #: What tokens cost here; a budget that limits USD refuses calls without one.
+    #: What tokens of its own model cost here; a budget that limits USD refuses calls whose price nobody knows.
     price: Price | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -62,3 +62,10 @@ class LLMAdapter(ABC):
         """What a call may use at most; by default the bytes of the prompts and the output limit, as an estimate."""
         prompt_tokens = utf8_bytes(prompt) + utf8_bytes(config.system_prompt)
         return Bound(prompt_tokens=prompt_tokens, max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS)
+
+    def price_for(self, model: str | None, config: RunConfig) -> Price | None:
+        """What tokens of `model` cost, as far as the adapter itself knows; by default it does not.
+
+        Asked for calls under a limit in USD, when neither the adapter's `price` nor the budget's `prices` say it.
+        """
+        return None

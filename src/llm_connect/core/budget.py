@@ -19,6 +19,7 @@ from llm_connect.core.figures import BudgetFigures
 from llm_connect.core.holds import Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits, checked_amount, checked_figures, checked_limits
+from llm_connect.core.price import Price, checked_prices
 from llm_connect.core.refusals import Reason, refusal_of
 from llm_connect.core.slices import limits_of
 from llm_connect.core.snapshot import BudgetSnapshot
@@ -50,6 +51,8 @@ class BudgetTracker(BudgetFigures):
     total: limit in tokens, input and output together. total_usd: limit in USD (int, str, Decimal, or float by its
         repr). total_calls: limit in requests to providers that were not released. None: no limit of that kind;
         without any the tracker only meters.
+    prices: what tokens cost, by model, for calls of this budget and its children: `{"my-model": Price(...)}`. An
+        adapter's own `price` goes before them, list prices come after them.
     name: the first part of the path in errors and ledger entries.
     on_unknown: what a call counts whose outcome is not known (cancelled, timed out, cut, a 5xx): "presume" books its
         bound; "release" books nothing and gives up the guarantee.
@@ -72,6 +75,7 @@ class BudgetTracker(BudgetFigures):
         *,
         total_usd: int | str | float | Decimal | None = None,
         total_calls: int | None = None,
+        prices: Mapping[str, Price] | None = None,
         name: str = "budget",
         on_unknown: OnUnknown = "presume",
         strict: bool = False,
@@ -81,6 +85,7 @@ class BudgetTracker(BudgetFigures):
         check_count("keep_entries", keep_entries, least=0)
         if on_unknown not in get_args(OnUnknown):
             raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
+        self.prices: Mapping[str, Price] = checked_prices(prices or {})
         if sink is not None and not callable(sink):
             raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
         self.strict: bool = strict
@@ -222,6 +227,7 @@ class BudgetTracker(BudgetFigures):
             they do not fit now; outside of the block a slice is closed.
         """
         child = BudgetTracker.__new__(BudgetTracker)
+        child.prices = self.prices
         child.strict = self.strict
         limits = checked_limits(total, total_calls, total_usd)
         if slice and (join or not any(limits)):

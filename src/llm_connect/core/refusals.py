@@ -70,13 +70,17 @@ def refuse_unproven(path: Path, facts: CallFacts, grade: Grade) -> NoReturn:
     )
 
 
+def limits_usd(path: Path) -> bool:
+    """Whether an account of `path` limits USD."""
+    return any(account.limit is not None for account in path.units[USD])
+
+
 def refuse_unpriced(path: Path, facts: CallFacts) -> None:
     """Raise when an account of `path` limits USD: nothing is known of what the call may cost."""
     for account in path.units[USD]:
         if account.limit is not None:
             raise LLMBudgetExceededError(
-                f"Budget {account.path!r} limits USD, and no price of {facts.model!r} is known to {facts.adapter}. "
-                "Declare it: price=Price(prompt=..., completion=...) on the adapter, or price=Price.free().",
+                _unpriced(account, facts),
                 reason="unpriced",
                 unit="usd",
                 path=account.path,
@@ -85,6 +89,16 @@ def refuse_unpriced(path: Path, facts: CallFacts) -> None:
                 model=facts.model,
                 booked=NOTHING,
             )
+
+
+def _unpriced(account: Account, facts: CallFacts) -> str:
+    price = "Price(prompt=..., completion=...)"
+    by_model = "" if facts.model is None else f", or BudgetTracker(prices={{{facts.model!r}: {price}}})"
+    return (
+        f"Budget {account.path!r} limits USD, and no price of {facts.model!r} is known to {facts.adapter}. "
+        f"Declare it in USD per million tokens: price={price} on the adapter{by_model}; Price.free() is one, too. "
+        "The providers' list prices come with the extra 'prices'."
+    )
 
 
 #: The place of money in an `Amount`.

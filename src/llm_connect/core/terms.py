@@ -14,7 +14,7 @@ from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
-from llm_connect.core.refusals import refuse_unpriced, refuse_unproven
+from llm_connect.core.refusals import limits_usd, refuse_unpriced, refuse_unproven
 
 if TYPE_CHECKING:
     from llm_connect.core.adapter import LLMAdapter
@@ -78,7 +78,7 @@ def terms(
         model=config.model_name or _text_of(adapter, "model"),
         labels=config.labels,
         grade=bound.grade,
-        price=adapter.price,
+        price=_price(adapter, tracker, config),
     )
     if tracker.strict and bound.grade != "proven":
         refuse_unproven(tracker.accounts, facts, bound.grade)
@@ -88,6 +88,23 @@ def terms(
     wait_until = min(now + patience, deadline)
     demand = _demand(bound, config, facts.price)
     return Terms(tracker, config, demand, facts, wait_until, _replaced_by(adapter, tracker))
+
+
+def declared_price(adapter: LLMAdapter, tracker: BudgetTracker | None, config: RunConfig) -> Price | None:
+    """What the user says that this call costs. The adapter's price is that of its own model, not of another one."""
+    own = _text_of(adapter, "model")
+    model = config.model_name or own
+    if adapter.price is not None and own in (model, None):
+        return adapter.price
+    return None if tracker is None or model is None else tracker.prices.get(model)
+
+
+def _price(adapter: LLMAdapter, tracker: BudgetTracker, config: RunConfig) -> Price | None:
+    """The declared price, else under a limit in USD what the adapter knows."""
+    declared = declared_price(adapter, tracker, config)
+    if declared is not None or not limits_usd(tracker.accounts):
+        return declared
+    return adapter.price_for(config.model_name or _text_of(adapter, "model"), config)
 
 
 def _replaced_by(adapter: LLMAdapter, tracker: BudgetTracker) -> Hold | None:

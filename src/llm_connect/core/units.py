@@ -58,6 +58,11 @@ def nano_usd_of(name: str, value: object) -> int:
     """
     if type(value) is int and value >= 0:
         return value * _NANO
+    return scaled_usd(name, value, 9)
+
+
+def scaled_usd(name: str, value: object, digits: int) -> int:
+    """Like `nano_usd_of`, with another number of digits behind the point."""
     wrong = LLMConfigurationError(f"{name} must be an amount of USD of at least 0, not {value!r}.")
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise wrong
@@ -65,7 +70,7 @@ def nano_usd_of(name: str, value: object) -> int:
         amount = Decimal(float.__repr__(value) if isinstance(value, float) else value)
         if not amount.is_finite() or amount < 0:
             raise wrong
-        return int(amount.scaleb(9, _MONEY).to_integral_value(ROUND_CEILING, _MONEY))
+        return int(amount.scaleb(digits, _MONEY).to_integral_value(ROUND_CEILING, _MONEY))
     except DecimalException:
         raise wrong from None
 
@@ -73,6 +78,11 @@ def nano_usd_of(name: str, value: object) -> int:
 def shown(unit: Unit, value: int) -> str:
     """A figure as a person reads it: `1,200 tokens`, `3 calls`, `0.0021 USD`."""
     if unit == "usd":
-        whole, _, part = f"{usd_of(value):f}".partition(".")
-        return f"{whole}.{part}".rstrip("0").rstrip(".") + " USD"
+        return f"{plain(usd_of(value))} USD"
     return f"{value:,} {unit if value != 1 else unit[:-1]}"
+
+
+def plain(amount: Decimal) -> str:
+    """All its digits but the zeros at the end."""
+    whole, _, part = f"{amount:f}".partition(".")
+    return f"{whole}.{part}".rstrip("0").rstrip(".")
