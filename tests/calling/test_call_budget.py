@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from llm_connect.core.exceptions import (
     LLMTimeoutError,
 )
 from llm_connect.core.models import LLMResponse, RunConfig, Usage
+from llm_connect.core.price import Price
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from tests.core.budget_helpers import at_rest, outcomes
@@ -31,6 +33,13 @@ from tests.core.budget_helpers import at_rest, outcomes
 BAD = Failure(kind=LLMResponseError, message="cut", retryable=True, retry_after=0.0)
 SLOW_DOWN = Failure(kind=LLMRateLimitError, message="slow", retryable=True, maybe_billed=False, retry_after=0.0)
 GOOD = Answer(content="yes", model="m-1", usage=Usage(prompt_tokens=10, completion_tokens=5), finish_reason="stop")
+
+BAD_WITH_USAGE = Failure(
+    kind=LLMResponseError,
+    message="bad",
+    usage=Usage(prompt_tokens=4, completion_tokens=3),
+    details={"status_code": 200},
+)
 
 
 class Stub(ProviderAdapter):
@@ -336,3 +345,19 @@ def test_the_flow_needs_a_prompt() -> None:
     with pytest.raises(LLMConfigurationError):
         drive(flow_module.call(Stub(), " ", config_of(tracker)))
     at_rest(tracker)
+
+
+def test_an_adapter_of_another_provider_has_no_list_price() -> None:
+    """Without a declared price it is refused unsent; with one, what is sent is what it renders (BUDGET-12)."""
+    adapter = Stub(GOOD, BAD_WITH_USAGE, model="gpt-4.1-mini")
+    config = config_of(BudgetTracker(total_usd=1))
+    with pytest.raises(LLMBudgetExceededError, match=r"no price of 'gpt-4\.1-mini'"):
+        adapter.execute_prompt("hello", config)
+    assert adapter.limits == []
+    adapter.price = Price(prompt=1, completion=2)
+    assert adapter.execute_prompt("hello", config).cost == Decimal("0.00002")
+    with pytest.raises(LLMResponseError):
+        adapter.execute_prompt("hello", config)
+    assert config.budget_tracker is not None
+    assert config.budget_tracker.spent_usd == Decimal("0.00003")
+    at_rest(config.budget_tracker)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 
 import pytest
 
@@ -20,7 +19,6 @@ from llm_connect import (
     LLMResponse,
     OpenAIAdapter,
     OpenRouterAdapter,
-    Price,
     RunConfig,
 )
 from llm_connect.testing import Behaviour, EmbeddedProvider
@@ -145,18 +143,6 @@ async def test_cap_on_calls(provider: EmbeddedProvider, adapter: LLMAdapter) -> 
     answers = await asyncio.gather(*(aattempt(adapter, config) for _ in range(ATTEMPTS)))
     assert provider.meter.calls == tracker.spent_calls == sum(answer is not None for answer in answers) == CALLS
     assert tracker.held_calls == 0
-
-
-async def test_cap_in_usd(provider: EmbeddedProvider, adapter: LLMAdapter) -> None:
-    """A cap in USD holds at the server, and the books are the bill to the nano-dollar. (BUDGET-12)"""
-    adapter.price = Price(prompt="1.25", completion=10)
-    cost = Decimal("0.004125")
-    tracker = BudgetTracker(total_usd=CALLS * cost)
-    config = RunConfig(budget_tracker=tracker, max_tokens=400)
-    answers = await asyncio.gather(*(aattempt(adapter, config) for _ in range(ATTEMPTS)))
-    assert tracker.spent_usd == provider.meter.cost <= CALLS * cost
-    assert 19 <= provider.meter.calls == sum(answer is not None and answer.cost == cost for answer in answers)
-    assert tracker.held_usd == 0
 
 
 async def test_every_call_cancelled_in_flight(provider: EmbeddedProvider, adapter: LLMAdapter) -> None:

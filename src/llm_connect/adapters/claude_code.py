@@ -79,7 +79,8 @@ class ClaudeCodeAdapter(ProviderAdapter):
     base_url: else the environment variable ANTHROPIC_BASE_URL, else Anthropic's.
     max_concurrency: processes at once, for all threads and for each event loop; one takes about 200 MB.
     budget_tracker: the budget of calls whose config has none.
-    price: what tokens cost here; a budget that limits USD needs one.
+    price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
+        Anthropic's own endpoint the list price.
 
     One call is one process and one request: the process reaches its provider through a relay on loopback, which
     lets no second one through and follows no redirect. Only a login without a base_url goes without it. The
@@ -116,6 +117,10 @@ class ClaudeCodeAdapter(ProviderAdapter):
             budget_tracker=budget_tracker,
             price=price,
         )
+
+    @property
+    def price_list(self) -> str | None:
+        return None if self._endpoint else "anthropic"
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model

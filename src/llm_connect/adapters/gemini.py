@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import ClassVar
 
@@ -29,7 +30,8 @@ class GeminiAdapter(CarriedAdapter):
     base_url: else the environment variable GOOGLE_GEMINI_BASE_URL, which the SDK reads, else Google's.
     max_concurrency: requests under way at once, for all threads and for each event loop.
     budget_tracker: the budget of calls whose config has none.
-    price: what tokens cost here; a budget that limits USD needs one.
+    price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
+        Google's own endpoint the list price.
 
     Vertex AI is not used, whatever GOOGLE_GENAI_USE_VERTEXAI says. The SDK's retries are off, redirects are not
     followed, proxies of the environment are not used.
@@ -57,6 +59,11 @@ class GeminiAdapter(CarriedAdapter):
             budget_tracker=budget_tracker,
             price=price,
         )
+
+    @property
+    def price_list(self) -> str | None:
+        elsewhere = self._base_url or os.environ.get("GOOGLE_GEMINI_BASE_URL")
+        return None if elsewhere else "google"
 
     def make_carrier(self) -> Carrier:
         from llm_connect.adapters.gemini_carrier import GeminiCarrier

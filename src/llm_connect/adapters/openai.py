@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
+from llm_connect.calling.prices import DEFAULT_TIER
 from llm_connect.calling.provider import Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
@@ -68,11 +69,14 @@ class OpenAIAdapter(CarriedAdapter):
         uses it.
     max_concurrency: requests under way at once, for all threads and for each event loop.
     budget_tracker: the budget of calls whose config has none.
-    price: what tokens cost here; a budget that limits USD needs one.
+    price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
+        OpenAI's own endpoint the list price.
 
     The output limit is sent as `max_completion_tokens`, or as `max_output_tokens` of responses; both cover thinking
     (OpenAPI document 2.3.0). Responses takes no limit below 16: a smaller one is held and sent as 16. A reply of
     responses is not stored at OpenAI, unless `model_params` has `store`.
+    Under a limit in USD `service_tier` "default" is sent to OpenAI, unless `model_params` names another tier, which is
+    then priced: without one the settings of the project decide (OpenAI's API reference).
     The SDK's retries are off, redirects are not followed, proxies of the environment are not used.
     """
 
@@ -110,6 +114,10 @@ class OpenAIAdapter(CarriedAdapter):
         own_client = self._own_client or self._own_async_client
         return own_client is None and not self._base_url and not os.environ.get("OPENAI_BASE_URL")
 
+    @property
+    def price_list(self) -> str | None:
+        return "openai" if self._own_endpoint else None
+
     def make_carrier(self) -> Carrier:
         from llm_connect.adapters.openai_carrier import OpenAICarrier
 
@@ -125,6 +133,15 @@ class OpenAIAdapter(CarriedAdapter):
         model = config.model_name or self.model
         body = self._api.render(prompt, config, model=model, max_tokens=max_tokens)
         return Request(self._api.path, model, body)
+
+    def service_tier(self, config: RunConfig) -> str:
+        return str(config.model_params.get("service_tier") or DEFAULT_TIER)
+
+    def priced(self, request: Request, price: Price) -> Request:
+        """With the tier that is priced, as without one the settings of the user's project would decide."""
+        if not self._own_endpoint or request.body.get("service_tier"):
+            return request
+        return replace(request, body={**request.body, "service_tier": DEFAULT_TIER})
 
     def bound_of(self, request: Request, max_tokens: int) -> Bound:
         return self._api.bound(request.body, max_tokens, own_endpoint=self._own_endpoint)

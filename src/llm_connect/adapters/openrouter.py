@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, ClassVar
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.provider import Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.units import nano_usd_of
 from llm_connect.protocols import chat_completions
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
 from llm_connect.protocols.openrouter_errors import with_openrouters_words
-from llm_connect.protocols.wire import Answer, Failure, Reply
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
 BASE_URL = "https://openrouter.ai/api/v1"
 
@@ -37,11 +41,13 @@ class OpenRouterAdapter(CarriedAdapter):
     app_name, app_url: what OpenRouter shows as the caller (`X-OpenRouter-Title`, `HTTP-Referer`).
     max_concurrency: requests under way at once, for all threads and for each event loop.
     budget_tracker: the budget of calls whose config has none.
-    price: what tokens cost here; a budget that limits USD needs one.
+    price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
+        OpenRouter's own endpoint the list price.
 
     Every reply carries its cost in USD, which `response.cost` gives. Only providers that know all parameters of a
-    request are used (`require_parameters`), so that the output limit is honoured. Redirects are not followed,
-    proxies of the environment are not used.
+    request are used (`require_parameters`), so that the output limit is honoured, and under a limit in USD only those
+    that ask for no more than the price that is held (`max_price`, in USD for a million tokens and for a request:
+    OpenRouter's documentation of MaxPrice). Redirects are not followed, proxies of the environment are not used.
     """
 
     provider: ClassVar[str] = "openrouter"
@@ -72,6 +78,10 @@ class OpenRouterAdapter(CarriedAdapter):
             price=price,
         )
 
+    @property
+    def price_list(self) -> str | None:
+        return "openrouter" if self._base_url == BASE_URL else None
+
     def make_carrier(self) -> Carrier:
         from llm_connect.adapters.httpx_carrier import HttpxCarrier
 
@@ -82,9 +92,33 @@ class OpenRouterAdapter(CarriedAdapter):
         body = chat_completions.render(prompt, config, model=model, max_tokens=max_tokens, dialect=_DIALECT)
         return Request("/chat/completions", model, body)
 
+    def priced(self, request: Request, price: Price) -> Request:
+        """With `max_price`, so that no provider is chosen that asks for more than is held."""
+        routing = request.body["provider"]
+        body = {**request.body, "provider": {**routing, "max_price": _max_price(price, routing.get("max_price"))}}
+        return replace(request, body=body)
+
     def bound_of(self, request: Request, max_tokens: int) -> Bound:
         return chat_completions.bound(request.body, max_tokens, own_endpoint=False)
 
     def parse(self, reply: Reply) -> Answer | Failure:
         outcome = chat_completions.parse(reply)
         return with_openrouters_words(outcome, reply) if isinstance(outcome, Failure) else outcome
+
+
+def _max_price(price: Price, wished: object) -> JSON:
+    """USD for a million tokens and for a request, as OpenRouter compares them with the list prices of its providers.
+
+    What the caller wishes stays, unless it is more.
+    """
+    if not isinstance(wished, dict | None):
+        raise LLMConfigurationError("model_params['provider']['max_price'] must be a dict.")
+    rates = price.in_usd()
+    most = {"prompt": rates["prompt"], "completion": rates["completion"], "request": rates["call"]}
+    return {**(wished or {}), **{name: _least(name, usd, (wished or {}).get(name)) for name, usd in most.items()}}
+
+
+def _least(name: str, usd: Decimal, wished: Any) -> Any:
+    if wished is None or nano_usd_of(f"max_price[{name!r}]", wished) > nano_usd_of(name, usd):
+        return float(usd)
+    return wished

@@ -22,7 +22,9 @@ from llm_connect.core.checks import check_prompt
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
-from llm_connect.core.terms import terms, tracker_of
+from llm_connect.core.price import Price
+from llm_connect.core.refusals import limits_usd
+from llm_connect.core.terms import declared_price, terms, tracker_of
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.protocols.wire import Answer, Failure
 
@@ -51,6 +53,11 @@ class Call:
         #: The hold of the last attempt.
         self.hold: Hold | None = None
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
+
+    @property
+    def price(self) -> Price | None:
+        """What the tokens of the last attempt cost."""
+        return declared_price(self.adapter, None, self.config) if self.hold is None else self.hold.facts.price
 
     def run(self) -> Generator[Step, Any, LLMResponse]:
         """Attempts, until one succeeds, none can help any more, or the deadline has come."""
@@ -86,7 +93,7 @@ class Call:
         hold = yield from self._reserve(tracker)
         self.hold = hold
         try:
-            request = self.adapter.render(self.prompt, self.config, hold.max_tokens)
+            request = self._request(hold)
             outcome = yield from self._exchange(request, hold)
             if outcome is not None:
                 end_hold(hold, outcome)
@@ -100,6 +107,14 @@ class Call:
         asked = terms(self.adapter, tracker, self.config, bound, time.monotonic(), self.deadline.at)
         hold: Hold = yield Reserve(asked, self._arrival)
         return hold
+
+    def _request(self, hold: Hold) -> Request:
+        """The request that the hold covers: what it assumes is sent."""
+        request = self.adapter.render(self.prompt, self.config, hold.max_tokens)
+        price = hold.facts.price
+        return (
+            request if price is None or not limits_usd(hold.tracker.accounts) else self.adapter.priced(request, price)
+        )
 
     def _exchange(self, request: Request, hold: Hold | None = None) -> Generator[Step, Any, Outcome | None]:
         release = yield TakeSlot(self.adapter.slots, self.deadline)

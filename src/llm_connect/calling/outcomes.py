@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.calling.scrub import Scrubber
@@ -10,7 +11,7 @@ from llm_connect.core.bounds import utf8_bytes
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse
-from llm_connect.core.price import cost_of
+from llm_connect.core.price import Price, cost_of
 from llm_connect.core.usage import Usage
 from llm_connect.protocols.wire import Answer, Failure
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def end_hold(hold: Hold, outcome: Answer | Failure) -> None:
     """Settle by the usage that the reply gives; without one, an answer was paid for, and a failure may have been."""
     if outcome.usage is not None:
-        cost, source = cost_of(outcome.cost, outcome.cost_source, outcome.usage, hold.facts.price)
+        cost, source = _cost(outcome, hold.facts.price)
         hold.settle(usage=outcome.usage, usd=cost, cost_source=source, model=outcome.model or None)
     elif isinstance(outcome, Answer):
         hold.presume()
@@ -40,7 +41,7 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
     request_id = Scrubber(call.adapter.secrets).clean(answer.request_id)
     known = {"request_id": request_id, "hint": answer.hint, "ledger_entry": entry and entry.id}
     metadata |= {name: value for name, value in known.items() if value is not None}
-    cost, source = cost_of(answer.cost, answer.cost_source, answer.usage, call.adapter.price)
+    cost, source = _cost(answer, call.price)
     return LLMResponse(
         content=answer.content,
         model=answer.model or call.model,
@@ -66,6 +67,10 @@ def error_of(call: Call, failure: Failure) -> LLMError:
         booked=None if call.tracker is None else call.booked,
         **scrubber.clean(dict(failure.details)),
     )
+
+
+def _cost(outcome: Answer | Failure, price: Price | None) -> tuple[Decimal | None, str | None]:
+    return cost_of(outcome.cost, outcome.cost_source, outcome.usage, price, outcome.service_tier)
 
 
 def _estimate(call: Call, answer: Answer) -> Usage:

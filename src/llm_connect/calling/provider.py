@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
+from llm_connect.calling.prices import DEFAULT_TIER, list_price
 from llm_connect.calling.slots import Slots
 from llm_connect.core.adapter import DEFAULT_MAX_TOKENS, LLMAdapter
 from llm_connect.core.bounds import Bound, utf8_bytes
@@ -77,6 +78,24 @@ class ProviderAdapter(LLMAdapter):
     @abstractmethod
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         """The request for `prompt`, with `max_tokens` as the output limit (None: none is sent)."""
+
+    @property
+    def price_list(self) -> str | None:
+        """The provider's id in genai-prices; None where requests do not go to the provider itself."""
+        return None
+
+    def price_for(self, model: str | None, config: RunConfig) -> Price | None:
+        """The list price, at the provider's own endpoint. Imports genai-prices at the first call."""
+        provider = self.price_list
+        return None if provider is None else list_price(provider, model or self.model, self.service_tier(config))
+
+    def service_tier(self, config: RunConfig) -> str:
+        """At which of the provider's prices a call is to be served."""
+        return DEFAULT_TIER
+
+    def priced(self, request: Request, price: Price) -> Request:
+        """`request` with what keeps it at `price`, for a call under a limit in USD; by default nothing does."""
+        return request
 
     def bound(self, prompt: Prompt, config: RunConfig) -> Bound:
         """What a call may use at most, by the request that would be sent."""

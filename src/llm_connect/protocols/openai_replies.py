@@ -67,6 +67,7 @@ def answer_of(reply: Reply, body: JSON, usage: Usage | None, content: str, finis
         finish_reason=finish,
         cost=cost,
         cost_source=None if cost is None else "provider",
+        service_tier=text(body.get("service_tier")) or None,
         request_id=request_id(reply) or text(body.get("id")) or None,
         hint=spent_on_thinking(content, finish),
     )

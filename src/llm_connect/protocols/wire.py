@@ -28,7 +28,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a good reply says. `usage` is None when it does not say."""
+    """What a good reply says. `usage` is None when it does not say.
+
+    service_tier: at whose prices the provider has served the request, where it says so.
+    """
 
     content: str
     model: str
@@ -36,6 +39,7 @@ class Answer:
     finish_reason: FinishReason
     cost: Decimal | None = None
     cost_source: str | None = None
+    service_tier: str | None = None
     request_id: str | None = None
     hint: str | None = None
 
@@ -60,6 +64,7 @@ class Failure:
     usage: Usage | None = None
     cost: Decimal | None = None
     cost_source: str | None = None
+    service_tier: str | None = None
     model: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
