@@ -120,7 +120,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
 
     @property
     def price_list(self) -> str | None:
-        return None if self._endpoint else "anthropic"
+        return "anthropic" if self._endpoint in (None, Endpoint.of(BASE_URL)) else None
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model
