@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import (
     LLMAPIError,
     LLMAuthenticationError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from llm_connect.adapters.openai import OpenAIAdapter
     from llm_connect.adapters.openrouter import OpenRouterAdapter
     from llm_connect.config.factory import create_adapter
+    from llm_connect.protocols.openrouter_generations import Generation
 
 __version__ = "0.2.0"
 
@@ -61,6 +63,7 @@ __all__ = [
     "ErrorLLMAdapter",
     "FinishReason",
     "GeminiAdapter",
+    "Generation",
     "Hold",
     "JsonLinesSink",
     "LLMAPIError",
@@ -83,6 +86,7 @@ __all__ = [
     "Price",
     "Prompt",
     "RunConfig",
+    "TokenCounter",
     "Total",
     "Usage",
     "__version__",
@@ -92,6 +96,7 @@ __all__ = [
 _LAZY = {
     "ClaudeCodeAdapter": "llm_connect.adapters.claude_code",
     "GeminiAdapter": "llm_connect.adapters.gemini",
+    "Generation": "llm_connect.protocols.openrouter_generations",
     "OpenAIAdapter": "llm_connect.adapters.openai",
     "OpenRouterAdapter": "llm_connect.adapters.openrouter",
     "create_adapter": "llm_connect.config.factory",

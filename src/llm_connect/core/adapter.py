@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from llm_connect.core import metering
 from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.counting import CountTokens, counter_of, measured
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
 
@@ -37,6 +38,8 @@ class LLMAdapter(ABC):
     budget_tracker: BudgetTracker | None = None
     #: What tokens of its own model cost here; a budget that limits USD refuses calls whose price nobody knows.
     price: Price | None = None
+    #: A tokenizer, which makes `bound` tighter than bytes do: a function from text to tokens, or a `TokenCounter`.
+    count_tokens: CountTokens = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -59,8 +62,13 @@ class LLMAdapter(ABC):
         return True
 
     def bound(self, prompt: Prompt, config: RunConfig) -> Bound:
-        """What a call may use at most; by default the bytes of the prompts and the output limit, as an estimate."""
-        prompt_tokens = utf8_bytes(prompt) + utf8_bytes(config.system_prompt)
+        """What a call may use at most; by default the bytes of the prompts and the output limit, as an estimate.
+
+        With `count_tokens`, what that says of the prompts, where it is less. Raises LLMConfigurationError when that
+        raises, or gives no number.
+        """
+        size = measured(utf8_bytes, counter_of(self.count_tokens))
+        prompt_tokens = size(prompt) + size(config.system_prompt)
         return Bound(prompt_tokens=prompt_tokens, max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS)
 
     def price_for(self, model: str | None, config: RunConfig) -> Price | None:

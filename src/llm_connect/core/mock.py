@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.counting import CountTokens, counter_of
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMTimeoutError
 from llm_connect.core.models import (
     LLMResponse,
@@ -34,7 +35,7 @@ class MockLLMAdapter(LLMAdapter):
     reply: a text for every call, texts for one call each (the last one again when they run out), or a
         function of the prompt.
     prompt_tokens, completion_tokens: what each call reports as used.
-    budget_tracker, price: as of every adapter.
+    budget_tracker, price, count_tokens: as of every adapter.
     delay_seconds: how long each call takes; longer than its `timeout_seconds`, it ends in an LLMTimeoutError.
 
     Safe to share between threads and event loops.
@@ -50,13 +51,16 @@ class MockLLMAdapter(LLMAdapter):
         delay_seconds: float = 0.0,
         budget_tracker: BudgetTracker | None = None,
         price: Price | None = None,
+        count_tokens: CountTokens = None,
     ) -> None:
+        counter_of(count_tokens)
         check_count("prompt_tokens", prompt_tokens, least=0)
         check_count("completion_tokens", completion_tokens, least=0)
         check_number("delay_seconds", delay_seconds, least=0)
         self.model = model
         self.budget_tracker = budget_tracker
         self.price = price
+        self.count_tokens = count_tokens
         self._usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
         self._answer = _answerer(reply)
         self._delay_seconds = delay_seconds
