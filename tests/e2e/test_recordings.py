@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -172,6 +173,38 @@ def test_the_bound_covers_what_was_counted(recording: Recording) -> None:
     known = bound.grade == "proven" or not hidden_prompt_tokens(recording.model)
     assert used.prompt_tokens <= bound.prompt_tokens or not known
     assert recording.asked.limit is None or used.completion_tokens <= bound.max_tokens
+
+
+def bound_of_body(recording: Recording) -> Bound:
+    """The bound of the recorded request itself, whatever it carries, at the provider's own endpoint."""
+    body, limit, own = recording.request, recording.asked.limit or 0, recording.provider == "openai"
+    match recording.wire:
+        case "chat_completions":
+            return chat_completions.bound(body, limit, own_endpoint=own)
+        case "responses":
+            return responses.bound(body, limit, own_endpoint=own)
+    return generate_content.bound(body, limit, model=recording.model)
+
+
+@each
+def test_no_recorded_call_used_more_than_its_bound(recording: Recording) -> None:
+    """Over all recorded calls, also those that our adapters would not send: what was used is within the bound, unless
+    the bound itself says that it is none; where it is proven, there is no exception. (WIRE-15, WIRE-30)"""
+    used, bound = recording.said.usage, bound_of_body(recording)
+    if used is None or bound.grade == "unbounded":
+        return
+    assert used.prompt_tokens <= bound.prompt_tokens
+    if type(recording.asked.limit) is int:
+        assert used.completion_tokens <= bound.completion_tokens
+
+
+def test_the_recordings_have_bounds_of_every_grade() -> None:
+    """The test above is about something: many recorded calls are proven, many estimated, few unbounded."""
+    used = [recording for recording in RECORDINGS if recording.said.usage is not None]
+    grades = Counter(bound_of_body(recording).grade for recording in used)
+    assert grades["proven"] > 10
+    assert grades["estimated"] > 10
+    assert grades["unbounded"] < len(used) / 2
 
 
 def test_prompts_that_a_provider_added_are_covered_or_estimated(record_property: Any) -> None:

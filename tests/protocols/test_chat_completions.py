@@ -132,8 +132,8 @@ def test_a_good_reply_is_an_answer() -> None:
 
 
 def test_the_header_names_the_request_before_the_body_does() -> None:
-    """`x-request-id` is what support asks for; OpenRouter's generation id comes after it."""
-    for headers in ({"x-request-id": "r1"}, {"x-generation-id": "r1"}, {"request-id": "r1"}):
+    """`x-request-id` is what support asks for; OpenRouter tells costs by its generation id, which comes before it."""
+    for headers in ({"x-request-id": "r1"}, {"x-generation-id": "r1", "x-request-id": "r2"}, {"request-id": "r1"}):
         parsed = parse(good(), 200, **headers)
         assert parsed.request_id == "r1"
 

@@ -150,7 +150,7 @@ def test_only_what_is_known_is_proven() -> None:
     structured = responses.bound(schema, 20, own_endpoint=True)
     assert structured.grade == "estimated"
     assert structured.prompt_tokens > responses.bound(plain, 20, own_endpoint=True).prompt_tokens
-    for model in ("gpt-5-pro", "o3-pro-2025-06-10", "o4-mini-deep-research", "unheard-of"):
+    for model in ("gpt-5-pro", "o3-pro-2025-06-10", "gpt-4o-search-preview", "unheard-of"):
         bound = responses.bound(plain | {"model": model}, 20, own_endpoint=True)
         assert (bound.grade, bound.prompt_tokens > 2_000) == ("estimated", True)
 

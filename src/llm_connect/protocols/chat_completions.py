@@ -5,17 +5,24 @@ Sources: OpenAI's API reference and OpenAPI document (2.3.0); OpenRouter's docum
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from llm_connect.core.bounds import Bound
+from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
-from llm_connect.protocols.hidden_prompts import FRAMING_TOKENS, framed_tokens, hidden_prompt_tokens
 from llm_connect.protocols.openai_replies import answer_of, error_reply, usage_in
 from llm_connect.protocols.params import check_known, json_schema
+from llm_connect.protocols.prompt_sizes import (
+    FRAMING_TOKENS,
+    STYLE_TOKENS,
+    PromptSizes,
+    are_functions,
+    is_text,
+    texts_of,
+)
 from llm_connect.protocols.wire import (
     JSON,
     Answer,
@@ -23,8 +30,8 @@ from llm_connect.protocols.wire import (
     Reply,
     count,
     first,
-    json_bytes,
     mapping,
+    objects,
     read_json,
     text,
     unreadable,
@@ -53,11 +60,46 @@ _FINISH: Mapping[str, FinishReason] = {
     "function_call": "tool_calls",
     "error": "error",
 }
-#: Parameters whose JSON becomes part of the prompt.
-_READ_BY_THE_MODEL = frozenset({"response_format", "tools", "functions"})
-#: Parameters for which a provider adds a few words: Claude, told to think, counted about 30 tokens more.
-_THINKING_PARAMS = frozenset({"reasoning", "reasoning_effort"})
-_THINKING_TOKENS = 64
+#: What the model reads beside the messages, as JSON.
+_READ_AS_JSON = ("response_format", "tools", "functions")
+#: Parameters for which a provider adds a few words.
+_STYLE_PARAMS = frozenset({"reasoning", "reasoning_effort", "verbosity"})
+#: All fields of a request that `bound` knows: with any other, nobody says how much is read or written.
+_BOUNDED = SHARED_PARAMS | frozenset(
+    {
+        *_READ_AS_JSON,
+        "function_call",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "min_p",
+        "model",
+        "moderation",
+        "n",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "provider",
+        "reasoning",
+        "repetition_penalty",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "tool_choice",
+        "top_a",
+        "top_k",
+        "top_logprobs",
+        "usage",
+    }
+)
+#: Fields of a message that are read as text, and those that are read as JSON.
+_TEXT_FIELDS = ("name", "refusal")
+_JSON_FIELDS = ("tool_calls", "tool_call_id", "function_call")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,23 +131,23 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
     return _with_params(body, config)
 
 
-def bound(body: JSON, max_tokens: int, *, own_endpoint: bool) -> Bound:
+def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCounter | None = None) -> Bound:
     """What a request may use at most.
 
-    A schema counts with its bytes. `proven` only at the provider's own endpoint and for a model that is known to be
-    given no further prompt.
+    A schema counts with its bytes. `proven` only at the provider's own endpoint, for text and a model that is known to
+    be given no further prompt. `unbounded` for what is not counted here: images, a provider's own tools, or a field
+    that is not known.
     """
-    messages = body.get("messages") or []
-    texts = [part for message in messages for part in (text(message.get("role")), _prompt_text(message))]
-    extra = {name: value for name, value in body.items() if name in _READ_BY_THE_MODEL}
-    hidden = hidden_prompt_tokens(text(body.get("model")))
-    framing = FRAMING_TOKENS + (_THINKING_TOKENS if _THINKING_PARAMS & body.keys() else 0)
-    known = own_endpoint and not hidden and not extra
+    sizes = PromptSizes(text(body.get("model")), counter)
+    messages = objects(body.get("messages"))
+    as_json = _read_as_json(body, messages)
+    style = STYLE_TOKENS if _STYLE_PARAMS & body.keys() else 0
+    added = FRAMING_TOKENS * (1 + len(messages)) + style + sizes.tools(body.get("tools")) + sizes.hidden
     return Bound(
-        prompt_tokens=framed_tokens(texts) + framing + json_bytes(extra) + hidden,
+        prompt_tokens=sizes.framed(_texts(messages)) + sizes.json(as_json) + added,
         max_tokens=max_tokens,
         outputs=count(body.get("n")) or 1,
-        grade="proven" if known else "estimated",
+        grade=sizes.grade(limited=_is_limited(body, messages), plain=own_endpoint and not as_json),
     )
 
 
@@ -132,9 +174,21 @@ def usage_of(body: JSON) -> Usage | None:
     return usage_in(body, "prompt", "completion")
 
 
-def _prompt_text(message: JSON) -> str:
-    content = message.get("content")
-    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+def _texts(messages: list[JSON]) -> list[str]:
+    named = [text(message.get(name)) for message in messages for name in _TEXT_FIELDS if message.get(name)]
+    return named + [part for message in messages for part in texts_of(message.get("content"))]
+
+
+def _read_as_json(body: JSON, messages: list[JSON]) -> JSON:
+    wanted: JSON = {name: body[name] for name in _READ_AS_JSON if body.get(name) not in (None, {"type": "text"})}
+    calls = [message[name] for message in messages for name in _JSON_FIELDS if message.get(name)]
+    return wanted | ({"calls": calls} if calls else {})
+
+
+def _is_limited(body: JSON, messages: list[JSON]) -> bool:
+    known = {*_TEXT_FIELDS, *_JSON_FIELDS, "role", "content"}
+    plain = all(known.issuperset(message) and is_text(message.get("content")) for message in messages)
+    return plain and _BOUNDED.issuperset(body) and are_functions(body.get("tools"))
 
 
 def _with_params(body: JSON, config: RunConfig) -> JSON:

@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from llm_connect.core.bounds import Bound, utf8_bytes
+from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError, LLMResponseError, LLMSubprocessError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
 from llm_connect.protocols.claude_output import ANSWER_TOOL, Output, cost_of, object_of, read, text_of, usage_of
-from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.http_failures import ErrorFields, from_status, no_reply
 from llm_connect.protocols.params import check_known, json_schema
+from llm_connect.protocols.prompt_sizes import TOOL_PROMPT_TOKENS, PromptSizes
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, shown, spent_on_thinking, text
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 _FRAMING_TOKENS = 256
 _LOGIN_FRAMING_TOKENS = 1_536
-_TOOL_PROMPT_TOKENS = 1_024
 _MOST_STDIN_BYTES = 10 * 1024 * 1024
 #: Linux takes no single argument above 128 KiB.
 _MOST_SCHEMA_BYTES = 100 * 1024
@@ -57,19 +57,20 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
     return {name: value for name, value in body.items() if value is not None}
 
 
-def bound(body: JSON, max_tokens: int, *, login: bool) -> Bound:
+def bound(body: JSON, max_tokens: int, *, login: bool, counter: TokenCounter | None = None) -> Bound:
     """What one run may use at most, always an estimate: one request, whose framing is the command's own.
 
     Beside what it is given, it sends two lines about itself (about 140 bytes), and with a login about 1,000 bytes on
     its surroundings. A schema goes out as a tool, with the prompt that Anthropic adds for tools.
     """
-    texts = (body["prompt"], body["system_prompt"], body.get("json_schema"))
+    sizes = PromptSizes(body["model"], counter)
+    schema = utf8_bytes(body.get("json_schema"))
     framing = _LOGIN_FRAMING_TOKENS if login else _FRAMING_TOKENS
-    tools = _TOOL_PROMPT_TOKENS if "json_schema" in body else 0
+    tools = TOOL_PROMPT_TOKENS if schema else 0
     return Bound(
-        prompt_tokens=sum(map(utf8_bytes, texts)) + framing + tools + hidden_prompt_tokens(body["model"]),
+        prompt_tokens=sizes.framed((body["prompt"], body["system_prompt"])) + schema + framing + tools + sizes.hidden,
         max_tokens=max_tokens,
-        grade="estimated",
+        grade=sizes.grade(limited=True, plain=False),
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llm_connect.core.bounds import Bound
+from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import LLMAuthenticationError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
-from llm_connect.protocols.hidden_prompts import framed_tokens, hidden_prompt_tokens
+from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.http_failures import ErrorFields, from_status, seconds
 from llm_connect.protocols.params import check_known, json_schema
+from llm_connect.protocols.prompt_sizes import STYLE_TOKENS, PromptSizes, with_count
 from llm_connect.protocols.wire import (
     JSON,
     Answer,
@@ -21,7 +23,6 @@ from llm_connect.protocols.wire import (
     Reply,
     count,
     first,
-    json_bytes,
     mapping,
     objects,
     read_json,
@@ -45,6 +46,23 @@ _GENERATION_PARAMS = {
     "top_p": "topP",
 }
 _REQUEST_PARAMS = {"safety_settings": "safetySettings"}
+#: What the model reads beside texts, as JSON.
+_SCHEMAS = ("responseJsonSchema", "responseSchema")
+#: All fields of a request that `bound` knows: with any other, nobody says how much is read or written.
+_BOUNDED = frozenset({"contents", "generationConfig", "safetySettings", "systemInstruction", "toolConfig", "tools"})
+_BOUNDED_GENERATION = frozenset(
+    {
+        *_GENERATION_PARAMS.values(),
+        *_SCHEMAS,
+        "candidateCount",
+        "logprobs",
+        "maxOutputTokens",
+        "responseLogprobs",
+        "responseModalities",
+        "temperature",
+    }
+)
+_BOUNDED_PARTS = frozenset({"functionCall", "functionResponse", "text", "thought", "thoughtSignature"})
 _FINISH: Mapping[str, FinishReason] = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
@@ -72,20 +90,37 @@ def render(prompt: Prompt, config: RunConfig, *, max_tokens: int | None) -> JSON
     return body
 
 
-def bound(body: JSON, max_tokens: int, *, model: str) -> Bound:
+def bound(body: JSON, max_tokens: int, *, model: str, counter: TokenCounter | None = None) -> Bound:
     """What a request may use at most, always an estimate.
 
     `maxOutputTokens` covers thoughts and candidates together: none of 299 recorded calls with a limit passed it, but
-    the documentation has said otherwise.
+    the documentation has said otherwise. `unbounded` for what is not counted here: images, cached contents, Google's
+    own tools, or a field that is not known.
     """
-    turns = [*objects(body.get("contents")), mapping(body.get("systemInstruction"))]
-    texts = [text(part.get("text")) for turn in turns for part in objects(turn.get("parts"))]
-    schema = mapping(body.get("generationConfig")).get("responseJsonSchema")
+    sizes = PromptSizes(model, counter)
+    generation, tools = mapping(body.get("generationConfig")), objects(body.get("tools"))
+    parts = [part for turn in _turns(body) for part in objects(turn.get("parts"))]
+    texts = [text(part["text"]) for part in parts if "text" in part]
+    as_json: list[JSON] = [mapping(generation.get(name)) for name in _SCHEMAS if generation.get(name)]
+    as_json += tools + [part for part in parts if "text" not in part]
     return Bound(
-        prompt_tokens=framed_tokens(texts) + json_bytes(mapping(schema)) + hidden_prompt_tokens(model),
+        prompt_tokens=sizes.framed(texts) + sizes.json(as_json) + _style_tokens(generation) + sizes.hidden,
         max_tokens=max_tokens,
-        grade="estimated",
+        outputs=count(generation.get("candidateCount")) or 1,
+        grade=sizes.grade(limited=_is_limited(body, generation, tools, parts), plain=False),
     )
+
+
+def counting_body(body: JSON, *, model: str) -> JSON:
+    """The request that asks Gemini what it counts for the request `body`, system instruction and all."""
+    return {"generateContentRequest": {"model": model if "/" in model else f"models/{model}", **body}}
+
+
+def counted_bound(bound: Bound, reply: Reply, model: str) -> Bound:
+    """`bound` by what Gemini counts."""
+    said = read_json(reply)
+    counted = None if isinstance(said, Failure) or reply.status != 200 else said_count(said.get("totalTokens"))
+    return with_count(bound, counted, hidden=hidden_prompt_tokens(model), exact=False)
 
 
 def parse(reply: Reply) -> Answer | Failure:
@@ -131,6 +166,21 @@ def error_reply(reply: Reply, body: JSON) -> Failure:
         kind=LLMAuthenticationError if reason == "API_KEY_INVALID" else None,
         retry_after=_retry_delay(error),
     )
+
+
+def _turns(body: JSON) -> list[JSON]:
+    return [*objects(body.get("contents")), mapping(body.get("systemInstruction"))]
+
+
+def _style_tokens(generation: JSON) -> int:
+    return STYLE_TOKENS if "thinkingConfig" in generation or "responseMimeType" in generation else 0
+
+
+def _is_limited(body: JSON, generation: JSON, tools: list[JSON], parts: list[JSON]) -> bool:
+    known = _BOUNDED.issuperset(body) and _BOUNDED_GENERATION.issuperset(generation)
+    only_text = generation.get("responseModalities") in (None, ["TEXT"])
+    functions = all(tool.keys() == {"functionDeclarations"} for tool in tools)
+    return known and only_text and functions and all(map(_BOUNDED_PARTS.issuperset, parts))
 
 
 def _generation_config(config: RunConfig, max_tokens: int | None) -> JSON:

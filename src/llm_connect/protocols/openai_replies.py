@@ -93,16 +93,18 @@ def usage_in(body: JSON, prompt_name: str, completion_name: str) -> Usage | None
 
 
 def cost_of(body: JSON) -> Decimal | None:
-    """USD as OpenRouter reports it; None elsewhere.
-
-    With a key of the user's own (`is_byok`) `cost` is OpenRouter's fee alone, and the provider's price comes on top.
-    """
+    """USD as OpenRouter reports it; None elsewhere."""
     usage = mapping(body.get("usage"))
-    cost = _decimal(usage.get("cost"))
-    if cost is None or usage.get("is_byok") is not True:
-        return cost
-    upstream = _decimal(mapping(usage.get("cost_details")).get("upstream_inference_cost"))
-    return None if upstream is None else cost + upstream
+    upstream = mapping(usage.get("cost_details")).get("upstream_inference_cost")
+    return openrouter_cost(usage.get("cost"), is_byok=usage.get("is_byok") is True, upstream=upstream)
+
+
+def openrouter_cost(cost: Any, *, is_byok: bool, upstream: Any) -> Decimal | None:
+    """USD; with a key of the user's own `cost` is OpenRouter's fee alone, and the provider's price comes on top."""
+    charged, paid = _decimal(cost), _decimal(upstream)
+    if charged is None or not is_byok:
+        return charged
+    return None if paid is None else charged + paid
 
 
 def _decimal(value: Any) -> Decimal | None:

@@ -5,23 +5,33 @@ Sources: OpenAI's API reference and OpenAPI document (2.3.0); recorded replies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from llm_connect.core.bounds import Bound
+from llm_connect.core.counting import TokenCounter
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
-from llm_connect.protocols.hidden_prompts import FRAMING_TOKENS, framed_tokens, hidden_prompt_tokens
+from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.openai_replies import answer_of, error_fields, error_reply, usage_in
 from llm_connect.protocols.params import JSONSchema, check_known, json_schema
+from llm_connect.protocols.prompt_sizes import (
+    FRAMING_TOKENS,
+    STYLE_TOKENS,
+    PromptSizes,
+    are_functions,
+    is_text,
+    texts_of,
+    with_count,
+)
 from llm_connect.protocols.wire import (
     JSON,
     Answer,
     Failure,
     Reply,
-    json_bytes,
     mapping,
     objects,
     read_json,
+    said_count,
     text,
     unreadable,
 )
@@ -42,6 +52,50 @@ _PARAMS: Mapping[str, tuple[str, ...]] = {
     "user": ("user",),
     "verbosity": ("text", "verbosity"),
 }
+#: All fields of a request that `bound` knows: with any other, nobody says how much is read or written.
+_BOUNDED = frozenset(
+    {
+        "background",
+        "include",
+        "input",
+        "instructions",
+        "max_output_tokens",
+        "metadata",
+        "model",
+        "moderation",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "text",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "truncation",
+        "user",
+    }
+)
+#: Of `reasoning`; its mode "pro" is not among them.
+_BOUNDED_REASONING = frozenset({"context", "effort", "summary"})
+#: The fields that the counting endpoint takes, too (openai 3.54, InputTokenCountParams).
+_COUNTED = (
+    "input",
+    "instructions",
+    "model",
+    "parallel_tool_calls",
+    "reasoning",
+    "text",
+    "tool_choice",
+    "tools",
+    "truncation",
+)
 _FINISH: Mapping[str, FinishReason] = {
     "completed": "stop",
     "max_output_tokens": "length",
@@ -69,22 +123,37 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
     return _with_params(body, config)
 
 
-def bound(body: JSON, max_tokens: int, *, own_endpoint: bool) -> Bound:
+def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCounter | None = None) -> Bound:
     """What a request may use at most.
 
-    A schema counts with its bytes. `proven` only at the provider's own endpoint and for a model that is known to be
-    given no further prompt.
+    A schema counts with its bytes. `proven` only at the provider's own endpoint, for text and a model that is known to
+    be given no further prompt. `unbounded` for what is not counted here: images, a provider's own tools, what was said
+    before and is kept at the provider, or a field that is not known.
     """
-    texts = [text(body.get("instructions")), *_strings(body.get("input"))]
-    answer_format = mapping(mapping(body.get("text")).get("format"))
-    hidden = hidden_prompt_tokens(text(body.get("model")))
-    known = own_endpoint and not hidden and not answer_format
+    sizes = PromptSizes(text(body.get("model")), counter)
+    items = _items(body.get("input"))
+    texts = [text(body.get("instructions")), *_texts(items)]
+    as_json = _read_as_json(body, items)
+    style = STYLE_TOKENS if "reasoning" in body or mapping(body.get("text")).get("verbosity") else 0
+    added = FRAMING_TOKENS * (1 + len(items)) + style + sizes.tools(body.get("tools")) + sizes.hidden
     return Bound(
-        prompt_tokens=framed_tokens(texts) + FRAMING_TOKENS + json_bytes(answer_format) + hidden,
+        prompt_tokens=sizes.framed(texts) + sizes.json(as_json) + added,
         max_tokens=max(max_tokens, LEAST_MAX_TOKENS),
         least_max_tokens=LEAST_MAX_TOKENS,
-        grade="proven" if known else "estimated",
+        grade=sizes.grade(limited=_is_limited(body, items), plain=own_endpoint and not as_json),
     )
+
+
+def counting_body(body: JSON) -> JSON:
+    """The request that asks OpenAI what it counts for the request `body`."""
+    return {name: body[name] for name in _COUNTED if name in body}
+
+
+def counted_bound(bound: Bound, reply: Reply, model: str, *, own_endpoint: bool) -> Bound:
+    """`bound` by what OpenAI counts: "the exact count the model will receive", by its guide to counting tokens."""
+    said = read_json(reply)
+    counted = None if isinstance(said, Failure) or reply.status != 200 else said_count(said.get("input_tokens"))
+    return with_count(bound, counted, hidden=hidden_prompt_tokens(model), exact=own_endpoint)
 
 
 def parse(reply: Reply) -> Answer | Failure:
@@ -130,13 +199,35 @@ def _format(schema: JSONSchema) -> JSON:
     return {"type": "json_schema", "name": schema.name, "schema": schema.schema, "strict": schema.strict}
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in the input, at any depth."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _strings(item)
+def _items(said: Any) -> list[JSON]:
+    return [{"role": "user", "content": said}] if isinstance(said, str) else objects(said)
+
+
+def _texts(items: list[JSON]) -> list[str]:
+    return [part for item in items if _is_message(item) for part in texts_of(item.get("content"))]
+
+
+def _read_as_json(body: JSON, items: list[JSON]) -> JSON:
+    """What the model reads beside texts: a format other than text, functions and their calls, its own thoughts."""
+    others = [item for item in items if not _is_message(item)]
+    wanted = {"format": mapping(body.get("text")).get("format"), "tools": body.get("tools"), "others": others}
+    return {name: value for name, value in wanted.items() if value and value != {"type": "text"}}
+
+
+def _is_limited(body: JSON, items: list[JSON]) -> bool:
+    known = _BOUNDED.issuperset(body) and _BOUNDED_REASONING.issuperset(mapping(body.get("reasoning")))
+    return known and are_functions(body.get("tools")) and all(map(_is_limited_item, items))
+
+
+def _is_message(item: JSON) -> bool:
+    return text(item.get("type")) in ("", "message")
+
+
+def _is_limited_item(item: JSON) -> bool:
+    if _is_message(item):
+        return is_text(item.get("content"))
+    whole = {"function_call": "arguments", "function_call_output": "output", "reasoning": "encrypted_content"}
+    return isinstance(item.get(whole.get(text(item.get("type")), "")), str)
 
 
 def _answer(reply: Reply, body: JSON, items: list[JSON]) -> Answer:

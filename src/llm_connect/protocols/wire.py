@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from llm_connect.core.bounds import utf8_bytes
 from llm_connect.core.exceptions import LLMError, LLMResponseError
 from llm_connect.core.models import FinishReason, Usage
 
@@ -93,8 +92,13 @@ def unreadable(reply: Reply, what: str, usage: Usage | None = None) -> Failure:
 
 def request_id(reply: Reply) -> str | None:
     """The id under which the provider knows the request."""
-    names = ("x-request-id", "request-id", "x-generation-id")
-    return next((reply.headers[name] for name in names if reply.headers.get(name)), None)
+    return request_id_in(reply.headers)
+
+
+def request_id_in(headers: Mapping[str, str]) -> str | None:
+    """The id in the headers of a reply; of OpenRouter the one by which it tells later what was billed."""
+    names = ("x-generation-id", "x-request-id", "request-id")
+    return next((headers[name] for name in names if headers.get(name)), None)
 
 
 def spent_on_thinking(content: str, finish: FinishReason) -> str | None:
@@ -163,11 +167,6 @@ def shown(value: object) -> str:
     """A provider's text, short and on one line."""
     line = " ".join(str(value).split())
     return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
-
-
-def json_bytes(value: JSON) -> int:
-    """The bytes of an object as JSON; 0 for an empty one."""
-    return utf8_bytes(json.dumps(value, ensure_ascii=False)) if value else 0
 
 
 def _describe(body: bytes) -> str:

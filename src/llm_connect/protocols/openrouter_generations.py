@@ -1,0 +1,97 @@
+"""What OpenRouter tells later of one request: `GET /generation?id=`.
+
+Source: OpenRouter's API reference. A generation is told some seconds after its reply; until then it is a 404.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from urllib.parse import quote
+
+from llm_connect.core.checks import check_encodable
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.usage import Usage
+from llm_connect.protocols.openai_replies import error_reply, openrouter_cost
+from llm_connect.protocols.wire import (
+    JSON,
+    Failure,
+    Reply,
+    count,
+    mapping,
+    read_json,
+    said_count,
+    text,
+    unreadable,
+    whole_usage,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What OpenRouter has booked for one request.
+
+    request_id: the id that it was asked by.
+    usage: tokens by the tokenizer of the model, as they are billed.
+    cost: USD; with a key of one's own OpenRouter's fee and the provider's price; None when it is not known.
+    cancelled: whether the request was cut short by whoever had sent it.
+    """
+
+    request_id: str
+    model: str
+    usage: Usage
+    cost: Decimal | None
+    cancelled: bool
+
+
+def path_of(request_id: str) -> str:
+    """Where a generation is told. Raises LLMConfigurationError for what is no id."""
+    if not isinstance(request_id, str) or not request_id.strip():
+        raise LLMConfigurationError("request_id must name the request, as metadata or an error gives it.")
+    check_encodable("request_id", request_id)
+    return f"/generation?id={quote(request_id, safe='')}"
+
+
+def parse(reply: Reply) -> Generation | Failure:
+    """What a reply says of a generation, or why it says nothing."""
+    body = read_json(reply)
+    if reply.status != 200:
+        return _error(reply, {} if isinstance(body, Failure) else body)
+    if isinstance(body, Failure):
+        return body
+    if body.get("error"):
+        return _error(reply, body)
+    data = mapping(body.get("data"))
+    usage = _usage_of(data)
+    if usage is None:
+        return unreadable(reply, "says nothing of a generation")
+    return Generation(
+        request_id=text(data.get("id")),
+        model=text(data.get("model")),
+        usage=usage,
+        cost=openrouter_cost(
+            data.get("total_cost"), is_byok=data.get("is_byok") is True, upstream=data.get("upstream_inference_cost")
+        ),
+        cancelled=data.get("cancelled") is True,
+    )
+
+
+def _error(reply: Reply, body: JSON) -> Failure:
+    failure = error_reply(reply, body, None)
+    if failure.details.get("status_code") != 404:
+        return failure
+    message = "OpenRouter knows no such generation, or not yet, as in the first seconds after a reply: ask again later."
+    return replace(failure, message=message, retryable=True)
+
+
+def _usage_of(data: JSON) -> Usage | None:
+    prompt, completion = (said_count(data.get(f"native_tokens_{name}")) for name in ("prompt", "completion"))
+    if prompt is None and completion is None:
+        return None
+    return whole_usage(
+        prompt=prompt or 0,
+        completion=completion or 0,
+        total=0,
+        cached=count(data.get("native_tokens_cached")),
+        reasoning=count(data.get("native_tokens_reasoning")),
+    )

@@ -1,0 +1,100 @@
+"""How large the parts of a prompt may be in tokens, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llm_connect.core.bounds import Bound, normalized_utf8_bytes, utf8_bytes
+from llm_connect.core.counting import Size, TokenCounter, measured
+from llm_connect.core.demand import Grade
+from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens, is_openais, reads_more
+from llm_connect.protocols.wire import mapping, objects, text
+
+#: A message is framed by three or four tokens and a reply primed by three (OpenAI's cookbook): twice that.
+FRAMING_TOKENS = 8
+#: For parameters by which a provider adds a few words: Claude, told to think, counted about 30 tokens more.
+STYLE_TOKENS = 64
+#: What Anthropic adds when there are tools: hundreds of tokens, by its documentation.
+TOOL_PROMPT_TOKENS = 1_024
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSizes:
+    """What texts come to as input of one model.
+
+    Byte-level tokenizers (OpenAI's) make no more tokens than bytes. Others may normalize before: SentencePiece (Gemini,
+    Gemma, Llama) does, and so does the tokenizer that Anthropic has published; what nobody knows counts like them.
+    """
+
+    model: str
+    counter: TokenCounter | None = None
+
+    @property
+    def hidden(self) -> int:
+        """The allowance for a prompt that the provider adds."""
+        return hidden_prompt_tokens(self.model)
+
+    def framed(self, texts: Iterable[str]) -> int:
+        """`texts`, each with its framing, by the tokenizer where there is one."""
+        size = measured(self._bytes, self.counter)
+        return sum(FRAMING_TOKENS + size(part) for part in texts)
+
+    def json(self, value: Mapping[str, Any] | list[Any]) -> int:
+        """`value` as JSON, by its bytes: a provider writes it in its own way. 0 for an empty one."""
+        return self._bytes(json.dumps(value, ensure_ascii=False)) if value else 0
+
+    def tools(self, tools: Any) -> int:
+        """The prompt that the provider adds when there are `tools`, beside these themselves."""
+        return TOOL_PROMPT_TOKENS if tools and not is_openais(self.model) else 0
+
+    def grade(self, *, limited: bool, plain: bool) -> Grade:
+        """How sure a bound is.
+
+        limited: whether all that the model will read is in the request. plain: whether that is text at the provider's
+        own endpoint, and the output limit is sure to hold.
+        """
+        if not limited or reads_more(self.model):
+            return "unbounded"
+        sure = self.counter is None or self.counter.exact
+        return "proven" if plain and sure and not self.hidden else "estimated"
+
+    @property
+    def _bytes(self) -> Size:
+        return utf8_bytes if is_openais(self.model) else normalized_utf8_bytes
+
+
+def texts_of(content: Any) -> list[str]:
+    """The texts in the content of a message: it is one, or has some among its parts."""
+    if isinstance(content, str):
+        return [content]
+    return [text(part.get(name)) for part in objects(content) for name in ("text", "refusal") if part.get(name)]
+
+
+def is_text(content: Any) -> bool:
+    """Whether the content of a message is nothing but text: no image or file, whose size is not told by its bytes."""
+    if content is None or isinstance(content, str):
+        return True
+    return isinstance(content, list) and all(mapping(part).get("type") in _TEXT_PARTS for part in content)
+
+
+def are_functions(tools: Any) -> bool:
+    """Whether all `tools` are run by the caller; the provider's own read and write without a limit."""
+    return tools is None or (isinstance(tools, list) and all(mapping(tool).get("type") == "function" for tool in tools))
+
+
+def with_count(bound: Bound, counted: int | None, *, hidden: int, exact: bool) -> Bound:
+    """`bound`, with the tokens that the provider itself has counted in place of bytes, where those are fewer.
+
+    exact: whether the count is told to be what will be read. More than the bytes says that something is added of
+    which nobody knows how much it will be.
+    """
+    if counted is None or bound.grade == "unbounded":
+        return bound
+    tokens = counted + hidden
+    if tokens > bound.prompt_tokens:
+        return replace(bound, grade="estimated")
+    return replace(bound, prompt_tokens=tokens, grade="proven" if exact and not hidden else bound.grade)
