@@ -370,12 +370,3 @@ def test_reset_forgets_everything(wire: Any) -> None:
     assert wire.provider.requests == []
     assert wire.provider.meter.refused == 0
     assert wire.post("openai_chat")[0] == 200
-
-
-def test_count_tokens_endpoint_counts_without_a_bill(wire: Any) -> None:
-    """Anthropic's counting endpoint tells the tokens and costs nothing."""
-    body = {"model": "m", "messages": [{"role": "user", "content": "a" * 425}]}
-    status, _, raw = wire.post("anthropic_messages", body, path="/v1/messages/count_tokens")
-    assert (status, json.loads(raw)) == (200, {"input_tokens": 100})
-    assert wire.provider.meter.calls == 0
-    assert wire.provider.requests == []

@@ -66,8 +66,7 @@ class Author:
 
     def answer(self, request: ReceivedRequest, schema: Mapping[str, Any] | None, behaviour: Behaviour) -> Answer:
         """The answer to a request, within its output limit unless the behaviour says otherwise."""
-        prompt = self.tariff.count_tokens(request.system_prompt + request.prompt)
-        prompt += behaviour.hidden_prompt_tokens
+        prompt = self.prompt_tokens(request, behaviour)
         choices = [self._choice(request, schema, behaviour, number) for number in range(request.choices)]
         completion = sum(choice.tokens + choice.reasoning for choice in choices)
         return Answer(
@@ -80,6 +79,10 @@ class Author:
             prompt_cost=self.tariff.prompt_cost(prompt),
             completion_cost=self.tariff.completion_cost(completion),
         )
+
+    def prompt_tokens(self, request: ReceivedRequest, behaviour: Behaviour) -> int:
+        """What the prompt of a request counts."""
+        return self.tariff.count_tokens(request.system_prompt + request.prompt) + behaviour.hidden_prompt_tokens
 
     def _choice(
         self, request: ReceivedRequest, schema: Mapping[str, Any] | None, behaviour: Behaviour, number: int

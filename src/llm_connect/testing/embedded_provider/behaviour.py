@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .http_messages import Pace
-from .received import WireFormat
+from .received import WIRE_FORMATS, Question, WireFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +94,11 @@ NORMAL = Behaviour()
 @dataclass(slots=True)
 class _Rule:
     behaviour: Behaviour
-    wire_format: WireFormat | None
+    wire_format: WireFormat | Question | None
     left: int | None
 
-    def applies_to(self, wire_format: WireFormat) -> bool:
-        return self.wire_format in (None, wire_format)
+    def applies_to(self, wanted: WireFormat | Question) -> bool:
+        return wanted == self.wire_format or (self.wire_format is None and wanted in WIRE_FORMATS)
 
 
 class Script:
@@ -112,7 +112,7 @@ class Script:
         self._counted: list[_Rule] = []
         self._standing: list[_Rule] = []
 
-    def add(self, behaviour: Behaviour, *, times: int | None, wire_format: WireFormat | None) -> None:
+    def add(self, behaviour: Behaviour, *, times: int | None, wire_format: WireFormat | Question | None) -> None:
         """Adds a behaviour for `times` requests, or for all of them."""
         if times is not None and times < 1:
             raise ValueError(f"times is at least 1, or None for all requests, not {times}")
@@ -126,11 +126,11 @@ class Script:
             self._counted.clear()
             self._standing.clear()
 
-    def take(self, wire_format: WireFormat) -> Behaviour:
-        """The behaviour of the next request of that format; uses up one turn of a counted one."""
+    def take(self, wanted: WireFormat | Question) -> Behaviour:
+        """The behaviour of the next request of that format or question; uses up one turn of a counted one."""
         with self._lock:
             for rule in [*self._counted, *reversed(self._standing)]:
-                if rule.applies_to(wire_format):
+                if rule.applies_to(wanted):
                     self._use(rule)
                     return rule.behaviour
         return NORMAL

@@ -11,7 +11,8 @@ from .answer import Author, Reply
 from .behaviour import Behaviour, Script
 from .http_server import LoopbackServer
 from .meter import Meter, Tariff
-from .received import ReceivedRequest, RequestLog, WireFormat
+from .questions import Generations
+from .received import Question, ReceivedRequest, RequestLog, WireFormat
 from .reception import Reception
 
 
@@ -26,7 +27,9 @@ class EmbeddedProvider:
 
     It answers with generated text that keeps to the request's output limit, or with a sample that fits the
     JSON schema it is asked for; bills on its `meter` when a request arrives; keeps the last requests; and
-    fails on demand (`script`). Any key but "bad" is accepted.
+    fails on demand (`script`). Any key but "bad" is accepted. Without a bill it tells what a prompt counts
+    (`/responses/input_tokens`, `:countTokens`, `/messages/count_tokens`) and what one of the last answers at
+    OpenRouter's has cost (`/generation`).
 
     - `reply_tokens`: length of a generated answer in tokens (one word is one token); "limit" or None fills
       the output limit of the request, and 1,024 tokens where there is none.
@@ -57,11 +60,20 @@ class EmbeddedProvider:
         self.meter: Meter = Meter()
         self._script = Script()
         self._log = RequestLog(keep_requests)
+        self._questions = RequestLog(keep_requests)
         tariff = tariff or Tariff()
         if count_tokens is not None:
             tariff = replace(tariff, count_tokens=count_tokens)
         author = Author(reply=reply, reply_tokens=length, tariff=tariff)
-        reception = Reception(author=author, meter=self.meter, script=self._script, log=self._log)
+        self._generations = Generations(keep_requests)
+        reception = Reception(
+            author=author,
+            meter=self.meter,
+            script=self._script,
+            log=self._log,
+            questions=self._questions,
+            generations=self._generations,
+        )
         self._server = LoopbackServer(reception.handle)
 
     def start(self) -> Self:
@@ -118,11 +130,24 @@ class EmbeddedProvider:
         if not self._log.wait_for(count, timeout):
             raise TimeoutError(f"fewer than {count} requests arrived within {timeout:g} s")
 
-    def script(self, behaviour: Behaviour, *, times: int | None = None, wire_format: WireFormat | None = None) -> None:
+    @property
+    def questions(self) -> list[ReceivedRequest]:
+        """The last requests that asked what a prompt counts, oldest first; they are not among `requests`."""
+        return self._questions.all()
+
+    def script(
+        self,
+        behaviour: Behaviour,
+        *,
+        times: int | None = None,
+        wire_format: WireFormat | Question | None = None,
+    ) -> None:
         """Sets what is to happen to the next `times` requests, or (None) to all that follow.
 
         Several counted behaviours are used up one after the other, before a standing one applies; of standing
-        ones the last counts. With `wire_format`, only requests of that format are meant.
+        ones the last counts. With `wire_format`, only requests of that format are meant. "count_tokens" and
+        "generation" mean the requests that ask what a prompt counts, and what a generation cost, in any format;
+        nothing else does.
         """
         self._script.add(behaviour, times=times, wire_format=wire_format)
 
@@ -130,6 +155,8 @@ class EmbeddedProvider:
         """Forgets behaviours and requests, and sets the meter to zero."""
         self._script.clear()
         self._log.clear()
+        self._questions.clear()
+        self._generations.clear()
         self.meter.reset()
 
     def __repr__(self) -> str:

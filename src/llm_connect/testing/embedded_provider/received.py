@@ -10,6 +10,9 @@ from typing import Any, Literal, get_args
 
 WireFormat = Literal["openai_chat", "openai_responses", "openrouter", "generate_content", "anthropic_messages"]
 
+#: What may be asked that is no call of a model: what a prompt counts, or what a generation cost.
+Question = Literal["count_tokens", "generation"]
+
 WIRE_FORMATS: tuple[WireFormat, ...] = get_args(WireFormat)
 
 

@@ -13,7 +13,8 @@ from .behaviour import Behaviour, Script
 from .faults import Fault, InvalidRequest
 from .http_messages import HttpReply, HttpRequest
 from .meter import Meter
-from .received import ReceivedRequest, RequestLog
+from .questions import Generation, Generations, NoSuchGeneration, count_reply, counted_body
+from .received import Question, ReceivedRequest, RequestLog
 from .routing import Route, route_of
 from .wire import WIRES, Asked
 from .wire.anthropic_stream import event_stream, failed_stream
@@ -33,6 +34,8 @@ class Reception:
     meter: Meter
     script: Script
     log: RequestLog
+    questions: RequestLog
+    generations: Generations
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
     def handle(self, http: HttpRequest) -> HttpReply:
@@ -40,12 +43,14 @@ class Reception:
         route = route_of(http.target)
         if http.method == "HEAD" and route.path == "/":
             return HttpReply()
-        if not route.known or http.method != "POST":
+        if not route.known or http.method != route.method:
             status = 405 if route.known else 404
             message = f"There is no {http.method} {route.path}."
             return self._refusal(route, Fault(status=status, message=message))
         try:
-            return self._answer(http, route)
+            return self._answer(http, route) if route.question is None else self._tell(http, route, route.question)
+        except NoSuchGeneration as error:
+            return self._refusal(route, error.fault)
         except InvalidRequest as error:
             self.meter.refuse()
             return self._refusal(route, error.fault)
@@ -57,18 +62,38 @@ class Reception:
     def _answer(self, http: HttpRequest, route: Route) -> HttpReply:
         wire = WIRES[route.wire_format]
         body = _json_object(http.body)
-        if route.only_counts:
-            return self._count(wire.read({"max_tokens": 1, **body}))
         asked = wire.read(body)
         request = _received(http, route, body, asked)
         try:
-            key = wire.key(http.headers, route.query)
-            if key is None or key == _BAD_KEY:
+            refusal = self._bad_key(http, route)
+            if refusal is not None:
                 self.meter.refuse()
-                return self._refusal(route, _key_fault(key))
-            return self._serve(request, asked, route)
+            return refusal or self._serve(request, asked, route)
         finally:
             self.log.add(request)
+
+    def _tell(self, http: HttpRequest, route: Route, question: Question) -> HttpReply:
+        """The answer to a question: nothing is billed."""
+        refusal = self._bad_key(http, route)
+        if refusal is not None:
+            return refusal
+        behaviour = self.script.take(question)
+        told = self._count(http, route, behaviour) if question == "count_tokens" else self._generation(route)
+        reply = self._failure(behaviour, route) or HttpReply(body=_encoded(told))
+        return _overridden(reply, behaviour)
+
+    def _count(self, http: HttpRequest, route: Route, behaviour: Behaviour) -> dict[str, Any]:
+        body = counted_body(route.wire_format, _json_object(http.body))
+        request = _received(http, route, body, WIRES[route.wire_format].read(body))
+        self.questions.add(request)
+        return count_reply(route.wire_format, self.author.prompt_tokens(request, behaviour))
+
+    def _generation(self, route: Route) -> dict[str, Any]:
+        return self.generations.told(route.query.get("id", ""))
+
+    def _bad_key(self, http: HttpRequest, route: Route) -> HttpReply | None:
+        key = WIRES[route.wire_format].key(http.headers, route.query)
+        return self._refusal(route, _key_fault(key)) if key in (None, _BAD_KEY) else None
 
     def _serve(self, request: ReceivedRequest, asked: Asked, route: Route) -> HttpReply:
         behaviour = self.script.take(request.wire_format)
@@ -81,13 +106,15 @@ class Reception:
             )
         else:
             self.meter.refuse()
-        reply = self._failure(request, answer, behaviour, route) or self._success(request, answer, behaviour)
+        reply = self._failure(behaviour, route, streams=_streams(request)) or self._success(request, answer, behaviour)
         return _overridden(reply, behaviour)
 
     def _success(self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour) -> HttpReply:
         number, wire = next(self._numbers), WIRES[request.wire_format]
         message = wire.reply(request, answer, behaviour, number)
         headers = wire.headers(number)
+        if request.wire_format == "openrouter":
+            self.generations.add(number, Generation(request, answer, behaviour.byok))
         if not _streams(request):
             return HttpReply(body=_encoded(message), headers=headers)
         if behaviour.error_in_200:
@@ -96,19 +123,13 @@ class Reception:
             body = event_stream(message, unfinished=behaviour.cut_stream)
         return HttpReply(content_type=_EVENT_STREAM, body=body, headers=headers)
 
-    def _failure(
-        self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour, route: Route
-    ) -> HttpReply | None:
+    def _failure(self, behaviour: Behaviour, route: Route, *, streams: bool = False) -> HttpReply | None:
         if behaviour.redirect is not None:
             return HttpReply(status=307, headers={"location": behaviour.redirect})
-        if not behaviour.fails or (behaviour.error_in_200 and _streams(request)):
+        if not behaviour.fails or (behaviour.error_in_200 and streams):
             return None
         reply = self._refusal(route, Fault.of(behaviour))
         return replace(reply, status=200) if behaviour.error_in_200 else reply
-
-    def _count(self, asked: Asked) -> HttpReply:
-        tokens = self.author.tariff.count_tokens("".join((*asked.system, *asked.conversation)))
-        return HttpReply(body=_encoded({"input_tokens": tokens}))
 
     def _refusal(self, route: Route, fault: Fault) -> HttpReply:
         wire = WIRES[route.wire_format]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from .received import WireFormat
+from .received import Question, WireFormat
 
 _PATHS: Mapping[str, WireFormat] = {
     "/v1/chat/completions": "openai_chat",
@@ -15,19 +15,27 @@ _PATHS: Mapping[str, WireFormat] = {
     "/api/v1/chat/completions": "openrouter",
     "/v1/messages": "anthropic_messages",
 }
-_COUNT_TOKENS = "/v1/messages/count_tokens"
-_GENERATE_CONTENT = re.compile(r"/v1[a-z0-9]*/(?:models/)?(?P<model>[^:]+):generateContent")
+_COUNTING_PATHS: Mapping[str, WireFormat] = {
+    "/v1/responses/input_tokens": "openai_responses",
+    "/v1/messages/count_tokens": "anthropic_messages",
+}
+_GENERATION = "/api/v1/generation"
+_GEMINI = re.compile(r"/v1[a-z0-9]*/(?:models/)?(?P<model>[^:]+):(?P<what>generateContent|countTokens)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where a request goes. `known` is False for a path that does not exist: its error has a shape, too."""
+    """Where a request goes. `known` is False for a path that does not exist: its error has a shape, too.
+
+    `question` says what is asked that is no call of a model; `method` is the only one that the path takes.
+    """
 
     path: str
     wire_format: WireFormat
     known: bool = True
     model: str | None = None
-    only_counts: bool = False
+    question: Question | None = None
+    method: str = "POST"
     query: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -37,11 +45,14 @@ def route_of(target: str) -> Route:
     path, query = parts.path, dict(parse_qsl(parts.query))
     if path in _PATHS:
         return Route(path=path, wire_format=_PATHS[path], query=query)
-    if path == _COUNT_TOKENS:
-        return Route(path=path, wire_format="anthropic_messages", only_counts=True, query=query)
-    if match := _GENERATE_CONTENT.fullmatch(path):
-        model = unquote(match["model"])
-        return Route(path=path, wire_format="generate_content", model=model, query=query)
+    if path in _COUNTING_PATHS:
+        return Route(path=path, wire_format=_COUNTING_PATHS[path], question="count_tokens", query=query)
+    if path == _GENERATION:
+        return Route(path=path, wire_format="openrouter", question="generation", method="GET", query=query)
+    if match := _GEMINI.fullmatch(path):
+        model, counts = unquote(match["model"]), match["what"] == "countTokens"
+        question: Question | None = "count_tokens" if counts else None
+        return Route(path=path, wire_format="generate_content", model=model, question=question, query=query)
     return Route(path=path, wire_format=_likely_format(path), known=False)
 
 

@@ -29,7 +29,7 @@ def key(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
 def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int) -> dict[str, Any]:
     """A `chat.completion` with provider, native finish reason and `usage.cost` in USD."""
     body = openai_chat.reply(request, answer, behaviour, number) | {
-        "id": _generation(number),
+        "id": generation_id(number),
         "provider": "Embedded",
         "system_fingerprint": None,
     }
@@ -44,6 +44,28 @@ def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number
     if "usage" in body:
         body["usage"] |= _money(answer, behaviour)
     return body
+
+
+def generation(identity: str, request: ReceivedRequest, answer: Answer, *, byok: bool) -> dict[str, Any]:
+    """What `GET /generation` tells; with a key of one's own the total is the fee."""
+    return {
+        "data": {
+            "id": identity,
+            "model": request.model,
+            "provider_name": "Embedded",
+            "cancelled": False,
+            "streamed": False,
+            "is_byok": byok,
+            "total_cost": float(answer.cost * (_BYOK_FEE if byok else 1)),
+            "upstream_inference_cost": float(answer.cost) if byok else None,
+            "tokens_prompt": answer.prompt_tokens,
+            "tokens_completion": answer.completion_tokens,
+            "native_tokens_prompt": answer.prompt_tokens,
+            "native_tokens_completion": answer.completion_tokens,
+            "native_tokens_reasoning": answer.reasoning_tokens,
+            "native_tokens_cached": answer.cached_tokens,
+        }
+    }
 
 
 def _money(answer: Answer, behaviour: Behaviour) -> dict[str, Any]:
@@ -73,8 +95,9 @@ def error(fault: Fault) -> dict[str, Any]:
 
 def headers(number: int) -> dict[str, str]:
     """`x-generation-id`: the id of the reply."""
-    return {"x-generation-id": _generation(number)}
+    return {"x-generation-id": generation_id(number)}
 
 
-def _generation(number: int) -> str:
+def generation_id(number: int) -> str:
+    """The id under which an answer is told of later."""
     return f"gen-embedded-{number:010d}"
