@@ -21,6 +21,7 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.provider import ProviderAdapter, Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.counting import CountTokens, TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError, LLMSubprocessError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
@@ -81,6 +82,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
     budget_tracker: the budget of calls whose config has none.
     price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
         Anthropic's own endpoint the list price.
+    count_tokens: a tokenizer, which makes the bound of a prompt tighter than its bytes.
 
     One call is one process and one request: the process reaches its provider through a relay on loopback, which
     lets no second one through and follows no redirect. Only a login without a base_url goes without it. The
@@ -104,6 +106,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
         max_concurrency: int = 16,
         budget_tracker: BudgetTracker | None = None,
         price: Price | None = None,
+        count_tokens: CountTokens = None,
     ) -> None:
         self._login = login
         self._credentials = _credentials(api_key, login)
@@ -116,6 +119,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
             secrets=secrets,
             budget_tracker=budget_tracker,
             price=price,
+            count_tokens=count_tokens,
         )
 
     @property
@@ -127,8 +131,8 @@ class ClaudeCodeAdapter(ProviderAdapter):
         body = claude_cli.render(prompt, config, model=model, max_tokens=max_tokens)
         return Request("", model, body)
 
-    def bound_of(self, request: Request, max_tokens: int) -> Bound:
-        return claude_cli.bound(request.body, max_tokens, login=self._login)
+    def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
+        return claude_cli.bound(request.body, max_tokens, login=self._login, counter=counter)
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return claude_cli.parse(reply)

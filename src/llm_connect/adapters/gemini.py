@@ -7,9 +7,10 @@ import re
 from typing import ClassVar
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
-from llm_connect.calling.provider import Request, api_key_from
+from llm_connect.calling.provider import Counting, Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.counting import CountTokens, TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
@@ -32,6 +33,8 @@ class GeminiAdapter(CarriedAdapter):
     budget_tracker: the budget of calls whose config has none.
     price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
         Google's own endpoint the list price.
+    count_tokens: a tokenizer, which makes the bound of a prompt tighter than its bytes; "provider" asks Gemini itself
+        (`countTokens`) before each call with a budget, which takes a round trip and costs nothing.
 
     Vertex AI is not used, whatever GOOGLE_GENAI_USE_VERTEXAI says. The SDK's retries are off, redirects are not
     followed, proxies of the environment are not used.
@@ -48,6 +51,7 @@ class GeminiAdapter(CarriedAdapter):
         max_concurrency: int = 1000,
         budget_tracker: BudgetTracker | None = None,
         price: Price | None = None,
+        count_tokens: CountTokens = None,
     ) -> None:
         require("google.genai", extra="gemini")
         self._key = api_key_from(api_key, "GEMINI_API_KEY", "GOOGLE_API_KEY")
@@ -58,6 +62,7 @@ class GeminiAdapter(CarriedAdapter):
             secrets=(self._key,),
             budget_tracker=budget_tracker,
             price=price,
+            count_tokens=count_tokens,
         )
 
     @property
@@ -76,11 +81,19 @@ class GeminiAdapter(CarriedAdapter):
         body = generate_content.render(prompt, config, max_tokens=max_tokens)
         return Request(f"/models/{model}:generateContent", model, body)
 
-    def bound_of(self, request: Request, max_tokens: int) -> Bound:
-        return generate_content.bound(request.body, max_tokens, model=request.model)
+    def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
+        return generate_content.bound(request.body, max_tokens, model=request.model, counter=counter)
+
+    def _endpoint_that_counts(self) -> Counting:
+        return Counting(_counting_request, generate_content.counted_bound)
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return generate_content.parse(reply)
+
+
+def _counting_request(request: Request) -> Request:
+    body = generate_content.counting_body(request.body, model=request.model)
+    return Request(f"/models/{request.model}:countTokens", request.model, body)
 
 
 def _check_model(model: str) -> None:

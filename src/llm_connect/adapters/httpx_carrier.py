@@ -14,7 +14,7 @@ from llm_connect.protocols.wire import Failure, Reply
 
 
 class HttpxCarrier(Carrier):
-    """Posts JSON to paths below `base_url`, with the given headers."""
+    """Sends JSON to paths below `base_url`, with the given headers."""
 
     def __init__(self, *, base_url: str, headers: Mapping[str, str], max_connections: int) -> None:
         self._options: dict[str, Any] = {"base_url": base_url, "headers": dict(headers)}
@@ -33,10 +33,10 @@ class HttpxCarrier(Carrier):
         await client.aclose()
 
     def post(self, client: httpx2.Client, request: Request) -> Reply:
-        return http.reply_of(client.post(request.path, json=request.body))
+        return http.reply_of(client.request(request.method, request.path, json=request.body or None))
 
     async def apost(self, client: httpx2.AsyncClient, request: Request) -> Reply:
-        return http.reply_of(await client.post(request.path, json=request.body))
+        return http.reply_of(await client.request(request.method, request.path, json=request.body or None))
 
     def failure_of(self, error: Exception) -> Failure:
         return http.failure_of(error)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.prices import DEFAULT_TIER
-from llm_connect.calling.provider import Request, api_key_from
+from llm_connect.calling.provider import Counting, Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.counting import CountTokens, TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
@@ -23,6 +25,8 @@ from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 if TYPE_CHECKING:
     import openai
 
+_HOST = "api.openai.com"
+_BASE_URL = f"https://{_HOST}/v1"
 _DIALECT = Dialect(
     provider="openai",
     params=SHARED_PARAMS | {"prompt_cache_key", "safety_identifier", "service_tier", "store"},
@@ -37,6 +41,11 @@ class _API:
     render: Callable[..., JSON]
     bound: Callable[..., Bound]
     parse: Callable[[Reply], Answer | Failure]
+    counting_request: Callable[[Request], Request] | None = None
+
+
+def _counting_request(request: Request) -> Request:
+    return Request(f"{request.path}/input_tokens", request.model, responses.counting_body(request.body))
 
 
 _APIS: Mapping[str, _API] = {
@@ -51,6 +60,7 @@ _APIS: Mapping[str, _API] = {
         render=responses.render,
         bound=responses.bound,
         parse=responses.parse,
+        counting_request=_counting_request,
     ),
 }
 
@@ -71,6 +81,9 @@ class OpenAIAdapter(CarriedAdapter):
     budget_tracker: the budget of calls whose config has none.
     price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
         OpenAI's own endpoint the list price.
+    count_tokens: a tokenizer, which makes the bound of a prompt tighter than its bytes; with api="responses" also
+        "provider", which asks OpenAI itself (`/responses/input_tokens`) before each call with a budget: a round trip
+        that costs nothing.
 
     The output limit is sent as `max_completion_tokens`, or as `max_output_tokens` of responses; both cover thinking
     (OpenAPI document 2.3.0). Responses takes no limit below 16: a smaller one is held and sent as 16. A reply of
@@ -94,6 +107,7 @@ class OpenAIAdapter(CarriedAdapter):
         max_concurrency: int = 1000,
         budget_tracker: BudgetTracker | None = None,
         price: Price | None = None,
+        count_tokens: CountTokens = None,
     ) -> None:
         require("openai", extra="openai")
         self._api = _api_of(api)
@@ -107,12 +121,14 @@ class OpenAIAdapter(CarriedAdapter):
             secrets=(self._key, *own),
             budget_tracker=budget_tracker,
             price=price,
+            count_tokens=count_tokens,
         )
 
     @property
     def _own_endpoint(self) -> bool:
-        own_client = self._own_client or self._own_async_client
-        return own_client is None and not self._base_url and not os.environ.get("OPENAI_BASE_URL")
+        """Whether OpenAI itself is asked, by either form of the call."""
+        own = [str(given.base_url) for given in (self._own_client, self._own_async_client) if given is not None]
+        return all(map(_is_openais, own or [self._base_url or os.environ.get("OPENAI_BASE_URL") or _BASE_URL]))
 
     @property
     def price_list(self) -> str | None:
@@ -143,11 +159,22 @@ class OpenAIAdapter(CarriedAdapter):
             return request
         return replace(request, body={**request.body, "service_tier": DEFAULT_TIER})
 
-    def bound_of(self, request: Request, max_tokens: int) -> Bound:
-        return self._api.bound(request.body, max_tokens, own_endpoint=self._own_endpoint)
+    def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
+        return self._api.bound(request.body, max_tokens, own_endpoint=self._own_endpoint, counter=counter)
+
+    def _endpoint_that_counts(self) -> Counting | None:
+        if self._api.counting_request is None:
+            return None
+        return Counting(self._api.counting_request, partial(responses.counted_bound, own_endpoint=self._own_endpoint))
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return self._api.parse(reply)
+
+
+def _is_openais(address: str) -> bool:
+    """Whether OpenAI answers at `address`, in whichever region."""
+    host = urlsplit(address).hostname or ""
+    return host == _HOST or host.endswith(f".{_HOST}")
 
 
 def _api_of(name: object) -> _API:

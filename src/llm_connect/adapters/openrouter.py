@@ -6,17 +6,23 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from llm_connect.calling.asking import ask_until_answered
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
+from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.drivers import Flow, adrive, drive
 from llm_connect.calling.provider import Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.checks import check_count, check_number
+from llm_connect.core.counting import CountTokens, TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.units import nano_usd_of
-from llm_connect.protocols import chat_completions
+from llm_connect.protocols import chat_completions, openrouter_generations
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
 from llm_connect.protocols.openrouter_errors import with_openrouters_words
+from llm_connect.protocols.openrouter_generations import Generation
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
 BASE_URL = "https://openrouter.ai/api/v1"
@@ -43,6 +49,7 @@ class OpenRouterAdapter(CarriedAdapter):
     budget_tracker: the budget of calls whose config has none.
     price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
         OpenRouter's own endpoint the list price.
+    count_tokens: a tokenizer, which makes the bound of a prompt tighter than its bytes.
 
     Every reply carries its cost in USD, which `response.cost` gives. Only providers that know all parameters of a
     request are used (`require_parameters`), so that the output limit is honoured, and under a limit in USD only those
@@ -63,6 +70,7 @@ class OpenRouterAdapter(CarriedAdapter):
         max_concurrency: int = 1000,
         budget_tracker: BudgetTracker | None = None,
         price: Price | None = None,
+        count_tokens: CountTokens = None,
     ) -> None:
         require("httpx2", extra="openrouter")
         key = api_key_from(api_key, "OPENROUTER_API_KEY")
@@ -76,6 +84,7 @@ class OpenRouterAdapter(CarriedAdapter):
             secrets=(key,),
             budget_tracker=budget_tracker,
             price=price,
+            count_tokens=count_tokens,
         )
 
     @property
@@ -86,6 +95,37 @@ class OpenRouterAdapter(CarriedAdapter):
         from llm_connect.adapters.httpx_carrier import HttpxCarrier
 
         return HttpxCarrier(base_url=self._base_url, headers=self._headers, max_connections=self.slots.limit)
+
+    def look_up_generation(self, request_id: str, *, timeout_seconds: float = 30.0, max_retries: int = 4) -> Generation:
+        """What OpenRouter has booked for a request, also for one whose reply never came.
+
+            except LLMError as error:
+                if error.request_id and error.ledger_entry is not None:
+                    told = adapter.look_up_generation(error.request_id)
+                    tracker.correct(error.ledger_entry, tokens=told.usage.total_tokens, usd=told.cost)
+
+        request_id: `response.metadata["request_id"]` or `error.request_id`, as "gen-...".
+        timeout_seconds: a total. max_retries: how often it is asked again, as OpenRouter takes some seconds to know.
+
+        It costs nothing and books nothing. Raises LLMError; an id that OpenRouter does not know is an LLMAPIError of
+        status 404.
+        """
+        return drive(self._look_up(request_id, timeout_seconds, max_retries))
+
+    async def async_look_up_generation(
+        self, request_id: str, *, timeout_seconds: float = 30.0, max_retries: int = 4
+    ) -> Generation:
+        """Like `look_up_generation`, for a coroutine."""
+        return await adrive(self._look_up(request_id, timeout_seconds, max_retries))
+
+    def _look_up(self, request_id: str, timeout_seconds: float, max_retries: int) -> Flow[Generation]:
+        check_number("timeout_seconds", timeout_seconds, above=0)
+        check_count("max_retries", max_retries, least=0)
+        request = Request(openrouter_generations.path_of(request_id), "", {}, method="GET")
+        deadline = Deadline.after(timeout_seconds)
+        return ask_until_answered(
+            self, request, openrouter_generations.parse, deadline=deadline, max_retries=max_retries
+        )
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model
@@ -98,8 +138,8 @@ class OpenRouterAdapter(CarriedAdapter):
         body = {**request.body, "provider": {**routing, "max_price": _max_price(price, routing.get("max_price"))}}
         return replace(request, body=body)
 
-    def bound_of(self, request: Request, max_tokens: int) -> Bound:
-        return chat_completions.bound(request.body, max_tokens, own_endpoint=False)
+    def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
+        return chat_completions.bound(request.body, max_tokens, own_endpoint=False, counter=counter)
 
     def parse(self, reply: Reply) -> Answer | Failure:
         outcome = chat_completions.parse(reply)

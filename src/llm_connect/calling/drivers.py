@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
@@ -15,7 +15,11 @@ class Step(Protocol):
     async def arun(self) -> Any: ...
 
 
-def drive(flow: Generator[Step, Any, T]) -> T:
+#: What a driver runs: steps, and what they come to in the end.
+Flow: TypeAlias = Generator[Step, Any, T]
+
+
+def drive(flow: Flow[T]) -> T:
     """Run `flow` in this thread."""
     try:
         step = next(flow)
@@ -30,7 +34,7 @@ def drive(flow: Generator[Step, Any, T]) -> T:
         return stop.value  # type: ignore[no-any-return]
 
 
-async def adrive(flow: Generator[Step, Any, T]) -> T:
+async def adrive(flow: Flow[T]) -> T:
     """Run `flow` in this task."""
     try:
         step = next(flow)

@@ -12,11 +12,13 @@ import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from llm_connect.calling.asking import ask_for_count
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import Step
 from llm_connect.calling.outcomes import end_hold, error_of, response_of
 from llm_connect.calling.retry import pause_before_retry
 from llm_connect.calling.steps import Pause, Reserve, Send, TakeSlot, timed_out
+from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_prompt
 from llm_connect.core.exceptions import LLMBudgetExceededError
@@ -26,7 +28,7 @@ from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd
 from llm_connect.core.terms import declared_price, terms, tracker_of
 from llm_connect.core.units import NOTHING, Amount
-from llm_connect.protocols.wire import Answer, Failure
+from llm_connect.protocols.wire import Answer, Failure, Reply
 
 if TYPE_CHECKING:
     from llm_connect.calling.provider import ProviderAdapter, Request
@@ -52,6 +54,9 @@ class Call:
         self.booked: Amount = NOTHING
         #: The hold of the last attempt.
         self.hold: Hold | None = None
+        #: The bound of the last attempt.
+        self.bound: Bound | None = None
+        self._count: Reply | None = None
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
 
     @property
@@ -62,6 +67,8 @@ class Call:
     def run(self) -> Generator[Step, Any, LLMResponse]:
         """Attempts, until one succeeds, none can help any more, or the deadline has come."""
         failure: Failure | None = None
+        if self.tracker is not None:
+            self._count = yield from ask_for_count(self.adapter, self.prompt, self.config, self.deadline)
         while True:
             try:
                 outcome = yield from self._attempt()
@@ -103,8 +110,8 @@ class Call:
         return outcome
 
     def _reserve(self, tracker: BudgetTracker) -> Generator[Step, Any, Hold]:
-        bound = self.adapter.bound(self.prompt, self.config)
-        asked = terms(self.adapter, tracker, self.config, bound, time.monotonic(), self.deadline.at)
+        self.bound = self._bound()
+        asked = terms(self.adapter, tracker, self.config, self.bound, time.monotonic(), self.deadline.at)
         hold: Hold = yield Reserve(asked, self._arrival)
         return hold
 
@@ -115,6 +122,13 @@ class Call:
         return (
             request if price is None or not limits_usd(hold.tracker.accounts) else self.adapter.priced(request, price)
         )
+
+    def _bound(self) -> Bound:
+        bound = self.adapter.bound(self.prompt, self.config)
+        counting = self.adapter.counting
+        if self._count is None or counting is None:
+            return bound
+        return counting.bound(bound, self._count, self.model)
 
     def _exchange(self, request: Request, hold: Hold | None = None) -> Generator[Step, Any, Outcome | None]:
         release = yield TakeSlot(self.adapter.slots, self.deadline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from llm_connect.protocols.wire import Answer, Failure
 
 if TYPE_CHECKING:
     from llm_connect.calling.flow import Call
+    from llm_connect.calling.provider import ProviderAdapter
 
 
 def end_hold(hold: Hold, outcome: Answer | Failure) -> None:
@@ -54,17 +56,31 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
 
 
 def error_of(call: Call, failure: Failure) -> LLMError:
-    """The error for a failure, without key and prompt."""
-    scrubber = Scrubber(call.adapter.secrets, (call.prompt, call.config.system_prompt))
-    return failure.kind(
-        f"{call.adapter.provider} {call.model}: {scrubber.clean(failure.message)}",
-        provider=call.adapter.provider,
+    """The error for a failure of a call."""
+    return error_for(
+        call.adapter,
+        failure,
         model=call.model,
-        request_id=scrubber.clean(failure.request_id),
-        retry_after=failure.retry_after,
+        prompts=(call.prompt, call.config.system_prompt),
         attempts=call.attempts,
         maybe_billed=failure.maybe_billed,
         booked=None if call.tracker is None else call.booked,
+        ledger_entry=None if call.hold is None else call.hold.entry_id or None,
+    )
+
+
+def error_for(
+    adapter: ProviderAdapter, failure: Failure, *, model: str, prompts: Iterable[str | None] = (), **facts: Any
+) -> LLMError:
+    """The error for a failure, without key and prompt."""
+    scrubber = Scrubber(adapter.secrets, prompts)
+    return failure.kind(
+        f"{' '.join(filter(None, (adapter.provider, model)))}: {scrubber.clean(failure.message)}",
+        provider=adapter.provider,
+        model=model or None,
+        request_id=scrubber.clean(failure.request_id),
+        retry_after=failure.retry_after,
+        **facts,
         **scrubber.clean(dict(failure.details)),
     )
 
@@ -74,5 +90,5 @@ def _cost(outcome: Answer | Failure, price: Price | None) -> tuple[Decimal | Non
 
 
 def _estimate(call: Call, answer: Answer) -> Usage:
-    prompt_tokens = call.adapter.bound(call.prompt, call.config).prompt_tokens
-    return Usage(prompt_tokens=prompt_tokens, completion_tokens=utf8_bytes(answer.content), estimated=True)
+    bound = call.bound or call.adapter.bound_of(call.adapter.render(call.prompt, call.config, None), 0)
+    return Usage(prompt_tokens=bound.prompt_tokens, completion_tokens=utf8_bytes(answer.content), estimated=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
@@ -17,6 +18,7 @@ from llm_connect.calling.slots import Slots
 from llm_connect.core.adapter import DEFAULT_MAX_TOKENS, LLMAdapter
 from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.counting import CountTokens, TokenCounter, counter_of, measured
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
@@ -25,11 +27,24 @@ from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One rendered request: what is sent, to which path, and to which model."""
+    """One rendered request: what is sent, to which path, and to which model; a GET has no body."""
 
     path: str
     model: str
     body: JSON
+    method: Literal["POST", "GET"] = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """How a provider is asked what a prompt counts.
+
+    request: the question about a request. bound: a bound by the reply to it, for a model; the bound that is given when
+    the reply says nothing.
+    """
+
+    request: Callable[[Request], Request]
+    bound: Callable[[Bound, Reply, str], Bound]
 
 
 class ProviderAdapter(LLMAdapter):
@@ -51,6 +66,7 @@ class ProviderAdapter(LLMAdapter):
         secrets: tuple[str, ...] = (),
         budget_tracker: BudgetTracker | None = None,
         price: Price | None = None,
+        count_tokens: CountTokens = None,
     ) -> None:
         RunConfig(model_name=model)
         if model is None:
@@ -60,6 +76,8 @@ class ProviderAdapter(LLMAdapter):
         self.secrets = secrets
         self.budget_tracker = budget_tracker
         self.price = price
+        self.count_tokens = count_tokens
+        _ = self.counter
 
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
         return drive(call(self, prompt, config or RunConfig()))
@@ -98,14 +116,32 @@ class ProviderAdapter(LLMAdapter):
         return request
 
     def bound(self, prompt: Prompt, config: RunConfig) -> Bound:
-        """What a call may use at most, by the request that would be sent."""
-        max_tokens = config.max_tokens or DEFAULT_MAX_TOKENS
-        return self.bound_of(self.render(prompt, config, max_tokens), max_tokens)
+        """What a call may use at most, by the request that would be sent; nothing is sent.
 
-    def bound_of(self, request: Request, max_tokens: int) -> Bound:
+        With `count_tokens`, what that says of the texts where it is less; with `count_tokens="provider"` by bytes all
+        the same, because only a call asks the provider.
+        """
+        max_tokens = config.max_tokens or DEFAULT_MAX_TOKENS
+        return self.bound_of(self.render(prompt, config, max_tokens), max_tokens, self.counter)
+
+    def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
         """What `request` may use at most; by default the bytes of its body and the output limit, as an estimate."""
-        body = json.dumps(request.body, ensure_ascii=False)
-        return Bound(prompt_tokens=utf8_bytes(body), max_tokens=max_tokens)
+        size = measured(utf8_bytes, counter)
+        return Bound(prompt_tokens=size(json.dumps(request.body, ensure_ascii=False)), max_tokens=max_tokens)
+
+    @property
+    def counter(self) -> TokenCounter | None:
+        """The tokenizer that `count_tokens` is; None without one. Raises LLMConfigurationError for what is none."""
+        return counter_of(self.count_tokens) if self.counting is None else None
+
+    @property
+    def counting(self) -> Counting | None:
+        """How the provider is asked what a prompt counts; None where `count_tokens` does not wish it."""
+        return self._endpoint_that_counts() if self.count_tokens == "provider" else None
+
+    def _endpoint_that_counts(self) -> Counting | None:
+        """How the provider is asked what a prompt counts; None where it does not tell."""
+        return None
 
     @abstractmethod
     def parse(self, reply: Reply) -> Answer | Failure:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.heads import Head, await_head
 from llm_connect.calling.slots import Release, Slots
 from llm_connect.core.exceptions import LLMTimeoutError
 from llm_connect.core.holds import Hold
@@ -61,22 +62,26 @@ class Send:
     deadline: Deadline
 
     def run(self) -> Reply | Failure:
+        head = await_head()
         try:
             return self.adapter.send(self.request, self.deadline)
         except Exception as error:
-            return self._failure(error)
+            return self._failure(error, head)
 
     async def arun(self) -> Reply | Failure:
+        head = await_head()
         try:
             async with asyncio.timeout(self.deadline.remaining()):
                 return await self.adapter.asend(self.request, self.deadline)
         except Exception as error:
-            return self._failure(error)
+            return self._failure(error, head)
 
-    def _failure(self, error: Exception) -> Failure:
+    def _failure(self, error: Exception, head: Head) -> Failure:
         if self.deadline.passed:
-            return timed_out("no whole reply came", maybe_billed=True)
-        return self.adapter.transport_failure(error)
+            failure = timed_out("no whole reply came", maybe_billed=True)
+        else:
+            failure = self.adapter.transport_failure(error)
+        return replace(failure, request_id=failure.request_id or head.request_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class LLMError(Exception):
         attempts: int = 0,
         maybe_billed: bool | None = None,
         booked: Amount | None = None,
+        ledger_entry: int | None = None,
         response: LLMResponse | None = None,
     ) -> None:
         super().__init__(message)
@@ -67,6 +68,8 @@ class LLMError(Exception):
         self.maybe_billed: bool = self._maybe_billed() if maybe_billed is None else maybe_billed
         #: What this call added to its budget although it failed; None without a budget.
         self.booked = booked
+        #: The id of the ledger entry of the last attempt, for `BudgetTracker.correct`; None where there is none.
+        self.ledger_entry = ledger_entry
         #: The answer, when one was paid for although the call failed.
         self.response = response
         if cause is not None:

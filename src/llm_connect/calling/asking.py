@@ -1,0 +1,77 @@
+"""Requests beside the calls: what a provider is asked that is no attempt of a call, and costs nothing.
+
+They take a place among the adapter's concurrent requests and obey a deadline like any request, but have no hold.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.drivers import Flow
+from llm_connect.calling.outcomes import error_for
+from llm_connect.calling.retry import pause_before_retry
+from llm_connect.calling.steps import Pause, Send, TakeSlot, timed_out
+from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.protocols.wire import Failure, Reply
+
+if TYPE_CHECKING:
+    from llm_connect.calling.provider import ProviderAdapter, Request
+
+T = TypeVar("T")
+
+#: How long a call waits at most for what its prompt counts, and which part of the time that it has left.
+_LONGEST_COUNT_SECONDS = 30.0
+_COUNT_PART_OF_TIMEOUT = 0.25
+
+
+def ask(adapter: ProviderAdapter, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
+    """One request and its reply, whatever that says."""
+    release = yield TakeSlot(adapter.slots, deadline)
+    if release is None:
+        return timed_out("no place came free among the adapter's concurrent requests", maybe_billed=False)
+    try:
+        reply: Reply | Failure = yield Send(adapter, request, deadline)
+    finally:
+        release()
+    return reply
+
+
+def ask_for_count(
+    adapter: ProviderAdapter, prompt: Prompt, config: RunConfig, deadline: Deadline
+) -> Flow[Reply | None]:
+    """What the provider says of the size of a prompt, where `count_tokens` wishes it; None when it does not say.
+
+    A call must not fail for it, so it is not waited for to the end.
+    """
+    counting = adapter.counting
+    if counting is None:
+        return None
+    request = counting.request(adapter.render(prompt, config, config.max_tokens))
+    longest = min(_LONGEST_COUNT_SECONDS, _COUNT_PART_OF_TIMEOUT * deadline.remaining())
+    reply = yield from ask(adapter, request, Deadline(time.monotonic() + longest))
+    return None if isinstance(reply, Failure) else reply
+
+
+def ask_until_answered(
+    adapter: ProviderAdapter,
+    request: Request,
+    parse: Callable[[Reply], T | Failure],
+    *,
+    deadline: Deadline,
+    max_retries: int,
+) -> Flow[T]:
+    """What `parse` makes of the reply; asked again after a failure that may pass. Raises LLMError."""
+    attempts = 0
+    while True:
+        attempts += 1
+        reply = yield from ask(adapter, request, deadline)
+        said = reply if isinstance(reply, Failure) else parse(reply)
+        if not isinstance(said, Failure):
+            return said
+        pause = pause_before_retry(said, attempts, max_retries, deadline)
+        if pause is None:
+            raise error_for(adapter, said, model=request.model, attempts=attempts, maybe_billed=False)
+        yield Pause(pause)
