@@ -307,6 +307,20 @@ def test_openais_own_count_proves_a_schema(provider: EmbeddedProvider, monkeypat
     assert "schema" in provider.questions[0].body["text"]["format"]
 
 
+def test_a_strict_budget_admits_a_schema_that_openai_has_counted(
+    provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By bytes it is refused as an estimate. (BUDGET-30)"""
+    monkeypatch.setattr(openai_module, "_is_openais", lambda address: True)
+    config = config_of(BudgetTracker(100_000, strict=True), model_params={"json_schema": {"type": "object"}})
+    with COUNTERS["openai"](provider.openai_url) as adapter:
+        with pytest.raises(LLMBudgetExceededError):
+            adapter.execute_prompt(PROMPT, config)
+        adapter.count_tokens = "provider"
+        adapter.execute_prompt(PROMPT, config)
+    assert provider.meter.calls == 1
+
+
 def test_geminis_count_is_of_the_whole_request(provider: EmbeddedProvider) -> None:
     """System instruction and schema are in the question, which the SDK has no arguments for."""
     schema = {"type": "object"}

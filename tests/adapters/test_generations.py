@@ -11,6 +11,7 @@ import pytest
 
 from llm_connect import (
     BudgetTracker,
+    GeminiAdapter,
     Generation,
     LLMAPIError,
     LLMAuthenticationError,
@@ -19,6 +20,7 @@ from llm_connect import (
     LLMError,
     LLMResponseError,
     LLMTimeoutError,
+    OpenAIAdapter,
     OpenRouterAdapter,
     Price,
     RunConfig,
@@ -113,6 +115,21 @@ def test_what_was_presumed_is_corrected(
     assert tracker.spent == provider.meter.total_tokens
     assert tracker.spent_usd == provider.meter.cost
     assert tracker.held == 0
+
+
+def test_other_adapters_keep_the_id_of_a_cut_reply_too(provider: EmbeddedProvider, ask: Ask) -> None:
+    """Whatever headers name the request. (CALL-30)"""
+    provider.script(Behaviour(cut=10))
+    with OpenAIAdapter(api_key=KEY, base_url=provider.openai_url) as adapter:
+        with pytest.raises(LLMConnectionError) as caught:
+            ask(adapter, "hello", RunConfig(max_retries=0))
+    assert str(caught.value.request_id).startswith("req_")
+    provider.reset()
+    provider.script(Behaviour(cut=10, headers={"x-request-id": "r1"}))
+    with GeminiAdapter(api_key=KEY, base_url=provider.gemini_url) as adapter:
+        with pytest.raises(LLMConnectionError) as caught:
+            ask(adapter, "hello", RunConfig(max_retries=0))
+    assert caught.value.request_id == "r1"
 
 
 def test_a_call_cut_before_the_headers_has_no_id(

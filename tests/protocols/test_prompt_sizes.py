@@ -160,6 +160,8 @@ def test_chats_with_functions_and_schemas_are_estimates(fields: JSON) -> None:
     [
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}, IMAGE]}]},
         {"messages": [{"role": "user", "content": [7]}]},
+        {"messages": ["hello"]},
+        {"messages": "hello"},
         {"messages": [{"role": "user", "content": {"text": "hello"}}]},
         {"messages": [{"role": "assistant", "audio": {"id": "a"}}]},
         {"tools": [{"type": "web_search"}]},
@@ -198,6 +200,9 @@ def test_chats_with_what_is_not_counted_are_unbounded(fields: JSON) -> None:
         ({"previous_response_id": "resp_1"}, "unbounded"),
         ({"conversation": "conv_1"}, "unbounded"),
         ({"prompt": {"id": "pmpt_1"}}, "unbounded"),
+        ({"input": ["hello"]}, "unbounded"),
+        ({"input": 5}, "unbounded"),
+        ({"instructions": [{"role": "system", "content": "hello"}]}, "unbounded"),
         ({"context_management": [{"type": "compaction"}]}, "unbounded"),
     ],
 )
@@ -220,6 +225,10 @@ def test_responses_are_graded_by_what_they_carry(fields: JSON, grade: str) -> No
         ({"tools": [{"googleSearch": {}}]}, "unbounded"),
         ({"cachedContent": "cachedContents/1"}, "unbounded"),
         ({"system_instruction": {"parts": [{"text": "x"}]}}, "unbounded"),
+        ({"systemInstruction": {"parts": ["x"]}}, "unbounded"),
+        ({"systemInstruction": "Be brief."}, "unbounded"),
+        ({"contents": ["hello"]}, "unbounded"),
+        ({"contents": "hello"}, "unbounded"),
     ],
 )
 def test_generate_content_is_graded_by_what_it_carries(fields: JSON, grade: str) -> None:
@@ -249,6 +258,8 @@ def test_all_that_is_read_is_counted() -> None:
     assert generate(generationConfig={"responseJsonSchema": schema}).prompt_tokens > 500
     assert generate(generationConfig={"responseSchema": schema}).prompt_tokens > 500
     assert generate(tools=[{"functionDeclarations": [{"description": long}]}]).prompt_tokens > 500
+    assert generate(systemInstruction={"parts": {"text": long}}).prompt_tokens > 500
+    assert generate(contents={"parts": [{"text": long}]}).prompt_tokens > 500
     assert generate(contents=[{"parts": [{"functionCall": {"args": {"a": long}}}]}]).prompt_tokens > 500
 
 

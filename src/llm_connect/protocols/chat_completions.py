@@ -20,7 +20,9 @@ from llm_connect.protocols.prompt_sizes import (
     STYLE_TOKENS,
     PromptSizes,
     are_functions,
+    are_objects,
     is_text,
+    several,
     texts_of,
 )
 from llm_connect.protocols.wire import (
@@ -31,7 +33,6 @@ from llm_connect.protocols.wire import (
     count,
     first,
     mapping,
-    objects,
     read_json,
     text,
     unreadable,
@@ -139,7 +140,7 @@ def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCoun
     that is not known.
     """
     sizes = PromptSizes(text(body.get("model")), counter)
-    messages = objects(body.get("messages"))
+    messages = several(body.get("messages"))
     as_json = _read_as_json(body, messages)
     style = STYLE_TOKENS if _STYLE_PARAMS & body.keys() else 0
     added = FRAMING_TOKENS * (1 + len(messages)) + style + sizes.tools(body.get("tools")) + sizes.hidden
@@ -188,7 +189,9 @@ def _read_as_json(body: JSON, messages: list[JSON]) -> JSON:
 def _is_limited(body: JSON, messages: list[JSON]) -> bool:
     known = {*_TEXT_FIELDS, *_JSON_FIELDS, "role", "content"}
     plain = all(known.issuperset(message) and is_text(message.get("content")) for message in messages)
-    return plain and _BOUNDED.issuperset(body) and are_functions(body.get("tools"))
+    return (
+        plain and are_objects(body.get("messages")) and _BOUNDED.issuperset(body) and are_functions(body.get("tools"))
+    )
 
 
 def _with_params(body: JSON, config: RunConfig) -> JSON:

@@ -15,7 +15,7 @@ from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.http_failures import ErrorFields, from_status, seconds
 from llm_connect.protocols.params import check_known, json_schema
-from llm_connect.protocols.prompt_sizes import STYLE_TOKENS, PromptSizes, with_count
+from llm_connect.protocols.prompt_sizes import STYLE_TOKENS, PromptSizes, are_objects, several, with_count
 from llm_connect.protocols.wire import (
     JSON,
     Answer,
@@ -98,8 +98,8 @@ def bound(body: JSON, max_tokens: int, *, model: str, counter: TokenCounter | No
     own tools, or a field that is not known.
     """
     sizes = PromptSizes(model, counter)
-    generation, tools = mapping(body.get("generationConfig")), objects(body.get("tools"))
-    parts = [part for turn in _turns(body) for part in objects(turn.get("parts"))]
+    generation, tools = mapping(body.get("generationConfig")), several(body.get("tools"))
+    parts = [part for turn in _turns(body) for part in several(turn.get("parts"))]
     texts = [text(part["text"]) for part in parts if "text" in part]
     as_json: list[JSON] = [mapping(generation.get(name)) for name in _SCHEMAS if generation.get(name)]
     as_json += tools + [part for part in parts if "text" not in part]
@@ -169,7 +169,7 @@ def error_reply(reply: Reply, body: JSON) -> Failure:
 
 
 def _turns(body: JSON) -> list[JSON]:
-    return [*objects(body.get("contents")), mapping(body.get("systemInstruction"))]
+    return [*several(body.get("contents")), *several(body.get("systemInstruction"))]
 
 
 def _style_tokens(generation: JSON) -> int:
@@ -179,6 +179,8 @@ def _style_tokens(generation: JSON) -> int:
 def _is_limited(body: JSON, generation: JSON, tools: list[JSON], parts: list[JSON]) -> bool:
     known = _BOUNDED.issuperset(body) and _BOUNDED_GENERATION.issuperset(generation)
     only_text = generation.get("responseModalities") in (None, ["TEXT"])
+    lists = [body.get(name) for name in ("contents", "systemInstruction", "tools")]
+    known = known and all(map(are_objects, [*lists, *(turn.get("parts") for turn in _turns(body))]))
     functions = all(tool.keys() == {"functionDeclarations"} for tool in tools)
     return known and only_text and functions and all(map(_BOUNDED_PARTS.issuperset, parts))
 

@@ -11,7 +11,7 @@ from llm_connect.core.bounds import Bound, normalized_utf8_bytes, utf8_bytes
 from llm_connect.core.counting import Size, TokenCounter, measured
 from llm_connect.core.demand import Grade
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens, is_openais, reads_more
-from llm_connect.protocols.wire import mapping, objects, text
+from llm_connect.protocols.wire import JSON, mapping, objects, text
 
 #: A message is framed by three or four tokens and a reply primed by three (OpenAI's cookbook): twice that.
 FRAMING_TOKENS = 8
@@ -65,6 +65,16 @@ class PromptSizes:
     @property
     def _bytes(self) -> Size:
         return utf8_bytes if is_openais(self.model) else normalized_utf8_bytes
+
+
+def several(value: Any) -> list[JSON]:
+    """The objects that `value` is or has: where a list is meant, some servers take a single object, too."""
+    return [value] if isinstance(value, dict) else objects(value)
+
+
+def are_objects(value: Any) -> bool:
+    """Whether `several` leaves nothing out."""
+    return value is None or isinstance(value, dict) or (isinstance(value, list) and len(objects(value)) == len(value))
 
 
 def texts_of(content: Any) -> list[str]:

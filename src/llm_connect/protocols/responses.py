@@ -19,7 +19,9 @@ from llm_connect.protocols.prompt_sizes import (
     STYLE_TOKENS,
     PromptSizes,
     are_functions,
+    are_objects,
     is_text,
+    several,
     texts_of,
     with_count,
 )
@@ -200,7 +202,7 @@ def _format(schema: JSONSchema) -> JSON:
 
 
 def _items(said: Any) -> list[JSON]:
-    return [{"role": "user", "content": said}] if isinstance(said, str) else objects(said)
+    return [{"role": "user", "content": said}] if isinstance(said, str) else several(said)
 
 
 def _texts(items: list[JSON]) -> list[str]:
@@ -216,7 +218,9 @@ def _read_as_json(body: JSON, items: list[JSON]) -> JSON:
 
 def _is_limited(body: JSON, items: list[JSON]) -> bool:
     known = _BOUNDED.issuperset(body) and _BOUNDED_REASONING.issuperset(mapping(body.get("reasoning")))
-    return known and are_functions(body.get("tools")) and all(map(_is_limited_item, items))
+    said, instructions = body.get("input"), body.get("instructions")
+    readable = (isinstance(said, str) or are_objects(said)) and isinstance(instructions, str | None)
+    return known and readable and are_functions(body.get("tools")) and all(map(_is_limited_item, items))
 
 
 def _is_message(item: JSON) -> bool:
