@@ -216,12 +216,12 @@ def test_reply_of_another_kind(server: MessagesServer) -> None:
 async def test_stalled_stream_ends_at_the_deadline(server: MessagesServer, way: str) -> None:
     """A server that stops in the middle costs no more than timeout_seconds and a tenth. (ADAPTER-6, CALL-2)"""
     server.stall = True
-    config = RunConfig(timeout_seconds=2)
+    config = RunConfig(timeout_seconds=5)
     adapter = real(server)
     started = time.monotonic()
     with pytest.raises(LLMTimeoutError):
         await called(way, adapter, "hi", config)
-    assert time.monotonic() - started < 2.2 + 0.5
+    assert time.monotonic() - started < 5.5 + 0.5
     assert len(server.requests) == 1
 
 

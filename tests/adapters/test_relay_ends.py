@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,9 @@ from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.claude_stand_in import stand_in
 
 DEVELOPMENT = ("-X", "dev", "-X", "tracemalloc", "-W", "error")
-#: It tells that it is about to ask.
-ASK_AND_ANSWER = "open(f'{here}/asking-{os.getpid()}', 'w').close()\nanswered(ask()[1])"
+ASK_AND_ANSWER = "answered(ask()[1])"
 CALLS = """
-import asyncio, gc, json, logging, os, sys, threading, time
+import asyncio, gc, json, logging, os, sys, threading
 from pathlib import Path
 from llm_connect import BudgetTracker, ClaudeCodeAdapter, LLMError, RunConfig
 
@@ -31,31 +32,26 @@ folder = Path(options["cli_path"]).parent
 tracker = BudgetTracker(total=100_000)
 adapter = ClaudeCodeAdapter(**options)
 
-def asking():
-    return [name for name in os.listdir(folder) if name.startswith("asking-")]
-
-def forget():
-    for name in asking():
-        (folder / name).unlink()
+def arrived():
+    try:
+        return int((folder / "arrived").read_text())
+    except (OSError, ValueError):
+        return 0
 
 async def under_way(step):
-    forget()
+    before = arrived()
     step()
-    while not asking():
+    while arrived() <= before:
         await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
 
 async def stepped(coroutine):
-    # Some steps of a coroutine that no task of the loop owns.
-    forget()
-    last = None
-    while last is None or time.monotonic() < last:
+    # As far as its request goes, by steps of a coroutine that no task of the loop owns.
+    before = arrived()
+    while arrived() <= before:
         waited = coroutine.send(None)
         waited._asyncio_future_blocking = False
-        while not waited.done() and (last is None or time.monotonic() < last):
+        while not waited.done() and arrived() <= before:
             await asyncio.sleep(0.01)
-            if last is None and asking():
-                last = time.monotonic() + 0.2
 
 def call(timeout=60):
     return adapter.async_execute_prompt("hi", RunConfig(budget_tracker=tracker, timeout_seconds=timeout, max_retries=0))
@@ -97,8 +93,8 @@ def closed(before_the_loop):
 ENDS = {
     "sync": lambda: sync(60),
     "async": lambda: asyncio.run(to_its_end(60)),
-    "sync deadline": lambda: sync(2.5),
-    "async deadline": lambda: asyncio.run(to_its_end(2.5)),
+    "sync deadline": lambda: sync(4),
+    "async deadline": lambda: asyncio.run(to_its_end(4)),
     "cancelled": lambda: asyncio.run(cancelled(1)),
     "cancelled twice": lambda: asyncio.run(cancelled(2)),
     "left alone": lambda: asyncio.run(left_alone()),
@@ -152,6 +148,26 @@ def provider() -> Iterator[EmbeddedProvider]:
         yield running
 
 
+@contextmanager
+def telling_arrivals(provider: EmbeddedProvider, folder: Path) -> Iterator[None]:
+    """Meanwhile the file `arrived` says how many requests have come to the provider."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(0.02):
+            (folder / "arriving").write_text(str(len(provider.requests)))
+            (folder / "arriving").replace(folder / "arrived")
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+
+
+@pytest.mark.timeout(120)
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc to count open files in")
 @pytest.mark.parametrize("ends", [IN_A_THREAD, IN_A_LOOP, DROPPED], ids=["in a thread", "in a loop", "dropped"])
 def test_an_end_leaves_nothing(provider: EmbeddedProvider, tmp_path: Path, ends: Ends) -> None:
@@ -166,13 +182,14 @@ def test_an_end_leaves_nothing(provider: EmbeddedProvider, tmp_path: Path, ends:
         "base_url": provider.anthropic_url,
         "cli_path": str(stand_in(tmp_path, ASK_AND_ANSWER)),
     }
-    done = subprocess.run(
-        [sys.executable, *DEVELOPMENT, "-c", CALLS, json.dumps([way for way, *_ in ends]), json.dumps(options)],
-        capture_output=True,
-        text=True,
-        timeout=55,
-        check=False,
-    )
+    with telling_arrivals(provider, tmp_path):
+        done = subprocess.run(
+            [sys.executable, *DEVELOPMENT, "-c", CALLS, json.dumps([way for way, *_ in ends]), json.dumps(options)],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
     assert (done.returncode, done.stderr) == (0, "")
     results, outcomes = json.loads(done.stdout)
     for (way, _, error, _), (errors, before, after) in zip(ends, results, strict=True):
