@@ -99,6 +99,12 @@ class CountsHalfTokens(Good):
         return super().answer(usage) | {"usage": replace(usage, prompt_tokens=usage.prompt_tokens / 4)}
 
 
+@breaks("usage_is_in_normal_form")
+class PassesOnTheProvidersUsage(GoodByItself):
+    def settled(self, hold: Hold, response: LLMResponse) -> LLMResponse:
+        return replace(super().settled(hold, response), usage=response.usage.to_dict())  # type: ignore[arg-type]
+
+
 @breaks("finish_reason_is_known")
 class PassesOnTheProvidersWord(Good):
     def answer(self, usage: Usage) -> dict[str, Any]:
@@ -211,6 +217,21 @@ class RaisesInsteadOfFalse(Good):
         return True
 
 
+@breaks("validate_config_is_pure")
+class CorrectsWhatItValidates(Good):
+    def validate_config(self, config: RunConfig) -> bool:
+        object.__setattr__(config, "temperature", 1.0)
+        return True
+
+
+@breaks("validate_config_is_pure")
+class BooksItsValidation(Good):
+    def validate_config(self, config: RunConfig) -> bool:
+        if config.budget_tracker is not None:
+            config.budget_tracker.record(1)
+        return True
+
+
 # Budget
 
 
@@ -232,6 +253,13 @@ class BooksTwice(Good):
         if config.budget_tracker is not None:
             config.budget_tracker.record(response.usage.total_tokens)
         return response
+
+
+@breaks("call_is_metered")
+class BooksLessThanItEstimates(GoodByItself):
+    def settled(self, hold: Hold, response: LLMResponse) -> LLMResponse:
+        hold.settle(1)
+        return replace(response, usage=replace(response.usage, estimated=True))
 
 
 @breaks("answered_call_ends_its_hold")
@@ -284,10 +312,24 @@ class HasALimitOfItsOwn(GoodByItself):
         return super().asked(prompt, replace(config, max_tokens=config.max_tokens or 4_000), tracker)
 
 
+@breaks("limit_follows_the_budget")
+class HoldsALimitAndSendsAnother(GoodByItself):
+    def asked(self, prompt: str, config: RunConfig, tracker: BudgetTracker) -> tuple[int, dict[str, Any]]:
+        return config.max_tokens or 4_000, super().asked(prompt, config, tracker)[1]
+
+
 @breaks("own_budget_is_used")
 class LooksAtTheConfigOnly(GoodByItself):
     def tracker_of(self, config: RunConfig) -> BudgetTracker | None:
         return config.budget_tracker
+
+
+@breaks("own_budget_is_used")
+class WantsItsBudgetInTheConfig(Good):
+    def check(self, prompt: Any, config: RunConfig) -> None:
+        super().check(prompt, config)
+        if self.budget_tracker is not None and config.budget_tracker is None:
+            raise LLMConfigurationError("Give the config a budget_tracker.")
 
 
 @breaks("delegated_call_counts_on_both")
@@ -386,6 +428,43 @@ class RefusesWhatFits(GoodByItself):
         if tracker is not None and tracker.name == "threads" and not self.one.acquire(blocking=False):
             raise LLMBudgetExceededError("Another one is under way.", reason="refused")
         return super().call(prompt, config)
+
+
+@breaks("call_waits_for_budget")
+class SendsBeforeItWaits(GoodByItself):
+    def asked(self, prompt: str, config: RunConfig, tracker: BudgetTracker) -> tuple[int, dict[str, Any]]:
+        if tracker.name == "taken":
+            self.provider_here.receive(prompt, config)
+        return super().asked(prompt, config, tracker)
+
+
+@breaks("cap_on_calls_holds_for_tasks")
+class SendsWhatItThenRefuses(GoodByItself):
+    async def acall(self, prompt: Any, config: RunConfig) -> LLMResponse:
+        try:
+            return await super().acall(prompt, config)
+        except LLMBudgetExceededError:
+            if config.budget_tracker is not None and config.budget_tracker.name == "tasks":
+                self.provider_here.receive(prompt, config)
+            raise
+
+
+@breaks("cap_on_tokens_holds_for_threads")
+class ForgetsAHoldWhenBusy(GoodByItself):
+    forgotten: list[Hold]
+
+    def settled(self, hold: Hold, response: LLMResponse) -> LLMResponse:
+        if hold.tracker.name == "threads":
+            self.__dict__.setdefault("forgotten", []).append(hold.tracker.reserve(0))
+        return super().settled(hold, response)
+
+
+@breaks("cap_on_tokens_holds_for_threads")
+class BooksLessWhenBusy(GoodByItself):
+    def settled(self, hold: Hold, response: LLMResponse) -> LLMResponse:
+        if hold.tracker.name == "threads":
+            hold.settle(1)
+        return super().settled(hold, response)
 
 
 # Deadline

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
 import pytest
 
-from llm_connect import Bound, BudgetTracker, LLMAdapter, LLMConfigurationError, LLMResponse, Price, RunConfig, Usage
+from llm_connect import (
+    Bound,
+    BudgetTracker,
+    LLMAdapter,
+    LLMAPIError,
+    LLMConfigurationError,
+    LLMResponse,
+    Price,
+    RunConfig,
+    Usage,
+)
 from llm_connect.testing import (
     ConformanceError,
     ConformanceReport,
@@ -63,7 +76,12 @@ class Estimating(Good):
 
 
 class Free(Good):
+    """Its provider charges nothing, and says so."""
+
     price = Price.free()
+
+    def answer(self, usage: Usage) -> dict[str, Any]:
+        return super().answer(usage) | {"cost": Decimal(0), "cost_source": "provider"}
 
 
 class SendsTwice(Good):
@@ -276,6 +294,33 @@ def test_a_call_that_does_not_come_back_is_given_up() -> None:
     finally:
         Hangs.told.set()
     assert report.broken[0].seen == ("execute_prompt was still running after 5.2 s",)
+
+
+class HearsNoCancellation(Good):
+    """Goes on for some time, whatever its caller wants."""
+
+    async def acall(self, prompt: Any, config: RunConfig) -> LLMResponse:
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.1)
+        return await super().acall(prompt, config)
+
+
+def test_a_call_that_cannot_be_cancelled_is_given_up() -> None:
+    """A call that goes on although it was cancelled is given up, and reported. (TESTKIT-10)"""
+    report = broken(HearsNoCancellation, rules=[RULES["cancellation_passes"]])
+    assert report.broken[0].seen[0].startswith("async_execute_prompt, cancelled, was still running after 5")
+
+
+def test_a_short_key_is_found_whole() -> None:
+    """A key that is too short to be found by a part is found whole. (TESTKIT-8)"""
+
+    class Tells(Good):
+        def failure(self, prompt: str) -> Exception:
+            return LLMAPIError("good good-1: the password pw-1234 is wrong.", status_code=500)
+
+    assert names(broken(Tells, secrets=["pw-1234", "pw-5678"]).broken) == ["error_holds_no_key"]
 
 
 def test_calls_are_counted_out() -> None:

@@ -96,7 +96,7 @@ def test_our_adapters_over_http(name: str, serve: Serve) -> None:
 
 
 @needs_claude
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 def test_our_adapter_over_the_command(serve: Serve) -> None:
     """Our adapter over the real `claude` command keeps every rule. (TESTKIT-11)"""
 
@@ -104,7 +104,8 @@ def test_our_adapter_over_the_command(serve: Serve) -> None:
         return ClaudeCodeAdapter(api_key=KEY, base_url=provider.anthropic_url, cli_path=find_claude())
 
     # On a busy machine the command takes seconds before it sends.
-    assert check(make, serve, ways=WAYS_TO_FAIL[:2], calls=1, attempts=2, deadline_seconds=6.0) == RULES
+    patient = {"deadline_seconds": 6.0, "patience_seconds": 60}
+    assert check(make, serve, ways=WAYS_TO_FAIL[:2], calls=1, attempts=2, **patient) == RULES
 
 
 def test_the_mock() -> None:

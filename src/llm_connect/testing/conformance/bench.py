@@ -150,7 +150,9 @@ class Bench:
         config = self.budgeted(timeout_seconds=3 * seconds)
 
         def is_under_way() -> bool:
-            return bool(self.tally().since(counted).requests) or time.monotonic() - started > seconds
+            """Whether its request has arrived; where that cannot be seen, whether some time has passed."""
+            arrived = self.tally().since(counted).requests
+            return bool(arrived) or time.monotonic() - started > (seconds if arrived is None else 2 * seconds)
 
         before = state_of(config)
         outcome = run_cancelled(async_work(self.slow, self.means.prompt, config), is_under_way, 3 * seconds)

@@ -113,7 +113,7 @@ def cost_is_decimal_or_none(bench: Bench) -> Iterator[str]:
             yield f"{trial.what}: cost is {cost}, and cost_source is {response.cost_source!r}"
 
 
-@rule(after=(call_is_answered,))
+@rule(after=(call_is_answered, usage_is_in_normal_form))
 def answer_is_plain_data(bench: Bench) -> Iterator[str]:
     """`to_dict()` of an answer is what `json.dumps` takes. (MODEL-4)"""
     for trial, response in bench.responses:
@@ -123,7 +123,7 @@ def answer_is_plain_data(bench: Bench) -> Iterator[str]:
             yield f"{trial.what}: {error}"
 
 
-@rule(after=(call_is_answered,))
+@rule(after=(call_is_answered, usage_is_in_normal_form))
 def output_limit_is_kept(bench: Bench) -> Iterator[str]:
     """The answer keeps to `max_tokens`, which is what its hold assumes. (BUDGET-8)"""
     most = bench.budgeted().max_tokens or 0

@@ -64,7 +64,7 @@ def answered_call_ends_its_hold(bench: Bench) -> Iterator[str]:
             yield f"{trial.what} left {held} held"
 
 
-@rule(after=(call_is_answered, usage_is_in_normal_form, output_limit_is_kept))
+@rule(after=(output_limit_is_kept,))
 def bound_covers_the_call(bench: Bench) -> Iterator[str]:
     """`bound` gives a graded Bound that covers what the call then used. (BUDGET-1)"""
     for trial, response in bench.responses:
