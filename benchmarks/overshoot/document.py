@@ -1,4 +1,4 @@
-"""docs/overshoot.md: the tables, with when and how they came about."""
+"""docs/overshoot.md: the tables, with when and how they came about; and the README's share of them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import takewhile
 
 from benchmarks.overshoot import table
 from benchmarks.overshoot.results import Result
-from benchmarks.overshoot.roster import Entry
+from benchmarks.overshoot.roster import NO_BUDGET, Entry
 
+_README_TABLE = "| contender | one after the other |"
+_NOT_IN_README = ("llm-connect, calls", NO_BUDGET.title)
 _TEXT = """\
 # Who keeps a cap
 
@@ -63,6 +66,13 @@ def document(results: Sequence[Result], versions: Mapping[Entry, Mapping[str, st
     """The whole page."""
     sections = (f"### {heading}\n\n{body}" for heading, body in table.tables(results))
     return _TEXT.format(short=table.short(results), when=_when(), tables="\n\n".join(sections), asked=_asked(versions))
+
+
+def in_readme(text: str, results: Sequence[Result]) -> str:
+    """The README with its table made anew; it leaves out what it says elsewhere."""
+    shown = table.short([result for result in results if result.contender not in _NOT_IN_README])
+    old = "".join(takewhile(lambda line: line.startswith("|"), text[text.index(_README_TABLE) :].splitlines(True)))
+    return text.replace(old, f"{shown}\n")
 
 
 def _when() -> str:

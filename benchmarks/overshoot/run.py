@@ -1,6 +1,6 @@
 """Who keeps a cap: 200 calls are attempted under a budget for 20, and the server's meter is the judge.
 
-    python tasks.py overshoot            # all contenders, some minutes; writes docs/overshoot.md
+    python tasks.py overshoot            # all contenders, some minutes; writes docs/overshoot.md and the README's table
     python tasks.py overshoot --ours     # llm-connect only, within a minute; writes nothing
 
 Exits with 1 when llm-connect breaks a rule of `verdicts.py`. Everything stays on loopback, but for installing the
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.overshoot import environments, table  # noqa: E402
-from benchmarks.overshoot.document import document  # noqa: E402
+from benchmarks.overshoot.document import document, in_readme  # noqa: E402
 from benchmarks.overshoot.results import Result, failure_of, result_of  # noqa: E402
 from benchmarks.overshoot.roster import OURS, ROSTER, Entry  # noqa: E402
 from benchmarks.overshoot.scenarios import ATTEMPTS, SCENARIOS, Scenario  # noqa: E402
@@ -31,6 +31,7 @@ from benchmarks.overshoot.verdicts import broken  # noqa: E402
 ONE_RUN = Path(__file__).with_name("one_run.py")
 RESULTS = Path(__file__).with_name("results.json")
 DOCUMENT = ROOT / "docs" / "overshoot.md"
+README = ROOT / "README.md"
 #: The longest that a contender may take in one scenario.
 SECONDS = 120
 
@@ -49,6 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if whole(options):
         RESULTS.write_text(as_json(found, rules_broken))
         DOCUMENT.write_text(document(found, {e: environments.versions(pythons[e], e) for e in entries}))
+        README.write_text(in_readme(README.read_text(), found))
     for rule in rules_broken:
         print(f"BROKEN: {rule}", file=sys.stderr)
     return 1 if rules_broken else 0

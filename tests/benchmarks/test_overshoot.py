@@ -118,7 +118,7 @@ def test_the_prompts_cost_what_the_caps_assume() -> None:
 
 
 def test_the_readme_shows_what_was_measured() -> None:
-    """Each row of the README's table stands in docs/overshoot.md, which the command writes."""
+    """Each row of the README's table stands in docs/overshoot.md; the command writes both."""
     head = "| contender | one after the other |"
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith(head))
