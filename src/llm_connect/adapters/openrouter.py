@@ -99,8 +99,8 @@ class OpenRouterAdapter(CarriedAdapter):
     def look_up_generation(self, request_id: str, *, timeout_seconds: float = 30.0, max_retries: int = 4) -> Generation:
         """What OpenRouter has booked for a request, also for one whose reply never came.
 
-            except LLMError as error:
-                if error.request_id and error.ledger_entry is not None:
+            except LLMConnectionError as error:
+                if error.request_id and error.ledger_entry:
                     told = adapter.look_up_generation(error.request_id)
                     tracker.correct(error.ledger_entry, tokens=told.usage.total_tokens, usd=told.cost)
 
