@@ -11,6 +11,7 @@ import pytest
 
 from llm_connect import LLMAdapter, LLMResponse, create_adapter
 from llm_connect.testing import EmbeddedProvider, WireFormat
+from tests.transports import TRANSPORTS, Transport, choose
 
 KEY = "sk-loopback-0123456789abcdef"
 
@@ -136,7 +137,17 @@ def ask_async(adapter: LLMAdapter, *arguments: Any) -> LLMResponse:
     return asyncio.run(call())
 
 
-@pytest.fixture(params=[ask_sync, ask_async], ids=["sync", "async"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    """Both forms of a call."""
+@pytest.fixture(params=["sync", *TRANSPORTS])
+def ask(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Both forms of a call, the async one over each transport."""
+    if request.param == "sync":
+        return ask_sync
+    choose(request.param, monkeypatch)
+    return ask_async
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Transport:
+    """What carries async calls, for tests that make them themselves."""
+    choose(request.param, monkeypatch)
     return request.param  # type: ignore[no-any-return]

@@ -48,6 +48,8 @@ PROMPT = "The quick brown fox of the prompt jumps over 13 lazy dogs."
 SYSTEM = "Always answer in the style of a very old sailor."
 NOISE = 0.3
 
+#: For tests that make async calls themselves.
+each_transport = pytest.mark.usefixtures("transport")
 #: For tests of what a format means, beside those of who carries it.
 each_format = pytest.mark.parametrize("wiring", ["gemini", "openai", "openai-responses", "openrouter"], indirect=True)
 
@@ -528,6 +530,7 @@ def test_waiting_for_a_place_counts(make: Make, provider: EmbeddedProvider) -> N
 # Threads, tasks and loops
 
 
+@each_transport
 async def test_cancellation_passes_and_lets_go(make: Make, provider: EmbeddedProvider) -> None:
     """CancelledError comes through as it is, its connection is closed, and its place is free again.
 
@@ -543,6 +546,7 @@ async def test_cancellation_passes_and_lets_go(make: Make, provider: EmbeddedPro
         assert (await adapter.async_execute_prompt(PROMPT)).content
 
 
+@each_transport
 async def test_a_timeout_around_a_call_is_the_callers(make: Make, provider: EmbeddedProvider) -> None:
     """The caller's own `asyncio.timeout` gives the caller's TimeoutError, not an LLMTimeoutError."""
     provider.script(Behaviour(stall="after_headers"))
@@ -552,6 +556,7 @@ async def test_a_timeout_around_a_call_is_the_callers(make: Make, provider: Embe
                 await adapter.async_execute_prompt(PROMPT)
 
 
+@each_transport
 def test_one_adapter_in_one_loop_after_the_other(make: Make, provider: EmbeddedProvider) -> None:
     """Three `asyncio.run` on one adapter, which does not keep closed loops alive when another comes."""
     adapter, loops = make(max_concurrency=1), []
@@ -568,6 +573,7 @@ def test_one_adapter_in_one_loop_after_the_other(make: Make, provider: EmbeddedP
     assert [loop() for loop in loops[:2]] == [None, None]
 
 
+@each_transport
 def test_one_adapter_in_two_loops_at_once(make: Make, provider: EmbeddedProvider) -> None:
     """Two threads with a loop each share an adapter, and both loops are busy at the same time. (ADAPTER-8)"""
     provider.script(Behaviour(delay=0.05))
@@ -597,6 +603,7 @@ def test_32_threads_share_one_adapter(make: Make, provider: EmbeddedProvider) ->
     assert {request.prompt for request in provider.requests} == {f"question {n}" for n in range(32)}
 
 
+@each_transport
 async def test_200_calls_at_once(make: Make, provider: EmbeddedProvider) -> None:
     """A gather of 200 gives 200 answers from 200 requests. (ADAPTER-8)"""
     async with make() as adapter:
@@ -605,6 +612,7 @@ async def test_200_calls_at_once(make: Make, provider: EmbeddedProvider) -> None
     assert {request.prompt for request in provider.requests} == {f"q {n}" for n in range(200)}
 
 
+@each_transport
 async def test_places_limit_what_is_under_way(make: Make, provider: EmbeddedProvider) -> None:
     """With three places the fourth request leaves when one of the three is answered. (CALL-7)"""
     provider.script(Behaviour(stall="before_headers"))
@@ -632,6 +640,7 @@ def test_an_adapter_can_be_closed_twice_and_used_again(make: Make, ask: Ask) -> 
     assert ask(adapter, PROMPT).content
 
 
+@each_transport
 async def test_an_adapter_can_be_closed_twice_in_a_loop(make: Make) -> None:
     """The async form of closing is no end either. (CALL-10)"""
     adapter = make()
@@ -651,6 +660,7 @@ def test_a_context_manager_closes(make: Make) -> None:
         raise KeyError
 
 
+@each_transport
 def test_an_adapter_that_nobody_closed_leaves_no_warning(wiring: Wiring, provider: EmbeddedProvider) -> None:
     """Garbage collection closes what was open, in threads and in loops, without a ResourceWarning. (CALL-9)"""
     with warnings.catch_warnings():

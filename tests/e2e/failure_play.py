@@ -17,9 +17,12 @@ from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.claude_binary import find_claude, needs_claude
 from tests.adapters.claude_stand_in import stand_in
 from tests.e2e.failure_table import CLAUDE, TABLE, Case, Row
+from tests.transports import choose
 
-Form = Literal["sync", "async"]
+Form = Literal["sync", "async", "async on httpx2 alone"]
 
+#: The command is not reached over HTTP.
+CLI_FORMS: tuple[Form, ...] = ("sync", "async")
 KEY = "key-0123456789"
 PROMPT = "What is 2 + 2?"
 MAX_RETRIES = 1
@@ -67,7 +70,9 @@ class Play:
         try:
             if self.form == "sync":
                 return adapter.execute_prompt(self.prompt, config)
-            return asyncio.run(adapter.async_execute_prompt(self.prompt, config))  # type: ignore[arg-type]
+            with pytest.MonkeyPatch.context() as patch:
+                choose("aiohttp" if self.form == "async" else "httpx2", patch)
+                return asyncio.run(adapter.async_execute_prompt(self.prompt, config))  # type: ignore[arg-type]
         except LLMError as error:
             return error
 
@@ -93,7 +98,7 @@ def plays(**fields: Any) -> list[Any]:
     for row in TABLE:
         for case in row.cases:
             for adapter in case.at:
-                for form in get_args(Form):
+                for form in CLI_FORMS if adapter in CLAUDE else get_args(Form):
                     play = Play(row=row, case=case, adapter=adapter, form=form, **fields)  # type: ignore[arg-type]
                     marks = [needs_claude] if adapter in CLAUDE else []
                     name = f"{case.name} - {adapter} {form}"

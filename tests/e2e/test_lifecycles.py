@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from llm_connect import BudgetTracker, ClaudeCodeAdapter, LLMResponse, LLMTimeou
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.claude_binary import find_claude, needs_claude
 from tests.adapters.claude_stand_in import stand_in
+from tests.transports import TRANSPORTS
 
 KEY = "key-0123456789"
 #: Another for each test process, by which its commands are found.
@@ -36,7 +38,9 @@ from llm_connect import BudgetTracker, RunConfig, create_adapter
 
 # In development mode asyncio also tells of steps that a busy machine was slow at.
 logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing "))
-name, options = sys.argv[1], json.loads(sys.argv[2])
+name, options, transport = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+if transport == "httpx2":
+    sys.modules["aiohttp"] = None
 tracker = BudgetTracker(total=10_000_000)
 config = RunConfig(max_tokens=20, budget_tracker=tracker)
 
@@ -90,9 +94,12 @@ def provider() -> Iterator[EmbeddedProvider]:
         yield running
 
 
-@pytest.mark.parametrize("name", ["openai", "gemini", "openrouter", "claude-code"])
+LIVES = [*product(["openai", "gemini", "openrouter"], TRANSPORTS), ("claude-code", "aiohttp")]
+
+
+@pytest.mark.parametrize(("name", "transport"), LIVES)
 @pytest.mark.timeout(120)
-def test_a_life_leaves_nothing_behind(provider: EmbeddedProvider, name: str, tmp_path: Path) -> None:
+def test_a_life_leaves_nothing_behind(provider: EmbeddedProvider, name: str, transport: str, tmp_path: Path) -> None:
     """Loops one after the other and at once, 16 threads, closed twice, used again, forgotten: no warning, no socket, no
     thread, no hold, and the books are the bill. (CALL-9, CALL-10)
     """
@@ -103,7 +110,7 @@ def test_a_life_leaves_nothing_behind(provider: EmbeddedProvider, name: str, tmp
     else:
         options["base_url"] = getattr(provider, f"{name}_url")
     done = subprocess.run(
-        [sys.executable, *DEVELOPMENT, "-c", LIFE, name, json.dumps(options)],
+        [sys.executable, *DEVELOPMENT, "-c", LIFE, name, json.dumps(options), transport],
         capture_output=True,
         text=True,
         timeout=110,

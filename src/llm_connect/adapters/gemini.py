@@ -79,7 +79,7 @@ class GeminiAdapter(CarriedAdapter):
         model = config.model_name or self.model
         _check_model(model)
         body = generate_content.render(prompt, config, max_tokens=max_tokens)
-        return Request(f"/models/{model}:generateContent", model, body)
+        return Request(f"/{_with_collection(model)}:generateContent", model, body)
 
     def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
         return generate_content.bound(request.body, max_tokens, model=request.model, counter=counter)
@@ -93,7 +93,11 @@ class GeminiAdapter(CarriedAdapter):
 
 def _counting_request(request: Request) -> Request:
     body = generate_content.counting_body(request.body, model=request.model)
-    return Request(f"/models/{request.model}:countTokens", request.model, body)
+    return Request(f"/{_with_collection(request.model)}:countTokens", request.model, body)
+
+
+def _with_collection(model: str) -> str:
+    return model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"
 
 
 def _check_model(model: str) -> None:

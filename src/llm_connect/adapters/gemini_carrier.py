@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import httpx2
 from google import genai
@@ -16,9 +15,10 @@ from llm_connect.protocols.wire import Failure, Reply, unreadable
 
 
 class GeminiCarrier(Carrier):
-    """Posts through the SDK's public method, with the body that the protocol rendered, and takes the raw reply.
+    """Posts through the SDK's low-level `request`, which all its methods use, and takes the raw reply.
 
-    The SDK is told not to retry and not to turn to Vertex AI, whatever the environment says.
+    The public method takes a body only as a part of its `config`, which it turns over three times for each call. The
+    SDK is told not to retry and not to turn to Vertex AI, whatever the environment says.
     """
 
     def __init__(self, *, api_key: str, base_url: str | None, max_connections: int) -> None:
@@ -43,17 +43,13 @@ class GeminiCarrier(Carrier):
 
     def post(self, client: genai.Client, request: Request) -> Reply:
         try:
-            if _only_counts(request):
-                return _count_reply(client.models.count_tokens(**_count_arguments(request)))
-            return _reply(client.models.generate_content(**_arguments(request)))
+            return _reply(client._api_client.request(**_arguments(request)))
         except errors.APIError as error:
             return _error_reply(error)
 
     async def apost(self, client: genai.Client, request: Request) -> Reply:
         try:
-            if _only_counts(request):
-                return _count_reply(await client.aio.models.count_tokens(**_count_arguments(request)))
-            return _reply(await client.aio.models.generate_content(**_arguments(request)))
+            return _reply(await client._api_client.async_request(**_arguments(request)))
         except errors.APIError as error:
             return _error_reply(error)
 
@@ -78,31 +74,19 @@ def _http(client: genai.Client, name: str) -> Any:
     return getattr(client._api_client._http_options, name)
 
 
-def _arguments(request: Request) -> dict[str, Any]:
-    body = dict(request.body)
-    contents = body.pop("contents")
-    config = {"should_return_http_response": True, "http_options": {"extra_body": body}}
-    return {"model": request.model, "contents": contents, "config": config}
+class _Arguments(TypedDict):
+    http_method: Literal["post"]
+    path: str
+    request_dict: dict[str, object]
 
 
-def _only_counts(request: Request) -> bool:
-    return request.path.endswith(":countTokens")
+def _arguments(request: Request) -> _Arguments:
+    return {"http_method": "post", "path": request.path.removeprefix("/"), "request_dict": request.body}
 
 
-def _count_arguments(request: Request) -> dict[str, Any]:
-    # The SDK has no argument for a system instruction here; the format has (reference of countTokens).
-    return {"model": request.model, "contents": None, "config": {"http_options": {"extra_body": dict(request.body)}}}
-
-
-def _count_reply(response: types.CountTokensResponse) -> Reply:
-    return Reply(200, {}, json.dumps({"totalTokens": response.total_tokens}).encode())
-
-
-def _reply(response: types.GenerateContentResponse) -> Reply:
-    raw = response.sdk_http_response
-    headers = {name.lower(): value for name, value in (raw.headers or {}).items()} if raw else {}
-    body = (raw.body or "") if raw else ""
-    return Reply(200, headers, body.encode())
+def _reply(response: types.HttpResponse) -> Reply:
+    headers = {name.lower(): value for name, value in (response.headers or {}).items()}
+    return Reply(200, headers, (response.body or "").encode())
 
 
 def _error_reply(error: errors.APIError) -> Reply:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import httpcore2
@@ -52,8 +53,9 @@ def obey_deadline(client: httpx2.Client) -> None:
 
 
 def async_client(max_connections: int, **options: Any) -> httpx2.AsyncClient:
-    """A client for one event loop; its caller bounds it with `asyncio.timeout`."""
-    return httpx2.AsyncClient(**_options(max_connections), event_hooks={"response": [_anote]}, **options)
+    """A client for one event loop, on aiohttp where it is installed; its caller bounds it with `asyncio.timeout`."""
+    options |= {"transport": _aiohttp_transport(max_connections), "event_hooks": {"response": [_anote]}}
+    return httpx2.AsyncClient(**_options(max_connections), **options)
 
 
 def reply_of(response: httpx2.Response) -> Reply:
@@ -90,6 +92,14 @@ def _options(max_connections: int) -> dict[str, Any]:
         "trust_env": False,
         "verify": _trusted_roots(),
     }
+
+
+def _aiohttp_transport(max_connections: int) -> httpx2.AsyncBaseTransport | None:
+    if find_spec("aiohttp") is None:
+        return None
+    from llm_connect.calling.aiohttp_transport import AiohttpTransport
+
+    return AiohttpTransport(max_connections=max_connections, trusted=_trusted_roots())
 
 
 @cache
