@@ -31,6 +31,13 @@ def test_a_part_of_a_key_is_hidden_too(length: int) -> None:
     assert clean(f"{KEY[-length:]} is bad") == "[key] is bad"
 
 
+@pytest.mark.parametrize("before", range(13))
+def test_a_part_of_a_key_is_found_at_any_place(before: int) -> None:
+    """The shortest part that counts is found wherever in a message it stands. (ERROR-5)"""
+    for start in range(len(KEY) - 11):
+        assert clean("?" * before + KEY[start : start + 12]) == "?" * before + "[key]"
+
+
 def test_what_all_keys_begin_with_may_be_shown() -> None:
     """Advice on the form of keys stays readable."""
     assert clean("a key begins with sk-proj-") == "a key begins with sk-proj-"

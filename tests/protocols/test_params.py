@@ -42,6 +42,12 @@ def test_what_never_ends_is_refused() -> None:
         check_known(config(seed=endless), ["seed"], "p")
 
 
+def test_all_that_cannot_be_sent_is_named() -> None:
+    """Whoever mends one value is not told of the next one afterwards."""
+    with pytest.raises(LLMConfigurationError, match=r"\['user', 'stop'\]"):
+        check_known(config(user=object(), seed=1, stop={1}), ["user", "seed", "stop"], "p")
+
+
 def test_the_schema_is_taken_out() -> None:
     """The portable keys do not stay among the others."""
     params: dict[str, Any] = {"json_schema": {"a": 1}, "json_schema_strict": True, "seed": 1}

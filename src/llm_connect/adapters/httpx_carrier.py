@@ -17,7 +17,8 @@ class HttpxCarrier(Carrier):
     """Sends JSON to paths below `base_url`, with the given headers."""
 
     def __init__(self, *, base_url: str, headers: Mapping[str, str], max_connections: int) -> None:
-        self._options: dict[str, Any] = {"base_url": base_url, "headers": dict(headers)}
+        self._base_url = base_url.rstrip("/")
+        self._options: dict[str, Any] = {"headers": dict(headers)}
         self._max_connections = max_connections
 
     def make(self) -> httpx2.Client:
@@ -33,10 +34,14 @@ class HttpxCarrier(Carrier):
         await client.aclose()
 
     def post(self, client: httpx2.Client, request: Request) -> Reply:
-        return http.reply_of(client.request(request.method, request.path, json=request.body or None))
+        return http.reply_of(client.request(request.method, self._url(request), json=request.body or None))
 
     async def apost(self, client: httpx2.AsyncClient, request: Request) -> Reply:
-        return http.reply_of(await client.request(request.method, request.path, json=request.body or None))
+        return http.reply_of(await client.request(request.method, self._url(request), json=request.body or None))
+
+    def _url(self, request: Request) -> str:
+        # Not the client's own `base_url`, which it takes apart and joins anew for each call.
+        return self._base_url + request.path
 
     def failure_of(self, error: Exception) -> Failure:
         return http.failure_of(error)

@@ -65,9 +65,12 @@ class CarriedAdapter(ProviderAdapter):
 
     @property
     def _clients(self) -> Clients[Any, Any]:
-        # Threads that come first at the same time must not make a set of clients each: one alone is closed.
-        with _first_use:
-            return self._made_clients
+        made: Clients[Any, Any] | None = self.__dict__.get("_made_clients")
+        if made is None:
+            # Threads that come first at the same time must not make a set of clients each: one alone is closed.
+            with _first_use:
+                made = self._made_clients
+        return made
 
     @cached_property
     def _made_clients(self) -> Clients[Any, Any]:

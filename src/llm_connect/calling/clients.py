@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from llm_connect.calling.loops import PerLoop
@@ -39,6 +40,8 @@ class Clients(Generic[C, A]):
 
     def sync(self) -> C:
         """The client that all threads share."""
+        with suppress(IndexError):
+            return self._sync[0]
         with self._lock:
             if not self._sync:
                 self._sync.append(self._make())

@@ -60,7 +60,8 @@ def async_client(max_connections: int, **options: Any) -> httpx2.AsyncClient:
 
 def reply_of(response: httpx2.Response) -> Reply:
     """The whole response, as protocols read it."""
-    return Reply(response.status_code, response.headers, response.content)
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
+    return Reply(response.status_code, headers, response.content)
 
 
 def failure_of(error: Exception) -> Failure:

@@ -36,12 +36,20 @@ class Scrubber:
 def _without(message: str, secret: str, run: int, sign: str) -> str:
     if len(secret) <= run:
         return message.replace(secret, sign)
+    if not _may_share(message, secret, run):
+        return message
     kept, position = "", 0
     while position < len(message):
         length = _shared_length(message, position, secret, run)
         kept += sign if length else message[position]
         position += length or 1
     return kept
+
+
+def _may_share(message: str, secret: str, run: int) -> bool:
+    """False when they cannot share a run: wherever that began, it would hold a whole block of half its length."""
+    half = run // 2
+    return any(message[start : start + half] in secret for start in range(0, len(message) - half + 1, half))
 
 
 def _shared_length(message: str, start: int, secret: str, run: int) -> int:

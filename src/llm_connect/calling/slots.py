@@ -27,8 +27,10 @@ class Slots:
 
     def take(self, deadline: Deadline) -> Release | None:
         """Wait for a place and return what gives it back; None when the deadline came first."""
-        taken = self._threads.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX))
-        return self._threads.release if taken else None
+        places = self._threads
+        if places.acquire(blocking=False) or places.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX)):
+            return places.release
+        return None
 
     async def atake(self, deadline: Deadline) -> Release | None:
         """Like `take`, for a coroutine."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llm_connect.calling.provider import ProviderAdapter, Request
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reserve:
     """A hold on the terms of the call, under its arrival number."""
 
@@ -39,7 +39,7 @@ class Reserve:
         return {"arrival": self.arrival, **self.terms.place}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TakeSlot:
     """A place among the adapter's concurrent requests; None when the deadline came first."""
 
@@ -53,7 +53,7 @@ class TakeSlot:
         return await self.slots.atake(self.deadline)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Send:
     """One request and its whole reply, within the deadline; what goes wrong on the way is a `Failure`."""
 
@@ -84,7 +84,7 @@ class Send:
         return replace(failure, request_id=failure.request_id or head.request_id)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pause:
     """Time that passes before the next attempt."""
 

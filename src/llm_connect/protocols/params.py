@@ -12,6 +12,7 @@ from llm_connect.protocols.wire import JSON
 
 #: Keys that every provider's protocol translates.
 PORTABLE = frozenset({"json_schema", "json_schema_strict"})
+_STRICT_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +31,25 @@ class JSONSchema:
 
 def check_known(config: RunConfig, known: Iterable[str], provider: str) -> None:
     """Refuse a key that is neither portable nor known to the provider: dropped or leaked, it would surprise."""
+    if not config.model_params:
+        return
     allowed = PORTABLE | set(known)
     for name in config.model_params:
         if name not in allowed:
             listed = ", ".join(sorted(allowed))
             raise LLMConfigurationError(f"model_params key {name!r} is not known to {provider}; known are: {listed}.")
-        _check_sendable(name, config.model_params[name])
+    if not _is_sendable(config.model_params):
+        wrong = [name for name, value in config.model_params.items() if not _is_sendable(value)]
+        listed = ", ".join(map(repr, wrong or config.model_params))
+        raise LLMConfigurationError(f"model_params[{listed}] cannot be sent: use what JSON and UTF-8 can hold.")
 
 
-def _check_sendable(name: str, value: object) -> None:
+def _is_sendable(value: object) -> bool:
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        _STRICT_JSON.encode(value).encode()
     except (TypeError, ValueError, RecursionError):
-        raise LLMConfigurationError(
-            f"model_params[{name!r}] cannot be sent: use what JSON and UTF-8 can hold."
-        ) from None
+        return False
+    return True
 
 
 def json_schema(params: JSON) -> JSONSchema | None:

@@ -145,7 +145,9 @@ def whole_usage(
 
 def text(value: object) -> str:
     """A text of a reply, without halves of characters that a cut left; what is no text is empty."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def mapping(value: object) -> JSON:
