@@ -69,15 +69,15 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
 
 class _Body(httpx2.AsyncByteStream):
-    """The body of a response, read when the client asks for it."""
+    """The body of a response, read as it comes when the client asks for it."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _errors_of_httpx2():
-            body = await self._response.read()
-        yield body
+            async for part in self._response.content.iter_any():
+                yield part
 
     async def aclose(self) -> None:
         # A connection whose response was not read to its end is closed, not reused.
