@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.chunks import FinishChunk, StreamChunk, TextChunk, UsageChunk
 from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import (
     LLMAPIError,
@@ -40,6 +41,7 @@ from llm_connect.core.models import FinishReason, LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.sinks import JsonLinesSink
 from llm_connect.core.snapshot import BudgetSnapshot
+from llm_connect.core.streams import AsyncLLMStream, LLMStream
 from llm_connect.core.totals import Total
 from llm_connect.core.units import Amount
 from llm_connect.core.usage import Usage
@@ -56,11 +58,13 @@ __version__ = "0.2.0"
 
 __all__ = [
     "Amount",
+    "AsyncLLMStream",
     "Bound",
     "BudgetSnapshot",
     "BudgetTracker",
     "ClaudeCodeAdapter",
     "ErrorLLMAdapter",
+    "FinishChunk",
     "FinishReason",
     "GeminiAdapter",
     "Generation",
@@ -76,6 +80,7 @@ __all__ = [
     "LLMRateLimitError",
     "LLMResponse",
     "LLMResponseError",
+    "LLMStream",
     "LLMSubprocessError",
     "LLMTimeoutError",
     "LearnedFactor",
@@ -86,9 +91,12 @@ __all__ = [
     "Price",
     "Prompt",
     "RunConfig",
+    "StreamChunk",
+    "TextChunk",
     "TokenCounter",
     "Total",
     "Usage",
+    "UsageChunk",
     "__version__",
     "create_adapter",
 ]

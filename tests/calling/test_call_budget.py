@@ -27,6 +27,7 @@ from llm_connect.core.exceptions import (
 from llm_connect.core.models import LLMResponse, RunConfig, Usage
 from llm_connect.core.price import Price
 from llm_connect.core.units import NOTHING, Amount
+from llm_connect.protocols.stream_reading import PlainReading
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from tests.core.budget_helpers import at_rest, outcomes
 
@@ -40,6 +41,30 @@ BAD_WITH_USAGE = Failure(
     usage=Usage(prompt_tokens=4, completion_tokens=3),
     details={"status_code": 200},
 )
+
+
+class StubReply:
+    """An open reply whose bytes come at once, in both forms."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.status, self.headers = reply.status, reply.headers
+        self._pieces = [reply.body, b""]
+        self.closed = 0
+
+    def read(self, deadline: Deadline) -> bytes:
+        return self._pieces.pop(0)
+
+    async def aread(self) -> bytes:
+        return self._pieces.pop(0)
+
+    def close(self) -> None:
+        self.closed += 1
+
+    async def aclose(self) -> None:
+        self.close()
+
+    def abandon(self) -> None:
+        self.close()
 
 
 class Stub(ProviderAdapter):
@@ -64,6 +89,18 @@ class Stub(ProviderAdapter):
 
     async def asend(self, request: Request, deadline: Deadline) -> Reply:
         return self.send(request, deadline)
+
+    def streamed(self, request: Request) -> Request:
+        return request
+
+    def reading(self) -> PlainReading:
+        return PlainReading()
+
+    def open(self, request: Request, deadline: Deadline) -> StubReply:
+        return StubReply(self.send(request, deadline))
+
+    async def aopen(self, request: Request, deadline: Deadline) -> StubReply:
+        return self.open(request, deadline)
 
     def transport_failure(self, error: Exception) -> Failure:
         return BAD

@@ -23,9 +23,11 @@ from tests.core.budget_helpers import at_rest
 
 CALLING = Path(str(llm_connect.calling.__file__)).parent
 CORE = Path(str(llm_connect.core.__file__)).parent
-#: The call path, and the plain metering; what is done under the lock of the budget is its own, and not torn here.
+PATH = ("flow", "drivers", "steps", "outcomes", "retry", "provider")
+#: The call path, that of streams, and the plain metering; what is done under the lock of the budget is its own, and not
+#: torn here.
 FILES = frozenset(
-    [str(CALLING / f"{name}.py") for name in ("flow", "drivers", "steps", "outcomes", "retry", "provider")]
+    [str(CALLING / f"{name}.py") for name in (*PATH, "streaming", "stream_steps")]
     + [str(CORE / f"{name}.py") for name in ("metering", "terms", "waiting", "adapter", "bounds")]
 )
 

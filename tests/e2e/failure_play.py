@@ -19,10 +19,10 @@ from tests.adapters.claude_stand_in import stand_in
 from tests.e2e.failure_table import CLAUDE, TABLE, Case, Row
 from tests.transports import choose
 
-Form = Literal["sync", "async", "async on httpx2 alone"]
+Form = Literal["sync", "async", "async on httpx2 alone", "stream", "async stream", "async stream on httpx2 alone"]
 
 #: The command is not reached over HTTP.
-CLI_FORMS: tuple[Form, ...] = ("sync", "async")
+CLI_FORMS: tuple[Form, ...] = ("sync", "async", "stream", "async stream")
 KEY = "key-0123456789"
 PROMPT = "What is 2 + 2?"
 MAX_RETRIES = 1
@@ -70,8 +70,12 @@ class Play:
         try:
             if self.form == "sync":
                 return adapter.execute_prompt(self.prompt, config)
+            if self.form == "stream":
+                return _streamed(adapter, self.prompt, config)
             with pytest.MonkeyPatch.context() as patch:
-                choose("aiohttp" if self.form == "async" else "httpx2", patch)
+                choose("httpx2" if "httpx2" in self.form else "aiohttp", patch)
+                if "stream" in self.form:
+                    return asyncio.run(_astreamed(adapter, self.prompt, config))
                 return asyncio.run(adapter.async_execute_prompt(self.prompt, config))  # type: ignore[arg-type]
         except LLMError as error:
             return error
@@ -92,13 +96,34 @@ class Play:
             yield adapter
 
 
+def forms_of(case: Case, adapter: str) -> list[Form]:
+    """The forms of the call that a case is played in."""
+    forms: tuple[Form, ...] = CLI_FORMS if adapter in CLAUDE else get_args(Form)
+    wanted = {"calls": [False], "streams": [True]}.get(case.forms, [False, True])
+    return [form for form in forms if ("stream" in form) in wanted]
+
+
+def _streamed(adapter: LLMAdapter, prompt: str, config: RunConfig) -> LLMResponse:
+    with adapter.stream_prompt(prompt, config) as stream:
+        text = "".join(chunk.text for chunk in stream)
+    assert text == stream.text == stream.response.content
+    return stream.response
+
+
+async def _astreamed(adapter: LLMAdapter, prompt: str, config: RunConfig) -> LLMResponse:
+    async with adapter.async_stream_prompt(prompt, config) as stream:
+        text = "".join([chunk.text async for chunk in stream])
+    assert text == stream.text == stream.response.content
+    return stream.response
+
+
 def plays(**fields: Any) -> list[Any]:
     """Every case at every adapter, sync and async, as parameters of pytest."""
     found = []
     for row in TABLE:
         for case in row.cases:
             for adapter in case.at:
-                for form in CLI_FORMS if adapter in CLAUDE else get_args(Form):
+                for form in forms_of(case, adapter):
                     play = Play(row=row, case=case, adapter=adapter, form=form, **fields)  # type: ignore[arg-type]
                     marks = [needs_claude] if adapter in CLAUDE else []
                     name = f"{case.name} - {adapter} {form}"

@@ -41,7 +41,8 @@ class Case:
     at: the adapters that it is played at.
     config: fields of the call's config. total: the tracker's limit in tokens. listening: False for a port where
         nobody is. command: the lines of a stand-in for the `claude` command, see claude_stand_in.py.
-    requests: how many requests one attempt is. retry_after: the wait that the body asks for.
+    forms: whether it is played as calls, as streams, or as both. requests: how many requests one attempt is.
+    retry_after: the wait that the body asks for.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Case:
     total: int = 100_000
     listening: bool = True
     command: str | None = None
+    forms: Literal["calls", "streams", "both"] = "both"
     requests: int = 1
     retry_after: float | None = None
 
@@ -106,6 +108,19 @@ def openrouter_error(status: int, **error: Any) -> Behaviour:
     return Behaviour(status=status, body=json.dumps({"error": {"code": status, "message": "no", **error}}).encode())
 
 
+def events(*said: dict[str, Any]) -> Behaviour:
+    """A stream of these events, whatever was asked."""
+    return Behaviour(body=b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in said))
+
+
+_SOME_CHAT = {"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": "stop"}]}
+_SOME_PIECE = {"candidates": [{"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP"}]}
+_UNKNOWN = {"type": "of.a.kind.nobody.knows", "object": "unknown", "more": [1, {"delta": "no"}]}
+_CHAT_USAGE = {"prompt_tokens": 60, "completion_tokens": 9, "total_tokens": 69}
+_CHAT_WITH_UNKNOWN = events(_UNKNOWN, {**_SOME_CHAT, "more": 1}, _UNKNOWN, {"choices": [], "usage": _CHAT_USAGE})
+_PIECE_WITH_UNKNOWN = events(
+    _UNKNOWN, {**_SOME_PIECE, "usageMetadata": {"promptTokenCount": 60, "totalTokenCount": 69}}, _UNKNOWN
+)
 _IN_FLIGHT = {"limit_source": "openrouter_in_flight_budget", "reason": "in_flight_budget_exhausted"}
 _FAILED_WITH_USAGE = json.dumps(
     {
@@ -148,8 +163,8 @@ TABLE: tuple[Row, ...] = (
             Case(name="cut before the body", behaviour=Behaviour(cut=0)),
             Case(name="cut in the body", behaviour=Behaviour(cut=20)),
             Case(name="cut error", behaviour=Behaviour(status=400, cut=20), at=ALL),
-            Case(name="cut stream", behaviour=Behaviour(cut_stream=True), at=CLAUDE),
-            Case(name="cut socket", behaviour=Behaviour(cut=600), at=CLAUDE),
+            Case(name="cut stream", behaviour=Behaviour(cut_stream=True), at=CLAUDE, forms="calls"),
+            Case(name="cut socket", behaviour=Behaviour(cut=600), at=CLAUDE, forms="calls"),
         ),
     ),
     Row(
@@ -339,6 +354,70 @@ TABLE: tuple[Row, ...] = (
         hold="settled",
         says="the model fell over",
         cases=(Case(name="usage", behaviour=Behaviour(body=_FAILED_WITH_USAGE), at=("openai", "openrouter")),),
+    ),
+    Row(
+        what="a stream breaks off, or ends without its end, after its first text",
+        outcome=LLMConnectionError,
+        hold="presumed",
+        says="check the network and base_url",
+        cases=(
+            Case(name="no end", behaviour=Behaviour(cut_stream=True, pieces=2), at=ALL, forms="streams"),
+            Case(name="cut in a stream", behaviour=Behaviour(cut=900), forms="streams"),
+        ),
+    ),
+    Row(
+        what="an error within a stream, after its first text",
+        outcome=LLMAPIError,
+        hold="presumed",
+        says="try again later",
+        cases=(
+            Case(
+                name="502 in a stream",
+                behaviour=Behaviour(error_in_200=True, pieces=2, error_code=502),
+                forms="streams",
+            ),
+            Case(
+                name="a word as code",
+                behaviour=Behaviour(error_in_200=True, pieces=2, error_code="server_error"),
+                at=("openai", "openrouter"),
+                forms="streams",
+            ),
+        ),
+    ),
+    Row(
+        what="a stream is without text for longer than `first_chunk_seconds` or `idle_seconds`",
+        outcome=LLMTimeoutError,
+        hold="presumed",
+        says="Raise it, or send less",
+        cases=(
+            Case(
+                name="no first text",
+                behaviour=Behaviour(stall="in_stream", pieces=0),
+                config={"first_chunk_seconds": 2.5},
+                at=ALL,
+                forms="streams",
+            ),
+            Case(
+                name="no further text",
+                behaviour=Behaviour(stall="in_stream", pieces=2),
+                config={"idle_seconds": 1.5},
+                at=ALL,
+                forms="streams",
+            ),
+        ),
+    ),
+    Row(
+        what="an event of an unknown kind within a stream",
+        outcome="a response: it is ignored",
+        hold="settled",
+        cases=(
+            Case(
+                name="unknown events",
+                behaviour=_CHAT_WITH_UNKNOWN,
+                by_adapter={"gemini": _PIECE_WITH_UNKNOWN},
+                forms="streams",
+            ),
+        ),
     ),
     Row(
         what="the `claude` command fails before its request is sent",

@@ -61,7 +61,12 @@ PLAIN_FIELDS = frozenset(
     ]
 )
 PROVIDERS = ("gemini", "openai", "openrouter")
-FORMATS = {"chat": "chat_completions", "responses": "responses", "generateContent": "generate_content"}
+FORMATS = {
+    "chat": "chat_completions",
+    "responses": "responses",
+    "generateContent": "generate_content",
+    "stream": "generate_content",
+}
 PLAIN_REASONING = frozenset({"effort", "summary", "context", "enabled", "exclude", "max_tokens"})
 
 
@@ -140,11 +145,19 @@ class Recording:
 
 
 def recordings() -> list[Recording]:
-    """All recorded pairs in JSON of the folder that LLM_CONNECT_RECORDINGS names; streams are not among them."""
+    """All recorded pairs in JSON of the folder that LLM_CONNECT_RECORDINGS names."""
+    return [one for one in _all("json") if one.endpoint in FORMATS]
+
+
+def streams() -> list[Recording]:
+    """All recorded streams of that folder, whose `raw` is their text."""
+    return [one for one in _all("sse") if one.endpoint in FORMATS and one.raw]
+
+
+def _all(kind: str) -> list[Recording]:
     paths = sorted(Path(os.environ["LLM_CONNECT_RECORDINGS"]).glob("*.json"))
     items = [item for path in paths for item in json.loads(path.read_text("utf-8"))]
-    known = (item for item in items if item["provider"] in PROVIDERS and item["endpoint"] in FORMATS)
-    return [_recording(item) for item in known if item["kind"] == "json"]
+    return [_recording(item) for item in items if item["provider"] in PROVIDERS and item["kind"] == kind]
 
 
 def asked(request: dict[str, Any]) -> Asked:

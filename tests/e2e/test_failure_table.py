@@ -90,6 +90,7 @@ def check_response(play: Play, response: LLMResponse) -> None:
         '"length"': response.finish_reason == "length",
         '"content_filter"': response.finish_reason == "content_filter",
         "empty `content`": response.content == "",
+        "it is ignored": response.content == "hi",
         "all of it booked": response.usage.completion_tokens == 48,
     }
     assert [shown for sign, shown in signs.items() if sign in str(play.row.outcome)] == [True]

@@ -6,13 +6,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from llm_connect.adapters import subprocesses
+from llm_connect.adapters.command_stream import CommandStream
 from llm_connect.adapters.relay import ConnectionBroke, Endpoint, ErrorReply, NotAdmitted, NotConnected, Relay
 from llm_connect.adapters.relay_streams import Addresses
 from llm_connect.adapters.strands import Strands
@@ -25,8 +26,9 @@ from llm_connect.core.counting import CountTokens, TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError, LLMSubprocessError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
-from llm_connect.protocols import claude_cli
+from llm_connect.protocols import claude_cli, claude_stream
 from llm_connect.protocols.http_failures import no_reply
+from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, shown
 
 BASE_URL = "https://api.anthropic.com"
@@ -149,7 +151,23 @@ class ClaudeCodeAdapter(ProviderAdapter):
             run.ended(await subprocesses.arun(run.command, deadline, run.strands))
         return run.reply
 
+    def streamed(self, request: Request) -> Request:
+        return replace(request, body={**request.body, "partial_messages": True})
+
+    def reading(self) -> Reading:
+        return claude_stream.LinesReading()
+
+    def open(self, request: Request, deadline: Deadline) -> CommandStream:
+        addresses = self._endpoint.addresses() if self._endpoint else ()
+        return self._opened(request.body, deadline, addresses)
+
+    async def aopen(self, request: Request, deadline: Deadline) -> CommandStream:
+        addresses = await self._endpoint.aaddresses() if self._endpoint else ()
+        return self._opened(request.body, deadline, addresses)
+
     def transport_failure(self, error: Exception) -> Failure:
+        if isinstance(error, ErrorReply) and isinstance(said := self.parse(error.reply), Failure):
+            return said
         if isinstance(error, NotStarted):
             return _not_started(self._cli_path, error.__cause__)
         if isinstance(error, NotConnected | ConnectionBroke):
@@ -162,6 +180,11 @@ class ClaudeCodeAdapter(ProviderAdapter):
         if isinstance(error, OutputTooLong):
             return Failure(kind=LLMSubprocessError, message="The command wrote without end, and was ended.")
         return Failure(kind=LLMSubprocessError, message=f"The command could not be run to its end: {error}.")
+
+    def _opened(self, body: JSON, deadline: Deadline, addresses: Addresses) -> CommandStream:
+        with ExitStack() as ends:
+            run = ends.enter_context(self._run(body, deadline, addresses))
+            return CommandStream(run.command, deadline, strands=run.strands, headers_of=run.headers_of, ends=ends)
 
     @contextmanager
     def _run(self, body: JSON, deadline: Deadline, addresses: Addresses) -> Iterator[_Run]:
@@ -198,6 +221,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
             self._cli_path,
             *_ARGUMENTS,
             "--safe-mode" if self._login else "--bare",
+            *(("--include-partial-messages",) if "partial_messages" in body else ()),
             *("--model", body["model"]),
             *("--system-prompt-file", str(place / "system-prompt")),
             *(word for name, value in chosen.items() if value is not None for word in (name, value)),
@@ -227,13 +251,15 @@ class _Run:
     reply: Reply = field(init=False)
 
     def ended(self, finished: Finished) -> None:
-        """A process has no HTTP status: 0. Its exit code, the end of its standard error, and what the relay saw of its
-        request are headers.
-        """
+        """A process has no HTTP status: 0."""
+        self.reply = Reply(0, self.headers_of(finished), finished.stdout)
+
+    def headers_of(self, finished: Finished) -> dict[str, str]:
+        """The exit code, the end of standard error, and what the relay saw of the request."""
         headers = {"exit-code": str(finished.return_code), "stderr": finished.stderr}
         if self.relay is not None:
             headers |= {"sent": "yes" if self.relay.sent else "no", "request-id": self.relay.request_id}
-        self.reply = Reply(0, headers, finished.stdout)
+        return headers
 
 
 def _credentials(api_key: str | None, login: bool) -> dict[str, str]:

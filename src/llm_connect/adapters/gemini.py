@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import ClassVar
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
@@ -15,8 +16,10 @@ from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.protocols import generate_content
+from llm_connect.protocols.stream_reading import EventReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
+_WHOLE, _IN_EVENTS = ":generateContent", ":streamGenerateContent?alt=sse"
 _MODEL = re.compile(r"[\w.@-]+(/[\w.@-]+)*", re.ASCII)
 
 
@@ -79,13 +82,19 @@ class GeminiAdapter(CarriedAdapter):
         model = config.model_name or self.model
         _check_model(model)
         body = generate_content.render(prompt, config, max_tokens=max_tokens)
-        return Request(f"/{_with_collection(model)}:generateContent", model, body)
+        return Request(f"/{_with_collection(model)}{_WHOLE}", model, body)
 
     def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
         return generate_content.bound(request.body, max_tokens, model=request.model, counter=counter)
 
     def _endpoint_that_counts(self) -> Counting:
         return Counting(_counting_request, generate_content.counted_bound)
+
+    def streamed(self, request: Request) -> Request:
+        return replace(request, path=f"{request.path.removesuffix(_WHOLE)}{_IN_EVENTS}")
+
+    def reading(self) -> Reading:
+        return EventReading(generate_content.StreamAssembly())
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return generate_content.parse(reply)

@@ -10,6 +10,7 @@ from google.genai import errors, types
 
 from llm_connect.calling import http
 from llm_connect.calling.carrier import Carrier
+from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.calling.provider import Request
 from llm_connect.protocols.wire import Failure, Reply, unreadable
 
@@ -53,6 +54,20 @@ class GeminiCarrier(Carrier):
         except errors.APIError as error:
             return _error_reply(error)
 
+    def open(self, client: genai.Client, request: Request) -> HttpStream:
+        try:
+            sent = client._api_client._build_request(**_streamed_arguments(request))
+            return HttpStream(_raw(client._api_client._request_once(sent, stream=True)))
+        except errors.APIError as error:
+            return HttpStream(_error_response(error))
+
+    async def aopen(self, client: genai.Client, request: Request) -> AsyncHttpStream:
+        try:
+            sent = client._api_client._build_request(**_streamed_arguments(request))
+            return AsyncHttpStream(_raw(await client._api_client._async_request_once(sent, stream=True)))
+        except errors.APIError as error:
+            return AsyncHttpStream(_error_response(error))
+
     def failure_of(self, error: Exception) -> Failure:
         # The SDK decodes a reply by the charset that its header claims.
         if isinstance(error, UnicodeError) and not isinstance(error, UnicodeEncodeError):
@@ -90,6 +105,19 @@ def _reply(response: types.HttpResponse) -> Reply:
 
 
 def _error_reply(error: errors.APIError) -> Reply:
+    return http.reply_of(_error_response(error))
+
+
+def _streamed_arguments(request: Request) -> dict[str, Any]:
+    return {"http_method": "post", "path": request.path.removeprefix("/"), "request_dict": dict(request.body)}
+
+
+def _raw(response: Any) -> httpx2.Response:
+    """The response underneath, which the SDK would read itself."""
+    return response.response_stream  # type: ignore[no-any-return]
+
+
+def _error_response(error: errors.APIError) -> httpx2.Response:
     if isinstance(error.response, httpx2.Response):
-        return http.reply_of(error.response)
+        return error.response
     raise error

@@ -9,6 +9,7 @@ import httpx2
 
 from llm_connect.calling import http
 from llm_connect.calling.carrier import Carrier
+from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.calling.provider import Request
 from llm_connect.protocols.wire import Failure, Reply
 
@@ -42,6 +43,13 @@ class HttpxCarrier(Carrier):
     def _url(self, request: Request) -> str:
         # Not the client's own `base_url`, which it takes apart and joins anew for each call.
         return self._base_url + request.path
+
+    def open(self, client: httpx2.Client, request: Request) -> HttpStream:
+        return HttpStream(client.send(client.build_request("POST", request.path, json=request.body), stream=True))
+
+    async def aopen(self, client: httpx2.AsyncClient, request: Request) -> AsyncHttpStream:
+        sent = client.build_request("POST", request.path, json=request.body)
+        return AsyncHttpStream(await client.send(sent, stream=True))
 
     def failure_of(self, error: Exception) -> Failure:
         return http.failure_of(error)

@@ -20,6 +20,7 @@ from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.protocols import chat_completions, responses
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
+from llm_connect.protocols.stream_reading import Assembly, EventReading, Reading
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class _API:
     render: Callable[..., JSON]
     bound: Callable[..., Bound]
     parse: Callable[[Reply], Answer | Failure]
+    streamed: Callable[[JSON], JSON]
+    assembly: Callable[[], Assembly]
     counting_request: Callable[[Request], Request] | None = None
 
 
@@ -54,12 +57,16 @@ _APIS: Mapping[str, _API] = {
         render=partial(chat_completions.render, dialect=_DIALECT),
         bound=chat_completions.bound,
         parse=chat_completions.parse,
+        streamed=chat_completions.streamed,
+        assembly=chat_completions.StreamAssembly,
     ),
     "responses": _API(
         path="/responses",
         render=responses.render,
         bound=responses.bound,
         parse=responses.parse,
+        streamed=responses.streamed,
+        assembly=responses.StreamAssembly,
         counting_request=_counting_request,
     ),
 }
@@ -166,6 +173,12 @@ class OpenAIAdapter(CarriedAdapter):
         if self._api.counting_request is None:
             return None
         return Counting(self._api.counting_request, partial(responses.counted_bound, own_endpoint=self._own_endpoint))
+
+    def streamed(self, request: Request) -> Request:
+        return replace(request, body=self._api.streamed(request.body))
+
+    def reading(self) -> Reading:
+        return EventReading(self._api.assembly())
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return self._api.parse(reply)

@@ -9,6 +9,7 @@ import openai
 
 from llm_connect.calling import http
 from llm_connect.calling.carrier import Carrier
+from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.calling.provider import Request
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply
@@ -70,6 +71,18 @@ class OpenAICarrier(Carrier):
         except openai.APIStatusError as error:
             return http.reply_of(error.response)
 
+    def open(self, client: openai.OpenAI, request: Request) -> HttpStream:
+        try:
+            return HttpStream(client.post(request.path, **_streamed_arguments(request)))
+        except openai.APIStatusError as error:
+            return HttpStream(error.response)
+
+    async def aopen(self, client: openai.AsyncOpenAI, request: Request) -> AsyncHttpStream:
+        try:
+            return AsyncHttpStream(await client.post(request.path, **_streamed_arguments(request)))
+        except openai.APIStatusError as error:
+            return AsyncHttpStream(error.response)
+
     def failure_of(self, error: Exception) -> Failure:
         wrapped = isinstance(error, openai.APIConnectionError) and isinstance(error.__cause__, Exception)
         return http.failure_of(error.__cause__ if wrapped else error)  # type: ignore[arg-type]
@@ -78,6 +91,10 @@ class OpenAICarrier(Carrier):
 def _arguments(request: Request) -> dict[str, Any]:
     # A client of the user's own follows redirects, and would send the prompt on.
     return {"cast_to": httpx2.Response, "body": request.body, "options": {"follow_redirects": False}}
+
+
+def _streamed_arguments(request: Request) -> dict[str, Any]:
+    return {**_arguments(request), "stream": True}
 
 
 def _refuse_beside(own: object, missing: str) -> None:

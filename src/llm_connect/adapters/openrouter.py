@@ -23,6 +23,7 @@ from llm_connect.protocols import chat_completions, openrouter_generations
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
 from llm_connect.protocols.openrouter_errors import with_openrouters_words
 from llm_connect.protocols.openrouter_generations import Generation
+from llm_connect.protocols.stream_reading import EventReading, Reading
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
 BASE_URL = "https://openrouter.ai/api/v1"
@@ -140,6 +141,16 @@ class OpenRouterAdapter(CarriedAdapter):
 
     def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
         return chat_completions.bound(request.body, max_tokens, own_endpoint=False, counter=counter)
+
+    def streamed(self, request: Request) -> Request:
+        body = chat_completions.streamed(request.body)
+        if self._base_url == BASE_URL:
+            # It always tells the usage; what a request asks for besides could keep providers out (require_parameters).
+            del body["stream_options"]
+        return replace(request, body=body)
+
+    def reading(self) -> Reading:
+        return EventReading(chat_completions.StreamAssembly())
 
     def parse(self, reply: Reply) -> Answer | Failure:
         outcome = chat_completions.parse(reply)

@@ -62,8 +62,8 @@ def run(command: Command, deadline: Deadline, strands: Strands) -> Finished:
 
     Raises TimeoutError at the deadline, NotStarted, OutputTooLong, and what a strand raises; the command is then ended.
     """
-    grace = _grace(deadline)
-    with _started(command, deadline) as child:
+    grace = grace_of(deadline)
+    with started(command, deadline) as child:
         try:
             strands.start(child.read_all())
             strands.run(child.all_read, deadline)
@@ -76,8 +76,8 @@ def run(command: Command, deadline: Deadline, strands: Strands) -> Finished:
 
 async def arun(command: Command, deadline: Deadline, strands: Strands) -> Finished:
     """Like `run`, for a coroutine."""
-    grace = _grace(deadline)
-    with _started(command, deadline) as child:
+    grace = grace_of(deadline)
+    with started(command, deadline) as child:
         try:
             async with asyncio.timeout(deadline.remaining()):
                 strands.start(child.read_all())
@@ -103,7 +103,7 @@ def starting() -> Iterator[None]:
 
 
 @contextmanager
-def _started(command: Command, deadline: Deadline) -> Iterator[_Child]:
+def started(command: Command, deadline: Deadline) -> Iterator[Child]:
     """Input and standard error are nameless files: they cannot block, break or be read by others."""
     if deadline.passed:
         raise TimeoutError
@@ -123,7 +123,7 @@ def _started(command: Command, deadline: Deadline) -> Iterator[_Child]:
                 start_new_session=True,
             )
         assert process.stdout is not None
-        child = _Child(process, process.stdout, stderr)
+        child = Child(process, process.stdout, stderr)
         try:
             with process.stdout:
                 yield child
@@ -131,7 +131,9 @@ def _started(command: Command, deadline: Deadline) -> Iterator[_Child]:
             child.kill()
 
 
-class _Child:
+class Child:
+    """A child that runs, and what it has written."""
+
     def __init__(self, process: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> None:
         self._process = process
         self._stdout = stdout.fileno()
@@ -147,6 +149,14 @@ class _Child:
 
     def all_read(self) -> bool:
         return self._at_end
+
+    def some_read(self) -> bool:
+        return bool(self._chunks) or self._at_end
+
+    def take(self) -> bytes:
+        """What was read since the last time; nothing at the end. It is then not part of `finished`."""
+        taken, self._chunks = b"".join(self._chunks), []
+        return taken
 
     def wait(self, deadline: Deadline) -> None:
         try:
@@ -206,6 +216,6 @@ class _Child:
         return self._stderr.read().decode("utf-8", "replace").strip()
 
 
-def _grace(deadline: Deadline) -> float:
+def grace_of(deadline: Deadline) -> float:
     """A small part of the whole time, so that a stubborn child cannot hold a call far beyond its deadline."""
     return min(_LONGEST_GRACE_SECONDS, _GRACE_PART_OF_TIMEOUT * deadline.remaining())

@@ -10,6 +10,7 @@ from typing import Any
 
 from llm_connect.calling.clients import Clients
 from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.provider import ProviderAdapter, Request
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply
@@ -48,8 +49,16 @@ class Carrier(ABC):
         """Like `post`; the caller bounds it in time."""
 
     @abstractmethod
+    def open(self, client: Any, request: Request) -> OpenReply:
+        """Send once and wait for the status; sockets obey the deadline of the call."""
+
+    @abstractmethod
+    async def aopen(self, client: Any, request: Request) -> AsyncOpenReply:
+        """Like `open`; the caller bounds it in time."""
+
+    @abstractmethod
     def failure_of(self, error: Exception) -> Failure:
-        """What an exception of `post` or `apost` means."""
+        """What an exception of one of these, or of reading an open reply, means."""
 
 
 class CarriedAdapter(ProviderAdapter):
@@ -87,6 +96,17 @@ class CarriedAdapter(ProviderAdapter):
     async def asend(self, request: Request, deadline: Deadline) -> Reply:
         client = await self._clients.of_loop()
         return await self._carrier.apost(client, request)
+
+    def open(self, request: Request, deadline: Deadline) -> OpenReply:
+        from llm_connect.calling.http import socket_deadline
+
+        client = self._clients.sync()
+        with socket_deadline(deadline):
+            return self._carrier.open(client, request)
+
+    async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply:
+        client = await self._clients.of_loop()
+        return await self._carrier.aopen(client, request)
 
     def transport_failure(self, error: Exception) -> Failure:
         return self._carrier.failure_of(error)

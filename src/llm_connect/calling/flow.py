@@ -79,7 +79,7 @@ class Call:
             if isinstance(outcome, Answer):
                 return response_of(self, outcome)
             failure = outcome
-            pause = pause_before_retry(failure, self.attempts, self.config.max_retries, self.deadline)
+            pause = self._pause_after(failure)
             if pause is None:
                 raise error_of(self, failure)
             yield Pause(pause)
@@ -105,7 +105,7 @@ class Call:
             if outcome is not None:
                 end_hold(hold, outcome)
         finally:
-            hold.end_unsettled()
+            self._end_open(hold)
             self.booked = self.booked.plus(hold.amount)
         return outcome
 
@@ -138,10 +138,21 @@ class Call:
             if hold is not None and not hold.try_dispatch():
                 return None
             self.attempts += 1
-            reply = yield Send(self.adapter, request, self.deadline)
+            return (yield from self._send(request))
         finally:
             release()
+
+    def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
+        reply = yield Send(self.adapter, request, self.deadline)
         return reply if isinstance(reply, Failure) else self.adapter.parse(reply)
+
+    def _pause_after(self, failure: Failure) -> float | None:
+        """Seconds before the next attempt; None when there is to be none."""
+        return pause_before_retry(failure, self.attempts, self.config.max_retries, self.deadline)
+
+    def _end_open(self, hold: Hold) -> None:
+        """End the hold of an attempt whose outcome has not."""
+        hold.end_unsettled()
 
 
 def call(adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:

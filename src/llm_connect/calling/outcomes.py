@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,20 @@ def end_hold(hold: Hold, outcome: Answer | Failure) -> None:
         hold.presume()
     elif not outcome.maybe_billed:
         hold.release()
+
+
+def end_cut(hold: Hold, counted: Usage | None) -> None:
+    """End the hold of a reply that was not read to its end; nothing when it has ended.
+
+    The provider may go on and bill all of it, so what it had `counted` by then matters only where that, with all of the
+    output, is more.
+    """
+    if hold.state == "dispatched" and counted is not None:
+        completion = max(counted.completion_tokens, hold.max_tokens or 0)
+        most = replace(counted, completion_tokens=completion, estimated=True)
+        if most.total_tokens > hold.bound.tokens:
+            hold.settle(usage=most)
+    hold.end_unsettled()
 
 
 def response_of(call: Call, answer: Answer) -> LLMResponse:

@@ -13,8 +13,10 @@ from typing import ClassVar, Literal, Self
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
+from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.prices import DEFAULT_TIER, list_price
 from llm_connect.calling.slots import Slots
+from llm_connect.calling.streaming import ProviderStream
 from llm_connect.core.adapter import DEFAULT_MAX_TOKENS, LLMAdapter
 from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.budget import BudgetTracker
@@ -22,6 +24,8 @@ from llm_connect.core.counting import CountTokens, TokenCounter, counter_of, mea
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.streams import AsyncLLMStream, LLMStream
+from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
 
@@ -51,8 +55,9 @@ class ProviderAdapter(LLMAdapter):
     """Base of the adapters that carry a protocol to a provider.
 
     A subclass renders, bounds and parses by its protocol, and sends: `render`, `bound_of`, `parse`, `send`, `asend`,
-    `transport_failure`. Budget, deadline, retries and errors are the call path's. Use it as a context manager, or call
-    `close` (`aclose` in a coroutine), to give connections back early.
+    `transport_failure`; for streams `streamed`, `reading`, `open` and `aopen`. Budget, deadline, retries and errors are
+    the call path's. Use it as a context manager, or call `close` (`aclose` in a coroutine), to give connections back
+    early.
     """
 
     provider: ClassVar[str]
@@ -84,6 +89,12 @@ class ProviderAdapter(LLMAdapter):
 
     async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
         return await adrive(call(self, prompt, config or RunConfig()))
+
+    def stream_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMStream:
+        return LLMStream(ProviderStream(self, prompt, config or RunConfig()))
+
+    def async_stream_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> AsyncLLMStream:
+        return AsyncLLMStream(ProviderStream(self, prompt, config or RunConfig()))
 
     def validate_config(self, config: RunConfig) -> bool:
         """Whether `config` can be rendered for this provider: its parameters are known here."""
@@ -156,8 +167,24 @@ class ProviderAdapter(LLMAdapter):
         """Like `send`; may be cancelled at any point, and then lets go of its connection."""
 
     @abstractmethod
+    def streamed(self, request: Request) -> Request:
+        """The same request, for a reply that comes as a stream."""
+
+    @abstractmethod
+    def reading(self) -> Reading:
+        """What reads such a reply; `parse` reads what it puts together."""
+
+    @abstractmethod
+    def open(self, request: Request, deadline: Deadline) -> OpenReply:
+        """Send `request` once and wait for the status of the reply."""
+
+    @abstractmethod
+    async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply:
+        """Like `open`; the caller bounds it in time, and may cancel it at any point."""
+
+    @abstractmethod
     def transport_failure(self, error: Exception) -> Failure:
-        """What an exception of `send` or `asend` means."""
+        """What an exception of one of these, or of reading an open reply, means."""
 
     def close(self) -> None:
         """Give back the connections of this adapter; it may be used again."""

@@ -97,7 +97,7 @@ class Pause:
         await asyncio.sleep(self.seconds)
 
 
-def timed_out(what: str, *, maybe_billed: bool) -> Failure:
-    """The failure of a call that is over its deadline."""
-    message = f"timeout_seconds is over: {what}. Raise it, or send less at once."
+def timed_out(what: str, *, maybe_billed: bool, limit: str = "timeout_seconds") -> Failure:
+    """The failure of a call that is over its deadline, or over a `limit` of its own."""
+    message = f"{limit} is over: {what}. Raise it, or send less at once."
     return Failure(kind=LLMTimeoutError, message=message, maybe_billed=maybe_billed)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from llm_connect.core import metering
+from llm_connect.core import metered_streams, metering
 from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.counting import CountTokens, counter_of, measured
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.streams import AsyncLLMStream, LLMStream, WholeReply
 
 #: The output limit, in tokens, that is held and sent when a call has a budget and no limit of its own.
 DEFAULT_MAX_TOKENS = 2_000
@@ -44,6 +45,7 @@ class LLMAdapter(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         metering.install(cls)
+        metered_streams.install(cls)
 
     @abstractmethod
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
@@ -56,6 +58,21 @@ class LLMAdapter(ABC):
         while the thread works, the thread goes on and books what the call used.
         """
         return await metering.execute_in_thread(self, prompt, config)
+
+    def stream_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMStream:
+        """The answer to `prompt` as a stream of chunks; by default the whole of `execute_prompt` as one chunk.
+
+            with adapter.stream_prompt("Hello") as stream:
+                for chunk in stream:
+                    print(chunk.text, end="")
+
+        Nothing is sent before the first chunk is asked for, and nothing raised.
+        """
+        return LLMStream(WholeReply(self, prompt, config))
+
+    def async_stream_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> AsyncLLMStream:
+        """Like `stream_prompt`, for a coroutine: `async with` and `async for`; it is not awaited itself."""
+        return AsyncLLMStream(WholeReply(self, prompt, config))
 
     def validate_config(self, config: RunConfig) -> bool:
         """Whether this adapter expects to honour all of `config`; advice, without side effects."""

@@ -56,9 +56,9 @@ async def execute_in_thread(adapter: LLMAdapter, prompt: Any, config: RunConfig 
     def work() -> LLMResponse:
         if not claim.acquire(blocking=False):
             raise asyncio.CancelledError
-        dispatched = hold if hold.try_dispatch() else _dispatch(terms)
+        dispatched = hold if hold.try_dispatch() else dispatch(terms)
         with _attempt(adapter, dispatched):
-            return _settled(dispatched, method(adapter, prompt, terms.config_for(dispatched)))
+            return settled(dispatched, method(adapter, prompt, terms.config_for(dispatched)))
 
     try:
         return await asyncio.to_thread(work)
@@ -74,9 +74,9 @@ def _metered(method: Execute) -> Execute:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return method(self, prompt, config)
-        hold = _dispatch(terms)
+        hold = dispatch(terms)
         with _attempt(self, hold):
-            return _settled(hold, method(self, prompt, terms.config_for(hold)))
+            return settled(hold, method(self, prompt, terms.config_for(hold)))
 
     execute_prompt.unmetered = method  # type: ignore[attr-defined]
     return execute_prompt
@@ -88,14 +88,14 @@ def _ametered(method: AsyncExecute) -> AsyncExecute:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return await method(self, prompt, config)
-        hold = await _adispatch(terms)
+        hold = await adispatch(terms)
         with _attempt(self, hold):
-            return _settled(hold, await method(self, prompt, terms.config_for(hold)))
+            return settled(hold, await method(self, prompt, terms.config_for(hold)))
 
     return async_execute_prompt
 
 
-def _dispatch(terms: Terms) -> Hold:
+def dispatch(terms: Terms) -> Hold:
     """A dispatched hold; one that was given back before that is reserved anew."""
     while True:
         hold = admit(terms.tracker, terms.demand, terms.facts, **terms.place)
@@ -103,7 +103,8 @@ def _dispatch(terms: Terms) -> Hold:
             return hold
 
 
-async def _adispatch(terms: Terms) -> Hold:
+async def adispatch(terms: Terms) -> Hold:
+    """Like `dispatch`, for a coroutine."""
     while True:
         hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.place)
         if hold.try_dispatch():
@@ -113,19 +114,35 @@ async def _adispatch(terms: Terms) -> Hold:
 @contextmanager
 def _attempt(adapter: LLMAdapter, hold: Hold) -> Iterator[None]:
     """From dispatch to end: whatever leaves the block, the hold has ended."""
+    with ends(hold), while_running(adapter, hold):
+        yield
+
+
+@contextmanager
+def ends(hold: Hold) -> Iterator[None]:
+    """Whatever leaves the block, `hold`, which is the caller's own, has ended."""
     remember_own(hold)
-    token = running.set((adapter, weakref.ref(hold)))
     try:
         yield
     except LLMError as error:
-        _end_failed(hold, error)
+        end_failed(hold, error)
         raise
     finally:
         hold.end_unsettled()
+
+
+@contextmanager
+def while_running(adapter: LLMAdapter, hold: Hold) -> Iterator[None]:
+    """In the block, a call of the same adapter takes the place of `hold`."""
+    token = running.set((adapter, weakref.ref(hold)))
+    try:
+        yield
+    finally:
         running.reset(token)
 
 
-def _settled(hold: Hold, response: LLMResponse) -> LLMResponse:
+def settled(hold: Hold, response: LLMResponse) -> LLMResponse:
+    """Settle `hold` by what a response says of itself."""
     usage = response.usage
     if usage is None or usage.estimated:
         hold.presume()
@@ -138,8 +155,9 @@ def _settled(hold: Hold, response: LLMResponse) -> LLMResponse:
     return response
 
 
-def _end_failed(hold: Hold, error: LLMError) -> None:
+def end_failed(hold: Hold, error: LLMError) -> None:
+    """End `hold` by what an error says of its call, where it says something."""
     if error.response is not None:
-        _settled(hold, error.response)
+        settled(hold, error.response)
     elif not error.maybe_billed:
         hold.release()

@@ -170,6 +170,54 @@ def parse(reply: Reply) -> Answer | Failure:
     return _answer(reply, body, choice)
 
 
+def streamed(body: JSON) -> JSON:
+    """The body of the same request, for a stream whose last event gives the usage."""
+    return {**body, "stream": True, "stream_options": {"include_usage": True}}
+
+
+class StreamAssembly:
+    """Chunks as they come, put together into a `chat.completion`.
+
+    Usage that came before the model had ended is not what the whole answer used.
+    """
+
+    def __init__(self) -> None:
+        self._seen: JSON = {}
+        self._choice: JSON = {}
+        self._texts: dict[str, list[str]] = {"content": [], "refusal": []}
+        self._usage: JSON = {}
+
+    def add(self, event: JSON) -> str:
+        choice = first(event.get("choices"))
+        self._seen |= {name: event[name] for name in _OF_THE_WHOLE if event.get(name)}
+        self._choice |= {name: choice[name] for name in _OF_A_CHOICE if choice.get(name)}
+        if event.get("usage") or event.get("error"):
+            self._usage = {"usage": event.get("usage"), "final": self.whole}
+        delta = mapping(choice.get("delta"))
+        for name, pieces in self._texts.items():
+            pieces.append(_raw_content(delta.get(name)))
+        return self._texts["content"][-1]
+
+    @property
+    def body(self) -> JSON:
+        message = {name: "".join(pieces) for name, pieces in self._texts.items()}
+        usage = {} if self.whole and not self._usage.get("final") else self._usage
+        return {**self._seen, "usage": usage.get("usage"), "choices": [{**self._choice, "message": message}]}
+
+    @property
+    def whole(self) -> bool:
+        return bool(self._choice) or self.ended
+
+    @property
+    def ended(self) -> bool:
+        return bool(self._seen.get("error") or self._choice.get("error"))
+
+
+#: What each chunk may say of the whole reply; what it says last counts.
+_OF_THE_WHOLE = ("id", "model", "service_tier", "error")
+_OF_A_CHOICE = ("finish_reason", "error")
+
+
 def usage_of(body: JSON) -> Usage | None:
     """Usage in the normal form; None when the reply gives none."""
     return usage_in(body, "prompt", "completion")
@@ -222,7 +270,12 @@ def _answer(reply: Reply, body: JSON, choice: JSON) -> Answer:
 
 
 def _content(content: Any) -> str:
-    """The text of a message, which some servers give in parts."""
+    """The text of a message."""
+    return text(_raw_content(content))
+
+
+def _raw_content(content: Any) -> str:
+    """The same, as it came. Some servers give it in parts."""
     if isinstance(content, list):
-        return "".join(text(mapping(part).get("text")) for part in content)
-    return text(content)
+        return "".join(map(_raw_content, (mapping(part).get("text") for part in content)))
+    return content if isinstance(content, str) else ""

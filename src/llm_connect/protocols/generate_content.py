@@ -140,6 +140,47 @@ def parse(reply: Reply) -> Answer | Failure:
     return _answer(reply, body, candidate)
 
 
+class StreamAssembly:
+    """Replies that each hold a piece, put together into one.
+
+    Figures grow from piece to piece; those that came before the model had ended are not what the whole answer used.
+    """
+
+    #: Nothing but the end of the connection says that no further piece follows.
+    ended = False
+
+    def __init__(self) -> None:
+        self._seen: JSON = {}
+        self._finish: JSON = {}
+        self._texts: list[str] = []
+        self._usage: JSON = {}
+
+    def add(self, event: JSON) -> str:
+        candidate = first(event.get("candidates"))
+        self._seen |= {name: event[name] for name in _OF_THE_WHOLE if event.get(name)}
+        if candidate.get("finishReason"):
+            self._finish = {"finishReason": candidate["finishReason"]}
+        if event.get("usageMetadata"):
+            self._usage = {"usageMetadata": event["usageMetadata"], "final": self.whole}
+        self._texts.append("".join(part["text"] for part in _parts(candidate) if _is_text(part)))
+        return self._texts[-1]
+
+    @property
+    def body(self) -> JSON:
+        usage = {} if self.whole and not self._usage.get("final") else self._usage
+        candidate = {"content": {"parts": [{"text": "".join(self._texts)}]}, **self._finish}
+        return {**self._seen, "usageMetadata": usage.get("usageMetadata"), "candidates": [candidate]}
+
+    @property
+    def whole(self) -> bool:
+        stopped = self._seen.get("error") or mapping(self._seen.get("promptFeedback")).get("blockReason")
+        return bool(self._finish or stopped)
+
+
+#: What each piece may say of the whole reply.
+_OF_THE_WHOLE = ("error", "modelVersion", "promptFeedback", "responseId")
+
+
 def usage_of(body: JSON) -> Usage | None:
     """Usage in the normal form; None when the reply gives none. Thoughts are output that is not in the candidates."""
     usage = mapping(body.get("usageMetadata"))
@@ -204,7 +245,7 @@ def _generation_config(config: RunConfig, max_tokens: int | None) -> JSON:
 
 def _answer(reply: Reply, body: JSON, candidate: JSON) -> Answer:
     finish = _FINISH.get(text(candidate.get("finishReason")), "unknown")
-    content = "".join(text(part.get("text")) for part in _parts(candidate) if part.get("thought") is not True)
+    content = "".join(text(part["text"]) for part in _parts(candidate) if _is_text(part))
     return Answer(
         content=content,
         model=text(body.get("modelVersion")),
@@ -217,6 +258,10 @@ def _answer(reply: Reply, body: JSON, candidate: JSON) -> Answer:
 
 def _parts(candidate: JSON) -> list[JSON]:
     return objects(mapping(candidate.get("content")).get("parts"))
+
+
+def _is_text(part: JSON) -> bool:
+    return part.get("thought") is not True and isinstance(part.get("text"), str)
 
 
 def _details(error: JSON) -> list[JSON]:

@@ -12,7 +12,7 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.counting import TokenCounter
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
-from llm_connect.protocols.openai_replies import answer_of, error_fields, error_reply, usage_in
+from llm_connect.protocols.openai_replies import answer_of, error_reply, usage_in
 from llm_connect.protocols.params import JSONSchema, check_known, json_schema
 from llm_connect.protocols.prompt_sizes import (
     FRAMING_TOKENS,
@@ -105,8 +105,6 @@ _FINISH: Mapping[str, FinishReason] = {
 }
 #: States of a reply that are no answer: it failed, or is still to come.
 _NO_ANSWER = frozenset({"failed", "cancelled", "queued", "in_progress"})
-#: The HTTP status that the code of a failed reply stands for.
-_STATUS_OF_CODE = {"server_error": 500, "rate_limit_exceeded": 429}
 
 
 def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | None) -> JSON:
@@ -162,25 +160,56 @@ def parse(reply: Reply) -> Answer | Failure:
     """What a reply says: an answer, or why there is none."""
     body = read_json(reply)
     if reply.status != 200:
-        return _error(reply, {} if isinstance(body, Failure) else body)
+        said = {} if isinstance(body, Failure) else body
+        return error_reply(reply, said, usage_of(said))
     if isinstance(body, Failure):
         return body
     if body.get("error"):
-        return _error(reply, body)
+        return error_reply(reply, body, usage_of(body))
     status, items = text(body.get("status")), objects(body.get("output"))
     if status in _NO_ANSWER or not (items or status in ("completed", "incomplete")):
         return unreadable(reply, f"has no answer in it, and its status is {status or None!r}", usage_of(body))
     return _answer(reply, body, items)
 
 
+def streamed(body: JSON) -> JSON:
+    """The body of the same request, for a stream."""
+    return {**body, "stream": True}
+
+
+class StreamAssembly:
+    """Events as they come; the last one holds the whole reply."""
+
+    def __init__(self) -> None:
+        self._reply: JSON = {}
+        self.ended = False
+
+    def add(self, event: JSON) -> str:
+        kind = text(event.get("type"))
+        if kind == "error" or (event.get("error") and not kind):
+            # The fields of the error are those of the event, or are in it, as elsewhere.
+            self._reply, self.ended = {"error": event.get("error") or event}, True
+        elif kind in _STATES:
+            self._reply, self.ended = mapping(event.get("response")), kind in _LAST_STATES
+        delta = event.get("delta")
+        return delta if kind == "response.output_text.delta" and isinstance(delta, str) else ""
+
+    @property
+    def body(self) -> JSON:
+        return self._reply
+
+    @property
+    def whole(self) -> bool:
+        return self.ended
+
+
+_LAST_STATES = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_STATES = _LAST_STATES | {"response.created", "response.queued", "response.in_progress"}
+
+
 def usage_of(body: JSON) -> Usage | None:
     """Usage in the normal form; None when the reply gives none."""
     return usage_in(body, "input", "output")
-
-
-def _error(reply: Reply, body: JSON) -> Failure:
-    code = error_fields(body).code
-    return error_reply(reply, body, usage_of(body), _STATUS_OF_CODE.get(str(code)))
 
 
 def _with_params(body: JSON, config: RunConfig) -> JSON:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .http_messages import Pace
+from .http_messages import Pace, Stall
 from .received import WIRE_FORMATS, Question, WireFormat
 
 
@@ -22,9 +22,11 @@ class Behaviour:
     `error_message` and `retry_after` (seconds; a header, in Gemini's format a RetryInfo detail);
     `error_in_200` sends that error under HTTP 200; `redirect` answers 307 to that URL.
     Timing, in seconds: `delay` before the headers; `drip` between single bytes of the body (with
-    `drip_headers` of the headers, too); `stall` never goes on, until the client or the server closes.
+    `drip_headers` of the headers, too); `stall` never goes on, until the client or the server closes;
+    `chunk_delay` after each event of a stream.
     Broken transport: `cut` closes after that many bytes of the body, or "before_reply"; `cut_stream` ends an
-    event stream in good order but without its last events.
+    event stream in good order but without its last events. `pieces` is how many events with text a stream has
+    before `cut_stream`, `stall="in_stream"` or `error_in_200` take effect: else all of them, and none before an error.
     Lies: `body` and `content_type` replace the reply; `usage` is "missing" or "zero"; `ignore_limit` returns
     and bills that many times the output limit; `empty_text`; `finish_reason` in the provider's own words;
     `headers` are added.
@@ -47,9 +49,11 @@ class Behaviour:
     billed: bool | None = None
     drip: float | None = None
     drip_headers: bool = False
-    stall: Literal["before_headers", "after_headers"] | None = None
+    stall: Stall | None = None
     cut: int | Literal["before_reply"] | None = None
     cut_stream: bool = False
+    pieces: int | None = None
+    chunk_delay: float = 0.0
     body: bytes | None = None
     content_type: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +69,14 @@ class Behaviour:
     def __post_init__(self) -> None:
         if self.status is not None and not 400 <= self.status <= 599:
             raise ValueError(f"status is an error status from 400 to 599, not {self.status}")
-        figures = (self.delay, self.drip or 0, self.retry_after or 0, self.ignore_limit or 0)
+        figures = (
+            self.delay,
+            self.chunk_delay,
+            self.pieces or 0,
+            self.drip or 0,
+            self.retry_after or 0,
+            self.ignore_limit or 0,
+        )
         counts = (self.hidden_prompt_tokens, self.cached_tokens, self.reasoning_tokens)
         if min(*figures, *counts) < 0 or (isinstance(self.cut, int) and self.cut < 0):
             raise ValueError("times, factors and numbers of tokens or bytes are never negative")
@@ -85,7 +96,14 @@ class Behaviour:
     @property
     def pace(self) -> Pace:
         """The timing part, as the server takes it."""
-        return Pace(delay=self.delay, drip=self.drip, drip_headers=self.drip_headers, stall=self.stall, cut=self.cut)
+        return Pace(
+            delay=self.delay,
+            between=self.chunk_delay,
+            drip=self.drip,
+            drip_headers=self.drip_headers,
+            stall=self.stall,
+            cut=self.cut,
+        )
 
 
 NORMAL = Behaviour()

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Literal
+from typing import Literal, TypeAlias
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
+
+
+#: Where a reply stops and never goes on.
+Stall: TypeAlias = Literal["before_headers", "after_headers", "in_stream"]
 
 
 class MalformedRequest(Exception):
@@ -35,9 +39,10 @@ class Pace:
     """When the bytes of a reply leave, and how many of them; all times in seconds."""
 
     delay: float = 0.0
+    between: float = 0.0
     drip: float | None = None
     drip_headers: bool = False
-    stall: Literal["before_headers", "after_headers"] | None = None
+    stall: Stall | None = None
     cut: int | Literal["before_reply"] | None = None
 
 
@@ -46,11 +51,12 @@ AT_ONCE = Pace()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpReply:
-    """One reply and the pace it is sent at."""
+    """One reply and the pace it is sent at; `parts` are what of the body is sent, one after the other."""
 
     status: int = 200
     content_type: str = "application/json"
     body: bytes = b""
+    parts: tuple[bytes, ...] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     pace: Pace = AT_ONCE
 

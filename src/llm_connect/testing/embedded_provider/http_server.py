@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from .http_messages import AT_ONCE, HttpReply, HttpRequest, MalformedRequest, RequestParser
+from .http_messages import AT_ONCE, HttpReply, HttpRequest, MalformedRequest, Pace, RequestParser
 
 BACKLOG = 4096
 
@@ -49,6 +49,11 @@ class LoopbackServer:
             )
             self._thread.start()
             accepting.result()
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._connections)
 
     def close(self) -> None:
         """Drops every connection, running replies included, and ends the thread."""
@@ -160,13 +165,21 @@ class _Connection(asyncio.Protocol):
         await self._write(head, pace.drip if pace.drip_headers else None)
         if pace.stall == "after_headers":
             await _until_cancelled()
-        await self._write(body[: pace.cut], pace.drip)
+        parts = reply.parts if pace.cut is None and body else None
+        await self._write_parts((body[: pace.cut],) if parts is None else parts, pace)
+        if pace.stall == "in_stream":
+            await _until_cancelled()
         self._delivery = None
         if pace.cut is None:
             self._finish(request)
             self._answer_what_is_complete()
         else:
             self._transport.close()
+
+    async def _write_parts(self, parts: tuple[bytes, ...], pace: Pace) -> None:
+        for part in parts:
+            await self._write(part, pace.drip)
+            await asyncio.sleep(pace.between)
 
     async def _write(self, data: bytes, drip: float | None) -> None:
         if drip is None:

@@ -40,9 +40,8 @@ class EmbeddedProvider:
     - `keep_requests`: how many requests are remembered; bodies are kept whole.
 
     Guarantees: any number of connections in one thread; nothing is printed or logged; no key is kept; after
-    `close` no thread, socket or task is left. Limits: loopback only, no TLS, streams only in Anthropic's
-    format, text only (images and tools other than a forced one are ignored), bodies up to 256 MiB, and the
-    process's limit of open files.
+    `close` no thread, socket or task is left. Limits: loopback only, no TLS, text only (images and tools other than
+    a forced one are ignored), bodies up to 256 MiB, and the process's limit of open files.
     """
 
     def __init__(
@@ -124,6 +123,11 @@ class EmbeddedProvider:
     def requests(self) -> list[ReceivedRequest]:
         """The last requests to a model, oldest first, refused ones included."""
         return self._log.all()
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected at this moment."""
+        return self._server.connections
 
     def wait_for_requests(self, count: int, *, timeout: float = 5.0) -> None:
         """Returns when `count` requests have arrived in all; TimeoutError after `timeout` seconds. Blocks."""

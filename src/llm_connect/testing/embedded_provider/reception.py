@@ -17,7 +17,6 @@ from .questions import Generation, Generations, NoSuchGeneration, count_reply, c
 from .received import Question, ReceivedRequest, RequestLog
 from .routing import Route, route_of
 from .wire import WIRES, Asked
-from .wire.anthropic_stream import event_stream, failed_stream
 
 _SECRET_HEADERS = frozenset(
     ("authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "api-key", "cookie")
@@ -106,7 +105,8 @@ class Reception:
             )
         else:
             self.meter.refuse()
-        reply = self._failure(behaviour, route, streams=_streams(request)) or self._success(request, answer, behaviour)
+        streams = WIRES[request.wire_format].streams(request)
+        reply = self._failure(behaviour, route, streams=streams) or self._success(request, answer, behaviour)
         return _overridden(reply, behaviour)
 
     def _success(self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour) -> HttpReply:
@@ -115,13 +115,17 @@ class Reception:
         headers = wire.headers(number)
         if request.wire_format == "openrouter":
             self.generations.add(number, Generation(request, answer, behaviour.byok))
-        if not _streams(request):
+        if not wire.streams(request):
             return HttpReply(body=_encoded(message), headers=headers)
+        events = wire.events(request, message)
+        parts = events.all
         if behaviour.error_in_200:
-            body = failed_stream(message, wire.error(Fault.of(behaviour)))
-        else:
-            body = event_stream(message, unfinished=behaviour.cut_stream)
-        return HttpReply(content_type=_EVENT_STREAM, body=body, headers=headers)
+            parts = (*events.begun(behaviour.pieces or 0), wire.error_event(wire.error(Fault.of(behaviour))))
+        elif behaviour.cut_stream or behaviour.stall == "in_stream":
+            parts = events.begun(behaviour.pieces)
+        # A stream that stalls has announced more than it sends.
+        announced = events.all if behaviour.stall == "in_stream" else parts
+        return HttpReply(content_type=_EVENT_STREAM, body=b"".join(announced), parts=parts, headers=headers)
 
     def _failure(self, behaviour: Behaviour, route: Route, *, streams: bool = False) -> HttpReply | None:
         if behaviour.redirect is not None:
@@ -173,14 +177,11 @@ def _key_fault(key: str | None) -> Fault:
     return Fault(status=401, message="The API key is not valid.", key="bad")
 
 
-def _streams(request: ReceivedRequest) -> bool:
-    return request.wire_format == "anthropic_messages" and bool(request.body.get("stream"))
-
-
 def _overridden(reply: HttpReply, behaviour: Behaviour) -> HttpReply:
     return replace(
         reply,
         body=reply.body if behaviour.body is None else behaviour.body,
+        parts=reply.parts if behaviour.body is None else None,
         content_type=behaviour.content_type or reply.content_type,
         headers={**reply.headers, **behaviour.headers},
         pace=behaviour.pace,

@@ -20,7 +20,9 @@ _COUNTING_PATHS: Mapping[str, WireFormat] = {
     "/v1/messages/count_tokens": "anthropic_messages",
 }
 _GENERATION = "/api/v1/generation"
-_GEMINI = re.compile(r"/v1[a-z0-9]*/(?:models/)?(?P<model>[^:]+):(?P<what>generateContent|countTokens)")
+_GEMINI = re.compile(
+    r"/v1[a-z0-9]*/(?:models/)?(?P<model>[^:]+):(?P<what>generateContent|streamGenerateContent|countTokens)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from ..behaviour import Behaviour
 from ..faults import Fault
 from ..received import ReceivedRequest, WireFormat
 from . import anthropic_messages, generate_content, openai_chat, openai_responses, openrouter
+from .events import Events
 from .fields import Asked
 
 __all__ = ["WIRES", "Asked", "Wire"]
@@ -28,6 +29,18 @@ class Wire(Protocol):
 
     def reply(self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int) -> dict[str, Any]:
         """The whole reply; `number` makes its ids."""
+        ...
+
+    def streams(self, request: ReceivedRequest) -> bool:
+        """Whether the reply is wanted as a stream."""
+        ...
+
+    def events(self, request: ReceivedRequest, message: Mapping[str, Any]) -> Events:
+        """The whole reply as a stream."""
+        ...
+
+    def error_event(self, error: Mapping[str, Any]) -> bytes:
+        """An error within a stream."""
         ...
 
     def error(self, fault: Fault) -> dict[str, Any]:

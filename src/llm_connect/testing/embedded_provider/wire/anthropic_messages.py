@@ -10,6 +10,8 @@ from ..answer import Answer
 from ..behaviour import Behaviour
 from ..faults import Fault, InvalidRequest
 from ..received import ReceivedRequest
+from . import anthropic_stream
+from .events import Events
 from .fields import Asked, bearer, object_of, required_list, required_text, texts_of, whole_number
 
 # The claude command's own tool: it stands for the flag --json-schema.
@@ -88,6 +90,21 @@ def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number
     if behaviour.usage != "missing":
         body["usage"] = _usage(answer, factor=0 if behaviour.usage == "zero" else 1)
     return body
+
+
+def streams(request: ReceivedRequest) -> bool:
+    """By `stream` in the body."""
+    return bool(request.body.get("stream"))
+
+
+def events(request: ReceivedRequest, message: Mapping[str, Any]) -> Events:
+    """The events of a message."""
+    return anthropic_stream.events(message)
+
+
+def error_event(error: Mapping[str, Any]) -> bytes:
+    """An error event."""
+    return anthropic_stream.error_event(error)
 
 
 def _content(answer: Answer, tool: Mapping[str, Any] | None, number: int) -> list[dict[str, Any]]:

@@ -6,22 +6,20 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .events import Events, named
+
 _PIECE = 64
 
 
-def event_stream(message: Mapping[str, Any], *, unfinished: bool = False) -> bytes:
-    """The events of a whole message; `unfinished` leaves out the last ones, from the stop reason on."""
-    events = [*_opening(message), *_blocks(message)]
-    return _encoded(events if unfinished else [*events, *_closing(message)])
+def events(message: Mapping[str, Any]) -> Events:
+    """The events of a whole message; the last ones begin with the stop reason."""
+    parts = (_opening(message), _blocks(message), _closing(message))
+    return Events(*(tuple(named(event) for event in part) for part in parts))
 
 
-def failed_stream(message: Mapping[str, Any], error: Mapping[str, Any]) -> bytes:
-    """A stream that begins well and ends in an error event."""
-    return _encoded([*_opening(message), dict(error)])
-
-
-def _encoded(events: list[dict[str, Any]]) -> bytes:
-    return "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events).encode()
+def error_event(error: Mapping[str, Any]) -> bytes:
+    """An error event."""
+    return named(error)
 
 
 def _opening(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

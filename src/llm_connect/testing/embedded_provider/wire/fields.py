@@ -63,12 +63,6 @@ def whole_number(body: Mapping[str, Any], *names: str, minimum: int = 1) -> int 
     return min(found.values(), default=None)
 
 
-def refuse_streaming(body: Mapping[str, Any]) -> None:
-    """Streams exist in Anthropic's format only; better a clear error than a client that waits for events."""
-    if body.get("stream"):
-        raise InvalidRequest("The embedded provider does not stream this format.", param="stream")
-
-
 def bearer(headers: Mapping[str, str]) -> str | None:
     """The token of an Authorization header."""
     scheme, _, token = headers.get("authorization", "").partition(" ")

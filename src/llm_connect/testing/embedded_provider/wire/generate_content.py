@@ -9,6 +9,8 @@ from ..answer import Answer
 from ..behaviour import Behaviour
 from ..faults import Fault
 from ..received import ReceivedRequest
+from . import generate_content_stream
+from .events import Events
 from .fields import Asked, object_of, required_list, texts_of, whole_number
 
 _STATUSES = {
@@ -62,6 +64,21 @@ def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number
     if behaviour.usage != "missing":
         body["usageMetadata"] = _usage(answer, factor=0 if behaviour.usage == "zero" else 1)
     return body
+
+
+def streams(request: ReceivedRequest) -> bool:
+    """By the path."""
+    return request.path.endswith(":streamGenerateContent")
+
+
+def events(request: ReceivedRequest, message: Mapping[str, Any]) -> Events:
+    """The events of a response."""
+    return generate_content_stream.events(message)
+
+
+def error_event(error: Mapping[str, Any]) -> bytes:
+    """An error where the next response would be."""
+    return generate_content_stream.error_event(error)
 
 
 def _candidate(index: int, text: str, finish: str) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from ..answer import Answer
 from ..behaviour import Behaviour
 from ..faults import Fault
 from ..received import ReceivedRequest
+from . import openai_chat_stream
+from .events import Events
 from .fields import (
     Asked,
     bearer,
     object_of,
-    refuse_streaming,
     required_list,
     required_text,
     texts_of,
@@ -30,7 +31,6 @@ _DEFAULTS: Mapping[int, tuple[str, str | None]] = {
 
 def read(body: Mapping[str, Any]) -> Asked:
     """Model, limit, messages, n and response_format."""
-    refuse_streaming(body)
     messages = required_list(body, "messages")
     system = [item for item in messages if item.get("role") in SYSTEM_ROLES]
     others = [item for item in messages if item.get("role") not in SYSTEM_ROLES]
@@ -74,6 +74,22 @@ def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number
     if behaviour.usage != "missing":
         body["usage"] = _usage(answer, factor=0 if behaviour.usage == "zero" else 1)
     return body
+
+
+def streams(request: ReceivedRequest) -> bool:
+    """By `stream` in the body."""
+    return bool(request.body.get("stream"))
+
+
+def events(request: ReceivedRequest, message: Mapping[str, Any]) -> Events:
+    """The chunks of a completion, with usage where `stream_options` asks for it."""
+    asked = object_of(request.body, "stream_options").get("include_usage")
+    return openai_chat_stream.events(message, tells_usage=bool(asked))
+
+
+def error_event(error: Mapping[str, Any]) -> bytes:
+    """An error where the next chunk would be."""
+    return openai_chat_stream.error_event(error)
 
 
 def _choice(index: int, text: str, finish: str) -> dict[str, Any]:

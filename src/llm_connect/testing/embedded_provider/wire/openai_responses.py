@@ -10,13 +10,13 @@ from ..answer import Answer
 from ..behaviour import Behaviour
 from ..faults import Fault, InvalidRequest
 from ..received import ReceivedRequest
-from . import openai_chat
-from .fields import Asked, object_of, refuse_streaming, required_text, texts_of, whole_number
+from . import openai_chat, openai_responses_stream
+from .events import Events
+from .fields import Asked, object_of, required_text, texts_of, whole_number
 
 
 def read(body: Mapping[str, Any]) -> Asked:
     """Model, limit (at least 16, as with the real one), instructions, input and text.format."""
-    refuse_streaming(body)
     items = _input_items(body.get("input"))
     system = [item for item in items if item.get("role") in openai_chat.SYSTEM_ROLES]
     others = [item for item in items if item.get("role") not in openai_chat.SYSTEM_ROLES]
@@ -66,6 +66,21 @@ def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number
     if behaviour.usage != "missing":
         body["usage"] = _usage(answer, factor=0 if behaviour.usage == "zero" else 1)
     return body
+
+
+def streams(request: ReceivedRequest) -> bool:
+    """By `stream` in the body."""
+    return bool(request.body.get("stream"))
+
+
+def events(request: ReceivedRequest, message: Mapping[str, Any]) -> Events:
+    """The events of a response."""
+    return openai_responses_stream.events(message)
+
+
+def error_event(error: Mapping[str, Any]) -> bytes:
+    """An error event."""
+    return openai_responses_stream.error_event(error)
 
 
 def _status(answer: Answer, finish_reason: str | None) -> tuple[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -10,9 +11,11 @@ from ..answer import Answer
 from ..behaviour import Behaviour
 from ..faults import Fault
 from ..received import ReceivedRequest
-from . import openai_chat
+from . import openai_chat, openai_chat_stream
+from .events import Events
 from .fields import Asked
 
+_PROCESSING = b": OPENROUTER PROCESSING\n\n"
 _BYOK_FEE = Decimal("0.05")
 
 
@@ -66,6 +69,22 @@ def generation(identity: str, request: ReceivedRequest, answer: Answer, *, byok:
             "native_tokens_cached": answer.cached_tokens,
         }
     }
+
+
+def streams(request: ReceivedRequest) -> bool:
+    """By `stream` in the body."""
+    return bool(request.body.get("stream"))
+
+
+def events(request: ReceivedRequest, message: Mapping[str, Any]) -> Events:
+    """As in chat completions, with usage unasked, after comments that keep the connection alive."""
+    made = openai_chat_stream.events(message, tells_usage=True)
+    return replace(made, opening=(_PROCESSING, *made.opening))
+
+
+def error_event(error: Mapping[str, Any]) -> bytes:
+    """As in chat completions."""
+    return openai_chat_stream.error_event(error)
 
 
 def _money(answer: Answer, behaviour: Behaviour) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""A reply that is read while it comes: its status is known, its body is still to come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from llm_connect.calling.deadline import Deadline
+
+
+class OpenReply(Protocol):
+    """Such a reply in a thread."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def read(self, deadline: Deadline) -> bytes:
+        """The next bytes of the body, waiting until `deadline`; none at its end."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back where the body was read to its end, else close it: at once."""
+        ...
+
+
+class AsyncOpenReply(Protocol):
+    """Such a reply in an event loop."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    async def aread(self) -> bytes:
+        """Like `read`; the caller bounds it in time, and may cancel it."""
+        ...
+
+    async def aclose(self) -> None:
+        """Like `close`."""
+        ...
+
+    def abandon(self) -> None:
+        """Let go where nothing can be awaited: the event loop is gone, and its connections with it."""
+        ...

@@ -1,0 +1,188 @@
+"""The call path of a stream: the same attempts, each of which gives its text on while it comes.
+
+    ... reserve -> dispatch -> open -> next, next, ... -> settle -> close
+
+Chunks leave the generator between its steps. Until the first one has left, a failure is tried again like any other.
+Whatever ends the stream, the hold has ended and the connection is closed by then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.flow import Call, Outcome
+from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
+from llm_connect.calling.outcomes import end_cut, end_hold, response_of
+from llm_connect.calling.steps import timed_out
+from llm_connect.calling.stream_drivers import StreamFlow, abandon, adrive_stream, drive_stream
+from llm_connect.calling.stream_steps import Close, Next, Open, Patience
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.callers import remember_own
+from llm_connect.core.chunks import StreamChunk, TextChunk, chunks_of
+from llm_connect.core.exceptions import LLMConnectionError
+from llm_connect.core.holds import Hold
+from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+from llm_connect.core.streams import nothing_yet
+from llm_connect.protocols.stream_reading import PlainReading, Reading
+from llm_connect.protocols.wire import Answer, Failure, Reply, request_id
+
+if TYPE_CHECKING:
+    from llm_connect.calling.provider import ProviderAdapter, Request
+
+#: How long, once the answer is whole, the end of its bytes is waited for, so that the connection can be used again.
+_FOR_THE_END_SECONDS = 0.1
+
+
+class StreamedCall(Call):
+    """One call whose answer is given on while it comes."""
+
+    def __init__(self, adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> None:
+        super().__init__(adapter, prompt, config)
+        self._texts: list[str] = []
+        self._response: LLMResponse | None = None
+        self._outcome: Outcome | None = None
+        self._reading: Reading = PlainReading()
+        self._reply: OpenReply | AsyncOpenReply | None = None
+        self._waiting_since = self.started
+
+    @property
+    def text(self) -> str:
+        """The text that was given on so far."""
+        return "".join(self._texts)
+
+    @property
+    def response(self) -> LLMResponse:
+        """The response; before its end, what has come of it."""
+        return self._response or self._so_far()
+
+    def chunks(self) -> StreamFlow:
+        """The flow of the stream, for a driver."""
+        try:
+            self._response = yield from self.run()
+            for chunk in chunks_of(self._response, self.text):
+                self._texts.append(chunk.text)
+                yield chunk
+        finally:
+            self._response = self.response
+
+    def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
+        self._outcome, self._reading, self._reply = None, PlainReading(), None
+        self._waiting_since = time.monotonic()
+        reply = yield Open(self.adapter, self.adapter.streamed(request), self._patience())
+        if isinstance(reply, Failure):
+            return reply
+        self._reply = reply
+        # Errors do not come as streams.
+        self._reading = self.adapter.reading() if reply.status < 300 else PlainReading()
+        try:
+            return (yield from self._read(reply, self._reading))
+        finally:
+            yield Close(reply)
+
+    def _read(self, reply: OpenReply | AsyncOpenReply, reading: Reading) -> Generator[Any, Any, Outcome]:
+        while self._outcome is None:
+            piece = yield Next(self.adapter, reply, self._patience())
+            if isinstance(piece, Failure):
+                return replace(piece, request_id=piece.request_id or request_id(self._head()))
+            texts = reading.feed(piece) if piece else reading.end()
+            if reading.ended or not piece:
+                self._conclude()
+            for text in texts:
+                yield from self._give(text)
+        if reading.ended:
+            yield Next(self.adapter, reply, Patience(Deadline.after(_FOR_THE_END_SECONDS), _NO_END))
+        return self._outcome
+
+    def _conclude(self) -> None:
+        """All is known before the last text is given on, which the caller may answer by leaving."""
+        self._outcome = self.adapter.parse(self._whole_reply()) if self._reading.whole else _NO_END
+        if self.hold is not None:
+            end_hold(self.hold, self._outcome)
+
+    def _give(self, text: str) -> Generator[StreamChunk, None, None]:
+        self._texts.append(text)
+        yield TextChunk(text)
+        self._waiting_since = time.monotonic()
+
+    def _reserve(self, tracker: BudgetTracker) -> Generator[Any, Any, Hold]:
+        hold = yield from super()._reserve(tracker)
+        # The caller goes on while it is open, so that another call of its own must not wait for it.
+        remember_own(hold)
+        return hold
+
+    def _pause_after(self, failure: Failure) -> float | None:
+        return None if self._texts else super()._pause_after(failure)
+
+    def _end_open(self, hold: Hold) -> None:
+        said = self.adapter.parse(self._whole_reply())
+        if self._reading.whole and isinstance(said, Answer):
+            # The model had come to its end, although nobody waited for the end of the bytes.
+            self._outcome = said
+            end_hold(hold, said)
+        end_cut(hold, said.usage)
+
+    def _patience(self) -> Patience:
+        name = "idle_seconds" if self._texts else "first_chunk_seconds"
+        seconds: float | None = getattr(self.config, name)
+        if seconds is None or self._waiting_since + seconds >= self.deadline.at:
+            return Patience(self.deadline, timed_out("no whole reply came", maybe_billed=True))
+        over = timed_out("no further text came" if self._texts else "no text came", maybe_billed=True, limit=name)
+        return Patience(Deadline(self._waiting_since + seconds), over)
+
+    def _head(self) -> Reply:
+        reply = self._reply
+        return Reply(0, {}, b"") if reply is None else Reply(reply.status, reply.headers, b"")
+
+    def _whole_reply(self) -> Reply:
+        return replace(self._head(), body=self._reading.body)
+
+    def _so_far(self) -> LLMResponse:
+        said = self._outcome if isinstance(self._outcome, Answer) else self._unknown()
+        return response_of(self, replace(said, content=self.text))
+
+    def _unknown(self) -> Answer:
+        return Answer(content="", model="", usage=None, finish_reason="unknown", request_id=request_id(self._head()))
+
+
+class ProviderStream:
+    """The source of a stream of a provider adapter: its call begins when the first chunk is asked for."""
+
+    def __init__(self, adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> None:
+        self._arguments = (adapter, prompt, config)
+        self._call: StreamedCall | None = None
+        self._flow = self._begin()
+
+    def chunks(self) -> Generator[StreamChunk]:
+        return drive_stream(self._flow)
+
+    def achunks(self) -> AsyncGenerator[StreamChunk]:
+        return adrive_stream(self._flow)
+
+    def abandon(self) -> None:
+        abandon(self._flow)
+
+    @property
+    def text(self) -> str:
+        return "" if self._call is None else self._call.text
+
+    @property
+    def response(self) -> LLMResponse:
+        if self._call is not None:
+            return self._call.response
+        adapter, _, config = self._arguments
+        return nothing_yet(config.model_name or adapter.model)
+
+    def _begin(self) -> StreamFlow:
+        self._call = StreamedCall(*self._arguments)
+        yield from self._call.chunks()
+
+
+_NO_END = Failure(
+    kind=LLMConnectionError,
+    message="The stream ended before the answer did: check the network and base_url.",
+    retryable=True,
+)
