@@ -424,7 +424,7 @@ def test_an_error_status_is_the_same_error_as_without_streaming(
     with pytest.raises(LLMRateLimitError) as whole:
         adapter.execute_prompt(PROMPT, config)
     error, _ = fails(take, adapter, config)
-    ids = {"request_id"}
+    ids = {"request_id", "ledger_entry"}
     assert str(error) == str(whole.value)
     assert {name: value for name, value in vars(error).items() if name not in ids} == {
         name: value for name, value in vars(whole.value).items() if name not in ids
