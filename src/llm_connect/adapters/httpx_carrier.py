@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import httpx2
@@ -35,14 +36,15 @@ class HttpxCarrier(Carrier):
         await client.aclose()
 
     def post(self, client: httpx2.Client, request: Request) -> Reply:
-        return http.reply_of(client.request(request.method, self._url(request), json=request.body or None))
+        return http.reply_of(client.send(self._made(client, request)))
 
     async def apost(self, client: httpx2.AsyncClient, request: Request) -> Reply:
-        return http.reply_of(await client.request(request.method, self._url(request), json=request.body or None))
+        return http.reply_of(await client.send(self._made(client, request)))
 
-    def _url(self, request: Request) -> str:
-        # Not the client's own `base_url`, which it takes apart and joins anew for each call.
-        return self._base_url + request.path
+    def _made(self, client: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
+        # Not by the client, which takes all addresses and headers apart and joins them anew for each call.
+        address = _url(self._base_url + request.path)
+        return httpx2.Request(request.method, address, headers=client.headers, json=request.body or None)
 
     def open(self, client: httpx2.Client, request: Request) -> HttpStream:
         return HttpStream(client.send(client.build_request("POST", request.path, json=request.body), stream=True))
@@ -53,3 +55,8 @@ class HttpxCarrier(Carrier):
 
     def failure_of(self, error: Exception) -> Failure:
         return http.failure_of(error)
+
+
+@lru_cache(maxsize=64)
+def _url(address: str) -> httpx2.URL:
+    return httpx2.URL(address)

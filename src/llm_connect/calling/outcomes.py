@@ -54,10 +54,12 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
         "latency_seconds": time.monotonic() - call.started,
         "attempts": call.attempts,
     }
-    entry = None if call.hold is None else call.hold.entry
-    request_id = Scrubber(call.adapter.secrets).clean(answer.request_id)
-    known = {"request_id": request_id, "hint": answer.hint, "ledger_entry": entry and entry.id}
-    metadata |= {name: value for name, value in known.items() if value is not None}
+    if answer.request_id is not None:
+        metadata["request_id"] = Scrubber(call.adapter.secrets).clean(answer.request_id)
+    if answer.hint is not None:
+        metadata["hint"] = answer.hint
+    if call.hold is not None and call.hold.entry is not None:
+        metadata["ledger_entry"] = call.hold.entry.id
     cost, source = _cost(answer, call.price)
     return LLMResponse(
         content=answer.content,

@@ -29,7 +29,7 @@ from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One rendered request: what is sent, to which path, and to which model; a GET has no body."""
 

@@ -81,8 +81,9 @@ def answer_of(reply: Reply, body: JSON, usage: Usage | None, content: str, finis
 def usage_in(body: JSON, prompt_name: str, completion_name: str) -> Usage | None:
     """Usage in the normal form; None when the reply gives none. The two formats name input and output differently."""
     usage = mapping(body.get("usage"))
-    names = (f"{prompt_name}_tokens", f"{completion_name}_tokens", "total_tokens")
-    prompt, completion, total = (said_count(usage.get(name)) for name in names)
+    prompt = said_count(usage.get(f"{prompt_name}_tokens"))
+    completion = said_count(usage.get(f"{completion_name}_tokens"))
+    total = said_count(usage.get("total_tokens"))
     if prompt is None or (completion is None and total is None):
         return None
     inputs = mapping(usage.get(f"{prompt_name}_tokens_details"))

@@ -16,7 +16,7 @@ JSON: TypeAlias = dict[str, Any]
 _SHOWN_CHARACTERS = 300
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """What came back over the wire. Header names are lower case."""
 
@@ -25,7 +25,7 @@ class Reply:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Answer:
     """What a good reply says. `usage` is None when it does not say.
 
@@ -97,8 +97,7 @@ def request_id(reply: Reply) -> str | None:
 
 def request_id_in(headers: Mapping[str, str]) -> str | None:
     """The id in the headers of a reply; of OpenRouter the one by which it tells later what was billed."""
-    names = ("x-generation-id", "x-request-id", "request-id")
-    return next((headers[name] for name in names if headers.get(name)), None)
+    return headers.get("x-generation-id") or headers.get("x-request-id") or headers.get("request-id") or None
 
 
 def spent_on_thinking(content: str, finish: FinishReason) -> str | None:
@@ -110,9 +109,9 @@ def spent_on_thinking(content: str, finish: FinishReason) -> str | None:
 
 def said_count(value: object) -> int | None:
     """A token count of a reply, which some servers write as `12.0`; None for what is no count."""
-    if isinstance(value, float) and value.is_integer():
+    if type(value) is float and value.is_integer():
         value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if type(value) is int and value >= 0 else None
 
 
 def count(value: object) -> int:
