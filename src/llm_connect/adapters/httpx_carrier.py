@@ -47,11 +47,10 @@ class HttpxCarrier(Carrier):
         return httpx2.Request(request.method, address, headers=client.headers, json=request.body or None)
 
     def open(self, client: httpx2.Client, request: Request) -> HttpStream:
-        return HttpStream(client.send(client.build_request("POST", request.path, json=request.body), stream=True))
+        return HttpStream(client.send(self._made(client, request), stream=True))
 
     async def aopen(self, client: httpx2.AsyncClient, request: Request) -> AsyncHttpStream:
-        sent = client.build_request("POST", request.path, json=request.body)
-        return AsyncHttpStream(await client.send(sent, stream=True))
+        return AsyncHttpStream(await client.send(self._made(client, request), stream=True))
 
     def failure_of(self, error: Exception) -> Failure:
         return http.failure_of(error)
