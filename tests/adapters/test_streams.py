@@ -29,6 +29,7 @@ from llm_connect import (
 from llm_connect.calling import retry
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.conftest import WIRINGS, Make
+from tests.transports import choose
 
 PROMPT = "The quick brown fox jumps over 13 lazy dogs."
 TEXTS = 14
@@ -298,9 +299,13 @@ def test_a_loop_that_ends_closes_its_streams(make: Make, provider: EmbeddedProvi
 
 
 def test_a_stream_of_a_loop_that_is_gone_ends_its_hold(
-    make: Make, provider: EmbeddedProvider, tracker: BudgetTracker
+    make: Make, provider: EmbeddedProvider, tracker: BudgetTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A loop that was closed without a word takes its sockets along; the hold ends with the stream. (STREAM-4)"""
+    """A loop that was closed without a word takes its sockets along; the hold ends with the stream. (STREAM-4)
+
+    Over httpx2: aiohttp warns of a loop that ends otherwise than `asyncio.run` ends it (CALL-9).
+    """
+    choose("httpx2", monkeypatch)
     adapter, loop = make(), asyncio.new_event_loop()
     provider.script(ENDLESS)
     stream = adapter.async_stream_prompt(PROMPT, config_of(tracker))
