@@ -15,7 +15,7 @@ import pytest
 
 from llm_connect.calling import http
 from llm_connect.calling.aiohttp_transport import AiohttpTransport
-from llm_connect.calling.heads import await_head
+from llm_connect.calling.heads import Head
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.transports import Transport, choose
 
@@ -241,7 +241,8 @@ async def test_a_response_that_is_not_read_lets_go_of_its_connection(provider: E
 async def test_headers_are_noted_before_the_body(provider: EmbeddedProvider) -> None:
     """The head of a reply is known when its headers have come, although its body never does. (CALL-30)"""
     provider.script(Behaviour(stall="after_headers"))
-    head = await_head()
+    head = Head()
+    head.await_it()
     async with http.async_client(1, headers=AUTH) as client:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):

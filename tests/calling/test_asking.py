@@ -13,7 +13,7 @@ import pytest
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
-from llm_connect.calling.heads import Head, await_head, note_headers
+from llm_connect.calling.heads import Head, note_headers
 from llm_connect.calling.provider import Counting, Request
 from llm_connect.calling.steps import Reserve, Send, TakeSlot
 from llm_connect.core.bounds import Bound
@@ -168,9 +168,10 @@ def test_headers_are_noted_for_the_request_that_waits() -> None:
     import contextvars
 
     contextvars.Context().run(note_headers, {"x-request-id": "r0"})
-    first = await_head()
+    first, second = Head(), Head()
+    first.await_it()
     note_headers({"x-request-id": "r1"})
-    second = await_head()
+    second.await_it()
     assert (first.request_id, second.request_id, Head().request_id) == ("r1", None, None)
 
 

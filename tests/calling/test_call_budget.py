@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +15,7 @@ from llm_connect.calling import flow as flow_module
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
+from llm_connect.calling.heads import note_headers
 from llm_connect.calling.provider import ProviderAdapter, Request
 from llm_connect.calling.steps import Pause, Reserve, Send, TakeSlot
 from llm_connect.core.budget import BudgetTracker
@@ -398,3 +400,34 @@ def test_an_adapter_of_another_provider_has_no_list_price() -> None:
     assert config.budget_tracker is not None
     assert config.budget_tracker.spent_usd == Decimal("0.00003")
     at_rest(config.budget_tracker)
+
+
+async def test_the_entry_of_a_cancelled_call_names_its_request() -> None:
+    """A call that is cancelled while its reply comes can be looked up by the id in the reply's headers. (CALL-30)"""
+    came = asyncio.Event()
+
+    class Slow(Stub):
+        async def asend(self, request: Request, deadline: Deadline) -> Reply:
+            note_headers({"x-request-id": "r1"})
+            came.set()
+            await asyncio.sleep(60)
+            return self.send(request, deadline)
+
+    tracker = BudgetTracker(1_000)
+    task = asyncio.create_task(Slow(GOOD).async_execute_prompt("hello", config_of(tracker)))
+    await came.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    (entry,) = tracker.ledger
+    assert (entry.outcome, entry.request_id) == ("presumed", "r1")
+    assert tracker.correct(entry.id, 3).request_id == "r1"
+    at_rest(tracker)
+
+
+def test_an_entry_names_no_key() -> None:
+    """A request id that echoes the key is cleaned like any other text of a provider. (CALL-30)"""
+    key = "key-0123456789abcdef"
+    tracker = BudgetTracker(1_000)
+    Stub(replace(GOOD, request_id=f"id-{key}"), secrets=(key,)).execute_prompt("hello", config_of(tracker))
+    (entry,) = tracker.ledger
+    assert entry.request_id == "id-[key]"

@@ -29,6 +29,7 @@ def test_an_entry_is_plain_data() -> None:
     assert data["usage"]["total_tokens"] == 7
     assert data["reserved_at"] <= data["ended_at"]
     assert (data["grade"], data["cost_source"], data["corrects"]) == ("proven", "provider", None)
+    assert data["request_id"] is None
 
 
 def test_an_entry_without_usage_and_cost() -> None:

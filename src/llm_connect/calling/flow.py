@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from llm_connect.calling.asking import ask_for_count
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import Step
+from llm_connect.calling.heads import Head
 from llm_connect.calling.outcomes import end_hold, error_of, response_of
 from llm_connect.calling.retry import pause_before_retry
+from llm_connect.calling.scrub import Scrubber
 from llm_connect.calling.steps import Pause, Reserve, Send, TakeSlot, timed_out
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
@@ -57,6 +59,8 @@ class Call:
         #: The bound of the last attempt.
         self.bound: Bound | None = None
         self._count: Reply | None = None
+        #: What has come of the reply to the last attempt.
+        self._head = Head()
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
 
     @property
@@ -103,7 +107,7 @@ class Call:
             request = self._request(hold)
             outcome = yield from self._exchange(request, hold)
             if outcome is not None:
-                end_hold(hold, outcome)
+                self._end(hold, outcome)
         finally:
             self._end_open(hold)
             self.booked = self.booked.plus(hold.amount)
@@ -143,16 +147,27 @@ class Call:
             release()
 
     def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
-        reply = yield Send(self.adapter, request, self.deadline)
+        self._head = Head()
+        reply = yield Send(self.adapter, request, self.deadline, self._head)
         return reply if isinstance(reply, Failure) else self.adapter.parse(reply)
 
     def _pause_after(self, failure: Failure) -> float | None:
         """Seconds before the next attempt; None when there is to be none."""
         return pause_before_retry(failure, self.attempts, self.config.max_retries, self.deadline)
 
+    def _end(self, hold: Hold, outcome: Outcome) -> None:
+        """End the hold of an attempt by its outcome."""
+        self._name(hold, outcome.request_id)
+        end_hold(hold, outcome)
+
     def _end_open(self, hold: Hold) -> None:
-        """End the hold of an attempt whose outcome has not."""
+        """End the hold of an attempt that has no outcome: it was cancelled, or something failed beside it."""
+        self._name(hold, self._head.request_id)
         hold.end_unsettled()
+
+    def _name(self, hold: Hold, request_id: str | None) -> None:
+        """Let the ledger name the request, so that the provider can be asked later what became of it."""
+        hold.request_id = hold.request_id or Scrubber(self.adapter.secrets).clean(request_id)
 
 
 def call(adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:

@@ -16,6 +16,13 @@ class Head:
     def __init__(self) -> None:
         self.headers: Mapping[str, str] = {}
 
+    def await_it(self) -> None:
+        """Let this be the head of the reply to the request that this thread or task sends next.
+
+        It stays until the next one: a coroutine that is dropped may end in another context.
+        """
+        _awaited.set(self)
+
     @property
     def request_id(self) -> str | None:
         return request_id_in(self.headers)
@@ -23,16 +30,6 @@ class Head:
 
 #: The head of the reply that this thread or task is waiting for.
 _awaited: ContextVar[Head | None] = ContextVar("llm_connect_head", default=None)
-
-
-def await_head() -> Head:
-    """The head of the reply to the request that this thread or task sends next.
-
-    It stays until the next one: a coroutine that is dropped may end in another context.
-    """
-    head = Head()
-    _awaited.set(head)
-    return head
 
 
 def note_headers(headers: Mapping[str, str]) -> None:

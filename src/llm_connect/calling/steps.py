@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.calling.deadline import Deadline
-from llm_connect.calling.heads import Head, await_head
+from llm_connect.calling.heads import Head
 from llm_connect.calling.slots import Release, Slots
 from llm_connect.core.exceptions import LLMTimeoutError
 from llm_connect.core.holds import Hold
@@ -60,28 +60,30 @@ class Send:
     adapter: ProviderAdapter
     request: Request
     deadline: Deadline
+    #: What has come of the reply before the whole of it.
+    head: Head = field(default_factory=Head)
 
     def run(self) -> Reply | Failure:
-        head = await_head()
+        self.head.await_it()
         try:
             return self.adapter.send(self.request, self.deadline)
         except Exception as error:
-            return self._failure(error, head)
+            return self._failure(error)
 
     async def arun(self) -> Reply | Failure:
-        head = await_head()
+        self.head.await_it()
         try:
             async with asyncio.timeout(self.deadline.remaining()):
                 return await self.adapter.asend(self.request, self.deadline)
         except Exception as error:
-            return self._failure(error, head)
+            return self._failure(error)
 
-    def _failure(self, error: Exception, head: Head) -> Failure:
+    def _failure(self, error: Exception) -> Failure:
         if self.deadline.passed:
             failure = timed_out("no whole reply came", maybe_billed=True)
         else:
             failure = self.adapter.transport_failure(error)
-        return replace(failure, request_id=failure.request_id or head.request_id)
+        return replace(failure, request_id=failure.request_id or self.head.request_id)
 
 
 @dataclass(slots=True)

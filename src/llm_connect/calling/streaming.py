@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.flow import Call, Outcome
+from llm_connect.calling.heads import Head
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
-from llm_connect.calling.outcomes import end_cut, end_hold, response_of
+from llm_connect.calling.outcomes import end_cut, response_of
 from llm_connect.calling.steps import timed_out
 from llm_connect.calling.stream_drivers import StreamFlow, abandon, adrive_stream, drive_stream
 from llm_connect.calling.stream_steps import Close, Next, Open, Patience
@@ -28,7 +29,7 @@ from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.streams import nothing_yet
 from llm_connect.protocols.stream_reading import PlainReading, Reading
-from llm_connect.protocols.wire import Answer, Failure, Reply, request_id
+from llm_connect.protocols.wire import Answer, Failure, Reply
 
 if TYPE_CHECKING:
     from llm_connect.calling.provider import ProviderAdapter, Request
@@ -70,12 +71,12 @@ class StreamedCall(Call):
             self._response = self.response
 
     def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
-        self._outcome, self._reading, self._reply = None, PlainReading(), None
+        self._outcome, self._reading, self._reply, self._head = None, PlainReading(), None, Head()
         self._waiting_since = time.monotonic()
         reply = yield Open(self.adapter, self.adapter.streamed(request), self._patience())
         if isinstance(reply, Failure):
             return reply
-        self._reply = reply
+        self._reply, self._head.headers = reply, reply.headers
         # Errors do not come as streams.
         self._reading = self.adapter.reading() if reply.status < 300 else PlainReading()
         try:
@@ -87,7 +88,7 @@ class StreamedCall(Call):
         while self._outcome is None:
             piece = yield Next(self.adapter, reply, self._patience())
             if isinstance(piece, Failure):
-                return replace(piece, request_id=piece.request_id or request_id(self._head()))
+                return replace(piece, request_id=piece.request_id or self._head.request_id)
             texts = reading.feed(piece) if piece else reading.end()
             if reading.ended or not piece:
                 self._conclude()
@@ -101,7 +102,7 @@ class StreamedCall(Call):
         """All is known before the last text is given on, which the caller may answer by leaving."""
         self._outcome = self.adapter.parse(self._whole_reply()) if self._reading.whole else _NO_END
         if self.hold is not None:
-            end_hold(self.hold, self._outcome)
+            self._end(self.hold, self._outcome)
 
     def _give(self, text: str) -> Generator[StreamChunk, None, None]:
         self._texts.append(text)
@@ -122,7 +123,8 @@ class StreamedCall(Call):
         if self._reading.whole and isinstance(said, Answer):
             # The model had come to its end, although nobody waited for the end of the bytes.
             self._outcome = said
-            end_hold(hold, said)
+            self._end(hold, said)
+        self._name(hold, self._head.request_id)
         end_cut(hold, said.usage)
 
     def _patience(self) -> Patience:
@@ -133,19 +135,16 @@ class StreamedCall(Call):
         over = timed_out("no further text came" if self._texts else "no text came", maybe_billed=True, limit=name)
         return Patience(Deadline(self._waiting_since + seconds), over)
 
-    def _head(self) -> Reply:
-        reply = self._reply
-        return Reply(0, {}, b"") if reply is None else Reply(reply.status, reply.headers, b"")
-
     def _whole_reply(self) -> Reply:
-        return replace(self._head(), body=self._reading.body)
+        reply = self._reply
+        return Reply(0 if reply is None else reply.status, self._head.headers, self._reading.body)
 
     def _so_far(self) -> LLMResponse:
         said = self._outcome if isinstance(self._outcome, Answer) else self._unknown()
         return response_of(self, replace(said, content=self.text))
 
     def _unknown(self) -> Answer:
-        return Answer(content="", model="", usage=None, finish_reason="unknown", request_id=request_id(self._head()))
+        return Answer(content="", model="", usage=None, finish_reason="unknown", request_id=self._head.request_id)
 
 
 class ProviderStream:

@@ -69,6 +69,7 @@ class Books:
             adapter=facts.adapter,
             model=facts.model if corrects is None else corrects.kind[2],
             labels=facts.labels,
+            request_id=None if corrects is None else corrects.request_id,
             reserved_at=now if corrects is None else corrects.reserved_at,
             ended_at=now,
             corrects=None if corrects is None else corrects.entry_id,

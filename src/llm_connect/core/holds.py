@@ -61,6 +61,7 @@ class Hold:
         "entry_id",
         "facts",
         "max_tokens",
+        "request_id",
         "reserved_at",
         "state",
         "tracker",
@@ -82,6 +83,8 @@ class Hold:
         self.entry_id: int = 0
         self.ending: Ending = NO_ENDING
         self.ended_at: float = 0.0
+        #: Under which the provider knows the request, as far as that is known.
+        self.request_id: str | None = None
 
     @property
     def entry(self) -> LedgerEntry | None:
@@ -102,6 +105,7 @@ class Hold:
             usage=ending.usage,
             cost=None if ending.nano_usd is None else usd_of(ending.nano_usd),
             cost_source=ending.cost_source,
+            request_id=self.request_id,
             reserved_at=self.reserved_at,
             ended_at=self.ended_at,
         )

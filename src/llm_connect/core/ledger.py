@@ -31,6 +31,7 @@ class LedgerEntry:
     amount: what it added to `spent`; nothing for a released hold, below 0 for a correction downwards.
     bound: what was held, with the `grade` of that bound.
     cost: USD by `cost_source`; None when it is not known, and then `amount` holds the USD that was held.
+    request_id: under which the provider knows the request, where that is known.
     reserved_at, ended_at: seconds since the epoch.
     corrects: the id of the entry that this one amends.
     """
@@ -47,6 +48,7 @@ class LedgerEntry:
     usage: Usage | None = None
     cost: Decimal | None = None
     cost_source: str | None = None
+    request_id: str | None = None
     reserved_at: float
     ended_at: float
     corrects: int | None = None
@@ -77,6 +79,7 @@ class LedgerEntry:
             "usage": None if self.usage is None else self.usage.to_dict(),
             "cost": None if self.cost is None else f"{self.cost:f}",
             "cost_source": self.cost_source,
+            "request_id": self.request_id,
             "reserved_at": datetime.fromtimestamp(self.reserved_at, UTC).isoformat(),
             "ended_at": datetime.fromtimestamp(self.ended_at, UTC).isoformat(),
             "corrects": self.corrects,
