@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -120,7 +120,7 @@ class OpenAIAdapter(CarriedAdapter):
         self._api = _api_of(api)
         own = [given.api_key for given in (client, async_client) if given is not None]
         self._key = own[0] if own else api_key_from(api_key, "OPENAI_API_KEY")
-        self._base_url = base_url
+        self._base_url = base_url or os.environ.get("OPENAI_BASE_URL")
         self._own_client, self._own_async_client = client, async_client
         super().__init__(
             model=model,
@@ -131,11 +131,11 @@ class OpenAIAdapter(CarriedAdapter):
             count_tokens=count_tokens,
         )
 
-    @property
+    @cached_property
     def _own_endpoint(self) -> bool:
         """Whether OpenAI itself is asked, by either form of the call."""
         own = [str(given.base_url) for given in (self._own_client, self._own_async_client) if given is not None]
-        return all(map(_is_openais, own or [self._base_url or os.environ.get("OPENAI_BASE_URL") or _BASE_URL]))
+        return all(map(_is_openais, own or [self._base_url or _BASE_URL]))
 
     @property
     def price_list(self) -> str | None:

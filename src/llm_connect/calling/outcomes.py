@@ -58,8 +58,8 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
         metadata["request_id"] = Scrubber(call.adapter.secrets).clean(answer.request_id)
     if answer.hint is not None:
         metadata["hint"] = answer.hint
-    if call.hold is not None and call.hold.entry is not None:
-        metadata["ledger_entry"] = call.hold.entry.id
+    if call.hold is not None:
+        metadata["ledger_entry"] = call.hold.entry_id
     cost, source = _cost(answer, call.price)
     return LLMResponse(
         content=answer.content,

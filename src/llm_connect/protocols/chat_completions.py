@@ -101,6 +101,7 @@ _BOUNDED = SHARED_PARAMS | frozenset(
 #: Fields of a message that are read as text, and those that are read as JSON.
 _TEXT_FIELDS = ("name", "refusal")
 _JSON_FIELDS = ("tool_calls", "tool_call_id", "function_call")
+_MESSAGE_FIELDS = frozenset({*_TEXT_FIELDS, *_JSON_FIELDS, "role", "content"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,8 +236,7 @@ def _read_as_json(body: JSON, messages: list[JSON]) -> JSON:
 
 
 def _is_limited(body: JSON, messages: list[JSON]) -> bool:
-    known = {*_TEXT_FIELDS, *_JSON_FIELDS, "role", "content"}
-    plain = all(known.issuperset(message) and is_text(message.get("content")) for message in messages)
+    plain = all(_MESSAGE_FIELDS.issuperset(message) and is_text(message.get("content")) for message in messages)
     return (
         plain and are_objects(body.get("messages")) and _BOUNDED.issuperset(body) and are_functions(body.get("tools"))
     )

@@ -6,6 +6,8 @@ provider added: x-ai/grok-4 counted 687 tokens for a prompt of three words, and 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 #: Families whose plain-text calls were seen to count no more than what was sent.
 _PLAIN_FAMILIES = ("chatgpt-", "claude-", "gemini-", "gemma-", "gpt-", "o1", "o3", "o4")
 #: Of these, the ones with a byte-level tokenizer that reads text as it is. Anthropic's published one, like
@@ -33,7 +35,10 @@ _READ_MORE = (":online", "deep-research", "@preset/")
 #: Tokens allowed for a prompt that the provider adds, for models that nobody has looked at.
 UNKNOWN_MODEL_TOKENS = 2_048
 
+_once_for_each = lru_cache(maxsize=256)
 
+
+@_once_for_each
 def hidden_prompt_tokens(model: str) -> int:
     """The allowance for `model`; a vendor in front of its name, as OpenRouter writes it, does not matter."""
     name = _name(model)
@@ -41,11 +46,13 @@ def hidden_prompt_tokens(model: str) -> int:
     return 0 if name.startswith(_PLAIN_FAMILIES) and not special else UNKNOWN_MODEL_TOKENS
 
 
+@_once_for_each
 def reads_more(model: str) -> bool:
     """Whether `model` reads more than it is sent, without a limit."""
     return any(sign in model.lower() for sign in _READ_MORE)
 
 
+@_once_for_each
 def is_openais(model: str) -> bool:
     """Whether `model` is of OpenAI's families."""
     return _name(model).startswith(_OPENAI_FAMILIES)

@@ -22,7 +22,7 @@ TOOL_PROMPT_TOKENS = 1_024
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PromptSizes:
     """What texts come to as input of one model.
 
