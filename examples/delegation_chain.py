@@ -3,8 +3,9 @@
     python examples/delegation_chain.py
     python examples/delegation_chain.py --engine local --cap 2500 --question "Why is the sky blue?"
 
-Agent A (OpenAI) plans, three Bs (Gemini) work side by side under a ceiling of their own, C (OpenRouter) writes, and D
-(the claude command, where there is one) reviews. A second run has a smaller cap, and shows what a refusal is.
+Agent A (OpenAI) plans, three Bs (Gemini) work side by side under a ceiling of their own, C (OpenRouter) writes, shown
+as it comes, and D (the claude command, where there is one) reviews. A second run has a smaller cap, and shows what a
+refusal is.
 
 With OPENAI_API_KEY, GEMINI_API_KEY and OPENROUTER_API_KEY in the environment it calls these providers, which costs
 some cents at most. Without them it starts the embedded provider, and nothing leaves this machine. The chain itself is

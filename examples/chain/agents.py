@@ -65,7 +65,10 @@ async def run_chain(question: str, team: Team, budget: BudgetTracker, research_t
 
     listed = "\n".join(f"{number}. {note}" for number, note in enumerate(notes, 1))
     task = f"Question: {question}\nNotes:\n{listed}"
-    text = (await team.writer.async_execute_prompt(task, agent(config, "C", WRITER, text_tokens))).content
+    async with team.writer.async_stream_prompt(task, agent(config, "C", WRITER, text_tokens)) as writing:
+        async for _ in writing:
+            pass  # who wants to see the text grow wraps the writer: see `live.py`
+    text = writing.text
     if team.reviewer is None:
         return Report(questions=questions, notes=notes, text=text)
     review = await team.reviewer.async_execute_prompt(f"Text: {text}", agent(config, "D", REVIEWER, review_tokens))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -13,40 +13,69 @@ from rich.table import Table
 from rich.text import Text
 
 from llm_connect import (
+    AsyncLLMStream,
     BudgetTracker,
     LLMAdapter,
     LLMBudgetExceededError,
     LLMResponse,
+    LLMStream,
     Prompt,
     RunConfig,
+    StreamChunk,
 )
 
 from .agents import Team
 
-_STYLES = {"waiting": "yellow", "sending": "cyan", "done": "green", "refused": "red", "failed": "red"}
+_STYLES = {"waiting": "yellow", "sending": "cyan", "writing": "cyan", "done": "green", "refused": "red", "failed": "red"}
 _LOOK_EVERY_SECONDS = 0.05
 _BAR_CELLS = 30
+_TEXT_CELLS = 300
 
 
 @dataclass
 class CallLine:
-    """One call. `meter` is a child budget without a limit: it only shows what this call holds and has spent."""
+    """One call. `meter` is a child budget without a limit: it only shows what this call holds and has spent.
+
+    text, pieces: what a stream has given so far, and in how many pieces.
+    """
 
     agent: str
     provider: str
     model: str
     meter: BudgetTracker
     outcome: str = ""
+    text: str = ""
+    pieces: int = 0
 
     @property
     def state(self) -> str:
-        return self.outcome or ("sending" if self.meter.held_calls else "waiting")
+        under_way = "writing" if self.text else "sending"
+        return self.outcome or (under_way if self.meter.held_calls else "waiting")
 
     @property
     def tokens(self) -> str:
         if self.outcome:
             return f"{self.meter.spent:,}"
         return f"at most {self.meter.held:,}" if self.meter.held else ""
+
+    def take(self, chunk: StreamChunk) -> StreamChunk:
+        """A chunk of a stream goes by."""
+        self.text += chunk.text
+        self.pieces += bool(chunk.text)
+        return chunk
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """How the call ends."""
+        try:
+            yield
+            self.outcome = "done"
+        except LLMBudgetExceededError:
+            self.outcome = "refused"
+            raise
+        except BaseException:
+            self.outcome = "failed"
+            raise
 
 
 @dataclass
@@ -56,23 +85,15 @@ class Board:
     root: BudgetTracker
     calls: list[CallLine] = field(default_factory=list)
 
-    @contextmanager
-    def watch(self, adapter: LLMAdapter, config: RunConfig) -> Iterator[RunConfig]:
+    def line_for(self, adapter: LLMAdapter, config: RunConfig | None) -> tuple[CallLine, RunConfig]:
         """A line for one call, and the config to make it with."""
+        config = config or RunConfig()
         agent = config.labels.get("agent", "")
         tracker = config.budget_tracker or self.root
         provider, model = getattr(adapter, "provider", ""), getattr(adapter, "model", "")
         line = CallLine(agent, provider, model, tracker.child(agent))
         self.calls.append(line)
-        try:
-            yield replace(config, budget_tracker=line.meter)
-            line.outcome = "done"
-        except LLMBudgetExceededError:
-            line.outcome = "refused"
-            raise
-        except BaseException:
-            line.outcome = "failed"
-            raise
+        return line, replace(config, budget_tracker=line.meter)
 
     @property
     def budgets(self) -> list[BudgetTracker]:
@@ -91,12 +112,53 @@ class Watched(LLMAdapter):
         self.board = board
 
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
-        with self.board.watch(self.inner, config or RunConfig()) as watched:
+        line, watched = self.board.line_for(self.inner, config)
+        with line.watch():
             return self.inner.execute_prompt(prompt, watched)
 
     async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
-        with self.board.watch(self.inner, config or RunConfig()) as watched:
+        line, watched = self.board.line_for(self.inner, config)
+        with line.watch():
             return await self.inner.async_execute_prompt(prompt, watched)
+
+    def stream_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMStream:
+        line, watched = self.board.line_for(self.inner, config)
+        return LLMStream(WatchedStream(self.inner.stream_prompt(prompt, watched), line))
+
+    def async_stream_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> AsyncLLMStream:
+        line, watched = self.board.line_for(self.inner, config)
+        return AsyncLLMStream(WatchedStream(self.inner.async_stream_prompt(prompt, watched), line))
+
+
+class WatchedStream:
+    """The source of a stream that is seen on a line: it hands on what the stream within gives."""
+
+    def __init__(self, inner: LLMStream | AsyncLLMStream, line: CallLine) -> None:
+        self.inner = inner
+        self.line = line
+
+    def chunks(self) -> Generator[StreamChunk]:
+        assert isinstance(self.inner, LLMStream)
+        with self.line.watch(), self.inner:
+            yield from map(self.line.take, self.inner)
+
+    async def achunks(self) -> AsyncGenerator[StreamChunk]:
+        assert isinstance(self.inner, AsyncLLMStream)
+        with self.line.watch():
+            async with self.inner:
+                async for chunk in self.inner:
+                    yield self.line.take(chunk)
+
+    def abandon(self) -> None:
+        """The stream within lets go by itself."""
+
+    @property
+    def text(self) -> str:
+        return self.inner.text
+
+    @property
+    def response(self) -> LLMResponse:
+        return self.inner.response
 
 
 def watched_team(team: Team, board: Board) -> Team:
@@ -170,7 +232,13 @@ def _picture(board: Board) -> Group:
     for budget in board.budgets:
         figures = (budget.total or 0, budget.spent, budget.held, budget.remaining() or 0)
         budgets.add_row(budget.path, *(f"{figure:,}" for figure in figures), _bar(budget))
-    return Group(calls, Text(), budgets)
+    writing = (Text(f"{line.agent} writes: {_last(line.text)}") for line in board.calls if line.state == "writing")
+    return Group(calls, Text(), budgets, *writing)
+
+
+def _last(text: str) -> str:
+    """The end of a text, in one line that a terminal has room for."""
+    return " ".join(text.split())[-_TEXT_CELLS:]
 
 
 def _bar(budget: BudgetTracker) -> Text:

@@ -11,6 +11,8 @@ from .agents import PLANNER, RESEARCHER, WRITER
 
 #: Seconds that the three Bs take; the others take the second.
 DELAYS = (0.25, 0.4, 0.6)
+#: Seconds between two words of C's text.
+PACE = 0.03
 _TOPIC_WORDS = 6
 _SMALL_WORDS = """
 about after also among and are because been before between but can could did does for from had has have how into its
@@ -34,6 +36,7 @@ def reply(request: ReceivedRequest) -> str:
 def set_delays(server: EmbeddedProvider) -> None:
     """Let the answers take long enough to be seen coming, in two runs."""
     server.script(Behaviour(delay=DELAYS[1]))
+    server.script(Behaviour(delay=DELAYS[1], chunk_delay=PACE), wire_format="openrouter")
     for delay in DELAYS * 2:
         server.script(Behaviour(delay=delay), times=1, wire_format="generate_content")
 

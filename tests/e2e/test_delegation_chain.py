@@ -23,6 +23,7 @@ pytest.importorskip("rich", reason="the dependency group `example` is not instal
 
 from examples.chain.agents import Team, run_chain, three_questions
 from examples.chain.engines import find_claude, open_engine
+from examples.chain.live import Board, watched_team
 from examples.chain.replies import reply
 
 # In one worker, so that the runs which several tests look at are made once.
@@ -92,6 +93,7 @@ def test_every_call_is_seen_while_it_runs(done: subprocess.CompletedProcess[str]
             re.search(r" sending +at most [\d,]+ +\| chain spent [\d,]+, held [\d,]+, left", line) for line in lines
         )
         assert any(" done " in line for line in lines)
+        assert any(" writing " in line for line in lines) == (agent == "C")
 
 
 def test_the_ledger_is_a_table_that_adds_up(done: subprocess.CompletedProcess[str]) -> None:
@@ -142,6 +144,7 @@ def test_in_a_terminal_the_display_is_live() -> None:
     assert seen.count("chain/research") > 5
     assert "█" in seen
     assert "▒" in seen
+    assert seen.count("C writes: ") > 3
     assert seen.rindex("\x1b[?25h") > seen.rindex("\x1b[?25l")
 
 
@@ -227,11 +230,13 @@ async def test_with_a_key_missing_nothing_leaves_the_machine(missing: str, monke
 
 
 async def test_one_tracker_counts_the_whole_chain() -> None:
-    """A -> B -> C on three providers: what the tracker has spent is what they bill, and nothing stays held."""
+    """A -> B -> C on three providers: what the tracker has spent is what they bill, and C's text came in pieces."""
     with EmbeddedProvider(reply=reply) as server:
         async with team_at(server) as team:
             budget = BudgetTracker(total=3_000, name="chain")
-            report = await run_chain(QUESTION, team, budget, research_total=750)
+            board = Board(budget)
+            report = await run_chain(QUESTION, watched_team(team, board), budget, research_total=750)
+        assert (board.calls[-1].text, board.calls[-1].pieces > 5) == (report.text, True)
         assert (len(report.questions), len(report.notes)) == (3, 3)
         assert server.meter.total_tokens == budget.spent <= 3_000
         assert server.meter.calls == budget.spent_calls == 5
