@@ -79,7 +79,7 @@ def test_the_names_are_sorted_and_complete() -> None:
         (
             "claude-code",
             {"cli_path": sys.executable},
-            {"claude_code", "relay", "relay_streams", "strands", "subprocesses"},
+            {"claude_code", "command_stream", "relay", "relay_streams", "strands", "subprocesses"},
         ),
         ("gemini", {}, {"gemini"}),
         ("openai", {}, {"openai"}),
