@@ -6,11 +6,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from llm_connect import (
     BudgetTracker,
@@ -20,12 +20,15 @@ from llm_connect import (
     LLMError,
     LLMRateLimitError,
     LLMResponse,
+    LLMStream,
     RunConfig,
+    StreamChunk,
+    TextChunk,
     Usage,
 )
 from llm_connect.core.bounds import Bound
 from llm_connect.core.holds import Hold
-from tests.testing.good_adapters import KEY, Good, GoodByItself
+from tests.testing.good_adapters import KEY, Good, GoodByItself, Letters, Streaming
 
 #: For each rule, the adapters that break it and no other.
 BROKEN: dict[str, list[type[Good]]] = {}
@@ -351,6 +354,55 @@ class RetriesInsideOfOneHold(Good):
 class CountsTheAnswerOnly(Good):
     def answer(self, usage: Usage) -> dict[str, Any]:
         return super().answer(usage) | {"usage": replace(usage, prompt_tokens=1)}
+
+
+# Streams
+
+
+class _Halves(Letters):
+    def given(self, response: LLMResponse) -> Generator[StreamChunk]:
+        chunks = list(super().given(response))
+        yield from chunks[len(chunks) // 2 :]
+
+
+@breaks("stream_gives_the_answer")
+class LosesTheFirstPieces(Streaming):
+    source = _Halves
+
+
+class _Endless(Letters):
+    def given(self, response: LLMResponse) -> Generator[StreamChunk]:
+        return (chunk for chunk in super().given(response) if isinstance(chunk, TextChunk))
+
+
+@breaks("stream_gives_the_answer")
+class SaysNoEnd(Streaming):
+    source = _Endless
+
+
+@breaks("stream_is_metered")
+class StreamsPastTheBudget(Streaming):
+    metered = False
+
+    def stream_prompt(self, prompt: Any, config: RunConfig | None = None) -> LLMStream:
+        return LLMStream(Letters(self, prompt, config))
+
+
+class _Held(Letters):
+    """Holds more, and lets go at the end only."""
+
+    forgotten: ClassVar[list[Hold]] = []
+
+    def given(self, response: LLMResponse) -> Generator[StreamChunk]:
+        assert self.config.budget_tracker is not None
+        self.forgotten.append(self.config.budget_tracker.reserve(1))
+        yield from super().given(response)
+        self.forgotten.pop().release()
+
+
+@breaks("left_stream_ends_its_hold")
+class HoldsUntilTheEnd(Streaming):
+    source = _Held
 
 
 # Sharing

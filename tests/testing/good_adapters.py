@@ -8,22 +8,29 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm_connect import (
+    AsyncLLMStream,
     BudgetTracker,
     LLMAdapter,
     LLMAPIError,
     LLMConfigurationError,
     LLMError,
     LLMResponse,
+    LLMStream,
     LLMTimeoutError,
     RunConfig,
+    StreamChunk,
+    TextChunk,
     Usage,
 )
 from llm_connect.core.adapter import DEFAULT_MAX_TOKENS
+from llm_connect.core.chunks import chunks_of
 from llm_connect.core.holds import Hold
+from llm_connect.core.streams import nothing_yet
 
 KEY = "sk-canary-7f3d9b1c5e8a2046"
 
@@ -168,3 +175,43 @@ class GoodByItself(Good):
         if isinstance(error, LLMError) and not error.maybe_billed:
             hold.release()
         hold.end_unsettled()
+
+
+class Letters:
+    """The source of a stream that gives its answer letter by letter, and knows nothing of budgets."""
+
+    def __init__(self, adapter: Good, prompt: Any, config: RunConfig | None) -> None:
+        self.adapter = adapter
+        self.prompt = prompt
+        self.config = config or RunConfig()
+        self.text = ""
+        self.response = nothing_yet(adapter.model)
+
+    def chunks(self) -> Generator[StreamChunk]:
+        yield from self.given(self.adapter.call(self.prompt, self.config))
+
+    async def achunks(self) -> AsyncGenerator[StreamChunk]:
+        for chunk in self.given(await self.adapter.acall(self.prompt, self.config)):
+            yield chunk
+
+    def given(self, response: LLMResponse) -> Generator[StreamChunk]:
+        for letter in response.content:
+            self.text += letter
+            yield TextChunk(letter)
+        self.response = response
+        yield from chunks_of(response, self.text)
+
+    def abandon(self) -> None:
+        """It has no connection."""
+
+
+class Streaming(Good):
+    """Keeps all rules, and writes its streams itself; its base class meters them."""
+
+    source = Letters
+
+    def stream_prompt(self, prompt: Any, config: RunConfig | None = None) -> LLMStream:
+        return LLMStream(self.source(self, prompt, config))
+
+    def async_stream_prompt(self, prompt: Any, config: RunConfig | None = None) -> AsyncLLMStream:
+        return AsyncLLMStream(self.source(self, prompt, config))

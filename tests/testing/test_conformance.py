@@ -38,7 +38,7 @@ from llm_connect.testing import (
 )
 from tests.test_contracts import declared
 from tests.testing.broken_adapters import BROKEN, LetsOthersErrorsOut
-from tests.testing.good_adapters import KEY, Good, GoodByItself, Provider
+from tests.testing.good_adapters import KEY, Good, GoodByItself, Provider, Streaming
 
 RULES = {rule.name: rule for rule in conformance_rules()}
 
@@ -116,7 +116,7 @@ class SyncOnly(Good):
     async_execute_prompt = LLMAdapter.async_execute_prompt
 
 
-@pytest.mark.parametrize("kind", [Good, GoodByItself, Estimating, Free, SendsTwice, Wrapper, SyncOnly])
+@pytest.mark.parametrize("kind", [Good, GoodByItself, Estimating, Free, SendsTwice, Wrapper, SyncOnly, Streaming])
 def test_a_good_adapter_keeps_every_rule(kind: type[LLMAdapter]) -> None:
     """A good adapter passes, whoever meters it, whatever its provider says of usage and price. (TESTKIT-8)"""
     report = check(kind)
@@ -343,7 +343,7 @@ def test_calls_are_counted_out() -> None:
         attempts=9,
     )
     asked, slow, failing = (provider.requests for provider in providers)
-    assert asked <= 21 + 3 + 9, asked
+    assert asked <= 21 + 4 + 3 + 9, asked
     assert (slow, failing) == (3, 2)
 
 

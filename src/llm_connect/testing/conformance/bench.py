@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from typing import Any, Final
 
 from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.models import LLMResponse, RunConfig
 
-from .calls import GRACE_SECONDS, run_cancelled
+from .calls import GRACE_SECONDS, Outcome, run_cancelled
 from .means import Means, adapter_from
 from .rule import NotChecked
 from .searching import logged
+from .streamed import STREAM_FORMS, StreamForm, streamed
 from .trial import FORMS, Form, Tally, Trial, async_work, changes, made, state_of
 
 UNKNOWN_PARAMETER: Final = "parameter_that_no_provider_knows"
@@ -65,11 +66,20 @@ class Bench:
         """One call, which is given up some time after `seconds`; `what` is unusual about it, if anything."""
         text = self.means.prompt if prompt is _USUAL else prompt
         limit = (self.means.patience_seconds if seconds is None else seconds) + GRACE_SECONDS
+        work = partial(made, form, adapter or self.adapter, text, config, limit)
+        return self._tried(f"{form}{what and f' with {what}'}", config, work)
+
+    def stream(self, form: StreamForm, most: int | None = None) -> Trial:
+        """One stream, which is left after `most` chunks."""
+        config, limit = self.budgeted(), self.means.patience_seconds + GRACE_SECONDS
+        work = partial(streamed, form, self.adapter, self.means.prompt, config, most, limit)
+        return self._tried(f"{form}{'' if most is None else ', left early,'}", config, work)
+
+    def _tried(self, what: str, config: RunConfig | None, work: Callable[[], Outcome]) -> Trial:
         before, counted = state_of(config), self.tally()
-        outcome = made(form, adapter or self.adapter, text, config, limit)
         return Trial(
-            what=f"{form}{what and f' with {what}'}",
-            outcome=outcome,
+            what=what,
+            outcome=work(),
             tracker=None if config is None else config.budget_tracker,
             changed=changes(before, config),
             tally=self.tally().since(counted),
@@ -84,6 +94,16 @@ class Bench:
     def responses(self) -> tuple[tuple[Trial, LLMResponse], ...]:
         """The answers to ordinary calls, for rules that come after the one by which there are any."""
         return tuple((trial, trial.outcome.returned) for trial in self.answered)
+
+    @cached_property
+    def streamed(self) -> tuple[Trial, ...]:
+        """Ordinary streams, read to their end."""
+        return tuple(self.stream(form) for form in STREAM_FORMS)
+
+    @cached_property
+    def left(self) -> tuple[Trial, ...]:
+        """Streams that are left after their first chunk."""
+        return tuple(self.stream(form, 1) for form in STREAM_FORMS)
 
     @cached_property
     def unsendable(self) -> tuple[Trial, ...]:

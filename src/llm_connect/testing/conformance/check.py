@@ -61,8 +61,8 @@ def check_adapter(
     patience_seconds: `timeout_seconds` of all others. A call that goes on for 5 s more is given up, and left behind.
     rules: those to check; else all. waived: names of rules that this adapter does not keep, each with the reason.
 
-    Sent are 21 calls, `calls` more from tasks, and from threads as many as fit of `attempts`; three to the slow
-    provider and two to each failing one. Nothing but what is passed is called.
+    Sent are 21 calls and four streams, `calls` more from tasks, and from threads as many as fit of `attempts`; three
+    to the slow provider and two to each failing one. Nothing but what is passed is called.
 
     Raises ConformanceError, an AssertionError whose text is a report of all broken rules. Rules whose means were not
     passed are never counted as kept: they are in the report, and a NotCheckedWarning names them. When nothing at all

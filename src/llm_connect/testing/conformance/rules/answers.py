@@ -135,13 +135,14 @@ def output_limit_is_kept(bench: Bench) -> Iterator[str]:
 @rule(after=(call_is_answered, usage_is_in_normal_form))
 def forms_agree(bench: Bench) -> Iterator[str]:
     """Both forms give the same kind of answer: model, tokens of the prompt, names in `metadata`. (CALL-1)"""
-    first, second = ({**_character(response)} for _, response in bench.responses)
+    first, second = ({**character(response)} for _, response in bench.responses)
     for name, value in first.items():
         if second[name] != value:
             yield f"{name} is {value!r} from {FORMS[0]}, and {second[name]!r} from {FORMS[1]}"
 
 
-def _character(response: LLMResponse) -> dict[str, Any]:
+def character(response: LLMResponse) -> dict[str, Any]:
+    """What all answers to one prompt have in common."""
     return {
         "model": response.model,
         "usage.prompt_tokens": response.usage.prompt_tokens,

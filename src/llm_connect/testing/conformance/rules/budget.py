@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import get_args
+from typing import Any, get_args
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
@@ -38,15 +38,15 @@ def requests_held(tracker: BudgetTracker) -> int:
 def call_is_metered(bench: Bench) -> Iterator[str]:
     """A call books what its response says it used, once. (BUDGET-7)"""
     for trial in bench.answered:
-        yield from _misbooked(trial, trial.budget)
+        yield from misbooked(trial, trial.outcome.returned, trial.budget)
 
 
-def _misbooked(trial: Trial, tracker: BudgetTracker) -> Iterator[str]:
+def misbooked(trial: Trial, response: Any, tracker: BudgetTracker) -> Iterator[str]:
     """How what was booked for an answer differs from what it says; an attempt before it may count as well."""
-    if not isinstance(trial.outcome.returned, LLMResponse):
+    if not isinstance(response, LLMResponse):
         yield str(trial)
         return
-    usage, entries = trial.outcome.returned.usage, list(tracker.ledger)
+    usage, entries = response.usage, list(tracker.ledger)
     settled = sum(entry.amount.tokens for entry in entries if entry.outcome in ("settled", "recorded"))
     if not entries:
         yield f"{trial.what} booked nothing: `metered = False` is for classes whose inner adapter meters"
@@ -132,7 +132,7 @@ def own_budget_is_used(bench: Bench) -> Iterator[str]:
             trial = bench.ask(form, bench.means.config_with(), what="the adapter's own budget_tracker")
         finally:
             bench.adapter.budget_tracker = usual
-        yield from _misbooked(trial, tracker)
+        yield from misbooked(trial, trial.outcome.returned, tracker)
 
 
 @rule(after=(call_is_metered,))
@@ -144,7 +144,7 @@ def delegated_call_counts_on_both(bench: Bench) -> Iterator[str]:
         kept = {name: getattr(above, name) for name in ("model_name", "system_prompt", "max_tokens", "model_params")}
         config = above.delegate("below", total=10**9, **kept)
         trial = bench.ask(form, config, what="a delegated config")
-        yield from _misbooked(trial, tracker)
+        yield from misbooked(trial, trial.outcome.returned, tracker)
         if trial.budget.spent != tracker.spent:
             yield f"{trial.what} counts {trial.budget.spent} tokens on the child, and {tracker.spent} above"
 

@@ -1,0 +1,46 @@
+"""Streams of an adapter in both forms, read to their end or left before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal, TypeAlias
+
+from llm_connect.core.adapter import LLMAdapter
+from llm_connect.core.chunks import StreamChunk
+from llm_connect.core.models import RunConfig
+from llm_connect.core.streams import AsyncLLMStream, LLMStream
+
+from .calls import Outcome, run, run_async
+
+StreamForm: TypeAlias = Literal["stream_prompt", "async_stream_prompt"]
+STREAM_FORMS: Final[tuple[StreamForm, ...]] = ("stream_prompt", "async_stream_prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What a stream gave. The stream is kept, so that its block has closed it, and not the loss of its reference."""
+
+    chunks: tuple[StreamChunk, ...]
+    stream: LLMStream | AsyncLLMStream
+
+
+def streamed(
+    form: StreamForm, adapter: LLMAdapter, prompt: Any, config: RunConfig, most: int | None, seconds: float
+) -> Outcome:
+    """What a stream comes to within `seconds`, which is left after `most` chunks."""
+
+    def read() -> Streamed:
+        with adapter.stream_prompt(prompt, config) as stream:
+            return Streamed(tuple(islice(stream, most)), stream)
+
+    async def aread() -> Streamed:
+        chunks: list[StreamChunk] = []
+        async with adapter.async_stream_prompt(prompt, config) as stream:
+            async for chunk in stream:
+                chunks.append(chunk)
+                if len(chunks) == most:
+                    break
+            return Streamed(tuple(chunks), stream)
+
+    return run(read, seconds) if form == "stream_prompt" else run_async(aread, seconds)
