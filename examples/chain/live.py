@@ -26,7 +26,14 @@ from llm_connect import (
 
 from .agents import Team
 
-_STYLES = {"waiting": "yellow", "sending": "cyan", "writing": "cyan", "done": "green", "refused": "red", "failed": "red"}
+_STYLES = {
+    "waiting": "yellow",
+    "sending": "cyan",
+    "writing": "cyan",
+    "done": "green",
+    "refused": "red",
+    "failed": "red",
+}
 _LOOK_EVERY_SECONDS = 0.05
 _BAR_CELLS = 30
 _TEXT_CELLS = 300
