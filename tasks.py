@@ -61,7 +61,7 @@ def check() -> None:
     lint()
     with installed_wheel():
         run(BIN / "pyright", *VERIFY_TYPES)
-        run(PYTHON, "-m", "coverage", "run", "-m", "pytest")
+        run(PYTHON, "-m", "pytest", *PARALLEL, "--cov", "--cov-report=")
         run(PYTHON, "-m", "coverage", "report")
         run(PYTHON, "-m", "coverage", "report", "--include", FULLY_COVERED, "--fail-under=100")
 
@@ -75,12 +75,6 @@ def overshoot(*args: str) -> None:
     """measure who keeps a cap, peers too; with --ours only this project; more words are its arguments"""
     sync()
     run(PYTHON, ROOT / "benchmarks" / "overshoot" / "run.py", *args)
-
-
-def performance(*args: str) -> None:
-    """measure what a call costs, peers too; with --everyday ours and the raw SDKs; more words are its arguments"""
-    sync()
-    run(PYTHON, ROOT / "benchmarks" / "performance" / "run.py", *args)
 
 
 def lint() -> None:
@@ -105,9 +99,9 @@ def parts() -> None:
 
 
 TASKS: dict[str, Callable[..., None]] = {
-    task.__name__: task for task in (demo, test, check, e2e, overshoot, performance, lint, format, parts)
+    task.__name__: task for task in (demo, test, check, e2e, overshoot, lint, format, parts)
 }
-WITH_ARGUMENTS = frozenset({"demo", "test", "e2e", "overshoot", "performance"})
+WITH_ARGUMENTS = frozenset({"demo", "test", "e2e", "overshoot"})
 
 
 def sync(*groups: str) -> None:
