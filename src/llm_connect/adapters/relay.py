@@ -110,11 +110,11 @@ class Relay:
         self._admits = admits
         self._strands = strands
         self._taken = False
-        self.sent = False
-        self.request_id = ""
+        self.sent: bool = False
+        self.request_id: str = ""
         listener = socket.create_server(("127.0.0.1", 0))
         self._path = f"/{secrets.token_urlsafe(32)}"
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}{self._path}"
+        self.url: str = f"http://127.0.0.1:{listener.getsockname()[1]}{self._path}"
         strands.start(self._listen(listener))
 
     def _listen(self, listener: socket.socket) -> Strand:

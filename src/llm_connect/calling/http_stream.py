@@ -12,7 +12,8 @@ class HttpStream:
     """The response of a sync client, whose body has not been read."""
 
     def __init__(self, response: httpx2.Response) -> None:
-        self.status, self.headers = response.status_code, response.headers
+        self.status: int = response.status_code
+        self.headers: httpx2.Headers = response.headers
         self._response = response
         self._pieces = response.iter_bytes()
 
@@ -28,7 +29,8 @@ class AsyncHttpStream:
     """The response of an async client, whose body has not been read."""
 
     def __init__(self, response: httpx2.Response) -> None:
-        self.status, self.headers = response.status_code, response.headers
+        self.status: int = response.status_code
+        self.headers: httpx2.Headers = response.headers
         self._response = response
         self._pieces = response.aiter_bytes()
 

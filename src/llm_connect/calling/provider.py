@@ -81,7 +81,7 @@ class ProviderAdapter(LLMAdapter):
         self.secrets = secrets
         self.budget_tracker = budget_tracker
         self.price = price
-        self.count_tokens = count_tokens
+        self.count_tokens: CountTokens = count_tokens
         _ = self.counter
 
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:

@@ -29,7 +29,7 @@ class Books:
     """Makes the entries of a tree of trackers; its caller holds the lock of the tree."""
 
     def __init__(self, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
-        self.learned = Learned()
+        self.learned: Learned = Learned()
         #: Whether anything was ever booked beyond a hold, or a limit changed: else no limit can be passed, and no bound
         #: was too low.
         self.surprised: bool = False

@@ -56,10 +56,10 @@ class BoundDemand(Demand):
 
     def __init__(self, bound: Bound, least: int, price: Price | None, factor: LearnedFactor | None = None) -> None:
         super().__init__(bound.amount_at(bound.max_tokens, price, factor))
-        self.bound = bound
-        self.least = least
-        self.price = price
-        self.factor = factor
+        self.bound: Bound = bound
+        self.least: int = least
+        self.price: Price | None = price
+        self.factor: LearnedFactor | None = factor
 
     @property
     def smallest(self) -> Amount:

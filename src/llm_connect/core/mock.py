@@ -60,7 +60,7 @@ class MockLLMAdapter(LLMAdapter):
         self.model = model
         self.budget_tracker = budget_tracker
         self.price = price
-        self.count_tokens = count_tokens
+        self.count_tokens: CountTokens = count_tokens
         self._usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
         self._answer = _answerer(reply)
         self._delay_seconds = delay_seconds

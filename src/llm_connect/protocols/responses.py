@@ -182,7 +182,7 @@ class StreamAssembly:
 
     def __init__(self) -> None:
         self._reply: JSON = {}
-        self.ended = False
+        self.ended: bool = False
 
     def add(self, event: JSON) -> str:
         kind = text(event.get("type"))
