@@ -77,6 +77,12 @@ def overshoot(*args: str) -> None:
     run(PYTHON, ROOT / "benchmarks" / "overshoot" / "run.py", *args)
 
 
+def performance(*args: str) -> None:
+    """measure what a call costs, peers too; with --everyday ours and the raw SDKs; more words are its arguments"""
+    sync()
+    run(PYTHON, ROOT / "benchmarks" / "performance" / "run.py", *args)
+
+
 def lint() -> None:
     """run ruff, mypy, pyright and import-linter, and name all that fail"""
     sync(*LINTING)
@@ -99,9 +105,9 @@ def parts() -> None:
 
 
 TASKS: dict[str, Callable[..., None]] = {
-    task.__name__: task for task in (demo, test, check, e2e, overshoot, lint, format, parts)
+    task.__name__: task for task in (demo, test, check, e2e, overshoot, performance, lint, format, parts)
 }
-WITH_ARGUMENTS = frozenset({"demo", "test", "e2e", "overshoot"})
+WITH_ARGUMENTS = frozenset({"demo", "test", "e2e", "overshoot", "performance"})
 
 
 def sync(*groups: str) -> None:

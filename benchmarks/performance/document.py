@@ -1,0 +1,82 @@
+"""docs/performance.md, and the README's share of it."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+
+from report import Report, as_markdown
+
+_README_HEAD = ("CPU of a call with a budget, beside the raw SDK", "ratio")
+_README_ROWS = {
+    "sync call, OpenAI": "one after the other, `OpenAIAdapter` / `OpenAI().chat.completions.create`",
+    "gather of 1,000, OpenAI": "1,000 at once, `OpenAIAdapter` / `AsyncOpenAI().chat.completions.create`",
+    "cold process to the first reply, OpenAI": "a process from its start to the first reply",
+}
+_TEXT = """\
+# What a call costs
+
+What does it cost to call through llm-connect, with a budget, beside the SDK alone and beside others? The server is one
+on loopback that answers without looking, so that what is left is the client's own work. The figures are ratios of
+CPU time for one call unless they say otherwise, each ours / the other's, and the smaller the better. In each round
+the contenders take turns of some calls each; a ratio is of two turns that follow each other. "is" is the median,
+"spread" the middle half of all turns, "ours" our own CPU for one call.
+
+{when}
+
+{table}
+
+## How to repeat it
+
+```sh
+python3 tasks.py performance --everyday
+python3 tasks.py performance
+```
+
+The first command measures ours and the raw SDKs, within two or three minutes, and writes nothing. The second one
+installs the peers, in virtual environments in your cache folder, measures everything in about half an hour, and writes
+this page, the README's three ratios, and [results.json](../benchmarks/performance/results.json) with every single
+figure. `--python` chooses the interpreter, `--only` groups of rows. Ratios within a table are comparable; microseconds
+depend on the machine and on what else runs on it. Total times need a machine with two idle processors.
+
+## Where a row is missed
+
+**A long system prompt and options.** The raw SDK's time grows with the parameters that it checks, ours does not. But we
+send through the SDK's low-level `post`, which is the floor, and stands in the table: it checks nothing, yet builds its
+options, headers and address anew for each call. Going below it would mean to send past the SDK, without its refreshed
+keys, its clients for Azure and its headers.
+
+**Budget on against off.** Of what a budget adds to a call, two fifths are its upper bound (rendering the request,
+measuring its texts), a quarter the hold itself (reserve, dispatch, settle, entry), and the rest the terms on which it
+is asked for. All of it runs once for each call and is cold in the processor's caches by then, so it counts two to
+three times what a loop over the tracker alone shows.
+
+## Profiles
+
+What is imported, and how long it takes:
+
+```bash
+python -X importtime -c "import llm_connect" 2>&1 | sort -t'|' -k2 -n | tail -20
+```
+
+Where the time of a call goes, with the server of this benchmark:
+
+```bash
+python benchmarks/performance/profile_call.py openai --budget
+```
+
+The same for any program, while it runs: `py-spy record -o profile.svg --pid PID` (py-spy is not installed with this).
+"""
+
+
+def page(report: Report) -> str:
+    """The whole page."""
+    return _TEXT.format(when=report.when(), table=report.markdown())
+
+
+def in_readme(text: str, report: Report) -> str:
+    """The README with its ratios made anew."""
+    lines = [_README_HEAD, *((shown, f"{report.ratio(what):.2f}") for what, shown in _README_ROWS.items())]
+    old = "".join(
+        takewhile(lambda line: line.startswith("|"), text[text.index(f"| {_README_HEAD[0]}") :].splitlines(True))
+    )
+    return text.replace(old, f"{as_markdown(lines)}\n")

@@ -1,0 +1,67 @@
+"""The tracker alone: `python tracker.py` prints, as JSON, how many calls it books in a second, and how it lets in.
+
+One call is one reserve, dispatch and settle, with its entry in the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+
+from llm_connect import BudgetTracker
+
+_ROUNDS, _CALLS, _WAITING = 7, 20_000, 10_000
+
+
+def book(tracker: BudgetTracker, calls: int) -> None:
+    for _ in range(calls):
+        hold = tracker.reserve(100)
+        hold.dispatch()
+        hold.settle(50)
+
+
+def rate(tracker: BudgetTracker, threads: int = 1, clock: Callable[[], float] = time.process_time) -> float:
+    """Bookings per second in total, the best of some rounds."""
+    best = 0.0
+    for _ in range(_ROUNDS):
+        working = [threading.Thread(target=book, args=(tracker, _CALLS // threads)) for _ in range(threads)]
+        started = clock()
+        for thread in working:
+            thread.start()
+        for thread in working:
+            thread.join()
+        best = max(best, _CALLS / (clock() - started))
+    return best
+
+
+async def admitted() -> dict[str, float]:
+    """How long it takes until many waiting callers were admitted, whether in order, and the threads meanwhile."""
+    tracker, order = BudgetTracker(total=10**9), []
+    first = await tracker.areserve(10**9 - 50)
+
+    async def wait(number: int) -> None:
+        with await tracker.areserve(100, max_wait_seconds=60):
+            order.append(number)
+
+    waiting = [asyncio.create_task(wait(number)) for number in range(_WAITING)]
+    await asyncio.sleep(0)
+    assert tracker.snapshot().waiting == _WAITING
+    threads, started = threading.active_count(), time.perf_counter()
+    first.release()
+    await asyncio.gather(*waiting)
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "in_order": float(order == sorted(order)), "threads": float(threads)}
+
+
+if __name__ == "__main__":
+    flat, child = BudgetTracker(total=10**15), BudgetTracker(total=10**15).child("b", total=10**15)
+    figures = {
+        "flat": rate(flat),
+        "chain": rate(child.child("c", total=10**15)),
+        "eight_threads": rate(flat, 8, time.perf_counter) / rate(flat, 1, time.perf_counter),
+        **asyncio.run(admitted()),
+    }
+    print(json.dumps(figures))
