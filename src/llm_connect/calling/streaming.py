@@ -137,7 +137,10 @@ class StreamedCall(Call):
 
     def _whole_reply(self) -> Reply:
         reply = self._reply
-        return Reply(0 if reply is None else reply.status, self._head.headers, self._reading.body)
+        if reply is None:
+            return Reply(0, {}, self._reading.body)
+        # A command tells its headers when it has ended.
+        return Reply(reply.status, reply.headers, self._reading.body)
 
     def _so_far(self) -> LLMResponse:
         said = self._outcome if isinstance(self._outcome, Answer) else self._unknown()
