@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import httpx2
 import pytest
 
 from llm_connect import BudgetTracker, LLMAdapter, LLMError, OpenRouterAdapter, RunConfig, TextChunk
 from llm_connect.calling import retry
 from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.calling.steps import Pause, Reserve, TakeSlot
 from llm_connect.calling.stream_drivers import Leave, abandon
 from llm_connect.calling.stream_steps import Close, Next, Open
@@ -310,3 +312,21 @@ def test_an_abandoned_flow_takes_no_step_but_to_let_go() -> None:
     assert (left, reply.closed) == (["left"], 1)
     with pytest.raises(Leave):
         flow().throw(Leave())
+
+
+async def test_an_empty_piece_is_not_the_end() -> None:
+    """A decoder that has nothing to give yet does not end the stream, in either form. (STREAM-1)"""
+
+    class Response:
+        status_code, headers = 200, httpx2.Headers()
+
+        def iter_bytes(self) -> Iterator[bytes]:
+            yield from (b"", b"x")
+
+        async def aiter_bytes(self) -> AsyncIterator[bytes]:
+            for piece in self.iter_bytes():
+                yield piece
+
+    reply, areply = HttpStream(Response()), AsyncHttpStream(Response())  # type: ignore[arg-type]
+    assert [reply.read(Deadline.after(9)) for _ in range(2)] == [b"x", b""]
+    assert [await areply.aread() for _ in range(2)] == [b"x", b""]

@@ -71,7 +71,7 @@ class Call:
     def run(self) -> Generator[Step, Any, LLMResponse]:
         """Attempts, until one succeeds, none can help any more, or the deadline has come."""
         failure: Failure | None = None
-        if self.tracker is not None and self.adapter.counting is not None:
+        if self.tracker is not None:
             self._count = yield from ask_for_count(self.adapter, self.prompt, self.config, self.deadline)
         while True:
             try:

@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from llm_connect.calling.drivers import Step
-from llm_connect.calling.stream_steps import Close
 from llm_connect.core.chunks import FinishChunk, StreamChunk, TextChunk, UsageChunk
 
 #: Steps for the driver, and chunks for the caller.
@@ -61,7 +60,8 @@ async def adrive_stream(flow: StreamFlow) -> AsyncGenerator[StreamChunk]:
 def abandon(flow: StreamFlow) -> None:
     """End `flow` where nothing can be awaited; nothing when it has ended."""
     with suppress(StopIteration, Leave):
-        step = flow.throw(Leave())
-        while isinstance(step, Close):
+        step: Any = flow.throw(Leave())
+        while True:
+            # On its way out a stream takes no step but `Close`.
             step.abandon()
             step = next(flow)
