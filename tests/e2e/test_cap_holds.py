@@ -6,7 +6,6 @@ A prompt of 425 ASCII characters is billed as 100 tokens, and the output limit o
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -15,18 +14,15 @@ from llm_connect import (
     BudgetTracker,
     GeminiAdapter,
     LLMAdapter,
-    LLMBudgetExceededError,
     LLMResponse,
     OpenAIAdapter,
     OpenRouterAdapter,
     RunConfig,
 )
 from llm_connect.testing import Behaviour, EmbeddedProvider
+from tests.e2e.attempts import ATTEMPTS, CALLS, PROMPT, aattempt, attempt, in_threads
 
-PROMPT = "x" * 425
 TOKENS_A_CALL = 500
-ATTEMPTS = 200
-CALLS = 20
 CAP = CALLS * TOKENS_A_CALL
 
 Make = Callable[[EmbeddedProvider], LLMAdapter]
@@ -48,20 +44,6 @@ def provider() -> Iterator[EmbeddedProvider]:
 def adapter(request: pytest.FixtureRequest, provider: EmbeddedProvider) -> Iterator[LLMAdapter]:
     with ADAPTERS[request.param](provider) as adapter:  # type: ignore[attr-defined]
         yield adapter
-
-
-def attempt(adapter: LLMAdapter, config: RunConfig) -> LLMResponse | None:
-    try:
-        return adapter.execute_prompt(PROMPT, config)
-    except LLMBudgetExceededError:
-        return None
-
-
-async def aattempt(adapter: LLMAdapter, config: RunConfig) -> LLMResponse | None:
-    try:
-        return await adapter.async_execute_prompt(PROMPT, config)
-    except LLMBudgetExceededError:
-        return None
 
 
 def judge(provider: EmbeddedProvider, tracker: BudgetTracker, answers: list[LLMResponse | None]) -> None:
@@ -94,19 +76,7 @@ def test_threads(provider: EmbeddedProvider, adapter: LLMAdapter) -> None:
     """32 threads with 200 calls between them stay under a token cap for 20. (BUDGET-1)"""
     tracker = BudgetTracker(total=CAP)
     config = RunConfig(budget_tracker=tracker, max_tokens=400)
-    answers: list[LLMResponse | None] = []
-    turns = iter(range(ATTEMPTS))
-
-    def work() -> None:
-        while next(turns, None) is not None:
-            answers.append(attempt(adapter, config))
-
-    threads = [threading.Thread(target=work) for _ in range(32)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    judge(provider, tracker, answers)
+    judge(provider, tracker, in_threads(lambda _: attempt(adapter, config)))
 
 
 async def test_chain_with_child_ceilings(provider: EmbeddedProvider) -> None:
