@@ -68,8 +68,8 @@ def test_an_elastic_demand_takes_the_largest_limit_that_fits(free: int, least: i
     """With a smaller output limit allowed, the largest that is free is taken, never one below the floor."""
     from llm_connect.core.accounts import Account, Path
 
-    path = Path((Account("a", "tokens", free + 1),))
-    path.pairs[0][0].spent = 1
+    path = Path((Account("a", "tokens", free + 1), Account("a", "calls", None), Account("a", "usd", None)))
+    path.levels[0][0].spent = 1
     bound = Bound(prompt_tokens=5, max_tokens=least + more)
     demand = BoundDemand(bound, least, None)
     taken = demand.fitting(path)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
 from decimal import Decimal
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.ledger import Ledger
+from llm_connect.core.locks import TreeLock
 from llm_connect.core.models import Usage
 from llm_connect.core.units import NOTHING, Amount
 from tests.core.budget_helpers import at_rest
@@ -73,6 +73,6 @@ def test_ids_are_in_order_over_the_tree() -> None:
 
 def test_an_empty_ledger() -> None:
     """Before anything is spent, there is nothing in it."""
-    ledger = Ledger(10, threading.RLock())
+    ledger = Ledger(10, TreeLock())
     assert (list(ledger), len(ledger), ledger.earlier) == ([], 0, NOTHING)
     assert Amount() == NOTHING

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
-from llm_connect.core.units import UNITS, Amount, Unit, shown
+from llm_connect.core.units import NOTHING, UNITS, Amount, Unit, shown
 
 
 class Account:
@@ -46,20 +47,24 @@ class Account:
         return self.limit is not None and self.spent > self.limit
 
 
+#: The accounts of one tracker, one for each unit.
+Own: TypeAlias = tuple[Account, Account, Account]
+
+
 class Path:
     """The accounts of a tracker and its ancestors, from itself to the root."""
 
-    __slots__ = ("pairs", "sliced", "units")
+    __slots__ = ("levels", "sliced", "units")
 
-    def __init__(self, own: tuple[Account, ...], above: Path | None = None, *, is_slice: bool = False) -> None:
-        #: All accounts, each with the place of its unit in an `Amount`.
-        self.pairs: tuple[tuple[Account, int], ...] = tuple((account, account.place) for account in own)
-        #: The same for each unit, in the order of an `Amount`.
+    def __init__(self, own: Own, above: Path | None = None, *, is_slice: bool = False) -> None:
+        #: By tracker.
+        self.levels: tuple[Own, ...] = (own,)
+        #: By unit, in the order of an `Amount`.
         self.units: tuple[tuple[Account, ...], ...] = tuple((account,) for account in own)
         #: Whether there is a slice among them.
         self.sliced: bool = is_slice
         if above is not None:
-            self.pairs += above.pairs
+            self.levels += above.levels
             self.units = tuple(mine + theirs for mine, theirs in zip(self.units, above.units, strict=True))
             self.sliced = is_slice or above.sliced
 
@@ -86,13 +91,20 @@ def fits(path: Path, amount: Amount) -> bool:
     """Whether `short` is empty; written out, because every call asks."""
     if path.sliced:
         return not short(path, amount)
-    for account, place in path.pairs:
-        limit = account.limit
-        if limit is not None:
-            need = amount[place]
-            if account.spent + account.held + account.sliced + need > limit and (need or account.spent > limit):
-                return False
+    tokens, calls, nano_usd = amount
+    for of_tokens, of_calls, of_usd in path.levels:
+        if of_tokens.limit is not None and _lacks(of_tokens, tokens):
+            return False
+        if of_calls.limit is not None and _lacks(of_calls, calls):
+            return False
+        if of_usd.limit is not None and _lacks(of_usd, nano_usd):
+            return False
     return True
+
+
+def _lacks(account: Account, need: int) -> bool:
+    limit, spent = account.limit, account.spent
+    return spent + account.held + account.sliced + need > limit and (need > 0 or spent > limit)  # type: ignore[operator]
 
 
 def room(path: Path, amount: Amount) -> int | None:
@@ -124,17 +136,37 @@ def _over(account: Account, more: int) -> bool:
     return account.spent + account.sliced + more > account.limit  # type: ignore[operator]
 
 
-def change(path: Path, held: Sequence[int], spent: Sequence[int]) -> None:
-    """Add to what is held and spent on all of `path`; what a slice sets aside above it changes with that."""
+def hold(path: Path, amount: Amount) -> None:
+    """Add to what is held on all of `path`; what a slice sets aside above it changes with that."""
     if path.sliced:
-        _change_around_slices(path, held, spent)
+        _change_around_slices(path, amount, NOTHING)
         return
-    for account, place in path.pairs:
-        account.held += held[place]
-        account.spent += spent[place]
+    tokens, calls, nano_usd = amount
+    for of_tokens, of_calls, of_usd in path.levels:
+        of_tokens.held += tokens
+        of_calls.held += calls
+        of_usd.held += nano_usd
 
 
-def _change_around_slices(path: Path, held: Sequence[int], spent: Sequence[int]) -> None:
+def book(path: Path, held: Amount, spent: Amount) -> bool:
+    """Free what was held on all of `path`, and add what was spent; whether that is more of any unit."""
+    held_tokens, held_calls, held_usd = held
+    tokens, calls, nano_usd = spent
+    more = tokens > held_tokens or calls > held_calls or nano_usd > held_usd
+    if path.sliced:
+        _change_around_slices(path, NOTHING.minus(held), spent)
+        return more
+    for of_tokens, of_calls, of_usd in path.levels:
+        of_tokens.held -= held_tokens
+        of_tokens.spent += tokens
+        of_calls.held -= held_calls
+        of_calls.spent += calls
+        of_usd.held -= held_usd
+        of_usd.spent += nano_usd
+    return more
+
+
+def _change_around_slices(path: Path, held: Amount, spent: Amount) -> None:
     for accounts, more_held, more_spent in zip(path.units, held, spent, strict=True):
         aside = 0
         for account in accounts:
@@ -156,8 +188,9 @@ def set_aside(accounts: Iterable[Account], amount: int) -> None:
 
 def presume(path: Path, amount: Amount) -> None:
     """Count `amount` of what is spent as presumed (less of it, when negative)."""
-    for account, place in path.pairs:
-        account.presumed += amount[place]
+    for level in path.levels:
+        for account, figure in zip(level, amount, strict=True):
+            account.presumed += figure
 
 
 def amount_of(accounts: Iterable[Account], field: str) -> Amount:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +19,7 @@ from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits
 from llm_connect.core.line import Line
+from llm_connect.core.locks import TreeLock
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.slices import Slices
 from llm_connect.core.snapshot import BudgetSnapshot
@@ -42,8 +42,7 @@ class Gate:
     """
 
     def __init__(self, keep_entries: int, on_unknown: OnUnknown, sink: Sink | None) -> None:
-        #: Reentrant, because a finalizer (of a generator with an open hold in it) may run while this thread has it.
-        self._lock = threading.RLock()
+        self._lock = TreeLock()
         self.on_unknown = on_unknown
         self.ledger: Ledger = Ledger(keep_entries, self._lock)
         self._outbox = Outbox()
@@ -67,18 +66,23 @@ class Gate:
 
         What the hold `replaces` has kept passes over without a moment in which somebody else could get it.
         """
-        self.check_process()
-        with self._lock:
-            if self._notes or self._line.untaken:
+        if self._generation != forks.generation:
+            self.check_process()
+        line = self._line
+        self._lock.acquire()
+        try:
+            if self._notes or line.untaken:
                 self._work_off()
             replaced = replaces is not None and give_back(replaces)
-            free = (replaced or not self._line.busy) and not tracker.closed
             if self._learned:
                 demand = demand.raised(self._learned.get(facts.key))
+            free = (replaced or not line.busy) and not tracker.closed
             hold = grant(tracker, demand, facts) if free else None
             if replaced:
-                self._line.scan()
-        if self._line.ready or self._outbox.calls:
+                line.scan()
+        finally:
+            self._lock.release()
+        if line.ready or self._outbox.calls:
             self._tell()
         return hold
 
@@ -88,13 +92,17 @@ class Gate:
         It ends, released, when by an overrun more is spent by now than a limit allows, or more was learned of its
         adapter and model since it was granted, and what it lacks does not fit now.
         """
-        self.check_process()
-        with self._lock:
+        if self._generation != forks.generation:
+            self.check_process()
+        self._lock.acquire()
+        try:
             if hold.state == "ended":
                 raise LLMConfigurationError("This hold has ended: reserve anew for another request.")
             if not self._books.surprised or hold.state == "dispatched" or self._covers(hold):
                 hold.state = "dispatched"
                 return True
+        finally:
+            self._lock.release()
         hold.release()
         return False
 
@@ -141,15 +149,19 @@ class Gate:
 
     def end(self, hold: Hold, ending: Ending) -> None:
         """End `hold` with what it came to; nothing when it has ended."""
-        self.check_process()
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if self._generation != forks.generation:
+            self.check_process()
+        if self._lock.owned():
             # A finalizer runs in the midst of an operation of this thread: the next one does it.
             self.lose(hold, ending)
             return
-        with self._lock:
+        self._lock.acquire()
+        try:
             if self._notes or self._line.untaken:
                 self._work_off()
             self._end(hold, ending)
+        finally:
+            self._lock.release()
         if self._line.ready or self._outbox.calls:
             self._tell()
 
@@ -291,7 +303,7 @@ class Gate:
     def _do(self, note: Callable[[], None]) -> None:
         """Do it now; or leave it to the next operation, when a finalizer runs in the midst of one."""
         self._notes.append(note)
-        if self._lock._is_owned():  # type: ignore[attr-defined]
+        if self._lock.owned():
             return
         with self._lock:
             self._work_off()

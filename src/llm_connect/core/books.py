@@ -42,17 +42,21 @@ class Books:
 
     def end(self, hold: Hold, ending: Ending) -> bool:
         """Book what became of a hold, and free it; whether that has taught anything of its adapter and model."""
-        hold.state, hold.ending = "ended", ending
-        hold.entry_id, hold.ended_at = next(self._ids), time.time()
-        path, amount, (tokens, calls, nano_usd) = hold.tracker.accounts, ending.amount, hold.bound
-        accounts.change(path, (-tokens, -calls, -nano_usd), amount)
-        if amount[0] > tokens or amount[1] > calls or amount[2] > nano_usd:
+        hold.state = "ended"
+        hold.ending = ending
+        hold.entry_id = next(self._ids)
+        hold.ended_at = time.time()
+        outcome, amount, usage, _, _, model = ending
+        tracker, facts = hold.tracker, hold.facts
+        if accounts.book(tracker.accounts, hold.bound, amount):
             self.surprised = True
-        if ending.outcome == "presumed":
-            accounts.presume(path, amount)
+        if outcome == "presumed":
+            accounts.presume(tracker.accounts, amount)
             self._presumed[hold.entry_id] = hold
-        self._write(hold)
-        return ending.usage is not None and self._learn(hold, ending.usage)
+        self._ledger.append(hold, (tracker.path, facts.adapter, model or facts.model), facts.labels, amount)
+        if self._sink is not None or self._thresholds:
+            self._tell(hold)
+        return usage is not None and self._learn(hold, usage)
 
     def record(
         self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
@@ -67,16 +71,17 @@ class Books:
             bound=amount if corrects is None else corrects.bound,
             grade=facts.grade,
             adapter=facts.adapter,
-            model=facts.model if corrects is None else corrects.kind[2],
+            model=facts.model if corrects is None else corrects.model,
             labels=facts.labels,
             request_id=None if corrects is None else corrects.request_id,
             reserved_at=now if corrects is None else corrects.reserved_at,
             ended_at=now,
             corrects=None if corrects is None else corrects.entry_id,
         )
-        accounts.change(tracker.accounts, NOTHING, amount)
+        accounts.book(tracker.accounts, NOTHING, amount)
         self.surprised = True
-        self._write(entry)
+        self._ledger.append(entry, (tracker.path, facts.adapter, entry.model), facts.labels, amount)
+        self._tell(entry)
         return entry
 
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
@@ -99,8 +104,7 @@ class Books:
             self._thresholds.remove(threshold)
             self._outbox.put(threshold.callback, threshold.tracker.snapshot)
 
-    def _write(self, line: LedgerEntry | Hold) -> None:
-        self._ledger.append(line)
+    def _tell(self, line: LedgerEntry | Hold) -> None:
         if self._sink is not None:
             self._outbox.put(self._sink, lambda: line if isinstance(line, LedgerEntry) else line.entry)
         if self._thresholds:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, get_args
 
-from llm_connect.core.accounts import Account, Path, hopeless
+from llm_connect.core.accounts import Account, Own, Path, hopeless
 from llm_connect.core.admission import Gate, OnUnknown
 from llm_connect.core.books import Sink
 from llm_connect.core.callers import remember_own
@@ -101,9 +101,8 @@ class BudgetTracker(BudgetFigures):
         self.parent = parent
         self.path: str = name if parent is None else f"{parent.path}/{name}"
         self.gate = gate
-        self.own_accounts: tuple[Account, ...] = tuple(
-            Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True)
-        )
+        tokens, calls, usd = (Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True))
+        self.own_accounts: Own = (tokens, calls, usd)
         self.accounts: Path = Path(self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice)
         self.lineage: tuple[BudgetFigures, ...] = (self, *(parent.lineage if parent else ()))
         self.closed_itself: bool = is_slice
@@ -143,7 +142,11 @@ class BudgetTracker(BudgetFigures):
         Raises LLMBudgetExceededError when it does not fit.
         """
         demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
-        hold = admit(self, demand, facts, deadline=_until(max_wait_seconds))
+        if max_wait_seconds:
+            _check_wait(max_wait_seconds)
+        hold = self.gate.admit(self, demand, facts)
+        if hold is None:
+            hold = admit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
         remember_own(hold)
         return hold
 
@@ -160,7 +163,8 @@ class BudgetTracker(BudgetFigures):
     ) -> Hold:
         """Like `reserve`; waits without a thread, and a cancelled wait leaves no trace."""
         demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
-        hold = await aadmit(self, demand, facts, deadline=_until(max_wait_seconds))
+        _check_wait(max_wait_seconds)
+        hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
         remember_own(hold)
         return hold
 
@@ -315,7 +319,5 @@ class BudgetTracker(BudgetFigures):
         )
 
 
-def _until(max_wait_seconds: float) -> float:
-    if max_wait_seconds != 0:
-        check_number("max_wait_seconds", max_wait_seconds, least=0)
-    return time.monotonic() + max_wait_seconds
+def _check_wait(max_wait_seconds: float) -> None:
+    check_number("max_wait_seconds", max_wait_seconds, least=0)

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from llm_connect.core.holds import Hold
 
 _FEW = 8
+_running_loop, _thread = asyncio._get_running_loop, threading.get_ident
 
 
 class _Own:
@@ -22,11 +23,10 @@ class _Own:
         self.refs: list[weakref.ref[Hold]] = []
         self.most = _FEW
 
-    def add(self, hold: Hold) -> None:
-        if len(self.refs) >= self.most:
-            self.refs = [ref for ref in self.refs if _is_open(ref())]
-            self.most = max(_FEW, 2 * len(self.refs))
-        self.refs.append(weakref.ref(hold))
+    def forget_ended(self) -> list[weakref.ref[Hold]]:
+        self.refs = [ref for ref in self.refs if (hold := ref()) is not None and hold.state != "ended"]
+        self.most = max(_FEW, 2 * len(self.refs))
+        return self.refs
 
 
 _own: ContextVar[_Own | None] = ContextVar("llm_connect_own_holds", default=None)
@@ -45,18 +45,18 @@ def own_holds() -> tuple[Hold, ...]:
 
 def remember_own(hold: Hold) -> None:
     """Count `hold` among the caller's own."""
-    own, caller = _own.get(), _caller()
+    own = _own.get()
+    caller = _caller()
     if own is None or own.caller != caller:
         own = _Own(caller)
         _own.set(own)
-    own.add(hold)
-
-
-def _is_open(hold: Hold | None) -> bool:
-    return hold is not None and hold.state != "ended"
+    refs = own.refs
+    if len(refs) >= own.most:
+        refs = own.forget_ended()
+    refs.append(weakref.ref(hold))
 
 
 def _caller() -> int:
-    loop = asyncio._get_running_loop()
+    loop = _running_loop()
     task = None if loop is None else asyncio.current_task(loop)
-    return threading.get_ident() if task is None else id(task)
+    return _thread() if task is None else id(task)

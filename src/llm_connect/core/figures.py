@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from llm_connect.core.accounts import Account, Path, figures_of, left_on
+from llm_connect.core.accounts import Account, Own, Path, figures_of, left_on
 from llm_connect.core.units import usd_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ class BudgetFigures:
 
     path: str
     gate: Gate
-    own_accounts: tuple[Account, ...]
+    own_accounts: Own
     accounts: Path
     lineage: tuple[BudgetFigures, ...]
     closed_itself: bool

@@ -20,7 +20,7 @@ def grant(tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | No
     if fitting is None:
         return None
     amount, max_tokens = fitting
-    accounts.change(tracker.accounts, amount, NOTHING)
+    accounts.hold(tracker.accounts, amount)
     return Hold(tracker, amount, max_tokens, demand, facts)
 
 
@@ -29,7 +29,7 @@ def give_back(hold: Hold) -> bool:
     if hold.state == "ended":
         return False
     hold.state = "ended"
-    accounts.change(hold.tracker.accounts, NOTHING.minus(hold.bound), NOTHING)
+    accounts.hold(hold.tracker.accounts, NOTHING.minus(hold.bound))
     return True
 
 
@@ -39,6 +39,6 @@ def grow(hold: Hold, factor: LearnedFactor) -> bool:
     more = lacking.but(*(max(0, figure) for figure in lacking))
     if not accounts.fits(hold.tracker.accounts, more):
         return False
-    accounts.change(hold.tracker.accounts, more, NOTHING)
+    accounts.hold(hold.tracker.accounts, more)
     hold.bound = hold.bound.plus(more)
     return True

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from threading import RLock
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from llm_connect.core.demand import Grade
 from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.locks import TreeLock
 from llm_connect.core.totals import By, Kind, Total, Totals
 from llm_connect.core.units import Amount
 from llm_connect.core.usage import Usage
@@ -53,11 +54,6 @@ class LedgerEntry:
     ended_at: float
     corrects: int | None = None
 
-    @property
-    def kind(self) -> Kind:
-        """What totals are kept by."""
-        return self.tracker, self.adapter, self.model
-
     def to_json(self) -> str:
         """One line of JSON, without a line break."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
@@ -86,10 +82,6 @@ class LedgerEntry:
         }
 
 
-#: Entries beyond those that are kept are summed up so many at a time.
-_BATCH = 64
-
-
 class Ledger:
     """The last entries of a tree of trackers, oldest first, and the totals of all that ever were.
 
@@ -101,17 +93,15 @@ class Ledger:
     of one moment; it may go on while calls are made.
     """
 
-    def __init__(self, keep: int, lock: RLock) -> None:
-        self._lines: deque[LedgerEntry | Hold] = deque()
-        self._keep = keep
+    def __init__(self, keep: int, lock: TreeLock) -> None:
+        self._lines: deque[LedgerEntry | Hold] = deque(maxlen=keep)
         self._lock = lock
-        self._earlier = Totals()
+        self._totals = Totals()
 
-    def append(self, line: LedgerEntry | Hold) -> None:
+    def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
         """Add an entry, or the ended hold that it is made of; its caller holds the lock of the tree."""
         self._lines.append(line)
-        if len(self._lines) >= self._keep + _BATCH:
-            self._sum_up()
+        self._totals.add(kind, labels, amount)
 
     def totals(self, by: By) -> dict[str, Total]:
         """How many entries there ever were, and what they added, by "tracker" (path), "adapter", "model" or "label".
@@ -124,8 +114,7 @@ class Ledger:
         if by not in get_args(By):
             raise LLMConfigurationError(f"totals are kept by one of {', '.join(get_args(By))}, not by {by!r}.")
         with self._lock:
-            totals = self._earlier.copy().add(self._lines)
-        return totals.by(by)
+            return self._totals.by(by)
 
     def json_lines(self) -> Iterator[str]:
         """The entries as lines of JSON, as `JsonLinesSink` writes them."""
@@ -135,21 +124,16 @@ class Ledger:
     def earlier(self) -> Amount:
         """The sum of the entries that are no longer kept."""
         with self._lock:
-            self._sum_up()
-            return self._earlier.sum
+            kept = [line.amount for line in self._lines]
+            return reduce(Amount.minus, kept, self._totals.sum)
 
     def __iter__(self) -> Iterator[LedgerEntry]:
         with self._lock:
-            self._sum_up()
             lines = self._lines.copy()
         return map(_entry, lines)
 
     def __len__(self) -> int:
-        return min(len(self._lines), self._keep)
-
-    def _sum_up(self) -> None:
-        beyond = range(len(self._lines) - self._keep)
-        self._earlier.add([self._lines.popleft() for _ in beyond])
+        return len(self._lines)
 
 
 def _entry(line: LedgerEntry | Hold) -> LedgerEntry:

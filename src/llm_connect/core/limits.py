@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from llm_connect.core.checks import check_count
 from llm_connect.core.demand import NO_FACTS, CallFacts, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import Amount, nano_usd_of
+from llm_connect.core.units import Amount, amount_of, nano_usd_of
 
 #: Limits in tokens, calls and nano-USD; None where there is none.
 Limits: TypeAlias = tuple[int | None, int | None, int | None]
@@ -27,12 +27,13 @@ def checked_amount(
     tokens: object, calls: object, usd: object, adapter: str | None, model: str | None, labels: Any
 ) -> tuple[Demand, CallFacts]:
     """What a user's own reservation asks for. Raises LLMConfigurationError for a figure that is none."""
-    check_count("tokens", tokens, least=0)
-    check_count("calls", calls, least=0)
-    amount = Amount(tokens, calls, nano_usd_of("usd", usd))  # type: ignore[arg-type]
+    if not (type(tokens) is int and type(calls) is int and tokens >= 0 and calls >= 0):
+        check_count("tokens", tokens, least=0)
+        check_count("calls", calls, least=0)
+    demand = Demand(amount_of(tokens, calls, nano_usd_of("usd", usd)))  # type: ignore[arg-type]
     if adapter is model is labels is None:
-        return Demand(amount), NO_FACTS
-    return Demand(amount), CallFacts(adapter=adapter, model=model, labels=dict(labels or {}))
+        return demand, NO_FACTS
+    return demand, CallFacts(adapter=adapter, model=model, labels=dict(labels or {}))
 
 
 def checked_actual(bound: Amount, tokens: object, calls: object, usd: object) -> Amount:
@@ -41,10 +42,10 @@ def checked_actual(bound: Amount, tokens: object, calls: object, usd: object) ->
         check_count("tokens", tokens, least=0)
     if calls is not None:
         check_count("calls", calls, least=0)
-    return Amount(
-        bound.tokens if tokens is None else tokens,  # type: ignore[arg-type]
-        bound.calls if calls is None else calls,  # type: ignore[arg-type]
-        bound.nano_usd if usd is None else nano_usd_of("usd", usd),
+    return amount_of(
+        bound[0] if tokens is None else tokens,  # type: ignore[arg-type]
+        bound[1] if calls is None else calls,  # type: ignore[arg-type]
+        bound[2] if usd is None else nano_usd_of("usd", usd),
     )
 
 

@@ -36,7 +36,7 @@ def refusal_of(
 ) -> LLMBudgetExceededError:
     """The error for a demand on `path`, about this account, else the first that it does not fit on."""
     needed = demand.smallest
-    account = about or next(iter(short(path, needed)), path.pairs[0][0])
+    account = about or next(iter(short(path, needed)), path.levels[0][0])
     requested = needed[account.place]
     likely = demand.likely_tokens if account.unit == "tokens" else None
     return LLMBudgetExceededError(
@@ -56,7 +56,7 @@ def refusal_of(
 
 def refuse_unproven(path: Path, facts: CallFacts, grade: Grade) -> NoReturn:
     """Raise because a strict budget admits no call whose bound is not proven."""
-    account = path.pairs[0][0]
+    account = path.levels[0][0]
     raise LLMBudgetExceededError(
         f"Budget {account.path!r} is strict, and the bound of {facts.model!r} at {facts.adapter} is {grade}: "
         "use a model and an endpoint whose bounds are proven, or a budget without strict=True.",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from collections.abc import Iterator, Mapping
+from operator import add
+from typing import Literal, NamedTuple, TypeAlias
 
 from llm_connect.core.units import NOTHING, Amount
-
-if TYPE_CHECKING:
-    from llm_connect.core.holds import Hold
-    from llm_connect.core.ledger import LedgerEntry
 
 #: By what totals are asked.
 By: TypeAlias = Literal["tracker", "adapter", "model", "label"]
@@ -38,34 +35,29 @@ class Totals:
         self._kinds: dict[Kind, list[int]] = {}
         self._labels: dict[str, list[int]] = {}
 
-    def copy(self) -> Totals:
-        other = Totals()
-        other._kinds = {key: sums.copy() for key, sums in self._kinds.items()}
-        other._labels = {key: sums.copy() for key, sums in self._labels.items()}
-        return other
+    def add(self, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
+        """Count an entry in."""
+        tokens, calls, nano_usd = amount
+        sums = self._kinds.get(kind) or self._new_kind(kind)
+        sums[0] += 1
+        sums[1] += tokens
+        sums[2] += calls
+        sums[3] += nano_usd
+        if labels:
+            self._add_labels(labels, amount)
 
-    def add(self, lines: Iterable[LedgerEntry | Hold]) -> Totals:
-        """Count these lines in, and return the totals."""
-        for line in lines:
-            amount = line.amount
-            _add(self._of_kind(line.kind), amount)
-            for name, value in line.labels.items():
-                _add(self._of_label(f"{name}={value}"), amount)
-        return self
+    def _add_labels(self, labels: Mapping[str, str], amount: Amount) -> None:
+        for name, value in labels.items():
+            sums = self._of_label(f"{name}={value}")
+            sums[:] = map(add, sums, (1, *amount))
 
-    def _of_kind(self, kind: Kind) -> list[int]:
-        sums = self._kinds.get(kind)
-        if sums is None:
-            key = kind if len(self._kinds) < _MOST_KINDS else (OTHERS, OTHERS, OTHERS)
-            sums = self._kinds.setdefault(key, [0, 0, 0, 0])
-        return sums
+    def _new_kind(self, kind: Kind) -> list[int]:
+        key = kind if len(self._kinds) < _MOST_KINDS else (OTHERS, OTHERS, OTHERS)
+        return self._kinds.setdefault(key, [0, 0, 0, 0])
 
     def _of_label(self, label: str) -> list[int]:
-        sums = self._labels.get(label)
-        if sums is None:
-            key = label if len(self._labels) < _MOST_LABELS else OTHERS
-            sums = self._labels.setdefault(key, [0, 0, 0, 0])
-        return sums
+        key = label if label in self._labels or len(self._labels) < _MOST_LABELS else OTHERS
+        return self._labels.setdefault(key, [0, 0, 0, 0])
 
     @property
     def sum(self) -> Amount:
@@ -84,10 +76,3 @@ class Totals:
             return iter(self._labels.items())
         place = ("tracker", "adapter", "model").index(what)
         return ((kind[place] or "", sums) for kind, sums in self._kinds.items())
-
-
-def _add(sums: list[int], amount: Amount) -> None:
-    sums[0] += 1
-    sums[1] += amount[0]
-    sums[2] += amount[1]
-    sums[3] += amount[2]

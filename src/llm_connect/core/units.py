@@ -29,14 +29,14 @@ class Amount(NamedTuple):
         return usd_of(self.nano_usd)
 
     def plus(self, other: Amount) -> Amount:
-        return Amount(self[0] + other[0], self[1] + other[1], self[2] + other[2])
+        return amount_of(self[0] + other[0], self[1] + other[1], self[2] + other[2])
 
     def minus(self, other: Amount) -> Amount:
-        return Amount(self[0] - other[0], self[1] - other[1], self[2] - other[2])
+        return amount_of(self[0] - other[0], self[1] - other[1], self[2] - other[2])
 
     def but(self, tokens: int | None, calls: int | None, nano_usd: int | None) -> Amount:
         """The same, with the figures that are given (None: not given) in place of its own."""
-        return Amount(
+        return amount_of(
             self[0] if tokens is None else tokens,
             self[1] if calls is None else calls,
             self[2] if nano_usd is None else nano_usd,
@@ -44,6 +44,12 @@ class Amount(NamedTuple):
 
 
 NOTHING = Amount()
+_tuple = tuple.__new__
+
+
+def amount_of(tokens: int, calls: int, nano_usd: int) -> Amount:
+    """The same as `Amount(tokens, calls, nano_usd)`, in half the time: every call makes some."""
+    return _tuple(Amount, (tokens, calls, nano_usd))
 
 
 def usd_of(nano_usd: int) -> Decimal:
