@@ -22,6 +22,7 @@ from llm_connect import (
     RunConfig,
 )
 from llm_connect.testing import Behaviour, EmbeddedProvider
+from tests.adapters.conftest import Ask
 
 KEY = "sk-of-the-clients-own"
 
@@ -32,6 +33,17 @@ def test_the_address_of_the_environment_is_used(provider: EmbeddedProvider, monk
     with OpenAIAdapter(api_key="key-1234") as adapter:
         assert adapter.execute_prompt("hi").content
     assert len(provider.requests) == 1
+
+
+def test_the_machine_is_not_told_of(provider: EmbeddedProvider, ask: Ask) -> None:
+    """The SDK's headers with operating system, processor and interpreter are left out, unless a client is one's own."""
+    told = {"x-stainless-os", "x-stainless-arch", "x-stainless-runtime", "x-stainless-runtime-version"}
+    with OpenAIAdapter(api_key="key-1234", base_url=provider.openai_url) as adapter:
+        assert ask(adapter, "hi").content
+    assert not told & provider.requests[0].headers.keys()
+    with openai.OpenAI(api_key=KEY, base_url=provider.openai_url) as client:
+        OpenAIAdapter(client=client).execute_prompt("hi")
+    assert told <= provider.requests[1].headers.keys()
 
 
 def test_an_own_client_is_used_and_not_closed(provider: EmbeddedProvider) -> None:

@@ -14,6 +14,9 @@ from llm_connect.calling.provider import Request
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply
 
+#: Headers by which the SDK tells about this machine. Each costs a hundredth of a call, and the provider needs none.
+_ABOUT_THIS_MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
+
 
 class OpenAICarrier(Carrier):
     """Posts through the SDK's low-level `post` and leaves the reply unparsed: errors under a good status, which
@@ -34,6 +37,7 @@ class OpenAICarrier(Carrier):
             "base_url": base_url,
             "timeout": None,
             "max_retries": 0,
+            "default_headers": {f"X-Stainless-{name}": openai.Omit() for name in _ABOUT_THIS_MACHINE},
         }
         self._max_connections = max_connections
         self._own_client, self._own_async_client = client, async_client

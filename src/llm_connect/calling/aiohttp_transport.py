@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 
 import aiohttp
 import httpx2
@@ -39,7 +38,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         session = self._session or self._open()
-        with _errors_of_httpx2():
+        try:
             response = await session.request(
                 request.method,
                 URL(str(request.url), encoded=True),
@@ -47,6 +46,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 data=_body(request.content),
                 allow_redirects=False,
             )
+        except aiohttp.ClientError as error:
+            raise _error_of_httpx2(error) from None
         return httpx2.Response(response.status, headers=response.raw_headers, stream=_Body(response), request=request)
 
     async def aclose(self) -> None:
@@ -75,9 +76,11 @@ class _Body(httpx2.AsyncByteStream):
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _errors_of_httpx2():
+        try:
             async for part in self._response.content.iter_any():
                 yield part
+        except aiohttp.ClientError as error:
+            raise _error_of_httpx2(error) from None
 
     async def aclose(self) -> None:
         # A connection whose response was not read to its end is closed, not reused.
@@ -88,16 +91,12 @@ def _body(content: bytes) -> bytes | io.BytesIO:
     return content if len(content) <= _AT_ONCE else io.BytesIO(content)
 
 
-@contextmanager
-def _errors_of_httpx2() -> Iterator[None]:
-    """Raise what httpx2 would; without the cause, which may hold the request with its key."""
-    try:
-        yield
-    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-        raise httpx2.UnsupportedProtocol("not an http(s) address") from None
-    except aiohttp.ClientConnectorError as error:
-        raise httpx2.ConnectError(type(error).__name__) from None
-    except (aiohttp.ClientOSError, aiohttp.ClientConnectionResetError) as error:
-        raise httpx2.ReadError(type(error).__name__) from None
-    except aiohttp.ClientError as error:
-        raise httpx2.RemoteProtocolError(type(error).__name__) from None
+def _error_of_httpx2(error: Exception) -> httpx2.TransportError:
+    """What httpx2 would raise; to be raised without its cause, which may hold the request with its key."""
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+        return httpx2.UnsupportedProtocol("not an http(s) address")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return httpx2.ConnectError(type(error).__name__)
+    if isinstance(error, aiohttp.ClientOSError | aiohttp.ClientConnectionResetError):
+        return httpx2.ReadError(type(error).__name__)
+    return httpx2.RemoteProtocolError(type(error).__name__)

@@ -172,4 +172,4 @@ class Call:
 
 def call(adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:
     """The flow of one call, for a driver."""
-    return (yield from Call(adapter, prompt, config).run())
+    return Call(adapter, prompt, config).run()
