@@ -80,6 +80,8 @@ class Call:
                 if failure is None:
                     raise
                 raise error_of(self, failure) from None
+            if outcome is None:
+                continue
             if isinstance(outcome, Answer):
                 return response_of(self, outcome)
             failure = outcome
@@ -88,19 +90,13 @@ class Call:
                 raise error_of(self, failure)
             yield Pause(pause)
 
-    def _attempt(self) -> Generator[Step, Any, Outcome]:
-        if self.tracker is None:
-            request = self.adapter.render(self.prompt, self.config, self.config.max_tokens)
-            outcome = yield from self._exchange(request)
-        else:
-            outcome = None
-            while outcome is None:
-                outcome = yield from self._held_attempt(self.tracker)
-        assert outcome is not None
-        return outcome
+    def _attempt(self) -> Generator[Step, Any, Outcome | None]:
+        """One attempt; None when its hold was given back before anything was sent."""
+        if self.tracker is not None:
+            return self._held_attempt(self.tracker)
+        return self._exchange(self.adapter.render(self.prompt, self.config, self.config.max_tokens))
 
     def _held_attempt(self, tracker: BudgetTracker) -> Generator[Step, Any, Outcome | None]:
-        """One attempt under a hold; None when the hold was given back before anything was sent."""
         hold = yield from self._reserve(tracker)
         self.hold = hold
         try:

@@ -15,7 +15,7 @@ import httpcore2
 import httpx2
 
 from llm_connect.calling.deadline import Deadline
-from llm_connect.calling.heads import note_headers
+from llm_connect.calling.plain_clients import AsyncPlainClient, PlainClient
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError
 from llm_connect.protocols.http_failures import no_reply
 from llm_connect.protocols.wire import Failure, Reply
@@ -39,7 +39,7 @@ def socket_deadline(deadline: Deadline) -> Iterator[None]:
 
 def sync_client(max_connections: int, **options: Any) -> httpx2.Client:
     """A client for threads; use it under `socket_deadline`."""
-    client = httpx2.Client(**_options(max_connections), event_hooks={"response": [_note]}, **options)
+    client = PlainClient(**_options(max_connections), **options)
     obey_deadline(client)
     return client
 
@@ -54,8 +54,8 @@ def obey_deadline(client: httpx2.Client) -> None:
 
 def async_client(max_connections: int, **options: Any) -> httpx2.AsyncClient:
     """A client for one event loop, on aiohttp where it is installed; its caller bounds it with `asyncio.timeout`."""
-    options |= {"transport": _aiohttp_transport(max_connections), "event_hooks": {"response": [_anote]}}
-    return httpx2.AsyncClient(**_options(max_connections), **options)
+    transport = _aiohttp_transport(max_connections)
+    return AsyncPlainClient(**_options(max_connections), transport=transport, **options)
 
 
 def reply_of(response: httpx2.Response) -> Reply:
@@ -73,15 +73,6 @@ def failure_of(error: Exception) -> Failure:
         return Failure(kind=LLMConfigurationError, message=message, maybe_billed=False)
     unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
     return no_reply(type(error).__name__, unsent=unsent, retryable=isinstance(error, httpx2.TransportError))
-
-
-def _note(response: httpx2.Response) -> None:
-    """Called when the headers have come, before the body is read."""
-    note_headers(response.headers)
-
-
-async def _anote(response: httpx2.Response) -> None:
-    note_headers(response.headers)
 
 
 def _options(max_connections: int) -> dict[str, Any]:
