@@ -7,21 +7,36 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-#: What each peer's environment gets. Ours and the raw SDKs share one, with the versions of the lock file.
+_LOCK = ROOT / "uv.lock"
+#: What each peer's environment gets. Ours and the raw SDKs share one, with the versions of the lock file; but where
+#: aiohttp is installed, google-genai takes it by itself, so as it comes it needs a place of its own.
 PEERS = {
+    "google-genai-as-it-comes": "google-genai",
     "aisuite": "aisuite[openai]",
     "langchain": "langchain-openai",
     "litellm": "litellm",
     "pydantic-ai": "pydantic-ai-slim[openai]",
 }
 OURS = "ours"
-_SHOWN = ("llm-connect", "openai", "google-genai", "httpx2", "aiohttp", *PEERS, "langchain-openai", "pydantic-ai-slim")
+_SHOWN = (
+    "Python",
+    "llm-connect",
+    "openai",
+    "google-genai",
+    "httpx2",
+    "aiohttp",
+    *PEERS,
+    "langchain-openai",
+    "pydantic-ai-slim",
+)
 _PRINT_VERSIONS = """
-import importlib.metadata, json
-print(json.dumps({found.name: found.version for found in importlib.metadata.distributions()}))
+import importlib.metadata, json, platform
+found = {found.name: found.version for found in importlib.metadata.distributions()}
+print(json.dumps({"Python": platform.python_version(), **found}))
 """
 
 
@@ -69,7 +84,9 @@ class Environments:
     def _make(self, place: Path, package: str) -> None:
         if not (place / "bin" / "python").exists():
             _uv("venv", "--python", self._python, str(place))
-        _uv("pip", "install", "--python", str(place / "bin" / "python"), package)
+        locked = {package["name"]: package["version"] for package in tomllib.loads(_LOCK.read_text())["package"]}
+        pinned = f"{package}=={locked[package]}" if package in locked else package
+        _uv("pip", "install", "--python", str(place / "bin" / "python"), pinned)
 
 
 def _uv(*words: str, variables: dict[str, str] | None = None) -> None:

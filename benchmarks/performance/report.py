@@ -42,8 +42,8 @@ class Report:
     def when(self) -> str:
         """Date, machine and versions."""
         where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
-        versions = "; ".join(f"{name}: {_listed(found)}" for name, found in self._versions.items())
-        return f"{datetime.now(UTC):%Y-%m-%d}, {where}. Versions by environment: {versions}."
+        versions = "\n".join(f"- {name}: {_listed(found)}" for name, found in self._versions.items())
+        return f"Measured on {datetime.now(UTC):%Y-%m-%d} on {where}. What the environments had:\n\n{versions}"
 
     def data(self) -> dict[str, Any]:
         """All figures."""

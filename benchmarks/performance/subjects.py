@@ -215,6 +215,7 @@ SUBJECTS: dict[str, Callable[[str, Work], Subject]] = {
     "openai-aiohttp": lambda url, work: raw_openai(url, work, aiohttp=True),
     "openai-post": post_openai,
     "google-genai": raw_gemini,
+    "google-genai-as-it-comes": raw_gemini,
     "httpx2": bare_httpx2,
     "aiohttp": bare_aiohttp,
     "aisuite": aisuite,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -13,6 +13,8 @@ from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.calling.provider import Request
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply
+
+T = TypeVar("T", httpx2.Client, httpx2.AsyncClient)
 
 #: Headers by which the SDK tells about this machine. Each costs a hundredth of a call, and the provider needs none.
 _ABOUT_THIS_MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
@@ -47,13 +49,13 @@ class OpenAICarrier(Carrier):
             http.obey_deadline(self._own_client._client)
             return self._own_client.with_options(max_retries=0)
         _refuse_beside(self._own_async_client, "client")
-        return openai.OpenAI(**self._options, http_client=http.sync_client(self._max_connections))
+        return openai.OpenAI(**self._options, http_client=_bare(http.sync_client(self._max_connections)))
 
     def amake(self) -> openai.AsyncOpenAI:
         if self._own_async_client is not None:
             return self._own_async_client.with_options(max_retries=0)
         _refuse_beside(self._own_client, "async_client")
-        return openai.AsyncOpenAI(**self._options, http_client=http.async_client(self._max_connections))
+        return openai.AsyncOpenAI(**self._options, http_client=_bare(http.async_client(self._max_connections)))
 
     def close(self, client: openai.OpenAI) -> None:
         if self._own_client is None:
@@ -90,6 +92,13 @@ class OpenAICarrier(Carrier):
     def failure_of(self, error: Exception) -> Failure:
         wrapped = isinstance(error, openai.APIConnectionError) and isinstance(error.__cause__, Exception)
         return http.failure_of(error.__cause__ if wrapped else error)  # type: ignore[arg-type]
+
+
+def _bare(client: T) -> T:
+    """The client without headers that the SDK brings itself or HTTP/1.1 implies: they are merged for each call."""
+    for name in ("Accept", "Connection", "User-Agent"):
+        del client.headers[name]
+    return client
 
 
 def _arguments(request: Request) -> dict[str, Any]:
