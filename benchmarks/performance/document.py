@@ -53,12 +53,12 @@ measuring its texts), a quarter the hold itself (reserve, dispatch, settle, entr
 is asked for. All of it runs once for each call and is cold in the processor's caches by then, so it counts two to
 three times what a loop over the tracker alone shows.
 
-**Gemini beside google-genai on aiohttp.** Where aiohttp is installed, the SDK calls it directly, without the options that
-we need: it follows redirects, trusts other certificates, and repeats a request by itself. Ours goes through the SDK's
-`request` and a client of httpx2 on aiohttp. The SDK's `request` alone, on its own aiohttp, stood at 0.47.
+**Gemini beside google-genai on aiohttp.** Where aiohttp is installed, the SDK calls it directly, without the options
+that we need: it follows redirects, trusts other certificates, and repeats a request by itself. Ours goes through the
+SDK's `request` and a client of httpx2 on aiohttp. The SDK's `request` alone, on its own aiohttp, stood at 0.47.
 
-**Many at once.** About a quarter of a call in a gather of 1,000 is Python's garbage collector, which looks at everything
-that is alive: each call under way keeps about 75 objects, of which aiohttp has 46.
+**Many at once.** About a quarter of a call in a gather of 1,000 is Python's garbage collector, which looks at
+everything that is alive: each call under way keeps about 75 objects, of which aiohttp has 46.
 
 ## Profiles
 
