@@ -42,8 +42,9 @@ def test_a_function_is_a_counter_that_is_not_exact() -> None:
 
 @pytest.mark.parametrize("nonsense", [5, "cl100k", [words], 2.5, b"provider", False])
 def test_what_is_no_tokenizer_is_refused(nonsense: Any) -> None:
-    """Anything but a function, a TokenCounter or None is a mistake that is told at once, by the option's name."""
-    with pytest.raises(LLMConfigurationError, match="count_tokens"):
+    """Anything but a function, a TokenCounter or None is told at once, by the option's name and the kind it got."""
+    said = rf"^count_tokens must be a function from text to a number of tokens, not {type(nonsense).__name__}\.$"
+    with pytest.raises(LLMConfigurationError, match=said):
         counter_of(nonsense)
     with pytest.raises(LLMConfigurationError, match="count_tokens"):
         MockLLMAdapter(count_tokens=nonsense)
@@ -52,7 +53,7 @@ def test_what_is_no_tokenizer_is_refused(nonsense: Any) -> None:
 @pytest.mark.parametrize("arguments", [{"count": 5}, {"count": words, "exact": "yes"}, {"count": None}])
 def test_a_counter_needs_a_function_and_a_bool(arguments: dict[str, Any]) -> None:
     """What cannot be called, or an `exact` that is neither True nor False, is refused."""
-    with pytest.raises(LLMConfigurationError, match="TokenCounter"):
+    with pytest.raises(LLMConfigurationError, match="^TokenCounter takes a function"):
         TokenCounter(**arguments)
 
 
@@ -70,23 +71,24 @@ def raising(_: str) -> int:
     raise ValueError(PROMPT)
 
 
-NONSENSE: dict[str, Callable[[str], Any]] = {
-    "raises": raising,
-    "negative": lambda _: -1,
-    "float": lambda text: len(text) / 4,
-    "bool": lambda _: True,
-    "none": lambda _: None,
-    "list": lambda text: list(text),
-    "an LLMError": lambda _: MockLLMAdapter("x", prompt_tokens=-1),
+#: Hooks, and what each did.
+NONSENSE: dict[str, tuple[Callable[[str], Any], str]] = {
+    "raises": (raising, "raised ValueError"),
+    "negative": (lambda _: -1, "gave a int"),
+    "float": (lambda text: len(text) / 4, "gave a float"),
+    "bool": (lambda _: True, "gave a bool"),
+    "none": (lambda _: None, "gave a NoneType"),
+    "list": (lambda text: list(text), "gave a list"),
+    "an LLMError": (lambda _: MockLLMAdapter("x", prompt_tokens=-1), "raised LLMConfigurationError"),
 }
 
 
-@pytest.mark.parametrize("count", NONSENSE.values(), ids=NONSENSE.keys())
-def test_a_hook_that_gives_no_number_is_a_configuration_error(count: Callable[[str], Any]) -> None:
-    """The call is not sent, nothing is held, and the error names the option but holds nothing of the text.
+@pytest.mark.parametrize(("count", "did"), NONSENSE.values(), ids=NONSENSE.keys())
+def test_a_hook_that_gives_no_number_is_a_configuration_error(count: Callable[[str], Any], did: str) -> None:
+    """The call is not sent, nothing is held, and the error says what the hook did but holds nothing of the text.
     (BUDGET-33)"""
     tracker, adapter = BudgetTracker(1_000), MockLLMAdapter(count_tokens=count)
-    with pytest.raises(LLMConfigurationError, match="count_tokens") as caught:
+    with pytest.raises(LLMConfigurationError, match=rf"^count_tokens {did}\b") as caught:
         adapter.execute_prompt(PROMPT, RunConfig(budget_tracker=tracker))
     error = caught.value
     assert PROMPT not in f"{error} {error.__cause__} {error.__context__} {error.__dict__}"

@@ -57,6 +57,16 @@ def test_an_overrun_raises_the_next_bound() -> None:
     at_rest(tracker)
 
 
+def test_a_second_overrun_adds_to_what_the_first_taught() -> None:
+    """A too long answer, then a hidden prompt: the next hold covers both (BUDGET-41)."""
+    tracker = BudgetTracker(1_000)
+    call(tracker, used(10, 30))
+    call(tracker, used(20, 1))
+    assert tracker.snapshot().learned == {KEY: LearnedFactor(prompt_permille=2_000, completion_permille=1_500)}
+    with take(tracker, demand()) as hold:
+        assert hold.bound.tokens == 20 + 30
+
+
 def test_what_is_learned_is_of_one_adapter_and_model() -> None:
     """Another adapter, another model, a user's own amount and another tree know nothing of it (BUDGET-41)."""
     tracker = BudgetTracker(1_000)
@@ -109,6 +119,13 @@ def test_too_low_a_price_is_learned() -> None:
     call(tracker, used(10, 20), demand(price=FREE), usd="0.000001")
     with take(tracker, demand(price=FREE)) as hold:
         assert hold.bound.nano_usd == 1_000
+
+
+def test_a_cost_without_a_price_teaches_nothing() -> None:
+    """Where no price made a bound in USD, what the provider bills is no overrun of it."""
+    tracker = BudgetTracker(1_000)
+    call(tracker, used(10, 20), usd="0.05")
+    assert tracker.snapshot().learned == {}
 
 
 def test_waiting_calls_ask_for_what_was_learned() -> None:
@@ -169,6 +186,47 @@ def test_calls_within_their_bounds_halve_what_was_learned() -> None:
     assert tracker.snapshot().learned == {}
 
 
+def test_the_hundredth_call_within_its_bound_halves_what_was_learned() -> None:
+    """Not the ninety-ninth does, the first time as little as the second (BUDGET-2)."""
+    tracker = BudgetTracker()
+    call(tracker, used(10, 30))
+    for before, after in ((1_500, 1_250), (1_250, 1_125)):
+        for _ in range(CALM_CALLS - 1):
+            call(tracker, used(10, 20))
+        assert tracker.snapshot().learned[KEY].completion_permille == before
+        call(tracker, used(10, 20))
+        assert tracker.snapshot().learned[KEY].completion_permille == after
+
+
+def test_an_overrun_in_between_begins_the_hundred_anew() -> None:
+    """The hundred calls within their bounds are calls in a row."""
+    tracker = BudgetTracker()
+    call(tracker, used(10, 30))
+    for _ in range(CALM_CALLS - 1):
+        call(tracker, used(10, 20))
+    call(tracker, used(10, 30))
+    for _ in range(CALM_CALLS - 1):
+        call(tracker, used(10, 20))
+    assert tracker.snapshot().learned[KEY].completion_permille == 1_500
+
+
+def test_a_waiting_call_gains_by_what_is_forgotten() -> None:
+    """When the factor is halved, who waits for its raised bound is let in as soon as the lower one fits."""
+    tracker = BudgetTracker(1_000)
+    call(tracker, used(10, 30))
+    for _ in range(CALM_CALLS - 1):
+        call(tracker, used(1, 1))
+    last = take(tracker, demand())
+    last.dispatch()
+    blocker = tracker.reserve(tracker.remaining() - 27)  # type: ignore[operator]
+    waiter = Waiter(tracker, demand(), FACTS, arrival=tracker.gate.arrive(), deadline=1e18, own=())
+    tracker.gate.queue(waiter, may_wait=True)
+    assert waiter.waiting
+    last.settle(usage=used(10, 20))
+    assert waiter.hold is not None
+    assert waiter.hold.bound.tokens == 10 + 25
+
+
 def test_an_estimated_usage_teaches_nothing() -> None:
     """What nobody counted is no overrun."""
     tracker = BudgetTracker(1_000)
@@ -191,6 +249,21 @@ def test_a_factor_covers_the_call_that_taught_it(a: int, b: int, c: int, x: int,
     assert factor.after(seen) == factor
     half = factor.halved()
     assert all(less <= more for less, more in zip(half, factor, strict=True))
+
+
+def test_figures_that_are_learned_are_whole_and_rounded_up() -> None:
+    """4 tokens where 3 were bound are a factor of 1.334, and raise 3 to 5: never less than what was seen."""
+    factor = NOTHING_LEARNED.after(Seen((3, 0, 0), (4, 0, 0)))
+    assert factor == LearnedFactor(prompt_permille=1_334)
+    assert factor.prompt(3) == 5
+    assert all(type(figure) is int for figure in (*factor, *factor.halved(), factor.prompt(3)))
+
+
+def test_over_a_bound_of_nothing_only_tokens_are_added() -> None:
+    """A factor of nothing would be none: what came is added to each bound to come, and its half after calm calls."""
+    factor = NOTHING_LEARNED.after(Seen((0, 0, 0), (7, 0, 0)))
+    assert factor == LearnedFactor(prompt_extra=7)
+    assert [factor.prompt(1_000), factor.halved().prompt(1_000)] == [1_007, 1_003]
 
 
 async def test_with_the_limit_ignored_spend_ends_at_the_excess_of_what_was_in_flight() -> None:

@@ -62,14 +62,25 @@ def test_a_rate_that_is_none_is_refused(rate: Any) -> None:
         Price(prompt=1, completion=rate)
 
 
+@pytest.mark.parametrize("name", ["prompt", "completion", "cached", "cache_write", "call"])
+def test_a_refused_rate_is_named(name: str) -> None:
+    """Whoever gives five rates is told which of them is none."""
+    rates: dict[str, Any] = {"prompt": 1, "completion": 1, name: "cheap"}
+    with pytest.raises(LLMConfigurationError, match=f"^{name} must be an amount of USD of at least 0, not 'cheap'"):
+        Price(**rates)
+
+
 def test_a_price_shows_its_rates_in_usd() -> None:
     """The repr is the price as it is declared, whatever the thread's decimal context is."""
-    price = Price(
-        prompt="0.40", completion=20, call="0.0001", above={200: Price(prompt="0.0833333333333", completion=3)}
-    )
+    above = {300: Price(prompt=20, completion=30), 200: Price(prompt="0.0833333333333", completion=3)}
+    price = Price(prompt="0.40", completion=20, call="0.0001", above=above)
     with localcontext(prec=2):
         assert eval(repr(price)).in_usd() == price.in_usd()
-        assert repr(eval(repr(price))) == repr(price)
+        assert repr(price) == (
+            "Price(prompt=0.4, completion=20, cached=0.4, cache_write=0.4, call=0.0001, above={"
+            "200: Price(prompt=0.0833333333333, completion=3, cached=0.0833333333333, cache_write=0.0833333333333, "
+            "call=0), 300: Price(prompt=20, completion=30, cached=20, cache_write=20, call=0)})"
+        )
     assert repr(Price(prompt="0.40", completion=20)) == (
         "Price(prompt=0.4, completion=20, cached=0.4, cache_write=0.4, call=0)"
     )
@@ -94,19 +105,33 @@ def test_a_long_prompt_makes_the_whole_request_dearer() -> None:
     assert price.at_most(301, 100, 1) == max(500_501_000, 255_010_000, 15_030_000)
 
 
+def test_a_prompt_of_exactly_so_many_tokens_is_below_the_level() -> None:
+    """The level is for more tokens than its number says: a prompt of just so many is neither held nor billed by it."""
+    price = Price(prompt=1, completion=1, above={200: Price(prompt=10, completion=10)})
+    assert price.at_most(200, 100, 1) == price.of(usage(200, 100)) * 10**9 == 300_000
+    assert price.at_most(201, 100, 1) == price.of(usage(201, 100)) * 10**9 == 3_010_000
+
+
+def test_each_request_of_a_long_prompt_has_its_price() -> None:
+    """Three requests settled as one cost the price of a request three times, on the level that they reach."""
+    price = Price(prompt=1, completion=1, call=1, above={200: Price(prompt=1, completion=1, call=2)})
+    assert price.of(usage(200, 0), calls=3) == Decimal("3.0002")
+    assert price.of(usage(201, 0), calls=3) == Decimal("6.000201")
+
+
 @pytest.mark.parametrize(
-    "above",
+    ("above", "message"),
     [
-        {-1: Price.free()},
-        {"200": Price.free()},
-        {200: 1},
-        [200],
-        {1: Price(prompt=1, completion=1, above={2: Price.free()})},
+        ({-1: Price.free()}, "^above must be an? .*, not -1"),
+        ({"200": Price.free()}, "^above must be an? .*, not '200'"),
+        ({200: 1}, "^above must have, for so many tokens each, a Price without `above`"),
+        ([200], "^above must be a mapping of tokens to Price, not list"),
+        ({1: Price(prompt=1, completion=1, above={2: Price.free()})}, "^above must have, .* a Price without `above`"),
     ],
 )
-def test_levels_that_cannot_be_meant_are_refused(above: Any) -> None:
-    """`above` has a Price for each number of tokens, of one level only."""
-    with pytest.raises(LLMConfigurationError, match="above"):
+def test_levels_that_cannot_be_meant_are_refused(above: Any, message: str) -> None:
+    """`above` has a Price for each number of tokens, of one level only; the error says what it got."""
+    with pytest.raises(LLMConfigurationError, match=message):
         Price(prompt=1, completion=1, above=above)
 
 
@@ -228,10 +253,12 @@ def test_an_adapter_may_know_its_prices() -> None:
     assert (asked, tracker.spent_usd) == (["m"], COST)
 
 
-@pytest.mark.parametrize("prices", [[DEAR], {"m": 1}, {1: DEAR}, DEAR])
-def test_prices_that_are_none_are_refused(prices: Any) -> None:
-    """`prices` is a mapping of models to prices."""
-    with pytest.raises(LLMConfigurationError, match="prices"):
+@pytest.mark.parametrize(
+    ("prices", "said"), [([DEAR], "list"), ({"m": 1}, "1 for 'm'"), ({1: DEAR}, "for 1"), (DEAR, "Price")]
+)
+def test_prices_that_are_none_are_refused(prices: Any, said: str) -> None:
+    """`prices` is a mapping of models to prices; the error says what it got."""
+    with pytest.raises(LLMConfigurationError, match=rf"^prices must .*, not .*{said}\.$"):
         BudgetTracker(prices=prices)
 
 
@@ -250,6 +277,7 @@ def test_later_changes_of_a_mapping_do_not_count() -> None:
         (Decimal("0.0001"), "provider", Decimal("0.0001"), "provider"),
         (Decimal("0.0001"), "claude-cli", COST, "declared"),
         (Decimal("0.0009"), "claude-cli", Decimal("0.0009"), "claude-cli"),
+        (COST, "claude-cli", COST, "claude-cli"),
         (None, None, COST, "declared"),
     ],
 )
@@ -258,3 +286,30 @@ def test_what_a_reply_says_goes_first(reported: Any, source: Any, cost: Decimal,
     assert cost_of(reported, source, usage(10, 10), DEAR) == (cost, said_by)
     assert cost_of(reported, source, None, DEAR) == (reported, source)
     assert cost_of(reported, source, usage(10, 10), None) == (reported, source)
+
+
+class _ByTier(Price):
+    """Knows what the tiers that are named `fast` and `slow` cost."""
+
+    def billed_as(self, service_tier: str | None) -> Price | None:
+        return {None: self, "fast": DEAR, "slow": Price.free()}.get(service_tier)
+
+
+@pytest.mark.parametrize(("tier", "cost"), [(None, Decimal("0.00002")), ("fast", COST), ("slow", 0)])
+def test_a_call_costs_what_its_tier_costs(tier: str | None, cost: Decimal) -> None:
+    """The service tier that the reply names decides about the rates (BUDGET-12)."""
+    price = _ByTier(prompt=1, completion=1)
+    assert cost_of(None, None, usage(10, 10), price, tier) == (cost, "declared")
+
+
+def test_of_a_tier_without_a_price_only_the_reply_is_believed() -> None:
+    """A tier that the price does not know is not billed at another one: the cost is what the reply says, or unknown."""
+    price = _ByTier(prompt=1, completion=1)
+    assert cost_of(None, None, usage(10, 10), price, "odd") == (None, None)
+    assert cost_of(COST, "claude-cli", usage(10, 10), price, "odd") == (COST, "claude-cli")
+
+
+def test_a_guessed_usage_has_no_cost() -> None:
+    """What nobody counted is not multiplied by a price: the cost is unknown, never a guess that looks exact."""
+    assert cost_of(None, None, usage(10, 10, estimated=True), DEAR) == (None, None)
+    assert cost_of(Decimal("0.0001"), "claude-cli", usage(10, 10, estimated=True), DEAR)[0] == Decimal("0.0001")

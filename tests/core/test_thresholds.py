@@ -154,18 +154,18 @@ def test_a_closed_sink_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "told"),
     [
-        lambda: BudgetTracker(sink="ledger.jsonl"),  # type: ignore[arg-type]
-        lambda: BudgetTracker().on_threshold(0.5, None),  # type: ignore[arg-type]
-        lambda: BudgetTracker().on_threshold(0, print),
-        lambda: BudgetTracker().on_threshold(float("nan"), print),
-        lambda: BudgetTracker().on_threshold("0.5", print),  # type: ignore[arg-type]
+        (lambda: BudgetTracker(sink="ledger.jsonl"), "sink must be a function"),  # type: ignore[arg-type]
+        (lambda: BudgetTracker().on_threshold(0.5, None), "callback must be a function"),  # type: ignore[arg-type]
+        (lambda: BudgetTracker().on_threshold(0, print), "part must be a finite number above 0, not 0"),
+        (lambda: BudgetTracker().on_threshold(float("nan"), print), "part must be a finite number above 0, not nan"),
+        (lambda: BudgetTracker().on_threshold("0.5", print), "part must be a finite number"),  # type: ignore[arg-type]
     ],
 )
-def test_what_cannot_be_called(wrong: Callable[[], object]) -> None:
-    """A sink and a callback are functions, a part is a number above 0."""
-    with pytest.raises(LLMConfigurationError):
+def test_what_cannot_be_called(wrong: Callable[[], object], told: str) -> None:
+    """A sink and a callback are functions, a part is a number above 0; the error says which of them is wrong."""
+    with pytest.raises(LLMConfigurationError, match=f"^{told}"):
         wrong()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import NOTHING, Amount, nano_usd_of, shown, usd_of
+from llm_connect.core.units import NOTHING, Amount, nano_usd_of, plain, shown, usd_of
 
 WHOLE = st.integers(-(10**30), 10**30)
 
@@ -88,3 +88,11 @@ def test_no_decimal_context_changes_money(nano_usd: int, precision: int) -> None
 def test_figures_are_shown_as_a_person_reads_them(unit: Any, value: int, text: str) -> None:
     """One is singular, thousands are grouped, money has no zeros at its end."""
     assert shown(unit, value) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [("10", "10"), ("1E+3", "1000"), ("100.00", "100"), ("0.0500", "0.05"), ("0E-9", "0")]
+)
+def test_only_zeros_behind_the_point_are_left_out(amount: str, text: str) -> None:
+    """A whole number keeps its zeros, however the Decimal is written."""
+    assert plain(Decimal(amount)) == text

@@ -76,7 +76,7 @@ def scaled_usd(name: str, value: object, digits: int) -> int:
         amount = Decimal(float.__repr__(value) if isinstance(value, float) else value)
         if not amount.is_finite() or amount < 0:
             raise wrong
-        return int(amount.scaleb(digits, _MONEY).to_integral_value(ROUND_CEILING, _MONEY))
+        return int(amount.scaleb(digits, _MONEY).to_integral_value(ROUND_CEILING))
     except DecimalException:
         raise wrong from None
 
