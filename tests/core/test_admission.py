@@ -508,6 +508,40 @@ def test_callers_that_wait_for_each_others_holds_do_not_hang() -> None:
     at_rest(tracker)
 
 
+def test_holds_that_have_ended_keep_nobody_in_a_circle() -> None:
+    """What a waiting caller has given back meanwhile is not counted as kept by it (BUDGET-9)."""
+    tracker = BudgetTracker(100)
+    given_back, kept, other = tracker.reserve(40), tracker.reserve(30), tracker.reserve(30)
+    first = place(tracker, 50, own=(given_back,))
+    given_back.release()
+    second = place(tracker, 41, own=(kept,))
+    assert first.waiting
+    assert second.waiting
+    other.release()
+    tracker.gate.take(first).release()
+    tracker.gate.take(second).release()
+    kept.release()
+    at_rest(tracker)
+
+
+def test_one_who_waits_for_itself_is_refused_before_those_who_wait_for_it() -> None:
+    """Of two callers with holds, the one that is in its own way goes, though the other one came later (BUDGET-9)."""
+    tracker = BudgetTracker(200)
+    holds = [tracker.reserve(40), tracker.reserve(40)]
+    other = tracker.reserve(110)
+    in_its_own_way = place(tracker, 90, own=(holds[0],))
+    behind = place(tracker, 50, own=(holds[1],))
+    tracker.set_limits(total=125)
+    assert in_its_own_way.error is not None
+    assert in_its_own_way.error.reason == "self_wait"
+    assert behind.waiting
+    other.release()
+    holds[0].release()
+    tracker.gate.take(behind).release()
+    holds[1].release()
+    at_rest(tracker)
+
+
 def test_a_closed_budget_tells_those_that_wait() -> None:
     """Closing refuses waiters at once, and everybody afterwards."""
     root = BudgetTracker(100)

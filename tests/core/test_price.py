@@ -16,6 +16,7 @@ from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfiguration
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import LLMResponse, RunConfig
 from llm_connect.core.price import Price, cost_of
+from llm_connect.core.terms import declared_price
 from llm_connect.core.usage import Usage
 
 #: 10 USD for a million prompt tokens, 30 for completion tokens: 10 and 10 tokens cost 0.0004 USD.
@@ -236,21 +237,33 @@ def test_an_adapter_without_a_model_has_one_price() -> None:
     assert tracker.spent_usd == COST
 
 
+def test_without_a_budget_only_the_adapters_price_counts() -> None:
+    """A call without a tracker costs what its adapter says, for the adapter's own model; else nobody knows."""
+    adapter = MockLLMAdapter(price=DEAR)
+    assert declared_price(adapter, None, RunConfig()) is DEAR
+    assert declared_price(adapter, None, RunConfig(model_name="other")) is None
+    assert declared_price(MockLLMAdapter(), None, RunConfig()) is None
+
+
 def test_an_adapter_may_know_its_prices() -> None:
     """`price_for` is asked under a limit in USD, when nothing was declared, and not otherwise (BUDGET-12)."""
-    asked: list[str | None] = []
+    asked: list[tuple[str | None, RunConfig]] = []
 
     class Knowing(MockLLMAdapter):
         def price_for(self, model: str | None, config: RunConfig) -> Price | None:
-            asked.append(model)
+            asked.append((model, config))
             return DEAR
 
     Knowing().execute_prompt("hi", RunConfig(budget_tracker=BudgetTracker(1_000, total_calls=2)))
     Knowing(price=DEAR).execute_prompt("hi", RunConfig(budget_tracker=BudgetTracker(total_usd=1)))
     assert asked == []
     tracker = BudgetTracker(total_usd=1)
-    Knowing().execute_prompt("hi", RunConfig(budget_tracker=tracker.child("below"), model_name="m"))
-    assert (asked, tracker.spent_usd) == (["m"], COST)
+    below = tracker.child("below")
+    configs = [RunConfig(budget_tracker=below, model_name="m"), RunConfig(budget_tracker=below, max_tokens=30)]
+    for config in configs:
+        Knowing(model="its own").execute_prompt("hi", config)
+    assert asked == [("m", configs[0]), ("its own", configs[1])]
+    assert tracker.spent_usd == 2 * COST
 
 
 @pytest.mark.parametrize(

@@ -151,3 +151,20 @@ def test_a_cap_in_usd_refuses_a_call_whose_price_is_not_known() -> None:
     assert adapter.prompts == []
     assert tracker.held == tracker.spent == 0
     adapter.execute_prompt("hi", RunConfig(budget_tracker=tracker))
+
+
+def test_the_ledger_names_the_provider_of_an_adapter() -> None:
+    """An adapter's `provider` is what its entries and errors are listed under; its class, when it names none."""
+
+    class Gateway(MockLLMAdapter):
+        provider = "acme"
+
+    class Odd(MockLLMAdapter):
+        provider = 5
+
+    tracker = BudgetTracker(1_000)
+    for adapter in (Gateway(), Odd(), MockLLMAdapter()):
+        adapter.execute_prompt(PROMPT, config_of(tracker))
+    assert [entry.adapter for entry in tracker.ledger] == ["acme", "Odd", "MockLLMAdapter"]
+    tracker.set_limits(total=1)
+    assert refused(lambda: Gateway().execute_prompt(PROMPT, config_of(tracker))).provider == "acme"
