@@ -11,7 +11,7 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.units import NOTHING, Amount
-from tests.core.budget_helpers import at_rest, refused
+from tests.core.budget_helpers import PATIENCE, arefused, at_rest, in_thread, refused
 
 
 def test_consume_up_to_the_cap_and_not_one_more() -> None:
@@ -157,8 +157,9 @@ def test_a_snapshot_is_of_one_moment() -> None:
     ids=str,
 )
 def test_limits_that_cannot_be_meant_are_refused(values: dict[str, Any]) -> None:
-    """A limit below 1, a fraction of a token, a name that is blank: refused at construction."""
-    with pytest.raises(LLMConfigurationError):
+    """A limit below 1, a fraction of a token, a name that is blank: refused at construction, by its name."""
+    (name,) = values
+    with pytest.raises(LLMConfigurationError, match=f"^{name} must be "):
         BudgetTracker(**values)
 
 
@@ -167,13 +168,49 @@ def test_amounts_that_are_none_are_refused(value: Any) -> None:
     """What is no whole number of at least 0 is neither consumed, recorded, reserved nor corrected."""
     tracker = BudgetTracker(100)
     for use in (tracker.consume, tracker.record, tracker.reserve):
-        with pytest.raises(LLMConfigurationError):
+        with pytest.raises(LLMConfigurationError, match="^tokens must be "):
             use(value)
-    with pytest.raises(LLMConfigurationError):
+    with pytest.raises(LLMConfigurationError, match="^calls must be "):
         tracker.reserve(1, calls=value)
     if value is not None:
-        with pytest.raises(LLMConfigurationError):
+        with pytest.raises(LLMConfigurationError, match="^tokens must be "):
             tracker.correct(1, value)
-    with pytest.raises(LLMConfigurationError):
+        with pytest.raises(LLMConfigurationError, match="^calls must be "):
+            tracker.correct(1, calls=value)
+    with pytest.raises(LLMConfigurationError, match="^max_wait_seconds must be "):
         tracker.reserve(1, max_wait_seconds=-1)
     at_rest(tracker)
+
+
+@pytest.mark.parametrize("usd", [-1, "much", True, float("inf")])
+def test_usd_that_are_none_are_refused(usd: Any) -> None:
+    """What is no finite amount of USD is neither recorded, reserved, settled nor corrected."""
+    tracker = BudgetTracker(100)
+    with tracker.reserve(1) as hold:
+        for use in (tracker.record, tracker.reserve, hold.settle, lambda usd: tracker.correct(1, usd=usd)):
+            with pytest.raises(LLMConfigurationError, match="^usd must be an amount of USD"):
+                use(usd=usd)
+    at_rest(tracker)
+
+
+async def test_a_task_reserves_what_a_thread_reserves() -> None:
+    """`areserve` takes what `reserve` takes, and what is left out is the same: no tokens, one call, no USD, no wait."""
+    tracker = BudgetTracker(total_calls=2)
+    said: dict[str, Any] = {"calls": 0, "usd": "0.5", "adapter": "a", "model": "m", "labels": {"job": "report"}}
+    for hold in (tracker.reserve(5, **said), await tracker.areserve(5, **said)):
+        assert hold.bound == Amount(5, 0, 500_000_000)
+        hold.settle()
+    for entry in tracker.ledger:
+        assert (entry.adapter, entry.model, entry.labels) == ("a", "m", {"job": "report"})
+    with in_thread(tracker.reserve).result(PATIENCE) as one, await tracker.areserve() as other:
+        assert one.bound == other.bound == Amount(0, 1)
+        assert (await arefused(tracker.areserve())).reason == refused(tracker.reserve).reason == "refused"
+    at_rest(tracker)
+
+
+def test_what_is_not_recorded_is_nothing() -> None:
+    """A record books just what it says: a call alone, or USD alone."""
+    tracker = BudgetTracker()
+    assert tracker.record(calls=1).amount == Amount(0, 1)
+    assert tracker.record(usd=1).amount == Amount(0, 0, 10**9)
+    assert tracker.record(1).amount == Amount(1)

@@ -67,6 +67,15 @@ def test_a_slice_that_does_not_fit_now_is_refused() -> None:
     assert refused(tracker.child("u", 1, slice=True).__enter__).reason == "closed"
 
 
+def test_a_slice_that_never_fits_says_where() -> None:
+    """The error is about the limit that stands against it for good, not about one that is only full just now."""
+    root = BudgetTracker(100)
+    team = root.child("team", 200)
+    with team.reserve(90):
+        error = refused(team.child("s", 150, slice=True).__enter__)
+    assert (error.reason, error.path, error.total, error.missing) == ("never_fits", "budget", 100, 50)
+
+
 def test_outside_of_its_block_a_slice_is_closed() -> None:
     """A slice that was never entered, or was left, admits nothing (BUDGET-40)."""
     tracker = BudgetTracker(100)
@@ -160,17 +169,17 @@ def test_waiters_get_what_a_slice_returns() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "told"),
     [
-        lambda tracker: tracker.child("s", slice=True),
-        lambda tracker: tracker.child("s", 5, slice=True, join=True),
-        lambda tracker: tracker.child("s", 5, slice=True).set_limits(total=6),
+        (lambda tracker: tracker.child("s", slice=True), "A slice needs a limit"),
+        (lambda tracker: tracker.child("s", 5, slice=True, join=True), "A slice .* is never joined"),
+        (lambda tracker: tracker.child("s", 5, slice=True).set_limits(total=6), "The limits of a slice are set aside"),
     ],
     ids=["no limit", "joined", "changed before it is entered"],
 )
-def test_what_a_slice_cannot_be(wrong: Callable[[BudgetTracker], Any]) -> None:
+def test_what_a_slice_cannot_be(wrong: Callable[[BudgetTracker], Any], told: str) -> None:
     """A slice has a limit of its own that stays as it is."""
-    with pytest.raises(LLMConfigurationError, match="slice"):
+    with pytest.raises(LLMConfigurationError, match=f"^{told}"):
         wrong(BudgetTracker(100))
 
 
