@@ -225,6 +225,20 @@ async def test_an_async_wrapper_that_says_so_is_not_counted() -> None:
     assert tracker.spent == provider.billed == 100
 
 
+async def test_a_wrapper_that_says_so_is_not_asked_for_a_bound() -> None:
+    """A strict budget judges the bound of the adapter that sends, in both forms, not that of its wrapper (BUDGET-7)."""
+
+    class Proven(Sync):
+        def bound(self, prompt: str, config: RunConfig) -> Bound:
+            return Bound(prompt_tokens=5, max_tokens=95, grade="proven")
+
+    tracker, provider = BudgetTracker(200, strict=True), Provider()
+    adapter = Wrapper(Proven(provider))
+    adapter.execute_prompt(PROMPT, config_of(tracker))
+    await adapter.async_execute_prompt(PROMPT, config_of(tracker))
+    assert tracker.spent == provider.billed == 200
+
+
 class Forgetful(LLMAdapter):
     """A wrapper that forgot `metered = False`."""
 
@@ -268,6 +282,13 @@ class VeryPolite(Polite):
         return super().execute_prompt(prompt, config)
 
 
+class PoliteSync(Sync):
+    """Writes the sync form alone, over that of its base."""
+
+    def execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
+        return super().execute_prompt(prompt, config)
+
+
 class InLoop(Sync):
     """Its async form calls the sync one in the loop."""
 
@@ -289,7 +310,7 @@ class FromLoop(Both):
         return asyncio.run(self.async_execute_prompt(prompt, config))
 
 
-@pytest.mark.parametrize("kind", [Polite, VeryPolite, FromLoop])
+@pytest.mark.parametrize("kind", [Polite, VeryPolite, PoliteSync, FromLoop])
 def test_a_chain_of_forms_counts_once(kind: type[Sync]) -> None:
     """However many methods of one adapter a call goes through, it is counted once, and fits once (BUDGET-7)."""
     tracker, provider = BudgetTracker(200), Provider()
@@ -300,7 +321,7 @@ def test_a_chain_of_forms_counts_once(kind: type[Sync]) -> None:
     at_rest(tracker)
 
 
-@pytest.mark.parametrize("kind", [Polite, VeryPolite, InLoop, InThread, FromLoop])
+@pytest.mark.parametrize("kind", [Polite, VeryPolite, PoliteSync, InLoop, InThread, FromLoop])
 async def test_an_async_chain_of_forms_counts_once(kind: type[Sync]) -> None:
     """In a crowd, too: a call that was let in stays in when one form hands on to the other (BUDGET-2, BUDGET-7)."""
     tracker, provider = BudgetTracker(2_000), Provider()

@@ -207,9 +207,11 @@ def test_a_stream_that_does_not_fit_is_not_opened(take: Any) -> None:
 
 def test_without_a_budget_a_stream_is_as_its_adapter_writes_it(take: Any) -> None:
     """It is passed on. (STREAM-1)"""
-    adapter = Streaming(Words(["one", " two"]))
+    adapter, config = Streaming(Words(["one", " two"])), RunConfig(temperature=0.5)
     stream, chunks = take(adapter)
     assert (stream.text, len(chunks), adapter.configs[0].max_tokens) == ("one two", 4, None)
+    take(adapter, config)
+    assert adapter.configs[1] is config
 
 
 def test_a_stream_over_the_adapters_own_call_counts_once(take: Any) -> None:
