@@ -277,6 +277,23 @@ def test_the_arrival_number_is_kept_for_retries() -> None:
     at_rest(tracker)
 
 
+async def test_a_task_keeps_its_arrival_number_for_retries() -> None:
+    """What holds for a thread that comes back holds for a task (BUDGET-5)."""
+    tracker = BudgetTracker(10)
+    number = tracker.gate.arrive()
+    hold = in_thread(lambda: tracker.reserve(10)).result(WAIT)
+    later = place(tracker, 10)
+    deadline = time.monotonic() + WAIT
+    again = asyncio.create_task(
+        aadmit(tracker, Demand(Amount(10)), CallFacts(), deadline=deadline, arrival=number)
+    )
+    await awaits(tracker, 2)
+    hold.release()
+    (await again).release()
+    tracker.gate.take(later).release()
+    at_rest(tracker)
+
+
 async def test_a_cancelled_waiter_leaves_no_trace() -> None:
     """Cancelled while it waits, a call has no entry, holds nothing and stops nobody (BUDGET-6)."""
     tracker = BudgetTracker(100)
@@ -505,6 +522,35 @@ def test_callers_that_wait_for_each_others_holds_do_not_hang() -> None:
     holds[1].release()
     tracker.gate.take(first).release()
     holds[0].release()
+    at_rest(tracker)
+
+
+def test_of_a_circle_of_three_the_last_is_refused() -> None:
+    """One that makes way is enough: the two before it keep waiting, and get what they wait for (BUDGET-9)."""
+    tracker = BudgetTracker(100)
+    holds = [tracker.reserve(30) for _ in range(3)]
+    first, second, third = (place(tracker, 30, own=(hold,)) for hold in holds)
+    assert third.error is not None
+    assert third.error.reason == "self_wait"
+    assert first.waiting
+    assert second.waiting
+    holds[2].release()
+    for waiter, own in ((first, holds[0]), (second, holds[1])):
+        tracker.gate.take(waiter).release()
+        own.release()
+    at_rest(tracker)
+
+
+def test_a_hold_that_has_ended_is_in_nobodys_way() -> None:
+    """Whoever has given its own hold back meanwhile waits like anybody else (BUDGET-9)."""
+    tracker = BudgetTracker(100)
+    own, other = tracker.reserve(20), tracker.reserve(80)
+    waiter = place(tracker, 50, own=(own,))
+    own.release()
+    tracker.set_limits(total=65)
+    assert waiter.waiting
+    other.release()
+    tracker.gate.take(waiter).release()
     at_rest(tracker)
 
 
