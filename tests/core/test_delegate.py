@@ -35,6 +35,8 @@ def test_what_carries_over() -> None:
         max_tokens=5,
         model_params={"top_p": 1},
         timeout_seconds=7,
+        first_chunk_seconds=4,
+        idle_seconds=2,
         max_wait_seconds=3,
         max_retries=1,
         max_depth=2,
@@ -44,6 +46,8 @@ def test_what_carries_over() -> None:
     )
     same = RunConfig(
         timeout_seconds=7,
+        first_chunk_seconds=4,
+        idle_seconds=2,
         max_wait_seconds=3,
         max_retries=1,
         max_depth=1,
@@ -65,5 +69,5 @@ def test_depth_is_used_up() -> None:
 
 def test_a_limit_needs_a_budget() -> None:
     """A limit for a sub-agent of a config without a budget would be no limit."""
-    with pytest.raises(LLMConfigurationError, match="no budget_tracker"):
+    with pytest.raises(LLMConfigurationError, match="^'b' was given a limit, but this config has no budget_tracker"):
         RunConfig().delegate("b", total=10)

@@ -106,6 +106,44 @@ def test_own_fields_of_a_kind_survive_pickling_and_copying(error: LLMError) -> N
         assert vars(back) == vars(error)
 
 
+def test_a_failed_command_says_how_it_ended() -> None:
+    """Its return code and the end of what it wrote; None and nothing, where it was not run to its end. (ERROR-2)"""
+    error = LLMSubprocessError("x", return_code=7, stderr="oh")
+    assert (error.return_code, error.stderr) == (7, "oh")
+    unknown = LLMSubprocessError("x")
+    assert (unknown.return_code, unknown.stderr) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "maybe"),
+    [
+        (LLMError("x"), True),
+        (LLMTimeoutError("x"), True),
+        (LLMConfigurationError("x"), False),
+        (LLMAPIError("x"), True),
+        (LLMAPIError("x", status_code=399), True),
+        (LLMAPIError("x", status_code=400), False),
+        (LLMAPIError("x", status_code=499), False),
+        (LLMAPIError("x", status_code=500), True),
+        (LLMAuthenticationError("x", status_code=401), False),
+        (LLMAPIError("x", status_code=400, maybe_billed=True), True),
+        (LLMError("x", maybe_billed=False), False),
+    ],
+    ids=repr,
+)
+def test_a_failed_call_may_have_been_billed_unless_it_was_refused(error: LLMError, maybe: bool) -> None:
+    """Only a complete 4xx, and what was never sent, is known to cost nothing; who raises the error may know better.
+
+    (ERROR-2)
+    """
+    assert error.maybe_billed is maybe
+
+
+def test_an_api_error_without_a_status_has_status_0() -> None:
+    """No status that a provider could have sent stands for one that is not known. (ERROR-2)"""
+    assert LLMAPIError("x").status_code == 0
+
+
 class Tailored(LLMAPIError):
     """A subclass whose constructor asks for more."""
 

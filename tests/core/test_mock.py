@@ -42,6 +42,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 def test_one_text_answers_every_call(ask: Ask) -> None:
     """A single reply is given again and again."""
+    assert ask(MockLLMAdapter(), "2+2").content == "mock reply"
     adapter = MockLLMAdapter("four")
     assert [ask(adapter, "2+2").content for _ in range(3)] == ["four"] * 3
 
@@ -77,7 +78,7 @@ def test_a_function_that_waits_does_not_hold_up_other_calls() -> None:
 
 def test_no_reply_at_all_is_refused() -> None:
     """An empty list of replies has no last one to repeat."""
-    with pytest.raises(LLMConfigurationError, match="at least one"):
+    with pytest.raises(LLMConfigurationError, match="^MockLLMAdapter needs at least one reply"):
         MockLLMAdapter([])
 
 
@@ -87,8 +88,13 @@ def test_no_reply_at_all_is_refused() -> None:
 )
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any]) -> None:
     """Bad figures are refused in the constructor, by name."""
-    with pytest.raises(LLMConfigurationError, match=next(iter(options))):
+    with pytest.raises(LLMConfigurationError, match=f"^{next(iter(options))} must be "):
         MockLLMAdapter(**options)
+
+
+def test_a_reply_may_cost_no_tokens(ask: Ask) -> None:
+    """A usage of nothing is one that a provider may report."""
+    assert ask(MockLLMAdapter(prompt_tokens=0, completion_tokens=0), "x").usage.total_tokens == 0
 
 
 def test_calls_are_remembered_with_their_config(ask: Ask) -> None:
@@ -108,7 +114,7 @@ def test_a_response_says_what_it_was_told_to_say(ask: Ask) -> None:
     response = ask(adapter, "x")
     assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (3, 4)
     assert response.model == "small"
-    assert response.metadata.keys() >= {"provider", "latency_seconds", "attempts"}
+    assert response.metadata == {"provider": "mock", "latency_seconds": 0, "attempts": 1}
     assert ask(adapter, "x", RunConfig(model_name="big")).model == "big"
 
 
@@ -130,9 +136,11 @@ def test_a_delay_takes_its_time(ask: Ask) -> None:
 def test_a_delay_beyond_the_timeout_ends_in_a_timeout(ask: Ask) -> None:
     """`timeout_seconds` is honoured by every adapter, the mock included. (ADAPTER-6)"""
     started = time.monotonic()
-    with pytest.raises(LLMTimeoutError):
-        ask(MockLLMAdapter(delay_seconds=30), "x", RunConfig(timeout_seconds=0.05))
+    with pytest.raises(LLMTimeoutError, match=r"timeout_seconds is over") as caught:
+        ask(MockLLMAdapter(model="slow", delay_seconds=30), "x", RunConfig(timeout_seconds=0.05))
     assert time.monotonic() - started < 5
+    assert (caught.value.provider, caught.value.model, caught.value.attempts) == ("mock", "slow", 1)
+    assert ask(MockLLMAdapter(delay_seconds=0.05), "x", RunConfig(timeout_seconds=0.05)).content
 
 
 def test_many_threads_lose_no_call() -> None:
@@ -178,5 +186,5 @@ def test_the_error_adapter_does_not_pile_up_tracebacks() -> None:
 
 def test_the_error_adapter_takes_only_errors_of_this_library() -> None:
     """Only an LLMError leaves an adapter, so only one can be given. (ADAPTER-10)"""
-    with pytest.raises(LLMConfigurationError):
+    with pytest.raises(LLMConfigurationError, match="^ErrorLLMAdapter takes an LLMError"):
         ErrorLLMAdapter(ValueError("x"))  # type: ignore[arg-type]

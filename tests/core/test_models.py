@@ -45,6 +45,7 @@ def test_response_as_dict_goes_through_json_without_loss() -> None:
     data = json.loads(json.dumps(response.to_dict()))
     assert Decimal(data["cost"]) == cost
     assert (data["content"], data["model"], data["finish_reason"]) == ("hi", "m", "length")
+    assert data["cost_source"] == "provider"
     assert data["usage"]["total_tokens"] == 3
     assert data["metadata"] == {"provider": "p", "attempts": 1}
 
@@ -94,6 +95,12 @@ def test_defaults_send_nothing_that_was_not_asked_for() -> None:
         ("timeout_seconds", None),
         ("timeout_seconds", 10**400),
         ("timeout_seconds", True),
+        ("first_chunk_seconds", 0),
+        ("first_chunk_seconds", "1"),
+        ("idle_seconds", 0),
+        ("idle_seconds", math.nan),
+        ("max_wait_seconds", -0.1),
+        ("max_wait_seconds", True),
         ("max_retries", -1),
         ("max_retries", None),
         ("max_retries", 0.0),
@@ -102,6 +109,11 @@ def test_defaults_send_nothing_that_was_not_asked_for() -> None:
         ("max_depth", None),
         ("max_depth", 1.5),
         ("max_depth", True),
+        ("clamp_floor", 0),
+        ("clamp_floor", None),
+        ("when_short", "guess"),
+        ("when_short", None),
+        ("budget_tracker", 5_000),
         ("model_params", None),
         ("model_params", [("a", 1)]),
         ("model_params", {1: 1}),
@@ -113,8 +125,16 @@ def test_defaults_send_nothing_that_was_not_asked_for() -> None:
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, value: Any) -> None:
     """Each bad value is refused at construction, and the error names the field. (MODEL-6, MODEL-7, MODEL-8)"""
-    with pytest.raises(LLMConfigurationError, match=name):
+    with pytest.raises(LLMConfigurationError, match=f"^(The )?{name} "):
         RunConfig(**{name: value})
+
+
+def test_a_refused_choice_comes_with_the_others() -> None:
+    """Who mistypes one of a few words is told all of them; who gives another object, what kind it was. (MODEL-6)"""
+    with pytest.raises(LLMConfigurationError, match="one of 'wait', 'refuse', 'clamp', not 'Wait'"):
+        RunConfig(when_short="Wait")  # type: ignore[arg-type]
+    with pytest.raises(LLMConfigurationError, match="a BudgetTracker, not int"):
+        RunConfig(budget_tracker=5_000)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +146,10 @@ def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, value: Any) 
         ("temperature", 2.5),
         ("max_tokens", 1),
         ("timeout_seconds", 0.001),
+        ("first_chunk_seconds", 0.001),
+        ("idle_seconds", 0.001),
+        ("max_wait_seconds", 0),
+        ("clamp_floor", 1),
         ("max_retries", 0),
         ("max_depth", 0),
         ("model_params", {"seed": None}),
