@@ -30,7 +30,7 @@ from llm_connect import (
 from llm_connect.core.adapter import DEFAULT_MAX_TOKENS
 from llm_connect.core.chunks import chunks_of
 from llm_connect.core.holds import Hold
-from llm_connect.core.streams import nothing_yet
+from llm_connect.core.stream_sources import nothing_yet
 
 KEY = "sk-canary-7f3d9b1c5e8a2046"
 

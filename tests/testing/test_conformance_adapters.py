@@ -136,7 +136,7 @@ def of_the_documents() -> dict[str, Any]:
     """The classes of docs/writing-an-adapter.md."""
     code = [text for _, text in blocks(ROOT / "docs" / "writing-an-adapter.md", "python")]
     namespace: dict[str, Any] = {"__name__": "document"}
-    for text in code[:3]:
+    for text in code[:4]:
         exec(text, namespace)
     return namespace
 
@@ -151,13 +151,14 @@ def plain(name: str, provider: EmbeddedProvider) -> LLMAdapter:
 DOCUMENTED: dict[str, Make] = {
     "PlainAdapter": partial(plain, "PlainAdapter"),
     "ExactAdapter": partial(plain, "ExactAdapter"),
+    "StreamingAdapter": partial(plain, "StreamingAdapter"),
     "LoggingAdapter": lambda provider: of_the_documents()["LoggingAdapter"](plain("PlainAdapter", provider)),
 }
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_the_adapters_of_the_documents(name: str, serve: Serve) -> None:
-    """What docs/writing-an-adapter.md shows keeps every rule: template, bound and wrapper. (TESTKIT-11)"""
+    """What docs/writing-an-adapter.md shows keeps every rule: template, bound, wrapper and stream. (TESTKIT-11)"""
     assert check(DOCUMENTED[name], serve, Behaviour(drip=0.1), deadline_seconds=0.5) == RULES
 
 

@@ -27,7 +27,7 @@ from llm_connect.core.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.core.exceptions import LLMConnectionError
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
-from llm_connect.core.streams import nothing_yet
+from llm_connect.core.stream_sources import nothing_yet
 from llm_connect.protocols.stream_reading import PlainReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply
 

@@ -11,7 +11,8 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.counting import CountTokens, counter_of, measured
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
-from llm_connect.core.streams import AsyncLLMStream, LLMStream, WholeReply
+from llm_connect.core.stream_sources import WholeReply
+from llm_connect.core.streams import AsyncLLMStream, LLMStream
 
 #: The output limit, in tokens, that is held and sent when a call has a budget and no limit of its own.
 DEFAULT_MAX_TOKENS = 2_000

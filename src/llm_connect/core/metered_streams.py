@@ -14,7 +14,8 @@ from llm_connect.core.chunks import StreamChunk
 from llm_connect.core.holds import Hold
 from llm_connect.core.metering import adispatch, dispatch, ends, settled, while_running
 from llm_connect.core.models import LLMResponse, RunConfig
-from llm_connect.core.streams import AsyncLLMStream, LLMStream, nothing_yet
+from llm_connect.core.stream_sources import nothing_yet
+from llm_connect.core.streams import AsyncLLMStream, LLMStream
 from llm_connect.core.terms import Terms
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Answers that come as streams: what a caller holds, and the default for adapters that cannot stream."""
+"""Answers that come as streams: what a caller holds, and how it is closed."""
 
 from __future__ import annotations
 
@@ -9,41 +9,12 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from inspect import GEN_CLOSED, getgeneratorstate
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import Self
 
 from llm_connect.core import forks
-from llm_connect.core.chunks import StreamChunk, chunks_of
-from llm_connect.core.models import LLMResponse, Prompt, RunConfig
-from llm_connect.core.usage import Usage
-
-if TYPE_CHECKING:
-    from llm_connect.core.adapter import LLMAdapter
-
-
-class StreamSource(Protocol):
-    """Where a stream takes its chunks from, in one of the two forms, once."""
-
-    def chunks(self) -> Generator[StreamChunk]:
-        """The chunks. Closing the generator closes the connection and ends the hold, wherever it stands."""
-        ...
-
-    def achunks(self) -> AsyncGenerator[StreamChunk]:
-        """Like `chunks`, for a coroutine."""
-        ...
-
-    def abandon(self) -> None:
-        """Let go where nothing can be awaited, because the event loop of `achunks` is gone."""
-        ...
-
-    @property
-    def text(self) -> str:
-        """The text that was given so far."""
-        ...
-
-    @property
-    def response(self) -> LLMResponse:
-        """The response; before the end, what is known of it."""
-        ...
+from llm_connect.core.chunks import StreamChunk
+from llm_connect.core.models import LLMResponse
+from llm_connect.core.stream_sources import AsyncPieces, Pieces, StreamSource, Written
 
 
 class _Stream:
@@ -86,6 +57,19 @@ class LLMStream(_Stream):
         self._chunks = source.chunks()
         weakref.finalize(self, _close_elsewhere, self._chunks, forks.generation)
 
+    @classmethod
+    def of(cls, pieces: Pieces) -> Self:
+        """A stream written as a generator: it yields texts, and in the end the `LLMResponse`.
+
+            def stream_prompt(self, prompt, config=None):
+                return LLMStream.of(self._pieces(prompt, config or RunConfig()))
+
+        The generator begins when the first chunk is asked for, and is closed when the stream is left, so a `with`
+        in it closes the connection. What it raises is raised by the stream; without a response at its end, that is
+        LLMConnectionError.
+        """
+        return cls(Written(pieces))
+
     def __iter__(self) -> Self:
         return self
 
@@ -118,6 +102,11 @@ class AsyncLLMStream(_Stream):
         self._chunks = source.achunks()
         self._is_guarded = False
 
+    @classmethod
+    def of(cls, pieces: AsyncPieces) -> Self:
+        """Like `LLMStream.of`, for an async generator."""
+        return cls(Written(pieces))
+
     def __aiter__(self) -> Self:
         return self
 
@@ -139,41 +128,6 @@ class AsyncLLMStream(_Stream):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-class WholeReply:
-    """The source for an adapter without a stream of its own: the whole reply as one chunk, metered as any call."""
-
-    def __init__(self, adapter: LLMAdapter, prompt: Prompt, config: RunConfig | None) -> None:
-        self._adapter = adapter
-        self._arguments = (prompt, config)
-        self._response: LLMResponse | None = None
-
-    def chunks(self) -> Generator[StreamChunk]:
-        self._response = self._adapter.execute_prompt(*self._arguments)
-        yield from chunks_of(self._response)
-
-    async def achunks(self) -> AsyncGenerator[StreamChunk]:
-        self._response = await self._adapter.async_execute_prompt(*self._arguments)
-        for chunk in chunks_of(self._response):
-            yield chunk
-
-    def abandon(self) -> None:
-        """Between its chunks it holds nothing."""
-
-    @property
-    def text(self) -> str:
-        return "" if self._response is None else self._response.content
-
-    @property
-    def response(self) -> LLMResponse:
-        return self._response or nothing_yet()
-
-
-def nothing_yet(model: str = "") -> LLMResponse:
-    """The response of a stream of which nothing has come."""
-    usage = Usage(prompt_tokens=0, completion_tokens=0, estimated=True)
-    return LLMResponse(content="", model=model, usage=usage, finish_reason="unknown")
 
 
 def _close_elsewhere(chunks: Generator[StreamChunk], generation: int) -> None:
