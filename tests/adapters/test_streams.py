@@ -484,25 +484,3 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.001)
-
-
-def test_200_streams_broken_after_the_second_chunk(
-    make: Make, provider: EmbeddedProvider, tracker: BudgetTracker
-) -> None:
-    """The books cover what the server bills, nothing is held, and no connection is left, so that nothing can be read
-    behind the caller's back. (STREAM-4, STREAM-6)
-    """
-    provider.script(ENDLESS)
-
-    async def main() -> None:
-        async with make() as adapter:
-            config = config_of(tracker, timeout_seconds=60)
-            streams = (atake(lambda: adapter.async_stream_prompt(PROMPT, config), 2) for _ in range(200))
-            left = await asyncio.gather(*streams)
-            assert {len(stream.text) for stream in left} == {32}
-            await asyncio.to_thread(wait_until_alone, provider)
-
-    asyncio.run(main())
-    assert provider.meter.read().calls == 200
-    assert outcomes(tracker) == ["presumed"] * 200
-    assert tracker.spent >= provider.meter.total_tokens

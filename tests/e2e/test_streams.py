@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -136,18 +137,34 @@ async def aleft(adapter: LLMAdapter, config: RunConfig) -> str:
     return stream.text
 
 
-@pytest.mark.xdist_group("engine")
-@pytest.mark.parametrize("name", test_local_engine.ADAPTERS)
-def test_a_local_model_streams(engine: LocalEngine, name: str) -> None:
-    """A real engine's stream has the text of its whole reply, and settles by its own figures. (STREAM-1, STREAM-5)"""
-    tracker = BudgetTracker(100_000)
-    adapter = test_local_engine.adapter_of(name, engine)
-    config = RunConfig(budget_tracker=tracker, max_tokens=20)
+def texts_of(adapter: LLMAdapter, config: RunConfig, form: str) -> tuple[list[str], LLMResponse]:
+    """The texts of a stream of the local model, and its response."""
+
+    async def main() -> tuple[list[str], LLMResponse]:
+        async with adapter.async_stream_prompt(test_local_engine.ENDLESS, config) as stream:
+            return [chunk.text async for chunk in stream], stream.response
+
+    if form == "async":
+        return asyncio.run(main())
     with adapter.stream_prompt(test_local_engine.ENDLESS, config) as stream:
-        texts = [chunk.text for chunk in stream]
-    response = stream.response
-    assert "".join(texts) == stream.text == response.content
+        return [chunk.text for chunk in stream], stream.response
+
+
+@pytest.mark.xdist_group("engine")
+@pytest.mark.parametrize("form", ["sync", "async"])
+@pytest.mark.parametrize("name", test_local_engine.ADAPTERS)
+def test_a_local_model_streams(engine: LocalEngine, name: str, form: str) -> None:
+    """A real engine's stream has the text of its response, and settles by the engine's own figures; where the model
+    leaves nothing to chance, that is the text of a call. (STREAM-1, STREAM-5)
+    """
+    tracker, chance = BudgetTracker(100_000), name == "claude-code"
+    adapter = test_local_engine.adapter_of(name, engine)
+    config = RunConfig(max_tokens=20, temperature=None if chance else 0)
+    texts, response = texts_of(adapter, replace(config, budget_tracker=tracker), form)
+    assert "".join(texts) == response.content
     assert (response.finish_reason, response.usage.completion_tokens) == ("length", 20)
     assert len(texts) > 3
     assert [entry.outcome for entry in tracker.ledger] == ["settled"]
     assert tracker.spent == response.usage.total_tokens
+    if not chance:
+        assert response.content == adapter.execute_prompt(test_local_engine.ENDLESS, config).content
