@@ -83,6 +83,12 @@ def performance(*args: str) -> None:
     run(PYTHON, ROOT / "benchmarks" / "performance" / "run.py", *args)
 
 
+def streaming(*args: str) -> None:
+    """measure what a stream costs beside the raw SDKs, in five minutes; more words are its arguments"""
+    sync()
+    run(PYTHON, ROOT / "benchmarks" / "streaming" / "run.py", *args)
+
+
 def lint() -> None:
     """run ruff, mypy, pyright and import-linter, and name all that fail"""
     sync(*LINTING)
@@ -105,9 +111,9 @@ def parts() -> None:
 
 
 TASKS: dict[str, Callable[..., None]] = {
-    task.__name__: task for task in (demo, test, check, e2e, overshoot, performance, lint, format, parts)
+    task.__name__: task for task in (demo, test, check, e2e, overshoot, performance, streaming, lint, format, parts)
 }
-WITH_ARGUMENTS = frozenset({"demo", "test", "e2e", "overshoot", "performance"})
+WITH_ARGUMENTS = frozenset({"demo", "test", "e2e", "overshoot", "performance", "streaming"})
 
 
 def sync(*groups: str) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
-
-from report import Report, as_markdown
+from report import Report, as_markdown, with_table
 
 _README_HEAD = ("CPU of a call with a budget, beside the raw SDK", "ratio")
 _README_ROWS = {
@@ -80,13 +78,10 @@ The same for any program, while it runs: `py-spy record -o profile.svg --pid PID
 
 def page(report: Report) -> str:
     """The whole page."""
-    return _TEXT.format(when=report.when(), table=report.markdown())
+    return _TEXT.format(when=report.when(), table=as_markdown(report.lines()))
 
 
 def in_readme(text: str, report: Report) -> str:
     """The README with its ratios made anew."""
     lines = [_README_HEAD, *((shown, f"{report.ratio(what):.2f}") for what, shown in _README_ROWS.items())]
-    old = "".join(
-        takewhile(lambda line: line.startswith("|"), text[text.index(f"| {_README_HEAD[0]}") :].splitlines(True))
-    )
-    return text.replace(old, f"{as_markdown(lines)}\n")
+    return with_table(text, lines)

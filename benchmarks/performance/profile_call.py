@@ -10,12 +10,13 @@ import pstats
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
 
-from processes import HERE, Child
+from processes import Child
 from subjects import ours
 from work import WORKS
 
+HERE = Path(__file__).parent
 _CALLS, _LINES = 500, 40
 _PATHS = {"openai": "/v1", "openrouter": "/v1", "gemini": ""}
 

@@ -12,9 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from work import GEMINI_MODEL, MAX_TOKENS, MODEL, Work
+from work import GEMINI_MODEL, KEY, MAX_TOKENS, MODEL, Work
 
-KEY = "sk-performance-is-measured-without-any"
 Call = Callable[[], str | None]
 ACall = Callable[[], Awaitable[str | None]]
 AClose = Callable[[], Awaitable[object]]
@@ -30,10 +29,6 @@ class Subject:
 
 async def nothing() -> None:
     """Closes what needs no closing."""
-
-
-def body_of(work: Work) -> dict[str, Any]:
-    return {"model": MODEL, "messages": work.messages(), "max_completion_tokens": MAX_TOKENS, **work.options}
 
 
 def ours(name: str, path: str, url: str, work: Work, *, budget: bool) -> Subject:
@@ -66,7 +61,7 @@ def raw_openai(url: str, work: Work, *, aiohttp: bool = False) -> Subject:
     import openai
 
     options: dict[str, Any] = {"api_key": KEY, "base_url": f"{url}/v1", "max_retries": 0}
-    body = body_of(work)
+    body = work.body()
     client = openai.OpenAI(**options)
 
     def start() -> tuple[ACall, AClose]:
@@ -87,7 +82,7 @@ def post_openai(url: str, work: Work) -> Subject:
     import openai
 
     options: dict[str, Any] = {"api_key": KEY, "base_url": f"{url}/v1", "max_retries": 0}
-    body = body_of(work)
+    body = work.body()
     client = openai.OpenAI(**options)
 
     def text(response: Any) -> str | None:
@@ -126,13 +121,13 @@ def bare_httpx2(url: str, work: Work) -> Subject:
     import httpx2
 
     client = httpx2.Client()
-    asked: dict[str, Any] = {"json": body_of(work), "headers": {"Authorization": f"Bearer {KEY}"}}
+    asked: dict[str, Any] = {"json": work.body(), "headers": {"Authorization": f"Bearer {KEY}"}}
     address = f"{url}/v1/chat/completions"
     return Subject(lambda: client.post(address, **asked).json()["choices"][0]["message"]["content"], None)
 
 
 def bare_aiohttp(url: str, work: Work) -> Subject:
-    asked: dict[str, Any] = {"json": body_of(work), "headers": {"Authorization": f"Bearer {KEY}"}}
+    asked: dict[str, Any] = {"json": work.body(), "headers": {"Authorization": f"Bearer {KEY}"}}
 
     def start() -> tuple[ACall, AClose]:
         import aiohttp
@@ -151,7 +146,7 @@ def bare_aiohttp(url: str, work: Work) -> Subject:
 def aisuite(url: str, work: Work) -> Subject:
     suite = importlib.import_module("aisuite")
     client = suite.Client({"openai": {"api_key": KEY, "base_url": f"{url}/v1", "max_retries": 0}})
-    asked = {**body_of(work), "model": f"openai:{MODEL}"}
+    asked = {**work.body(), "model": f"openai:{MODEL}"}
     return Subject(lambda: client.chat.completions.create(**asked).choices[0].message.content, None)
 
 
@@ -168,7 +163,7 @@ def langchain(url: str, work: Work) -> Subject:
 
 def litellm(url: str, work: Work) -> Subject:
     library = importlib.import_module("litellm")
-    asked = {**body_of(work), "model": f"openai/{MODEL}", "api_key": KEY, "api_base": f"{url}/v1", "num_retries": 0}
+    asked = {**work.body(), "model": f"openai/{MODEL}", "api_key": KEY, "api_base": f"{url}/v1", "num_retries": 0}
 
     async def acall() -> str | None:
         return (await library.acompletion(**asked)).choices[0].message.content  # type: ignore[no-any-return]

@@ -1,44 +1,27 @@
 """One contender in a process of its own, which measures what it is told to on its standard input.
 
-    python worker.py ADDRESS
-
-One line of JSON is one measure with its options, such as {"subject": "openai", "measure": "sync", "count": 20}; one
-line of JSON is the answer. Needs nothing but the contender itself.
+python worker.py ADDRESS
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
 import resource
 import sys
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "shared"))
 
+from clock import Clock
+from obeying import Result, obey
 from subjects import SUBJECTS, ACall, Call, Subject
 from work import WORKS
 
-Result = dict[str, float]
 _WARM = 20
-
-
-class Clock:
-    """CPU and wall seconds of a block."""
-
-    def __enter__(self) -> Clock:
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cpu, self.wall = time.process_time() - self._cpu, time.perf_counter() - self._wall
 
 
 class Worker:
@@ -154,16 +137,5 @@ def _resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def main(address: str) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    worker = Worker(address)
-    for line in sys.stdin:
-        options: dict[str, Any] = json.loads(line)
-        worker.subject = options.pop("subject")
-        measure: Callable[..., Result] = getattr(worker, options.pop("measure"))
-        print(json.dumps(measure(**options)), flush=True)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    obey(Worker(*sys.argv[1:]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
+from llm_connect.calling.steps import timed_out
 from llm_connect.protocols.wire import Failure
 
 if TYPE_CHECKING:
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long is waited, and what it means when that was in vain."""
+    """How long is waited: for what, and by which limit."""
 
     deadline: Deadline
-    over: Failure
+    missing: str = "no whole reply came"
+    limit: str = "timeout_seconds"
 
     def failure(self, adapter: ProviderAdapter, error: Exception) -> Failure:
         """What an exception while waiting means."""
-        return self.over if self.deadline.passed else adapter.transport_failure(error)
+        if self.deadline.passed:
+            return timed_out(self.missing, maybe_billed=True, limit=self.limit)
+        return adapter.transport_failure(error)
 
 
 @dataclass(frozen=True, slots=True)

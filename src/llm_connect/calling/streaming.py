@@ -18,7 +18,6 @@ from llm_connect.calling.flow import Call, Outcome
 from llm_connect.calling.heads import Head
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.outcomes import end_cut, response_of
-from llm_connect.calling.steps import timed_out
 from llm_connect.calling.stream_drivers import StreamFlow, abandon, adrive_stream, drive_stream
 from llm_connect.calling.stream_steps import Close, Next, Open, Patience
 from llm_connect.core.budget import BudgetTracker
@@ -49,6 +48,7 @@ class StreamedCall(Call):
         self._reading: Reading = PlainReading()
         self._reply: OpenReply | AsyncOpenReply | None = None
         self._waiting_since = self.started
+        self._until_deadline = Patience(self.deadline)
 
     @property
     def text(self) -> str:
@@ -95,7 +95,7 @@ class StreamedCall(Call):
             for text in texts:
                 yield from self._give(text)
         if reading.ended:
-            yield Next(self.adapter, reply, Patience(Deadline.after(_FOR_THE_END_SECONDS), _NO_END))
+            yield Next(self.adapter, reply, Patience(Deadline.after(_FOR_THE_END_SECONDS)))
         return self._outcome
 
     def _conclude(self) -> None:
@@ -128,12 +128,13 @@ class StreamedCall(Call):
         end_cut(hold, said.usage)
 
     def _patience(self) -> Patience:
-        name = "idle_seconds" if self._texts else "first_chunk_seconds"
-        seconds: float | None = getattr(self.config, name)
+        seconds = self.config.idle_seconds if self._texts else self.config.first_chunk_seconds
         if seconds is None or self._waiting_since + seconds >= self.deadline.at:
-            return Patience(self.deadline, timed_out("no whole reply came", maybe_billed=True))
-        over = timed_out("no further text came" if self._texts else "no text came", maybe_billed=True, limit=name)
-        return Patience(Deadline(self._waiting_since + seconds), over)
+            return self._until_deadline
+        until = Deadline(self._waiting_since + seconds)
+        if self._texts:
+            return Patience(until, "no further text came", "idle_seconds")
+        return Patience(until, "no text came", "first_chunk_seconds")
 
     def _whole_reply(self) -> Reply:
         reply = self._reply

@@ -34,17 +34,20 @@ class EventStream:
         if not piece:
             return []
         self._after_return = piece.endswith(b"\r")
-        *ends, rest = _LINE_END.split(piece)
-        found = [data for end in ends if (data := self._take(self._whole_line(end))) is not None]
-        self._line.append(rest)
-        return found
+        first, *others = _LINE_END.split(piece) if b"\r" in piece else piece.split(b"\n")
+        self._line.append(first)
+        if not others:
+            return []
+        lines = (self._whole_line(), *others[:-1])
+        self._line.append(others[-1])
+        return [data for line in lines if (data := self._take(line)) is not None]
 
     def end(self) -> list[str]:
         """The data of an event that the end of the stream cut off."""
-        return list(filter(None, (self._take(line) for line in (self._whole_line(b""), b""))))
+        return list(filter(None, (self._take(line) for line in (self._whole_line(), b""))))
 
-    def _whole_line(self, end: bytes) -> bytes:
-        line = b"".join((*self._line, end))
+    def _whole_line(self) -> bytes:
+        line = b"".join(self._line)
         self._line.clear()
         if not self._begun:
             self._begun = True

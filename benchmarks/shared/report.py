@@ -7,9 +7,10 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any, TypeAlias
 
-from rows import Measure, Row
+from measures import Measure, Row
 
 #: What was measured of a subject, in the order of turns: the same place of two subjects is the same moment.
 Results: TypeAlias = dict[tuple[str, Measure], list[dict[str, float]]]
@@ -25,15 +26,15 @@ class Report:
 
     def text(self) -> str:
         """For a terminal."""
-        lines = [_HEAD, *map(self._cells, self._rows)]
+        lines = self.lines()
         widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
         )
 
-    def markdown(self) -> str:
-        """The table of a document."""
-        return as_markdown([_HEAD, *map(self._cells, self._rows)])
+    def lines(self) -> list[tuple[str, ...]]:
+        """The table, with its head."""
+        return [_HEAD, *map(self._cells, self._rows)]
 
     def ratio(self, what: str) -> float:
         """The median of the row that is called so."""
@@ -88,6 +89,13 @@ def as_markdown(lines: Sequence[Sequence[str]]) -> str:
     """Lines of cells as a table; the first one is its head."""
     rule = ["---", *("---:" for _ in lines[0][1:])]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))
+
+
+def with_table(text: str, lines: Sequence[Sequence[str]]) -> str:
+    """`text` with its table that begins with the same cell made anew."""
+    rest = text[text.index(f"| {lines[0][0]} |") :].splitlines(keepends=True)
+    old = "".join(takewhile(lambda line: line.startswith("|"), rest))
+    return text.replace(old, f"{as_markdown(lines)}\n")
 
 
 def _quartiles(values: list[float]) -> str:

@@ -8,11 +8,9 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
-from pathlib import Path
 
-from rows import Measure
+from measures import Measure
 
-HERE = Path(__file__).parent
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LLM_CONNECT_CLAUDE")
 #: Nobody listens at the discard port of loopback: what a contender would fetch from outside fails at once.
 _NOWHERE = "http://127.0.0.1:9"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+KEY = "sk-performance-is-measured-without-any"
 MODEL = "gpt-4.1-mini"
 GEMINI_MODEL = "gemini-2.5-flash"
 MAX_TOKENS = 100
@@ -21,6 +22,10 @@ class Work:
     def messages(self) -> list[dict[str, str]]:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, {"role": "user", "content": self.prompt}]
+
+    def body(self) -> dict[str, Any]:
+        """The request in the format of chat completions."""
+        return {"model": MODEL, "messages": self.messages(), "max_completion_tokens": MAX_TOKENS, **self.options}
 
 
 SCHEMA = {
