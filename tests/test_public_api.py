@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import llm_connect
 
 SNAPSHOT = Path(__file__).parent / "public_api.txt"
@@ -82,10 +84,21 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(llm_connect, "NoSuchAdapter")
 
 
-def test_importing_the_package_imports_no_sdk() -> None:
-    """`import llm_connect` brings the standard library and this package, nothing else (LAYER-3)"""
-    script = "import sys; old = set(sys.modules); import llm_connect; print(*set(sys.modules) - old)"
+@pytest.mark.parametrize("statement", ["import llm_connect", "from llm_connect import *"])
+def test_importing_the_package_imports_no_sdk(statement: str) -> None:
+    """Importing it, and all its names, brings the standard library and this package, nothing else (LAYER-3)"""
+    brought = brought_by(statement)
+    assert {name.partition(".")[0] for name in brought} - sys.stdlib_module_names == {"llm_connect"}
+
+
+def test_a_name_is_imported_on_its_first_use() -> None:
+    """Who only imports the package pays for nothing in it."""
+    assert [name for name in brought_by("import llm_connect") if name.startswith("llm_connect")] == ["llm_connect"]
+    assert "llm_connect.core.budget" in brought_by("from llm_connect import BudgetTracker")
+
+
+def brought_by(statement: str) -> list[str]:
+    script = f"import sys; old = set(sys.modules)\n{statement}\nprint(*set(sys.modules) - old)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
     assert result.returncode == 0, result.stderr
-    brought = {name.partition(".")[0] for name in result.stdout.split()}
-    assert brought - sys.stdlib_module_names == {"llm_connect"}
+    return result.stdout.split()

@@ -7,7 +7,7 @@ import sys
 
 before = set(sys.modules)
 
-import llm_connect  # noqa: E402, F401
+from llm_connect import BudgetTracker, LLMAdapter, RunConfig  # noqa: E402, F401
 
 loaded = {name.partition(".")[0] for name in set(sys.modules) - before} - {"llm_connect"}
 foreign = sorted(name for name in loaded if name not in sys.stdlib_module_names)

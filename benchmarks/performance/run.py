@@ -32,7 +32,11 @@ class Performance(Bench):
     def process(self, subject: str) -> dict[str, float]:
         kind, _, name = subject.partition(" ")
         python = self.environments.python_of(OURS if kind == "import" else name)
-        imported = {"ours": "import llm_connect", "stdlib": "import asyncio, dataclasses, json, logging"}
+        imported = {
+            "ours": "import llm_connect",
+            "core": "from llm_connect import BudgetTracker, LLMAdapter, RunConfig",
+            "stdlib": "import asyncio, dataclasses, json, logging",
+        }
         if kind == "import":
             return cost_of_process(python, "-c", imported[name], cpu=self.cpu)
         return cost_of_process(python, str(HERE / "cold.py"), name, self.address, cpu=self.cpu)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import weakref
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.checks import check_prompt
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 running: ContextVar[tuple[LLMAdapter, weakref.ref[Hold]] | None] = ContextVar("llm_connect_running", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What one attempt asks of one tracker."""
 
     tracker: BudgetTracker

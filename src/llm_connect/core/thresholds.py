@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
+from decimal import Decimal
 from typing import TYPE_CHECKING, TypeAlias
 
 from llm_connect.core.checks import check_number
@@ -26,12 +26,12 @@ class Threshold:
         self.tracker = tracker
         self.callback = callback
         # As it is written: in floating point, 0.07 of 100 is more than 7.
-        self._part = Fraction(str(part))
+        self._numerator, self._denominator = Decimal(str(part)).as_integer_ratio()
 
     @property
     def reached(self) -> bool:
         """Whether that part is spent of any limit."""
         return any(
-            account.limit is not None and account.spent * self._part.denominator >= account.limit * self._part.numerator
+            account.limit is not None and account.spent * self._denominator >= account.limit * self._numerator
             for account in self.tracker.own_accounts
         )
