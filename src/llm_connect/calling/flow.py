@@ -18,7 +18,6 @@ from llm_connect.calling.drivers import Step
 from llm_connect.calling.heads import Head
 from llm_connect.calling.outcomes import end_hold, error_of, response_of
 from llm_connect.calling.retry import pause_before_retry
-from llm_connect.calling.scrub import Scrubber
 from llm_connect.calling.steps import Pause, Reserve, Send, TakeSlot, timed_out
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
@@ -105,7 +104,8 @@ class Call:
             if outcome is not None:
                 self._end(hold, outcome)
         finally:
-            self._end_open(hold)
+            if hold.state != "ended":
+                self._end_open(hold)
             self.booked = self.booked.plus(hold.amount)
         return outcome
 
@@ -163,7 +163,7 @@ class Call:
 
     def _name(self, hold: Hold, request_id: str | None) -> None:
         """Let the ledger name the request, so that the provider can be asked later what became of it."""
-        hold.request_id = hold.request_id or Scrubber(self.adapter.secrets).clean(request_id)
+        hold.request_id = hold.request_id or self.adapter.scrubber.clean(request_id)
 
 
 def call(adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:

@@ -55,7 +55,7 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
         "attempts": call.attempts,
     }
     if answer.request_id is not None:
-        metadata["request_id"] = Scrubber(call.adapter.secrets).clean(answer.request_id)
+        metadata["request_id"] = call.adapter.scrubber.clean(answer.request_id)
     if answer.hint is not None:
         metadata["hint"] = answer.hint
     if call.hold is not None:

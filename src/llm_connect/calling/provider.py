@@ -15,6 +15,7 @@ from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.prices import DEFAULT_TIER, list_price
+from llm_connect.calling.scrub import Scrubber
 from llm_connect.calling.slots import Slots
 from llm_connect.calling.streaming import ProviderStream
 from llm_connect.core.adapter import DEFAULT_MAX_TOKENS, LLMAdapter
@@ -79,6 +80,8 @@ class ProviderAdapter(LLMAdapter):
         self.model = model
         self.slots: Slots = Slots(max_concurrency)
         self.secrets = secrets
+        #: Takes keys out of what the provider says.
+        self.scrubber: Scrubber = Scrubber(secrets)
         self.budget_tracker = budget_tracker
         self.price = price
         self.count_tokens: CountTokens = count_tokens

@@ -37,8 +37,10 @@ class Bound:
     grade: Grade = "estimated"
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "max_tokens", "outputs", "calls", "least_max_tokens"):
-            check_count(name, getattr(self, name), least=0)
+        figures = (self.prompt_tokens, self.max_tokens, self.outputs, self.calls, self.least_max_tokens)
+        if {*map(type, figures)} != {int} or min(figures) < 0:
+            for name in ("prompt_tokens", "max_tokens", "outputs", "calls", "least_max_tokens"):
+                check_count(name, getattr(self, name), least=0)
 
     @property
     def completion_tokens(self) -> int:

@@ -62,7 +62,7 @@ _FINISH: Mapping[str, FinishReason] = {
     "error": "error",
 }
 #: What the model reads beside the messages, as JSON.
-_READ_AS_JSON = ("response_format", "tools", "functions")
+_READ_AS_JSON = frozenset({"response_format", "tools", "functions"})
 #: Parameters for which a provider adds a few words.
 _STYLE_PARAMS = frozenset({"reasoning", "reasoning_effort", "verbosity"})
 #: All fields of a request that `bound` knows: with any other, nobody says how much is read or written.
@@ -100,7 +100,7 @@ _BOUNDED = SHARED_PARAMS | frozenset(
 )
 #: Fields of a message that are read as text, and those that are read as JSON.
 _TEXT_FIELDS = ("name", "refusal")
-_JSON_FIELDS = ("tool_calls", "tool_call_id", "function_call")
+_JSON_FIELDS = frozenset({"tool_calls", "tool_call_id", "function_call"})
 _MESSAGE_FIELDS = frozenset({*_TEXT_FIELDS, *_JSON_FIELDS, "role", "content"})
 
 
@@ -230,8 +230,9 @@ def _texts(messages: list[JSON]) -> list[str]:
 
 
 def _read_as_json(body: JSON, messages: list[JSON]) -> JSON:
-    wanted: JSON = {name: body[name] for name in _READ_AS_JSON if body.get(name) not in (None, {"type": "text"})}
-    calls = [message[name] for message in messages for name in _JSON_FIELDS if message.get(name)]
+    named = _READ_AS_JSON & body.keys()
+    wanted: JSON = {name: body[name] for name in named if body[name] not in (None, {"type": "text"})}
+    calls = [message[name] for message in messages for name in _JSON_FIELDS & message.keys() if message[name]]
     return wanted | ({"calls": calls} if calls else {})
 
 
