@@ -284,9 +284,7 @@ async def test_a_task_keeps_its_arrival_number_for_retries() -> None:
     hold = in_thread(lambda: tracker.reserve(10)).result(WAIT)
     later = place(tracker, 10)
     deadline = time.monotonic() + WAIT
-    again = asyncio.create_task(
-        aadmit(tracker, Demand(Amount(10)), CallFacts(), deadline=deadline, arrival=number)
-    )
+    again = asyncio.create_task(aadmit(tracker, Demand(Amount(10)), CallFacts(), deadline=deadline, arrival=number))
     await awaits(tracker, 2)
     hold.release()
     (await again).release()

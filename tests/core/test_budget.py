@@ -168,16 +168,16 @@ def test_amounts_that_are_none_are_refused(value: Any) -> None:
     """What is no whole number of at least 0 is neither consumed, recorded, reserved nor corrected."""
     tracker = BudgetTracker(100)
     for use in (tracker.consume, tracker.record, tracker.reserve):
-        with pytest.raises(LLMConfigurationError, match="^tokens must be "):
+        with pytest.raises(LLMConfigurationError, match=r"^tokens must be "):
             use(value)
-    with pytest.raises(LLMConfigurationError, match="^calls must be "):
+    with pytest.raises(LLMConfigurationError, match=r"^calls must be "):
         tracker.reserve(1, calls=value)
     if value is not None:
-        with pytest.raises(LLMConfigurationError, match="^tokens must be "):
+        with pytest.raises(LLMConfigurationError, match=r"^tokens must be "):
             tracker.correct(1, value)
-        with pytest.raises(LLMConfigurationError, match="^calls must be "):
+        with pytest.raises(LLMConfigurationError, match=r"^calls must be "):
             tracker.correct(1, calls=value)
-    with pytest.raises(LLMConfigurationError, match="^max_wait_seconds must be "):
+    with pytest.raises(LLMConfigurationError, match=r"^max_wait_seconds must be "):
         tracker.reserve(1, max_wait_seconds=-1)
     at_rest(tracker)
 
@@ -188,7 +188,7 @@ def test_usd_that_are_none_are_refused(usd: Any) -> None:
     tracker = BudgetTracker(100)
     with tracker.reserve(1) as hold:
         for use in (tracker.record, tracker.reserve, hold.settle, lambda usd: tracker.correct(1, usd=usd)):
-            with pytest.raises(LLMConfigurationError, match="^usd must be an amount of USD"):
+            with pytest.raises(LLMConfigurationError, match=r"^usd must be an amount of USD"):
                 use(usd=usd)
     at_rest(tracker)
 

@@ -53,7 +53,7 @@ def test_what_is_no_tokenizer_is_refused(nonsense: Any) -> None:
 @pytest.mark.parametrize("arguments", [{"count": 5}, {"count": words, "exact": "yes"}, {"count": None}])
 def test_a_counter_needs_a_function_and_a_bool(arguments: dict[str, Any]) -> None:
     """What cannot be called, or an `exact` that is neither True nor False, is refused."""
-    with pytest.raises(LLMConfigurationError, match="^TokenCounter takes a function"):
+    with pytest.raises(LLMConfigurationError, match=r"^TokenCounter takes a function"):
         TokenCounter(**arguments)
 
 

@@ -69,5 +69,5 @@ def test_depth_is_used_up() -> None:
 
 def test_a_limit_needs_a_budget() -> None:
     """A limit for a sub-agent of a config without a budget would be no limit."""
-    with pytest.raises(LLMConfigurationError, match="^'b' was given a limit, but this config has no budget_tracker"):
+    with pytest.raises(LLMConfigurationError, match=r"^'b' was given a limit, but this config has no budget_tracker"):
         RunConfig().delegate("b", total=10)

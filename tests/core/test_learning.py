@@ -218,13 +218,15 @@ def test_a_waiting_call_gains_by_what_is_forgotten() -> None:
         call(tracker, used(1, 1))
     last = take(tracker, demand())
     last.dispatch()
-    blocker = tracker.reserve(tracker.remaining() - 27)  # type: ignore[operator]
-    waiter = Waiter(tracker, demand(), FACTS, arrival=tracker.gate.arrive(), deadline=1e18, own=())
-    tracker.gate.queue(waiter, may_wait=True)
-    assert waiter.waiting
-    last.settle(usage=used(10, 20))
-    assert waiter.hold is not None
-    assert waiter.hold.bound.tokens == 10 + 25
+    with tracker.reserve(tracker.remaining() - 27):  # type: ignore[operator]
+        waiter = Waiter(tracker, demand(), FACTS, arrival=tracker.gate.arrive(), deadline=1e18, own=())
+        tracker.gate.queue(waiter, may_wait=True)
+        assert waiter.waiting
+        last.settle(usage=used(10, 20))
+    hold = tracker.gate.take(waiter)
+    assert hold.bound.tokens == 10 + 25
+    hold.release()
+    at_rest(tracker)
 
 
 def test_an_estimated_usage_teaches_nothing() -> None:

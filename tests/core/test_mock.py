@@ -78,7 +78,7 @@ def test_a_function_that_waits_does_not_hold_up_other_calls() -> None:
 
 def test_no_reply_at_all_is_refused() -> None:
     """An empty list of replies has no last one to repeat."""
-    with pytest.raises(LLMConfigurationError, match="^MockLLMAdapter needs at least one reply"):
+    with pytest.raises(LLMConfigurationError, match=r"^MockLLMAdapter needs at least one reply"):
         MockLLMAdapter([])
 
 
@@ -186,5 +186,5 @@ def test_the_error_adapter_does_not_pile_up_tracebacks() -> None:
 
 def test_the_error_adapter_takes_only_errors_of_this_library() -> None:
     """Only an LLMError leaves an adapter, so only one can be given. (ADAPTER-10)"""
-    with pytest.raises(LLMConfigurationError, match="^ErrorLLMAdapter takes an LLMError"):
+    with pytest.raises(LLMConfigurationError, match=r"^ErrorLLMAdapter takes an LLMError"):
         ErrorLLMAdapter(ValueError("x"))  # type: ignore[arg-type]

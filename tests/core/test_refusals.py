@@ -37,8 +37,8 @@ def test_what_never_fits() -> None:
     tracker.record(10)
     assert str(call(tracker)) == (
         "Budget 'budget': a call of up to 500 tokens does not fit even when nothing is running (10 tokens spent and 0 "
-        "tokens held of 300 tokens). What would fit: a limit that is higher by 210 tokens, or a smaller max_tokens or a "
-        "shorter prompt." + HINT
+        "tokens held of 300 tokens). What would fit: a limit that is higher by 210 tokens, or a smaller max_tokens or "
+        "a shorter prompt." + HINT
     )
 
 
@@ -76,9 +76,9 @@ def test_a_wait_for_oneself() -> None:
     tracker = BudgetTracker(1_000)
     with tracker.reserve(600):
         assert str(call(tracker)) == (
-            "Budget 'budget': a call of up to 500 tokens would wait for a hold that its own caller keeps open (0 tokens "
-            "spent and 600 tokens held of 1,000 tokens). End the outer hold first, or set metered = False on the "
-            "adapter that only wraps another one."
+            "Budget 'budget': a call of up to 500 tokens would wait for a hold that its own caller keeps open (0 "
+            "tokens spent and 600 tokens held of 1,000 tokens). End the outer hold first, or set metered = False on "
+            "the adapter that only wraps another one."
         )
 
 
