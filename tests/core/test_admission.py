@@ -471,6 +471,28 @@ def test_a_caller_does_not_wait_for_itself() -> None:
     tracker.reserve(60).release()
 
 
+def test_all_holds_of_a_caller_are_its_own() -> None:
+    """Not the last one alone, and however many it has taken and ended since (BUDGET-9)."""
+    tracker = BudgetTracker(100)
+    with tracker.reserve(60), tracker.reserve(10):
+        assert refused(lambda: tracker.reserve(60, max_wait_seconds=0.01)).reason == "self_wait"
+        for _ in range(100):
+            tracker.reserve(1).release()
+        assert refused(lambda: tracker.reserve(60, max_wait_seconds=0.01)).reason == "self_wait"
+    at_rest(tracker)
+
+
+def test_a_thread_with_the_context_of_another_is_another_caller() -> None:
+    """As `asyncio.to_thread` starts it: the one that it was started from may end its hold meanwhile (BUDGET-9)."""
+    tracker = BudgetTracker(100)
+    with tracker.reserve(60):
+        context = contextvars.copy_context()
+        other = in_thread(lambda: context.run(tracker.reserve, 60, max_wait_seconds=WAIT))
+        waits(tracker, 1)
+    other.result(WAIT).release()
+    at_rest(tracker)
+
+
 async def test_a_task_does_not_wait_for_itself() -> None:
     """What holds for a thread holds for a task; another task's hold is waited for (BUDGET-9)."""
     tracker = BudgetTracker(100)

@@ -177,6 +177,9 @@ def test_amounts_that_are_none_are_refused(value: Any) -> None:
             tracker.correct(1, value)
         with pytest.raises(LLMConfigurationError, match=r"^calls must be "):
             tracker.correct(1, calls=value)
+        for figures in ({"tokens": value}, {"calls": value}):
+            with tracker.reserve(1) as hold, pytest.raises(LLMConfigurationError, match=f"^{next(iter(figures))} must"):
+                hold.settle(**figures)
     with pytest.raises(LLMConfigurationError, match=r"^max_wait_seconds must be "):
         tracker.reserve(1, max_wait_seconds=-1)
     at_rest(tracker)

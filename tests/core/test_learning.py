@@ -160,6 +160,18 @@ def test_a_reserved_hold_grows_before_it_is_sent() -> None:
     at_rest(tracker)
 
 
+def test_a_hold_with_a_smaller_limit_grows_by_that_limit() -> None:
+    """A call that took what was free is sent with that output limit, and needs no more than its factor (BUDGET-41)."""
+    tracker = BudgetTracker(1_000)
+    with tracker.reserve(900):
+        small = take(tracker, BoundDemand(Bound(prompt_tokens=10, max_tokens=200), 20, None))
+        assert (small.max_tokens, small.bound.tokens) == (90, 100)
+    call(tracker, used(10, 30))
+    assert small.try_dispatch()
+    assert (small.max_tokens, small.bound.tokens) == (90, 10 + 135)
+    small.release()
+
+
 def test_a_manual_hold_that_was_given_back_says_why() -> None:
     """While more is spent than a limit allows, a hold of before is not sent, and its error has the figures."""
     tracker = BudgetTracker(100)

@@ -210,11 +210,45 @@ def test_models_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(RunConfig(max_tokens=3))) == RunConfig(max_tokens=3)
 
 
-@pytest.mark.parametrize("prompt", [None, 5, b"bytes", ["hi"], {"role": "user"}, "", " \n\t", "a\ud800b"])
-def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any) -> None:
-    """Another kind than text, nothing, and text that UTF-8 cannot encode are refused. (ADAPTER-7)"""
-    with pytest.raises(LLMConfigurationError):
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        (None, "This adapter takes a prompt of type str, not NoneType: pass the text"),
+        (5, "This adapter takes a prompt of type str, not int"),
+        (b"bytes", "This adapter takes a prompt of type str, not bytes"),
+        (["hi"], "This adapter takes a prompt of type str, not list"),
+        ({"role": "user"}, "This adapter takes a prompt of type str, not dict"),
+        ("", "The prompt is empty: pass the text to send"),
+        (" \n\t", "The prompt is empty"),
+        ("a\ud800b", "The prompt holds lone surrogates, which UTF-8 cannot encode: decode it with"),
+    ],
+)
+def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, told: str) -> None:
+    """Another kind than text, nothing, and text that UTF-8 cannot encode are refused, each for its own reason.
+
+    (ADAPTER-7)
+    """
+    with pytest.raises(LLMConfigurationError, match=f"^{told}"):
         check_prompt(prompt)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"system_prompt": 5}, "must be text or None, not int"),
+        ({"temperature": -1}, "must be a finite number at least 0, not -1"),
+        ({"timeout_seconds": 0}, "must be a finite number above 0, not 0"),
+        ({"max_tokens": 0}, "must be a whole number of at least 1, not 0"),
+        ({"labels": {"a": 1}}, "must be a mapping from text to text"),
+        ({"model_params": {1: 1}}, "must be a mapping from text to values"),
+    ],
+    ids=str,
+)
+def test_a_refusal_says_what_would_be_taken(fields: dict[str, Any], told: str) -> None:
+    """The kind or the range that is asked for, and what was given. (MODEL-6)"""
+    (name,) = fields
+    with pytest.raises(LLMConfigurationError, match=f"^{name} {told}"):
+        RunConfig(**fields)
 
 
 @pytest.mark.parametrize("prompt", ["x", " x ", "😀", "\x00x", "é" * 100_000])
@@ -227,8 +261,10 @@ def test_a_number_of_a_kind_of_its_own_is_a_number() -> None:
     """A member of an IntEnum is the whole number that it is."""
 
     class Limit(enum.IntEnum):
+        LEAST = 1
         SHORT = 50
 
     assert RunConfig(max_tokens=Limit.SHORT).max_tokens == 50
+    assert RunConfig(max_tokens=Limit.LEAST).max_tokens == 1
     with pytest.raises(LLMConfigurationError):
         RunConfig(max_retries=-Limit.SHORT)
