@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 import logging
 import threading
 from collections.abc import Callable
@@ -125,6 +126,18 @@ def test_a_sink_gets_every_entry_in_order() -> None:
     tracker.record(5)
     assert seen == list(range(1, 802))
     at_rest(tracker)
+
+
+def test_a_file_of_json_lines_is_utf_8_in_any_locale(tmp_path: Path) -> None:
+    """A label in another script neither fails nor is written in the encoding of the place (BUDGET-43)."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        with JsonLinesSink(tmp_path / "ledger.jsonl") as sink:
+            BudgetTracker(sink=sink).record(1, labels={"job": "täglich 日"})
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert "täglich 日" in (tmp_path / "ledger.jsonl").read_text(encoding="utf-8")
 
 
 def test_json_lines(tmp_path: Path) -> None:
