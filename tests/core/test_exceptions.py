@@ -13,6 +13,7 @@ import llm_connect
 from llm_connect import (
     LLMAPIError,
     LLMAuthenticationError,
+    LLMBudgetExceededError,
     LLMConfigurationError,
     LLMConnectionError,
     LLMError,
@@ -137,6 +138,15 @@ def test_a_failed_call_may_have_been_billed_unless_it_was_refused(error: LLMErro
     (ERROR-2)
     """
     assert error.maybe_billed is maybe
+
+
+def test_a_refusal_of_which_only_the_reason_is_known() -> None:
+    """It is about tokens of an unnamed budget without a limit, in which nothing is spent, held or missing. (ERROR-2)"""
+    error = LLMBudgetExceededError("x", reason="refused")
+    assert (error.reason, error.unit, error.path, error.total, error.likely) == ("refused", "tokens", "", None, None)
+    figures = (error.spent, error.held, error.sliced, error.presumed, error.requested, error.missing)
+    assert figures == (0,) * 6
+    assert not error.maybe_billed
 
 
 def test_an_api_error_without_a_status_has_status_0() -> None:
