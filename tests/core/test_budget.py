@@ -103,6 +103,19 @@ def test_a_lowered_limit_refuses_and_a_raised_one_reopens() -> None:
     tracker.consume(1)
 
 
+def test_a_limit_that_is_just_used_up_stops_only_what_needs_more_of_it() -> None:
+    """Spent to the last token is no breach: a call that takes none is let in (BUDGET-10)."""
+    tracker = BudgetTracker(100)
+    with tracker.reserve(10):
+        tracker.record(100)
+        assert not tracker.breached
+        tracker.reserve(0).release()
+        with tracker.child("s", total_calls=5, slice=True) as slice_:
+            slice_.reserve(0).release()
+        assert refused(lambda: tracker.reserve(1)).reason == "never_fits"
+    at_rest(tracker)
+
+
 def test_str_and_repr_are_one_line() -> None:
     """A person reads what is spent and held of which limit."""
     tracker = BudgetTracker(50_000, total_usd="2.5", name="team")

@@ -6,7 +6,7 @@ import json
 from decimal import Decimal
 
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.ledger import Ledger
+from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.locks import TreeLock
 from llm_connect.core.models import Usage
 from llm_connect.core.units import NOTHING, Amount
@@ -76,3 +76,46 @@ def test_an_empty_ledger() -> None:
     ledger = Ledger(10, TreeLock())
     assert (list(ledger), len(ledger), ledger.earlier) == ([], 0, NOTHING)
     assert Amount() == NOTHING
+
+
+def test_every_field_of_an_entry_has_its_name() -> None:
+    """Every field has its name, money is text, and moments are in UTC (BUDGET-43)."""
+    entry = LedgerEntry(
+        id=7,
+        tracker="budget/c",
+        outcome="settled",
+        amount=Amount(30, 1, 5),
+        bound=Amount(100, 2, 9_000_000_000),
+        grade="estimated",
+        adapter="a",
+        model="m",
+        labels={"job": "report"},
+        usage=Usage(prompt_tokens=10, completion_tokens=20),
+        cost=Decimal("5E-9"),
+        cost_source="provider",
+        request_id="r",
+        reserved_at=0.0,
+        ended_at=1.5,
+        corrects=3,
+    )
+    assert entry.to_dict() == {
+        "id": 7,
+        "tracker": "budget/c",
+        "outcome": "settled",
+        "tokens": 30,
+        "calls": 1,
+        "usd": "0.000000005",
+        "bound": {"tokens": 100, "calls": 2, "usd": "9.000000000"},
+        "grade": "estimated",
+        "adapter": "a",
+        "model": "m",
+        "labels": {"job": "report"},
+        "usage": Usage(prompt_tokens=10, completion_tokens=20).to_dict(),
+        "cost": "0.000000005",
+        "cost_source": "provider",
+        "request_id": "r",
+        "reserved_at": "1970-01-01T00:00:00+00:00",
+        "ended_at": "1970-01-01T00:00:01.500000+00:00",
+        "corrects": 3,
+    }
+    assert json.loads(entry.to_json()) == entry.to_dict()

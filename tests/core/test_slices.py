@@ -67,6 +67,14 @@ def test_a_slice_that_does_not_fit_now_is_refused() -> None:
     assert refused(tracker.child("u", 1, slice=True).__enter__).reason == "closed"
 
 
+def test_a_budget_says_what_is_set_aside() -> None:
+    """Its line has what slices keep between what is held and the limit."""
+    tracker = BudgetTracker(100)
+    with tracker.child("s", 60, slice=True):
+        expected = "budget: 0 tokens spent and 0 tokens held and 60 tokens set aside for slices of 100 tokens"
+        assert str(tracker) == expected
+
+
 def test_a_slice_that_never_fits_says_where() -> None:
     """The error is about the limit that stands against it for good, not about one that is only full just now."""
     root = BudgetTracker(100)

@@ -65,8 +65,9 @@ def test_over_a_limit_nothing_fits_that_costs_nothing() -> None:
     """While more is spent than a limit allows, a free call is refused, too, and `fits` is 0 (BUDGET-44)."""
     tracker = BudgetTracker(total_usd="0.01")
     adapter, config = MockLLMAdapter(price=Price.free()), RunConfig(max_tokens=45, budget_tracker=tracker)
+    tracker.record(usd="0.01")
     assert tracker.fits(adapter, "hello", config) is None
-    tracker.record(usd="0.02")
+    tracker.record(usd="0.01")
     assert tracker.fits(adapter, "hello", config) == 0
     assert refused(lambda: adapter.execute_prompt("hello", config)).unit == "usd"
 
