@@ -160,6 +160,20 @@ def test_a_reserved_hold_grows_before_it_is_sent() -> None:
     at_rest(tracker)
 
 
+def test_more_than_a_smaller_limit_is_an_overrun() -> None:
+    """A call that took what was free is measured by the limit that was sent, not by the one it would have had.
+
+    (BUDGET-41)
+    """
+    tracker = BudgetTracker(1_000)
+    with tracker.reserve(900):
+        hold = take(tracker, BoundDemand(Bound(prompt_tokens=10, max_tokens=200), 20, None))
+        assert hold.max_tokens == 90
+        hold.dispatch()
+        hold.settle(usage=used(10, 135))
+    assert tracker.snapshot().learned == {KEY: LearnedFactor(completion_permille=1_500)}
+
+
 def test_a_hold_with_a_smaller_limit_grows_by_that_limit() -> None:
     """A call that took what was free is sent with that output limit, and needs no more than its factor (BUDGET-41)."""
     tracker = BudgetTracker(1_000)

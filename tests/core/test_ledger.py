@@ -6,10 +6,12 @@ import json
 from decimal import Decimal
 
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.locks import TreeLock
 from llm_connect.core.models import Usage
 from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.waiting import admit
 from tests.core.budget_helpers import at_rest
 
 
@@ -119,3 +121,22 @@ def test_every_field_of_an_entry_has_its_name() -> None:
         "corrects": 3,
     }
     assert json.loads(entry.to_json()) == entry.to_dict()
+
+
+def test_a_correction_is_about_the_attempt_that_it_amends() -> None:
+    """It has the bound, its grade, the request and the moment of that attempt, and its own figures (BUDGET-43)."""
+    tracker = BudgetTracker(1_000)
+    facts = CallFacts(adapter="a", model="m", labels={"job": "x"}, grade="estimated")
+    hold = admit(tracker, Demand(Amount(100, 1)), facts, deadline=0.0)
+    hold.request_id = "r"
+    hold.dispatch()
+    hold.presume()
+    presumed, corrected = hold.entry, tracker.correct(hold.entry_id, 40)
+    assert presumed is not None
+    assert (corrected.outcome, corrected.amount, corrected.corrects) == ("corrected", Amount(-60), presumed.id)
+    for name in ("tracker", "bound", "grade", "adapter", "model", "labels", "request_id", "reserved_at"):
+        assert getattr(corrected, name) == getattr(presumed, name)
+    assert presumed.ended_at <= corrected.ended_at
+    recorded = tracker.record(1)
+    assert (recorded.bound, recorded.request_id, recorded.corrects) == (Amount(1), None, None)
+    assert recorded.reserved_at == recorded.ended_at
