@@ -41,7 +41,7 @@ def test_an_ended_hold_sends_nothing() -> None:
     tracker = BudgetTracker(100)
     hold = tracker.reserve(30)
     hold.release()
-    with pytest.raises(LLMConfigurationError, match="reserve anew"):
+    with pytest.raises(LLMConfigurationError, match=r"^This hold has ended: reserve anew for another request"):
         hold.dispatch()
     assert "ended" in repr(hold)
     at_rest(tracker)
@@ -238,3 +238,28 @@ def test_a_lost_hold_is_not_counted_by_the_figures() -> None:
         del hold
         gc.collect()
         assert read() == 0
+
+
+def test_what_is_sent_stays_dispatched_whatever_comes() -> None:
+    """Saying it again, after an overrun of others, neither raises nor gives back what was sent (BUDGET-10)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(30)
+    hold.dispatch()
+    tracker.record(200)
+    hold.dispatch()
+    assert (hold.state, tracker.held) == ("dispatched", 30)
+    hold.settle(10)
+    assert tracker.spent == 210
+    at_rest(tracker)
+
+
+def test_a_limit_lowered_below_what_is_spent_keeps_holds_of_before_from_being_sent() -> None:
+    """While more is spent than a limit allows, nothing is sent, also what was granted before (BUDGET-10)."""
+    tracker = BudgetTracker(100)
+    tracker.consume(60)
+    hold = tracker.reserve(30)
+    tracker.set_limits(total=50)
+    error = refused(hold.dispatch)
+    assert (error.reason, error.spent, error.total) == ("never_fits", 60, 50)
+    assert hold.state == "ended"
+    at_rest(tracker)
