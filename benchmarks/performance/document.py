@@ -51,6 +51,14 @@ measuring its texts), a quarter the hold itself (reserve, dispatch, settle, entr
 is asked for. All of it runs once for each call and is cold in the processor's caches by then, so it counts two to
 three times what a loop over the tracker alone shows.
 
+A hold by hand, on a bound that is known already, is the floor of a budget, and stands in the table.
+
+**The tracker alone.** On a machine where an empty method takes 15 ns, 300,000 bookings a second are 222 of those for each;
+the table has both. The least that books a call (one lock, taken three times; three units, a hold, its entry, totals)
+stands in the table, too. Beyond that the tracker checks figures, looks for waiting calls, closed budgets and lessons,
+walks the path to the root, remembers whose hold it is, so that nobody waits for himself, and notices when one is lost.
+Each of these takes about a twentieth of a booking.
+
 **Gemini beside google-genai on aiohttp.** Where aiohttp is installed, the SDK calls it directly, without the options
 that we need: it follows redirects, trusts other certificates, and repeats a request by itself. Ours goes through the
 SDK's `request` and a client of httpx2 on aiohttp. The SDK's `request` alone, on its own aiohttp, stood at 0.47.

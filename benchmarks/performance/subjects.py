@@ -57,6 +57,24 @@ def ours(name: str, path: str, url: str, work: Work, *, budget: bool) -> Subject
     )
 
 
+def hold_by_hand(url: str, work: Work) -> Subject:
+    """The floor of a budget: a call without one, and around it a hold on a bound that is known already."""
+    from llm_connect import BudgetTracker
+
+    tracker = BudgetTracker(total=10**15)
+    plain = ours("openai", "/v1", url, work, budget=False).call
+    assert plain is not None
+
+    def call() -> str | None:
+        with tracker.reserve(1_000) as hold:
+            hold.dispatch()
+            content = plain()
+            hold.settle(36)
+        return content
+
+    return Subject(call, None)
+
+
 def raw_openai(url: str, work: Work, *, aiohttp: bool = False) -> Subject:
     import openai
 
@@ -204,6 +222,7 @@ def pydantic_ai(url: str, work: Work) -> Subject:
 SUBJECTS: dict[str, Callable[[str, Work], Subject]] = {
     "ours-openai": lambda url, work: ours("openai", "/v1", url, work, budget=True),
     "ours-openai/without-budget": lambda url, work: ours("openai", "/v1", url, work, budget=False),
+    "hold-by-hand": hold_by_hand,
     "ours-gemini": lambda url, work: ours("gemini", "", url, work, budget=True),
     "ours-openrouter": lambda url, work: ours("openrouter", "/v1", url, work, budget=True),
     "openai": raw_openai,

@@ -9,21 +9,35 @@ import asyncio
 import json
 import threading
 import time
+import timeit
 from collections.abc import Callable
+
+from bare_tracker import BareTracker
 
 from llm_connect import BudgetTracker
 
 _ROUNDS, _CALLS, _WAITING = 7, 20_000, 10_000
 
 
-def book(tracker: BudgetTracker, calls: int) -> None:
+def book(tracker: BudgetTracker | BareTracker, calls: int) -> None:
     for _ in range(calls):
         hold = tracker.reserve(100)
         hold.dispatch()
         hold.settle(50)
 
 
-def rate(tracker: BudgetTracker, threads: int = 1, clock: Callable[[], float] = time.process_time) -> float:
+class Nothing:
+    def method(self) -> None: ...
+
+
+def empty_calls() -> float:
+    """Calls of an empty method per second, the best of some rounds."""
+    return _CALLS / min(timeit.repeat(Nothing().method, number=_CALLS, repeat=_ROUNDS, timer=time.process_time))
+
+
+def rate(
+    tracker: BudgetTracker | BareTracker, threads: int = 1, clock: Callable[[], float] = time.process_time
+) -> float:
     """Bookings per second in total, the best of some rounds."""
     best = 0.0
     for _ in range(_ROUNDS):
@@ -58,8 +72,11 @@ async def admitted() -> dict[str, float]:
 
 if __name__ == "__main__":
     flat, child = BudgetTracker(total=10**15), BudgetTracker(total=10**15).child("b", total=10**15)
+    booked = rate(flat)
     figures = {
-        "flat": rate(flat),
+        "flat": booked,
+        "empty_calls": empty_calls() / booked,
+        "bare": rate(BareTracker(total=10**15)),
         "chain": rate(child.child("c", total=10**15)),
         "eight_threads": rate(flat, 8, time.perf_counter) / rate(flat, 1, time.perf_counter),
         **asyncio.run(admitted()),

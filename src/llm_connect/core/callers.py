@@ -57,6 +57,7 @@ def remember_own(hold: Hold) -> None:
 
 
 def _caller() -> int:
-    loop = _running_loop()
-    task = None if loop is None else asyncio.current_task(loop)
+    if _running_loop() is None:
+        return _thread()
+    task = asyncio.current_task()
     return _thread() if task is None else id(task)

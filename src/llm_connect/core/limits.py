@@ -38,7 +38,7 @@ def checked_amount(
 
 def checked_actual(bound: Amount, tokens: object, calls: object, usd: object) -> Amount:
     """What a user says that a call has used; what is not said is what was held. Raises as `checked_figures` does."""
-    if tokens is not None:
+    if tokens is not None and not (type(tokens) is int and tokens >= 0):
         check_count("tokens", tokens, least=0)
     if calls is not None:
         check_count("calls", calls, least=0)
