@@ -53,7 +53,7 @@ three times what a loop over the tracker alone shows.
 
 A hold by hand, on a bound that is known already, is the floor of a budget, and stands in the table.
 
-**The tracker alone.** On a machine where an empty method takes 15 ns, 300,000 bookings a second are 222 of those for each;
+**The tracker alone.** Where an empty method takes 15 ns, 300,000 bookings a second are 222 of those for each booking;
 the table has both. The least that books a call (one lock, taken three times; three units, a hold, its entry, totals)
 stands in the table, too. Beyond that the tracker checks figures, looks for waiting calls, closed budgets and lessons,
 walks the path to the root, remembers whose hold it is, so that nobody waits for himself, and notices when one is lost.
