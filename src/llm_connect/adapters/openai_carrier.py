@@ -43,19 +43,25 @@ class OpenAICarrier(Carrier):
         }
         self._max_connections = max_connections
         self._own_client, self._own_async_client = client, async_client
+        #: What the SDK would put before a path at each call; a client of the user's own may have rules of its own for it.
+        self._base = ""
 
     def make(self) -> openai.OpenAI:
         if self._own_client is not None:
             http.obey_deadline(self._own_client._client)
             return self._own_client.with_options(max_retries=0)
         _refuse_beside(self._own_async_client, "client")
-        return openai.OpenAI(**self._options, http_client=_bare(http.sync_client(self._max_connections)))
+        made = openai.OpenAI(**self._options, http_client=_bare(http.sync_client(self._max_connections)))
+        self._base = str(made.base_url).rstrip("/")
+        return made
 
     def amake(self) -> openai.AsyncOpenAI:
         if self._own_async_client is not None:
             return self._own_async_client.with_options(max_retries=0)
         _refuse_beside(self._own_client, "async_client")
-        return openai.AsyncOpenAI(**self._options, http_client=_bare(http.async_client(self._max_connections)))
+        made = openai.AsyncOpenAI(**self._options, http_client=_bare(http.async_client(self._max_connections)))
+        self._base = str(made.base_url).rstrip("/")
+        return made
 
     def close(self, client: openai.OpenAI) -> None:
         if self._own_client is None:
@@ -67,25 +73,25 @@ class OpenAICarrier(Carrier):
 
     def post(self, client: openai.OpenAI, request: Request) -> Reply:
         try:
-            return http.reply_of(client.post(request.path, **_arguments(request)))
+            return http.reply_of(client.post(self._base + request.path, **_arguments(request)))
         except openai.APIStatusError as error:
             return http.reply_of(error.response)
 
     async def apost(self, client: openai.AsyncOpenAI, request: Request) -> Reply:
         try:
-            return http.reply_of(await client.post(request.path, **_arguments(request)))
+            return http.reply_of(await client.post(self._base + request.path, **_arguments(request)))
         except openai.APIStatusError as error:
             return http.reply_of(error.response)
 
     def open(self, client: openai.OpenAI, request: Request) -> HttpStream:
         try:
-            return HttpStream(client.post(request.path, **_streamed_arguments(request)))
+            return HttpStream(client.post(self._base + request.path, **_streamed_arguments(request)))
         except openai.APIStatusError as error:
             return HttpStream(error.response)
 
     async def aopen(self, client: openai.AsyncOpenAI, request: Request) -> AsyncHttpStream:
         try:
-            return AsyncHttpStream(await client.post(request.path, **_streamed_arguments(request)))
+            return AsyncHttpStream(await client.post(self._base + request.path, **_streamed_arguments(request)))
         except openai.APIStatusError as error:
             return AsyncHttpStream(error.response)
 

@@ -6,15 +6,22 @@ through it takes a tenth of a call and a dozen objects for each that is under wa
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import httpx2
 
 from llm_connect.calling.heads import note_headers
 
+#: An address is taken apart once: a client has few, and taking one apart costs as much as sending it.
+_parsed = lru_cache(maxsize=64)(httpx2.URL)
+
 
 class PlainClient(httpx2.Client):
     """A client for threads. An open response has to be closed by its caller; else it is read to its end."""
+
+    def build_request(self, method: str, url: httpx2.URL | str, **parts: Any) -> httpx2.Request:
+        return super().build_request(method, _parsed(url), **parts)
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
         _check_open(self)
@@ -31,6 +38,9 @@ class PlainClient(httpx2.Client):
 
 class AsyncPlainClient(httpx2.AsyncClient):
     """A client for one event loop, like `PlainClient`."""
+
+    def build_request(self, method: str, url: httpx2.URL | str, **parts: Any) -> httpx2.Request:
+        return super().build_request(method, _parsed(url), **parts)
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
         _check_open(self)
