@@ -43,7 +43,7 @@ class OpenAICarrier(Carrier):
         }
         self._max_connections = max_connections
         self._own_client, self._own_async_client = client, async_client
-        #: What the SDK would put before a path at each call; a client of the user's own may have rules of its own for it.
+        #: What the SDK would put before a path at each call; a client of the user's own has rules of its own for that.
         self._base = ""
 
     def make(self) -> openai.OpenAI:
