@@ -263,3 +263,26 @@ def test_a_limit_lowered_below_what_is_spent_keeps_holds_of_before_from_being_se
     assert (error.reason, error.spent, error.total) == ("never_fits", 60, 50)
     assert hold.state == "ended"
     at_rest(tracker)
+
+
+@pytest.mark.parametrize(
+    ("limits", "bound", "used"),
+    [
+        ({"total": 100}, {"tokens": 50}, {"tokens": 150}),
+        ({"total_calls": 2}, {"calls": 1}, {"calls": 3}),
+        ({"total_usd": 1}, {"usd": "0.5"}, {"usd": "1.5"}),
+    ],
+    ids=["tokens", "calls", "usd"],
+)
+@pytest.mark.parametrize("is_slice", [False, True], ids=["plain", "slice"])
+def test_an_overrun_in_any_unit_keeps_holds_of_before_from_being_sent(
+    limits: dict[str, Any], bound: dict[str, Any], used: dict[str, Any], is_slice: bool
+) -> None:
+    """One that used more than it held may pass the limit: what was granted meanwhile is then not sent (BUDGET-10)."""
+    root = BudgetTracker(**limits)
+    with root.child("c", **limits, slice=is_slice) as tracker:
+        first, second = tracker.reserve(**bound), tracker.reserve(**bound)
+        first.dispatch()
+        first.settle(**used)
+        assert refused(second.dispatch).reason == "never_fits"
+    at_rest(root)
