@@ -116,28 +116,29 @@ def test_a_failed_command_says_how_it_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "maybe"),
+    ("kind", "details", "maybe"),
     [
-        (LLMError("x"), True),
-        (LLMTimeoutError("x"), True),
-        (LLMConfigurationError("x"), False),
-        (LLMAPIError("x"), True),
-        (LLMAPIError("x", status_code=399), True),
-        (LLMAPIError("x", status_code=400), False),
-        (LLMAPIError("x", status_code=499), False),
-        (LLMAPIError("x", status_code=500), True),
-        (LLMAuthenticationError("x", status_code=401), False),
-        (LLMAPIError("x", status_code=400, maybe_billed=True), True),
-        (LLMError("x", maybe_billed=False), False),
+        (LLMError, {}, True),
+        (LLMTimeoutError, {}, True),
+        (LLMConfigurationError, {}, False),
+        (LLMAPIError, {}, True),
+        (LLMAPIError, {"status_code": 399}, True),
+        (LLMAPIError, {"status_code": 400}, False),
+        (LLMAPIError, {"status_code": 499}, False),
+        (LLMAPIError, {"status_code": 500}, True),
+        (LLMAuthenticationError, {"status_code": 401}, False),
+        (LLMAPIError, {"status_code": 400, "maybe_billed": True}, True),
+        (LLMError, {"maybe_billed": False}, False),
     ],
-    ids=repr,
 )
-def test_a_failed_call_may_have_been_billed_unless_it_was_refused(error: LLMError, maybe: bool) -> None:
+def test_a_failed_call_may_have_been_billed_unless_it_was_refused(
+    kind: type[LLMError], details: dict[str, Any], maybe: bool
+) -> None:
     """Only a complete 4xx, and what was never sent, is known to cost nothing; who raises the error may know better.
 
     (ERROR-2)
     """
-    assert error.maybe_billed is maybe
+    assert kind("x", **details).maybe_billed is maybe
 
 
 def test_a_refusal_of_which_only_the_reason_is_known() -> None:
