@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from decimal import Decimal
 from typing import Any
 
@@ -221,6 +222,19 @@ async def test_a_task_reserves_what_a_thread_reserves() -> None:
     with in_thread(tracker.reserve).result(PATIENCE) as one, await tracker.areserve() as other:
         assert one.bound == other.bound == Amount(0, 1)
         assert (await arefused(tracker.areserve())).reason == refused(tracker.reserve).reason == "refused"
+    at_rest(tracker)
+
+
+def test_a_member_of_an_enum_of_numbers_is_an_amount() -> None:
+    """A kind of int counts as the whole number that it is, 0 included."""
+
+    class Size(enum.IntEnum):
+        NONE = 0
+        SMALL = 5
+
+    tracker = BudgetTracker(10)
+    assert tracker.reserve(Size.SMALL, calls=Size.SMALL).bound == Amount(5, 5)
+    assert tracker.reserve(Size.NONE, calls=Size.NONE).bound == NOTHING
     at_rest(tracker)
 
 
