@@ -620,8 +620,8 @@ def test_metered_is_said_by_the_class_that_writes_the_method() -> None:
     assert tracker.spent == 100
 
 
-def test_an_abstract_method_is_left_alone() -> None:
-    """A class between, which leaves the method abstract, is not metered and cannot be made."""
+def test_an_abstract_method_stays_abstract() -> None:
+    """A class between, which leaves the method abstract, cannot be made."""
     from abc import abstractmethod
 
     class Between(LLMAdapter):

@@ -37,9 +37,8 @@ def install(cls: type[LLMAdapter]) -> None:
     if not written.get("metered", True):
         return
     for name, wrap in (("execute_prompt", _metered), ("async_execute_prompt", _ametered)):
-        method = written.get(name)
-        if method is not None and not getattr(method, "__isabstractmethod__", False):
-            setattr(cls, name, wrap(method))
+        if name in written:
+            setattr(cls, name, wrap(written[name]))
 
 
 async def execute_in_thread(adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> LLMResponse:
