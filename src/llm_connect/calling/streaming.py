@@ -24,6 +24,7 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.callers import remember_own
 from llm_connect.core.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.core.exceptions import LLMConnectionError
+from llm_connect.core.growth import Growth
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.stream_sources import nothing_yet
@@ -40,11 +41,14 @@ _FOR_THE_END_SECONDS = 0.1
 class StreamedCall(Call):
     """One call whose answer is given on while it comes."""
 
+    streamed = True
+
     def __init__(self, adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> None:
         super().__init__(adapter, prompt, config)
         self._texts: list[str] = []
         self._response: LLMResponse | None = None
         self._outcome: Outcome | None = None
+        self._growth: Growth | None = None
         self._reading: Reading = PlainReading()
         self._reply: OpenReply | AsyncOpenReply | None = None
         self._waiting_since = self.started
@@ -93,6 +97,8 @@ class StreamedCall(Call):
             if reading.ended or not piece:
                 self._conclude()
             for text in texts:
+                if self._growth is not None and not self._growth.covers(text):
+                    return self._end_at_the_edge()
                 yield from self._give(text)
         if reading.ended:
             yield Next(self.adapter, reply, Patience(Deadline.after(_FOR_THE_END_SECONDS)))
@@ -104,6 +110,16 @@ class StreamedCall(Call):
         if self.hold is not None:
             self._end(self.hold, self._outcome)
 
+    def _end_at_the_edge(self) -> Outcome:
+        """The budget has no more for this answer: it ends here, and is booked as one that was left."""
+        assert self.hold is not None
+        said = self.adapter.parse(self._whole_reply())
+        self._name(self.hold, self._head.request_id)
+        end_cut(self.hold, said.usage)
+        ended = replace(self._unknown(), content=self.text, model=said.model)
+        self._outcome = replace(ended, finish_reason="budget", hint=_NO_MORE)
+        return self._outcome
+
     def _give(self, text: str) -> Generator[StreamChunk, None, None]:
         self._texts.append(text)
         yield TextChunk(text)
@@ -113,6 +129,7 @@ class StreamedCall(Call):
         hold = yield from super()._reserve(tracker)
         # The caller goes on while it is open, so that another call of its own must not wait for it.
         remember_own(hold)
+        self._growth = Growth.of(hold)
         return hold
 
     def _pause_after(self, failure: Failure) -> float | None:
@@ -184,6 +201,7 @@ class ProviderStream:
         yield from self._call.chunks()
 
 
+_NO_MORE = "The budget had no more for this answer: raise its limit, or ask when less is held beside it."
 _NO_END = Failure(
     kind=LLMConnectionError,
     message="The stream ended before the answer did: check the network and base_url.",

@@ -8,7 +8,7 @@ from llm_connect.core import accounts
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.holds import Hold
 from llm_connect.core.learning import LearnedFactor
-from llm_connect.core.units import NOTHING
+from llm_connect.core.units import NOTHING, Amount
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -36,7 +36,11 @@ def give_back(hold: Hold) -> bool:
 def grow(hold: Hold, factor: LearnedFactor) -> bool:
     """Let a hold cover what its call may need under `factor`; False when that does not fit now."""
     lacking = hold.demand.raised(factor).at(hold.max_tokens).minus(hold.bound)
-    more = lacking.but(*(max(0, figure) for figure in lacking))
+    return extend(hold, lacking.but(*(max(0, figure) for figure in lacking)))
+
+
+def extend(hold: Hold, more: Amount) -> bool:
+    """Let a hold keep `more` as well; False when that does not fit now."""
     if not accounts.fits(hold.tracker.accounts, more):
         return False
     accounts.hold(hold.tracker.accounts, more)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.core.chunks import StreamChunk
+from llm_connect.core.chunks import StreamChunk, chunks_of
+from llm_connect.core.growth import Growth
 from llm_connect.core.holds import Hold
 from llm_connect.core.metering import adispatch, dispatch, ends, settled, while_running
 from llm_connect.core.models import LLMResponse, RunConfig
@@ -60,32 +62,39 @@ class MeteredStream:
         self._config = config
         self._inner: LLMStream | AsyncLLMStream | None = None
         self._hold: Hold | None = None
+        self._growth: Growth | None = None
+        self._texts: list[str] = []
+        #: The response of a stream that ended where its hold could grow no more.
+        self._at_the_edge: LLMResponse | None = None
 
     def chunks(self) -> Generator[StreamChunk]:
-        terms = Terms.of(self._adapter, self._prompt, self._config)
+        terms = Terms.of(self._adapter, self._prompt, self._config, streamed=True)
         if terms is None:
             with self._open(self._config) as inner:
                 yield from inner
             return
-        self._hold = hold = dispatch(terms)
+        hold = self._begin(dispatch(terms))
         with ends(hold):
             with self._open(terms.config_for(hold)) as inner:
                 yield from self._given(hold, inner)
-            settled(hold, inner.response)
+            settled(hold, self.response)
+        yield from self._last_chunks()
 
     async def achunks(self) -> AsyncGenerator[StreamChunk]:
-        terms = Terms.of(self._adapter, self._prompt, self._config)
+        terms = Terms.of(self._adapter, self._prompt, self._config, streamed=True)
         if terms is None:
             async with self._open(self._config) as inner:
                 async for chunk in inner:
                     yield chunk
             return
-        self._hold = hold = await adispatch(terms)
+        hold = self._begin(await adispatch(terms))
         with ends(hold):
             async with self._open(terms.config_for(hold)) as inner:
                 async for chunk in self._agiven(hold, inner):
                     yield chunk
-            settled(hold, inner.response)
+            settled(hold, self.response)
+        for chunk in self._last_chunks():
+            yield chunk
 
     def abandon(self) -> None:
         if self._hold is not None:
@@ -93,11 +102,17 @@ class MeteredStream:
 
     @property
     def text(self) -> str:
+        if self._at_the_edge is not None:
+            return self._at_the_edge.content
         return "" if self._inner is None else self._inner.text
 
     @property
     def response(self) -> LLMResponse:
-        return nothing_yet() if self._inner is None else self._inner.response
+        return self._at_the_edge or (nothing_yet() if self._inner is None else self._inner.response)
+
+    def _begin(self, hold: Hold) -> Hold:
+        self._hold, self._growth = hold, Growth.of(hold)
+        return hold
 
     def _open(self, config: RunConfig | None) -> Any:
         self._inner = self._method(self._adapter, self._prompt, config)
@@ -107,7 +122,7 @@ class MeteredStream:
         while True:
             with while_running(self._adapter, hold):
                 chunk = next(chunks, None)
-            if chunk is None:
+            if chunk is None or not self._covers(chunk):
                 return
             yield chunk
 
@@ -115,6 +130,21 @@ class MeteredStream:
         while True:
             with while_running(self._adapter, hold):
                 chunk = await anext(chunks, None)
-            if chunk is None:
+            if chunk is None or not self._covers(chunk):
                 return
             yield chunk
+
+    def _covers(self, chunk: StreamChunk) -> bool:
+        """Whether `chunk` may be given on; else the stream ends here."""
+        if self._growth is None:
+            return True
+        if self._growth.covers(chunk.text):
+            self._texts.append(chunk.text)
+            return True
+        text = "".join(self._texts)
+        usage = self._growth.estimate(text)
+        self._at_the_edge = replace(self.response, content=text, usage=usage, finish_reason="budget")
+        return False
+
+    def _last_chunks(self) -> Iterator[StreamChunk]:
+        return iter(()) if self._at_the_edge is None else chunks_of(self._at_the_edge, self.text)

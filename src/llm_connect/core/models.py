@@ -19,9 +19,11 @@ from llm_connect.core.usage import Usage as Usage
 Prompt: TypeAlias = str
 
 #: Why the model stopped, in one closed set for all providers.
-FinishReason: TypeAlias = Literal["stop", "length", "content_filter", "tool_calls", "error", "unknown"]
+FinishReason: TypeAlias = Literal["stop", "length", "content_filter", "tool_calls", "error", "budget", "unknown"]
 #: What a call does whose bound does not fit the budget now.
 WhenShort: TypeAlias = Literal["wait", "refuse", "clamp"]
+#: What a stream holds: its bound, or what has come of it and a little more.
+StreamHold: TypeAlias = Literal["bound", "grow"]
 FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
 
 
@@ -79,6 +81,9 @@ class RunConfig:
     when_short: what a call does whose bound does not fit the budget now, but will when others have ended: "wait",
         "refuse", or "clamp" (its output limit becomes what is free, and it waits for `clamp_floor` at the least).
     clamp_floor: the smallest output limit, in tokens, that "clamp" or a missing `max_tokens` may end up with.
+    stream_hold: what a stream holds: "bound", or "grow", which holds `clamp_floor` of output at first, as much again
+        whenever more text has come, and ends the stream (`finish_reason` "budget") where nothing more is free. With
+        "grow" the cap is not proven: what the provider writes beyond the text that was seen is billed, but not held.
     budget_tracker: the budget that this call spends from. With one, a missing `max_tokens` becomes the adapter's
         default (2,000), or what is free if that is less; that limit is held and sent.
     labels: what the call is for, as short text by name; the ledger keeps it.
@@ -99,6 +104,7 @@ class RunConfig:
     max_depth: int = 3
     when_short: WhenShort = "wait"
     clamp_floor: int = 256
+    stream_hold: StreamHold = "bound"
     budget_tracker: BudgetTracker | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -114,7 +120,9 @@ class RunConfig:
         check_count("max_retries", self.max_retries, least=0)
         check_count("max_depth", self.max_depth, least=0)
         check_count("clamp_floor", self.clamp_floor, least=1)
-        _check_budget(self.when_short, self.budget_tracker)
+        _check_choice("when_short", self.when_short, WhenShort)
+        _check_choice("stream_hold", self.stream_hold, StreamHold)
+        _check_tracker(self.budget_tracker)
         for name, value_type in (("model_params", object), ("labels", str)):
             value = getattr(self, name)
             check_mapping(name, value, value_type=value_type)
@@ -172,14 +180,18 @@ _CARRIED = (
     "max_retries",
     "when_short",
     "clamp_floor",
+    "stream_hold",
     "budget_tracker",
     "labels",
 )
 
 
-def _check_budget(when_short: object, tracker: object) -> None:
-    if when_short not in get_args(WhenShort):
-        allowed = ", ".join(map(repr, get_args(WhenShort)))
-        raise LLMConfigurationError(f"when_short must be one of {allowed}, not {when_short!r}.")
+def _check_choice(name: str, value: object, choices: object) -> None:
+    if value not in get_args(choices):
+        allowed = ", ".join(map(repr, get_args(choices)))
+        raise LLMConfigurationError(f"{name} must be one of {allowed}, not {value!r}.")
+
+
+def _check_tracker(tracker: object) -> None:
     if tracker is not None and not isinstance(tracker, BudgetTracker):
         raise LLMConfigurationError(f"budget_tracker must be a BudgetTracker, not {type(tracker).__name__}.")
