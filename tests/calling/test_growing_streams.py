@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from llm_connect import (
     FinishChunk,
     LLMBudgetExceededError,
     LLMError,
+    Price,
     RunConfig,
     TextChunk,
     UsageChunk,
@@ -116,6 +118,25 @@ def test_figures_so_far_are_a_floor_at_the_edge(run: Run) -> None:
     run(Scripted(Opened(200, TEXT, early, MORE)), config_of(tracker))
     assert entries(tracker) == [("settled", 3002, "estimated")]
     assert tracker.held == 0
+
+
+@both
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b'{"choices": [{"message": {"content": "hi you"}, "finish_reason": "stop"}]}',),
+        (TEXT + MORE + FINISH + DONE,),
+    ],
+    ids=["not streamed", "at once"],
+)
+def test_a_whole_answer_without_figures_is_booked_by_its_text(run: Run, pieces: tuple[bytes, ...]) -> None:
+    """It comes with its end, and more than is held: what it may have used is booked, in USD too. (STREAM-12)"""
+    tracker, adapter = BudgetTracker(10_000, total_usd=1), Scripted(Opened(200, *pieces))
+    adapter.price = Price(prompt=1, completion=1_000)
+    stream, _ = run(adapter, config_of(tracker))
+    assert stream.text == "hi you"
+    assert entries(tracker) == [("settled", PROMPT_BOUND + 6, "estimated")]
+    assert tracker.spent_usd == Decimal(PROMPT_BOUND) / 1_000_000 + Decimal(6) / 1_000
 
 
 @both

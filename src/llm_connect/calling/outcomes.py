@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llm_connect.calling.scrub import Scrubber
 from llm_connect.core.bounds import utf8_bytes
 from llm_connect.core.exceptions import LLMError
-from llm_connect.core.holds import Hold
+from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.models import LLMResponse
 from llm_connect.core.price import Price, cost_of
 from llm_connect.core.usage import Usage
@@ -39,12 +39,19 @@ def end_cut(hold: Hold, counted: Usage | None) -> None:
     The provider may go on and bill all of it, so what it had `counted` by then matters only where that, with all of the
     output, is more.
     """
-    if hold.state == "dispatched" and counted is not None:
+    if counted is not None:
         completion = max(counted.completion_tokens, hold.max_tokens or 0)
-        most = replace(counted, completion_tokens=completion, estimated=True)
-        if most.total_tokens > hold.bound.tokens:
-            hold.settle(usage=most)
+        settle_above(hold, replace(counted, completion_tokens=completion, estimated=True))
     hold.end_unsettled()
+
+
+def settle_above(hold: Hold, most: Usage) -> None:
+    """Settle by an estimate that is more than what is held; else nothing."""
+    if hold.state == "dispatched" and most.total_tokens > hold.bound.tokens:
+        price = hold.facts.price
+        priced = 0 if price is None else price.at_most(most.prompt_tokens, most.completion_tokens, 1)
+        amount = hold.bound.but(most.total_tokens, None, max(priced, hold.bound.nano_usd))
+        hold.tracker.gate.end(hold, Ending("settled", amount, most))
 
 
 def response_of(call: Call, answer: Answer) -> LLMResponse:

@@ -17,7 +17,7 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.flow import Call, Outcome
 from llm_connect.calling.heads import Head
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
-from llm_connect.calling.outcomes import end_cut, response_of
+from llm_connect.calling.outcomes import end_cut, response_of, settle_above
 from llm_connect.calling.stream_drivers import StreamFlow, abandon, adrive_stream, drive_stream
 from llm_connect.calling.stream_steps import Close, Next, Open, Patience
 from llm_connect.core.budget import BudgetTracker
@@ -134,6 +134,13 @@ class StreamedCall(Call):
 
     def _pause_after(self, failure: Failure) -> float | None:
         return None if self._texts else super()._pause_after(failure)
+
+    def _end(self, hold: Hold, outcome: Outcome) -> None:
+        self._name(hold, outcome.request_id)
+        if self._growth is not None and isinstance(outcome, Answer) and outcome.usage is None:
+            # Nobody says what it used: what was held may not cover all of its text.
+            settle_above(hold, self._growth.estimate(outcome.content))
+        super()._end(hold, outcome)
 
     def _end_open(self, hold: Hold) -> None:
         said = self.adapter.parse(self._whole_reply())
