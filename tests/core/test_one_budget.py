@@ -56,11 +56,16 @@ def test_a_forked_process_has_no_budget() -> None:
 def test_a_fork_makes_all_budgets_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the forked process sees, seen from here: budgets of before are foreign, new ones are not (BUDGET-11)."""
     tracker = BudgetTracker(100)
-    monkeypatch.setattr(forks, "generation", forks.generation)
-    forks._forked()
-    with pytest.raises(LLMConfigurationError, match=r"before os\.fork"):
-        tracker.consume(1)
-    BudgetTracker(100).consume(100)
+    hold = tracker.reserve(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(forks, "generation", forks.generation)
+        forks._forked()
+        for use in (lambda: tracker.consume(1), hold.dispatch, hold.release):
+            with pytest.raises(LLMConfigurationError, match=r"before os\.fork"):
+                use()
+        BudgetTracker(100).consume(100)
+    hold.release()
+    at_rest(tracker)
 
 
 def _uses_that_do_not_raise(tracker: BudgetTracker, hold: object, lost: list[object]) -> int:
