@@ -51,6 +51,14 @@ def test_ceilings_nest_to_any_depth() -> None:
     at_rest(trackers[0])
 
 
+def test_a_tracker_has_its_name() -> None:
+    """Its own, beside the path that it makes; joined children of two names are two."""
+    root = BudgetTracker(100, name="team")
+    one, two = root.child("a", 10, join=True), root.child("b", 10, join=True)
+    assert (root.name, one.name, two.name) == ("team", "a", "b")
+    assert one is not two
+
+
 def test_each_call_makes_a_new_ceiling() -> None:
     """Two children of one name are two ceilings."""
     root = BudgetTracker(100)

@@ -48,6 +48,7 @@ def full(kind: type[LLMError], **more: Any) -> LLMError:
         request_id="r",
         retry_after=1.5,
         attempts=3,
+        ledger_entry=7,
         response=RESPONSE,
         **more,
     )
@@ -65,6 +66,7 @@ def test_every_error_is_an_llm_error_and_tells_all_it_knows(kind: type[LLMError]
     assert str(error) == error.message == "what happened"
     assert (error.provider, error.model, error.request_id) == ("p", "m", "r")
     assert (error.retry_after, error.attempts, error.context) == (1.5, 3, {"a": 1})
+    assert error.ledger_entry == 7
     assert error.response is RESPONSE
 
 

@@ -52,6 +52,15 @@ def test_memory_stays_flat() -> None:
         assert tracker.spent == 190
 
 
+def test_a_thousand_entries_are_kept_unless_another_number_is_said() -> None:
+    """The last ones; those before them are a sum."""
+    tracker = BudgetTracker()
+    for number in range(1_001):
+        tracker.record(number)
+    assert (len(tracker.ledger), next(iter(tracker.ledger)).amount.tokens) == (1_000, 1)
+    at_rest(tracker)
+
+
 def test_iterating_goes_on_while_calls_are_made() -> None:
     """An iteration shows the entries of the moment in which it began."""
     tracker = BudgetTracker()

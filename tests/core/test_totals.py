@@ -56,17 +56,18 @@ def test_another_word_is_refused() -> None:
 
 
 def test_memory_stays_flat_whatever_names_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond so many names, the rest is kept together, and nothing of the sum is lost."""
+    """Beyond so many names, what is new is kept together, what is known goes on, and nothing of the sum is lost."""
     monkeypatch.setattr(totals, "_MOST_KINDS", 3)
     monkeypatch.setattr(totals, "_MOST_LABELS", 2)
     tracker = BudgetTracker(keep_entries=0)
     for number in range(10):
         tracker.record(1, model=f"m{number}", labels={"n": str(number)})
+    tracker.record(1, model="m0", labels={"n": "0"})
     by_model = tracker.ledger.totals("model")
-    assert {name: total.entries for name, total in by_model.items()} == {"m0": 1, "m1": 1, "m2": 1, OTHERS: 7}
+    assert {name: total.entries for name, total in by_model.items()} == {"m0": 2, "m1": 1, "m2": 1, OTHERS: 7}
     by_label = tracker.ledger.totals("label")
-    assert {name: total.amount.tokens for name, total in by_label.items()} == {"n=0": 1, "n=1": 1, OTHERS: 8}
-    assert tracker.ledger.earlier == Amount(10)
+    assert {name: total.amount.tokens for name, total in by_label.items()} == {"n=0": 2, "n=1": 1, OTHERS: 8}
+    assert tracker.ledger.earlier == Amount(11)
     at_rest(tracker)
 
 
