@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import unicodedata
 from typing import Any
 
@@ -47,12 +48,25 @@ def test_a_bound_adds_up() -> None:
     assert bound.grade == "estimated"
 
 
-@pytest.mark.parametrize("field", ["prompt_tokens", "max_tokens", "outputs", "calls"])
+FIGURES = ("prompt_tokens", "max_tokens", "outputs", "calls", "least_max_tokens")
+
+
+@pytest.mark.parametrize("field", FIGURES)
 @pytest.mark.parametrize("value", [-1, 2.5, True, None, "3"])
 def test_a_bound_of_anything_but_whole_numbers_is_refused(field: str, value: Any) -> None:
     """A fraction would make sums that are not exact, and a negative bound would lift the cap (BUDGET-1)."""
-    with pytest.raises(LLMConfigurationError, match=field):
+    with pytest.raises(LLMConfigurationError, match=f"^{field} must be a whole number of at least 0, not "):
         Bound(**{"prompt_tokens": 1, "max_tokens": 1, field: value})
+
+
+@pytest.mark.parametrize("field", FIGURES)
+def test_a_kind_of_int_is_a_whole_number(field: str) -> None:
+    """A member of an IntEnum counts as the number that it is, 0 included."""
+
+    class Size(enum.IntEnum):
+        NONE = 0
+
+    assert getattr(Bound(**{"prompt_tokens": 1, "max_tokens": 1, field: Size.NONE}), field) == 0
 
 
 def test_the_default_bound_is_bytes_and_the_output_limit() -> None:
