@@ -50,6 +50,14 @@ def test_it_ends_where_nothing_more_is_free(take: Any) -> None:
 
 
 @both
+def test_what_was_given_before_the_edge_is_the_answer(take: Any) -> None:
+    """All pieces that were given on, as they were. (STREAM-12)"""
+    tracker = BudgetTracker(HELLO + 6)
+    stream, _ = take(Written("one", " t", "wo", WHOLE), config_of(tracker))
+    assert (stream.text, stream.response.content, tracker.spent) == ("one t", "one t", HELLO + 5)
+
+
+@both
 def test_what_is_covered_comes_to_its_end(take: Any) -> None:
     """It settles by its response. (STREAM-12)"""
     tracker = BudgetTracker(HELLO + 7)

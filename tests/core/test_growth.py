@@ -19,6 +19,7 @@ from llm_connect.core.demand import BoundDemand, CallFacts, GrowingDemand
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.growth import Growth
 from llm_connect.core.holds import Hold
+from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
 from llm_connect.core.usage import Usage
@@ -224,6 +225,12 @@ def test_a_learned_factor_counts_for_each_step() -> None:
     assert hold.bound.tokens == 10 + 2 * 20
     assert growth.covers("x" * 21)
     assert hold.bound.tokens == 10 + 2 * 40
+
+
+def test_a_learned_factor_counts_for_usd_too() -> None:
+    """At the same price as before. (STREAM-12, BUDGET-41)"""
+    raised = demand_of(price=PRICE).raised(LearnedFactor(prompt_permille=2_000))
+    assert raised.amount == Amount(40, 1, 20 * 1_000 + 20 * 3_000)
 
 
 def test_a_plain_hold_does_not_grow() -> None:
