@@ -97,7 +97,7 @@ class GrowingDemand(BoundDemand):
 
     def __init__(self, bound: Bound, least: int, price: Price | None, factor: LearnedFactor | None = None) -> None:
         super().__init__(bound, least, price, factor)
-        self.amount = self.smallest
+        self.amount: Amount = self.smallest
 
     def fitting(self, path: Path) -> tuple[Amount, int | None] | None:
         return (self.amount, None) if fits(path, self.amount) else None

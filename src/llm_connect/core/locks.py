@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 #: How long a thread stays away from a lock that another one has: longer than any operation under it.
@@ -22,10 +23,10 @@ class TreeLock:
 
     def __init__(self) -> None:
         lock = threading.RLock()
-        self._try = lock.acquire
-        self.release = lock.release
+        self._try: Callable[[bool], bool] = lock.acquire
+        self.release: Callable[[], None] = lock.release
         #: Whether this very thread has it.
-        self.owned = lock._is_owned  # type: ignore[attr-defined]
+        self.owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
 
     def acquire(self) -> None:
         try:
