@@ -20,8 +20,6 @@ from llm_connect import (
     UsageChunk,
 )
 from llm_connect.calling import retry
-from llm_connect.calling.steps import Pause, Reserve, TakeSlot
-from llm_connect.calling.stream_steps import Close, Next, Open
 from tests.calling.test_faults import Fault, Injector
 from tests.calling.test_streaming import (
     BILL,
@@ -31,12 +29,12 @@ from tests.calling.test_streaming import (
     MORE,
     TEXT,
     USAGE,
-    AtStep,
     Opened,
     Run,
     Scripted,
     both,
     check_after_a_fault,
+    check_every_step,
     run_async,
     run_sync,
 )
@@ -257,13 +255,4 @@ def test_a_fault_at_any_line_leaves_nothing_held(case: str, count: int) -> None:
 @pytest.mark.parametrize("after", [False, True])
 def test_a_fault_at_any_step_leaves_nothing_held(run: Run, case: str, after: bool) -> None:
     """Raised by any step, before or after it is done. (BUDGET-3, STREAM-4, STREAM-12)"""
-    for at in range(1, 20):
-        tracker, adapter, injector = room_for(CASES[case][1]), CASES[case][0](), AtStep(at, after=after)
-        with pytest.MonkeyPatch.context() as patch, suppress(LLMError, Fault):
-            for kind in (Reserve, TakeSlot, Open, Next, Close, Pause):
-                injector.wrap(kind, patch)
-            run(adapter, config_of(tracker))
-        check_after_a_fault(tracker, adapter, f"at step {at}")
-        if injector.steps < at:
-            return
-    raise AssertionError("there are more steps than were tried")
+    check_every_step(run, lambda: (CASES[case][0](), config_of(room_for(CASES[case][1]))), after=after)

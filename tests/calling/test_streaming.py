@@ -212,13 +212,19 @@ class AtStep:
 @pytest.mark.parametrize("after", [False, True])
 def test_a_fault_at_any_step_leaves_nothing_held(run: Run, case: str, after: bool) -> None:
     """Raised by any step of a stream, before or after it is done, it leaves no hold. (BUDGET-3, STREAM-4)"""
+    check_every_step(run, lambda: (CASES[case](), config_of(BudgetTracker(10_000))), after=after)
+
+
+def check_every_step(run: Run, made: Callable[[], tuple[Scripted, RunConfig]], *, after: bool) -> None:
+    """Fail at each step of a stream once, with an adapter and a config that are made for it."""
     for at in range(1, 20):
-        tracker, adapter, injector = BudgetTracker(10_000), CASES[case](), AtStep(at, after=after)
+        (adapter, config), injector = made(), AtStep(at, after=after)
         with pytest.MonkeyPatch.context() as patch, suppress(LLMError, Fault):
             for kind in (Reserve, TakeSlot, Open, Next, Close, Pause):
                 injector.wrap(kind, patch)
-            run(adapter, config_of(tracker))
-        check_after_a_fault(tracker, adapter, f"at step {at}")
+            run(adapter, config)
+        assert config.budget_tracker is not None
+        check_after_a_fault(config.budget_tracker, adapter, f"at step {at}")
         if injector.steps < at:
             return
     raise AssertionError("there are more steps than were tried")

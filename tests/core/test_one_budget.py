@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import os
 import pickle
+import threading
 
 import pytest
 
@@ -53,6 +54,33 @@ def test_a_forked_process_has_no_budget() -> None:
     at_rest(tracker)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_a_fork_in_the_midst_of_anothers_operation_does_not_hang() -> None:
+    """The lock that a thread had then is never let go in the forked process: reading the ledger says so (BUDGET-11)."""
+    tracker, taken, done = BudgetTracker(100), threading.Event(), threading.Event()
+
+    def work() -> None:
+        with tracker.gate._lock:
+            taken.set()
+            done.wait(30)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    taken.wait(30)
+    child = os.fork()
+    if child == 0:
+        try:
+            list(tracker.ledger)
+        except LLMConfigurationError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    done.set()
+    thread.join()
+    at_rest(tracker)
+
+
 def test_a_fork_makes_all_budgets_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the forked process sees, seen from here: budgets of before are foreign, new ones are not (BUDGET-11)."""
     tracker = BudgetTracker(100)
@@ -80,6 +108,7 @@ def _uses_that_do_not_raise(tracker: BudgetTracker, hold: object, lost: list[obj
         lambda: tracker.snapshot(),
         lambda: tracker.close(),
         lambda: tracker.child("a").reserve(1),
+        lambda: tracker.child("a", join=True),
         lambda: hold.dispatch(),  # type: ignore[attr-defined]
         lambda: hold.release(),  # type: ignore[attr-defined]
     )

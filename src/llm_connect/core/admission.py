@@ -263,6 +263,7 @@ class Gate:
 
     def join(self, joined: dict[str, BudgetTracker], child: BudgetTracker) -> BudgetTracker:
         """The open child of this name among `joined`, else `child`, which joins them."""
+        self.check_process()
         with self._lock:
             shared = joined.get(child.name)
             if shared is None or shared.closed:
@@ -271,11 +272,7 @@ class Gate:
 
     def check_process(self) -> None:
         """Raise LLMConfigurationError in a forked process, where a copy of the budget would be a second one."""
-        if self._generation != forks.generation:
-            raise LLMConfigurationError(
-                "This budget was made before os.fork: used here it would be a second budget of the same size. "
-                "Make a BudgetTracker of its own in each process, with its share of the limit."
-            )
+        forks.check(self._generation)
 
     def _snapshot(self, tracker: BudgetTracker) -> BudgetSnapshot:
         own = tracker.own_accounts

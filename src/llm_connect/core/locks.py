@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from llm_connect.core import forks
+
 #: How long a thread stays away from a lock that another one has: longer than any operation under it.
 _MOMENT = 50e-6
 
@@ -19,18 +21,21 @@ class TreeLock:
     It is reentrant, because a finalizer (of a generator with an open hold in it) may run while this thread has it.
     """
 
-    __slots__ = ("_try", "owned", "release")
+    __slots__ = ("_generation", "_try", "owned", "release")
 
     def __init__(self) -> None:
         lock = threading.RLock()
+        self._generation = forks.generation
         self._try: Callable[[bool], bool] = lock.acquire
         self.release: Callable[[], None] = lock.release
         #: Whether this very thread has it.
         self.owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
 
     def acquire(self) -> None:
+        """Take it, however long that lasts. Raises LLMConfigurationError where a fork has left it taken for good."""
         try:
             while not self._try(False):
+                forks.check(self._generation)
                 time.sleep(_MOMENT)
         except BaseException:
             # Ctrl-C, which Python may deliver right after the lock was taken.
