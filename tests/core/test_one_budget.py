@@ -29,6 +29,7 @@ def test_copies_of_a_config_share_the_budget() -> None:
     assert RunConfig(**dataclasses.asdict(config)).budget_tracker is tracker
 
 
+@pytest.mark.in_memory_only
 def test_pickling_raises_and_says_why() -> None:
     """A pickled budget would be a second one of the same size (BUDGET-11)."""
     tracker = BudgetTracker(100)
@@ -37,6 +38,7 @@ def test_pickling_raises_and_says_why() -> None:
             pickle.dumps(thing)
 
 
+@pytest.mark.in_memory_only
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_a_forked_process_has_no_budget() -> None:
@@ -54,6 +56,7 @@ def test_a_forked_process_has_no_budget() -> None:
     at_rest(tracker)
 
 
+@pytest.mark.in_memory_only
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_a_fork_in_the_midst_of_anothers_operation_does_not_hang() -> None:
@@ -81,6 +84,7 @@ def test_a_fork_in_the_midst_of_anothers_operation_does_not_hang() -> None:
     at_rest(tracker)
 
 
+@pytest.mark.in_memory_only
 def test_a_fork_makes_all_budgets_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the forked process sees, seen from here: budgets of before are foreign, new ones are not (BUDGET-11)."""
     tracker = BudgetTracker(100)

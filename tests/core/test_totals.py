@@ -55,6 +55,7 @@ def test_another_word_is_refused() -> None:
     assert BudgetTracker().ledger.totals("model") == {}
 
 
+@pytest.mark.in_memory_only
 def test_memory_stays_flat_whatever_names_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond so many names, what is new is kept together, what is known goes on, and nothing of the sum is lost."""
     monkeypatch.setattr(totals, "_MOST_KINDS", 3)

@@ -18,7 +18,7 @@ from llm_connect.calling.drivers import Step
 from llm_connect.calling.heads import Head
 from llm_connect.calling.outcomes import end_hold, error_of, response_of
 from llm_connect.calling.retry import pause_before_retry
-from llm_connect.calling.steps import Pause, Reserve, Send, TakeSlot, timed_out
+from llm_connect.calling.steps import Booked, Dispatch, Pause, Reserve, Send, TakeSlot, timed_out
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_prompt
@@ -106,6 +106,7 @@ class Call:
             outcome = yield from self._exchange(request, hold)
             if outcome is not None:
                 self._end(hold, outcome)
+                yield Booked(hold)
         finally:
             if hold.state != "ended":
                 self._end_open(hold)
@@ -139,7 +140,7 @@ class Call:
         if release is None:
             return timed_out("no place came free among the adapter's concurrent requests", maybe_billed=False)
         try:
-            if hold is not None and not hold.try_dispatch():
+            if hold is not None and not (yield Dispatch(hold)):
                 return None
             self.attempts += 1
             return (yield from self._send(request))

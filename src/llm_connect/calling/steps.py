@@ -40,6 +40,32 @@ class Reserve:
 
 
 @dataclass(slots=True)
+class Dispatch:
+    """Whether the request of a hold may be sent; from then on an unknown outcome counts as spent."""
+
+    hold: Hold
+
+    def run(self) -> bool:
+        return self.hold.try_dispatch()
+
+    async def arun(self) -> bool:
+        return await self.hold.atry_dispatch()
+
+
+@dataclass(slots=True)
+class Booked:
+    """The entry of a hold that has ended: the worker of a store makes it, so it may not be there yet."""
+
+    hold: Hold
+
+    def run(self) -> None:
+        self.hold.booked()
+
+    async def arun(self) -> None:
+        await self.hold.abooked()
+
+
+@dataclass(slots=True)
 class TakeSlot:
     """A place among the adapter's concurrent requests; None when the deadline came first."""
 

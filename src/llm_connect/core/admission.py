@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from llm_connect.core import accounts, forks
 from llm_connect.core.accounts import Account
 from llm_connect.core.books import Books, Sink
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.gates import Lock, Worker
 from llm_connect.core.grants import extend, give_back, grant, grow
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
@@ -41,9 +42,14 @@ class Gate:
     for microseconds, never across I/O, a wait or a callback: waiters are woken, and callbacks made, after it is let go.
     """
 
+    #: Operations of this gate do no I/O, so that a coroutine may call them.
+    worker: Worker | None = None
+    #: What is granted.
+    hold_type: type[Hold] = Hold
+
     def __init__(self, keep_entries: int, on_unknown: OnUnknown, sink: Sink | None) -> None:
-        self._lock = TreeLock()
-        self.on_unknown = on_unknown
+        self._lock: Lock = TreeLock()
+        self.on_unknown: OnUnknown = on_unknown
         self.ledger: Ledger = Ledger(keep_entries, self._lock)
         self._outbox = Outbox()
         self._books = Books(self.ledger, self._outbox, sink)
@@ -188,6 +194,10 @@ class Gate:
                 self._work_off()
             self._tell()
 
+    def flush(self) -> None:
+        """Do what is left to do, also in a running event loop."""
+        self.tidy()
+
     def record(self, tracker: BudgetTracker, amount: Amount, facts: CallFacts) -> LedgerEntry:
         """Book what has been spent already, whatever the limits say."""
         self.check_process()
@@ -210,8 +220,8 @@ class Gate:
             raise LLMConfigurationError(f"Entry {entry_id} is not an open presumption of this budget.")
         return entry
 
-    def change_limits(self, limits: dict[Account, int | None]) -> None:
-        """Set limits, all at the same moment, and look who fits now."""
+    def change_limits(self, tracker: BudgetTracker, limits: dict[Account, int | None]) -> None:
+        """Set limits of `tracker`, all at the same moment, and look who fits now."""
         self.check_process()
         with self._lock:
             self._work_off()
@@ -269,6 +279,13 @@ class Gate:
             if shared is None or shared.closed:
                 shared = joined[child.name] = child
         return shared
+
+    def handle(self, tracker: BudgetTracker) -> Any:
+        """What `tracker` is pickled as. Raises TypeError."""
+        raise TypeError(
+            "A BudgetTracker cannot be pickled: a copy in another process would be a second budget of the same "
+            "size. Make one in each process, with its share of the limit."
+        )
 
     def check_process(self) -> None:
         """Raise LLMConfigurationError in a forked process, where a copy of the budget would be a second one."""

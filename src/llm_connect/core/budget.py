@@ -6,16 +6,17 @@ import time
 from collections.abc import Mapping
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 from llm_connect.core.accounts import Account, Own, Path, hopeless
 from llm_connect.core.admission import Gate, OnUnknown
 from llm_connect.core.books import Sink
 from llm_connect.core.callers import remember_own
-from llm_connect.core.checks import check_count, check_number
+from llm_connect.core.checks import check_count, check_name, check_number
 from llm_connect.core.demand import NO_FACTS, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.figures import BudgetFigures
+from llm_connect.core.gates import BudgetGate
 from llm_connect.core.holds import Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits, checked_amount, checked_figures, checked_limits
@@ -93,19 +94,21 @@ class BudgetTracker(BudgetFigures):
         self._become(name, None, gate, checked_limits(total, total_calls, total_usd))
 
     def _become(
-        self, name: str, parent: BudgetTracker | None, gate: Gate, limits: Limits, *, is_slice: bool = False
+        self, name: str, parent: BudgetTracker | None, gate: BudgetGate, limits: Limits, *, is_slice: bool = False
     ) -> None:
-        if not isinstance(name, str) or not name.strip():
-            raise LLMConfigurationError("name must be text that is not blank.")
+        check_name(name)
         self.name = name
         self.parent = parent
         self.path: str = name if parent is None else f"{parent.path}/{name}"
         self.gate = gate
+        #: Its number in the store; 0 in memory.
+        self.number: int = 0
         tokens, calls, usd = (Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True))
         self.own_accounts: Own = (tokens, calls, usd)
         self.accounts: Path = Path(self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice)
         self.lineage: tuple[BudgetFigures, ...] = (self, *(parent.lineage if parent else ()))
         self.closed_itself: bool = is_slice
+        self.is_slice: bool = is_slice
         self._opens_as_slice: bool = is_slice
         self._joined: dict[str, BudgetTracker] = {}
 
@@ -117,6 +120,11 @@ class BudgetTracker(BudgetFigures):
     def snapshot(self) -> BudgetSnapshot:
         """All figures of one moment."""
         return self.gate.read(self)
+
+    async def asnapshot(self) -> BudgetSnapshot:
+        """Like `snapshot`; of a budget in a store it is read without blocking the event loop."""
+        worker = self.gate.worker
+        return self.gate.read(self) if worker is None else await worker.run(self.gate.read, self)
 
     def reserve(
         self,
@@ -275,11 +283,12 @@ class BudgetTracker(BudgetFigures):
         given = (total, total_calls, total_usd)
         checked = checked_limits(*(None if value is _UNCHANGED else value for value in given))
         self.gate.change_limits(
+            self,
             {
                 account: limit
                 for account, value, limit in zip(self.own_accounts, given, checked, strict=True)
                 if value is not _UNCHANGED
-            }
+            },
         )
 
     def close(self) -> None:
@@ -312,11 +321,8 @@ class BudgetTracker(BudgetFigures):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "A BudgetTracker cannot be pickled: a copy in another process would be a second budget of the same "
-            "size. Make one in each process, with its share of the limit."
-        )
+    def __reduce__(self) -> Any:
+        return self.gate.handle(self)
 
 
 def _check_wait(max_wait_seconds: float) -> None:

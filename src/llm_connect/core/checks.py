@@ -8,6 +8,12 @@ from collections.abc import Mapping
 from llm_connect.core.exceptions import LLMConfigurationError
 
 
+def check_name(name: object) -> None:
+    """Raise LLMConfigurationError for a name that is no text, or blank."""
+    if not isinstance(name, str) or not name.strip():
+        raise LLMConfigurationError("name must be text that is not blank.")
+
+
 def check_prompt(prompt: object) -> None:
     """Refuse what no adapter can send: another kind than text, nothing, or text that UTF-8 cannot encode."""
     if not isinstance(prompt, str):

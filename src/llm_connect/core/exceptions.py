@@ -3,6 +3,7 @@
     LLMError
     ├── LLMConfigurationError (ValueError)   a value, key, extra or command is missing or wrong
     ├── LLMBudgetExceededError               the call does not fit its budget, and was not sent
+    ├── LLMStoreError                        the store that keeps the budget cannot be used; nothing was sent
     ├── LLMTimeoutError                      `timeout_seconds` is over
     ├── LLMConnectionError                   no connection, or it broke before a whole reply was read
     ├── LLMSubprocessError                   a command-line provider failed
@@ -91,6 +92,20 @@ def _rebuild(kind: type[LLMError], message: str, state: dict[str, Any]) -> LLMEr
 
 class LLMConfigurationError(LLMError, ValueError):
     """A value, key, extra or command is missing or wrong; the text names it."""
+
+    def _maybe_billed(self) -> bool:
+        return False
+
+
+class LLMStoreError(LLMError):
+    """The store that keeps the budget cannot be reached, is too slow, or cannot be read; nothing was sent.
+
+    store: its URL, without a password.
+    """
+
+    def __init__(self, message: str, *, store: str = "", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.store = store
 
     def _maybe_billed(self) -> bool:
         return False

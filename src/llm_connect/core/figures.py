@@ -9,14 +9,14 @@ from llm_connect.core.accounts import Account, Own, Path, figures_of, left_on
 from llm_connect.core.units import usd_of
 
 if TYPE_CHECKING:
-    from llm_connect.core.admission import Gate
+    from llm_connect.core.gates import BudgetGate
 
 
 class BudgetFigures:
     """The figures of a tracker: each is read at its own moment, `BudgetTracker.snapshot` reads all at one."""
 
     path: str
-    gate: Gate
+    gate: BudgetGate
     own_accounts: Own
     accounts: Path
     lineage: tuple[BudgetFigures, ...]

@@ -21,7 +21,7 @@ def grant(tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | No
         return None
     amount, max_tokens = fitting
     accounts.hold(tracker.accounts, amount)
-    return Hold(tracker, amount, max_tokens, demand, facts)
+    return tracker.gate.hold_type(tracker, amount, max_tokens, demand, facts)
 
 
 def give_back(hold: Hold) -> bool:

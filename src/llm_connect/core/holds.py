@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.ledger import LedgerEntry, Outcome
 from llm_connect.core.limits import checked_actual
 from llm_connect.core.refusals import refusal_of
@@ -127,11 +128,36 @@ class Hold:
         an overrun more is spent by now than a limit allows.
         """
         if not self.try_dispatch():
-            raise refusal_of(self.tracker.accounts, self.demand, self.facts, "never_fits")
+            raise self.given_back()
 
     def try_dispatch(self) -> bool:
         """Like `dispatch`; False when the hold was given back, and has to be reserved anew."""
         return self.tracker.gate.dispatch(self)
+
+    async def adispatch(self) -> None:
+        """Like `dispatch`; of a budget in a store it is written without blocking the event loop."""
+        if not await self.atry_dispatch():
+            raise self.given_back()
+
+    async def atry_dispatch(self) -> bool:
+        """Like `try_dispatch`, for a coroutine."""
+        worker = self.tracker.gate.worker
+        return self.try_dispatch() if worker is None else await worker.run(self.try_dispatch)
+
+    def given_back(self) -> LLMBudgetExceededError:
+        """Why the hold was given back before it was dispatched."""
+        return refusal_of(self.tracker.accounts, self.demand, self.facts, "never_fits")
+
+    def booked(self) -> None:
+        """Return once its end is in the ledger: in a running event loop, a store's worker sees to that."""
+        if self.tracker.gate.worker is not None:
+            self.tracker.gate.flush()
+
+    async def abooked(self) -> None:
+        """Like `booked`, for a coroutine."""
+        worker = self.tracker.gate.worker
+        if worker is not None:
+            await worker.run(self.tracker.gate.flush)
 
     def settle(
         self,

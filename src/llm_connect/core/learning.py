@@ -97,6 +97,12 @@ class Learned:
         self.factors[key] = before.after(seen)
         return self.factors[key] != before
 
+    def become(self, factors: dict[Key, LearnedFactor]) -> None:
+        """Know what others have learned."""
+        self.factors.clear()
+        self.factors.update(factors)
+        self._calm = {key: self._calm.get(key, 0) for key in factors}
+
     def _calm_down(self, key: Key) -> bool:
         self._calm[key] += 1
         if self._calm[key] < CALM_CALLS:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from llm_connect.core.demand import Grade
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.locks import TreeLock
+from llm_connect.core.gates import Lock
 from llm_connect.core.totals import By, Kind, Total, Totals
 from llm_connect.core.units import Amount
 from llm_connect.core.usage import Usage
@@ -93,7 +93,7 @@ class Ledger:
     of one moment; it may go on while calls are made.
     """
 
-    def __init__(self, keep: int, lock: TreeLock) -> None:
+    def __init__(self, keep: int, lock: Lock) -> None:
         self._lines: deque[LedgerEntry | Hold] = deque(maxlen=keep)
         self._lock = lock
         self._totals = Totals()

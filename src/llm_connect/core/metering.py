@@ -75,7 +75,9 @@ def _metered(method: Execute) -> Execute:
             return method(self, prompt, config)
         hold = dispatch(terms)
         with _attempt(self, hold):
-            return settled(hold, method(self, prompt, terms.config_for(hold)))
+            response = settled(hold, method(self, prompt, terms.config_for(hold)))
+        hold.booked()
+        return response
 
     execute_prompt.unmetered = method  # type: ignore[attr-defined]
     return execute_prompt
@@ -89,7 +91,9 @@ def _ametered(method: AsyncExecute) -> AsyncExecute:
             return await method(self, prompt, config)
         hold = await adispatch(terms)
         with _attempt(self, hold):
-            return settled(hold, await method(self, prompt, terms.config_for(hold)))
+            response = settled(hold, await method(self, prompt, terms.config_for(hold)))
+        await hold.abooked()
+        return response
 
     return async_execute_prompt
 
@@ -106,7 +110,7 @@ async def adispatch(terms: Terms) -> Hold:
     """Like `dispatch`, for a coroutine."""
     while True:
         hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.place)
-        if hold.try_dispatch():
+        if await hold.atry_dispatch():
             return hold
 
 

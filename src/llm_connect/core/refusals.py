@@ -13,7 +13,7 @@ from llm_connect.core.units import NOTHING, shown, usd_of
 if TYPE_CHECKING:
     from llm_connect.core.waiters import Waiter
 
-Reason: TypeAlias = Literal["never_fits", "wait_expired", "refused", "closed", "unpriced", "unproven", "self_wait"]
+Reason: TypeAlias = Literal["never_fits", "wait_expired", "refused", "closed", "unpriced", "unproven", "self_wait", "lease_lost"]
 
 _WHY: dict[Reason, str] = {
     "never_fits": "does not fit even when nothing is running",
@@ -21,6 +21,7 @@ _WHY: dict[Reason, str] = {
     "refused": "does not fit now, and this call does not wait",
     "closed": "is refused, because the budget is closed",
     "self_wait": "would wait for a hold that its own caller keeps open",
+    "lease_lost": "was not sent in time: its process lost the lease of its hold",
 }
 
 
@@ -148,6 +149,8 @@ def _advice(account: Account, reason: Reason, requested: int) -> str:
         return "Use the parent's budget, or open another child."
     if reason == "self_wait":
         return "End the outer hold first, or set metered = False on the adapter that only wraps another one."
+    if reason == "lease_lost":
+        return "Reserve anew, and open the budget with a longer lease_seconds if this process is often held up so long."
     if reason == "refused":
         return "Let it wait (max_wait_seconds, and in a running event loop async_execute_prompt or areserve)."
     missing = shown(account.unit, _missing(account, reason, requested))

@@ -15,7 +15,7 @@ class Slices:
     """The open slices of a tree of trackers; its caller holds the lock of the tree."""
 
     def __init__(self) -> None:
-        self._open: list[BudgetTracker] = []
+        self.opened: list[BudgetTracker] = []
 
     def open(self, child: BudgetTracker) -> bool:
         """Set the limits of `child` aside above it; False, and nothing has changed, when they do not fit there now."""
@@ -26,14 +26,14 @@ class Slices:
         for account, above, limit in zip(child.own_accounts, child.parent.accounts.units, size, strict=True):
             account.slice = account.limit is not None
             accounts.set_aside(above, limit)
-        self._open.append(child)
+        self.opened.append(child)
         return True
 
     def close(self, tracker: BudgetTracker) -> None:
         """Give back what the slices at `tracker` and below it have not used: the innermost first, to the one around."""
-        closed = [child for child in self._open if tracker in child.lineage]
+        closed = [child for child in self.opened if tracker in child.lineage]
         for child in sorted(closed, key=lambda child: len(child.lineage), reverse=True):
-            self._open.remove(child)
+            self.opened.remove(child)
             for account, path in zip(child.own_accounts, child.accounts.units, strict=True):
                 unused, account.slice = account.aside, False
                 accounts.set_aside(path[1:], -unused)

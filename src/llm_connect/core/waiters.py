@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.accounts import Account
 from llm_connect.core.demand import CallFacts, Demand
-from llm_connect.core.exceptions import LLMBudgetExceededError
+from llm_connect.core.exceptions import LLMError
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -42,7 +42,7 @@ class Waiter:
         #: Open holds of the caller itself, which cannot end while it waits.
         self.own: tuple[Hold, ...] = own
         self.hold: Hold | None = None
-        self.error: LLMBudgetExceededError | None = None
+        self.error: LLMError | None = None
         self.gone: bool = False
 
     @property

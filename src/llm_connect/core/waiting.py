@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from llm_connect.core.callers import own_holds
 from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.gates import BudgetGate, Worker
 from llm_connect.core.holds import Hold
 from llm_connect.core.waiters import LoopWaiter, ThreadWaiter, Waiter
 
@@ -36,7 +38,8 @@ def admit(
     hold = tracker.gate.admit(tracker, demand, facts, replaces)
     if hold is not None:
         return hold
-    waiter = _line_up(ThreadWaiter, tracker, demand, facts, deadline, arrival, may_block=not _in_running_loop())
+    waiter = _waiter(ThreadWaiter, tracker, demand, facts, deadline, arrival)
+    tracker.gate.queue(waiter, may_wait=not in_running_loop() and deadline > time.monotonic())
     try:
         if waiter.waiting:
             waiter.wait(deadline - time.monotonic())
@@ -56,36 +59,62 @@ async def aadmit(
     replaces: Hold | None = None,
 ) -> Hold:
     """Like `admit`, waiting in this task; a cancelled wait leaves no trace."""
-    hold = tracker.gate.admit(tracker, demand, facts, replaces)
+    gate, worker = tracker.gate, tracker.gate.worker
+    if worker is not None:
+        return await _aadmit(gate, worker, tracker, demand, facts, deadline, arrival, replaces)
+    hold = gate.admit(tracker, demand, facts, replaces)
     if hold is not None:
         return hold
-    waiter = _line_up(LoopWaiter, tracker, demand, facts, deadline, arrival, may_block=True)
+    waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
+    gate.queue(waiter, may_wait=deadline > time.monotonic())
     try:
         if waiter.waiting:
             await waiter.wait(deadline - time.monotonic())
     except BaseException:
-        tracker.gate.abandon(waiter)
+        gate.abandon(waiter)
         raise
-    return tracker.gate.take(waiter)
+    return gate.take(waiter)
 
 
-def _line_up(
+async def _aadmit(
+    gate: BudgetGate,
+    worker: Worker,
+    tracker: BudgetTracker,
+    demand: Demand,
+    facts: CallFacts,
+    deadline: float,
+    arrival: int | None,
+    replaces: Hold | None,
+) -> Hold:
+    """The same, with each operation done by the worker of the gate."""
+    hold = await worker.run(gate.admit, tracker, demand, facts, replaces)
+    if hold is not None:
+        return hold
+    waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
+    try:
+        await worker.run(partial(gate.queue, waiter, may_wait=deadline > time.monotonic()))
+        if waiter.waiting:
+            await waiter.wait(deadline - time.monotonic())
+        return await worker.run(gate.take, waiter)
+    except BaseException:
+        gate.abandon(waiter)
+        raise
+
+
+def _waiter(
     kind: type[W],
     tracker: BudgetTracker,
     demand: Demand,
     facts: CallFacts,
     deadline: float,
     arrival: int | None,
-    *,
-    may_block: bool,
 ) -> W:
     number = tracker.gate.arrive() if arrival is None else arrival
-    waiter = kind(tracker, demand, facts, arrival=number, deadline=deadline, own=own_holds())
-    tracker.gate.queue(waiter, may_wait=may_block and deadline > time.monotonic())
-    return waiter
+    return kind(tracker, demand, facts, arrival=number, deadline=deadline, own=own_holds())
 
 
-def _in_running_loop() -> bool:
+def in_running_loop() -> bool:
+    """Whether this thread runs an event loop, which must not be blocked."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

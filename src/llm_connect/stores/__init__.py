@@ -1,0 +1,1 @@
+"""Stores that keep one budget for several processes."""

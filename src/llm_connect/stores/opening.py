@@ -1,0 +1,87 @@
+"""Opening a budget that several processes share, by the URL of its store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import partial
+from typing import Any, get_args
+
+from llm_connect.core.admission import OnUnknown
+from llm_connect.core.books import Sink
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.checks import check_count, check_number
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.limits import checked_limits
+from llm_connect.core.price import Price, checked_prices
+from llm_connect.stores.sqlite.budgets import Terms, open_root
+
+_SQLITE = "sqlite:///"
+
+
+def open_budget(
+    url: str,
+    *,
+    name: str = "budget",
+    total: int | None = None,
+    total_usd: int | str | float | Decimal | None = None,
+    total_calls: int | None = None,
+    change_limits: bool = False,
+    prices: Mapping[str, Price] | None = None,
+    on_unknown: OnUnknown = "presume",
+    strict: bool = False,
+    keep_entries: int = 1000,
+    sink: Sink | None = None,
+    lease_seconds: float = 60.0,
+) -> BudgetTracker:
+    """The budget of this name in a store: one cap for all processes that open it.
+
+        budget = open_budget("sqlite:////var/lib/agents/budget.db", name="nightly", total_usd="5.00")
+        adapter.execute_prompt("Hello", RunConfig(budget_tracker=budget))
+
+    url: `sqlite:///` and the path of a file, which is made when it is not there. As with SQLAlchemy, three slashes go
+        before a path from the working directory, four before an absolute one. The file must be on a disk of
+        this machine, not on a network.
+    name, and the limits `total`, `total_usd` and `total_calls`: the first who opens a budget makes it; who comes later
+        joins it with the same limits, or with none said. change_limits: True sets the limits to these for all.
+    lease_seconds: a process that holds budget says three times in this time that it is there. When it does not any
+        more, what it had reserved is released, and what it had dispatched is presumed.
+    The other arguments are those of `BudgetTracker`, and are this process's own, but for `on_unknown`, which the first
+    says for all. Pickled, the tracker stays the same budget, and leaves its `sink` behind.
+
+    Closing it (`close`, or its `with` block) ends its use by this process; for the others it stays open.
+
+    Raises LLMConfigurationError for a URL or limits that cannot be meant, and for limits that are not those of
+    the budget; LLMStoreError when the store cannot be used.
+    """
+    check_count("keep_entries", keep_entries, least=0)
+    check_number("lease_seconds", lease_seconds, above=0)
+    if on_unknown not in get_args(OnUnknown):
+        raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
+    if sink is not None and not callable(sink):
+        raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
+    terms = Terms(
+        path=path_of(url),
+        name=name,
+        prices=checked_prices(prices or {}),
+        strict=strict,
+        keep_entries=keep_entries,
+        sink=sink,
+        lease_seconds=lease_seconds,
+    )
+    limits = checked_limits(total, total_calls, total_usd)
+    return open_root(terms, limits, on_unknown, change_limits=change_limits)
+
+
+async def aopen_budget(url: str, **details: Any) -> BudgetTracker:
+    """Like `open_budget`, without blocking the event loop."""
+    return await asyncio.to_thread(partial(open_budget, url, **details))
+
+
+def path_of(url: str) -> str:
+    """The absolute path of the file that a URL names. Raises LLMConfigurationError for another URL."""
+    if not isinstance(url, str) or not url.startswith(_SQLITE) or not url.removeprefix(_SQLITE):
+        raise LLMConfigurationError(f"The URL of a store is sqlite:/// and the path of a file, not {url!r}.")
+    return os.path.realpath(url.removeprefix(_SQLITE))

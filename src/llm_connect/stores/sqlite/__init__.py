@@ -1,0 +1,1 @@
+"""Budgets in an SQLite file, shared by the processes of one machine."""

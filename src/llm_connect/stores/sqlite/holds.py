@@ -1,0 +1,94 @@
+"""Holds that stand in a budget file, and know when they have changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from llm_connect.core.exceptions import LLMBudgetExceededError
+from llm_connect.core.holds import NO_ENDING, Hold, State
+from llm_connect.core.refusals import refusal_of
+from llm_connect.core.units import NOTHING, Amount
+
+if TYPE_CHECKING:
+    from llm_connect.core.demand import CallFacts, Demand
+    from llm_connect.stores.sqlite.gate import SqliteGate
+    from llm_connect.stores.sqlite.leases import Lease
+
+
+class Before(NamedTuple):
+    """What a hold was before a transaction."""
+
+    state: State
+    bound: Amount
+    row: int | None
+    lease: Lease | None
+
+
+class StoredHold(Hold):
+    """A hold in a budget file. Whoever changes its state or bound, its gate is told."""
+
+    __slots__ = ("_bound", "_state", "lease", "row")
+
+    def __init__(self, tracker: Any, bound: Amount, max_tokens: int | None, demand: Demand, facts: CallFacts) -> None:
+        #: The number of its row; None as long as it has none.
+        self.row: int | None = None
+        #: The lease under which it stands there.
+        self.lease: Lease | None = None
+        #: A hold that was never written is as good as ended.
+        self._state: State = "ended"
+        self._bound: Amount = NOTHING
+        super().__init__(tracker, bound, max_tokens, demand, facts)
+
+    @property
+    def state(self) -> State:  # type: ignore[override]
+        return "ended" if self.lost else self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._gate.changes.note(self)
+        self._state = state
+
+    @property
+    def bound(self) -> Amount:  # type: ignore[override]
+        return self._bound
+
+    @bound.setter
+    def bound(self, bound: Amount) -> None:
+        self._gate.changes.note(self)
+        self._bound = bound
+
+    @property
+    def before(self) -> Before:
+        return Before(self._state, self._bound, self.row, self.lease)
+
+    def undo(self, before: Before) -> None:
+        """Be as before a transaction that was rolled back."""
+        self._state, self._bound, self.row, self.lease = before
+        self.entry_id, self.ending, self.ended_at = 0, NO_ENDING, 0.0
+
+    @property
+    def lost(self) -> bool:
+        """Whether its lease was lost, so that it was ended without its holder."""
+        return self.lease is not None and self.lease is not self._gate.leases.own
+
+    @property
+    def late(self) -> bool:
+        """Whether it was lost, and its holder has not ended it yet."""
+        return self.lost and self._state != "ended"
+
+    def leave_row(self) -> None:
+        """It has ended, and its row is no longer there, or another hold's."""
+        self.state = "ended"
+        self.row = None
+
+    def given_back(self) -> LLMBudgetExceededError:
+        if self.lost:
+            return refusal_of(self.tracker.accounts, self.demand, self.facts, "lease_lost")
+        return super().given_back()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A hold cannot be pickled: it is ended where it was reserved. Pickle its tracker.")
+
+    @property
+    def _gate(self) -> SqliteGate:
+        return self.tracker.gate  # type: ignore[return-value]

@@ -1,0 +1,128 @@
+"""The ledger in a budget file: every entry of all processes, kept for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, get_args
+
+from llm_connect.core.books import Books
+from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.holds import Ending, Hold
+from llm_connect.core.ledger import Ledger, LedgerEntry
+from llm_connect.core.limits import Limits
+from llm_connect.core.totals import By, Kind, Total
+from llm_connect.core.units import Amount
+from llm_connect.stores.sqlite.holds import StoredHold
+from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, Row, entry_of, entry_values, facts_of, sum_of
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.stores.sqlite.gate import SqliteGate
+
+_SUMS = "sum(tokens), sum(calls), sum(nano_usd)"
+
+
+class StoredLedger(Ledger):
+    """Like `Ledger`. It shows the last `keep_entries` of all processes; those before are in the file, too."""
+
+    def __init__(self, keep: int, gate: SqliteGate) -> None:
+        super().__init__(0, gate.lock)
+        self._keep = keep
+        self._gate = gate
+
+    def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
+        place: tuple[int | None, bool, int | None, int | None] = (None, False, None, None)
+        if isinstance(line, LedgerEntry):
+            entry = line
+        else:
+            assert isinstance(line, StoredHold)
+            assert line.entry is not None
+            entry = line.entry
+            left = (line.lease.number, line.row) if line.lost and line.lease is not None else (None, None)
+            number = self._gate.trackers.number_of(line.tracker)
+            place = (number, entry.outcome == "presumed", *left)
+        self._gate.connection.execute(INSERT_ENTRY, (*entry_values(entry), self._gate.budget, *place))
+
+    def totals(self, by: By) -> dict[str, Total]:
+        """Like `Ledger.totals`; nothing is kept together, since the file has every entry."""
+        if by not in get_args(By):
+            raise LLMConfigurationError(f"totals are kept by one of {', '.join(get_args(By))}, not by {by!r}.")
+        name = {"tracker": "path", "label": "label.key || '=' || label.value"}.get(by, f"ifnull({by}, '')")
+        source = "ledger, json_each(ledger.labels) AS label" if by == "label" else "ledger"
+        rows = self._read(f"SELECT {name}, count(*), {_SUMS} FROM {source} WHERE budget = ? GROUP BY 1 ORDER BY 1")
+        return {name: Total(entries, Amount(*sums)) for name, entries, *sums in rows}
+
+    @property
+    def earlier(self) -> Amount:
+        last = "SELECT id FROM ledger WHERE budget = ?1 ORDER BY id DESC LIMIT ?2"
+        (sums,) = self._read(f"SELECT {_SUMS} FROM ledger WHERE budget = ?1 AND id NOT IN ({last})", self._keep)
+        return sum_of(sums)
+
+    def __iter__(self) -> Iterator[LedgerEntry]:
+        rows = self._read(f"SELECT {ENTRY_COLUMNS} FROM ledger WHERE budget = ? ORDER BY id DESC LIMIT ?", self._keep)
+        return map(entry_of, reversed(rows))
+
+    def __len__(self) -> int:
+        ((entries,),) = self._read("SELECT count(*) FROM ledger WHERE budget = ?")
+        return min(int(entries), self._keep)
+
+    def _read(self, query: str, *values: int) -> list[Row]:
+        return self._gate.read_rows(query, (self._gate.budget, *values))
+
+
+class StoredBooks(Books):
+    """Like `Books`; the numbers of entries, and what is presumed, are those of the file."""
+
+    def __init__(self, gate: SqliteGate, *details: object) -> None:
+        super().__init__(gate.ledger, *details)  # type: ignore[arg-type]
+        self._gate = gate
+        self._ids = self._numbers()  # type: ignore[assignment]
+        self._presumed = Presumptions(gate)  # type: ignore[assignment]
+        #: Others may have booked more than was held.
+        self.surprised = True
+        self.last_id: int | None = None
+
+    def _numbers(self) -> Iterator[int]:
+        while True:
+            if self.last_id is None:
+                self.last_id = self._gate.connection.execute("SELECT ifnull(max(id), 0) FROM ledger").fetchone()[0]
+            self.last_id += 1
+            yield self.last_id
+
+    def record(
+        self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
+    ) -> LedgerEntry:
+        self._gate.changes.note_trackers(tracker.lineage)  # type: ignore[arg-type]
+        return super().record(tracker, amount, facts, corrects)
+
+    def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
+        return super().correct(entry_id, figures)
+
+
+class Presumptions(dict[int, Hold]):
+    """What was presumed and not corrected yet, in the file: looked up by the number of its entry."""
+
+    def __init__(self, gate: SqliteGate) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def __setitem__(self, entry_id: int, hold: Hold) -> None:
+        """Its entry says so."""
+
+    def pop(self, entry_id: int, *_: object) -> Hold | None:  # type: ignore[override]
+        row = self._gate.connection.execute(
+            "UPDATE ledger SET open = 0 WHERE id = ? AND budget = ? AND open "
+            "RETURNING tracker, tokens, calls, nano_usd, bound_tokens, bound_calls, bound_nano_usd, "
+            "grade, adapter, model, labels, request_id, reserved_at",
+            (entry_id, self._gate.budget),
+        ).fetchone()
+        return None if row is None else self._hold_of(entry_id, row)
+
+    def _hold_of(self, entry_id: int, row: Row) -> Hold:
+        bound = Amount(*row[4:7])
+        hold = StoredHold(self._gate.trackers.find(row[0]), bound, None, Demand(bound), facts_of(*row[7:11]))
+        hold.leave_row()
+        hold.entry_id, hold.ending = entry_id, Ending("presumed", Amount(*row[1:4]))
+        hold.request_id, hold.reserved_at = row[11:]
+        return hold

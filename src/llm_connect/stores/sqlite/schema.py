@@ -1,0 +1,227 @@
+"""The tables of a budget file, and connections to it.
+
+Every SQLite tool can read them. Amounts are integers: tokens, calls, and nano-USD. Times are seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+
+from llm_connect.core.exceptions import LLMStoreError
+
+#: "LLMb", so that `file` and other tools tell such a file from other databases.
+APPLICATION_ID = 0x4C4C4D62
+
+_FIRST = """
+CREATE TABLE budgets (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    on_unknown TEXT NOT NULL,
+    created_at REAL NOT NULL
+);
+-- A budget and its children; `lease` is that of the process that keeps a slice open.
+CREATE TABLE trackers (
+    id INTEGER PRIMARY KEY,
+    budget INTEGER NOT NULL REFERENCES budgets (id),
+    parent INTEGER REFERENCES trackers (id),
+    name TEXT NOT NULL,
+    path TEXT NOT NULL,
+    joined INTEGER NOT NULL,
+    is_slice INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    lease INTEGER,
+    changed INTEGER NOT NULL,
+    tokens_limit INTEGER,
+    tokens_spent INTEGER NOT NULL DEFAULT 0,
+    tokens_held INTEGER NOT NULL DEFAULT 0,
+    tokens_presumed INTEGER NOT NULL DEFAULT 0,
+    tokens_sliced INTEGER NOT NULL DEFAULT 0,
+    calls_limit INTEGER,
+    calls_spent INTEGER NOT NULL DEFAULT 0,
+    calls_held INTEGER NOT NULL DEFAULT 0,
+    calls_presumed INTEGER NOT NULL DEFAULT 0,
+    calls_sliced INTEGER NOT NULL DEFAULT 0,
+    nano_usd_limit INTEGER,
+    nano_usd_spent INTEGER NOT NULL DEFAULT 0,
+    nano_usd_held INTEGER NOT NULL DEFAULT 0,
+    nano_usd_presumed INTEGER NOT NULL DEFAULT 0,
+    nano_usd_sliced INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX trackers_changed ON trackers (budget, changed);
+CREATE INDEX trackers_joined ON trackers (parent, name) WHERE joined;
+CREATE INDEX trackers_open_slices ON trackers (budget) WHERE lease IS NOT NULL;
+-- One for each process that has open holds. The number of a lease is never given again.
+CREATE TABLE leases (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    budget INTEGER NOT NULL REFERENCES budgets (id),
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    expires_at REAL NOT NULL
+);
+CREATE TABLE holds (
+    id INTEGER PRIMARY KEY,
+    lease INTEGER NOT NULL,
+    tracker INTEGER NOT NULL REFERENCES trackers (id),
+    state TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    calls INTEGER NOT NULL,
+    nano_usd INTEGER NOT NULL,
+    max_tokens INTEGER,
+    grade TEXT NOT NULL,
+    adapter TEXT,
+    model TEXT,
+    labels TEXT,
+    reserved_at REAL NOT NULL
+);
+-- `open` marks what was presumed and not corrected yet; `lease` and `hold` what a lost process has left.
+CREATE TABLE ledger (
+    id INTEGER PRIMARY KEY,
+    budget INTEGER NOT NULL REFERENCES budgets (id),
+    tracker INTEGER,
+    path TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    tokens INTEGER NOT NULL,
+    calls INTEGER NOT NULL,
+    nano_usd INTEGER NOT NULL,
+    bound_tokens INTEGER NOT NULL,
+    bound_calls INTEGER NOT NULL,
+    bound_nano_usd INTEGER NOT NULL,
+    grade TEXT NOT NULL,
+    adapter TEXT,
+    model TEXT,
+    labels TEXT,
+    usage TEXT,
+    cost TEXT,
+    cost_source TEXT,
+    request_id TEXT,
+    reserved_at REAL NOT NULL,
+    ended_at REAL NOT NULL,
+    corrects INTEGER,
+    open INTEGER NOT NULL,
+    lease INTEGER,
+    hold INTEGER
+);
+CREATE INDEX ledger_left ON ledger (lease, hold) WHERE lease IS NOT NULL;
+-- By how much the bounds of an adapter and model are raised after overruns.
+CREATE TABLE learned (
+    budget INTEGER NOT NULL REFERENCES budgets (id),
+    adapter TEXT,
+    model TEXT,
+    prompt_permille INTEGER NOT NULL,
+    prompt_extra INTEGER NOT NULL,
+    completion_permille INTEGER NOT NULL,
+    completion_extra INTEGER NOT NULL,
+    cost_permille INTEGER NOT NULL,
+    cost_extra INTEGER NOT NULL
+);
+"""
+
+#: What brings a file from each version to the next; `PRAGMA user_version` is how many have been run.
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+
+
+def connect(path: str, busy_seconds: float) -> sqlite3.Connection:
+    """A connection to the budget file at `path`, whose tables are those of this version.
+
+    Every commit is on the disk before it returns (`synchronous=FULL`).
+
+    Raises LLMStoreError when it cannot be opened, is no budget file, or was written by a later version.
+    """
+    connection = None
+    try:
+        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+        _prepare(connection, path, MIGRATIONS)
+    except sqlite3.Error as error:
+        _close(connection)
+        raise store_error(path, error) from None
+    except LLMStoreError:
+        _close(connection)
+        raise
+    return connection
+
+
+def read_only(path: str) -> sqlite3.Connection:
+    """A connection that can change nothing. Raises LLMStoreError, also when there is no such file."""
+    connection = None
+    try:
+        connection = sqlite3.connect(f"{_uri(path)}?mode=ro", uri=True, isolation_level=None)
+        version = _version(connection, path)
+    except sqlite3.Error as error:
+        _close(connection)
+        raise store_error(path, error) from None
+    if version != len(MIGRATIONS):
+        _close(connection)
+        raise LLMStoreError(f"{path} is no budget file of this version: open_budget makes one.", store=url_of(path))
+    return connection
+
+
+def url_of(path: str) -> str:
+    """The URL of a budget file."""
+    return f"sqlite:///{path}"
+
+
+def store_error(path: str, error: sqlite3.Error) -> LLMStoreError:
+    """The error for what SQLite says of the file at `path`."""
+    url = url_of(path)
+    if "locked" in str(error):
+        advice = "other processes keep it busy. Try again, or share it among fewer"
+    else:
+        advice = "check that the file and its folder are there, and may be written"
+    return LLMStoreError(f"The budget store {url} cannot be used ({error}): {advice}.", store=url)
+
+
+def _prepare(connection: sqlite3.Connection, path: str, migrations: Sequence[str]) -> None:
+    connection.execute("PRAGMA synchronous = FULL")
+    if _version(connection, path) == len(migrations):
+        return
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(connection, path)
+        for script in migrations[version:]:
+            for statement in _statements(script):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+def _version(connection: sqlite3.Connection, path: str) -> int:
+    """The version of the tables, 0 in an empty file. Raises LLMStoreError when they are not ours."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != APPLICATION_ID and (tables or version):
+        raise LLMStoreError(f"{path} is a database of something else: name another file.", store=url_of(path))
+    if version > len(MIGRATIONS):
+        raise LLMStoreError(
+            f"{path} was written by a later version of llm-connect: install that version.", store=url_of(path)
+        )
+    return int(version)
+
+
+def _statements(script: str) -> list[str]:
+    """The statements of a script, one by one, so that all of them are in one transaction."""
+    statements, rest = [], ""
+    for line in script.splitlines(keepends=True):
+        rest += line
+        if sqlite3.complete_statement(rest):
+            statements.append(rest)
+            rest = ""
+    return statements
+
+
+def _uri(path: str) -> str:
+    from urllib.parse import quote
+
+    return f"file:{quote(os.path.abspath(path))}"
+
+
+def _close(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        connection.close()

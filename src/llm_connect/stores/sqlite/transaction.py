@@ -1,0 +1,93 @@
+"""The lock of a budget in a file: whoever has it is in a transaction, and has the state of the file."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol
+
+from llm_connect.core.exceptions import LLMError
+
+
+class Transactional(Protocol):
+    """What a transaction begins and ends."""
+
+    def begin(self) -> None:
+        """Take the write lock of the store, and bring the state up to date."""
+        ...
+
+    def commit(self) -> None:
+        """Write what has changed since."""
+        ...
+
+    def roll_back(self, error: BaseException) -> None:
+        """Undo what has changed since; may raise a better error."""
+        ...
+
+
+class Transaction:
+    """A reentrant lock. Taking it begins a transaction, and letting it go commits.
+
+    When it is let go because of an exception, that rolls back, unless it is one that a decision raises.
+    """
+
+    def __init__(self, state: Transactional) -> None:
+        self._state = state
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the threads that had it: in a forked process they are not there."""
+        self._mutex = threading.RLock()
+        self._depth = 0
+        self._handled: BaseException | None = None
+
+    def acquire(self) -> None:
+        self._mutex.acquire()
+        self._depth += 1
+        if self._depth == 1:
+            self._handled = sys.exc_info()[1]
+            try:
+                self._state.begin()
+            except BaseException:
+                self._leave()
+                raise
+
+    def release(self) -> None:
+        """Commit; or roll back, in a `finally` that an exception passes."""
+        error = sys.exc_info()[1]
+        try:
+            if self._depth == 1:
+                if error is self._handled or isinstance(error, LLMError):
+                    self._state.commit()
+                else:
+                    assert error is not None
+                    self._state.roll_back(error)
+        finally:
+            self._leave()
+
+    def owned(self) -> bool:
+        """Whether this very thread has it."""
+        return self._mutex._is_owned()  # type: ignore[attr-defined, no-any-return]
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    @contextmanager
+    def no_transaction(self) -> Iterator[None]:
+        """The lock alone, to look at the store."""
+        with self._mutex:
+            yield
+
+    def _leave(self) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._handled = None
+        self._mutex.release()

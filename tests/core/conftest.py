@@ -1,0 +1,61 @@
+"""The tests of the tracker run against every store: in them `BudgetTracker(...)` is a budget in memory, or in a file."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.core.stores import STORES, Opener
+
+#: Files whose tests are about the tracker.
+ABOUT_THE_TRACKER = {
+    "test_admission",
+    "test_budget",
+    "test_children",
+    "test_delegate",
+    "test_gather_mocks",
+    "test_holds",
+    "test_learning",
+    "test_ledger",
+    "test_metering",
+    "test_one_budget",
+    "test_price",
+    "test_races",
+    "test_slices",
+    "test_streams",
+    "test_strict",
+    "test_terms",
+    "test_thresholds",
+    "test_totals",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    name = metafunc.module.__name__.rpartition(".")[2]
+    if name in ABOUT_THE_TRACKER and hasattr(metafunc.module, "BudgetTracker"):
+        in_memory_only = metafunc.definition.get_closest_marker("in_memory_only")
+        metafunc.parametrize("store", ["memory"] if in_memory_only else STORES, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where `BudgetTracker(...)` of the test's module keeps its budgets."""
+    name: str = getattr(request, "param", "memory")
+    if name == "memory":
+        yield name
+        return
+    folder = Path(tempfile.mkdtemp(prefix="llm-connect-", dir=fast_folder()))
+    opener = Opener(name, folder)
+    monkeypatch.setattr(request.module, "BudgetTracker", opener)
+    yield name
+    opener.shut()
+    shutil.rmtree(folder)
+
+
+def fast_folder() -> str | None:
+    """A folder in memory where there is one: what is tested here is not the disk."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
