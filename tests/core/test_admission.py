@@ -682,6 +682,7 @@ def test_a_finalizer_inside_the_lock_waits_for_the_next_operation() -> None:
     at_rest(tracker)
 
 
+@pytest.mark.in_memory_only
 async def test_a_waiter_that_is_collected_inside_the_lock_leaves_no_trace() -> None:
     """A coroutine that waits, collected in the midst of an operation, is gone with the next one (BUDGET-6)."""
     tracker = BudgetTracker(100)

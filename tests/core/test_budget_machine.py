@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cached_property
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -221,9 +222,12 @@ class BudgetMachine(RuleBasedStateMachine):
         self.model = Model()
         self.callers: list[Caller] = []
         self.over: dict[tuple[Node, int], int] = {}
-        root = BudgetTracker(25, total_calls=8, total_usd=usd(9), keep_entries=4)
+        root = self.open(25, total_calls=8, total_usd=usd(9), keep_entries=4)
         self.model.nodes.append(Node(root, None, [25, 8, 9]))
         self.root = root
+
+    def open(self, total: int, **details: Any) -> BudgetTracker:
+        return BudgetTracker(total, **details)
 
     def node(self, pick: int) -> Node:
         return self.model.nodes[pick % len(self.model.nodes)]
