@@ -15,7 +15,7 @@ from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.core.units import UNITS, shown
 from llm_connect.stores.sqlite.gate import SqliteGate
 from llm_connect.stores.sqlite.rows import FIND_BUDGET, NEW_BUDGET, NEW_ROOT
-from llm_connect.stores.sqlite.schema import connect, store_error, url_of
+from llm_connect.stores.sqlite.schema import begin, connect, store_error, url_of
 from llm_connect.stores.sqlite.terms import Terms
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _make(terms: Terms, limits: Limits, on_unknown: OnUnknown) -> bool:
         with closing(connect(terms.path, terms.busy_seconds)) as connection:
             if _found(connection, terms.name) is not None:
                 return False
-            connection.execute("BEGIN IMMEDIATE")
+            begin(connection, terms.busy_seconds)
             if _found(connection, terms.name) is not None:
                 return False
             values = (terms.name, on_unknown, time.time())

@@ -26,7 +26,7 @@ from llm_connect.stores.sqlite.holds import StoredHold
 from llm_connect.stores.sqlite.leases import Leases
 from llm_connect.stores.sqlite.ledger import StoredBooks, StoredLedger
 from llm_connect.stores.sqlite.rows import read_learned, write_learned
-from llm_connect.stores.sqlite.schema import connect, store_error
+from llm_connect.stores.sqlite.schema import begin, connect, store_error
 from llm_connect.stores.sqlite.terms import Terms
 from llm_connect.stores.sqlite.transaction import Transaction
 from llm_connect.stores.sqlite.trackers import Trackers
@@ -95,7 +95,7 @@ class SqliteGate(Gate):
     def begin(self) -> None:
         try:
             connection = self.connection
-            connection.execute("BEGIN IMMEDIATE")
+            begin(connection, self.terms.busy_seconds)
             moved = self._moved()
             if moved:
                 self._catch_up()

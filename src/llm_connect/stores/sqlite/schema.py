@@ -6,13 +6,20 @@ Every SQLite tool can read them. Amounts are integers: tokens, calls, and nano-U
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from llm_connect.core.exceptions import LLMStoreError
 
 #: "LLMb", so that `file` and other tools tell such a file from other databases.
 APPLICATION_ID = 0x4C4C4D62
+
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+#: In seconds: about as long as a transaction takes, and not so long that a writer is always too late.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.002
 
 _FIRST = """
 CREATE TABLE budgets (
@@ -131,8 +138,8 @@ def connect(path: str, busy_seconds: float) -> sqlite3.Connection:
     """
     connection = None
     try:
-        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
-        _prepare(connection, path, MIGRATIONS)
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        patiently(partial(_prepare, connection, path, MIGRATIONS), busy_seconds)
     except sqlite3.Error as error:
         _close(connection)
         raise store_error(path, error) from None
@@ -157,6 +164,30 @@ def read_only(path: str) -> sqlite3.Connection:
     return connection
 
 
+def begin(connection: sqlite3.Connection, busy_seconds: float) -> None:
+    """Begin a transaction that writes. Raises sqlite3.Error when others keep the file busy for longer."""
+    patiently(partial(connection.execute, "BEGIN IMMEDIATE"), busy_seconds)
+
+
+def patiently(work: Callable[[], object], busy_seconds: float) -> None:
+    """Do `work` as soon as the file is free. Raises sqlite3.Error when it is not for so many seconds.
+
+    SQLite's own way to wait sleeps for up to a tenth of a second between two tries, so that under load some come
+    far too late.
+    """
+    end = time.monotonic() + busy_seconds
+    pause = _SHORTEST_PAUSE
+    while True:
+        try:
+            work()
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() >= end:
+                raise
+        time.sleep(pause * random.random())  # noqa: S311 - so that not all come again at once
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
 def url_of(path: str) -> str:
     """The URL of a budget file."""
     return f"sqlite:///{path}"
@@ -177,8 +208,8 @@ def _prepare(connection: sqlite3.Connection, path: str, migrations: Sequence[str
     if _version(connection, path) == len(migrations):
         return
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")
     try:
+        connection.execute("BEGIN IMMEDIATE")
         version = _version(connection, path)
         for script in migrations[version:]:
             for statement in _statements(script):

@@ -1,0 +1,129 @@
+"""Processes of their own that use one budget, for tests; started from nothing, as `python crew.py` would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
+from llm_connect.stores.opening import open_budget
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def crew(number: int, job: str, *args: Any) -> Iterator[list[subprocess.Popen[str]]]:
+    """So many processes that do `job`; none is left behind."""
+    command = [sys.executable, "-W", "error", "-m", "tests.stores.crew", job]
+    processes = [
+        subprocess.Popen([*command, json.dumps([each, *args])], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for each in range(number)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+
+def results(processes: list[subprocess.Popen[str]], seconds: float = 50.0) -> list[Any]:
+    """What each of them printed as JSON, once it has ended well."""
+    found = []
+    for process in processes:
+        out, _ = process.communicate(timeout=seconds)
+        assert process.returncode == 0
+        found.append(json.loads(out))
+    return found
+
+
+def equal_attempts(number: int, url: str, attempts: int) -> int:
+    """How many of so many attempts for one token were granted."""
+    budget = open_budget(url)
+    granted = 0
+    for _ in range(attempts):
+        try:
+            budget.consume(1)
+        except LLMBudgetExceededError:
+            continue
+        granted += 1
+    return granted
+
+
+def mixed_attempts(number: int, url: str, attempts: int) -> dict[str, int]:
+    """Attempts of all sizes, some of which wait, on the budget, on a shared child and on children of its own."""
+    chance = random.Random(number)
+    budget = open_budget(url)
+    places = [budget, budget.child("shared", 400, join=True), budget.child(f"own {number}", 300)]
+    billed = refused = 0
+    for _ in range(attempts):
+        bound = chance.randint(1, 30)
+        try:
+            hold = chance.choice(places).reserve(bound, max_wait_seconds=chance.choice([0, 0.02, 0.2]))
+        except LLMBudgetExceededError:
+            refused += 1
+            continue
+        with hold:
+            if chance.random() < 0.9:
+                hold.dispatch()
+                used = chance.randint(0, bound)
+                hold.settle(used)
+                billed += used
+    return {"billed": billed, "refused": refused}
+
+
+def spender(number: int, url: str, bills: str, lease_seconds: float) -> None:
+    """Spends until it is killed; each bill is on the disk before the request would leave, as a provider's would be."""
+    chance = random.Random(number)
+    budget = open_budget(url, lease_seconds=lease_seconds)
+    with open(f"{bills}/{number}-{os.getpid()}", "a", encoding="utf-8") as file:
+        while True:
+            spend_once(budget, chance, file)
+
+
+def spend_once(budget: BudgetTracker, chance: random.Random, file: Any) -> None:
+    bound = chance.randint(1, 20)
+    try:
+        with budget.reserve(bound, max_wait_seconds=0.1) as hold:
+            hold.dispatch()
+            used = chance.randint(0, bound)
+            file.write(f"{used}\n")
+            file.flush()
+            if chance.random() < 0.7:
+                hold.settle(used)
+    except LLMBudgetExceededError:
+        time.sleep(0.01)
+
+
+def halter(number: int, url: str, lease_seconds: float, dispatched: bool) -> dict[str, Any]:
+    """Has a hold of 40, waits to be told to go on, and says what it could do with the hold then."""
+    budget = open_budget(url, lease_seconds=lease_seconds)
+    hold = budget.reserve(40)
+    if dispatched:
+        hold.dispatch()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    reason = None
+    try:
+        hold.dispatch()
+    except (LLMBudgetExceededError, LLMConfigurationError) as error:
+        reason = getattr(error, "reason", "ended")
+    hold.settle(25)
+    return {"reason": reason, "entry": hold.entry_id, "held": budget.snapshot().held.tokens, "line": str(budget)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(globals()[sys.argv[1]](*json.loads(sys.argv[2]))))

@@ -1,0 +1,211 @@
+"""Leases: what becomes of the holds of a process that is no longer there, or was not for a while."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import signal
+import subprocess
+import time
+from typing import Any
+
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
+from llm_connect.core.units import NOTHING
+from llm_connect.stores.opening import open_budget
+from llm_connect.stores.sqlite.gate import SqliteGate
+from tests.core.budget_helpers import at_rest, outcomes, refused, until
+from tests.stores.crew import crew
+
+LEASE = 0.6
+
+
+def second(budget: BudgetTracker) -> BudgetTracker:
+    """The same budget as another process has it, seen from here."""
+    gate = budget.gate
+    assert isinstance(gate, SqliteGate)
+    return SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root).tracker(gate.root)
+
+
+def gate_of(budget: BudgetTracker) -> SqliteGate:
+    assert isinstance(budget.gate, SqliteGate)
+    return budget.gate
+
+
+def halted(process: subprocess.Popen[str], budget: BudgetTracker) -> None:
+    """Stop a process once it has its hold, until its lease is over and somebody has seen that."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert budget.snapshot().held.tokens == 40
+    process.send_signal(signal.SIGSTOP)
+    until(lambda: budget.snapshot().held.tokens == 0)
+
+
+def woken(process: subprocess.Popen[str]) -> dict[str, Any]:
+    process.send_signal(signal.SIGCONT)
+    out, _ = process.communicate("go on\n", timeout=20)
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_who_was_stopped_before_dispatch_sends_nothing(url: str) -> None:
+    """Stopped past its lease, a process has lost its hold: others have the budget, and it cannot dispatch (STORE-4)."""
+    budget = open_budget(url, total=100, lease_seconds=LEASE)
+    with crew(1, "halter", url, LEASE, False) as (process,):
+        halted(process, budget)
+        assert outcomes(budget) == ["released"]
+        mine = budget.reserve(100)
+        found = woken(process)
+    assert found["reason"] == "lease_lost"
+    mine.release()
+    # What it said it had used all the same is booked.
+    assert budget.snapshot().spent.tokens == 25
+    at_rest(budget)
+
+
+def test_who_was_stopped_after_dispatch_is_presumed_and_corrects_late(url: str) -> None:
+    """What was dispatched counts as spent when the lease is over, and a late settle corrects it (STORE-4)."""
+    budget = open_budget(url, total=100, lease_seconds=LEASE)
+    with crew(1, "halter", url, LEASE, True) as (process,):
+        halted(process, budget)
+        assert outcomes(budget) == ["presumed"]
+        assert (budget.spent, budget.snapshot().presumed.tokens) == (40, 40)
+        found = woken(process)
+    (presumed, corrected) = budget.ledger
+    assert found["entry"] == presumed.id == corrected.corrects
+    assert (corrected.outcome, budget.snapshot().spent.tokens, budget.snapshot().presumed) == ("corrected", 25, NOTHING)
+    at_rest(budget)
+
+
+def test_a_lease_is_renewed_while_a_call_runs(url: str) -> None:
+    """A hold may be open for many times its lease, without any operation meanwhile (STORE-4)."""
+    budget = open_budget(url, total=100, lease_seconds=0.3)
+    other = second(budget)
+    with budget.reserve(40) as hold:
+        hold.dispatch()
+        time.sleep(1.0)
+        assert other.snapshot().held.tokens == 40
+        hold.settle(10)
+    assert outcomes(budget) == ["settled"]
+    at_rest(budget)
+    gate_of(other).shut()
+
+
+def lost(budget: BudgetTracker, *, dispatched: bool = False, tokens: int = 40) -> Any:
+    """A hold whose lease was ended by somebody else."""
+    hold = contextvars.Context().run(budget.reserve, tokens)
+    if dispatched:
+        hold.dispatch()
+    gate = gate_of(budget)
+    with gate.lock:
+        gate.connection.execute("UPDATE leases SET expires_at = 0")
+    other = second(budget)
+    other.snapshot()
+    gate_of(other).shut()
+    return hold
+
+
+@pytest.mark.parametrize("dispatched", [False, True])
+@pytest.mark.parametrize("end", ["settle", "release", "presume", "end_unsettled"])
+def test_a_lost_hold_ends_as_it_would_have(url: str, dispatched: bool, end: str) -> None:
+    """However late it ends, the budget has what it came to, once (STORE-4)."""
+    budget = open_budget(url, total=100)
+    hold = lost(budget, dispatched=dispatched)
+    assert budget.snapshot().held == NOTHING
+    for _ in range(2):
+        hold.settle(7) if end == "settle" else getattr(hold, end)()
+    expected = {"settle": 7, "release": 0}.get(end, 40 if dispatched else 0)
+    if end == "presume":
+        expected = 40
+    assert budget.snapshot().spent.tokens == expected
+    at_rest(budget)
+
+
+def test_a_lost_hold_that_is_forgotten_changes_nothing(url: str) -> None:
+    """A garbage collected one stays as it was ended."""
+    budget = open_budget(url, total=100)
+    hold = lost(budget, dispatched=True)
+    del hold
+    assert budget.snapshot().spent.tokens == 40
+    at_rest(budget)
+
+
+def test_after_a_lost_lease_a_process_goes_on_with_a_new_one(url: str) -> None:
+    """Only the holds of before are lost: it reserves anew (STORE-4)."""
+    budget = open_budget(url, total=100)
+    hold = lost(budget)
+    assert not hold.try_dispatch()
+    assert refused(hold.dispatch).reason == "lease_lost"
+    assert "Reserve anew" in str(refused(hold.dispatch))
+    with budget.reserve(100) as again:
+        again.dispatch()
+        again.settle(60)
+    hold.release()
+    assert budget.snapshot().spent.tokens == 60
+    at_rest(budget)
+
+
+def test_a_lost_hold_is_not_the_hold_that_has_its_number_now(url: str) -> None:
+    """SQLite gives the number of a deleted row again; a late end does not touch the hold that has it (STORE-4)."""
+    budget = open_budget(url, total=100)
+    hold = lost(budget, dispatched=True)
+    new = contextvars.Context().run(budget.reserve, 30)
+    assert new.row == hold.row  # type: ignore[attr-defined]
+    hold.settle(20)
+    assert (budget.snapshot().held.tokens, budget.snapshot().spent.tokens) == (30, 20)
+    new.release()
+    at_rest(budget)
+
+
+def test_one_whose_own_lease_is_over_ends_its_holds_itself(url: str) -> None:
+    """Nobody else has to be there: the clock says that the lease is lost (STORE-4)."""
+    budget = open_budget(url, total=100)
+    hold = contextvars.Context().run(budget.reserve, 40)
+    lease = gate_of(budget).leases.own
+    assert lease is not None
+    with gate_of(budget).lock:
+        gate_of(budget).connection.execute("UPDATE leases SET expires_at = 0")
+    lease.expires_at = 0
+    with pytest.raises(LLMBudgetExceededError) as caught:
+        hold.dispatch()
+    assert caught.value.reason == "lease_lost"
+    assert budget.snapshot().held == NOTHING
+    at_rest(budget)
+
+
+def test_the_slice_of_a_lost_process_is_returned(url: str) -> None:
+    """What it had set aside comes back, less what it has spent (STORE-4)."""
+    budget = open_budget(url, total=100)
+    other = second(budget)
+    slice_ = other.child("slice", 60, slice=True).__enter__()
+    with slice_.reserve(10) as hold:
+        hold.dispatch()
+        hold.settle(10)
+    assert (budget.snapshot().sliced.tokens, budget.remaining()) == (50, 40)
+    with gate_of(budget).lock:
+        gate_of(budget).connection.execute("UPDATE leases SET expires_at = 0")
+    gate_of(budget).leases._next_look = 0.0
+    assert (budget.snapshot().sliced, budget.remaining()) == (NOTHING, 90)
+    assert refused(lambda: slice_.reserve(1)).reason == "closed"
+    gate_of(other).shut()
+    at_rest(budget)
+
+
+def test_an_ended_hold_of_a_store_sends_nothing(url: str) -> None:
+    """After its end `dispatch` raises, as in memory."""
+    budget = open_budget(url, total=100)
+    hold = budget.reserve(10)
+    hold.release()
+    with pytest.raises(LLMConfigurationError, match="reserve anew"):
+        hold.dispatch()
+
+
+def test_a_process_without_holds_keeps_no_lease(url: str) -> None:
+    """A lease that nobody needs is not renewed (STORE-4)."""
+    budget = open_budget(url, total=100, lease_seconds=0.3)
+    budget.reserve(10).release()
+    assert gate_of(budget).leases.own is not None
+    until(lambda: gate_of(budget).leases.own is None)
+    assert gate_of(budget).read_rows("SELECT count(*) FROM leases WHERE budget = ?", (gate_of(budget).budget,)) == [(0,)]

@@ -1,0 +1,68 @@
+"""Several processes under one budget."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from llm_connect.stores.opening import open_budget
+from tests.core.budget_helpers import at_rest, until
+from tests.stores.crew import crew, results
+
+
+def test_eight_processes_are_granted_exactly_the_cap(url: str) -> None:
+    """8 processes with 300 attempts each under a cap of 1,000: exactly 1,000 are granted (STORE-2)."""
+    budget = open_budget(url, total=1_000)
+    with crew(8, "equal_attempts", url, 300) as processes:
+        granted = results(processes)
+    assert sum(granted) == 1_000 == budget.snapshot().spent.tokens
+    at_rest(budget)
+
+
+def test_processes_of_all_kinds_keep_the_cap(url: str) -> None:
+    """Mixed sizes, waiting, and children that are shared or own: no limit is passed, and the books are the bill."""
+    budget = open_budget(url, total=1_500)
+    with crew(8, "mixed_attempts", url, 60) as processes:
+        found = results(processes)
+    snapshot = budget.snapshot()
+    assert snapshot.spent.tokens == sum(each["billed"] for each in found) <= 1_500
+    assert sum(each["refused"] for each in found) > 0
+    totals = budget.ledger.totals("tracker")
+    assert totals["budget/shared"].amount.tokens <= 400
+    assert all(total.amount.tokens <= 300 for path, total in totals.items() if path.startswith("budget/own"))
+    at_rest(budget)
+
+
+def bill(folder: Path) -> int:
+    return sum(int(line) for path in folder.iterdir() for line in path.read_text().split("\n")[:-1])
+
+
+def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: Path) -> None:
+    """`kill -9` at random moments: the cap holds, the books are at or above the bill, and in the end nothing is held.
+
+    (STORE-3)
+    """
+    bills = folder / "bills"
+    bills.mkdir()
+    budget = open_budget(url, total=20_000, lease_seconds=1.0)
+    end = time.monotonic() + float(os.environ.get("LLM_CONNECT_KILL_SECONDS", "3"))
+    killed = 0
+    while time.monotonic() < end:
+        with crew(4, "spender", url, str(bills), 1.0) as processes:
+            until(lambda: len(list(bills.iterdir())) >= 4 * (killed + 1))
+            time.sleep(0.2)
+            for process in processes:
+                process.send_signal(signal.SIGKILL)
+        killed += 1
+    assert budget.snapshot().spent.tokens <= 20_000
+    until(lambda: budget.snapshot().held.tokens == 0)
+    at_rest(budget)
+    assert 0 < bill(bills) <= budget.spent <= 20_000
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+    assert connection.execute("SELECT count(*) FROM holds").fetchone() == (0,)
+    connection.close()
