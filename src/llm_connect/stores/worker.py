@@ -55,7 +55,11 @@ class StoreWorker:
         self.start()
         future: Future[T] = Future()
         self._jobs.put(partial(_fulfil, future, operation, args))
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            # The traceback of a cancellation keeps this frame, which must not keep a hold that nobody takes.
+            del future
 
     def put_end(self) -> None:
         """End the thread once the jobs of before are done."""

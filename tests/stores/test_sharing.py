@@ -1,0 +1,280 @@
+"""One budget in many places: tasks, threads, pickles, forks, pools."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import multiprocessing
+import os
+import pickle
+import sqlite3
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.mock import MockLLMAdapter
+from llm_connect.core.models import RunConfig
+from llm_connect.core.price import Price
+from llm_connect.stores.opening import aopen_budget, open_budget
+from llm_connect.stores.sqlite.gate import SqliteGate
+from tests.core.budget_helpers import at_rest, auntil, outcomes, refused, until
+
+
+class Busy:
+    """Another program that has the write lock of a file."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = sqlite3.connect(
+            url.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False
+        )
+
+    def __enter__(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.execute("ROLLBACK")
+        self._connection.close()
+
+
+async def ticks_while(url: str, work: Any) -> int:
+    """How often the loop came round while the file was busy, with `work` waiting for it."""
+    with Busy(url):
+        task = asyncio.ensure_future(work)
+        ticks = 0
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+            ticks += 1
+        assert not task.done()
+    await task
+    return ticks
+
+
+async def test_no_operation_of_a_coroutine_blocks_its_loop(url: str) -> None:
+    """While the file is busy, the loop goes on: reserving, dispatching, settling and reading wait in the worker.
+
+    (STORE-5)
+    """
+    budget = await aopen_budget(url, total=1_000)
+    assert await ticks_while(url, budget.areserve(10)) == 20
+    hold = await budget.areserve(10)
+    assert await ticks_while(url, hold.adispatch()) == 20
+    with Busy(url):
+        started = time.monotonic()
+        hold.settle(5)
+        assert (budget.held, str(budget)) != (None, "")
+        assert time.monotonic() - started < 1.0
+    await hold.abooked()
+    assert await ticks_while(url, budget.asnapshot()) == 20
+    assert (await budget.asnapshot()).spent.tokens == 5
+    gc.collect()
+    await auntil(lambda: budget.held == 0)
+    at_rest(budget)
+
+
+async def test_an_adapter_in_a_coroutine_waits_in_the_worker(url: str) -> None:
+    """A metered call does not block its loop on the store, and what it cost is booked when it returns (STORE-5)."""
+    budget = await aopen_budget(url, total=1_000)
+    adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4)
+    config = RunConfig(budget_tracker=budget, max_tokens=20)
+    assert await ticks_while(url, adapter.async_execute_prompt("hello", config)) == 20
+    assert budget.spent == 7
+    at_rest(budget)
+
+
+@pytest.mark.parametrize("when", ["admission", "sent"])
+async def test_what_a_cancelled_call_comes_to_is_not_lost(url: str, when: str) -> None:
+    """Cancelled while the file is busy, a call leaves no hold, and what was sent is presumed (STORE-5)."""
+    budget = await aopen_budget(url, total=1_000)
+    adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4, delay_seconds=30)
+    config = RunConfig(budget_tracker=budget, max_tokens=20)
+    if when == "admission":
+        with Busy(url):
+            task = asyncio.create_task(adapter.async_execute_prompt("hello", config))
+            await asyncio.sleep(0.02)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    else:
+        task = asyncio.create_task(adapter.async_execute_prompt("hello", config))
+        await auntil(lambda: len(adapter.calls) == 1)
+        with Busy(url):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    await auntil(lambda: budget.snapshot().held.tokens == 0)
+    assert (await budget.asnapshot()).presumed.tokens == (0 if when == "admission" else 25)
+    at_rest(budget)
+
+
+def test_a_loop_that_ends_with_its_calls_leaves_no_hold(url: str) -> None:
+    """`asyncio.run` over, whatever was open has ended (STORE-5)."""
+    budget = open_budget(url, total=1_000)
+    adapter = MockLLMAdapter("x", delay_seconds=30)
+    config = RunConfig(budget_tracker=budget, max_tokens=20)
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(adapter.async_execute_prompt("hello", config)) for _ in range(10)]
+        await auntil(lambda: len(adapter.calls) == 10)
+        assert not any(task.done() for task in tasks)
+
+    asyncio.run(main())
+    until(lambda: budget.snapshot().held.tokens == 0)
+    assert budget.snapshot().presumed.tokens == 250
+    at_rest(budget)
+
+
+def test_a_pickled_tracker_is_the_same_budget(url: str) -> None:
+    """Also in a config, as a child, and with its prices (STORE-6)."""
+    budget = open_budget(url, total=1_000, prices={"m": Price(prompt=1, completion=2)})
+    child = budget.child("child", 100)
+    again, config = pickle.loads(pickle.dumps((child, RunConfig(budget_tracker=budget))))
+    assert again is child
+    assert config.budget_tracker is budget
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(budget.reserve(1))
+
+
+def spend(tracker: BudgetTracker, tokens: int) -> tuple[str, int]:
+    """The job of a worker of a pool."""
+    with tracker.reserve(tokens, max_wait_seconds=20) as hold:
+        hold.dispatch()
+        hold.settle(tokens)
+    return tracker.path, len(tracker.prices)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_the_workers_of_a_pool_share_the_budget(url: str, method: str) -> None:
+    """However the workers are started, the tracker that they are given is the one budget (STORE-6)."""
+    budget = open_budget(url, total=1_000, prices={"m": Price(prompt=1, completion=2)})
+    child = budget.child("child", 500)
+    with budget.reserve(10), ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+        jobs = [pool.submit(spend, tracker, 10) for tracker in (budget, child) * 5]
+        assert {job.result(30) for job in jobs} == {("budget", 1), ("budget/child", 1)}
+    assert (budget.snapshot().spent.tokens, child.snapshot().spent.tokens) == (100, 50)
+    at_rest(budget)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_a_fork_goes_on_with_the_budget(url: str) -> None:
+    """A forked process uses the budget as another process; the holds of before are its parent's (STORE-6)."""
+    budget = open_budget(url, total=100)
+    held, lost = contextvars.Context().run(budget.reserve, 10), [contextvars.Context().run(budget.reserve, 10)]
+    gate = budget.gate
+    assert isinstance(gate, SqliteGate)
+    with gate.lock.no_transaction():
+        child = os.fork()
+        if child == 0:
+            os._exit(in_the_fork(budget, held, lost))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (budget.snapshot().held.tokens, budget.snapshot().spent.tokens) == (20, 30)
+    held.dispatch()
+    held.settle(10)
+    lost.clear()
+    at_rest(budget)
+    assert budget.snapshot().spent.tokens == 40
+
+
+def in_the_fork(budget: BudgetTracker, held: Any, lost: list[Any]) -> int:
+    """0 when all is as it should be."""
+    try:
+        lost.clear()
+        gc.collect()
+        with budget.reserve(30) as hold:
+            hold.dispatch()
+            hold.settle(30)
+        assert (budget.snapshot().held.tokens, budget.snapshot().spent.tokens) == (20, 30)
+        assert refused(lambda: budget.reserve(80)).reason == "never_fits"
+        for use in (held.dispatch, held.release, held.settle):
+            with pytest.raises(LLMConfigurationError, match=r"before os\.fork"):
+                use()
+        asyncio.run(spend_async(budget))
+    except BaseException as error:
+        print(repr(error), flush=True)
+        return 1
+    return 0
+
+
+async def spend_async(budget: BudgetTracker) -> None:
+    (await budget.areserve(1)).release()
+    await budget.asnapshot()
+
+
+def test_a_waiter_is_let_in_by_what_another_process_frees(url: str) -> None:
+    """Who waits looks again when others have written (STORE-7)."""
+    budget = open_budget(url, total=100)
+    gate = budget.gate
+    assert isinstance(gate, SqliteGate)
+    other = SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root).tracker(gate.root)
+    first = other.reserve(80)
+    done = threading.Event()
+
+    def wait() -> None:
+        with budget.reserve(50, max_wait_seconds=20):
+            done.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    until(lambda: budget.snapshot().waiting == 1)
+    assert not done.wait(0.05)
+    first.release()
+    assert done.wait(10)
+    thread.join()
+    other.gate.shut()  # type: ignore[attr-defined]
+    at_rest(budget)
+
+
+def test_closing_a_budget_ends_its_use_here_only(url: str) -> None:
+    """Others go on, and it can be opened again (STORE-6)."""
+    with open_budget(url, total=100) as budget:
+        budget.consume(10)
+    assert refused(lambda: budget.reserve(1)).reason == "closed"
+    again = open_budget(url, total=100)
+    assert again is not budget
+    again.consume(90)
+    assert budget.snapshot().spent.tokens == 100
+    at_rest(again)
+
+
+def test_a_closed_child_is_closed_for_all(url: str) -> None:
+    """What a process closes below the budget, no other one uses (STORE-6)."""
+    budget = open_budget(url, total=100)
+    gate = budget.gate
+    assert isinstance(gate, SqliteGate)
+    other = SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root)
+    mine = budget.child("shared", 50, join=True)
+    theirs = other.tracker(gate.root).child("shared", join=True)
+    assert (theirs.number, theirs.total) == (mine.number, 50)
+    mine.consume(30)
+    assert theirs.snapshot().spent.tokens == 30
+    theirs.close()
+    assert refused(lambda: mine.reserve(1)).reason == "closed"
+    assert budget.child("shared", 20, join=True) is not mine
+    other.shut()
+
+
+def test_outcomes_of_all_processes_are_in_one_ledger(url: str, folder: Path) -> None:
+    """Numbered by the file, in the order in which they were booked (STORE-8)."""
+    budget = open_budget(url, total=100)
+    gate = budget.gate
+    assert isinstance(gate, SqliteGate)
+    other = SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root).tracker(gate.root)
+    for tracker in (budget, other, budget, other):
+        tracker.record(1, labels={"by": tracker.path})
+    with other.reserve(5) as hold:
+        hold.dispatch()
+    assert [entry.id for entry in budget.ledger] == [1, 2, 3, 4, 5]
+    assert outcomes(budget) == [*["recorded"] * 4, "presumed"]
+    budget.correct(5, 2)
+    with pytest.raises(LLMConfigurationError, match="not an open presumption"):
+        other.correct(5, 2)
+    assert other.snapshot().spent.tokens == 6
+    other.gate.shut()  # type: ignore[attr-defined]
+    at_rest(budget)
