@@ -288,22 +288,23 @@ class SqliteGate(Gate):
 
     def _close(self, tracker: BudgetTracker) -> None:
         tracker.closed_itself = True
-        self.changes.note_trackers((tracker,))
-        self._close_slices(tracker)
+        if tracker.parent is not None:
+            self.changes.note_trackers((tracker,))
+            self._close_slices(tracker)
+        elif self.leases.own is not None:
+            self.close_slices_of(self.leases.own.number)
+            if not self.leases.open_holds:
+                self.leases.give_up(self.connection)
         self._line.close()
-        if tracker.parent is None and not self.leases.open_holds:
-            self.leases.give_up(self.connection)
 
     def _close_slices(self, tracker: BudgetTracker) -> None:
-        """Return the open slices at `tracker` and below it; where that is the root, those of this process."""
-        own = None if self.leases.own is None else self.leases.own.number
-        slices, opened = self.trackers.slices, self.trackers.open_slices()
-        mine = [child for child in opened if tracker.parent is not None or slices[child.number] == own]
-        self._slices.opened[:] = mine
+        """Return the open slices at `tracker` and below it, whoever keeps them open."""
+        opened = self.trackers.open_slices()
+        self._slices.opened[:] = opened
         self._slices.close(tracker)
-        for child in mine:
+        for child in opened:
             if tracker in child.lineage:
-                slices.pop(child.number, None)
+                self.trackers.slices.pop(child.number, None)
                 self.changes.note_trackers(child.lineage)  # type: ignore[arg-type]
 
     def _end(self, hold: Hold, ending: Ending) -> None:
