@@ -20,6 +20,7 @@ from llm_connect.stores.sqlite.terms import Terms
 
 if TYPE_CHECKING:
     from llm_connect.core.admission import OnUnknown
+    from llm_connect.core.demand import CallFacts
     from llm_connect.core.limits import Limits
 
 _NO_LIMITS = (None, None, None)
@@ -52,6 +53,13 @@ def reopen(terms: Terms, number: int) -> BudgetTracker:
     """The tracker of this number: what a pickled one becomes."""
     with _opening:
         return _gate(terms).tracker(number)
+
+
+def forget_spending(path: str, name: str, facts: CallFacts) -> None:
+    """Take what a budget has spent off its books, by entries with these facts."""
+    with _opening:
+        gate = _gate(Terms(path=path, name=name, prices={}))
+    gate.reset(facts)
 
 
 def _gate(terms: Terms) -> SqliteGate:

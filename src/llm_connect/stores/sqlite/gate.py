@@ -14,18 +14,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core import forks
+from llm_connect.core.accounts import amount_of
 from llm_connect.core.admission import Gate, OnUnknown
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.core.holds import NO_ENDING, Ending, Hold
 from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.line import Line
+from llm_connect.core.units import NOTHING
 from llm_connect.core.waiting import in_running_loop
 from llm_connect.stores.outbox import StagedOutbox
 from llm_connect.stores.sqlite.changes import Changes
 from llm_connect.stores.sqlite.holds import StoredHold
 from llm_connect.stores.sqlite.leases import Leases
 from llm_connect.stores.sqlite.ledger import StoredBooks, StoredLedger
-from llm_connect.stores.sqlite.rows import read_learned, write_learned
+from llm_connect.stores.sqlite.rows import OPEN_PRESUMPTIONS, read_learned, write_learned
 from llm_connect.stores.sqlite.schema import begin, connect, store_error
 from llm_connect.stores.sqlite.terms import Terms
 from llm_connect.stores.sqlite.transaction import Transaction
@@ -35,6 +37,7 @@ from llm_connect.stores.worker import StoreWorker
 if TYPE_CHECKING:
     from llm_connect.core.accounts import Account
     from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.demand import CallFacts
     from llm_connect.core.waiters import Waiter
 
 _log = logging.getLogger("llm_connect")
@@ -278,6 +281,17 @@ class SqliteGate(Gate):
             rows = self.connection.execute(query, values).fetchall()
         self._tell()
         return rows
+
+    def reset(self, facts: CallFacts) -> None:
+        """Begin anew: take what is spent off the books, by entries that say so. What is held stays held."""
+        with self._lock:
+            self._work_off()
+            for (entry_id,) in self.connection.execute(OPEN_PRESUMPTIONS, (self.budget,)).fetchall():
+                self.books.correct(entry_id, NOTHING)
+            for tracker in self.trackers.deepest_first():
+                self.books.record(tracker, NOTHING.minus(amount_of(tracker.own_accounts, "spent")), facts)
+            self._line.scan()
+        self._tell()
 
     def close_slices_of(self, lease: int) -> None:
         """Return the slices that a process keeps open."""

@@ -43,6 +43,10 @@ _TRACKER = ("budget", "parent", "name", "path", "joined", "is_slice", "changed",
 JOINED_TRACKER = "SELECT id FROM trackers WHERE parent = ? AND name = ? AND joined AND NOT closed ORDER BY id DESC"
 LAST_CHANGE = "SELECT max(changed) FROM trackers WHERE budget = ?"
 OPEN_SLICES = "SELECT id, lease FROM trackers WHERE budget = ? AND lease IS NOT NULL"
+SPENT_TRACKERS = (
+    "SELECT id FROM trackers WHERE budget = ? AND (tokens_spent OR calls_spent OR nano_usd_spent) "
+    "ORDER BY length(path) DESC, id"
+)
 INSERT_TRACKER = f"INSERT INTO trackers ({', '.join(_TRACKER)}) VALUES ({', '.join('?' * len(_TRACKER))})"
 FIND_TRACKER = f"SELECT parent, name, is_slice, {TRACKER_STATE} FROM trackers WHERE id = ?"
 
@@ -50,6 +54,7 @@ _HOLD = ("lease", "tracker", "state", *_UNITS, "max_tokens", "grade", "adapter",
 INSERT_HOLD = f"INSERT INTO holds ({', '.join(_HOLD)}) VALUES ({', '.join('?' * len(_HOLD))})"
 HOLDS_OF_LEASE = f"SELECT id, {', '.join(_HOLD)} FROM holds WHERE lease = ? ORDER BY id"
 
+OPEN_PRESUMPTIONS = "SELECT id FROM ledger WHERE budget = ? AND open ORDER BY id"
 _ENTRY = (
     *("id", "path", "outcome", *_UNITS, *(f"bound_{unit}" for unit in _UNITS), "grade", "adapter", "model", "labels"),
     *("usage", "cost", "cost_source", "request_id", "reserved_at", "ended_at", "corrects"),

@@ -5,12 +5,12 @@ Every SQLite tool can read them. Amounts are integers: tokens, calls, and nano-U
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from urllib.parse import quote
 
 from llm_connect.core.exceptions import LLMStoreError
 
@@ -153,7 +153,9 @@ def read_only(path: str) -> sqlite3.Connection:
     """A connection that can change nothing. Raises LLMStoreError, also when there is no such file."""
     connection = None
     try:
-        connection = sqlite3.connect(f"{_uri(path)}?mode=ro", uri=True, isolation_level=None)
+        # Not `mode=ro`: that cannot read a file that nobody else has open.
+        connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=5, isolation_level=None)
+        connection.execute("PRAGMA query_only = 1")
         version = _version(connection, path)
     except sqlite3.Error as error:
         _close(connection)
@@ -245,12 +247,6 @@ def _statements(script: str) -> list[str]:
             statements.append(rest)
             rest = ""
     return statements
-
-
-def _uri(path: str) -> str:
-    from urllib.parse import quote
-
-    return f"file:{quote(os.path.abspath(path))}"
 
 
 def _close(connection: sqlite3.Connection | None) -> None:

@@ -16,6 +16,7 @@ from llm_connect.stores.sqlite.rows import (
     JOINED_TRACKER,
     LAST_CHANGE,
     OPEN_SLICES,
+    SPENT_TRACKERS,
     bring_up_to_date,
     tracker_state,
 )
@@ -80,6 +81,11 @@ class Trackers:
     def open_slices(self) -> list[BudgetTracker]:
         """The open slices of all processes."""
         return [self.find(number) for number in self.slices]
+
+    def deepest_first(self) -> list[BudgetTracker]:
+        """Those that have spent anything, children before their parents."""
+        rows = self._connection.execute(SPENT_TRACKERS, (self._gate.budget,)).fetchall()
+        return [self.find(number) for (number,) in rows]
 
     def refresh(self) -> None:
         """Bring those up to date that others have changed."""

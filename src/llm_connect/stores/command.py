@@ -1,0 +1,152 @@
+"""`python -m llm_connect budget`: what the budgets of a store have spent, hold and have left, and by whom."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from llm_connect.core.demand import CallFacts
+from llm_connect.core.exceptions import LLMError
+from llm_connect.core.units import plain
+from llm_connect.stores.opening import path_of
+from llm_connect.stores.sqlite.budgets import forget_spending
+from llm_connect.stores.sqlite.report import reading
+from llm_connect.stores.tables import table
+
+_UNITS = ("tokens", "calls", "usd")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except LLMError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m llm_connect budget", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="ls|show|ledger|reset")
+    _command(commands, "ls", _list, "all budgets of a store")
+    show = _command(commands, "show", _show, "one budget: its children, who holds what, what was spent by whom")
+    ledger = _command(commands, "ledger", _ledger, "the last entries of a budget")
+    reset = _command(commands, "reset", _reset, "take what is spent off the books of a budget, by entries that say so")
+    for command in (show, ledger, reset):
+        command.add_argument("name", nargs="?", default="budget", help="of the budget (default: %(default)s)")
+    ledger.add_argument("--last", type=int, default=20, metavar="N", help="so many entries (default: %(default)s)")
+    reset.add_argument("--yes", action="store_true", help="do not ask")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[Any], int], said: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=said, description=said)
+    command.add_argument("url", metavar="URL", help="of the store: sqlite:///budget.db")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(run=run)
+    return command
+
+
+def _list(given: Any) -> int:
+    with reading(path_of(given.url)) as report:
+        budgets = report.budgets()
+    if given.json:
+        return _json(budgets)
+    rows = [[*cells, _holds_said(budget)] for budget in budgets for cells in _rows(budget["name"], budget)]
+    return _say(table(["budget", "unit", "spent", "held", "left", "limit", "holds"], rows))
+
+
+def _show(given: Any) -> int:
+    with reading(path_of(given.url)) as report:
+        budget = report.budget(given.name)
+    if given.json:
+        return _json(budget)
+    trackers = [cells for tracker in budget["trackers"] for cells in _rows(_path_said(tracker), tracker)]
+    tables = [table(["budget", "unit", "spent", "held", "left", "limit"], trackers)]
+    for by, sums in budget["spent_by"].items():
+        spent = [
+            [name or "(not said)", one["entries"], one["tokens"], one["calls"], _money(one["usd"])]
+            for name, one in sums.items()
+        ]
+        tables.append(table([by, "entries", "tokens", "calls", "usd"], spent))
+    holds = [[_who(hold), hold["tracker"], *_hold_said(hold)] for hold in budget["holds"]]
+    tables.append(table(["held by", "budget", "state", "tokens", "calls", "usd", "model", "age"], holds))
+    return _say("\n\n".join(tables))
+
+
+def _ledger(given: Any) -> int:
+    with reading(path_of(given.url)) as report:
+        entries = report.entries(given.name, given.last)
+    if given.json:
+        return _json(entries)
+    names = ("id", "ended_at", "tracker", "outcome", "tokens", "calls", "usd", "adapter", "model")
+    rows = [[_money(entry[name]) if name == "usd" else entry[name] for name in names] for entry in entries]
+    return _say(table(list(names), rows))
+
+
+def _reset(given: Any) -> int:
+    path = path_of(given.url)
+    with reading(path) as report:
+        report.number(given.name)
+    if not given.yes and not _agreed(f"Take all that {given.name!r} has spent off its books? [y/N] "):
+        sys.stderr.write("Nothing was changed.\n")
+        return 1
+    labels = {"reset": datetime.now(UTC).isoformat(timespec="seconds"), "by": f"pid {os.getpid()}"}
+    forget_spending(path, given.name, CallFacts(labels=labels))
+    return _list(given)
+
+
+def _agreed(question: str) -> bool:
+    sys.stderr.write(question)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _rows(name: str, figures: dict[str, Any]) -> list[list[Any]]:
+    """A row for each unit that is limited, or used."""
+    found = []
+    for unit in _UNITS:
+        of_unit = figures[unit]
+        if of_unit["limit"] is not None or unit == "tokens" or float(of_unit["spent"]) or float(of_unit["held"]):
+            figures_said = (of_unit[figure] for figure in ("spent", "held", "left", "limit"))
+            found.append([name, unit, *(map(_money, figures_said) if unit == "usd" else figures_said)])
+    return found
+
+
+def _path_said(tracker: dict[str, Any]) -> str:
+    marks = [mark for mark in ("slice", "closed") if tracker[mark]]
+    return f"{tracker['path']} ({', '.join(marks)})" if marks else str(tracker["path"])
+
+
+def _holds_said(budget: dict[str, Any]) -> str:
+    stale = budget["stale_holds"]
+    return f"{budget['holds']}, {stale} of them stale" if stale else str(budget["holds"])
+
+
+def _who(hold: dict[str, Any]) -> str:
+    return f"{hold['host']}:{hold['pid']}"
+
+
+def _hold_said(hold: dict[str, Any]) -> list[Any]:
+    state = f"{hold['state']}, stale" if hold["stale"] else hold["state"]
+    return [state, hold["tokens"], hold["calls"], _money(hold["usd"]), hold["model"], f"{hold['age_seconds']} s"]
+
+
+def _money(text: str | None) -> str | None:
+    return None if text is None else plain(Decimal(text))
+
+
+def _json(data: Any) -> int:
+    return _say(json.dumps(data, ensure_ascii=False, indent=2))
+
+
+def _say(text: str) -> int:
+    sys.stdout.write(f"{text}\n")
+    return 0

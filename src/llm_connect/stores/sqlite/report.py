@@ -1,0 +1,132 @@
+"""What a budget file says, for people and for programs. Reading changes nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.units import usd_of
+from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, entry_of, labels_of
+from llm_connect.stores.sqlite.schema import read_only, store_error, url_of
+
+_FIGURES = ("limit", "spent", "held", "presumed", "sliced")
+_COLUMNS = ", ".join(f"trackers.{unit}_{figure}" for unit in ("tokens", "calls", "nano_usd") for figure in _FIGURES)
+_ROOTS = f"SELECT budgets.id, budgets.name, {_COLUMNS} FROM budgets JOIN trackers ON budget = budgets.id " + (
+    "WHERE parent IS NULL ORDER BY budgets.name"
+)
+_TREE = f"SELECT path, closed, lease, {_COLUMNS} FROM trackers WHERE budget = ? ORDER BY path, id"
+_HOLDS = (
+    "SELECT path, state, tokens, calls, nano_usd, adapter, model, labels, reserved_at, host, pid, expires_at "
+    "FROM holds JOIN trackers ON trackers.id = tracker LEFT JOIN leases ON leases.id = holds.lease "
+    "WHERE trackers.budget = ? ORDER BY holds.id"
+)
+_BY = "SELECT ifnull({what}, ''), count(*), sum(tokens), sum(calls), sum(nano_usd) FROM {source} " + (
+    "WHERE budget = ? GROUP BY 1 ORDER BY 1"
+)
+_SPENT_BY = {
+    "adapter": ("adapter", "ledger"),
+    "model": ("model", "ledger"),
+    "label": ("label.key || '=' || label.value", "ledger, json_each(ledger.labels) AS label"),
+}
+
+
+class Report:
+    """A budget file, read at one moment."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._connection = connection
+        self._path = path
+        self._now = time.time()
+
+    def budgets(self) -> list[dict[str, Any]]:
+        """All budgets of the file, with how many holds they have, and how many of these are stale."""
+        found = []
+        for number, name, *figures in self._rows(_ROOTS):
+            holds = self._holds(number)
+            stale = sum(hold["stale"] for hold in holds)
+            found.append({"name": name, **_figures(figures), "holds": len(holds), "stale_holds": stale})
+        return found
+
+    def budget(self, name: str) -> dict[str, Any]:
+        """One budget: its trackers, who holds what, and what was spent by whom."""
+        number = self.number(name)
+        trackers = [
+            {"path": path, "closed": bool(closed), "slice": lease is not None, **_figures(figures)}
+            for path, closed, lease, *figures in self._rows(_TREE, number)
+        ]
+        spent_by = {by: self._spent_by(number, *where) for by, where in _SPENT_BY.items()}
+        return {"name": name, "trackers": trackers, "holds": self._holds(number), "spent_by": spent_by}
+
+    def entries(self, name: str, last: int) -> list[dict[str, Any]]:
+        """The last entries of the ledger, oldest first."""
+        query = f"SELECT {ENTRY_COLUMNS} FROM ledger WHERE budget = ? ORDER BY id DESC LIMIT ?"
+        return [entry_of(row).to_dict() for row in reversed(self._rows(query, self.number(name), last))]
+
+    def number(self, name: str) -> int:
+        """The number of a budget. Raises LLMConfigurationError when there is none of that name."""
+        rows = self._rows("SELECT id FROM budgets WHERE name = ?", name)
+        if not rows:
+            raise LLMConfigurationError(f"{url_of(self._path)} has no budget {name!r}: `ls` lists those it has.")
+        return int(rows[0][0])
+
+    def _holds(self, budget: int) -> list[dict[str, Any]]:
+        return [self._hold(*row) for row in self._rows(_HOLDS, budget)]
+
+    def _hold(self, path: str, state: str, tokens: int, calls: int, nano_usd: int, *rest: Any) -> dict[str, Any]:
+        adapter, model, labels, reserved_at, host, pid, expires_at = rest
+        return {
+            "tracker": path,
+            "state": state,
+            "tokens": tokens,
+            "calls": calls,
+            "usd": f"{usd_of(nano_usd):f}",
+            "adapter": adapter,
+            "model": model,
+            "labels": labels_of(labels),
+            "host": host,
+            "pid": pid,
+            "age_seconds": round(self._now - reserved_at, 1),
+            "stale": expires_at is None or expires_at <= self._now,
+        }
+
+    def _spent_by(self, budget: int, what: str, source: str) -> dict[str, dict[str, Any]]:
+        rows = self._rows(_BY.format(what=what, source=source), budget)
+        return {
+            name: {"entries": entries, "tokens": tokens, "calls": calls, "usd": f"{usd_of(nano_usd):f}"}
+            for name, entries, tokens, calls, nano_usd in rows
+        }
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        return self._connection.execute(query, values).fetchall()
+
+
+@contextmanager
+def reading(path: str) -> Iterator[Report]:
+    """The report of the budget file at `path`, all of one moment. Raises LLMStoreError when it cannot be read."""
+    connection = read_only(path)
+    try:
+        connection.execute("BEGIN")
+        yield Report(connection, path)
+    except sqlite3.Error as error:
+        raise store_error(path, error) from None
+    finally:
+        connection.close()
+
+
+def _figures(figures: list[Any]) -> dict[str, dict[str, Any]]:
+    """The figures of all units; USD as text, so that no digit is lost."""
+    units = {}
+    for place, unit in enumerate(("tokens", "calls", "usd")):
+        limit, spent, held, presumed, sliced = figures[5 * place : 5 * place + 5]
+        left = None if limit is None else max(0, limit - spent - held - sliced)
+        named = {"limit": limit, "spent": spent, "held": held, "left": left, "presumed": presumed, "sliced": sliced}
+        units[unit] = {name: _usd(value) for name, value in named.items()} if unit == "usd" else named
+    return units
+
+
+def _usd(nano_usd: int | None) -> str | None:
+    return None if nano_usd is None else f"{usd_of(nano_usd):f}"

@@ -1,0 +1,32 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def table(head: list[str], rows: list[list[Any]]) -> str:
+    """Columns under `head`; figures to the right, the rest to the left; nothing is `-`."""
+    cells = [head, *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
+    right = [all(_is_figure(row[place]) for row in cells[1:]) for place in range(len(head))]
+    lines = [_line(row, widths, right) for row in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _line(row: list[str], widths: list[int], right: list[bool]) -> str:
+    cells = (
+        cell.rjust(width) if at_right else cell.ljust(width)
+        for cell, width, at_right in zip(row, widths, right, strict=True)
+    )
+    return "  ".join(cells).rstrip()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _is_figure(cell: str) -> bool:
+    return cell == "-" or cell.lstrip("-").replace(",", "").replace(".", "").isdigit()

@@ -1,0 +1,175 @@
+"""`python -m llm_connect budget`."""
+
+from __future__ import annotations
+
+import contextvars
+import hashlib
+import io
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.mock import MockLLMAdapter
+from llm_connect.core.models import RunConfig
+from llm_connect.core.price import Price
+from llm_connect.core.units import NOTHING
+from llm_connect.stores.command import main
+from llm_connect.stores.opening import open_budget
+from tests.core.budget_helpers import at_rest
+
+
+def used(url: str) -> tuple[BudgetTracker, Any]:
+    """A budget with entries of a call, of a child, and an open hold."""
+    budget = open_budget(url, name="nightly", total=10_000, total_usd="5.00")
+    adapter = MockLLMAdapter("x", prompt_tokens=300, completion_tokens=40, price=Price(prompt=1, completion=2))
+    for tracker in (budget, budget.child("team", 5_000, join=True)):
+        adapter.execute_prompt("x" * 400, RunConfig(budget_tracker=tracker, labels={"job": "report"}, max_tokens=50))
+    hold = contextvars.Context().run(budget.reserve, 1_200, usd="0.01", model="m")
+    hold.dispatch()
+    return budget, hold
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+def data(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    return json.loads(said(capsys, *words, "--json"))
+
+
+def test_ls_says_what_is_spent_held_and_left(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """For every budget of a file and each unit that it limits or uses (STORE-9)."""
+    _, hold = used(url)
+    open_budget(url, name="other").record(7)
+    nightly, other = data(capsys, "ls", url)
+    assert (nightly["name"], nightly["holds"], nightly["stale_holds"]) == ("nightly", 1, 0)
+    assert nightly["tokens"] == {
+        "limit": 10_000, "spent": 680, "held": 1_200, "left": 8_120, "presumed": 0, "sliced": 0
+    }  # fmt: skip
+    assert (nightly["usd"]["spent"], nightly["usd"]["left"]) == ("0.000760000", "4.989240000")
+    assert (other["tokens"]["spent"], other["tokens"]["left"]) == (7, None)
+    text = said(capsys, "ls", url).splitlines()
+    assert text[2].split() == ["nightly", "tokens", "680", "1,200", "8,120", "10,000", "1"]
+    assert text[4].split() == ["nightly", "usd", "0.00076", "0.01", "4.98924", "5", "1"]
+    assert text[5].split() == ["other", "tokens", "7", "0", "-", "-", "0"]
+    hold.release()
+
+
+def test_show_says_by_whom(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Children, adapters, models, labels, and the processes that hold (STORE-9)."""
+    budget, hold = used(url)
+    shown = data(capsys, "show", url, "nightly")
+    assert [(tracker["path"], tracker["tokens"]["spent"]) for tracker in shown["trackers"]] == [
+        ("nightly", 680),
+        ("nightly/team", 340),
+    ]
+    assert shown["spent_by"]["label"] == {"job=report": {"entries": 2, "tokens": 680, "calls": 2, "usd": "0.000760000"}}
+    assert shown["spent_by"]["model"]["mock"]["tokens"] == 680
+    (held,) = shown["holds"]
+    assert (held["state"], held["tokens"], held["model"], held["stale"]) == ("dispatched", 1_200, "m", False)
+    text = said(capsys, "show", url, "nightly")
+    assert f":{held['pid']}" in text
+    assert "job=report" in text
+    with budget.child("s", 50, slice=True):
+        assert "nightly/s (slice)" in said(capsys, "show", url, "nightly")
+    assert "nightly/s (closed)" in said(capsys, "show", url, "nightly")
+    hold.release()
+
+
+def test_stale_holds_are_named_and_reading_changes_nothing(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A hold whose lease is over is told as stale, and stays for the next one who uses the budget (STORE-9)."""
+    budget, hold = used(url)
+    gate: Any = budget.gate
+    with gate.lock:
+        gate.connection.execute("UPDATE leases SET expires_at = 0")
+    before = dump(url)
+    assert "1, 1 of them stale" in said(capsys, "ls", url)
+    assert "dispatched, stale" in said(capsys, "show", url, "nightly")
+    assert len(data(capsys, "ledger", url, "nightly")) == 2
+    assert dump(url) == before
+    assert data(capsys, "ls", url)[0]["stale_holds"] == 1
+    gate.leases.own.expires_at = 0
+    assert budget.snapshot().held == NOTHING
+    assert data(capsys, "ls", url)[0]["stale_holds"] == 0
+    del hold
+
+
+def dump(url: str) -> str:
+    """All that stands in a file."""
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+    digest = hashlib.sha256("\n".join(connection.iterdump()).encode()).hexdigest()
+    connection.close()
+    return digest
+
+
+def test_ledger_says_the_last_entries(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oldest first, as `to_dict` has them (STORE-9)."""
+    budget, hold = used(url)
+    hold.settle(1_000)
+    assert data(capsys, "ledger", url, "nightly", "--last", "2") == [entry.to_dict() for entry in budget.ledger][1:]
+    assert said(capsys, "ledger", url, "nightly").splitlines()[-1].split()[2:5] == ["nightly", "settled", "1,000"]
+
+
+def test_reset_asks_first(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a yes nothing changes; with one the books begin anew, by entries, and limits and holds stay (STORE-9)."""
+    budget, hold = used(url)
+    with budget.reserve(10) as presumed:
+        presumed.dispatch()
+    monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
+    assert main(["reset", url, "nightly"]) == 1
+    assert "Nothing was changed" in capsys.readouterr().err
+    assert budget.snapshot().spent.tokens == 690
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
+    assert main(["reset", url, "nightly"]) == 0
+    snapshot = budget.snapshot()
+    assert (snapshot.spent, snapshot.presumed, snapshot.held.tokens) == (NOTHING, NOTHING, 1_200)
+    assert snapshot.total[0] == 10_000
+    assert budget.child("team", join=True).snapshot().spent == NOTHING
+    assert len(budget.ledger) == 6
+    hold.release()
+    at_rest(budget)
+
+
+@pytest.mark.parametrize("words", [["ls"], ["show"], ["ledger"], ["reset", "--yes"]], ids=lambda words: words[0])
+def test_what_is_not_there_is_not_made(words: list[str], url: str, folder: Path, capsys: Any) -> None:
+    """A file or a budget that is not there is named in one line (STORE-9)."""
+    assert main([words[0], url, *words[1:]]) == 1
+    assert "budget.db cannot be used" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+    open_budget(url, name="other")
+    if words != ["ls"]:
+        assert main([words[0], url, *words[1:]]) == 1
+        assert "has no budget 'budget'" in capsys.readouterr().err
+
+
+def test_a_file_that_is_none_of_ours(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another database, or an empty file, is left alone."""
+    path = url.removeprefix("sqlite:///")
+    Path(path).touch()
+    assert main(["ls", url]) == 1
+    assert "no budget file of this version" in capsys.readouterr().err
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE people (name TEXT)")
+    connection.close()
+    assert main(["ls", url]) == 1
+    assert "something else" in capsys.readouterr().err
+    assert main(["ls", "redis://localhost"]) == 1
+
+
+def test_the_module_is_the_command(url: str) -> None:
+    """`python -m llm_connect budget ...`, and a line of usage for anything else."""
+    open_budget(url, total=5)
+    run = [sys.executable, "-W", "error", "-m", "llm_connect"]
+    done = subprocess.run([*run, "budget", "ls", url], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[2].split()[:2] == ["budget", "tokens"]
+    done = subprocess.run([*run, "else"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.startswith("usage: python -m llm_connect budget")) == (1, True)
