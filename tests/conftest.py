@@ -17,7 +17,7 @@ PROVIDERS = ("ANTHROPIC_", "CLAUDE_", "GEMINI_", "GOOGLE_", "OPENAI_", "OPENROUT
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"allow_skip: this test may be skipped although {REQUIRE_ALL} is set")
-    config.addinivalue_line("markers", "in_memory_only: this test is about budgets in memory, and not run against stores")
+    config.addinivalue_line("markers", "in_memory_only: this test is not run against stores")
     for name in [name for name in os.environ if name.startswith(PROVIDERS)]:
         del os.environ[name]
 

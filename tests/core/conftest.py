@@ -1,4 +1,4 @@
-"""The tests of the tracker run against every store: in them `BudgetTracker(...)` is a budget in memory, or in a file."""
+"""The tests of the tracker run against every store: what they call `BudgetTracker` opens budgets in it."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 from llm_connect.core.budget import BudgetTracker
@@ -25,7 +26,7 @@ def crew(number: int, job: str, *args: Any) -> Iterator[list[subprocess.Popen[st
     """So many processes that do `job`; none is left behind."""
     command = [sys.executable, "-W", "error", "-m", "tests.stores.crew", job]
     processes = [
-        subprocess.Popen([*command, json.dumps([each, *args])], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, json.dumps([each, *args])], cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True)
         for each in range(number)
     ]
     try:

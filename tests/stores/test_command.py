@@ -117,9 +117,7 @@ def test_ledger_says_the_last_entries(url: str, capsys: pytest.CaptureFixture[st
     assert said(capsys, "ledger", url, "nightly").splitlines()[-1].split()[2:5] == ["nightly", "settled", "1,000"]
 
 
-def test_reset_asks_first(
-    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reset_asks_first(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a yes nothing changes; with one the books begin anew, by entries, and limits and holds stay (STORE-9)."""
     budget, hold = used(url)
     with budget.reserve(10) as presumed:

@@ -37,7 +37,7 @@ class Worker(Protocol):
     """Does the operations of a gate that does I/O, so that no event loop is blocked by them."""
 
     async def run(self, operation: Callable[..., T], *args: Any) -> T:
-        """What `operation` comes to; in order with all others. Cancelled, it is not begun, or its hold is given back."""
+        """What `operation` comes to, in order with all others. Cancelled, it is not begun, or its hold given back."""
         ...
 
 

@@ -13,7 +13,9 @@ from llm_connect.core.units import NOTHING, shown, usd_of
 if TYPE_CHECKING:
     from llm_connect.core.waiters import Waiter
 
-Reason: TypeAlias = Literal["never_fits", "wait_expired", "refused", "closed", "unpriced", "unproven", "self_wait", "lease_lost"]
+Reason: TypeAlias = Literal[
+    "never_fits", "wait_expired", "refused", "closed", "unpriced", "unproven", "self_wait", "lease_lost"
+]
 
 _WHY: dict[Reason, str] = {
     "never_fits": "does not fit even when nothing is running",

@@ -16,7 +16,8 @@ from llm_connect.core.checks import check_count, check_number
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.limits import checked_limits
 from llm_connect.core.price import Price, checked_prices
-from llm_connect.stores.sqlite.budgets import Terms, open_root
+from llm_connect.stores.sqlite.budgets import open_root
+from llm_connect.stores.sqlite.terms import Terms
 
 _SQLITE = "sqlite:///"
 

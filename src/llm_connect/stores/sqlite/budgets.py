@@ -78,7 +78,7 @@ def _read(terms: Terms) -> tuple[int, OnUnknown, int]:
         row = _found(connection, terms.name)
     if row is None:
         raise LLMStoreError(f"{url_of(terms.path)} has no budget {terms.name!r}: open_budget makes it.")
-    return row
+    return int(row[0]), row[1], int(row[2])
 
 
 def _make(terms: Terms, limits: Limits, on_unknown: OnUnknown) -> bool:

@@ -11,13 +11,13 @@ from llm_connect.stores.sqlite.rows import INSERT_HOLD, UPDATE_TRACKER, labels_t
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
-    from llm_connect.stores.sqlite.gate import SqliteGate
+    from llm_connect.stores.sqlite.state import TransactionalGate
 
 
 class Changes:
     """The holds and trackers that the transaction at hand has changed."""
 
-    def __init__(self, gate: SqliteGate) -> None:
+    def __init__(self, gate: TransactionalGate) -> None:
         self._gate = gate
         self._holds: dict[StoredHold, Before] = {}
         self._trackers: dict[BudgetTracker, None] = {}

@@ -11,8 +11,8 @@ from llm_connect.core.units import NOTHING, Amount
 
 if TYPE_CHECKING:
     from llm_connect.core.demand import CallFacts, Demand
-    from llm_connect.stores.sqlite.gate import SqliteGate
     from llm_connect.stores.sqlite.leases import Lease
+    from llm_connect.stores.sqlite.state import TransactionalGate
 
 
 class Before(NamedTuple):
@@ -40,7 +40,7 @@ class StoredHold(Hold):
         super().__init__(tracker, bound, max_tokens, demand, facts)
 
     @property
-    def state(self) -> State:  # type: ignore[override]
+    def state(self) -> State:
         return "ended" if self.lost else self._state
 
     @state.setter
@@ -49,11 +49,11 @@ class StoredHold(Hold):
         self._state = state
 
     @property
-    def bound(self) -> Amount:  # type: ignore[override]
+    def bound(self) -> Amount:
         return self._bound
 
     @bound.setter
-    def bound(self, bound: Amount) -> None:
+    def bound(self, bound: Amount) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._gate.changes.note(self)
         self._bound = bound
 
@@ -78,7 +78,7 @@ class StoredHold(Hold):
 
     def leave_row(self) -> None:
         """It has ended, and its row is no longer there, or another hold's."""
-        self.state = "ended"
+        self.state = "ended"  # pyright: ignore[reportIncompatibleVariableOverride]
         self.row = None
 
     def given_back(self) -> LLMBudgetExceededError:
@@ -90,5 +90,5 @@ class StoredHold(Hold):
         raise TypeError("A hold cannot be pickled: it is ended where it was reserved. Pickle its tracker.")
 
     @property
-    def _gate(self) -> SqliteGate:
+    def _gate(self) -> TransactionalGate:
         return self.tracker.gate  # type: ignore[return-value]

@@ -12,15 +12,14 @@ import time
 from typing import TYPE_CHECKING
 
 from llm_connect.core import forks
+from llm_connect.core.demand import Demand
 from llm_connect.core.holds import RELEASED, Ending
-from llm_connect.core.units import NOTHING
+from llm_connect.core.units import NOTHING, Amount
 from llm_connect.stores.sqlite.holds import StoredHold
 from llm_connect.stores.sqlite.rows import HOLDS_OF_LEASE, facts_of
-from llm_connect.core.demand import Demand
-from llm_connect.core.units import Amount
 
 if TYPE_CHECKING:
-    from llm_connect.stores.sqlite.gate import SqliteGate
+    from llm_connect.stores.sqlite.state import TransactionalGate
 
 #: A lease is renewed three times before it would end.
 _RENEWALS = 3
@@ -40,7 +39,7 @@ class Lease:
 class Leases:
     """The own lease of this process, and what becomes of the holds of those that have lost theirs."""
 
-    def __init__(self, gate: SqliteGate, seconds: float) -> None:
+    def __init__(self, gate: TransactionalGate, seconds: float) -> None:
         self._gate = gate
         self.seconds = seconds
         self.own: Lease | None = None
@@ -82,7 +81,6 @@ class Leases:
 
         moved: whether others have changed the file.
         """
-        self._before = (self.own, self.open_holds)
         now = time.time()
         if self.own is not None:
             if now >= self.own.expires_at or (moved and not self._stands(connection, self.own)):
@@ -92,6 +90,10 @@ class Leases:
         if now >= self._next_look:
             self._next_look = now + min(_LOOK_SECONDS, self.seconds / _RENEWALS)
             self._end_over(connection, now)
+
+    def commit(self) -> None:
+        """The transaction was committed."""
+        self._before = (self.own, self.open_holds)
 
     def undo(self) -> None:
         """The transaction was rolled back."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from llm_connect.core.books import Books
+from llm_connect.core.books import Books, Sink
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
-from llm_connect.core.limits import Limits
+from llm_connect.core.outbox import Outbox
 from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import Amount
 from llm_connect.stores.sqlite.holds import StoredHold
@@ -18,7 +18,7 @@ from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, Row, ent
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
-    from llm_connect.stores.sqlite.gate import SqliteGate
+    from llm_connect.stores.sqlite.state import TransactionalGate
 
 _SUMS = "sum(tokens), sum(calls), sum(nano_usd)"
 
@@ -26,7 +26,7 @@ _SUMS = "sum(tokens), sum(calls), sum(nano_usd)"
 class StoredLedger(Ledger):
     """Like `Ledger`. It shows the last `keep_entries` of all processes; those before are in the file, too."""
 
-    def __init__(self, keep: int, gate: SqliteGate) -> None:
+    def __init__(self, keep: int, gate: TransactionalGate) -> None:
         super().__init__(0, gate.lock)
         self._keep = keep
         self._gate = gate
@@ -39,9 +39,8 @@ class StoredLedger(Ledger):
             assert isinstance(line, StoredHold)
             assert line.entry is not None
             entry = line.entry
-            left = (line.lease.number, line.row) if line.lost and line.lease is not None else (None, None)
-            number = self._gate.trackers.number_of(line.tracker)
-            place = (number, entry.outcome == "presumed", *left)
+            lease, row = (line.lease.number, line.row) if line.lost and line.lease is not None else (None, None)
+            place = (self._gate.trackers.number_of(line.tracker), entry.outcome == "presumed", lease, row)
         self._gate.connection.execute(INSERT_ENTRY, (*entry_values(entry), self._gate.budget, *place))
 
     def totals(self, by: By) -> dict[str, Total]:
@@ -74,21 +73,22 @@ class StoredLedger(Ledger):
 class StoredBooks(Books):
     """Like `Books`; the numbers of entries, and what is presumed, are those of the file."""
 
-    def __init__(self, gate: SqliteGate, *details: object) -> None:
-        super().__init__(gate.ledger, *details)  # type: ignore[arg-type]
+    def __init__(self, gate: TransactionalGate, outbox: Outbox, sink: Sink | None) -> None:
+        super().__init__(gate.ledger, outbox, sink)
         self._gate = gate
         self._ids = self._numbers()  # type: ignore[assignment]
-        self._presumed = Presumptions(gate)  # type: ignore[assignment]
+        self._presumed = Presumptions(gate)
         #: Others may have booked more than was held.
         self.surprised = True
         self.last_id: int | None = None
 
     def _numbers(self) -> Iterator[int]:
         while True:
-            if self.last_id is None:
-                self.last_id = self._gate.connection.execute("SELECT ifnull(max(id), 0) FROM ledger").fetchone()[0]
-            self.last_id += 1
-            yield self.last_id
+            last = self.last_id
+            if last is None:
+                last = int(self._gate.connection.execute("SELECT ifnull(max(id), 0) FROM ledger").fetchone()[0])
+            self.last_id = last + 1
+            yield last + 1
 
     def record(
         self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
@@ -96,21 +96,18 @@ class StoredBooks(Books):
         self._gate.changes.note_trackers(tracker.lineage)  # type: ignore[arg-type]
         return super().record(tracker, amount, facts, corrects)
 
-    def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
-        return super().correct(entry_id, figures)
-
 
 class Presumptions(dict[int, Hold]):
     """What was presumed and not corrected yet, in the file: looked up by the number of its entry."""
 
-    def __init__(self, gate: SqliteGate) -> None:
+    def __init__(self, gate: TransactionalGate) -> None:
         super().__init__()
         self._gate = gate
 
     def __setitem__(self, entry_id: int, hold: Hold) -> None:
         """Its entry says so."""
 
-    def pop(self, entry_id: int, *_: object) -> Hold | None:  # type: ignore[override]
+    def pop(self, entry_id: int, *_: object) -> Any:
         row = self._gate.connection.execute(
             "UPDATE ledger SET open = 0 WHERE id = ? AND budget = ? AND open "
             "RETURNING tracker, tokens, calls, nano_usd, bound_tokens, bound_calls, bound_nano_usd, "

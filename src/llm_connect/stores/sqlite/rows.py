@@ -60,9 +60,7 @@ _ENTRY = (
     *("usage", "cost", "cost_source", "request_id", "reserved_at", "ended_at", "corrects"),
 )
 _ENTRY_AND_PLACE = (*_ENTRY, "budget", "tracker", "open", "lease", "hold")
-INSERT_ENTRY = (
-    f"INSERT INTO ledger ({', '.join(_ENTRY_AND_PLACE)}) VALUES ({', '.join('?' * len(_ENTRY_AND_PLACE))})"
-)
+INSERT_ENTRY = f"INSERT INTO ledger ({', '.join(_ENTRY_AND_PLACE)}) VALUES ({', '.join('?' * len(_ENTRY_AND_PLACE))})"
 ENTRY_COLUMNS = ", ".join(_ENTRY)
 
 

@@ -22,13 +22,13 @@ from llm_connect.stores.sqlite.rows import (
 )
 
 if TYPE_CHECKING:
-    from llm_connect.stores.sqlite.gate import SqliteGate
+    from llm_connect.stores.sqlite.state import TransactionalGate
 
 
 class Trackers:
     """Trackers by the number of their row. One that has never held or booked anything has none yet."""
 
-    def __init__(self, gate: SqliteGate, prices: Mapping[str, Price], *, strict: bool) -> None:
+    def __init__(self, gate: TransactionalGate, prices: Mapping[str, Price], *, strict: bool) -> None:
         self._gate = gate
         self._prices = prices
         self._strict = strict
@@ -93,8 +93,8 @@ class Trackers:
             self._read_all()
             return
         changed = self._connection.execute(CHANGED_TRACKERS, (self._gate.budget, self.stamp)).fetchall()
-        for stamp, number, *state in changed:
-            self.stamp = max(self.stamp, stamp)
+        self.stamp = max((row[0] for row in changed), default=self.stamp)
+        for _, number, *state in changed:
             self._note_slice(number, state[1])
             tracker = self._known.get(number)
             if tracker is not None:

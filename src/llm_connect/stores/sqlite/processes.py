@@ -1,0 +1,50 @@
+"""What becomes of the budgets in files when this process ends, or is forked."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sqlite3
+import weakref
+from typing import Protocol
+
+
+class Leaving(Protocol):
+    """A gate that is told."""
+
+    def shut(self) -> None:
+        """The process ends."""
+        ...
+
+    def leave_to_parent(self) -> None:
+        """This process is a fork of the one that the gate was made in."""
+        ...
+
+
+_gates: weakref.WeakSet[Leaving] = weakref.WeakSet()
+#: To close one in a fork would let go locks that its parent has.
+_of_parents: list[sqlite3.Connection] = []
+
+
+def look_after(gate: Leaving) -> None:
+    """Tell `gate` when this process ends, or is forked."""
+    _gates.add(gate)
+
+
+def keep_for_parent(connection: sqlite3.Connection) -> None:
+    """Never close a connection of the process that this one was forked from."""
+    _of_parents.append(connection)
+
+
+def _ending() -> None:
+    for gate in list(_gates):
+        gate.shut()
+
+
+def _forked() -> None:
+    for gate in list(_gates):
+        gate.leave_to_parent()
+
+
+atexit.register(_ending)
+os.register_at_fork(after_in_child=_forked)

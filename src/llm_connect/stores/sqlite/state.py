@@ -1,0 +1,230 @@
+"""A gate whose lock is a transaction: whoever has it has the state of the file, and changes it."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.core.admission import Gate, OnUnknown
+from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMStoreError
+from llm_connect.core.learning import LearnedFactor
+from llm_connect.stores.outbox import StagedOutbox
+from llm_connect.stores.sqlite.changes import Changes
+from llm_connect.stores.sqlite.holds import StoredHold
+from llm_connect.stores.sqlite.leases import Leases
+from llm_connect.stores.sqlite.ledger import StoredBooks, StoredLedger
+from llm_connect.stores.sqlite.rows import read_learned, write_learned
+from llm_connect.stores.sqlite.schema import begin, connect, store_error
+from llm_connect.stores.sqlite.terms import Terms
+from llm_connect.stores.sqlite.trackers import Trackers
+from llm_connect.stores.sqlite.transaction import Transaction
+from llm_connect.stores.worker import StoreWorker
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+
+_log = logging.getLogger("llm_connect")
+#: How often one looks whether other processes have freed what a caller waits for.
+_POLL_SECONDS = 0.01
+#: How long one waits before the store is tried again.
+_RETRY_SECONDS = 1.0
+
+
+class TransactionalGate(Gate):
+    """The gate of one budget in a file, in one process.
+
+    Every operation of `Gate` takes its lock, and this one's lock is a transaction: `begin` brings the trackers up to
+    date with the file, `commit` writes what the operation has changed. Waiters, callbacks and notes are the process's
+    own.
+    """
+
+    hold_type = StoredHold
+
+    def __init__(self, terms: Terms, budget: int, on_unknown: OnUnknown, root: int) -> None:
+        super().__init__(terms.keep_entries, on_unknown, terms.sink)
+        self.terms = terms
+        self.budget = budget
+        #: The number of its root.
+        self.root = root
+        self._lock = self.lock = Transaction(self)
+        self._worker = StoreWorker(self)
+        self.changes = Changes(self)
+        self.leases = Leases(self, terms.lease_seconds)
+        self.trackers = Trackers(self, terms.prices, strict=terms.strict)
+        self.ledger = StoredLedger(terms.keep_entries, self)
+        self._outbox = self._staged = StagedOutbox()
+        self._books = self.books = StoredBooks(self, self._staged, terms.sink)
+        self._learned = self._books.learned.factors
+        self._learned_before: dict[Any, LearnedFactor] = {}
+        self._connection: sqlite3.Connection | None = None
+        #: What `PRAGMA data_version` said last: it changes when another process has written.
+        self._version: int | None = None
+        #: Notes that the transaction at hand has worked off.
+        self._worked_off: list[Callable[[], None]] = []
+        #: Whether this process is done with it.
+        self.closed: bool = False
+
+    @property
+    def worker(self) -> StoreWorker:  # type: ignore[override]
+        return self._worker
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The one connection of this process."""
+        if self._connection is None:
+            self._connection = connect(self.terms.path, self.terms.busy_seconds)
+        return self._connection
+
+    def begin(self) -> None:
+        try:
+            connection = self.connection
+            begin(connection, self.terms.busy_seconds)
+            moved = self._moved()
+            if moved:
+                self._catch_up()
+            self.leases.begin(connection, moved=moved)
+        except BaseException as error:
+            self.roll_back(error)
+            raise
+
+    def commit(self) -> None:
+        connection = self.connection
+        try:
+            if self.changes:
+                self.changes.write(connection, self.trackers.next_stamp)
+            if self._learned != self._learned_before:
+                write_learned(connection, self.budget, self._learned)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self.roll_back(error)
+            raise
+        self._learned_before = dict(self._learned)
+        if self.changes or self.trackers.inserted:
+            self.trackers.commit()
+        self.changes.clear()
+        self.leases.commit()
+        self._staged.commit()
+        self._worked_off.clear()
+
+    def roll_back(self, error: BaseException) -> None:
+        better, changed = self._as_llm_error(error), bool(self.changes)
+        self._refuse_granted(better or error)
+        self.trackers.undo()
+        self.changes.undo()
+        self.leases.undo()
+        self._staged.roll_back()
+        self.books.last_id = self._version = None
+        self._notes.extendleft(reversed(self._worked_off))
+        self._worked_off.clear()
+        self._let_go()
+        if changed and self._connection is not None:
+            # What is known is what the file says, also before the next transaction.
+            with suppress(sqlite3.Error):
+                self.trackers.refresh()
+        if better is not None:
+            raise better from None
+
+    def _moved(self) -> bool:
+        version = self._data_version()
+        moved = version != self._version
+        self._version = version
+        return moved
+
+    def _data_version(self) -> int:
+        return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def _catch_up(self) -> None:
+        """Bring up to date what this process knows of the file."""
+        self.books.last_id = None
+        self.trackers.refresh()
+        learned = read_learned(self.connection, self.budget)
+        if learned != self._learned:
+            changed = [key for key in {*learned, *self._learned} if learned.get(key) != self._learned.get(key)]
+            self.books.learned.become(learned)
+            for key in changed:
+                self._line.raise_demands(key, learned.get(key))
+        self._learned_before = learned
+        self.books.look_at_thresholds()
+
+    def _as_llm_error(self, error: BaseException) -> LLMError | None:
+        """The error for what has gone wrong with the store; None when it is not the store's fault."""
+        if isinstance(error, sqlite3.Error):
+            return store_error(self.terms.path, error)
+        if isinstance(error, OverflowError):
+            return LLMConfigurationError("A figure is too large for a store: it takes up to 9,223,372,036,854,775,807.")
+        return None
+
+    def _refuse_granted(self, error: BaseException) -> None:
+        """Waiters that this transaction has let in are not, as it is undone."""
+        for _, _, waiter in self._line.untaken:
+            if self.changes.made(waiter.hold):
+                waiter.hold = None
+                waiter.error = (
+                    error if isinstance(error, LLMError) else store_error(self.terms.path, sqlite3.Error(error))
+                )
+
+    def _let_go(self) -> None:
+        """Let the file be as before; a connection that cannot even do that is made anew."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._connection = None
+            connection.close()
+
+    def tick(self) -> float:
+        """What the worker does now and then: what is left to do, the lease, and a look at what others have done."""
+        try:
+            if self._notes or self.leases.due or (self._line.busy and self._others_wrote()):
+                with self._lock:
+                    self._work_off()
+                    self._line.close()
+        except LLMStoreError as error:
+            _log.warning("%s", error)
+            return _RETRY_SECONDS
+        finally:
+            self._tell()
+        return _POLL_SECONDS if self._line.busy else self.leases.pause
+
+    def _others_wrote(self) -> bool:
+        with self.lock.no_transaction():
+            return self._data_version() != self._version
+
+    def close_slices_of(self, lease: int) -> None:
+        """Return the slices that a process keeps open."""
+        for tracker in self.trackers.open_slices():
+            if self.trackers.slices.get(tracker.number) == lease:
+                tracker.closed_itself = True
+                self._close_slices(tracker)
+
+    def _close_slices(self, tracker: BudgetTracker) -> None:
+        """Return the open slices at `tracker` and below it, whoever keeps them open."""
+        opened = self.trackers.open_slices()
+        self._slices.opened[:] = opened
+        self._slices.close(tracker)
+        for child in opened:
+            if tracker in child.lineage:
+                self.trackers.slices.pop(child.number, None)
+                self.changes.note_trackers(child.lineage)  # type: ignore[arg-type]
+
+    def tracker(self, number: int) -> BudgetTracker:
+        """The tracker of this number."""
+        with self._lock:
+            return self.trackers.find(number)
+
+    def read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
+        """What a query gives, after all that has ended is booked."""
+        with self._lock:
+            self._work_off()
+            rows = self.connection.execute(query, values).fetchall()
+        self._tell()
+        return rows

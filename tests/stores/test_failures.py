@@ -1,0 +1,195 @@
+"""A store that is lost, slow, full or cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import shutil
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.core.mock import MockLLMAdapter
+from llm_connect.core.models import RunConfig
+from llm_connect.core.units import NOTHING
+from llm_connect.stores.opening import open_budget
+from llm_connect.stores.sqlite import schema
+from llm_connect.stores.sqlite.gate import SqliteGate
+from tests.core.budget_helpers import at_rest, in_thread, outcomes, until, waits
+from tests.stores.crew import crew
+from tests.stores.test_processes import bill
+from tests.stores.test_sharing import Busy
+
+
+def gate_of(budget: BudgetTracker) -> SqliteGate:
+    assert isinstance(budget.gate, SqliteGate)
+    return budget.gate
+
+
+def impatient(url: str, **details: Any) -> BudgetTracker:
+    """A budget whose store counts as lost after less than half a second."""
+    return open_budget(url, lease_seconds=2.4, **details)
+
+
+def test_a_busy_store_refuses_and_names_itself(url: str) -> None:
+    """Fail closed: nothing is admitted or dispatched while the store cannot be reached (STORE-10)."""
+    budget = impatient(url, total=100)
+    hold = contextvars.Context().run(budget.reserve, 10)
+    with Busy(url):
+        for use in (lambda: budget.reserve(1), hold.dispatch, budget.snapshot, lambda: budget.set_limits(total=5)):
+            with pytest.raises(LLMStoreError, match=r"sqlite:///.*budget\.db cannot be used") as caught:
+                use()
+            assert (caught.value.store, caught.value.maybe_billed) == (url, False)
+    hold.dispatch()
+    hold.settle(5)
+    assert budget.snapshot().spent.tokens == 5
+    at_rest(budget)
+
+
+async def test_an_answer_is_not_lost_with_the_store(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What a call came to is booked when the store is there again; its answer comes back at once (STORE-10)."""
+    budget = impatient(url, total=1_000)
+    adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4, delay_seconds=0.2)
+    config = RunConfig(budget_tracker=budget, max_tokens=20)
+    with caplog.at_level(logging.CRITICAL, "llm_connect"):
+        task = asyncio.create_task(adapter.async_execute_prompt("hello", config))
+        thread = in_thread(lambda: contextvars.Context().run(adapter.execute_prompt, "hello", config))
+        while len(adapter.calls) < 2:
+            await asyncio.sleep(0.001)
+        with Busy(url):
+            assert (await task).content == (await asyncio.to_thread(thread.result, 10)).content == "x"
+    until(lambda: budget.snapshot().spent.tokens == 14)
+    at_rest(budget)
+
+
+def test_a_full_disk_changes_nothing(url: str) -> None:
+    """What could not be written has not happened, in the file or here, and works when there is room (STORE-10)."""
+    budget = open_budget(url, total=100)
+    hold = contextvars.Context().run(budget.reserve, 10)
+    hold.dispatch()
+    gate = gate_of(budget)
+    (pages,) = gate.connection.execute("PRAGMA page_count").fetchone()
+    gate.connection.execute(f"PRAGMA max_page_count = {pages}")
+    labels = {"much": "x" * 20_000}
+    with pytest.raises(LLMStoreError, match="full"):
+        budget.reserve(20, labels=labels)
+    with pytest.raises(LLMStoreError, match="full"):
+        budget.child("child", 50).reserve(20, labels=labels)
+    with pytest.raises(LLMStoreError, match="full"):
+        budget.record(5, labels=labels)
+    hold.facts.labels = labels
+    hold.settle(7)
+    assert (hold.state, budget.held, budget.spent) == ("dispatched", 10, 0)
+    gate.connection.execute("PRAGMA max_page_count = 1000000")
+    until(lambda: budget.snapshot().spent.tokens == 7)
+    assert outcomes(budget) == ["settled"]
+    at_rest(budget)
+
+
+def test_a_waiter_whose_grant_could_not_be_written_is_told(url: str) -> None:
+    """It was let in by an operation that failed in the end, and so was not (STORE-10)."""
+    budget = open_budget(url, total=100)
+    hold = contextvars.Context().run(budget.reserve, 100)
+    gate = gate_of(budget)
+    waiting = in_thread(lambda: budget.reserve(50, max_wait_seconds=20, labels={"much": "x" * 20_000}))
+    waits(budget, 1)
+    (pages,) = gate.connection.execute("PRAGMA page_count").fetchone()
+    gate.connection.execute(f"PRAGMA max_page_count = {pages}")
+    hold.release()
+    error = waiting.exception(20)
+    assert isinstance(error, LLMStoreError)
+    gate.connection.execute("PRAGMA max_page_count = 1000000")
+    until(lambda: budget.snapshot().held == NOTHING)
+    at_rest(budget)
+
+
+def test_a_figure_that_no_store_takes_is_refused(url: str) -> None:
+    """SQLite's integers have 64 bits."""
+    budget = open_budget(url)
+    with pytest.raises(LLMConfigurationError, match="too large"):
+        budget.record(2**63)
+    budget.record(2**62)
+    with pytest.raises(LLMConfigurationError, match="too large"):
+        budget.record(2**62)
+    assert budget.snapshot().spent.tokens == 2**62
+    at_rest(budget)
+
+
+def test_a_power_cut_leaves_whole_books(url: str, folder: Path) -> None:
+    """The files as they are at any moment are a budget: consistent, at or above the bill of then (STORE-11)."""
+    bills = folder / "bills"
+    bills.mkdir()
+    open_budget(url, total=1_000_000)
+    with crew(2, "spender", url, str(bills), 60.0) as processes:
+        until(lambda: len(list(bills.iterdir())) == 2)
+        for number in range(3):
+            time.sleep(0.1)
+            for process in processes:
+                process.send_signal(signal.SIGSTOP)
+            copy = folder / f"copy {number}"
+            copy.mkdir()
+            for path in folder.glob("budget.db*"):
+                shutil.copy(path, copy)
+            shutil.copytree(bills, copy / "bills")
+            for process in processes:
+                process.send_signal(signal.SIGCONT)
+    for number in range(3):
+        look_at_copy(folder / f"copy {number}")
+
+
+def look_at_copy(copy: Path) -> None:
+    budget = open_budget(f"sqlite:///{copy}/budget.db", total=1_000_000)
+    gate = gate_of(budget)
+    assert gate.read_rows("PRAGMA integrity_check", ()) == [("ok",)]
+    with gate.lock:
+        gate.connection.execute("UPDATE leases SET expires_at = 0")
+    gate.leases._next_look = 0.0
+    assert budget.snapshot().spent.tokens >= bill(copy / "bills") > 0
+    at_rest(budget)
+
+
+def test_every_commit_is_on_the_disk(url: str) -> None:
+    """A request leaves after its dispatch was synced: `synchronous` is FULL, in a write-ahead log (STORE-11)."""
+    connection = gate_of(open_budget(url)).connection
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_file_of_a_later_version_is_left_alone(url: str) -> None:
+    """Tables that this version does not know are neither read nor written (STORE-12)."""
+    open_budget(url, total=5)
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(LLMStoreError, match="later version"):
+        open_budget(url, name="another")
+
+
+def test_a_file_of_an_earlier_version_is_brought_up_to_date(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each migration is run once, all of them in one transaction (STORE-12)."""
+    open_budget(url, total=5).consume(3)
+    add = "ALTER TABLE budgets ADD COLUMN note TEXT;\nUPDATE budgets SET note = name;"
+    path = url.removeprefix("sqlite:///")
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, add, "SELECT * FROM nothing;"))
+        with pytest.raises(LLMStoreError, match="nothing"):
+            schema.connect(path, 1.0)
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, add))
+    for _ in range(2):
+        connection = schema.connect(path, 1.0)
+        assert connection.execute("SELECT note FROM budgets").fetchall() == [("budget",)]
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        connection.close()
+
+
+def test_a_folder_that_is_not_there(folder: Path) -> None:
+    """The error says where to look."""
+    with pytest.raises(LLMStoreError, match="check that the file and its folder are there"):
+        open_budget(f"sqlite:///{folder}/nowhere/budget.db")
