@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.demand import CallFacts
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import RunConfig
@@ -84,7 +85,7 @@ def test_a_full_disk_changes_nothing(url: str) -> None:
         budget.child("child", 50).reserve(20, labels=labels)
     with pytest.raises(LLMStoreError, match="full"):
         budget.record(5, labels=labels)
-    hold.facts.labels = labels
+    hold.facts = CallFacts(labels=labels)
     hold.settle(7)
     assert (hold.state, budget.held, budget.spent) == ("dispatched", 10, 0)
     gate.connection.execute("PRAGMA max_page_count = 1000000")
@@ -100,8 +101,9 @@ def test_a_waiter_whose_grant_could_not_be_written_is_told(url: str) -> None:
     gate = gate_of(budget)
     waiting = in_thread(lambda: budget.reserve(50, max_wait_seconds=20, labels={"much": "x" * 20_000}))
     waits(budget, 1)
+    # There is room for the entry of the release, not for the hold of the one that waits.
     (pages,) = gate.connection.execute("PRAGMA page_count").fetchone()
-    gate.connection.execute(f"PRAGMA max_page_count = {pages}")
+    gate.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     hold.release()
     error = waiting.exception(20)
     assert isinstance(error, LLMStoreError)
