@@ -324,11 +324,13 @@ def test_a_hold_that_no_longer_covers_its_call_is_reserved_anew() -> None:
     other = Stub(Answer(content="much", model="m", usage=overrun, finish_reason="stop"))
     other.execute_prompt("hello", config_of(tracker))
     step = waiting.send(taken.run())
+    step = waiting.send(step.run())
     assert isinstance(step, Reserve)
     filler.release()
     while not isinstance(step, Send):
         step = waiting.send(step.run())
     assert tracker.held == bound.tokens + 60
+    step = waiting.send(step.run())
     with pytest.raises(StopIteration) as ended:
         waiting.send(step.run())
     assert ended.value.value.metadata["attempts"] == 1
