@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         LLMError,
         LLMRateLimitError,
         LLMResponseError,
+        LLMStoreError,
         LLMSubprocessError,
         LLMTimeoutError,
     )
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from llm_connect.core.units import Amount
     from llm_connect.core.usage import Usage
     from llm_connect.protocols.openrouter_generations import Generation
+    from llm_connect.stores.opening import aopen_budget, open_budget
 
 __version__ = "0.2.0"
 
@@ -79,6 +81,7 @@ __all__ = [
     "LLMRateLimitError",
     "LLMResponse",
     "LLMResponseError",
+    "LLMStoreError",
     "LLMStream",
     "LLMSubprocessError",
     "LLMTimeoutError",
@@ -97,7 +100,9 @@ __all__ = [
     "Usage",
     "UsageChunk",
     "__version__",
+    "aopen_budget",
     "create_adapter",
+    "open_budget",
 ]
 
 #: Where each public name is; importing the package imports none of them.
@@ -125,6 +130,7 @@ _PLACES = {
     "LLMRateLimitError": "llm_connect.core.exceptions",
     "LLMResponse": "llm_connect.core.models",
     "LLMResponseError": "llm_connect.core.exceptions",
+    "LLMStoreError": "llm_connect.core.exceptions",
     "LLMStream": "llm_connect.core.streams",
     "LLMSubprocessError": "llm_connect.core.exceptions",
     "LLMTimeoutError": "llm_connect.core.exceptions",
@@ -142,7 +148,9 @@ _PLACES = {
     "Total": "llm_connect.core.totals",
     "Usage": "llm_connect.core.usage",
     "UsageChunk": "llm_connect.core.chunks",
+    "aopen_budget": "llm_connect.stores.opening",
     "create_adapter": "llm_connect.config.factory",
+    "open_budget": "llm_connect.stores.opening",
 }
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

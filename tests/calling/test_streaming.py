@@ -275,6 +275,7 @@ def test_no_place_before_the_deadline_sends_nothing(run: Run) -> None:
     assert (tracker.held, tracker.spent) == (0, 0)
 
 
+@pytest.mark.in_memory_only
 def test_a_coroutine_that_is_closed_while_it_waits_lets_go() -> None:
     """Nothing can be awaited then: the reply is abandoned, and the hold ended. (STREAM-4)"""
 

@@ -11,12 +11,14 @@ import pytest
 
 from tests.core.stores import STORES, Opener
 
-#: Files whose tests are about the tracker.
+#: Files whose tests are about the tracker, and what calls do with it.
 ABOUT_THE_TRACKER = {
     "test_admission",
     "test_budget",
+    "test_call_budget",
     "test_children",
     "test_delegate",
+    "test_faults",
     "test_gather_mocks",
     "test_holds",
     "test_learning",
@@ -26,6 +28,7 @@ ABOUT_THE_TRACKER = {
     "test_price",
     "test_races",
     "test_slices",
+    "test_streaming",
     "test_streams",
     "test_strict",
     "test_terms",

@@ -284,7 +284,7 @@ class Gate:
         """What `tracker` is pickled as. Raises TypeError."""
         raise TypeError(
             "A BudgetTracker cannot be pickled: a copy in another process would be a second budget of the same "
-            "size. Make one in each process, with its share of the limit."
+            "size. Make one in each process, with its share of the limit, or share one by open_budget."
         )
 
     def check_process(self) -> None:

@@ -64,8 +64,8 @@ class BudgetTracker(BudgetFigures):
 
     Guaranteed: `spent + held` never exceeds a limit, as long as the bound of each call is an upper bound. Where one is
     not, all of the overrun is booked, the bounds of that adapter and model are raised, and nothing is sent while more
-    is spent than a limit allows. Not guaranteed: anything across processes; a
-    tracker cannot be pickled or used after `os.fork`, and copying a config keeps the same tracker.
+    is spent than a limit allows. Not guaranteed: anything across processes, which
+    share a budget by `open_budget`; this one cannot be pickled or used after `os.fork`, and copying a config keeps it.
 
     Raises LLMConfigurationError for a limit that cannot be meant.
     """

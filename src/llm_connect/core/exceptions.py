@@ -169,7 +169,8 @@ class LLMBudgetExceededError(LLMError):
 
     reason: `never_fits` (not even with no hold open), `wait_expired`, `refused` (it fits later, but does not wait),
         `closed`, `unpriced` (a USD limit, and no price known), `unproven` (a strict budget, and a bound that is not
-        proven), `self_wait` (it would wait for its own caller).
+        proven), `self_wait` (it would wait for its own caller),
+        `lease_lost` (its process was held up for longer than the lease of its hold).
     unit: what is short: "tokens", "calls" or "usd"; the figures are of that unit, USD as Decimal.
     path: the tracker that is short, as `parent/child`.
     total, spent, held: its limit, what is spent, and what open holds keep; `presumed` is the part of `spent` that

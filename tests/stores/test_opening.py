@@ -1,0 +1,82 @@
+"""Making and joining budgets."""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.price import Price
+from llm_connect.stores.opening import aopen_budget, open_budget, path_of
+
+
+def test_who_joins_says_the_same_limits_or_none(url: str) -> None:
+    """Other limits are refused, in one line with both (STORE-13)."""
+    budget = open_budget(url, name="nightly", total=50_000, total_usd="5.00")
+    assert open_budget(url, name="nightly") is budget
+    assert open_budget(url, name="nightly", total=50_000, total_usd=5) is budget
+    for limits in ({"total": 40_000}, {"total_usd": 5}, {"total": 50_000, "total_usd": 5, "total_calls": 1}):
+        with pytest.raises(LLMConfigurationError, match=r"has 50,000 tokens and 5 USD, not .*change_limits=True"):
+            open_budget(url, name="nightly", **limits)  # type: ignore[arg-type]
+    assert budget.snapshot().total == (50_000, None, 5_000_000_000)
+
+
+def test_limits_are_changed_by_wish(url: str) -> None:
+    """For all, all of them at once (STORE-13)."""
+    budget = open_budget(url, total=50_000)
+    assert open_budget(url, total_usd="2.5", change_limits=True) is budget
+    assert (budget.total, budget.total_usd) == (None, Decimal("2.5"))
+
+
+def test_a_file_holds_several_budgets(url: str) -> None:
+    """They have nothing in common but the file."""
+    one, two = open_budget(url, name="one", total=10), open_budget(url, name="two", total=20)
+    one.consume(10)
+    two.consume(20)
+    assert (one.snapshot().spent.tokens, two.snapshot().spent.tokens) == (10, 20)
+    assert [entry.tracker for entry in two.ledger] == ["two"]
+    assert one.ledger.totals("tracker").keys() == {"one"}
+
+
+def test_a_process_uses_a_budget_on_the_same_terms(url: str) -> None:
+    """Opened again with other prices, it would be the tracker with those of before: that is refused."""
+    open_budget(url, prices={"m": Price.free()})
+    with pytest.raises(LLMConfigurationError, match="on other terms"):
+        open_budget(url)
+
+
+async def test_the_async_form(url: str) -> None:
+    """It gives the same tracker."""
+    assert await aopen_budget(url, total=5) is open_budget(url, total=5)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"url": "redis://localhost"},
+        {"url": "sqlite:///"},
+        {"url": 5},
+        {"name": " "},
+        {"total": 0},
+        {"lease_seconds": 0},
+        {"keep_entries": -1},
+        {"on_unknown": "ignore"},
+        {"sink": "ledger.jsonl"},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_refused(details: dict[str, Any], url: str, folder: Path) -> None:
+    """Before a file is made."""
+    with pytest.raises(LLMConfigurationError):
+        open_budget(**{"url": url, **details})
+    assert list(folder.iterdir()) == []
+
+
+def test_urls_are_those_of_sqlalchemy() -> None:
+    """Three slashes before a path from here, four before an absolute one."""
+    assert path_of("sqlite:///budget.db") == os.path.join(os.path.realpath(os.getcwd()), "budget.db")
+    assert path_of("sqlite:////tmp/budget.db") == os.path.realpath("/tmp/budget.db")
