@@ -18,8 +18,8 @@ from llm_connect.core.exceptions import LLMStoreError
 APPLICATION_ID = 0x4C4C4D62
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-#: In seconds: about as long as a transaction takes, and not so long that a writer is always too late.
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.002
+#: In seconds.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 
 _FIRST = """
 CREATE TABLE budgets (
@@ -174,11 +174,12 @@ def begin(connection: sqlite3.Connection, busy_seconds: float) -> None:
 def patiently(work: Callable[[], object], busy_seconds: float) -> None:
     """Do `work` as soon as the file is free. Raises sqlite3.Error when it is not for so many seconds.
 
-    SQLite's own way to wait sleeps for up to a tenth of a second between two tries, so that under load some come
-    far too late.
+    SQLite's own way to wait sleeps up to a tenth of a second between two tries, however little time there is. Here there
+    are at least ten tries, at random moments. More of them would cost more than they win: whoever has just written
+    does its next steps fastest, because it knows the file.
     """
     end = time.monotonic() + busy_seconds
-    pause = _SHORTEST_PAUSE
+    pause, longest = _SHORTEST_PAUSE, min(_LONGEST_PAUSE, busy_seconds / 10)
     while True:
         try:
             work()
@@ -187,7 +188,7 @@ def patiently(work: Callable[[], object], busy_seconds: float) -> None:
             if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() >= end:
                 raise
         time.sleep(pause * random.random())  # noqa: S311 - so that not all come again at once
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = min(2 * pause, longest)
 
 
 def url_of(path: str) -> str:
