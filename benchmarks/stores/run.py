@@ -1,4 +1,4 @@
-"""Reserve and settle on a budget in a file, beside bare transactions that write the same rows: pairs per second, ratios.
+"""Reserve and settle on a budget in a file, beside bare transactions that write the same rows: pairs per second.
 
     python benchmarks/stores/run.py [--seconds 3] [--rounds 3] [--processes 1 4 16] [--folder PATH]
 

@@ -19,7 +19,7 @@ from llm_connect.calling.heads import Head
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.outcomes import end_cut, response_of, settle_above
 from llm_connect.calling.stream_drivers import StreamFlow, abandon, adrive_stream, drive_stream
-from llm_connect.calling.stream_steps import Close, Next, Open, Patience
+from llm_connect.calling.stream_steps import Close, Grow, Next, Open, Patience
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.callers import remember_own
 from llm_connect.core.chunks import StreamChunk, TextChunk, chunks_of
@@ -97,7 +97,7 @@ class StreamedCall(Call):
             if reading.ended or not piece:
                 self._conclude()
             for text in texts:
-                if self._growth is not None and not self._growth.covers(text):
+                if self._growth is not None and not (yield Grow(self._growth, text)):
                     return self._end_at_the_edge()
                 yield from self._give(text)
         if reading.ended:

@@ -39,6 +39,13 @@ class Growth:
         steps = -(-(self._seen - self._covered) // step)
         return self._grow_to(min(self._covered + steps * step, most)) or self._grow_to(min(self._seen, most))
 
+    async def acovers(self, text: str) -> bool:
+        """Like `covers`; a hold in a store grows without blocking the event loop."""
+        worker = self._hold.tracker.gate.worker
+        if worker is None or self._seen + utf8_bytes(text) <= self._covered:
+            return self.covers(text)
+        return await worker.run(self.covers, text)
+
     def estimate(self, text: str) -> Usage:
         """What an answer of this text has used at most, but for what nobody sees."""
         return Usage(prompt_tokens=self._demand.bound.prompt_tokens, completion_tokens=utf8_bytes(text), estimated=True)

@@ -122,7 +122,9 @@ class MeteredStream:
         while True:
             with while_running(self._adapter, hold):
                 chunk = next(chunks, None)
-            if chunk is None or not self._covers(chunk):
+            if chunk is None:
+                return
+            if self._growth is not None and not self._goes_on(chunk, self._growth.covers(chunk.text)):
                 return
             yield chunk
 
@@ -130,15 +132,16 @@ class MeteredStream:
         while True:
             with while_running(self._adapter, hold):
                 chunk = await anext(chunks, None)
-            if chunk is None or not self._covers(chunk):
+            if chunk is None:
+                return
+            if self._growth is not None and not self._goes_on(chunk, await self._growth.acovers(chunk.text)):
                 return
             yield chunk
 
-    def _covers(self, chunk: StreamChunk) -> bool:
-        """Whether `chunk` may be given on; else the stream ends here."""
-        if self._growth is None:
-            return True
-        if self._growth.covers(chunk.text):
+    def _goes_on(self, chunk: StreamChunk, covered: bool) -> bool:
+        """Whether `chunk` may be given on, because it is covered; else the stream ends here."""
+        assert self._growth is not None
+        if covered:
             self._texts.append(chunk.text)
             return True
         text = "".join(self._texts)

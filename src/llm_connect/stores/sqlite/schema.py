@@ -174,9 +174,9 @@ def begin(connection: sqlite3.Connection, busy_seconds: float) -> None:
 def patiently(work: Callable[[], object], busy_seconds: float) -> None:
     """Do `work` as soon as the file is free. Raises sqlite3.Error when it is not for so many seconds.
 
-    SQLite's own way to wait sleeps up to a tenth of a second between two tries, however little time there is. Here there
-    are at least ten tries, at random moments. More of them would cost more than they win: whoever has just written
-    does its next steps fastest, because it knows the file.
+    SQLite's own way to wait sleeps up to a tenth of a second between two tries, however little time there is. Here
+    there are at least ten tries, at random moments. More of them would cost more than they win: whoever has just
+    written does its next steps fastest, because it knows the file.
     """
     end = time.monotonic() + busy_seconds
     pause, longest = _SHORTEST_PAUSE, min(_LONGEST_PAUSE, busy_seconds / 10)
