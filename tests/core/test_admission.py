@@ -392,6 +392,7 @@ def test_a_late_wake_up_that_fails_takes_no_hold_away() -> None:
     waiter = Overtaken(tracker, Demand(Amount(10)), CallFacts(), arrival=tracker.gate.arrive(), deadline=1e18, own=())
     tracker.gate.queue(waiter, may_wait=True)
     first.release()
+    until(lambda: bool(taken))
     assert taken[0].state == "reserved"
     assert tracker.held == 10
     taken[0].release()

@@ -150,6 +150,7 @@ def test_only_a_dispatched_hold_of_an_open_budget_is_extended() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.in_memory_only
 def test_a_forked_process_extends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be a second budget. (BUDGET-11)"""
     tracker = BudgetTracker(1_000)

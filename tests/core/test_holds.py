@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.models import Usage
 from llm_connect.core.units import NOTHING, Amount
 from tests.core.budget_helpers import at_rest, in_thread, outcomes, refused
@@ -98,6 +98,31 @@ def test_a_lost_hold_ends(dispatched: bool) -> None:
     gc.collect()
     assert tracker.snapshot().held == NOTHING
     assert outcomes(tracker) == ["presumed" if dispatched else "released"]
+    at_rest(tracker)
+
+
+def test_what_is_left_to_do_can_be_done_at_once() -> None:
+    """`flush` ends lost holds without another operation (BUDGET-3)."""
+    tracker = BudgetTracker(1_000)
+    tracker.reserve(20)
+    gc.collect()
+    tracker.gate.flush()
+    assert (outcomes(tracker), tracker.own_accounts[0].held) == (["released"], 0)
+
+
+async def test_a_coroutine_may_wait_for_the_entry_in_memory_as_well() -> None:
+    """The async forms of a hold are there for every budget, and give the same (BUDGET-3)."""
+    tracker = BudgetTracker(100)
+    with await tracker.areserve(30) as hold:
+        await hold.adispatch()
+        hold.settle(10)
+    await hold.abooked()
+    hold.booked()
+    assert (outcomes(tracker), (await tracker.asnapshot()).spent.tokens) == (["settled"], 10)
+    late = await tracker.areserve(30)
+    tracker.record(100)
+    with pytest.raises(LLMBudgetExceededError):
+        await late.adispatch()
     at_rest(tracker)
 
 

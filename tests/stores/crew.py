@@ -15,7 +15,7 @@ from subprocess import PIPE
 from typing import Any
 
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
+from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError, LLMStoreError
 from llm_connect.stores.opening import open_budget
 
 ROOT = Path(__file__).parents[2]
@@ -89,10 +89,18 @@ def mixed_attempts(number: int, url: str, attempts: int) -> dict[str, int]:
 def spender(number: int, url: str, bills: str, lease_seconds: float) -> None:
     """Spends until it is killed; each bill is on the disk before the request would leave, as a provider's would be."""
     chance = random.Random(number)
-    budget = open_budget(url, lease_seconds=lease_seconds)
+    budget = opened_patiently(url, lease_seconds)
     with open(f"{bills}/{number}-{os.getpid()}", "a", encoding="utf-8") as file:
         while True:
             spend_once(budget, chance, file)
+
+
+def opened_patiently(url: str, lease_seconds: float) -> BudgetTracker:
+    while True:
+        try:
+            return open_budget(url, lease_seconds=lease_seconds)
+        except LLMStoreError:
+            time.sleep(0.01)
 
 
 def spend_once(budget: BudgetTracker, chance: random.Random, file: Any) -> None:
@@ -105,7 +113,8 @@ def spend_once(budget: BudgetTracker, chance: random.Random, file: Any) -> None:
             file.flush()
             if chance.random() < 0.7:
                 hold.settle(used)
-    except LLMBudgetExceededError:
+    except (LLMBudgetExceededError, LLMStoreError):
+        # A store that is busy for longer than a sixth of a short lease counts as lost: nothing was sent.
         time.sleep(0.01)
 
 

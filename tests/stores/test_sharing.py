@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
 from llm_connect.stores.opening import aopen_budget, open_budget
 from llm_connect.stores.sqlite.gate import SqliteGate
-from tests.core.budget_helpers import at_rest, auntil, outcomes, refused, until
+from tests.core.budget_helpers import at_rest, auntil, in_thread, outcomes, refused, until
 
 
 class Busy:
@@ -228,6 +228,38 @@ def test_a_waiter_is_let_in_by_what_another_process_frees(url: str) -> None:
     assert done.wait(10)
     thread.join()
     other.gate.shut()  # type: ignore[attr-defined]
+    at_rest(budget)
+
+
+def test_what_one_process_learns_the_others_know(url: str) -> None:
+    """An overrun raises the next bounds of all of them, and of those that wait there already (STORE-1)."""
+    budget = open_budget(url, total=1_000)
+    gate = budget.gate
+    assert isinstance(gate, SqliteGate)
+    other = SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root).tracker(gate.root)
+    config = RunConfig(budget_tracker=budget, max_tokens=20)
+    elsewhere = RunConfig(budget_tracker=other, max_tokens=20)
+    generous = MockLLMAdapter("x", prompt_tokens=5, completion_tokens=30)
+    blocker = contextvars.Context().run(other.reserve, 950)
+    waiting = in_thread(lambda: generous.execute_prompt("12345", elsewhere))
+    until(lambda: other.snapshot().waiting == 0 and len(generous.calls) == 1)
+    waiting.result(10)
+    assert budget.fits(generous, "12345", config) == 0
+    assert budget.snapshot().learned == other.snapshot().learned != {}
+    blocker.release()
+    assert budget.fits(generous, "12345", config) == 27
+    other.gate.shut()  # type: ignore[attr-defined]
+    at_rest(budget)
+
+
+async def test_a_hold_that_was_given_back_says_why_in_a_coroutine_too(url: str) -> None:
+    """As `dispatch` does."""
+    budget = await aopen_budget(url, total=100)
+    hold = await budget.areserve(30)
+    budget.record(110)
+    with pytest.raises(LLMBudgetExceededError) as caught:
+        await hold.adispatch()
+    assert caught.value.reason == "never_fits"
     at_rest(budget)
 
 
