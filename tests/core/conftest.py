@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -54,6 +55,8 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     if name == "memory":
         yield name
         return
+    # What tests of before have left would be collected in this one, perhaps under a tracer.
+    gc.collect()
     folder = Path(tempfile.mkdtemp(prefix="llm-connect-", dir=fast_folder()))
     opener = Opener(name, folder)
     monkeypatch.setattr(request.module, "BudgetTracker", opener)

@@ -87,6 +87,10 @@ class SqliteGate(TransactionalGate):
                 with self._lock:
                     self._work_off()
                 self._tell()
+            elif self._worked_off:
+                # Another thread, the worker perhaps, is just doing it.
+                with self.lock.no_transaction():
+                    pass
         except LLMStoreError as error:
             _log.warning("What is left to do is done as soon as the store can be reached: %s", error)
 
@@ -163,8 +167,10 @@ class SqliteGate(TransactionalGate):
     def _work_off(self) -> None:
         self._line.reclaim()
         while self._notes:
-            note = self._notes.popleft()
+            # In this order, so that `flush` sees what another thread is about to do.
+            note = self._notes[0]
             self._worked_off.append(note)
+            self._notes.popleft()
             note()
 
     def _tell(self) -> None:

@@ -168,7 +168,10 @@ def read_only(path: str) -> sqlite3.Connection:
 
 def begin(connection: sqlite3.Connection, busy_seconds: float) -> None:
     """Begin a transaction that writes. Raises sqlite3.Error when others keep the file busy for longer."""
-    patiently(partial(connection.execute, "BEGIN IMMEDIATE"), busy_seconds)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        patiently(partial(connection.execute, "BEGIN IMMEDIATE"), busy_seconds)
 
 
 def patiently(work: Callable[[], object], busy_seconds: float) -> None:
