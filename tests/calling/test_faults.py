@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.models import RunConfig
 from tests.calling.test_call_budget import BAD, GOOD, SLOW_DOWN, Stub, config_of
-from tests.core.budget_helpers import at_rest
+from tests.core.budget_helpers import at_rest, come_to_rest
 
 CALLING = Path(str(llm_connect.calling.__file__)).parent
 CORE = Path(str(llm_connect.core.__file__)).parent
@@ -99,9 +98,7 @@ def test_a_fault_anywhere_leaves_nothing_held(
     for line in range(1, counter.lines + 1):
         tracker, adapter = BudgetTracker(10_000), kind(*says)
         run(adapter, tracker, Injector(line))
-        if tracker.held:
-            # What the traceback of the fault still refers to.
-            gc.collect()
+        come_to_rest(tracker)
         at_rest(tracker)
         billed = sum(outcome is not SLOW_DOWN for outcome in says[: len(adapter.limits)])
         assert tracker.spent >= 15 * billed, f"at line {line}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -20,6 +19,7 @@ from llm_connect.calling.stream_drivers import Leave, abandon
 from llm_connect.calling.stream_steps import Close, Next, Open
 from llm_connect.protocols.wire import Failure
 from tests.calling.test_faults import Fault, Injector
+from tests.core.budget_helpers import come_to_rest
 
 HEAD = {"x-request-id": "r1"}
 TEXT = b'data: {"model": "m-1", "choices": [{"delta": {"content": "hi"}}]}\n\n'
@@ -151,9 +151,7 @@ def test_both_forms_do_the_same(case: str, count: int) -> None:
 
 def check_after_a_fault(tracker: BudgetTracker, adapter: Scripted, where: str) -> None:
     """Nothing is held, what was opened is closed, and the books cover what was sent."""
-    if tracker.held:
-        # What the traceback of the fault still refers to.
-        gc.collect()
+    come_to_rest(tracker)
     assert (tracker.held, tracker.held_calls) == (0, 0), where
     billed = sum(isinstance(reply, Opened) and reply.status == 200 for reply in adapter.opened)
     assert tracker.spent >= BILL * billed, where

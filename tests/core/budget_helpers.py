@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -70,6 +71,14 @@ async def arefused(work: Coroutine[Any, Any, Any]) -> LLMBudgetExceededError:
     except LLMBudgetExceededError as error:
         return error
     raise AssertionError("it was let in")
+
+
+def come_to_rest(tracker: BudgetTracker) -> None:
+    """Let go what the traceback of a fault still refers to, once the worker of a store has done what it was told to."""
+    held = tracker.held if tracker.gate.worker is None else any(asyncio.run(tracker.asnapshot()).held)
+    if held:
+        gc.collect()
+        until(lambda: not any(tracker.snapshot().held))
 
 
 def at_rest(tracker: BudgetTracker) -> None:
