@@ -48,7 +48,8 @@ class Gate:
     hold_type: type[Hold] = Hold
 
     def __init__(self, keep_entries: int, on_unknown: OnUnknown, sink: Sink | None) -> None:
-        self._lock: Lock = TreeLock()
+        # What a slot of it holds is callable, which pyright takes for an unbound method.
+        self._lock: Lock = TreeLock()  # pyright: ignore[reportAttributeAccessIssue]
         self.on_unknown: OnUnknown = on_unknown
         self.ledger: Ledger = Ledger(keep_entries, self._lock)
         self._outbox = Outbox()
