@@ -61,7 +61,7 @@ def check() -> None:
     lint()
     with installed_wheel():
         run(BIN / "pyright", *VERIFY_TYPES)
-        run(PYTHON, "-m", "pytest", *PARALLEL, "--cov", "--cov-report=")
+        run(PYTHON, "-m", "pytest", *PARALLEL, "--all-stores", "--cov", "--cov-report=")
         run(PYTHON, "-m", "coverage", "report")
         run(PYTHON, "-m", "coverage", "report", "--include", FULLY_COVERED, "--fail-under=100")
 

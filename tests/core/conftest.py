@@ -45,7 +45,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     name = metafunc.module.__name__.rpartition(".")[2]
     if name in ABOUT_THE_TRACKER and hasattr(metafunc.module, "BudgetTracker"):
         in_memory_only = metafunc.definition.get_closest_marker("in_memory_only")
-        metafunc.parametrize("store", ["memory"] if in_memory_only else STORES, indirect=True)
+        everywhere = metafunc.config.getoption("all_stores") and not in_memory_only
+        metafunc.parametrize("store", STORES if everywhere else STORES[:1], indirect=True)
 
 
 @pytest.fixture(autouse=True)
