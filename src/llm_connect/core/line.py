@@ -5,16 +5,17 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from llm_connect.core.accounts import Account, Path, hopeless, needs, short
+from llm_connect.core.accounts import Account, Path, fits, hold, hopeless, needs, short
 from llm_connect.core.circles import stuck
 from llm_connect.core.grants import give_back, grant
 from llm_connect.core.learning import Key, LearnedFactor
 from llm_connect.core.queues import Queues
 from llm_connect.core.refusals import Reason, refusal
-from llm_connect.core.units import Amount
-from llm_connect.core.waiters import Waiter
+from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.waiters import RemoteWaiter, Waiter
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -29,12 +30,16 @@ class Line:
     def __init__(self) -> None:
         #: Those that have a grant or a refusal and are to be woken once the lock is let go.
         self.ready: deque[Waiter] = deque()
-        #: Whether anybody waits.
+        #: Whether anybody waits, here or in another process.
         self.busy: bool = False
+        #: Whether anybody waits here.
+        self.busy_here: bool = False
         #: Grants that may have to be reclaimed, by the moment in which they would be.
         self.untaken: list[tuple[float, int, Waiter]] = []
         self._queues = Queues()
         self._blocked: set[Account] = set()
+        #: What is set aside during a scan for those that other processes will let in.
+        self._kept: list[RemoteWaiter] = []
 
     def join(self, waiter: Waiter) -> None:
         """Let `waiter` stand in line, or refuse it when nothing can help it."""
@@ -65,9 +70,20 @@ class Line:
                 self._refuse(waiter, "closed")
         self.scan()
 
+    def see(self, remote: Iterable[RemoteWaiter]) -> None:
+        """Let these, too, keep their places."""
+        for waiter in remote:
+            self._queues.add(waiter)
+        self._look_who_waits()
+
+    def first(self, number: int) -> list[Waiter]:
+        """Those of this process behind whom others wait: so many at most, in order of arrival."""
+        return self._queues.first(number) if self.busy else []
+
     def waiting_on(self, tracker: BudgetTracker) -> int:
-        """How many wait on `tracker` or below it."""
-        return sum(tracker in waiter.tracker.lineage for waiter in self._queues)
+        """How many wait in this process on `tracker` or below it."""
+        here = (waiter for waiter in self._queues if not isinstance(waiter, RemoteWaiter))
+        return sum(tracker in waiter.tracker.lineage for waiter in here)
 
     def raise_demands(self, key: Key, factor: LearnedFactor | None) -> None:
         """Let the waiting calls of one adapter and model ask for as much as was learned of them."""
@@ -91,12 +107,17 @@ class Line:
             for waiter in self._queues.hopeless():
                 self._refuse(waiter, _obstacle(waiter) or "never_fits")
             self._queues.scan(self._decide, self._may_block)
+            self._return_kept()
             circle = stuck(self._queues.owners())
             if not circle:
                 break
             # They wait for each other: the last one makes way, since nobody else can.
             self._refuse(circle[-1], "self_wait")
+        self._look_who_waits()
+
+    def _look_who_waits(self) -> None:
         self.busy = bool(self._queues)
+        self.busy_here = bool(self.first(1))
 
     def _refuse(self, waiter: Waiter, reason: Reason) -> None:
         waiter.error = refusal(waiter, reason)
@@ -106,6 +127,9 @@ class Line:
         return any(account not in self._blocked for account in short(path, amount))
 
     def _decide(self, waiter: Waiter) -> None:
+        if isinstance(waiter, RemoteWaiter):
+            self._keep_place(waiter)
+            return
         if self._may_pass(waiter):
             waiter.hold = grant(waiter.tracker, waiter.demand, waiter.facts)
         if waiter.hold is not None:
@@ -117,6 +141,22 @@ class Line:
             self._refuse(waiter, "wait_expired")
         else:
             self._blocked.update(short(waiter.tracker.accounts, waiter.demand.smallest))
+
+    def _keep_place(self, waiter: RemoteWaiter) -> None:
+        """What a caller in another process is about to get is not given to others during this scan."""
+        path, amount = waiter.tracker.accounts, waiter.demand.smallest
+        if waiter.deadline <= time.monotonic():
+            waiter.leave()
+        elif self._may_pass(waiter) and fits(path, amount):
+            hold(path, amount)
+            self._kept.append(waiter)
+        else:
+            self._blocked.update(short(path, amount))
+
+    def _return_kept(self) -> None:
+        while self._kept:
+            waiter = self._kept.pop()
+            hold(waiter.tracker.accounts, NOTHING.minus(waiter.demand.smallest))
 
     def _may_pass(self, waiter: Waiter) -> bool:
         """Whether no earlier waiter is short of what this one needs.

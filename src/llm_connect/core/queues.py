@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator
 
 from llm_connect.core.accounts import Path, hopeless
 from llm_connect.core.units import NOTHING, Amount
-from llm_connect.core.waiters import Waiter
+from llm_connect.core.waiters import RemoteWaiter, Waiter
 
 
 class Queues:
@@ -16,7 +16,7 @@ class Queues:
     A group is one path of accounts and one set of needed units: whatever pair of tracker and unit stops the first,
     the others need too. So a scan looks at the first of each group, and behind it only where a larger demand may be
     short of more than the first: 10,000 equal waiters cost no more than one. A caller with open holds of its own is a
-    group of its own, since it may pass.
+    group of its own, since it may pass; so is one in another process, since one behind it may pass once it fits.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,8 @@ class Queues:
     def add(self, waiter: Waiter) -> None:
         amount = waiter.demand.amount
         needs = tuple(bool(value) for value in amount)
-        key = (waiter.tracker, needs, waiter if waiter.own else None)
+        alone = bool(waiter.own) or isinstance(waiter, RemoteWaiter)
+        key = (waiter.tracker, needs, waiter if alone else None)
         self._groups.setdefault(key, _Group(waiter.tracker.accounts, own=bool(waiter.own))).add(waiter)
 
     def sort_anew(self) -> None:
@@ -50,6 +51,11 @@ class Queues:
         for waiter in heapq.merge(*(group.line(may_block) for group in self._groups.values())):
             ask(waiter)
         self._groups = {key: group for key, group in self._groups.items() if group.first()}
+
+    def first(self, number: int) -> list[Waiter]:
+        """The first of each group that wait in this process; so many of them at most, in order of arrival."""
+        firsts = (group.first() for group in self._groups.values())
+        return heapq.nsmallest(number, (one for one in firsts if one and not isinstance(one, RemoteWaiter)))
 
     def owners(self) -> list[Waiter]:
         """The waiters that have open holds of their own, in order of arrival."""

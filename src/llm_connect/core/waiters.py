@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.accounts import Account
-from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.demand import NO_FACTS, CallFacts, Demand
 from llm_connect.core.exceptions import LLMError
+from llm_connect.core.units import Amount
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -106,3 +107,10 @@ class LoopWaiter(Waiter):
     def _resolve(self) -> None:
         if not self._woken.done():
             self._woken.set_result(None)
+
+
+class RemoteWaiter(Waiter):
+    """A caller that waits in another process, as a store says. It is let in there; here it keeps its place in line."""
+
+    def __init__(self, tracker: BudgetTracker, amount: Amount, *, arrival: int, deadline: float) -> None:
+        super().__init__(tracker, Demand(amount), NO_FACTS, arrival=arrival, deadline=deadline, own=())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -37,10 +38,16 @@ class SqliteGate(TransactionalGate):
 
     def __init__(self, *details: Any) -> None:
         super().__init__(*details)
+        #: When the monotonic clock was 0, which is not set back as that of the machine is.
+        self._epoch = time.time_ns() - time.monotonic_ns()
         look_after(self)
 
     def check_process(self) -> None:
         """A forked process has a connection and a lease of its own."""
+
+    def arrive(self) -> int:
+        """The moment, by the clock of the machine, so that it orders the callers of all processes."""
+        return self._epoch + time.monotonic_ns()
 
     def dispatch(self, hold: Hold) -> bool:
         """Like `Gate.dispatch`; False as well for a hold whose lease was lost, and that has been ended for that."""
@@ -198,6 +205,7 @@ class SqliteGate(TransactionalGate):
         with suppress(LLMStoreError), self._lock:
             self._work_off()
             self.leases.give_up(self.connection)
+            self.waiters.withdraw(self.connection)
         self._tell()
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -211,6 +219,7 @@ class SqliteGate(TransactionalGate):
         self.lock.reset()
         self._worker = StoreWorker(self)
         self.leases.forget()
+        self.waiters.leave_to_parent()
         self.changes.clear()
         self.trackers.undo()
         self._worked_off.clear()

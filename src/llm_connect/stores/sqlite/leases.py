@@ -54,6 +54,11 @@ class Leases:
         return self.own is not None and time.time() >= self.own.expires_at - self._renewed_before
 
     @property
+    def look_due(self) -> bool:
+        """Whether it is time to look for the leases of others that have ended."""
+        return time.time() >= self._next_look
+
+    @property
     def _renewed_before(self) -> float:
         """How long before its end a lease is renewed."""
         return self.seconds * (_RENEWALS - 1) / _RENEWALS
@@ -90,6 +95,7 @@ class Leases:
         if now >= self._next_look:
             self._next_look = now + min(_LOOK_SECONDS, self.seconds / _RENEWALS)
             self._end_over(connection, now)
+            self._gate.waiters.end_over(connection, now)
 
     def commit(self) -> None:
         """The transaction was committed."""
@@ -145,6 +151,7 @@ class Leases:
 
     def _end(self, connection: sqlite3.Connection, number: int) -> None:
         """Release what was reserved under a lease, presume what was dispatched, and return its slices."""
+        self._gate.unseen = True
         lease = Lease(number, 0.0)
         for row in connection.execute(HOLDS_OF_LEASE, (number,)).fetchall():
             self._end_hold(lease, row)

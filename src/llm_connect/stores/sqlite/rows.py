@@ -54,6 +54,11 @@ _HOLD = ("lease", "tracker", "state", *_UNITS, "max_tokens", "grade", "adapter",
 INSERT_HOLD = f"INSERT INTO holds ({', '.join(_HOLD)}) VALUES ({', '.join('?' * len(_HOLD))})"
 HOLDS_OF_LEASE = f"SELECT id, {', '.join(_HOLD)} FROM holds WHERE lease = ? ORDER BY id"
 
+_WAITER = ("tracker", "arrived_at", *_UNITS, "until")
+READ_WAITERS = f"SELECT id, {', '.join(_WAITER)} FROM waiters WHERE budget = ?"
+INSERT_WAITER = f"INSERT INTO waiters (budget, {', '.join(_WAITER)}) VALUES (?, {', '.join('?' * len(_WAITER))})"
+RENEW_WAITER = "UPDATE waiters SET until = ? WHERE id = ?"
+
 OPEN_PRESUMPTIONS = "SELECT id FROM ledger WHERE budget = ? AND open ORDER BY id"
 _ENTRY = (
     *("id", "path", "outcome", *_UNITS, *(f"bound_{unit}" for unit in _UNITS), "grade", "adapter", "model", "labels"),

@@ -125,8 +125,23 @@ CREATE TABLE learned (
 );
 """
 
+_WAITERS = """
+-- Callers that wait: the first of each process, as long as `until` is not over. `arrived_at` is in nanoseconds.
+CREATE TABLE waiters (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    budget INTEGER NOT NULL REFERENCES budgets (id),
+    tracker INTEGER NOT NULL REFERENCES trackers (id),
+    arrived_at INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    calls INTEGER NOT NULL,
+    nano_usd INTEGER NOT NULL,
+    until REAL NOT NULL
+);
+CREATE INDEX waiters_of_budget ON waiters (budget);
+"""
+
 #: What brings a file from each version to the next; `PRAGMA user_version` is how many have been run.
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _WAITERS)
 
 
 def connect(path: str, busy_seconds: float) -> sqlite3.Connection:

@@ -21,6 +21,7 @@ from llm_connect.stores.sqlite.schema import begin, connect, store_error
 from llm_connect.stores.sqlite.terms import Terms
 from llm_connect.stores.sqlite.trackers import Trackers
 from llm_connect.stores.sqlite.transaction import Transaction
+from llm_connect.stores.sqlite.waiters import Waiters
 from llm_connect.stores.worker import StoreWorker
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ class TransactionalGate(Gate):
         self._worker = StoreWorker(self)
         self.changes = Changes(self)
         self.leases = Leases(self, terms.lease_seconds)
+        self.waiters = Waiters(self, terms.lease_seconds)
+        #: Whether anything was freed since those that wait here were looked at.
+        self.unseen: bool = False
         self.trackers = Trackers(self, terms.prices, strict=terms.strict)
         self.ledger = StoredLedger(terms.keep_entries, self)
         self._outbox = self._staged = StagedOutbox()
@@ -98,6 +102,7 @@ class TransactionalGate(Gate):
         try:
             if self.changes:
                 self.changes.write(connection, self.trackers.next_stamp)
+            self.waiters.write(connection, self._line)
             if self._learned != self._learned_before:
                 write_learned(connection, self.budget, self._learned)
             connection.execute("COMMIT")
@@ -109,6 +114,7 @@ class TransactionalGate(Gate):
             self.trackers.commit()
         self.changes.clear()
         self.leases.commit()
+        self.waiters.commit()
         self._staged.commit()
         self._worked_off.clear()
 
@@ -118,8 +124,10 @@ class TransactionalGate(Gate):
         self.trackers.undo()
         self.changes.undo()
         self.leases.undo()
+        self.waiters.undo()
         self._staged.roll_back()
         self.books.last_id = self._version = None
+        self.unseen = True
         self._notes.extendleft(reversed(self._worked_off))
         self._worked_off.clear()
         self._let_go()
@@ -151,6 +159,8 @@ class TransactionalGate(Gate):
                 self._line.raise_demands(key, learned.get(key))
         self._learned_before = learned
         self.books.look_at_thresholds()
+        self.waiters.read(self.connection, self._line)
+        self.unseen = True
 
     def _as_llm_error(self, error: BaseException) -> LLMError | None:
         """The error for what has gone wrong with the store; None when it is not the store's fault."""
@@ -184,16 +194,21 @@ class TransactionalGate(Gate):
     def tick(self) -> float:
         """What the worker does now and then: what is left to do, the lease, and a look at what others have done."""
         try:
-            if self._notes or self.leases.due or (self._line.busy and self._others_wrote()):
+            if self._notes or self.leases.due or (self._line.busy_here and self._may_let_in()):
                 with self._lock:
                     self._work_off()
                     self._line.close()
+                    self.unseen = False
         except LLMStoreError as error:
             _log.warning("%s", error)
             return _RETRY_SECONDS
         finally:
             self._tell()
-        return _POLL_SECONDS if self._line.busy else self.leases.pause
+        return _POLL_SECONDS if self._line.busy_here else self.leases.pause
+
+    def _may_let_in(self) -> bool:
+        """Whether one that waits here may be let in now, or has to say that it still waits."""
+        return self.unseen or self.waiters.due or self.leases.look_due or self._others_wrote()
 
     def _others_wrote(self) -> bool:
         with self.lock.no_transaction():
