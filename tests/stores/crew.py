@@ -7,9 +7,10 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -133,6 +134,26 @@ def halter(number: int, url: str, lease_seconds: float, dispatched: bool) -> dic
         reason = getattr(error, "reason", "ended")
     hold.settle(25)
     return {"reason": reason, "entry": hold.entry_id, "held": budget.snapshot().held.tokens, "line": str(budget)}
+
+
+def crowd(number: int, url: str, tokens: int, threads: int) -> None:
+    """Holds so many tokens in each of so many threads, without pause, until it is killed."""
+    budget = open_budget(url)
+
+    def hold_again_and_again() -> None:
+        while True:
+            with suppress(LLMBudgetExceededError), budget.reserve(tokens, max_wait_seconds=20):
+                time.sleep(0.005)
+
+    for _ in range(threads):
+        threading.Thread(target=hold_again_and_again, daemon=True).start()
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
+def waiter(number: int, url: str, tokens: int, lease_seconds: float) -> None:
+    """Waits for so many tokens until it is killed."""
+    open_budget(url, lease_seconds=lease_seconds).reserve(tokens, max_wait_seconds=60)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,8 @@ class Waiters:
         for waiter in first:
             told = self._told.get(waiter)
             if told is not None and told.amount != waiter.demand.smallest:
-                told = self._forget(connection, waiter)
+                self._forget(connection, waiter)
+                told = None
             if told is None or told.renewed_at <= time.monotonic():
                 self._tell(connection, waiter, told)
 

@@ -1,0 +1,261 @@
+"""In which order those are let in that wait in several processes."""
+
+from __future__ import annotations
+
+import contextvars
+import signal
+import time
+from concurrent.futures import Future
+from contextlib import closing
+from functools import partial
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.exceptions import LLMBudgetExceededError
+from llm_connect.core.holds import Hold
+from llm_connect.core.mock import MockLLMAdapter
+from llm_connect.core.models import RunConfig
+from llm_connect.stores.opening import open_budget
+from tests.core.budget_helpers import at_rest, in_thread, refused, until, waits
+from tests.stores.crew import crew
+from tests.stores.test_leases import gate_of, second
+
+LEASE = 0.6
+
+
+def reserve(tracker: BudgetTracker, tokens: int, **details: Any) -> Hold:
+    """A hold that is not that of whoever asks next."""
+    return contextvars.Context().run(lambda: tracker.reserve(tokens, **details))
+
+
+def waiting(tracker: BudgetTracker, tokens: int, **details: Any) -> Future[Hold]:
+    """A caller in a thread of its own, once it waits."""
+    before = tracker.snapshot().waiting
+    future = in_thread(lambda: reserve(tracker, tokens, max_wait_seconds=20, **details))
+    waits(tracker, before + 1)
+    return future
+
+
+def rows(budget: BudgetTracker) -> list[Any]:
+    """What the processes have said of those that wait."""
+    return gate_of(budget).read_rows("SELECT tokens FROM waiters ORDER BY arrived_at", ())
+
+
+def test_a_large_call_is_let_in_among_small_ones_of_other_processes(url: str) -> None:
+    """Two processes that keep reserving small amounts without pause do not keep it out (STORE-14)."""
+    budget = open_budget(url, total=100)
+    with crew(2, "crowd", url, 20, 3) as processes:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for _ in range(3):
+            with budget.reserve(100, max_wait_seconds=10) as hold:
+                assert hold.bound.tokens == 100
+    until(lambda: gate_of(budget).read_rows("SELECT count(*) FROM leases", ()) == [(0,)] or expire(budget))
+
+
+def expire(budget: BudgetTracker) -> bool:
+    """Let the leases of processes that were killed be over."""
+    with gate_of(budget).lock:
+        gate_of(budget).connection.execute("UPDATE leases SET expires_at = 0")
+    return False
+
+
+def test_who_comes_later_waits_behind_one_of_another_process(url: str) -> None:
+    """On the tracker and unit that the earlier one is short of; others pass (STORE-14)."""
+    budget = open_budget(url, total=100, total_usd=1)
+    other = second(budget)
+    held = reserve(budget, 50)
+    large = waiting(other, 80)
+    assert refused(lambda: budget.reserve(10)).reason == "refused"
+    budget.reserve(usd="0.5").release()
+    small = waiting(budget, 30)
+    held.release()
+    assert (large.result(10).bound.tokens, small.done()) == (80, False)
+    large.result().release()
+    small.result(10).release()
+    assert rows(budget) == []
+    at_rest(budget)
+    gate_of(other).shut()
+
+
+def test_who_fits_beside_one_that_is_about_to_be_let_in_passes(url: str) -> None:
+    """What another process is about to get is set aside for it, and no more (STORE-14)."""
+    budget = open_budget(url, total=100)
+    with gate_of(budget).lock:
+        gate_of(budget).connection.execute(
+            "INSERT INTO waiters (budget, tracker, arrived_at, tokens, calls, nano_usd, until) "
+            "VALUES (?, ?, 0, 80, 1, 0, ?)",
+            (gate_of(budget).budget, gate_of(budget).root, time.time() + LEASE),
+        )
+    with closing(second(budget)) as other:
+        reserve(other, 20).release()
+        assert refused(lambda: other.reserve(21)).reason == "refused"
+        assert other.snapshot().waiting == 0
+        assert other.held == 0
+        # The one that was to be let in never comes: its process is gone.
+        late = in_thread(lambda: reserve(other, 21, max_wait_seconds=20))
+        assert late.result(10).bound.tokens == 21
+        late.result().release()
+
+
+def test_a_caller_passes_one_that_waits_for_its_own_hold(url: str) -> None:
+    """Behind it, both would wait until one of them gives up (STORE-14)."""
+    budget = open_budget(url, total=100)
+    other = second(budget)
+    with budget.reserve(50) as outer:
+        large = waiting(other, 80)
+        with budget.reserve(20) as inner:
+            assert inner.bound.tokens == 20
+        outer.release()
+    assert large.result(10).bound.tokens == 80
+    large.result().release()
+    gate_of(other).shut()
+
+
+def test_who_waits_for_each_other_ends_at_the_deadline(url: str) -> None:
+    """Of two processes of which each has what the other needs, one is refused in time, and the other let in."""
+    budget = open_budget(url, total=100)
+    other = second(budget)
+    begin = Barrier(2)
+
+    def wants_more(tracker: BudgetTracker, seconds: float) -> str:
+        with tracker.reserve(50):
+            begin.wait(20)
+            try:
+                tracker.reserve(20, max_wait_seconds=seconds).release()
+            except LLMBudgetExceededError as error:
+                return error.reason
+        return "let in"
+
+    found = [in_thread(partial(wants_more, budget, 0.3)), in_thread(partial(wants_more, other, 20))]
+    assert [future.result(10) for future in found] == ["wait_expired", "let in"]
+    at_rest(budget)
+    gate_of(other).shut()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_who_waits_in_a_process_that_is_gone_blocks_no_longer_than_its_lease(url: str, how: signal.Signals) -> None:
+    """Killed or stopped, it makes way without anybody writing to the store (STORE-14)."""
+    budget = open_budget(url, total=100, lease_seconds=LEASE)
+    held = reserve(budget, 50)
+    with crew(1, "waiter", url, 80, LEASE) as (process,):
+        until(lambda: rows(budget) == [(80,)])
+        process.send_signal(how)
+        small = waiting(budget, 30)
+        assert small.result(10).bound.tokens == 30
+        small.result().release()
+        held.release()
+    until(lambda: rows(budget) == [])
+    at_rest(budget)
+
+
+def test_a_stopped_one_that_goes_on_has_its_place_again(url: str) -> None:
+    """Others have forgotten it; its process says again that it waits (STORE-14)."""
+    budget = open_budget(url, total=100, lease_seconds=LEASE)
+    held = reserve(budget, 50)
+    with crew(1, "waiter", url, 80, LEASE) as (process,):
+        until(lambda: rows(budget) == [(80,)])
+        process.send_signal(signal.SIGSTOP)
+        until(lambda: rows(budget) == [])
+        process.send_signal(signal.SIGCONT)
+        until(lambda: rows(budget) == [(80,)])
+        assert refused(lambda: budget.reserve(10)).reason == "refused"
+    held.release()
+
+
+def test_one_that_waits_long_keeps_its_place(url: str) -> None:
+    """Its process says again and again that it waits (STORE-14)."""
+    budget = open_budget(url, total=100, lease_seconds=LEASE)
+    other = second(budget)
+    held = reserve(budget, 50)
+    large = waiting(other, 80)
+    end = time.monotonic() + 2.5 * LEASE
+    while time.monotonic() < end:
+        assert refused(lambda: budget.reserve(10)).reason == "refused"
+        time.sleep(0.05)
+    held.release()
+    large.result(10).release()
+    gate_of(other).shut()
+
+
+def test_the_first_on_each_tracker_is_told(url: str) -> None:
+    """One that waits on a child does not hide one that waits on the budget (STORE-14)."""
+    budget = open_budget(url, total=100)
+    other = second(budget)
+    child = other.child("child", 10)
+    held = [reserve(budget, 50), reserve(child, 10)]
+    callers = [waiting(child, 5), waiting(child, 6), waiting(other, 80), waiting(other, 81)]
+    assert rows(budget) == [(5,), (80,)]
+    assert refused(lambda: budget.reserve(10)).reason == "refused"
+    for hold in held:
+        hold.release()
+    for caller in callers:
+        caller.result(10).release()
+    assert rows(budget) == []
+    at_rest(budget)
+    gate_of(other).shut()
+
+
+def test_one_that_can_never_fit_blocks_nobody(url: str) -> None:
+    """Where its own process has not seen yet that it is hopeless, the others have."""
+    budget = open_budget(url, total=100)
+    other = second(budget)
+    held = reserve(budget, 50)
+    large = waiting(other, 80)
+    with gate_of(other).lock.no_transaction():
+        budget.set_limits(total=70)
+        reserve(budget, 10).release()
+    assert refused(lambda: large.result(10)).reason == "never_fits"
+    held.release()
+    gate_of(other).shut()
+
+
+def test_what_was_learned_of_one_that_waits_is_told(url: str) -> None:
+    """It asks for more by now, and so much it is short of (STORE-14)."""
+    budget = open_budget(url, total=1_000)
+    other = second(budget)
+    held = reserve(budget, 900)
+    overrunning = MockLLMAdapter("x", prompt_tokens=50, completion_tokens=4, delay_seconds=0.3)
+    slow = in_thread(lambda: overrunning.execute_prompt("hello", RunConfig(budget_tracker=budget, max_tokens=20)))
+    until(lambda: len(overrunning.calls) == 1)
+    adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4)
+    call = in_thread(lambda: adapter.execute_prompt("hello", RunConfig(budget_tracker=other, max_tokens=200)))
+    waits(other, 1)
+    ((before,),) = rows(budget)
+    assert slow.result(10).usage.prompt_tokens == 50
+    until(lambda: rows(budget) > [(before,)])
+    held.release()
+    assert call.result(10).content == "x"
+    gate_of(other).shut()
+
+
+def test_what_another_thread_has_seen_of_others_wakes_those_that_wait(url: str) -> None:
+    """A look at the figures does not hide from those that wait that another process has freed something (STORE-7)."""
+    budget = open_budget(url, total=100)
+    other = second(budget)
+    held = reserve(other, 80)
+    small = waiting(budget, 50)
+    with gate_of(budget).lock.no_transaction():
+        held.release()
+        assert budget.snapshot().held.tokens == 0
+    assert small.result(10).bound.tokens == 50
+    small.result().release()
+    gate_of(other).shut()
+
+
+def test_who_waits_for_what_a_dead_process_holds_is_let_in_after_its_lease(url: str) -> None:
+    """Nobody else has to come by, nor write (STORE-7)."""
+    budget = open_budget(url, total=100, lease_seconds=LEASE)
+    other = second(budget)
+    held = reserve(other, 80)
+    gate_of(other)._worker.stop(10)
+    gate_of(other).tick = lambda: 3600.0  # type: ignore[method-assign]
+    small = waiting(budget, 50)
+    assert small.result(10).bound.tokens == 50
+    small.result().release()
+    del held
+    gate_of(other).shut()
