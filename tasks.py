@@ -89,6 +89,12 @@ def streaming(*args: str) -> None:
     run(PYTHON, ROOT / "benchmarks" / "streaming" / "run.py", *args)
 
 
+def stores(*args: str) -> None:
+    """measure what a budget in a file costs beside bare transactions, in a minute; more words are its arguments"""
+    sync()
+    run(PYTHON, ROOT / "benchmarks" / "stores" / "run.py", *args)
+
+
 def lint() -> None:
     """run ruff, mypy, pyright and import-linter, and name all that fail"""
     sync(*LINTING)
@@ -111,9 +117,10 @@ def parts() -> None:
 
 
 TASKS: dict[str, Callable[..., None]] = {
-    task.__name__: task for task in (demo, test, check, e2e, overshoot, performance, streaming, lint, format, parts)
+    task.__name__: task
+    for task in (demo, test, check, e2e, overshoot, performance, streaming, stores, lint, format, parts)
 }
-WITH_ARGUMENTS = frozenset({"demo", "test", "e2e", "overshoot", "performance", "streaming"})
+WITH_ARGUMENTS = frozenset({"demo", "test", "e2e", "overshoot", "performance", "streaming", "stores"})
 
 
 def sync(*groups: str) -> None:

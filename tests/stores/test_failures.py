@@ -25,7 +25,7 @@ from llm_connect.stores.sqlite import schema
 from llm_connect.stores.sqlite.gate import SqliteGate
 from tests.core.budget_helpers import at_rest, in_thread, outcomes, until, waits
 from tests.stores.crew import crew
-from tests.stores.test_processes import bill
+from tests.stores.test_processes import SECONDS, bill
 from tests.stores.test_sharing import Busy
 
 
@@ -124,14 +124,16 @@ def test_a_figure_that_no_store_takes_is_refused(url: str) -> None:
     at_rest(budget)
 
 
+@pytest.mark.timeout(60 + 2 * SECONDS)
 def test_a_power_cut_leaves_whole_books(url: str, folder: Path) -> None:
     """The files as they are at any moment are a budget: consistent, at or above the bill of then (STORE-11)."""
     bills = folder / "bills"
     bills.mkdir()
     open_budget(url, total=1_000_000)
+    copies = max(3, int(SECONDS))
     with crew(2, "spender", url, str(bills), 60.0) as processes:
         until(lambda: len(list(bills.iterdir())) == 2)
-        for number in range(3):
+        for number in range(copies):
             time.sleep(0.1)
             for process in processes:
                 process.send_signal(signal.SIGSTOP)
@@ -142,7 +144,7 @@ def test_a_power_cut_leaves_whole_books(url: str, folder: Path) -> None:
             shutil.copytree(bills, copy / "bills")
             for process in processes:
                 process.send_signal(signal.SIGCONT)
-    for number in range(3):
+    for number in range(copies):
         look_at_copy(folder / f"copy {number}")
 
 

@@ -202,6 +202,24 @@ def test_an_ended_hold_of_a_store_sends_nothing(url: str) -> None:
         hold.dispatch()
 
 
+def test_who_ends_the_holds_of_another_keeps_its_own(url: str) -> None:
+    """Those of another are none of its own: its lease is renewed as long as it has a hold (STORE-4)."""
+    budget = open_budget(url, total=100, lease_seconds=0.3)
+    other = second(budget)
+    theirs = contextvars.Context().run(other.reserve, 40)
+    gate_of(other)._worker.stop(10)
+    gate_of(other).tick = lambda: 3600.0  # type: ignore[method-assign]
+    mine = contextvars.Context().run(budget.reserve, 30)
+    until(lambda: budget.snapshot().held.tokens == 30)
+    time.sleep(0.5)
+    mine.dispatch()
+    mine.settle(10)
+    assert outcomes(budget) == ["released", "settled"]
+    del theirs
+    gate_of(other).shut()
+    at_rest(budget)
+
+
 def test_a_process_without_holds_keeps_no_lease(url: str) -> None:
     """A lease that nobody needs is not renewed (STORE-4)."""
     budget = open_budget(url, total=100, lease_seconds=0.3)

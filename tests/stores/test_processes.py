@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
+import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, until
 from tests.stores.crew import crew, results
+
+#: How long processes are killed, stopped, and cut off from power.
+SECONDS = float(os.environ.get("LLM_CONNECT_KILL_SECONDS", "2"))
+#: What is spent by four processes in somewhat less than that time.
+LIMIT = int(10_000 * SECONDS)
 
 
 def test_eight_processes_are_granted_exactly_the_cap(url: str) -> None:
@@ -40,6 +50,15 @@ def bill(folder: Path) -> int:
     return sum(int(line) for path in folder.iterdir() for line in path.read_text().split("\n")[:-1])
 
 
+def halt_one(processes: list[subprocess.Popen[str]], chance: random.Random, seconds: float) -> None:
+    """Stop one of them for up to so many seconds, and let it go on."""
+    process = chance.choice(processes)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(chance.uniform(0, seconds))
+    process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.timeout(60 + 2 * SECONDS)
 def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: Path) -> None:
     """`kill -9` at random moments: the cap holds, the books are at or above the bill, and in the end nothing is held.
 
@@ -47,8 +66,8 @@ def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: P
     """
     bills = folder / "bills"
     bills.mkdir()
-    budget = open_budget(url, total=20_000, lease_seconds=1.0)
-    end = time.monotonic() + float(os.environ.get("LLM_CONNECT_KILL_SECONDS", "3"))
+    budget = open_budget(url, total=LIMIT, lease_seconds=1.0)
+    end = time.monotonic() + SECONDS
     started = 0
     while time.monotonic() < end:
         with crew(4, "spender", url, str(bills), 1.0) as processes:
@@ -57,10 +76,35 @@ def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: P
             time.sleep(0.2)
             for process in processes:
                 process.send_signal(signal.SIGKILL)
-    assert budget.snapshot().spent.tokens <= 20_000
+    come_to_an_end(budget, url, bills)
+
+
+@pytest.mark.timeout(60 + 2 * SECONDS)
+def test_halted_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: Path) -> None:
+    """Stopped at random moments, past their lease or not: the books are at or above the bill, and nothing stays held.
+
+    (STORE-4)
+    """
+    bills = folder / "bills"
+    bills.mkdir()
+    budget = open_budget(url, total=LIMIT, lease_seconds=0.6)
+    chance = random.Random(1)
+    with crew(3, "spender", url, str(bills), 0.6) as processes:
+        until(lambda: len(list(bills.iterdir())) == 3)
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            halt_one(processes, chance, seconds=1.2)
+            assert budget.snapshot().spent.tokens <= LIMIT
+    come_to_an_end(budget, url, bills)
+
+
+def come_to_an_end(budget: BudgetTracker, url: str, bills: Path) -> None:
+    """Once all leases are over, the limit was kept, the books are at or above the bill, and nothing is held."""
+    assert budget.snapshot().spent.tokens <= LIMIT
     until(lambda: budget.snapshot().held.tokens == 0)
     at_rest(budget)
-    assert 0 < bill(bills) <= budget.spent <= 20_000
+    assert 0 < bill(bills) <= budget.spent <= LIMIT
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+    print(f"limit {LIMIT}, books {budget.spent}, bill {bill(bills)}, {len(list(bills.iterdir()))} processes")
     assert connection.execute("SELECT count(*) FROM holds").fetchone() == (0,)
     connection.close()

@@ -69,7 +69,8 @@ class Changes:
         if hold.state == "ended":
             if hold.row is not None:
                 connection.execute("DELETE FROM holds WHERE id = ?", (hold.row,))
-                self._gate.leases.open_holds -= 1
+                # That of another process, whose lease was over, is none of its own.
+                self._gate.leases.open_holds -= hold.lease is self._gate.leases.own
         elif hold.row is None:
             self._insert(connection, hold)
         else:
