@@ -66,7 +66,7 @@ def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: P
     """
     bills = folder / "bills"
     bills.mkdir()
-    budget = open_budget(url, total=LIMIT, lease_seconds=1.0)
+    budget = open_budget(url, total=LIMIT)
     end = time.monotonic() + SECONDS
     started = 0
     while time.monotonic() < end:
@@ -87,7 +87,7 @@ def test_halted_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: P
     """
     bills = folder / "bills"
     bills.mkdir()
-    budget = open_budget(url, total=LIMIT, lease_seconds=0.6)
+    budget = open_budget(url, total=LIMIT)
     chance = random.Random(1)
     with crew(3, "spender", url, str(bills), 0.6) as processes:
         until(lambda: len(list(bills.iterdir())) == 3)
