@@ -259,3 +259,20 @@ def test_who_waits_for_what_a_dead_process_holds_is_let_in_after_its_lease(url: 
     small.result().release()
     del held
     gate_of(other).shut()
+
+
+def test_who_waits_in_a_process_that_ends_blocks_nobody(url: str) -> None:
+    """At its end a process says that nobody waits there any more (STORE-14)."""
+    budget = open_budget(url, total=100)
+    other = second(budget)
+    held = reserve(budget, 50)
+    large = in_thread(lambda: reserve(other, 80, max_wait_seconds=2))
+    waits(other, 1)
+    assert rows(budget) == [(80,)]
+    gate_of(other).shut()
+    assert rows(budget) == []
+    reserve(budget, 30).release()
+    assert refused(lambda: large.result(10)).reason == "wait_expired"
+    held.release()
+    gate_of(other).shut()
+    at_rest(budget)

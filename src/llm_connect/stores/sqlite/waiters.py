@@ -44,6 +44,7 @@ class Waiters:
         self._told: dict[Waiter, Told] = {}
         self._told_before: dict[Waiter, Told] = {}
         self._remote: dict[int, RemoteWaiter] = {}
+        self._withdrawn = False
 
     @property
     def due(self) -> bool:
@@ -65,7 +66,7 @@ class Waiters:
 
     def write(self, connection: sqlite3.Connection, line: Line) -> None:
         """Tell the others who stands first in `line`, as far as they do not know."""
-        first = line.first(_TOLD)
+        first = [] if self._withdrawn else line.first(_TOLD)
         for waiter in self._told.keys() - set(first):
             self._forget(connection, waiter)
         for waiter in first:
@@ -77,9 +78,10 @@ class Waiters:
                 self._tell(connection, waiter, told)
 
     def withdraw(self, connection: sqlite3.Connection) -> None:
-        """Let nobody wait behind this process any more."""
+        """Let nobody wait behind this process any more, until it does something else."""
         for waiter in list(self._told):
             self._forget(connection, waiter)
+        self._withdrawn = True
 
     def end_over(self, connection: sqlite3.Connection, now: float) -> None:
         """Forget the callers whose time is over."""
@@ -87,12 +89,13 @@ class Waiters:
 
     def commit(self) -> None:
         """The transaction was committed."""
+        self._withdrawn = False
         if self._told or self._told_before:
             self._told_before = dict(self._told)
 
     def undo(self) -> None:
         """The transaction was rolled back."""
-        self._told = dict(self._told_before)
+        self._told, self._withdrawn = dict(self._told_before), False
 
     def leave_to_parent(self) -> None:
         """In a forked process: the callers are the parent's."""
