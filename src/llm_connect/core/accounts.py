@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from llm_connect.core.periods import period_said
 from llm_connect.core.units import NOTHING, UNITS, Amount, Unit, shown
+
+if TYPE_CHECKING:
+    from llm_connect.core.windows import Window
 
 
 class Account:
@@ -15,7 +19,7 @@ class Account:
     of it (`aside`) is a part of their `sliced`.
     """
 
-    __slots__ = ("held", "limit", "path", "place", "presumed", "slice", "sliced", "spent", "unit")
+    __slots__ = ("held", "limit", "path", "place", "presumed", "slice", "sliced", "spent", "unit", "window")
 
     def __init__(self, path: str, unit: Unit, limit: int | None) -> None:
         self.path: str = path
@@ -31,6 +35,8 @@ class Account:
         self.sliced: int = 0
         #: Whether the limit is set aside above.
         self.slice: bool = False
+        #: In which `spent` counts; None: for good.
+        self.window: Window | None = None
 
     @property
     def left(self) -> int | None:
@@ -193,15 +199,27 @@ def presume(path: Path, amount: Amount) -> None:
             account.presumed += figure
 
 
+def expire(own: Own, spent: Amount, presumed: Amount) -> None:
+    """Take off one tracker's own accounts what has left its window; those above keep it."""
+    for account, figure, unknown in zip(own, spent, presumed, strict=True):
+        account.spent -= figure
+        account.presumed -= unknown
+
+
 def amount_of(accounts: Iterable[Account], field: str) -> Amount:
     """One field of a tracker's own accounts, as an `Amount`."""
     return Amount(*(getattr(account, field) for account in accounts))
 
 
 def figures_of(account: Account) -> str:
-    """One account as a person reads it: `60 tokens spent and 0 tokens held of 50,000 tokens`."""
+    """One account as a person reads it: `60 tokens spent and 0 tokens held of 50,000 tokens a day`."""
     unit = account.unit
     figures = f"{shown(unit, account.spent)} spent and {shown(unit, account.held)} held"
     if account.sliced:
         figures += f" and {shown(unit, account.sliced)} set aside for slices"
-    return figures if account.limit is None else f"{figures} of {shown(unit, account.limit)}"
+    return figures if account.limit is None else f"{figures} of {shown(unit, account.limit)}{period_of(account)}"
+
+
+def period_of(account: Account) -> str:
+    """What goes behind a limit: ` a day`; nothing behind one that is for good."""
+    return "" if account.window is None else f" {period_said(account.window.period)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +28,7 @@ from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.waiters import Waiter
+from llm_connect.core.windows import Windows, seconds_until_open
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -57,6 +59,9 @@ class Gate:
         self._learned = self._books.learned.factors
         self._line = Line()
         self._slices = Slices()
+        self._windows = Windows()
+        #: Whether there is any window: else no operation looks at the clock.
+        self._windowed: bool = False
         #: What finalizers left to do; the next operation works it off.
         self._notes: deque[Callable[[], None]] = deque()
         self._generation = forks.generation
@@ -78,7 +83,7 @@ class Gate:
         line = self._line
         self._lock.acquire()
         try:
-            if self._notes or line.untaken:
+            if self._notes or line.untaken or self._windowed:
                 self._work_off()
             replaced = replaces is not None and give_back(replaces)
             if self._learned:
@@ -101,6 +106,8 @@ class Gate:
         """
         if self._generation != forks.generation:
             self.check_process()
+        if self._windowed:
+            self.tidy()
         self._lock.acquire()
         try:
             if hold.state == "ended":
@@ -176,7 +183,7 @@ class Gate:
             return
         self._lock.acquire()
         try:
-            if self._notes or self._line.untaken:
+            if self._notes or self._line.untaken or self._windowed:
                 self._work_off()
             self._end(hold, ending)
         finally:
@@ -189,8 +196,8 @@ class Gate:
         self._notes.append(partial(self._end, hold, ending))
 
     def tidy(self) -> None:
-        """Work off what finalizers left, so that figures do not count holds that nobody has any more."""
-        if self._notes and self._generation == forks.generation:
+        """Work off what finalizers left, so that figures do not count holds that nobody has any more; and old windows."""
+        if (self._notes or (self._windowed and self._windows.due)) and self._generation == forks.generation:
             with self._lock:
                 self._work_off()
             self._tell()
@@ -263,6 +270,22 @@ class Gate:
             self._books.watch(threshold)
         self._tell()
 
+    def keep_window(self, tracker: BudgetTracker) -> None:
+        """Let what `tracker` has spent leave its window in time."""
+        self._windows.add(tracker)
+        self._windowed = True
+
+    def look(self, tracker: BudgetTracker) -> float:
+        """Let in who fits by what has left windows; seconds until more leaves one of `tracker` or above it."""
+        if not self._windowed:
+            return math.inf
+        self.check_process()
+        with self._lock:
+            self._work_off()
+            seconds = seconds_until_open(tracker)
+        self._tell()
+        return seconds
+
     def read(self, tracker: BudgetTracker) -> BudgetSnapshot:
         """The figures of `tracker`, all of one moment."""
         self.check_process()
@@ -303,9 +326,11 @@ class Gate:
             presumed=accounts.amount_of(own, "presumed"),
             sliced=accounts.amount_of(own, "sliced"),
             waiting=self._line.waiting_on(tracker),
-            breached=tracker.breached,
+            breached=any(account.breached for account in own),
             closed=tracker.closed,
             learned=dict(self._books.learned.factors),
+            period=tracker.period,
+            opens_at=None if tracker.window is None else tracker.window.opens_at,
         )
 
     def _covers(self, hold: Hold) -> bool:
@@ -336,7 +361,14 @@ class Gate:
             self._work_off()
         self._tell()
 
+    def _roll(self) -> None:
+        """Let leave windows what is over, and let in who fits by that."""
+        if self._windows.roll(self._books) and self._line.busy:
+            self._line.scan()
+
     def _work_off(self) -> None:
+        if self._windowed:
+            self._roll()
         self._line.reclaim()
         while self._notes:
             self._notes.popleft()()

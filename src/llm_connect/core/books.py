@@ -17,9 +17,11 @@ from llm_connect.core.outbox import Outbox
 from llm_connect.core.thresholds import Threshold
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.usage import Usage
+from llm_connect.core.windows import follow
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.figures import BudgetFigures
 
 #: Takes every entry of the ledger, in order.
 Sink: TypeAlias = Callable[[LedgerEntry], object]
@@ -84,13 +86,27 @@ class Books:
         self._tell(entry)
         return entry
 
+    def expire(self, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
+        """Take off what `tracker` has spent what has left its window; those above keep it."""
+        accounts.expire(tracker.own_accounts, spent, presumed)
+        if spent != NOTHING:
+            self._shift(tracker.path, NOTHING.minus(spent))
+            for above in tracker.lineage[1:2]:
+                self._shift(above.path, spent)
+
+    def number(self) -> int:
+        """A number above the ids of all entries, and not above those that follow."""
+        return next(self._ids)
+
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
         """Book the difference between what was presumed and what it came to; None when it is no open presumption."""
         hold = self._presumed.pop(entry_id, None)
         if hold is None:
             return None
         accounts.presume(hold.tracker.accounts, NOTHING.minus(hold.amount))
-        return self.record(hold.tracker, hold.amount.but(*figures).minus(hold.amount), hold.facts, corrects=hold)
+        difference = hold.amount.but(*figures).minus(hold.amount)
+        follow(self, hold, difference)
+        return self.record(hold.tracker, difference, hold.facts, corrects=hold)
 
     def watch(self, threshold: Threshold) -> None:
         """Tell of a threshold once it is reached, which may be now."""
@@ -98,11 +114,26 @@ class Books:
         self.look_at_thresholds()
 
     def look_at_thresholds(self) -> None:
-        """Put those that are reached into the outbox, each once."""
+        """Put those that are reached into the outbox, each once, or once in each window."""
         reached = [threshold for threshold in self._thresholds if threshold.reached]
         for threshold in reached:
-            self._thresholds.remove(threshold)
+            if not threshold.rest():
+                self._thresholds.remove(threshold)
             self._outbox.put(threshold.callback, threshold.tracker.snapshot)
+
+    def _shift(self, path: str, amount: Amount) -> None:
+        moment = time.time()
+        entry = LedgerEntry(
+            id=self.number(),
+            tracker=path,
+            outcome="expired",
+            amount=amount,
+            bound=NOTHING,
+            reserved_at=moment,
+            ended_at=moment,
+        )
+        self._ledger.append_expiry(entry)
+        self._tell(entry)
 
     def _tell(self, line: LedgerEntry | Hold) -> None:
         if self._sink is not None:

@@ -20,6 +20,7 @@ from llm_connect.core.gates import BudgetGate
 from llm_connect.core.holds import Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits, checked_amount, checked_figures, checked_limits
+from llm_connect.core.periods import Period, checked_period
 from llm_connect.core.price import Price, checked_prices
 from llm_connect.core.refusals import Reason, refusal_of
 from llm_connect.core.slices import limits_of
@@ -27,6 +28,7 @@ from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold, ThresholdCallback
 from llm_connect.core.units import UNITS
 from llm_connect.core.waiting import aadmit, admit
+from llm_connect.core.windows import Window
 
 if TYPE_CHECKING:
     from llm_connect.core.adapter import LLMAdapter
@@ -61,6 +63,9 @@ class BudgetTracker(BudgetFigures):
     keep_entries: ledger entries kept in memory; sums are kept for good.
     sink: a function that gets every ledger entry, in order, such as a `JsonLinesSink`. It runs in the thread that ended
         the call, outside of the lock; when it fails, that is logged, and no call is disturbed.
+    period: how often the limits begin anew: "hour", "day" or "month" in UTC, or a `timedelta`, which makes them hold for
+        every span of that length (in sixtieths, rounded up). None: they are for good. `total_usd=5, period="day"` is 5
+        USD a day. A call counts when it ends. The clock is that of the machine.
 
     Guaranteed: `spent + held` never exceeds a limit, as long as the bound of each call is an upper bound. Where one is
     not, all of the overrun is booked, the bounds of that adapter and model are raised, and nothing is sent while more
@@ -82,6 +87,7 @@ class BudgetTracker(BudgetFigures):
         strict: bool = False,
         keep_entries: int = 1000,
         sink: Sink | None = None,
+        period: Period | None = None,
     ) -> None:
         check_count("keep_entries", keep_entries, least=0)
         if on_unknown not in get_args(OnUnknown):
@@ -91,10 +97,18 @@ class BudgetTracker(BudgetFigures):
             raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
         self.strict: bool = strict
         gate = Gate(keep_entries, on_unknown, sink)
-        self._become(name, None, gate, checked_limits(total, total_calls, total_usd))
+        limits = checked_limits(total, total_calls, total_usd)
+        self._become(name, None, gate, limits, checked_period(period))
 
     def _become(
-        self, name: str, parent: BudgetTracker | None, gate: BudgetGate, limits: Limits, *, is_slice: bool = False
+        self,
+        name: str,
+        parent: BudgetTracker | None,
+        gate: BudgetGate,
+        limits: Limits,
+        period: Period | None = None,
+        *,
+        is_slice: bool = False,
     ) -> None:
         check_name(name)
         self.name = name
@@ -111,6 +125,11 @@ class BudgetTracker(BudgetFigures):
         self.is_slice: bool = is_slice
         self._opens_as_slice: bool = is_slice
         self._joined: dict[str, BudgetTracker] = {}
+        self.window: Window | None = None if period is None else Window(period)
+        if self.window is not None:
+            for account in self.own_accounts:
+                account.window = self.window
+            gate.keep_window(self)
 
     @property
     def ledger(self) -> Ledger:
@@ -224,6 +243,7 @@ class BudgetTracker(BudgetFigures):
         *,
         total_usd: int | str | float | Decimal | None = None,
         total_calls: int | None = None,
+        period: Period | None = None,
         join: bool = False,
         slice: bool = False,  # noqa: A002 - what it is
     ) -> BudgetTracker:
@@ -233,7 +253,8 @@ class BudgetTracker(BudgetFigures):
                 config = RunConfig(budget_tracker=research)
 
         Each call makes a new ceiling; with `join=True` the open one of that name that was joined before is shared,
-        and its limits stay as they are.
+        and its limits and period stay as they are.
+        period: as of a `BudgetTracker`; each child has a window of its own, whatever those above have.
         slice: True sets the limits aside from this budget for as long as the `with` block lasts, so that nobody else
             can take them; what is not used comes back at its end. Entering the block raises LLMBudgetExceededError when
             they do not fit now; outside of the block a slice is closed.
@@ -244,7 +265,9 @@ class BudgetTracker(BudgetFigures):
         limits = checked_limits(total, total_calls, total_usd)
         if slice and (join or not any(limits)):
             raise LLMConfigurationError("A slice needs a limit that is set aside for it, and is never joined.")
-        child._become(name, self, self.gate, limits, is_slice=slice)
+        if slice and period is not None:
+            raise LLMConfigurationError("A slice is set aside for its block, and has no period: open a child in it.")
+        child._become(name, self, self.gate, limits, checked_period(period), is_slice=slice)
         return self.gate.join(self._joined, child) if join else child
 
     def fits(self, adapter: LLMAdapter, prompt: Prompt, config: RunConfig | None = None) -> int | None:
@@ -265,6 +288,8 @@ class BudgetTracker(BudgetFigures):
         """Call `callback` once, when this part of any limit of this tracker is spent, so that agents can wrap up.
 
             tracker.on_threshold(0.8, lambda snapshot: wrap_up.set())
+
+        With a period it is called once in each window.
 
         part: of the limit, such as 0.8; if so much is spent already, the call comes at once. The callback gets a
             `BudgetSnapshot`. It runs in the thread that booked, outside of the lock; when it fails, that is logged.

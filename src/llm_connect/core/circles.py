@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from llm_connect.core.accounts import Account, hopeless
+from llm_connect.core.accounts import Account
 from llm_connect.core.waiters import Waiter
+from llm_connect.core.windows import doomed
 
 
 def stuck(waiters: list[Waiter]) -> list[Waiter]:
@@ -14,7 +15,7 @@ def stuck(waiters: list[Waiter]) -> list[Waiter]:
     while True:
         kept = _kept_by(waiters)
         own = kept.__getitem__
-        left = [waiter for waiter in waiters if hopeless(waiter.tracker.accounts, waiter.demand.smallest, own)]
+        left = [waiter for waiter in waiters if doomed(waiter, own)]
         if len(left) == len(waiters):
             return left
         waiters = left

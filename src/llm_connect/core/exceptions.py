@@ -167,7 +167,7 @@ class LLMBudgetExceededError(LLMError):
         except LLMBudgetExceededError as error:
             print(error.reason, error.unit, error.requested, error.total, error.spent, error.held)
 
-    reason: `never_fits` (not even with no hold open), `wait_expired`, `refused` (it fits later, but does not wait),
+    reason: `never_fits` (not even with no hold open), `window_full` (only when its period is over), `wait_expired`, `refused` (it fits later, but does not wait),
         `closed`, `unpriced` (a USD limit, and no price known), `unproven` (a strict budget, and a bound that is not
         proven), `self_wait` (it would wait for its own caller),
         `lease_lost` (its process was held up for longer than the lease of its hold).
@@ -177,6 +177,8 @@ class LLMBudgetExceededError(LLMError):
         was booked without knowing the outcome, `sliced` what open slices have set aside.
     requested: the upper bound of the call. likely: about what it would use, in tokens; None when nothing is known.
     missing: the smallest raise of the limit with which it would fit.
+    opens_at: for limits with a period, when there is room by what leaves it, if no hold is open then: in seconds since the
+        epoch; None when it needs none, or when that does not help.
     """
 
     def __init__(
@@ -194,6 +196,7 @@ class LLMBudgetExceededError(LLMError):
         requested: int | Decimal = 0,
         missing: int | Decimal = 0,
         likely: int | None = None,
+        opens_at: float | None = None,
         **details: Any,
     ) -> None:
         super().__init__(message, **details, maybe_billed=False)
@@ -208,3 +211,4 @@ class LLMBudgetExceededError(LLMError):
         self.requested = requested
         self.missing = missing
         self.likely = likely
+        self.opens_at = opens_at

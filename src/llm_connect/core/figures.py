@@ -10,6 +10,8 @@ from llm_connect.core.units import usd_of
 
 if TYPE_CHECKING:
     from llm_connect.core.gates import BudgetGate
+    from llm_connect.core.periods import Period
+    from llm_connect.core.windows import Window
 
 
 class BudgetFigures:
@@ -21,6 +23,12 @@ class BudgetFigures:
     accounts: Path
     lineage: tuple[BudgetFigures, ...]
     closed_itself: bool
+    window: Window | None
+
+    @property
+    def period(self) -> Period | None:
+        """How often the limits begin anew; None: they are for good."""
+        return None if self.window is None else self.window.period
 
     @property
     def total(self) -> int | None:
@@ -88,6 +96,7 @@ class BudgetFigures:
     @property
     def breached(self) -> bool:
         """Whether more is spent than a limit of this tracker allows; while it is, calls are refused."""
+        self.gate.tidy()
         return any(account.breached for account in self.own_accounts)
 
     @property

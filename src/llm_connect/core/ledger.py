@@ -15,21 +15,23 @@ from llm_connect.core.demand import Grade
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.gates import Lock
 from llm_connect.core.totals import By, Kind, Total, Totals
-from llm_connect.core.units import Amount
+from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.usage import Usage
 
 if TYPE_CHECKING:
     from llm_connect.core.holds import Hold
 
-#: How an attempt ended. `recorded` was booked without a hold; `corrected` amends an earlier entry.
-Outcome: TypeAlias = Literal["settled", "released", "presumed", "recorded", "corrected"]
+#: How an attempt ended. `recorded` was booked without a hold; `corrected` amends an earlier entry; `expired` has left
+#: the window of its tracker.
+Outcome: TypeAlias = Literal["settled", "released", "presumed", "recorded", "corrected", "expired"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
     """One line of the ledger.
 
-    amount: what it added to `spent`; nothing for a released hold, below 0 for a correction downwards.
+    amount: what it added to `spent`; nothing for a released hold, below 0 for a correction downwards. What has expired
+        is two entries, since trackers above keep it: one below 0 on its tracker, one above 0 on that tracker's parent.
     bound: what was held, with the `grade` of that bound.
     cost: USD by `cost_source`; None when it is not known, and then `amount` holds the USD that was held.
     request_id: under which the provider knows the request, where that is known.
@@ -97,14 +99,23 @@ class Ledger:
         self._lines: deque[LedgerEntry | Hold] = deque(maxlen=keep)
         self._lock = lock
         self._totals = Totals()
+        #: What has left windows for good, below 0: only of the root, since all others' stays on their parents.
+        self._expired: Amount = NOTHING
 
     def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
         """Add an entry, or the ended hold that it is made of; its caller holds the lock of the tree."""
         self._lines.append(line)
         self._totals.add(kind, labels, amount)
 
+    def append_expiry(self, entry: LedgerEntry) -> None:
+        """Like `append`, for what has left a window; the totals of all that ever was keep it."""
+        self._lines.append(entry)
+        self._expired = self._expired.plus(entry.amount)
+
     def totals(self, by: By) -> dict[str, Total]:
         """How many entries there ever were, and what they added, by "tracker" (path), "adapter", "model" or "label".
+
+        What has left the window of a tracker with a period is still in them.
 
         A label is `name=value`; an entry without what is asked for counts under "". At most 4,000 combinations of
         the first three and 1,000 labels are kept apart; what is beyond counts under "(others)".
@@ -125,7 +136,7 @@ class Ledger:
         """The sum of the entries that are no longer kept."""
         with self._lock:
             kept = [line.amount for line in self._lines]
-            return reduce(Amount.minus, kept, self._totals.sum)
+            return reduce(Amount.minus, kept, self._totals.sum.plus(self._expired))
 
     def __iter__(self) -> Iterator[LedgerEntry]:
         with self._lock:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from llm_connect.core.accounts import Account, Path, fits, hold, hopeless, needs, short
+from llm_connect.core.accounts import Account, Path, fits, hold, needs, short
 from llm_connect.core.circles import stuck
 from llm_connect.core.grants import give_back, grant
 from llm_connect.core.learning import Key, LearnedFactor
@@ -16,6 +16,7 @@ from llm_connect.core.queues import Queues
 from llm_connect.core.refusals import Reason, refusal
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.waiters import RemoteWaiter, Waiter
+from llm_connect.core.windows import doomed
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -172,10 +173,9 @@ class Line:
 
 
 def _obstacle(waiter: Waiter) -> Reason | None:
-    """What stands against a waiter however many other holds end."""
-    path, amount = waiter.tracker.accounts, waiter.demand.smallest
+    """What stands against a waiter however many other holds end, and whatever leaves a window in time."""
     if waiter.tracker.closed:
         return "closed"
-    if hopeless(path, amount) is not None:
+    if doomed(waiter):
         return "never_fits"
-    return "self_wait" if hopeless(path, amount, waiter.own_on) is not None else None
+    return "self_wait" if doomed(waiter, waiter.own_on) else None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Hashable, Iterator
 
-from llm_connect.core.accounts import Path, hopeless
+from llm_connect.core.accounts import Path
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.waiters import RemoteWaiter, Waiter
+from llm_connect.core.windows import doomed, fits_by
 
 
 class Queues:
@@ -72,10 +74,11 @@ class _Group:
         self.own = own
         self._heap: list[Waiter] = []
         self._largest = NOTHING
+        self._earliest = math.inf
 
     def add(self, waiter: Waiter) -> None:
         heapq.heappush(self._heap, waiter)
-        self._largest = _larger(self._largest, waiter.demand.smallest)
+        self._measure(waiter)
 
     def first(self) -> Waiter | None:
         while self._heap and not self._heap[0].waiting:
@@ -98,18 +101,22 @@ class _Group:
                 yield waiter
 
     def hopeless(self) -> list[Waiter]:
-        """Looks at each waiter only when the largest demand of all says that one may be hopeless."""
-        if not self.own and hopeless(self._path, self._largest) is None:
+        """Looks at each waiter only when the largest demand, with the earliest deadline, says that one may be hopeless."""
+        if not self.own and fits_by(self._earliest, self._path, self._largest):
             return []
-        return [waiter for waiter in self._measured() if hopeless(self._path, waiter.demand.smallest, waiter.own_on)]
+        return [waiter for waiter in self._measured() if doomed(waiter, waiter.own_on)]
 
     def _measured(self) -> list[Waiter]:
         """All waiters, after a new look at how large their demands are."""
         waiters = self.waiters()
-        self._largest = NOTHING
+        self._largest, self._earliest = NOTHING, math.inf
         for waiter in waiters:
-            self._largest = _larger(self._largest, waiter.demand.smallest)
+            self._measure(waiter)
         return waiters
+
+    def _measure(self, waiter: Waiter) -> None:
+        self._largest = _larger(self._largest, waiter.demand.smallest)
+        self._earliest = min(self._earliest, waiter.deadline)
 
 
 def _larger(one: Amount, other: Amount) -> Amount:

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 from llm_connect.core.accounts import Account, Path, figures_of, hopeless, short
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMBudgetExceededError
+from llm_connect.core.periods import moment_said
 from llm_connect.core.units import NOTHING, shown, usd_of
+from llm_connect.core.windows import opening
 
 if TYPE_CHECKING:
     from llm_connect.core.waiters import Waiter
 
 Reason: TypeAlias = Literal[
-    "never_fits", "wait_expired", "refused", "closed", "unpriced", "unproven", "self_wait", "lease_lost"
+    "never_fits", "window_full", "wait_expired", "refused", "closed", "unpriced", "unproven", "self_wait", "lease_lost"
 ]
 
 _WHY: dict[Reason, str] = {
     "never_fits": "does not fit even when nothing is running",
+    "window_full": "does not fit before its wait is over",
     "wait_expired": "did not fit before the wait was over",
     "refused": "does not fit now, and this call does not wait",
     "closed": "is refused, because the budget is closed",
@@ -37,13 +40,19 @@ def refusal(waiter: Waiter, reason: Reason) -> LLMBudgetExceededError:
 def refusal_of(
     path: Path, demand: Demand, facts: CallFacts, reason: Reason, about: Account | None = None
 ) -> LLMBudgetExceededError:
-    """The error for a demand on `path`, about this account, else the first that it does not fit on."""
+    """The error for a demand on `path`, about this account, else the first that it does not fit on.
+
+    What never fits, but for what leaves windows later, is `window_full`.
+    """
     needed = demand.smallest
+    opens_at = opening(path, needed) or None
+    if reason == "never_fits" and opens_at is not None:
+        reason = "window_full"
     account = about or next(iter(short(path, needed)), path.levels[0][0])
     requested = needed[account.place]
     likely = demand.likely_tokens if account.unit == "tokens" else None
     return LLMBudgetExceededError(
-        _message(account, reason, requested, likely),
+        _message(account, reason, requested, likely, opens_at),
         reason=reason,
         unit=account.unit,
         path=account.path,
@@ -51,6 +60,7 @@ def refusal_of(
         requested=_figure(account, requested),
         missing=_figure(account, _missing(account, reason, requested)),
         likely=likely,
+        opens_at=opens_at,
         provider=facts.adapter,
         model=facts.model,
         booked=NOTHING,
@@ -129,22 +139,25 @@ def _figures(account: Account) -> dict[str, Any]:
 def _missing(account: Account, reason: Reason, requested: int) -> int:
     if account.limit is None:
         return 0
-    held = 0 if reason == "never_fits" else account.held
+    held = 0 if reason in ("never_fits", "window_full") else account.held
     return max(0, account.spent + account.sliced + held + requested - account.limit)
 
 
-def _message(account: Account, reason: Reason, requested: int, likely: int | None) -> str:
+def _message(account: Account, reason: Reason, requested: int, likely: int | None, opens_at: float | None) -> str:
     unit = account.unit
     line = f"Budget {account.path!r}: a call of up to {shown(unit, requested)} {_WHY[reason]}"
     if account.limit is not None:
         line += f" ({figures_of(account)})"
-    line = f"{line}. {_advice(account, reason, requested)}"
+    line = f"{line}. {_advice(account, reason, requested, opens_at)}"
     if likely is None or likely >= requested or reason in ("closed", "self_wait"):
         return line
     return f"{line} It is likely to use about {shown(unit, likely)}: count_tokens= on the adapter tightens its bound."
 
 
-def _advice(account: Account, reason: Reason, requested: int) -> str:
+def _advice(account: Account, reason: Reason, requested: int, opens_at: float | None) -> str:
+    if reason == "window_full" and opens_at is not None:
+        missing = shown(account.unit, _missing(account, reason, requested))
+        return f"There is room again at {moment_said(opens_at)}: come again then, or raise the limit by {missing}."
     if account.breached and reason == "never_fits":
         return "More is spent than the limit allows: raise it by set_limits, or correct what was presumed."
     if reason == "closed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, TypeAlias
@@ -25,13 +26,26 @@ class Threshold:
             raise LLMConfigurationError("callback must be a function that takes a BudgetSnapshot.")
         self.tracker = tracker
         self.callback = callback
+        #: Until the present part of the tracker's window ends after this moment, it has been told.
+        self._told_until: float = -math.inf
         # As it is written: in floating point, 0.07 of 100 is more than 7.
         self._numerator, self._denominator = Decimal(str(part)).as_integer_ratio()
 
     @property
     def reached(self) -> bool:
-        """Whether that part is spent of any limit."""
+        """Whether that part is spent of any limit, and was not told yet in this window."""
+        window = self.tracker.window
+        if window is not None and window.ends_at <= self._told_until:
+            return False
         return any(
             account.limit is not None and account.spent * self._denominator >= account.limit * self._numerator
             for account in self.tracker.own_accounts
         )
+
+    def rest(self) -> bool:
+        """Be told now; whether that may be again, when all that is spent now has left the window."""
+        window = self.tracker.window
+        if window is None:
+            return False
+        self._told_until = window.ends_at + window.kept
+        return True

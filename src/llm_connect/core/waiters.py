@@ -97,9 +97,8 @@ class LoopWaiter(Waiter):
         self._woken: asyncio.Future[None] = self._loop.create_future()
 
     async def wait(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._woken
+        # Unlike a timeout around the future, it leaves that as it is: one may wait again.
+        await asyncio.wait((self._woken,), timeout=seconds)
 
     def wake(self) -> None:
         self._loop.call_soon_threadsafe(self._resolve)

@@ -35,18 +35,21 @@ def admit(
     Raises LLMBudgetExceededError; at once in a thread whose event loop runs, since waiting would block those that
     free the budget.
     """
-    hold = tracker.gate.admit(tracker, demand, facts, replaces)
+    gate = tracker.gate
+    hold = gate.admit(tracker, demand, facts, replaces)
     if hold is not None:
         return hold
     waiter = _waiter(ThreadWaiter, tracker, demand, facts, deadline, arrival)
-    tracker.gate.queue(waiter, may_wait=not in_running_loop() and deadline > time.monotonic())
+    gate.queue(waiter, may_wait=not in_running_loop() and deadline > time.monotonic())
     try:
+        while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
+            waiter.wait(seconds)
         if waiter.waiting:
             waiter.wait(deadline - time.monotonic())
     except BaseException:
-        tracker.gate.abandon(waiter)
+        gate.abandon(waiter)
         raise
-    return tracker.gate.take(waiter)
+    return gate.take(waiter)
 
 
 async def aadmit(
@@ -68,6 +71,8 @@ async def aadmit(
     waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
     gate.queue(waiter, may_wait=deadline > time.monotonic())
     try:
+        while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
+            await waiter.wait(seconds)
         if waiter.waiting:
             await waiter.wait(deadline - time.monotonic())
     except BaseException:
@@ -86,7 +91,7 @@ async def _aadmit(
     arrival: int | None,
     replaces: Hold | None,
 ) -> Hold:
-    """The same, with each operation done by the worker of the gate."""
+    """The same, with each operation done by the worker of the gate, which looks after windows, too."""
     hold = await worker.run(gate.admit, tracker, demand, facts, replaces)
     if hold is not None:
         return hold

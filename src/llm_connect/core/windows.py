@@ -1,0 +1,226 @@
+"""Windows: what a tracker with a period has spent in it, and what leaves it as time goes by. Without I/O.
+
+`spent` of such a tracker is what its window holds. That is kept in parts: a calendar period is one part, a rolling one
+has up to 60 that have ended, and the present one. What the present part has is the difference between `spent` and the
+others, so that nothing has to be done where something is booked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from functools import reduce
+from typing import TYPE_CHECKING, NamedTuple
+
+from llm_connect.core.accounts import Account, Path, amount_of, hopeless, needs
+from llm_connect.core.periods import Period, kept_seconds, part_end
+from llm_connect.core.units import NOTHING, Amount
+
+if TYPE_CHECKING:
+    from llm_connect.core.books import Books
+    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.figures import BudgetFigures
+    from llm_connect.core.holds import Hold
+    from llm_connect.core.waiters import Waiter
+
+#: The wall clock, in seconds since the epoch.
+now: Callable[[], float] = time.time
+
+
+class Part(NamedTuple):
+    """What was spent in a part of a period that has ended, and when it leaves the window."""
+
+    expires_at: float
+    #: The least id that its entries in the ledger may have; those of the next part begin at the next part's.
+    first: int
+    spent: Amount
+    presumed: Amount
+
+
+class Window:
+    """The parts of one tracker's period; its caller holds the lock of the tree."""
+
+    __slots__ = ("changed", "ends_at", "first", "kept", "parts", "period")
+
+    def __init__(self, period: Period) -> None:
+        self.period: Period = period
+        #: How long a part counts after its end.
+        self.kept: float = kept_seconds(period)
+        #: When the present part ends.
+        self.ends_at: float = part_end(period, now())
+        #: The least id of its entries.
+        self.first: int = 0
+        #: Those that have ended, oldest first.
+        self.parts: list[Part] = []
+        #: Whether anything here has changed since a store has written it.
+        self.changed: bool = True
+
+    @property
+    def due_at(self) -> float:
+        """When `move` has something to do."""
+        return min(self.ends_at, self.parts[0].expires_at) if self.parts else self.ends_at
+
+    @property
+    def opens_at(self) -> float:
+        """When the next of what is spent leaves; of a window that is empty, when that would which is spent now."""
+        return next((part.expires_at for part in self.parts if part.spent != NOTHING), self.ends_at + self.kept)
+
+    def move(self, moment: float, spent: Amount, presumed: Amount, number: Callable[[], int]) -> list[Part]:
+        """Let it be `moment`; what leaves the window by that.
+
+        spent, presumed: of the tracker until now. number: gives a number between the ids of before and the next ones.
+        A clock that was set back by more than a part begins the part that it shows, with all that the present one has.
+        """
+        if moment >= self.ends_at:
+            self._close(spent, presumed, number())
+            self.ends_at = part_end(self.period, moment)
+        elif part_end(self.period, part_end(self.period, moment)) < self.ends_at:
+            self.ends_at = part_end(self.period, moment)
+            last = self.ends_at + self.kept
+            self.parts = [part._replace(expires_at=min(part.expires_at, last)) for part in self.parts]
+            self.changed = True
+        gone = [part for part in self.parts if part.expires_at <= moment]
+        del self.parts[: len(gone)]
+        return gone
+
+    def amend(self, entry_id: int, difference: Amount, presumed: Amount) -> bool:
+        """Let a correction count where the entry does that it amends; False when that has left."""
+        if entry_id >= self.first:
+            return True
+        for place in reversed(range(len(self.parts))):
+            part = self.parts[place]
+            if part.first <= entry_id:
+                less = part.presumed.minus(presumed)
+                self.parts[place] = part._replace(spent=part.spent.plus(difference), presumed=less)
+                self.changed = True
+                return True
+        return False
+
+    def forget(self, number: int) -> None:
+        """Be empty: what is spent was taken off the books, and entries begin at this number."""
+        self.parts, self.first, self.changed = [], number, True
+
+    def frees(self, account: Account, lacking: int) -> float | None:
+        """When so much of what `account` has spent will have left; None for more than all of it."""
+        spent = account.spent
+        for part in self.parts:
+            left = part.spent[account.place]
+            if lacking <= left:
+                return part.expires_at
+            lacking, spent = lacking - left, spent - left
+        return self.ends_at + self.kept if lacking <= spent else None
+
+    @property
+    def state(self) -> tuple[float, int, str]:
+        """What a store keeps of it beside its period."""
+        rows = [(part.expires_at, part.first, *part.spent, *part.presumed) for part in self.parts]
+        return self.ends_at, self.first, json.dumps(rows)
+
+    def become(self, ends_at: float, first: int, parts: str) -> None:
+        """Be as a store has kept it."""
+        self.ends_at, self.first, self.changed = ends_at, first, False
+        self.parts = [Part(row[0], row[1], Amount(*row[2:5]), Amount(*row[5:8])) for row in json.loads(parts)]
+
+    def _close(self, spent: Amount, presumed: Amount, number: int) -> None:
+        spent = reduce(Amount.minus, (part.spent for part in self.parts), spent)
+        presumed = reduce(Amount.minus, (part.presumed for part in self.parts), presumed)
+        self.parts.append(Part(self.ends_at + self.kept, self.first, spent, presumed))
+        self.first, self.changed = number, True
+
+
+class Windows:
+    """The windows of one tree of trackers; but for `add` and `due`, its caller holds the lock of the tree."""
+
+    def __init__(self) -> None:
+        self._trackers: deque[weakref.ref[BudgetTracker]] = deque()
+        #: Those that were added since the last look.
+        self._added: deque[weakref.ref[BudgetTracker]] = deque()
+        # Between these moments nothing is due.
+        self._since = self._until = math.inf
+
+    def add(self, tracker: BudgetTracker) -> None:
+        """Look after the window of `tracker`, for as long as anybody has it."""
+        self._added.append(weakref.ref(tracker))
+
+    @property
+    def due(self) -> bool:
+        """Whether `roll` has anything to look at."""
+        return bool(self._added) or not self._since <= now() < self._until
+
+    def look_again(self) -> None:
+        """Others may have changed a window."""
+        self._since = math.inf
+
+    def roll(self, books: Books) -> bool:
+        """Let time go by for all windows; whether anything has left one."""
+        if not self.due:
+            return False
+        while self._added:
+            self._trackers.append(self._added.popleft())
+        self._since, self._until = now(), math.inf
+        left = [self._move(tracker, self._since, books) for tracker in self._living()]
+        return any(left)
+
+    def _living(self) -> list[BudgetTracker]:
+        living = [(ref, tracker) for ref in self._trackers if (tracker := ref()) is not None]
+        self._trackers = deque(ref for ref, _ in living)
+        return [tracker for _, tracker in living]
+
+    def _move(self, tracker: BudgetTracker, moment: float, books: Books) -> bool:
+        window, own = tracker.window, tracker.own_accounts
+        assert window is not None
+        gone = window.move(moment, amount_of(own, "spent"), amount_of(own, "presumed"), books.number)
+        for part in gone:
+            books.expire(tracker, part.spent, part.presumed)
+        self._until = min(self._until, window.due_at)
+        return bool(gone)
+
+
+def seconds_until_open(tracker: BudgetFigures) -> float:
+    """Seconds until the next of what is spent leaves a window of `tracker` or above it; infinite without any."""
+    opens_at = (each.window.opens_at for each in tracker.lineage if each.window is not None)
+    return min(opens_at, default=math.inf) - now()
+
+
+def follow(books: Books, hold: Hold, difference: Amount) -> None:
+    """Let a correction of what was presumed for `hold` count in the windows in which that counts.
+
+    Where it has left, the correction leaves at once, so that no window shows less, or more, than was spent in it.
+    """
+    for tracker in hold.tracker.lineage:
+        if tracker.window is not None and not tracker.window.amend(hold.entry_id, difference, hold.amount):
+            books.expire(tracker, difference, NOTHING.minus(hold.amount))
+
+
+def opening(path: Path, amount: Amount, own: Callable[[Account], int] = lambda _: 0) -> float | None:
+    """When `amount` would fit with no hold open but the caller's `own`, by what leaves windows.
+
+    0 when it would now; None when it never will.
+    """
+    opens_at = 0.0
+    for account, need in needs(path, amount):
+        asked = account.sliced + own(account) + need if need else 0
+        lacking = account.spent + asked - account.limit  # type: ignore[operator]
+        if lacking > 0:
+            frees = None if account.window is None else account.window.frees(account, lacking)
+            if frees is None:
+                return None
+            opens_at = max(opens_at, frees)
+    return opens_at
+
+
+def fits_by(deadline: float, path: Path, amount: Amount, own: Callable[[Account], int] = lambda _: 0) -> bool:
+    """Whether `amount` fits by `deadline` on the monotonic clock, if all holds but the caller's `own` end by then."""
+    if hopeless(path, amount, own) is None:
+        return True
+    opens_at = opening(path, amount, own)
+    return opens_at is not None and time.monotonic() + max(0.0, opens_at - now()) <= deadline
+
+
+def doomed(waiter: Waiter, own: Callable[[Account], int] = lambda _: 0) -> bool:
+    """Whether `waiter` would not fit in time though all holds but `own` ended."""
+    return not fits_by(waiter.deadline, waiter.tracker.accounts, waiter.demand.smallest, own)
