@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import contextvars
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from decimal import Decimal
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from llm_connect.core import windows
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.holds import Hold
+from llm_connect.core.periods import Period
 from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
 from llm_connect.core.waiters import Waiter
 
 UNITS = (0, 1, 2)
-FAR = time.monotonic() + 1_000_000
+#: Seconds that a caller waits: it lives to see windows open, or not all of them. The clock of windows is a fake.
+FAR, NEAR = 1_000_000, 1_800.5
+#: The monotonic clock of windows stands still, and is ahead: who does not wait at all never has time left.
+MONOTONIC = time.monotonic() + 1_000_000
+PERIODS: st.SearchStrategy[Period | None] = st.sampled_from([None, "hour", timedelta(hours=1), timedelta(minutes=1)])
+START = 1_795_477_000.25
 
 AMOUNTS = st.builds(Amount, st.integers(0, 12), st.integers(0, 2), st.integers(0, 3))
 LIMITS = st.tuples(st.none() | st.integers(1, 30), st.none() | st.integers(1, 8), st.none() | st.integers(1, 10))
@@ -41,6 +51,15 @@ class Node:
     limits: list[int | None]
     closed_itself: bool = False
     slice: bool = False
+    period: Period | None = None
+
+    def counts_until(self, moment: float) -> float:
+        """When what is booked at this moment leaves the window."""
+        if self.period is None:
+            return math.inf
+        part = 3_600 if self.period == "hour" else self.period.total_seconds() / 60  # type: ignore[union-attr]
+        end = math.floor(moment / part) * part + part
+        return end if self.period == "hour" else end + 60 * part
 
     @cached_property
     def above(self) -> list[Node]:
@@ -82,6 +101,7 @@ class Caller:
     amounts: dict[int, Amount]
     own: list[Kept]
     arrival: int = 0
+    patience: float = 0.0
     waiter: Waiter | None = None
     kept: Kept | None = None
     error: str | None = None
@@ -96,16 +116,23 @@ class Model:
     """Bookings, open holds and the queue, as plain lists; every figure is added up anew."""
 
     nodes: list[Node] = field(default_factory=list)
-    bookings: list[tuple[Node, Amount]] = field(default_factory=list)
-    presumptions: dict[int, tuple[Node, Amount]] = field(default_factory=dict)
+    now: float = START
+    #: A correction is booked at the moment of what it corrects.
+    bookings: list[tuple[Node, Amount, float]] = field(default_factory=list)
+    presumptions: dict[int, tuple[Node, Amount, float]] = field(default_factory=dict)
     holds: list[Kept] = field(default_factory=list)
     queue: list[Caller] = field(default_factory=list)
 
     def spent(self, node: Node, unit: int) -> int:
-        return sum(amount[unit] for at, amount in self.bookings if node in at.path())
+        return self.counting(self.bookings, node, unit, self.now)
 
     def presumed(self, node: Node, unit: int) -> int:
-        return sum(amount[unit] for at, amount in self.presumptions.values() if node in at.path())
+        return self.counting(self.presumptions.values(), node, unit, self.now)
+
+    def counting(self, booked: Iterable[tuple[Node, Amount, float]], node: Node, unit: int, moment: float) -> int:
+        """What is still in the window of `node` at this moment."""
+        within = (amount for at, amount, when in booked if node in at.path() and node.counts_until(when) > moment)
+        return sum(amount[unit] for amount in within)
 
     def held(self, node: Node, unit: int) -> int:
         return sum(kept.bound[unit] for kept in self.holds if node in kept.node.path())
@@ -126,24 +153,36 @@ class Model:
         limit = node.limits[unit]
         return limit is not None and self.spent(node, unit) > limit
 
-    def over(self, node: Node, unit: int, need: int, kept: int) -> bool:
+    def over(self, node: Node, unit: int, need: int, kept: int, moment: float | None = None) -> bool:
         limit = node.limits[unit]
-        concerned = need > 0 or self.breached(node, unit)
-        taken = self.spent(node, unit) + self.sliced(node, unit)
-        return limit is not None and concerned and taken + kept + need > limit
+        spent = self.counting(self.bookings, node, unit, self.now if moment is None else moment)
+        if limit is None or not (need > 0 or spent > limit):
+            return False
+        return spent + self.sliced(node, unit) + kept + need > limit
+
+    def opens_at(self, node: Node, amount: Amount, kept: Callable[[Node, int], int]) -> float | None:
+        """The first moment in which it fits beside these holds; None when there is none."""
+        leaving = {at.counts_until(when) for _, _, when in self.bookings for at in node.path()}
+        for moment in [self.now, *sorted(leaving - {math.inf})]:
+            asked = ((at, unit, need, kept(at, unit)) for at, unit, need in node.needs(amount))
+            if moment >= self.now and not any(self.over(*one, moment) for one in asked):
+                return moment
+        return None
+
+    def doomed(self, caller: Caller, kept: Callable[[Node, int], int]) -> bool:
+        opens_at = self.opens_at(caller.node, caller.smallest, kept)
+        return opens_at is None or opens_at - self.now > caller.patience
 
     def short(self, node: Node, amount: Amount) -> set[tuple[Node, int]]:
         return {(at, unit) for at, unit, need in node.needs(amount) if self.over(at, unit, need, self.held(at, unit))}
 
     def obstacle(self, caller: Caller) -> str | None:
-        asked = caller.node.needs(caller.smallest)
         if caller.node.closed:
             return "closed"
-        if any(self.over(at, unit, need, 0) for at, unit, need in asked):
-            return "never_fits"
-        if any(self.over(at, unit, need, self.own(caller, at, unit)) for at, unit, need in asked):
-            return "self_wait"
-        return None
+        if self.doomed(caller, lambda at, unit: 0):
+            never = self.opens_at(caller.node, caller.smallest, lambda at, unit: 0) is None
+            return "never_fits" if never else "window_full"
+        return "self_wait" if self.doomed(caller, lambda at, unit: self.own(caller, at, unit)) else None
 
     def scan(self) -> None:
         self.scan_once()
@@ -164,9 +203,10 @@ class Model:
             circle = left
 
     def hindered(self, caller: Caller, holds: list[Kept]) -> bool:
-        asked = caller.node.needs(caller.smallest)
-        kept = {(at, unit): sum(hold.bound[unit] for hold in holds if at in hold.node.path()) for at, unit, _ in asked}
-        return any(self.over(at, unit, need, kept[at, unit]) for at, unit, need in asked)
+        def kept(at: Node, unit: int) -> int:
+            return sum(hold.bound[unit] for hold in holds if at in hold.node.path())
+
+        return self.doomed(caller, kept)
 
     def scan_once(self) -> None:
         for caller in self.queue:
@@ -206,7 +246,7 @@ class Model:
     def end(self, kept: Kept, booked: Amount | None) -> None:
         self.holds.remove(kept)
         if booked is not None:
-            self.bookings.append((kept.node, booked))
+            self.bookings.append((kept.node, booked, self.now))
         self.scan()
 
 
@@ -215,15 +255,21 @@ def usd(nano_usd: int) -> Decimal:
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """Whatever happens in whatever order, tracker and model agree (BUDGET-1, BUDGET-2, BUDGET-3, BUDGET-4)."""
+    """Whatever happens in whatever order, tracker and model agree (BUDGET-1, BUDGET-2, BUDGET-3, BUDGET-4, BUDGET-50)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
+        self.clock = pytest.MonkeyPatch()
+        self.clock.setattr(windows, "now", lambda: self.model.now)
+        self.clock.setattr(windows, "time", SimpleNamespace(monotonic=lambda: MONOTONIC))
         self.callers: list[Caller] = []
         self.over: dict[tuple[Node, int], int] = {}
-        root = self.open(25, total_calls=8, total_usd=usd(9), keep_entries=4)
-        self.model.nodes.append(Node(root, None, [25, 8, 9]))
+
+    @initialize(period=PERIODS)
+    def open_root(self, period: Period | None) -> None:
+        root = self.open(25, total_calls=8, total_usd=usd(9), keep_entries=4, period=period)
+        self.model.nodes.append(Node(root, None, [25, 8, 9], period=period))
         self.root = root
 
     def open(self, total: int, **details: Any) -> BudgetTracker:
@@ -240,15 +286,21 @@ class BudgetMachine(RuleBasedStateMachine):
     def has_hold(self) -> bool:
         return any(kept.hold is not None for kept in self.model.holds)
 
-    @rule(pick=PICK, limits=LIMITS)
+    @rule(seconds=st.sampled_from([0.5, 1, 31, 59, 61, 600, 1_800, 3_600, 3_700]))
+    def pass_time(self, seconds: float) -> None:
+        self.model.now += seconds
+        self.root.snapshot()
+        self.model.scan()
+
+    @rule(pick=PICK, limits=LIMITS, period=PERIODS)
     @precondition(lambda self: len(self.model.nodes) < 7)
-    def child(self, pick: int, limits: tuple[int | None, int | None, int | None]) -> None:
+    def child(self, pick: int, limits: tuple[int | None, int | None, int | None], period: Period | None) -> None:
         node = self.node(pick)
         tokens, calls, nano_usd = limits
         name = f"c{len(self.model.nodes)}"
         money = None if nano_usd is None else usd(nano_usd)
-        tracker = node.tracker.child(name, tokens, total_calls=calls, total_usd=money)
-        self.model.nodes.append(Node(tracker, node, list(limits)))
+        tracker = node.tracker.child(name, tokens, total_calls=calls, total_usd=money, period=period)
+        self.model.nodes.append(Node(tracker, node, list(limits), period=period))
 
     @rule(pick=PICK, limits=LIMITS.filter(any))
     @precondition(lambda self: len(self.model.nodes) < 7)
@@ -293,7 +345,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def record(self, pick: int, amount: Amount) -> None:
         node = self.node(pick)
         node.tracker.record(amount.tokens, calls=amount.calls, usd=amount.usd)
-        self.model.bookings.append((node, amount))
+        self.model.bookings.append((node, amount, self.model.now))
         self.over.clear()
         self.model.scan()
 
@@ -328,9 +380,18 @@ class BudgetMachine(RuleBasedStateMachine):
         elastic=st.none() | st.tuples(st.integers(1, 6), st.integers(0, 6)),
         own=st.lists(PICK, max_size=2, unique=True),
         late=st.booleans(),
+        patience=st.sampled_from([FAR, NEAR]),
     )
     @precondition(lambda self: len(self.callers) < 8)
-    def wait(self, pick: int, amount: Amount, elastic: tuple[int, int] | None, own: list[int], late: bool) -> None:
+    def wait(
+        self,
+        pick: int,
+        amount: Amount,
+        elastic: tuple[int, int] | None,
+        own: list[int],
+        late: bool,
+        patience: float,
+    ) -> None:
         node = self.node(pick)
         owned = list({id(kept): kept for kept in map(self.some, own)}.values()) if self.has_hold() else []
         amounts, demand = {0: amount}, Demand(amount)
@@ -345,8 +406,9 @@ class BudgetMachine(RuleBasedStateMachine):
             # As a call that retries: its number is an old one.
             arrival = min(caller.arrival for caller in self.callers) - 1
         holds = tuple(kept.hold for kept in owned if kept.hold is not None)
-        waiter = Waiter(node.tracker, demand, CallFacts(), arrival=arrival, deadline=FAR, own=holds)
-        caller = Caller(node, amounts, owned, arrival, waiter)
+        deadline = MONOTONIC + patience
+        waiter = Waiter(node.tracker, demand, CallFacts(), arrival=arrival, deadline=deadline, own=holds)
+        caller = Caller(node, amounts, owned, arrival, patience, waiter)
         self.callers.append(caller)
         self.root.gate.queue(waiter, may_wait=True)
         self.model.join(caller, may_wait=True)
@@ -423,7 +485,7 @@ class BudgetMachine(RuleBasedStateMachine):
         kept.hold.presume()
         kept.hold.release()
         assert kept.hold.entry is not None
-        self.model.presumptions[kept.hold.entry.id] = (kept.node, kept.bound)
+        self.model.presumptions[kept.hold.entry.id] = (kept.node, kept.bound, self.model.now)
         self.model.end(kept, kept.bound)
 
     @rule(pick=PICK)
@@ -436,16 +498,16 @@ class BudgetMachine(RuleBasedStateMachine):
         self.root.snapshot()
         if kept.dispatched:
             last = list(self.root.ledger)[-1]
-            self.model.presumptions[last.id] = (kept.node, kept.bound)
+            self.model.presumptions[last.id] = (kept.node, kept.bound, self.model.now)
         self.model.end(kept, kept.bound if kept.dispatched else Amount())
 
     @rule(pick=PICK, actual=AMOUNTS)
     @precondition(lambda self: self.model.presumptions)
     def correct(self, pick: int, actual: Amount) -> None:
         entry_id = sorted(self.model.presumptions)[pick % len(self.model.presumptions)]
-        node, presumed = self.model.presumptions.pop(entry_id)
+        node, presumed, when = self.model.presumptions.pop(entry_id)
         self.root.correct(entry_id, actual.tokens, calls=actual.calls, usd=actual.usd)
-        self.model.bookings.append((node, actual.minus(presumed)))
+        self.model.bookings.append((node, actual.minus(presumed), when))
         self.over.clear()
         self.model.scan()
         try:
@@ -470,6 +532,7 @@ class BudgetMachine(RuleBasedStateMachine):
                 expected = tuple(getattr(self.model, name)(node, unit) for unit in UNITS)
                 assert tuple(getattr(snapshot, name)) == expected, (name, node.tracker.path)
             assert list(snapshot.total) == node.limits
+            assert snapshot.period == node.period
             assert snapshot.closed == node.closed
             assert snapshot.breached == any(self.model.breached(node, unit) for unit in UNITS)
             assert snapshot.waiting == sum(node in caller.node.path() for caller in self.model.queue)
@@ -511,6 +574,7 @@ class BudgetMachine(RuleBasedStateMachine):
                 kept.hold.release()
         self.root.close()
         left = self.root.snapshot()
+        self.clock.undo()
         assert (left.held, left.sliced, left.waiting) == (Amount(), Amount(), 0)
 
 
