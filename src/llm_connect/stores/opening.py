@@ -15,6 +15,7 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_count, check_number
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.limits import checked_limits
+from llm_connect.core.periods import Period, checked_period
 from llm_connect.core.price import Price, checked_prices
 from llm_connect.stores.sqlite.budgets import open_root
 from llm_connect.stores.sqlite.terms import Terms
@@ -36,6 +37,7 @@ def open_budget(
     keep_entries: int = 1000,
     sink: Sink | None = None,
     lease_seconds: float = 60.0,
+    period: Period | None = None,
 ) -> BudgetTracker:
     """The budget of this name in a store: one cap for all processes that open it.
 
@@ -45,8 +47,9 @@ def open_budget(
     url: `sqlite:///` and the path of a file, which is made when it is not there. As with SQLAlchemy, three slashes go
         before a path from the working directory, four before an absolute one. The file must be on a disk of
         this machine, not on a network.
-    name, and the limits `total`, `total_usd` and `total_calls`: the first who opens a budget makes it; who comes later
-        joins it with the same limits, or with none said. change_limits: True sets the limits to these for all.
+    name, and the limits `total`, `total_usd` and `total_calls` with their `period`: the first who opens a budget makes it;
+        who comes later joins it with the same, or with none said. change_limits: True sets the limits to these for all;
+        the period stays.
     lease_seconds: a process that holds budget says three times in this time that it is there. When it does not any
         more, what it had reserved is released, and what it had dispatched is presumed.
     The other arguments are those of `BudgetTracker`, and are this process's own, but for `on_unknown`, which the first
@@ -73,7 +76,7 @@ def open_budget(
         lease_seconds=lease_seconds,
     )
     limits = checked_limits(total, total_calls, total_usd)
-    return open_root(terms, limits, on_unknown, change_limits=change_limits)
+    return open_root(terms, limits, checked_period(period), on_unknown, change_limits=change_limits)
 
 
 async def aopen_budget(url: str, **details: Any) -> BudgetTracker:

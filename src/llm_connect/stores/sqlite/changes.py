@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm_connect.stores.sqlite.holds import Before, StoredHold
 from llm_connect.stores.sqlite.rows import INSERT_HOLD, UPDATE_TRACKER, labels_text, start_anew, tracker_state
+from llm_connect.stores.sqlite.windows import write_window
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -44,6 +45,7 @@ class Changes:
             number = trackers.number_of(tracker)
             state = tracker_state(tracker, trackers.slices.get(number))
             connection.execute(UPDATE_TRACKER, (stamp, *state, number))
+            write_window(connection, number, tracker.window)
 
     def clear(self) -> None:
         """They are written."""

@@ -142,6 +142,8 @@ class SqliteGate(TransactionalGate):
                 self.books.correct(entry_id, NOTHING)
             for tracker in self.trackers.deepest_first():
                 self.books.record(tracker, NOTHING.minus(amount_of(tracker.own_accounts, "spent")), facts)
+                if tracker.window is not None:
+                    tracker.window.forget(self.books.number())
             self._line.scan()
         self._tell()
 

@@ -18,8 +18,11 @@ from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, Row, ent
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.figures import BudgetFigures
     from llm_connect.stores.sqlite.state import TransactionalGate
 
+#: All but what moves spending out of windows.
+_LASTING = "budget = ? AND outcome <> 'expired'"
 _SUMS = "sum(tokens), sum(calls), sum(nano_usd)"
 
 
@@ -43,13 +46,16 @@ class StoredLedger(Ledger):
             place = (self._gate.trackers.number_of(line.tracker), entry.outcome == "presumed", lease, row)
         self._gate.connection.execute(INSERT_ENTRY, (*entry_values(entry), self._gate.budget, *place))
 
+    def append_expiry(self, entry: LedgerEntry) -> None:
+        self.append(entry, (entry.tracker, None, None), entry.labels, entry.amount)
+
     def totals(self, by: By) -> dict[str, Total]:
         """Like `Ledger.totals`; nothing is kept together, since the file has every entry."""
         if by not in get_args(By):
             raise LLMConfigurationError(f"totals are kept by one of {', '.join(get_args(By))}, not by {by!r}.")
         name = {"tracker": "path", "label": "label.key || '=' || label.value"}.get(by, f"ifnull({by}, '')")
         source = "ledger, json_each(ledger.labels) AS label" if by == "label" else "ledger"
-        rows = self._read(f"SELECT {name}, count(*), {_SUMS} FROM {source} WHERE budget = ? GROUP BY 1 ORDER BY 1")
+        rows = self._read(f"SELECT {name}, count(*), {_SUMS} FROM {source} WHERE {_LASTING} GROUP BY 1 ORDER BY 1")
         return {name: Total(entries, Amount(*sums)) for name, entries, *sums in rows}
 
     @property
@@ -95,6 +101,10 @@ class StoredBooks(Books):
     ) -> LedgerEntry:
         self._gate.changes.note_trackers(tracker.lineage)  # type: ignore[arg-type]
         return super().record(tracker, amount, facts, corrects)
+
+    def expire(self, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
+        self._gate.changes.note_trackers((tracker,))  # type: ignore[arg-type]
+        super().expire(tracker, spent, presumed)
 
 
 class Presumptions(dict[int, Hold]):

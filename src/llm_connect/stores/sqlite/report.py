@@ -15,17 +15,20 @@ from llm_connect.stores.sqlite.schema import read_only, store_error, url_of
 
 _FIGURES = ("limit", "spent", "held", "presumed", "sliced")
 _COLUMNS = ", ".join(f"trackers.{unit}_{figure}" for unit in ("tokens", "calls", "nano_usd") for figure in _FIGURES)
-_ROOTS = f"SELECT budgets.id, budgets.name, {_COLUMNS} FROM budgets JOIN trackers ON budget = budgets.id " + (
-    "WHERE parent IS NULL ORDER BY budgets.name"
+_WINDOW = "period, ends_at, first, parts"
+_ROOTS = f"SELECT budgets.id, budgets.name, {_WINDOW}, {_COLUMNS} FROM budgets JOIN trackers ON budget = budgets.id " + (
+    "LEFT JOIN windows ON tracker = trackers.id WHERE parent IS NULL ORDER BY budgets.name"
 )
-_TREE = f"SELECT path, closed, lease, {_COLUMNS} FROM trackers WHERE budget = ? ORDER BY path, id"
+_TREE = f"SELECT path, closed, lease, {_WINDOW}, {_COLUMNS} FROM trackers " + (
+    "LEFT JOIN windows ON tracker = trackers.id WHERE budget = ? ORDER BY path, trackers.id"
+)
 _HOLDS = (
     "SELECT path, state, tokens, calls, nano_usd, adapter, model, labels, reserved_at, host, pid, expires_at "
     "FROM holds JOIN trackers ON trackers.id = tracker LEFT JOIN leases ON leases.id = holds.lease "
     "WHERE trackers.budget = ? ORDER BY holds.id"
 )
 _BY = "SELECT ifnull({what}, ''), count(*), sum(tokens), sum(calls), sum(nano_usd) FROM {source} " + (
-    "WHERE budget = ? GROUP BY 1 ORDER BY 1"
+    "WHERE budget = ? AND outcome <> 'expired' GROUP BY 1 ORDER BY 1"
 )
 _SPENT_BY = {
     "adapter": ("adapter", "ledger"),

@@ -110,6 +110,8 @@ def start_anew(tracker: BudgetTracker) -> None:
     for account in tracker.own_accounts:
         account.spent = account.held = account.presumed = account.sliced = 0
         account.slice = False
+    if tracker.window is not None:
+        tracker.window.forget(0)
 
 
 def entry_values(entry: LedgerEntry) -> Row:

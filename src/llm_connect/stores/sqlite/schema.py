@@ -140,8 +140,21 @@ CREATE TABLE waiters (
 CREATE INDEX waiters_of_budget ON waiters (budget);
 """
 
+_WINDOWS = """
+-- What a tracker with a period has spent in the parts of it that have ended, until they leave the window. `parts` is a
+-- list of [expires_at, first, spent tokens, calls, nano-USD, presumed tokens, calls, nano-USD]; the present part ends at
+-- `ends_at`, and has what else is spent. `first`: the least id that entries of a part may have in the ledger.
+CREATE TABLE windows (
+    tracker INTEGER PRIMARY KEY REFERENCES trackers (id),
+    period TEXT NOT NULL,
+    ends_at REAL NOT NULL,
+    first INTEGER NOT NULL,
+    parts TEXT NOT NULL
+);
+"""
+
 #: What brings a file from each version to the next; `PRAGMA user_version` is how many have been run.
-MIGRATIONS: tuple[str, ...] = (_FIRST, _WAITERS)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _WAITERS, _WINDOWS)
 
 
 def connect(path: str, busy_seconds: float) -> sqlite3.Connection:
@@ -177,7 +190,7 @@ def read_only(path: str) -> sqlite3.Connection:
         raise store_error(path, error) from None
     if version != len(MIGRATIONS):
         _close(connection)
-        raise LLMStoreError(f"{path} is no budget file of this version: open_budget makes one.", store=url_of(path))
+        raise LLMStoreError(f"{path} is no budget file of this version: open_budget makes one, or brings it up to date.", store=url_of(path))
     return connection
 
 

@@ -92,6 +92,8 @@ class TransactionalGate(Gate):
             moved = self._moved()
             if moved:
                 self._catch_up()
+            if self._windowed:
+                self.roll()
             self.leases.begin(connection, moved=moved)
         except BaseException as error:
             self.roll_back(error)
@@ -151,6 +153,7 @@ class TransactionalGate(Gate):
         """Bring up to date what this process knows of the file."""
         self.books.last_id = None
         self.trackers.refresh()
+        self._windows.look_again()
         learned = read_learned(self.connection, self.budget)
         if learned != self._learned:
             changed = [key for key in {*learned, *self._learned} if learned.get(key) != self._learned.get(key)]
@@ -208,11 +211,16 @@ class TransactionalGate(Gate):
 
     def _may_let_in(self) -> bool:
         """Whether one that waits here may be let in now, or has to say that it still waits."""
-        return self.unseen or self.waiters.due or self.leases.look_due or self._others_wrote()
+        due = self.waiters.due or self.leases.look_due or (self._windowed and self._windows.due)
+        return self.unseen or due or self._others_wrote()
 
     def _others_wrote(self) -> bool:
         with self.lock.no_transaction():
             return self._data_version() != self._version
+
+    def roll(self) -> None:
+        """Let leave windows what is over, as every transaction does when it begins."""
+        self._roll()
 
     def close_slices_of(self, lease: int) -> None:
         """Return the slices that a process keeps open."""

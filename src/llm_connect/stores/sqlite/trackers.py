@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.periods import Period
 from llm_connect.core.price import Price
 from llm_connect.stores.sqlite.rows import (
     CHANGED_TRACKERS,
@@ -17,9 +18,11 @@ from llm_connect.stores.sqlite.rows import (
     LAST_CHANGE,
     OPEN_SLICES,
     SPENT_TRACKERS,
+    Row,
     bring_up_to_date,
     tracker_state,
 )
+from llm_connect.stores.sqlite.windows import read_window, write_window
 
 if TYPE_CHECKING:
     from llm_connect.stores.sqlite.state import TransactionalGate
@@ -45,18 +48,25 @@ class Trackers:
         if known is not None:
             return known
         parent, name, is_slice, *state = self._connection.execute(FIND_TRACKER, (number,)).fetchone()
-        tracker = self.make(name, None if parent is None else self.find(parent), is_slice=bool(is_slice))
+        window = read_window(self._connection, number)
+        period = None if window is None else window.period
+        tracker = self.make(name, None if parent is None else self.find(parent), period, is_slice=bool(is_slice))
         tracker._opens_as_slice = False
-        bring_up_to_date(tracker, tuple(state))
+        self._bring_up_to_date(tracker, number, tuple(state))
         self._enter(tracker, number, lease=state[1])
+        if window is not None:
+            # What is booked on it next must not count in a part that is over.
+            self._gate.roll()
         return tracker
 
-    def make(self, name: str, parent: BudgetTracker | None, *, is_slice: bool) -> BudgetTracker:
+    def make(
+        self, name: str, parent: BudgetTracker | None, period: Period | None, *, is_slice: bool
+    ) -> BudgetTracker:
         """A tracker as it is in memory."""
         tracker = BudgetTracker.__new__(BudgetTracker)
         tracker.prices = self._prices
         tracker.strict = self._strict
-        tracker._become(name, parent, self._gate, (None, None, None), is_slice=is_slice)
+        tracker._become(name, parent, self._gate, (None, None, None), period, is_slice=is_slice)
         return tracker
 
     def number_of(self, tracker: BudgetTracker, *, joined: bool = False) -> int:
@@ -68,6 +78,7 @@ class Trackers:
             number = self._connection.execute(INSERT_TRACKER, row).lastrowid
             assert number is not None
             self._enter(tracker, number, lease=None)
+            write_window(self._connection, number, tracker.window)
             self._inserted.append(tracker)
         return tracker.number
 
@@ -85,7 +96,9 @@ class Trackers:
     def deepest_first(self) -> list[BudgetTracker]:
         """Those that have spent anything, children before their parents."""
         rows = self._connection.execute(SPENT_TRACKERS, (self._gate.budget,)).fetchall()
-        return [self.find(number) for (number,) in rows]
+        # And those above, whose windows may have less than those of their children.
+        found = {each: None for (number,) in rows for each in self.find(number).lineage}
+        return sorted(found, key=lambda tracker: len(tracker.lineage), reverse=True)  # type: ignore[arg-type]
 
     def refresh(self) -> None:
         """Bring those up to date that others have changed."""
@@ -98,7 +111,7 @@ class Trackers:
             self._note_slice(number, state[1])
             tracker = self._known.get(number)
             if tracker is not None:
-                bring_up_to_date(tracker, tuple(state))
+                self._bring_up_to_date(tracker, number, tuple(state))
 
     def _read_all(self) -> None:
         budget = (self._gate.budget,)
@@ -106,7 +119,13 @@ class Trackers:
         self.slices = dict(self._connection.execute(OPEN_SLICES, budget).fetchall())
         for number, tracker in list(self._known.items()):
             row = self._connection.execute(FIND_TRACKER, (number,)).fetchone()
-            bring_up_to_date(tracker, row[3:])
+            self._bring_up_to_date(tracker, number, row[3:])
+
+    def _bring_up_to_date(self, tracker: BudgetTracker, number: int, state: Row) -> None:
+        bring_up_to_date(tracker, state)
+        window = None if tracker.window is None else read_window(self._connection, number)
+        if tracker.window is not None and window is not None:
+            tracker.window.become(*window.state)
 
     @property
     def next_stamp(self) -> int:
