@@ -1,0 +1,131 @@
+"""Limits with a period, in a budget file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_connect.core import windows
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.units import NOTHING
+from llm_connect.stores.command import main
+from llm_connect.stores.opening import open_budget
+from llm_connect.stores.sqlite import schema
+from llm_connect.stores.sqlite.gate import SqliteGate
+from tests.core.budget_helpers import at_rest
+from tests.core.test_windows import DAY, NOON, Clock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(windows, "now", clock)
+    return clock
+
+
+def other_process(gate: Any) -> SqliteGate:
+    """The gate that another process would have."""
+    return SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root)
+
+
+def test_another_period_is_another_limit(url: str) -> None:
+    """Who joins says the same period with its limits, or neither (STORE-13)."""
+    budget = open_budget(url, total_usd="5.00", period="day")
+    assert open_budget(url) is open_budget(url, total_usd=5, period="day") is open_budget(url, period="day") is budget
+    for details in ({"total_usd": 5}, {"period": "hour"}, {"total_usd": 5, "period": "month", "change_limits": True}):
+        with pytest.raises(LLMConfigurationError, match="has 5 USD a day, not .*Its period stays"):
+            open_budget(url, **details)  # type: ignore[arg-type]
+    open_budget(url, total_usd=6, period="day", change_limits=True)
+    assert str(budget).endswith("of 6 USD a day")
+    with pytest.raises(LLMConfigurationError, match="period must be"):
+        open_budget(url, name="other", period="week")  # type: ignore[arg-type]
+
+
+def test_a_window_is_one_for_all_processes(url: str, clock: Clock) -> None:
+    """A process that finds a tracker anew, or has not looked for long, knows what has left (STORE-14)."""
+    budget = open_budget(url, total=100, period="day")
+    child = budget.child("team", 50, period="hour", join=True)
+    child.record(50)
+    clock.moment += DAY
+    other = other_process(budget.gate)
+    theirs = other.tracker(child.number)
+    assert (theirs.period, theirs.snapshot().spent) == ("hour", NOTHING)
+    theirs.consume(50)
+    assert (child.snapshot().spent.tokens, budget.snapshot().spent.tokens) == (50, 50)
+    clock.moment += 3_600
+    assert (child.snapshot().spent.tokens, theirs.snapshot().spent.tokens) == (0, 0)
+    at_rest(budget)
+    other.shut()
+
+
+def test_a_reset_begins_windows_anew(url: str, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever parent and child have in theirs, all is taken off, and nothing leaves twice (STORE-9, STORE-14)."""
+    budget = open_budget(url, total=1_000, period="hour")
+    child = budget.child("c", 500, join=True)
+    with child.reserve(90) as hold:
+        hold.dispatch()
+    clock.moment += 3_600
+    budget.record(5)
+    assert main(["reset", url, "--yes"]) == 0
+    assert [each.snapshot().spent for each in (budget, child)] == [NOTHING, NOTHING]
+    clock.moment += DAY
+    assert [each.snapshot().spent for each in (budget, child)] == [NOTHING, NOTHING]
+    assert [each.snapshot().presumed for each in (budget, child)] == [NOTHING, NOTHING]
+    at_rest(budget)
+    capsys.readouterr()
+
+
+def test_the_command_shows_periods(url: str, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what is in the window now, though nobody has used the budget since (STORE-9)."""
+    budget = open_budget(url, total=1_000, period="day")
+    budget.record(300, labels={"job": "a"})
+    assert main(["ls", url]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == "budget tokens 300 0 700 1,000 a day 0".split()
+    clock.moment += DAY
+    assert main(["ls", url, "--json"]) == 0
+    (said,) = json.loads(capsys.readouterr().out)
+    assert (said["period"], said["opens_at"]) == ("a day", "2026-11-26T00:00:00+00:00")
+    assert (said["tokens"]["spent"], said["tokens"]["left"]) == (0, 1_000)
+    budget.snapshot()
+    assert main(["show", url]) == 0
+    out = capsys.readouterr().out
+    assert "budget (opens 2026-11-26T00:00:00+00:00)" in out
+    assert [line.split() for line in out.splitlines() if line.startswith("job=a")] == [["job=a", "1", "300", "0", "0"]]
+
+
+def test_a_file_of_the_first_version_gets_windows(folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its budgets stay as they are, and new ones may have periods (STORE-12)."""
+    path = f"{folder}/budget.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        connection = schema.connect(path, 1.0)
+    connection.execute("INSERT INTO budgets (name, on_unknown, created_at) VALUES ('old', 'presume', 0)")
+    connection.execute(
+        "INSERT INTO trackers (budget, name, path, joined, is_slice, closed, changed, tokens_limit, tokens_spent) "
+        "VALUES (1, 'old', 'old', 0, 0, 0, 1, 100, 30)"
+    )
+    connection.close()
+    old = open_budget(url, name="old", total=100)
+    assert (old.period, old.snapshot().spent.tokens) == (None, 30)
+    assert open_budget(url, name="new", total=5, period="day").period == "day"
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+    connection.close()
+
+
+def test_a_window_is_as_before_when_a_transaction_fails(url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has left it in a transaction that was undone leaves in the next one (STORE-10, STORE-14)."""
+    budget = open_budget(url, total=100, period="day")
+    budget.record(60)
+    clock.moment = NOON + DAY
+    gate: Any = budget.gate
+    with monkeypatch.context() as patch:
+        patch.setattr(gate.changes, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            budget.snapshot()
+    assert budget.snapshot().spent == NOTHING
+    at_rest(budget)
