@@ -38,6 +38,7 @@ ABOUT_THE_TRACKER = {
     "test_terms",
     "test_thresholds",
     "test_totals",
+    "test_windows",
 }
 
 

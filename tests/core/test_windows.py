@@ -131,7 +131,7 @@ def test_totals_keep_what_has_left_a_window(clock: Clock) -> None:
 def test_a_hold_counts_in_the_window_in_which_it_ends(clock: Clock) -> None:
     """Held over a boundary it stays held, and what it comes to is spent after it (BUDGET-53)."""
     tracker = BudgetTracker(100, period="day")
-    hold = tracker.reserve(80)
+    hold = in_thread(lambda: tracker.reserve(80)).result(20)
     hold.dispatch()
     clock.moment += DAY
     assert refused(lambda: tracker.consume(30)).reason == "refused"
@@ -220,7 +220,7 @@ def test_who_waits_for_a_hold_sleeps_over_boundaries_of_its_window(short_parts: 
 async def test_a_task_that_waits_for_a_hold_sleeps_over_boundaries(short_parts: timedelta) -> None:
     """As in a thread (BUDGET-55)."""
     tracker = BudgetTracker(10, period=short_parts)
-    with await tracker.areserve(10):
+    with await asyncio.create_task(tracker.areserve(10)):
         error = await arefused(tracker.areserve(10, max_wait_seconds=0.8))
     assert error.reason == "wait_expired"
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import invariant, precondition, rule
 
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.periods import Period
 from llm_connect.core.units import Amount
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite.gate import SqliteGate
@@ -48,12 +49,14 @@ class SharedNode:
     other: SqliteGate
     closed_itself: bool = False
     slice: bool = False
+    period: Period | None = None
     turn: bool = False
 
     above = Node.above
     path = Node.path
     closed = Node.closed
     needs = Node.needs
+    counts_until = Node.counts_until
 
     @property
     def tracker(self) -> BudgetTracker:
@@ -77,7 +80,7 @@ class Nodes(list[Any]):
             assert isinstance(mine, SqliteGate)
             first = mine.tracker(first.number)
         super().append(
-            SharedNode(first, node.parent, node.limits, other, closed_itself=node.closed_itself, slice=node.slice)
+            SharedNode(first, node.parent, node.limits, other, node.closed_itself, node.slice, node.period)
         )
 
 
@@ -103,7 +106,7 @@ class TwoProcessesMachine(SqliteBudgetMachine):
         tracker.snapshot()
         if kept.dispatched:
             last = list(self.root.ledger)[-1]
-            self.model.presumptions[last.id] = (kept.node, kept.bound)
+            self.model.presumptions[last.id] = (kept.node, kept.bound, self.model.now)
         self.model.end(kept, kept.bound if kept.dispatched else Amount())
 
     @invariant()

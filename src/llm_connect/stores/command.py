@@ -17,7 +17,7 @@ from llm_connect.core.units import plain
 from llm_connect.stores.opening import path_of
 from llm_connect.stores.sqlite.budgets import forget_spending
 from llm_connect.stores.sqlite.report import reading
-from llm_connect.stores.tables import table
+from llm_connect.stores.tables import cell, table
 
 _UNITS = ("tokens", "calls", "usd")
 
@@ -116,12 +116,16 @@ def _rows(name: str, figures: dict[str, Any]) -> list[list[Any]]:
         of_unit = figures[unit]
         if of_unit["limit"] is not None or unit == "tokens" or float(of_unit["spent"]) or float(of_unit["held"]):
             figures_said = (of_unit[figure] for figure in ("spent", "held", "left", "limit"))
-            found.append([name, unit, *(map(_money, figures_said) if unit == "usd" else figures_said)])
+            cells = list(map(_money, figures_said) if unit == "usd" else figures_said)
+            if "period" in figures and cells[-1] is not None:
+                cells[-1] = f"{cell(cells[-1])} {figures['period']}"
+            found.append([name, unit, *cells])
     return found
 
 
 def _path_said(tracker: dict[str, Any]) -> str:
     marks = [mark for mark in ("slice", "closed") if tracker[mark]]
+    marks += [f"opens {tracker['opens_at']}"] if "opens_at" in tracker else []
     return f"{tracker['path']} ({', '.join(marks)})" if marks else str(tracker["path"])
 
 

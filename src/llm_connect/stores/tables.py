@@ -7,7 +7,7 @@ from typing import Any
 
 def table(head: list[str], rows: list[list[Any]]) -> str:
     """Columns under `head`; figures to the right, the rest to the left; nothing is `-`."""
-    cells = [head, *([_cell(value) for value in row] for row in rows)]
+    cells = [head, *([cell(value) for value in row] for row in rows)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
     right = [all(_is_figure(row[place]) for row in cells[1:]) for place in range(len(head))]
     lines = [_line(row, widths, right) for row in cells]
@@ -16,17 +16,18 @@ def table(head: list[str], rows: list[list[Any]]) -> str:
 
 def _line(row: list[str], widths: list[int], right: list[bool]) -> str:
     cells = (
-        cell.rjust(width) if at_right else cell.ljust(width)
-        for cell, width, at_right in zip(row, widths, right, strict=True)
+        text.rjust(width) if at_right else text.ljust(width)
+        for text, width, at_right in zip(row, widths, right, strict=True)
     )
     return "  ".join(cells).rstrip()
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as it stands in a table."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _is_figure(cell: str) -> bool:
-    return cell == "-" or cell.lstrip("-").replace(",", "").replace(".", "").isdigit()
+def _is_figure(text: str) -> bool:
+    return text == "-" or text.lstrip("-").replace(",", "").replace(".", "").isdigit()

@@ -45,9 +45,10 @@ def open_root(
     if gate.terms != terms:
         raise LLMConfigurationError(f"Budget {terms.name!r} is open in this process already, on other terms.")
     found: Limits = tuple(account.limit for account in root.own_accounts)  # type: ignore[assignment]
-    if made or (limits, period) in ((found, root.period), (_NO_LIMITS, None)):
+    same_period = period == root.period
+    if made or (limits == found and same_period) or (limits == _NO_LIMITS and (same_period or period is None)):
         return root
-    if not change_limits or period != root.period:
+    if not change_limits or not same_period:
         raise LLMConfigurationError(
             f"Budget {terms.name!r} of {url_of(terms.path)} has {_said(found, root.period)}, not "
             f"{_said(limits, period)}: open it with the same limits or with none, or change them for all with "

@@ -6,12 +6,16 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
+from llm_connect.core import windows
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import usd_of
+from llm_connect.core.periods import period_said
+from llm_connect.core.units import Amount, usd_of
 from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, entry_of, labels_of
 from llm_connect.stores.sqlite.schema import read_only, store_error, url_of
+from llm_connect.stores.sqlite.windows import window_of
 
 _FIGURES = ("limit", "spent", "held", "presumed", "sliced")
 _COLUMNS = ", ".join(f"trackers.{unit}_{figure}" for unit in ("tokens", "calls", "nano_usd") for figure in _FIGURES)
@@ -51,14 +55,14 @@ class Report:
         for number, name, *figures in self._rows(_ROOTS):
             holds = self._holds(number)
             stale = sum(hold["stale"] for hold in holds)
-            found.append({"name": name, **_figures(figures), "holds": len(holds), "stale_holds": stale})
+            found.append({"name": name, **self._figures(figures), "holds": len(holds), "stale_holds": stale})
         return found
 
     def budget(self, name: str) -> dict[str, Any]:
         """One budget: its trackers, who holds what, and what was spent by whom."""
         number = self.number(name)
         trackers = [
-            {"path": path, "closed": bool(closed), "slice": lease is not None, **_figures(figures)}
+            {"path": path, "closed": bool(closed), "slice": lease is not None, **self._figures(figures)}
             for path, closed, lease, *figures in self._rows(_TREE, number)
         ]
         spent_by = {by: self._spent_by(number, *where) for by, where in _SPENT_BY.items()}
@@ -103,6 +107,18 @@ class Report:
             for name, entries, tokens, calls, nano_usd in rows
         }
 
+    def _figures(self, row: list[Any]) -> dict[str, Any]:
+        """The figures of a tracker as they are now: what has left its window may not be written down yet."""
+        (period, *state), figures = row[:4], row[4:]
+        if period is None:
+            return _units(figures)
+        window = window_of(period, *state)
+        for part in window.move(windows.now(), Amount(*figures[1::5]), Amount(*figures[3::5]), lambda: 0):
+            figures[1::5] = Amount(*figures[1::5]).minus(part.spent)
+            figures[3::5] = Amount(*figures[3::5]).minus(part.presumed)
+        opens_at = datetime.fromtimestamp(window.opens_at, UTC).isoformat()
+        return {"period": period_said(window.period), "opens_at": opens_at, **_units(figures)}
+
     def _rows(self, query: str, *values: Any) -> list[Any]:
         return self._connection.execute(query, values).fetchall()
 
@@ -120,7 +136,7 @@ def reading(path: str) -> Iterator[Report]:
         connection.close()
 
 
-def _figures(figures: list[Any]) -> dict[str, dict[str, Any]]:
+def _units(figures: list[Any]) -> dict[str, dict[str, Any]]:
     """The figures of all units; USD as text, so that no digit is lost."""
     units = {}
     for place, unit in enumerate(("tokens", "calls", "usd")):
