@@ -255,7 +255,10 @@ def usd(nano_usd: int) -> Decimal:
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """Whatever happens in whatever order, tracker and model agree (BUDGET-1, BUDGET-2, BUDGET-3, BUDGET-4, BUDGET-50)."""
+    """Whatever happens in whatever order, tracker and model agree.
+
+    (BUDGET-1, BUDGET-2, BUDGET-3, BUDGET-4, BUDGET-50, BUDGET-54)
+    """
 
     def __init__(self) -> None:
         super().__init__()

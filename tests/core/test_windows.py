@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,9 +41,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def short_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[timedelta]:
+def short_parts() -> timedelta:
     """A span that is over in no time, by the real clock."""
-    yield timedelta(seconds=0.3)
+    return timedelta(seconds=0.3)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_a_month_may_be_the_last_of_its_year(clock: Clock) -> None:
 
 
 def test_a_rolling_limit_holds_for_every_span_of_its_length(clock: Clock) -> None:
-    """Whatever is spent when, no span of an hour has more than the limit, and none waits a part too long (BUDGET-51)."""
+    """Whatever is spent when, no span of an hour has more than the limit, and none waits too long (BUDGET-51)."""
     tracker = BudgetTracker(10, period=timedelta(hours=1))
     spent: list[float] = []
     for _ in range(400):
@@ -94,7 +93,7 @@ def test_a_rolling_limit_holds_for_every_span_of_its_length(clock: Clock) -> Non
 
 
 def test_each_tracker_has_a_window_of_its_own(clock: Clock) -> None:
-    """What leaves that of a child stays spent above it, and the other way round; each adds up for itself (BUDGET-52)."""
+    """What leaves that of a child stays spent above it, and the other way round; each adds up (BUDGET-52)."""
     root = BudgetTracker(1_000, period="day", keep_entries=100)
     child = root.child("team", 50, period="hour")
     grandchild = child.child("bee", 500)
@@ -210,7 +209,9 @@ def test_who_waits_for_a_hold_sleeps_over_boundaries_of_its_window(short_parts: 
     assert not waiting.done()
     hold.release()
     waiting.result(20)
-    assert in_thread(lambda: refused(lambda: tracker.reserve(11, max_wait_seconds=20))).result(20).reason == "never_fits"
+    assert (
+        in_thread(lambda: refused(lambda: tracker.reserve(11, max_wait_seconds=20))).result(20).reason == "never_fits"
+    )
     hold = tracker.reserve(10)
     error = in_thread(lambda: refused(lambda: tracker.reserve(10, max_wait_seconds=0.5))).result(20)
     assert error.reason == "wait_expired"
@@ -292,7 +293,7 @@ def test_a_threshold_is_told_once_in_each_window(clock: Clock, period: Period) -
 
 
 def test_a_clock_that_is_set_back_does_not_open_a_window(clock: Clock) -> None:
-    """By a little the window lasts longer by that; by far, until the boundary that the clock comes to next (BUDGET-58)."""
+    """By a little the window lasts longer by that; by far, to the next boundary (BUDGET-58)."""
     for period in ("day", timedelta(hours=24)):
         clock.moment = NOON
         tracker = BudgetTracker(100, period=period)  # type: ignore[arg-type]

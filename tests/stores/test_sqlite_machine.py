@@ -79,9 +79,7 @@ class Nodes(list[Any]):
             mine = self._machine.root.gate
             assert isinstance(mine, SqliteGate)
             first = mine.tracker(first.number)
-        super().append(
-            SharedNode(first, node.parent, node.limits, other, node.closed_itself, node.slice, node.period)
-        )
+        super().append(SharedNode(first, node.parent, node.limits, other, node.closed_itself, node.slice, node.period))
 
 
 class TwoProcessesMachine(SqliteBudgetMachine):

@@ -196,7 +196,7 @@ class Gate:
         self._notes.append(partial(self._end, hold, ending))
 
     def tidy(self) -> None:
-        """Work off what finalizers left, so that figures do not count holds that nobody has any more; and old windows."""
+        """Work off what finalizers left and what has left windows, so that figures do not count what is gone."""
         if (self._notes or (self._windowed and self._windows.due)) and self._generation == forks.generation:
             with self._lock:
                 self._work_off()

@@ -63,9 +63,9 @@ class BudgetTracker(BudgetFigures):
     keep_entries: ledger entries kept in memory; sums are kept for good.
     sink: a function that gets every ledger entry, in order, such as a `JsonLinesSink`. It runs in the thread that ended
         the call, outside of the lock; when it fails, that is logged, and no call is disturbed.
-    period: how often the limits begin anew: "hour", "day" or "month" in UTC, or a `timedelta`, which makes them hold for
-        every span of that length (in sixtieths, rounded up). None: they are for good. `total_usd=5, period="day"` is 5
-        USD a day. A call counts when it ends. The clock is that of the machine.
+    period: how often the limits begin anew: "hour", "day" or "month" in UTC, or a `timedelta`, which makes them hold
+        for every span of that length (in sixtieths, rounded up). None: they are for good. `total_usd=5, period="day"`
+        is 5 USD a day. A call counts when it ends. The clock is that of the machine.
 
     Guaranteed: `spent + held` never exceeds a limit, as long as the bound of each call is an upper bound. Where one is
     not, all of the overrun is booked, the bounds of that adapter and model are raised, and nothing is sent while more

@@ -167,18 +167,18 @@ class LLMBudgetExceededError(LLMError):
         except LLMBudgetExceededError as error:
             print(error.reason, error.unit, error.requested, error.total, error.spent, error.held)
 
-    reason: `never_fits` (not even with no hold open), `window_full` (only when its period is over), `wait_expired`, `refused` (it fits later, but does not wait),
-        `closed`, `unpriced` (a USD limit, and no price known), `unproven` (a strict budget, and a bound that is not
-        proven), `self_wait` (it would wait for its own caller),
-        `lease_lost` (its process was held up for longer than the lease of its hold).
+    reason: `never_fits` (not even with no hold open), `window_full` (only later, when what is spent has left the window of
+        a limit with a period), `wait_expired`, `refused` (it fits later, but does not wait), `closed`, `unpriced` (a
+        USD limit, and no price known), `unproven` (a strict budget, and a bound that is not proven), `self_wait` (it
+        would wait for its own caller), `lease_lost` (its process was held up for longer than the lease of its hold).
     unit: what is short: "tokens", "calls" or "usd"; the figures are of that unit, USD as Decimal.
     path: the tracker that is short, as `parent/child`.
     total, spent, held: its limit, what is spent, and what open holds keep; `presumed` is the part of `spent` that
         was booked without knowing the outcome, `sliced` what open slices have set aside.
     requested: the upper bound of the call. likely: about what it would use, in tokens; None when nothing is known.
     missing: the smallest raise of the limit with which it would fit.
-    opens_at: for limits with a period, when there is room by what leaves it, if no hold is open then: in seconds since the
-        epoch; None when it needs none, or when that does not help.
+    opens_at: for limits with a period, when there is room by what leaves it, if no hold is open then: in seconds since
+        the epoch; None when it needs none, or when that does not help.
     """
 
     def __init__(

@@ -101,7 +101,7 @@ class _Group:
                 yield waiter
 
     def hopeless(self) -> list[Waiter]:
-        """Looks at each waiter only when the largest demand, with the earliest deadline, says that one may be hopeless."""
+        """Looks at each waiter only when the largest demand, with the earliest deadline, says that one may be."""
         if not self.own and fits_by(self._earliest, self._path, self._largest):
             return []
         return [waiter for waiter in self._measured() if doomed(waiter, waiter.own_on)]

@@ -21,8 +21,8 @@ class BudgetSnapshot:
     spent, held: what is spent, and what open holds keep; presumed: the part of `spent` that was booked without
         knowing the outcome. sliced: what open slices below have set aside and neither spent nor held.
     waiting: callers that wait on this tracker or below it.
-    period: how often the limits begin anew, and opens_at: when the next of what is spent leaves the window, in seconds since
-        the epoch; both None for limits that are for good.
+    period: how often the limits begin anew, and opens_at: when the next of what is spent leaves the window, in seconds
+        since the epoch; both None for limits that are for good.
     learned: by how much bounds are raised after overruns in this tree, by adapter and requested model.
     """
 

@@ -20,8 +20,9 @@ from llm_connect.stores.sqlite.windows import window_of
 _FIGURES = ("limit", "spent", "held", "presumed", "sliced")
 _COLUMNS = ", ".join(f"trackers.{unit}_{figure}" for unit in ("tokens", "calls", "nano_usd") for figure in _FIGURES)
 _WINDOW = "period, ends_at, first, parts"
-_ROOTS = f"SELECT budgets.id, budgets.name, {_WINDOW}, {_COLUMNS} FROM budgets JOIN trackers ON budget = budgets.id " + (
-    "LEFT JOIN windows ON tracker = trackers.id WHERE parent IS NULL ORDER BY budgets.name"
+_ROOTS = (
+    f"SELECT budgets.id, budgets.name, {_WINDOW}, {_COLUMNS} FROM budgets JOIN trackers ON budget = budgets.id "
+    + ("LEFT JOIN windows ON tracker = trackers.id WHERE parent IS NULL ORDER BY budgets.name")
 )
 _TREE = f"SELECT path, closed, lease, {_WINDOW}, {_COLUMNS} FROM trackers " + (
     "LEFT JOIN windows ON tracker = trackers.id WHERE budget = ? ORDER BY path, trackers.id"

@@ -190,7 +190,10 @@ def read_only(path: str) -> sqlite3.Connection:
         raise store_error(path, error) from None
     if version != len(MIGRATIONS):
         _close(connection)
-        raise LLMStoreError(f"{path} is no budget file of this version: open_budget makes one, or brings it up to date.", store=url_of(path))
+        raise LLMStoreError(
+            f"{path} is no budget file of this version: open_budget makes one, or updates it.",
+            store=url_of(path),
+        )
     return connection
 
 

@@ -59,9 +59,7 @@ class Trackers:
             self._gate.roll()
         return tracker
 
-    def make(
-        self, name: str, parent: BudgetTracker | None, period: Period | None, *, is_slice: bool
-    ) -> BudgetTracker:
+    def make(self, name: str, parent: BudgetTracker | None, period: Period | None, *, is_slice: bool) -> BudgetTracker:
         """A tracker as it is in memory."""
         tracker = BudgetTracker.__new__(BudgetTracker)
         tracker.prices = self._prices
