@@ -167,8 +167,8 @@ class LLMBudgetExceededError(LLMError):
         except LLMBudgetExceededError as error:
             print(error.reason, error.unit, error.requested, error.total, error.spent, error.held)
 
-    reason: `never_fits` (not even with no hold open), `window_full` (only later, when what is spent has left the window of
-        a limit with a period), `wait_expired`, `refused` (it fits later, but does not wait), `closed`, `unpriced` (a
+    reason: `never_fits` (not even with no hold open), `window_full` (only later, when what is spent has left the window
+        of a limit with a period), `wait_expired`, `refused` (it fits later, but does not wait), `closed`, `unpriced` (a
         USD limit, and no price known), `unproven` (a strict budget, and a bound that is not proven), `self_wait` (it
         would wait for its own caller), `lease_lost` (its process was held up for longer than the lease of its hold).
     unit: what is short: "tokens", "calls" or "usd"; the figures are of that unit, USD as Decimal.

@@ -142,8 +142,8 @@ CREATE INDEX waiters_of_budget ON waiters (budget);
 
 _WINDOWS = """
 -- What a tracker with a period has spent in the parts of it that have ended, until they leave the window. `parts` is a
--- list of [expires_at, first, spent tokens, calls, nano-USD, presumed tokens, calls, nano-USD]; the present part ends at
--- `ends_at`, and has what else is spent. `first`: the least id that entries of a part may have in the ledger.
+-- list of [expires_at, first, spent tokens, calls, nano-USD, presumed tokens, calls, nano-USD]; the present part ends
+-- at `ends_at`, and has what else is spent. `first`: the least id that entries of a part may have in the ledger.
 CREATE TABLE windows (
     tracker INTEGER PRIMARY KEY REFERENCES trackers (id),
     period TEXT NOT NULL,
@@ -191,7 +191,7 @@ def read_only(path: str) -> sqlite3.Connection:
     if version != len(MIGRATIONS):
         _close(connection)
         raise LLMStoreError(
-            f"{path} is no budget file of this version: open_budget makes one, or updates it.",
+            f"{path} is no budget file of this version: open_budget makes or updates it.",
             store=url_of(path),
         )
     return connection
