@@ -141,3 +141,22 @@ def test_a_window_is_as_before_when_a_transaction_fails(
             budget.snapshot()
     assert budget.snapshot().spent == NOTHING
     at_rest(budget)
+
+
+def test_the_numbers_at_which_parts_begin_are_those_of_the_file(url: str, clock: Clock) -> None:
+    """However often a process lets time pass before anything is booked, a correction counts (BUDGET-54, STORE-14)."""
+    budget = open_budget(url, total=100, period="hour")
+    other = other_process(budget.gate)
+    for _ in range(5):
+        clock.moment += 3_600
+        budget.snapshot()
+    kept = budget.reserve(0)
+    theirs = other.tracker(other.root)
+    with theirs.reserve(50) as hold:
+        hold.dispatch()
+    assert hold.entry is not None
+    budget.correct(hold.entry.id, 7)
+    kept.release()
+    assert budget.snapshot().spent.tokens == theirs.snapshot().spent.tokens == 7
+    at_rest(budget)
+    other.shut()

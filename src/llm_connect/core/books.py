@@ -124,7 +124,7 @@ class Books:
     def _shift(self, path: str, amount: Amount) -> None:
         moment = time.time()
         entry = LedgerEntry(
-            id=self.number(),
+            id=next(self._ids),
             tracker=path,
             outcome="expired",
             amount=amount,

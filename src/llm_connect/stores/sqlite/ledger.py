@@ -90,11 +90,14 @@ class StoredBooks(Books):
 
     def _numbers(self) -> Iterator[int]:
         while True:
-            last = self.last_id
-            if last is None:
-                last = int(self._gate.connection.execute("SELECT ifnull(max(id), 0) FROM ledger").fetchone()[0])
-            self.last_id = last + 1
-            yield last + 1
+            self.last_id = self.number()
+            yield self.last_id
+
+    def number(self) -> int:
+        """The id of the next entry. It is not taken: an id that nothing was written under would be given again."""
+        if self.last_id is None:
+            self.last_id = int(self._gate.connection.execute("SELECT ifnull(max(id), 0) FROM ledger").fetchone()[0])
+        return self.last_id + 1
 
     def record(
         self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
