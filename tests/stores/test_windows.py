@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from llm_connect.stores.command import main
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
 from llm_connect.stores.sqlite.gate import SqliteGate
-from tests.core.budget_helpers import at_rest
+from tests.core.budget_helpers import at_rest, in_thread, refused, waits
 from tests.core.test_windows import DAY, NOON, Clock
+from tests.stores.test_leases import second
 
 
 @pytest.fixture
@@ -144,7 +146,7 @@ def test_a_window_is_as_before_when_a_transaction_fails(
 
 
 def test_the_numbers_at_which_parts_begin_are_those_of_the_file(url: str, clock: Clock) -> None:
-    """However often a process lets time pass before anything is booked, a correction counts (BUDGET-54, STORE-14)."""
+    """However often a process lets time pass before anything is booked, a correction counts (BUDGET-54, STORE-15)."""
     budget = open_budget(url, total=100, period="hour")
     other = other_process(budget.gate)
     for _ in range(5):
@@ -160,3 +162,17 @@ def test_the_numbers_at_which_parts_begin_are_those_of_the_file(url: str, clock:
     assert budget.snapshot().spent.tokens == theirs.snapshot().spent.tokens == 7
     at_rest(budget)
     other.shut()
+
+
+def test_who_waits_for_a_window_keeps_its_place_in_other_processes(url: str) -> None:
+    """Also when that opens only after its process has to say again that it waits (STORE-14, STORE-15)."""
+    budget = open_budget(url, total=10, period=timedelta(seconds=2.4), lease_seconds=0.6)
+    budget.record(9)
+    other = second(budget)
+    first = in_thread(lambda: budget.reserve(10, max_wait_seconds=20).release())
+    waits(budget, 1)
+    assert refused(lambda: other.reserve(1)).reason == "refused"
+    first.result(20)
+    other.reserve(1).release()
+    at_rest(budget)
+    other.gate.shut()  # type: ignore[attr-defined]

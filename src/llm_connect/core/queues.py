@@ -116,7 +116,7 @@ class _Group:
 
     def _measure(self, waiter: Waiter) -> None:
         self._largest = _larger(self._largest, waiter.demand.smallest)
-        self._earliest = min(self._earliest, waiter.deadline)
+        self._earliest = min(self._earliest, waiter.patient_until)
 
 
 def _larger(one: Amount, other: Amount) -> Amount:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 from contextlib import suppress
@@ -49,6 +50,11 @@ class Waiter:
     @property
     def waiting(self) -> bool:
         return self.hold is None and self.error is None and not self.gone
+
+    @property
+    def patient_until(self) -> float:
+        """Like `deadline`: when it is too late for a window to open."""
+        return self.deadline
 
     def leave(self) -> Hold | None:
         """The caller goes, with the grant that it has not taken yet, if there is one."""
@@ -113,3 +119,8 @@ class RemoteWaiter(Waiter):
 
     def __init__(self, tracker: BudgetTracker, amount: Amount, *, arrival: int, deadline: float) -> None:
         super().__init__(tracker, Demand(amount), NO_FACTS, arrival=arrival, deadline=deadline, own=())
+
+    @property
+    def patient_until(self) -> float:
+        """For ever: how long it waits its own process knows, `deadline` is when that is to say so again."""
+        return math.inf

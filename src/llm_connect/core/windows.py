@@ -223,4 +223,4 @@ def fits_by(deadline: float, path: Path, amount: Amount, own: Callable[[Account]
 
 def doomed(waiter: Waiter, own: Callable[[Account], int] = lambda _: 0) -> bool:
     """Whether `waiter` would not fit in time though all holds but `own` ended."""
-    return not fits_by(waiter.deadline, waiter.tracker.accounts, waiter.demand.smallest, own)
+    return not fits_by(waiter.patient_until, waiter.tracker.accounts, waiter.demand.smallest, own)
