@@ -13,7 +13,7 @@ import pytest
 
 from llm_connect.core import line
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.demand import CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
 from llm_connect.core.units import Amount
@@ -39,7 +39,7 @@ def place(
 ) -> Waiter:
     """A caller in line, without a thread."""
     deadline = time.monotonic() + seconds
-    demand = Demand(Amount(tokens, calls))
+    demand = PlainDemand(tokens, calls)
     waiter = Waiter(tracker, demand, CallFacts(), arrival=tracker.gate.arrive(), deadline=deadline, own=own)
     tracker.gate.queue(waiter, may_wait=True)
     return waiter
@@ -267,7 +267,7 @@ def test_the_arrival_number_is_kept_for_retries() -> None:
     context = contextvars.Context()
     again = in_thread(
         lambda: context.run(
-            admit, tracker, Demand(Amount(10)), CallFacts(), deadline=time.monotonic() + WAIT, arrival=number
+            admit, tracker, PlainDemand(10), CallFacts(), deadline=time.monotonic() + WAIT, arrival=number
         )
     )
     waits(tracker, 2)
@@ -284,7 +284,7 @@ async def test_a_task_keeps_its_arrival_number_for_retries() -> None:
     hold = in_thread(lambda: tracker.reserve(10)).result(WAIT)
     later = place(tracker, 10)
     deadline = time.monotonic() + WAIT
-    again = asyncio.create_task(aadmit(tracker, Demand(Amount(10)), CallFacts(), deadline=deadline, arrival=number))
+    again = asyncio.create_task(aadmit(tracker, PlainDemand(10), CallFacts(), deadline=deadline, arrival=number))
     await awaits(tracker, 2)
     hold.release()
     (await again).release()
@@ -351,7 +351,7 @@ def test_a_dead_loops_waiter_is_dropped_and_the_settler_not_disturbed() -> None:
     """A waiter that cannot be woken loses its grant to the next in line, and settle does not raise (BUDGET-6)."""
     tracker = BudgetTracker(10)
     hold = tracker.reserve(10)
-    dead = _ClosedLoop(tracker, Demand(Amount(10)), CallFacts(), arrival=tracker.gate.arrive(), deadline=1e18, own=())
+    dead = _ClosedLoop(tracker, PlainDemand(10), CallFacts(), arrival=tracker.gate.arrive(), deadline=1e18, own=())
     tracker.gate.queue(dead, may_wait=True)
     alive = place(tracker, 10)
     hold.settle(0)
@@ -389,7 +389,7 @@ def test_a_late_wake_up_that_fails_takes_no_hold_away() -> None:
             taken.append(tracker.gate.take(self))
             raise RuntimeError("Event loop is closed")
 
-    waiter = Overtaken(tracker, Demand(Amount(10)), CallFacts(), arrival=tracker.gate.arrive(), deadline=1e18, own=())
+    waiter = Overtaken(tracker, PlainDemand(10), CallFacts(), arrival=tracker.gate.arrive(), deadline=1e18, own=())
     tracker.gate.queue(waiter, may_wait=True)
     first.release()
     until(lambda: bool(taken))
@@ -716,7 +716,7 @@ def test_a_waiter_may_be_woken_by_a_finalizer_in_its_own_thread() -> None:
 async def test_a_waiter_is_woken_once() -> None:
     """A second wake-up of a task changes nothing."""
     tracker = BudgetTracker(10)
-    demand = Demand(Amount(1))
+    demand = PlainDemand(1)
     waiter = LoopWaiter(tracker, demand, CallFacts(), arrival=1, deadline=time.monotonic() + WAIT, own=())
     waiter.wake()
     waiter.wake()
@@ -727,7 +727,7 @@ async def test_what_fits_is_admitted_in_a_coroutine_without_a_step() -> None:
     """No task switch happens when nobody has to wait."""
     tracker = BudgetTracker(10)
     switched = asyncio.get_running_loop().call_soon(lambda: pytest.fail("the loop went on"))
-    hold = await aadmit(tracker, Demand(Amount(10)), CallFacts(), deadline=0)
+    hold = await aadmit(tracker, PlainDemand(10), CallFacts(), deadline=0)
     switched.cancel()
     hold.release()
     until(lambda: tracker.held == 0)

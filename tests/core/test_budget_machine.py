@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from llm_connect.core import windows
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.demand import BoundDemand, CallFacts, Demand
+from llm_connect.core.demand import BoundDemand, CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.holds import Hold
 from llm_connect.core.periods import Period
@@ -397,7 +397,7 @@ class BudgetMachine(RuleBasedStateMachine):
     ) -> None:
         node = self.node(pick)
         owned = list({id(kept): kept for kept in map(self.some, own)}.values()) if self.has_hold() else []
-        amounts, demand = {0: amount}, Demand(amount)
+        amounts, demand = {0: amount}, PlainDemand(*amount)
         if elastic is not None:
             least, more = elastic
             price = Price(prompt=0, completion=0, call=usd(amount.nano_usd))

@@ -6,7 +6,7 @@ import json
 from decimal import Decimal
 
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.demand import CallFacts, PlainDemand
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.locks import TreeLock
 from llm_connect.core.models import Usage
@@ -136,7 +136,7 @@ def test_a_correction_is_about_the_attempt_that_it_amends() -> None:
     """It has the bound, its grade, the request and the moment of that attempt, and its own figures (BUDGET-43)."""
     tracker = BudgetTracker(1_000)
     facts = CallFacts(adapter="a", model="m", labels={"job": "x"}, grade="estimated")
-    hold = admit(tracker, Demand(Amount(100, 1)), facts, deadline=0.0)
+    hold = admit(tracker, PlainDemand(100, 1), facts, deadline=0.0)
     hold.request_id = "r"
     hold.dispatch()
     hold.presume()

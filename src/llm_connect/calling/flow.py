@@ -108,7 +108,7 @@ class Call:
                 self._end(hold, outcome)
                 yield Booked(hold)
         finally:
-            if hold.state != "ended":
+            if not hold.ended:
                 self._end_open(hold)
             self.booked = self.booked.plus(hold.amount)
         return outcome

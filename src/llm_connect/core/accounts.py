@@ -97,20 +97,16 @@ def fits(path: Path, amount: Amount) -> bool:
     """Whether `short` is empty; written out, because every call asks."""
     if path.sliced:
         return not short(path, amount)
-    tokens, calls, nano_usd = amount
-    for of_tokens, of_calls, of_usd in path.levels:
-        if of_tokens.limit is not None and _lacks(of_tokens, tokens):
-            return False
-        if of_calls.limit is not None and _lacks(of_calls, calls):
-            return False
-        if of_usd.limit is not None and _lacks(of_usd, nano_usd):
-            return False
+    need_tokens, need_calls, need_usd = amount
+    for tokens, calls, usd in path.levels:
+        if (
+            (tokens.limit is not None and need_tokens > tokens.limit - tokens.spent - tokens.held - tokens.sliced)
+            or (calls.limit is not None and need_calls > calls.limit - calls.spent - calls.held - calls.sliced)
+            or (usd.limit is not None and need_usd > usd.limit - usd.spent - usd.held - usd.sliced)
+        ):
+            # What asks for nothing of a unit fits there all the same, unless more is spent than its limit.
+            return not short(path, amount)
     return True
-
-
-def _lacks(account: Account, need: int) -> bool:
-    limit, spent = account.limit, account.spent
-    return spent + account.held + account.sliced + need > limit and (need > 0 or spent > limit)  # type: ignore[operator]
 
 
 def room(path: Path, amount: Amount) -> int | None:
@@ -151,7 +147,8 @@ def hold(path: Path, amount: Amount) -> None:
     for of_tokens, of_calls, of_usd in path.levels:
         of_tokens.held += tokens
         of_calls.held += calls
-        of_usd.held += nano_usd
+        if nano_usd:
+            of_usd.held += nano_usd
 
 
 def book(path: Path, held: Amount, spent: Amount) -> bool:
@@ -167,8 +164,9 @@ def book(path: Path, held: Amount, spent: Amount) -> bool:
         of_tokens.spent += tokens
         of_calls.held -= held_calls
         of_calls.spent += calls
-        of_usd.held -= held_usd
-        of_usd.spent += nano_usd
+        if held_usd or nano_usd:
+            of_usd.held -= held_usd
+            of_usd.spent += nano_usd
     return more
 
 

@@ -108,15 +108,16 @@ class Gate:
             self.check_process()
         if self._windowed:
             self.tidy()
-        self._lock.acquire()
-        try:
-            if hold.state == "ended":
+        if not self._books.surprised and not hold.ended:
+            # Without the lock: what surprises meanwhile comes after this request.
+            hold.dispatched = True
+            return True
+        with self._lock:
+            if hold.ended:
                 raise LLMConfigurationError("This hold has ended: reserve anew for another request.")
-            if not self._books.surprised or hold.state == "dispatched" or self._covers(hold):
-                hold.state = "dispatched"
+            if hold.dispatched or self._covers(hold):
+                hold.dispatched = True
                 return True
-        finally:
-            self._lock.release()
         hold.release()
         return False
 
@@ -344,7 +345,7 @@ class Gate:
         return demand.raised(self._learned.get(facts.key))
 
     def _end(self, hold: Hold, ending: Ending) -> None:
-        if hold.state == "ended":
+        if hold.ended:
             return
         if self._books.end(hold, ending):
             key = hold.facts.key

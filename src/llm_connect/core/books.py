@@ -44,18 +44,19 @@ class Books:
 
     def end(self, hold: Hold, ending: Ending) -> bool:
         """Book what became of a hold, and free it; whether that has taught anything of its adapter and model."""
-        hold.state = "ended"
+        hold.ended = True
         hold.ending = ending
         hold.entry_id = next(self._ids)
         hold.ended_at = time.time()
-        outcome, amount, usage, _, _, model = ending
-        tracker, facts = hold.tracker, hold.facts
-        if accounts.book(tracker.accounts, hold.bound, amount):
+        outcome, amount, usage = ending[:3]
+        path = hold.tracker.accounts
+        if accounts.book(path, hold.bound, amount):
             self.surprised = True
         if outcome == "presumed":
-            accounts.presume(tracker.accounts, amount)
+            accounts.presume(path, amount)
             self._presumed[hold.entry_id] = hold
-        self._ledger.append(hold, (tracker.path, facts.adapter, model or facts.model), facts.labels, amount)
+        facts = hold.facts
+        self._ledger.append(hold, (hold.tracker.path, facts.adapter, ending[5] or facts.model), facts.labels, amount)
         if self._sink is not None or self._thresholds:
             self._tell(hold)
         return usage is not None and self._learn(hold, usage)

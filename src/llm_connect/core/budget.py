@@ -13,7 +13,7 @@ from llm_connect.core.admission import Gate, OnUnknown
 from llm_connect.core.books import Sink
 from llm_connect.core.callers import remember_own
 from llm_connect.core.checks import check_count, check_name, check_number
-from llm_connect.core.demand import NO_FACTS, Demand
+from llm_connect.core.demand import NO_FACTS, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.figures import BudgetFigures
 from llm_connect.core.gates import BudgetGate
@@ -329,7 +329,7 @@ class BudgetTracker(BudgetFigures):
         assert self.parent is not None
         self._opens_as_slice = False
         if not self.gate.open_slice(self):
-            size = Demand(limits_of(self))
+            size = PlainDemand(*limits_of(self))
             above = self.parent.accounts
             never = hopeless(above, size.amount)
             reason: Reason = "closed" if self.parent.closed else "refused" if never is None else "never_fits"

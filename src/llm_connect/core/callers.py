@@ -24,7 +24,7 @@ class _Own:
         self.most = _FEW
 
     def forget_ended(self) -> list[weakref.ref[Hold]]:
-        self.refs = [ref for ref in self.refs if (hold := ref()) is not None and hold.state != "ended"]
+        self.refs = [ref for ref in self.refs if (hold := ref()) is not None and not hold.ended]
         self.most = max(_FEW, 2 * len(self.refs))
         return self.refs
 
@@ -40,13 +40,13 @@ def own_holds() -> tuple[Hold, ...]:
     own = _own.get()
     if own is None or own.caller != _caller():
         return ()
-    return tuple(hold for ref in own.refs if (hold := ref()) is not None and hold.state != "ended")
+    return tuple(hold for ref in own.refs if (hold := ref()) is not None and not hold.ended)
 
 
 def remember_own(hold: Hold) -> None:
     """Count `hold` among the caller's own."""
     own = _own.get()
-    caller = _caller()
+    caller = _thread() if _running_loop() is None else _caller()
     if own is None or own.caller != caller:
         own = _Own(caller)
         _own.set(own)

@@ -23,7 +23,7 @@ def stuck(waiters: list[Waiter]) -> list[Waiter]:
 
 def _kept_by(waiters: Iterable[Waiter]) -> Counter[Account]:
     kept: Counter[Account] = Counter()
-    for hold in {hold for waiter in waiters for hold in waiter.own if hold.state != "ended"}:
+    for hold in {hold for waiter in waiters for hold in waiter.own if not hold.ended}:
         for level in hold.tracker.accounts.levels:
             for account, figure in zip(level, hold.bound, strict=True):
                 kept[account] += figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from llm_connect.core.accounts import Path, fits
 from llm_connect.core.learning import Key, LearnedFactor
@@ -18,44 +18,71 @@ if TYPE_CHECKING:
 Grade: TypeAlias = Literal["proven", "estimated", "unbounded"]
 
 
-class Demand:
-    """An amount that a call may need at most, as a user says it."""
+class Demand(Protocol):
+    """What a call may need at most."""
 
-    __slots__ = ("amount",)
-
-    def __init__(self, amount: Amount) -> None:
-        self.amount: Amount = amount
+    @property
+    def amount(self) -> Amount:
+        """All that it may need."""
+        ...
 
     @property
     def smallest(self) -> Amount:
         """The least that the call can do with."""
-        return self.amount
+        ...
 
     @property
     def likely_tokens(self) -> int | None:
         """About what the call will use; None when nobody knows."""
-        return None
+        ...
 
     def fitting(self, path: Path) -> tuple[Amount, int | None] | None:
         """The largest amount that fits now, with its output limit; None when not even the smallest does."""
-        return (self.amount, None) if fits(path, self.amount) else None
+        ...
 
     def raised(self, factor: LearnedFactor | None) -> Demand:
-        """The demand as it is under what was learned: what a user says is not raised."""
-        return self
+        """The demand as it is under what was learned."""
+        ...
 
     def at(self, max_tokens: int | None) -> Amount:
         """The amount with this output limit."""
-        return self.amount
+        ...
 
 
-class BoundDemand(Demand):
+class PlainDemand(Amount):
+    """An amount as a user says it: it is not raised, and it is itself what is held."""
+
+    __slots__ = ()
+
+    @property
+    def amount(self) -> Amount:
+        return self
+
+    @property
+    def smallest(self) -> Amount:
+        return self
+
+    @property
+    def likely_tokens(self) -> None:
+        return None
+
+    def fitting(self, path: Path) -> tuple[Amount, int | None] | None:
+        return (self, None) if fits(path, self) else None
+
+    def raised(self, factor: LearnedFactor | None) -> Demand:
+        return self
+
+    def at(self, max_tokens: int | None) -> Amount:
+        return self
+
+
+class BoundDemand:
     """What a call with a bound asks for, with an output limit from `least` to that of the bound."""
 
-    __slots__ = ("bound", "factor", "least", "price")
+    __slots__ = ("amount", "bound", "factor", "least", "price")
 
     def __init__(self, bound: Bound, least: int, price: Price | None, factor: LearnedFactor | None = None) -> None:
-        super().__init__(bound.amount_at(bound.max_tokens, price, factor))
+        self.amount: Amount = bound.amount_at(bound.max_tokens, price, factor)
         self.bound: Bound = bound
         self.least: int = least
         self.price: Price | None = price

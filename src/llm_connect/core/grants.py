@@ -26,9 +26,9 @@ def grant(tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | No
 
 def give_back(hold: Hold) -> bool:
     """Free a hold without an entry in the ledger; False when it has ended."""
-    if hold.state == "ended":
+    if hold.ended:
         return False
-    hold.state = "ended"
+    hold.ended = True
     accounts.hold(hold.tracker.accounts, NOTHING.minus(hold.bound))
     return True
 

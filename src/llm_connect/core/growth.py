@@ -34,7 +34,7 @@ class Growth:
         """
         self._seen += utf8_bytes(text)
         most, step = self._demand.bound.max_tokens, self._demand.least
-        if self._seen <= self._covered or self._covered >= most or self._hold.state == "ended":
+        if self._seen <= self._covered or self._covered >= most or self._hold.ended:
             return True
         steps = -(-(self._seen - self._covered) // step)
         return self._grow_to(min(self._covered + steps * step, most)) or self._grow_to(min(self._seen, most))

@@ -57,6 +57,8 @@ class Hold:
         "__weakref__",
         "bound",
         "demand",
+        "dispatched",
+        "ended",
         "ended_at",
         "ending",
         "entry_id",
@@ -64,7 +66,6 @@ class Hold:
         "max_tokens",
         "request_id",
         "reserved_at",
-        "state",
         "tracker",
     )
 
@@ -76,7 +77,8 @@ class Hold:
         self.bound: Amount = bound
         #: The output limit that the bound assumes, and that the request must carry; None when it assumes none.
         self.max_tokens: int | None = max_tokens
-        self.state: State = "reserved"
+        self.dispatched: bool = False
+        self.ended: bool = False
         self.demand: Demand = demand
         self.facts: CallFacts = facts
         self.reserved_at: float = time.time()
@@ -86,6 +88,13 @@ class Hold:
         self.ended_at: float = 0.0
         #: Under which the provider knows the request, as far as that is known.
         self.request_id: str | None = None
+
+    @property
+    def state(self) -> State:
+        """Whether it is reserved, dispatched, or ended."""
+        if self.ended:
+            return "ended"
+        return "dispatched" if self.dispatched else "reserved"
 
     @property
     def entry(self) -> LedgerEntry | None:
@@ -98,7 +107,7 @@ class Hold:
             tracker=self.tracker.path,
             outcome=ending.outcome,
             amount=ending.amount,
-            bound=self.bound,
+            bound=Amount(*self.bound),
             grade=facts.grade,
             adapter=facts.adapter,
             model=self.model,
@@ -127,7 +136,7 @@ class Hold:
         Raises LLMConfigurationError when the hold has ended, and LLMBudgetExceededError when it was given back: by
         an overrun more is spent by now than a limit allows.
         """
-        if not self.try_dispatch():
+        if not self.tracker.gate.dispatch(self):
             raise self.given_back()
 
     def try_dispatch(self) -> bool:
@@ -196,11 +205,11 @@ class Hold:
 
         With `BudgetTracker(on_unknown="release")`, what was dispatched is released as well.
         """
-        if self.state != "ended":
+        if not self.ended:
             self.tracker.gate.end(self, self._unsettled())
 
     def _unsettled(self) -> Ending:
-        presumed = self.state == "dispatched" and self.tracker.gate.on_unknown == "presume"
+        presumed = self.dispatched and self.tracker.gate.on_unknown == "presume"
         return Ending("presumed", self.bound) if presumed else RELEASED
 
     def __enter__(self) -> Self:
@@ -213,7 +222,7 @@ class Hold:
 
     def __del__(self) -> None:
         # A finalizer may run in a process that was forked, or while this thread has any lock: it only leaves a note.
-        if self.state != "ended":
+        if not self.ended:
             self.tracker.gate.lose(self, self._unsettled())
 
     def __copy__(self) -> Self:

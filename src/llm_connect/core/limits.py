@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from llm_connect.core.checks import check_count
-from llm_connect.core.demand import NO_FACTS, CallFacts, Demand
+from llm_connect.core.demand import NO_FACTS, CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import Amount, amount_of, nano_usd_of
+from llm_connect.core.units import NANO, Amount, nano_usd_of
 
 #: Limits in tokens, calls and nano-USD; None where there is none.
 Limits: TypeAlias = tuple[int | None, int | None, int | None]
+#: Makes a named tuple in half the time; every call makes some.
+_tuple = tuple.__new__
 
 
 def checked_limits(total: object, total_calls: object, total_usd: object) -> Limits:
@@ -25,12 +27,13 @@ def checked_limits(total: object, total_calls: object, total_usd: object) -> Lim
 
 def checked_amount(
     tokens: object, calls: object, usd: object, adapter: str | None, model: str | None, labels: Any
-) -> tuple[Demand, CallFacts]:
+) -> tuple[PlainDemand, CallFacts]:
     """What a user's own reservation asks for. Raises LLMConfigurationError for a figure that is none."""
     if not (type(tokens) is int and type(calls) is int and tokens >= 0 and calls >= 0):
         check_count("tokens", tokens, least=0)
         check_count("calls", calls, least=0)
-    demand = Demand(amount_of(tokens, calls, nano_usd_of("usd", usd)))  # type: ignore[arg-type]
+    nano_usd = usd * NANO if type(usd) is int and usd >= 0 else nano_usd_of("usd", usd)
+    demand: PlainDemand = _tuple(PlainDemand, (tokens, calls, nano_usd))
     if adapter is model is labels is None:
         return demand, NO_FACTS
     return demand, CallFacts(adapter=adapter, model=model, labels=dict(labels or {}))
@@ -42,10 +45,13 @@ def checked_actual(bound: Amount, tokens: object, calls: object, usd: object) ->
         check_count("tokens", tokens, least=0)
     if calls is not None:
         check_count("calls", calls, least=0)
-    return amount_of(
-        bound[0] if tokens is None else tokens,  # type: ignore[arg-type]
-        bound[1] if calls is None else calls,  # type: ignore[arg-type]
-        bound[2] if usd is None else nano_usd_of("usd", usd),
+    return _tuple(
+        Amount,
+        (
+            bound[0] if tokens is None else tokens,
+            bound[1] if calls is None else calls,
+            bound[2] if usd is None else nano_usd_of("usd", usd),
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from llm_connect.core.exceptions import LLMConfigurationError
 
 Unit: TypeAlias = Literal["tokens", "calls", "usd"]
 UNITS: tuple[Unit, ...] = ("tokens", "calls", "usd")
-_NANO = 1_000_000_000
+NANO = 1_000_000_000
 #: Money is counted in it, whatever the decimal context of the thread is.
 _MONEY = Context(prec=60, rounding=ROUND_CEILING, Emin=-60, Emax=60, traps=[InvalidOperation, Overflow])
 
@@ -62,8 +62,6 @@ def nano_usd_of(name: str, value: object) -> int:
 
     Raises LLMConfigurationError for what is no finite amount of at least 0.
     """
-    if type(value) is int and value >= 0:
-        return value * _NANO
     return scaled_usd(name, value, 9)
 
 

@@ -66,9 +66,7 @@ class Waiter:
         """How much of what `account` holds is held by the caller itself."""
         place = account.place
         return sum(
-            hold.bound[place]
-            for hold in self.own
-            if hold.state != "ended" and account in hold.tracker.accounts.units[place]
+            hold.bound[place] for hold in self.own if not hold.ended and account in hold.tracker.accounts.units[place]
         )
 
     def wake(self) -> None:

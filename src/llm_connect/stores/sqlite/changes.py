@@ -68,7 +68,7 @@ class Changes:
         return before is not None and before.row is None
 
     def _write_hold(self, connection: sqlite3.Connection, hold: StoredHold) -> None:
-        if hold.state == "ended":
+        if hold.ended:
             if hold.row is not None:
                 connection.execute("DELETE FROM holds WHERE id = ?", (hold.row,))
                 # That of another process, whose lease was over, is none of its own.

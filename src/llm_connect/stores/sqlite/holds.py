@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llm_connect.core.exceptions import LLMBudgetExceededError
-from llm_connect.core.holds import NO_ENDING, Hold, State
+from llm_connect.core.holds import NO_ENDING, Hold
 from llm_connect.core.refusals import refusal_of
 from llm_connect.core.units import NOTHING, Amount
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Before(NamedTuple):
     """What a hold was before a transaction."""
 
-    state: State
+    ended: bool
+    dispatched: bool
     bound: Amount
     row: int | None
     lease: Lease | None
@@ -27,7 +28,7 @@ class Before(NamedTuple):
 class StoredHold(Hold):
     """A hold in a budget file. Whoever changes its state or bound, its gate is told."""
 
-    __slots__ = ("_bound", "_state", "lease", "row")
+    __slots__ = ("_bound", "_dispatched", "_ended", "lease", "row")
 
     def __init__(self, tracker: Any, bound: Amount, max_tokens: int | None, demand: Demand, facts: CallFacts) -> None:
         #: The number of its row; None as long as it has none.
@@ -35,18 +36,28 @@ class StoredHold(Hold):
         #: The lease under which it stands there.
         self.lease: Lease | None = None
         #: A hold that was never written is as good as ended.
-        self._state: State = "ended"
+        self._ended: bool = True
+        self._dispatched: bool = False
         self._bound: Amount = NOTHING
         super().__init__(tracker, bound, max_tokens, demand, facts)
 
     @property
-    def state(self) -> State:
-        return "ended" if self.lost else self._state
+    def ended(self) -> bool:
+        return self._ended or self.lost
 
-    @state.setter
-    def state(self, state: State) -> None:
+    @ended.setter
+    def ended(self, ended: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._gate.changes.note(self)
-        self._state = state
+        self._ended = ended
+
+    @property
+    def dispatched(self) -> bool:
+        return self._dispatched
+
+    @dispatched.setter
+    def dispatched(self, dispatched: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        self._gate.changes.note(self)
+        self._dispatched = dispatched
 
     @property
     def bound(self) -> Amount:
@@ -59,11 +70,11 @@ class StoredHold(Hold):
 
     @property
     def before(self) -> Before:
-        return Before(self._state, self._bound, self.row, self.lease)
+        return Before(self._ended, self._dispatched, self._bound, self.row, self.lease)
 
     def undo(self, before: Before) -> None:
         """Be as before a transaction that was rolled back."""
-        self._state, self._bound, self.row, self.lease = before
+        self._ended, self._dispatched, self._bound, self.row, self.lease = before
         self.entry_id, self.ending, self.ended_at = 0, NO_ENDING, 0.0
 
     @property
@@ -74,11 +85,11 @@ class StoredHold(Hold):
     @property
     def late(self) -> bool:
         """Whether it was lost, and its holder has not ended it yet."""
-        return self.lost and self._state != "ended"
+        return self.lost and not self._ended
 
     def leave_row(self) -> None:
         """It has ended, and its row is no longer there, or another hold's."""
-        self.state = "ended"  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.ended = True  # pyright: ignore[reportIncompatibleVariableOverride]
         self.row = None
 
     def given_back(self) -> LLMBudgetExceededError:

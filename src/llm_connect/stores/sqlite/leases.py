@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from llm_connect.core import forks
-from llm_connect.core.demand import Demand
+from llm_connect.core.demand import PlainDemand
 from llm_connect.core.holds import RELEASED, Ending
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.stores.sqlite.holds import StoredHold
@@ -162,7 +162,7 @@ class Leases:
         number, _, tracker, state, tokens, calls, nano_usd, max_tokens, grade, adapter, model, labels, reserved_at = row
         bound = Amount(tokens, calls, nano_usd)  # type: ignore[arg-type]
         facts = facts_of(grade, adapter, model, labels)  # type: ignore[arg-type]
-        hold = StoredHold(self._gate.trackers.find(tracker), bound, max_tokens, Demand(bound), facts)  # type: ignore[arg-type]
+        hold = StoredHold(self._gate.trackers.find(tracker), bound, max_tokens, PlainDemand(*bound), facts)  # type: ignore[arg-type]
         hold.row, hold.lease, hold.reserved_at = number, lease, reserved_at  # type: ignore[assignment]
         presumed = state == "dispatched" and self._gate.on_unknown == "presume"
         self._gate.books.end(hold, Ending("presumed", bound) if presumed else RELEASED)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from llm_connect.core.books import Books, Sink
-from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.demand import CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
@@ -131,7 +131,7 @@ class Presumptions(dict[int, Hold]):
 
     def _hold_of(self, entry_id: int, row: Row) -> Hold:
         bound = Amount(*row[4:7])
-        hold = StoredHold(self._gate.trackers.find(row[0]), bound, None, Demand(bound), facts_of(*row[7:11]))
+        hold = StoredHold(self._gate.trackers.find(row[0]), bound, None, PlainDemand(*bound), facts_of(*row[7:11]))
         hold.leave_row()
         hold.entry_id, hold.ending = entry_id, Ending("presumed", Amount(*row[1:4]))
         hold.request_id, hold.reserved_at = row[11:]
