@@ -13,13 +13,14 @@ import timeit
 from collections.abc import Callable
 
 from bare_tracker import BareTracker
+from inlined_tracker import InlinedTracker
 
 from llm_connect import BudgetTracker
 
 _ROUNDS, _CALLS, _WAITING = 7, 20_000, 10_000
 
 
-def book(tracker: BudgetTracker | BareTracker, calls: int) -> None:
+def book(tracker: BudgetTracker | BareTracker | InlinedTracker, calls: int) -> None:
     for _ in range(calls):
         hold = tracker.reserve(100)
         hold.dispatch()
@@ -36,7 +37,9 @@ def empty_calls() -> float:
 
 
 def rate(
-    tracker: BudgetTracker | BareTracker, threads: int = 1, clock: Callable[[], float] = time.process_time
+    tracker: BudgetTracker | BareTracker | InlinedTracker,
+    threads: int = 1,
+    clock: Callable[[], float] = time.process_time,
 ) -> float:
     """Bookings per second in total, the best of some rounds."""
     best = 0.0
@@ -77,6 +80,8 @@ if __name__ == "__main__":
         "flat": booked,
         "empty_calls": empty_calls() / booked,
         "bare": rate(BareTracker(total=10**15)),
+        "inlined": rate(InlinedTracker(total=10**15)),
+        "inlined_chain": rate(InlinedTracker(total=10**15, depth=3)),
         "chain": rate(child.child("c", total=10**15)),
         "eight_threads": rate(flat, 8, time.perf_counter) / rate(flat, 1, time.perf_counter),
         **asyncio.run(admitted()),

@@ -1,0 +1,219 @@
+"""The floor of a tracker that keeps every promise: what the library does for a call, written into three functions.
+
+It checks its figures, sees a fork, a closed budget, who waits, what was lost, learned or overrun, knows whose hold is
+whose, ends a lost hold, and books limits, totals and entry, for as many levels as its path has. What comes after such a
+look (a refusal, a wait, a callback) is left out: none of the calls that are measured needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+import weakref
+from collections import deque
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+from llm_connect.core import forks
+from llm_connect.core.accounts import Account, Path
+from llm_connect.core.demand import NO_FACTS, CallFacts
+from llm_connect.core.holds import NO_ENDING, Ending
+from llm_connect.core.locks import TreeLock
+from llm_connect.core.units import NANO, Amount
+
+_tuple, _now = tuple.__new__, time.time
+_running_loop, _thread = asyncio._get_running_loop, threading.get_ident
+
+
+def _rare() -> NoReturn:
+    raise NotImplementedError("The calls that are measured do not need it.")
+
+
+class _Own:
+    __slots__ = ("caller", "refs")
+
+    def __init__(self, caller: int) -> None:
+        self.caller = caller
+        self.refs: list[weakref.ref[InlinedHold]] = []
+
+
+_own: ContextVar[_Own | None] = ContextVar("own", default=None)
+
+
+class InlinedTracker:
+    """On as many levels as `depth` says, each with this limit."""
+
+    def __init__(self, total: int, depth: int = 1) -> None:
+        self.path = "budget"
+        self.lock = TreeLock()
+        self.generation = forks.generation
+        self.lineage = (self,) * depth
+        self.closed = self.busy = self.surprised = False
+        self.notes: deque[Any] = deque()
+        self.ready: deque[Any] = deque()
+        self.calls: deque[Any] = deque()
+        self.untaken: list[Any] = []
+        self.thresholds: list[Any] = []
+        self.learned: dict[Any, Any] = {}
+        self.sink = None
+        self.ids = itertools.count(1)
+        self.lines: deque[InlinedHold] = deque(maxlen=1_000)
+        self.kinds: dict[tuple[str, str | None, str | None], list[int]] = {}
+        above: Path | None = None
+        for _ in range(depth):
+            accounts = (Account("", "tokens", total), Account("", "calls", None), Account("", "usd", None))
+            above = Path(accounts, above)
+        assert above is not None
+        self.accounts = above
+
+    def reserve(
+        self,
+        tokens: int = 0,
+        *,
+        calls: int = 1,
+        usd: Any = 0,
+        max_wait_seconds: float = 0,
+        adapter: str | None = None,
+        model: str | None = None,
+        labels: Any = None,
+    ) -> InlinedHold:
+        if not (type(tokens) is int and type(calls) is int and tokens >= 0 and calls >= 0 and type(usd) is int):
+            _rare()
+        if not (adapter is model is labels is None) or max_wait_seconds or self.generation != forks.generation:
+            _rare()
+        amount = _tuple(Amount, (tokens, calls, usd * NANO))
+        nano_usd = amount[2]
+        self.lock.acquire()
+        try:
+            if self.notes or self.untaken or self.learned or self.busy:
+                _rare()
+            for tracker in self.lineage:
+                if tracker.closed:
+                    _rare()
+            path = self.accounts
+            if path.sliced:
+                _rare()
+            for a, b, c in path.levels:
+                if (
+                    (a.limit is not None and tokens > a.limit - a.spent - a.held - a.sliced)
+                    or (b.limit is not None and calls > b.limit - b.spent - b.held - b.sliced)
+                    or (c.limit is not None and nano_usd > c.limit - c.spent - c.held - c.sliced)
+                ):
+                    _rare()
+            for a, b, c in path.levels:
+                a.held += tokens
+                b.held += calls
+                if nano_usd:
+                    c.held += nano_usd
+            hold = InlinedHold(self, amount)
+        finally:
+            self.lock.release()
+        if self.ready or self.calls:
+            _rare()
+        own = _own.get()
+        caller = _thread() if _running_loop() is None else _rare()
+        if own is None or own.caller != caller:
+            own = _Own(caller)
+            _own.set(own)
+        if len(own.refs) >= 8:
+            own.refs = [ref for ref in own.refs if (held := ref()) is not None and not held.ended]
+        own.refs.append(weakref.ref(hold))
+        return hold
+
+
+class InlinedHold:
+    __slots__ = (
+        "__weakref__",
+        "bound",
+        "demand",
+        "dispatched",
+        "ended",
+        "ended_at",
+        "ending",
+        "entry_id",
+        "facts",
+        "max_tokens",
+        "request_id",
+        "reserved_at",
+        "tracker",
+    )
+
+    def __init__(self, tracker: InlinedTracker, bound: Amount) -> None:
+        self.tracker = tracker
+        self.bound = self.demand = bound
+        self.facts: CallFacts = NO_FACTS
+        self.max_tokens = self.request_id = None
+        self.dispatched = self.ended = False
+        self.entry_id = 0
+        self.ending = NO_ENDING
+        self.ended_at = 0.0
+        self.reserved_at = _now()
+
+    def dispatch(self) -> None:
+        tracker = self.tracker
+        if tracker.generation != forks.generation or tracker.surprised or self.ended:
+            _rare()
+        self.dispatched = True
+
+    def settle(
+        self,
+        tokens: int | None = None,
+        *,
+        calls: int | None = None,
+        usd: Any = None,
+        usage: Any = None,
+        cost_source: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        if type(tokens) is not int or tokens < 0 or calls is not None or usd is not None:
+            _rare()
+        bound, tracker = self.bound, self.tracker
+        actual = _tuple(Amount, (tokens, bound[1], bound[2]))
+        ending = _tuple(Ending, ("settled", actual, usage, None, cost_source, model))
+        if tracker.generation != forks.generation or tracker.lock.owned():
+            _rare()
+        tracker.lock.acquire()
+        try:
+            if tracker.notes or tracker.untaken or self.ended or ending[0] == "presumed":
+                _rare()
+            self.ended = True
+            self.ending = ending
+            self.entry_id = next(tracker.ids)
+            self.ended_at = _now()
+            held_tokens, held_calls, held_usd = bound
+            spent_tokens, spent_calls, spent_usd = actual
+            if spent_tokens > held_tokens or spent_calls > held_calls or spent_usd > held_usd:
+                tracker.surprised = True
+            path = tracker.accounts
+            if path.sliced:
+                _rare()
+            for a, b, c in path.levels:
+                a.held -= held_tokens
+                a.spent += spent_tokens
+                b.held -= held_calls
+                b.spent += spent_calls
+                if held_usd or spent_usd:
+                    c.held -= held_usd
+                    c.spent += spent_usd
+            facts = self.facts
+            tracker.lines.append(self)
+            kind = (tracker.path, facts.adapter, model or facts.model)
+            sums = tracker.kinds.get(kind)
+            if sums is None:
+                sums = tracker.kinds[kind] = [0, 0, 0, 0]
+            sums[0] += 1
+            sums[1] += spent_tokens
+            sums[2] += spent_calls
+            sums[3] += spent_usd
+            if facts.labels or tracker.sink is not None or tracker.thresholds or usage is not None or tracker.busy:
+                _rare()
+        finally:
+            tracker.lock.release()
+        if tracker.ready or tracker.calls:
+            _rare()
+
+    def __del__(self) -> None:
+        if not self.ended:
+            _rare()
