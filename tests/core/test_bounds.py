@@ -86,7 +86,7 @@ def test_an_elastic_demand_takes_the_largest_limit_that_fits(free: int, least: i
     path.levels[0][0].spent = 1
     bound = Bound(prompt_tokens=5, max_tokens=least + more)
     demand = BoundDemand(bound, least, None)
-    taken = demand.fitting(path)
+    taken = demand.take(path)
     good = [limit for limit in range(least, least + more + 1) if 5 + limit <= free]
     assert taken == ((Amount(5 + good[-1], 1), good[-1]) if good else None)
     assert demand.smallest == Amount(5 + least, 1)

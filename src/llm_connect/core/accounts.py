@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llm_connect.core.periods import period_said
 from llm_connect.core.units import NOTHING, UNITS, Amount, Unit, shown
@@ -94,9 +94,14 @@ def short(path: Path, amount: Amount) -> list[Account]:
 
 
 def fits(path: Path, amount: Amount) -> bool:
-    """Whether `short` is empty; written out, because every call asks."""
+    """Whether `short` is empty."""
+    return not short(path, amount)
+
+
+def take(path: Path, amount: Amount) -> bool:
+    """Add to what is held on all of `path`, if that fits now; written out, because every call asks."""
     if path.sliced:
-        return not short(path, amount)
+        return fits(path, amount) and hold(path, amount)
     need_tokens, need_calls, need_usd = amount
     for tokens, calls, usd in path.levels:
         if (
@@ -105,7 +110,12 @@ def fits(path: Path, amount: Amount) -> bool:
             or (usd.limit is not None and need_usd > usd.limit - usd.spent - usd.held - usd.sliced)
         ):
             # What asks for nothing of a unit fits there all the same, unless more is spent than its limit.
-            return not short(path, amount)
+            return fits(path, amount) and hold(path, amount)
+    for tokens, calls, usd in path.levels:
+        tokens.held += need_tokens
+        calls.held += need_calls
+        if need_usd:
+            usd.held += need_usd
     return True
 
 
@@ -138,17 +148,10 @@ def _over(account: Account, more: int) -> bool:
     return account.spent + account.sliced + more > account.limit  # type: ignore[operator]
 
 
-def hold(path: Path, amount: Amount) -> None:
-    """Add to what is held on all of `path`; what a slice sets aside above it changes with that."""
-    if path.sliced:
-        _change_around_slices(path, amount, NOTHING)
-        return
-    tokens, calls, nano_usd = amount
-    for of_tokens, of_calls, of_usd in path.levels:
-        of_tokens.held += tokens
-        of_calls.held += calls
-        if nano_usd:
-            of_usd.held += nano_usd
+def hold(path: Path, amount: Amount) -> Literal[True]:
+    """Add to what is held on all of `path`, whether it fits or not."""
+    _change(path, amount, NOTHING)
+    return True
 
 
 def book(path: Path, held: Amount, spent: Amount) -> bool:
@@ -157,7 +160,7 @@ def book(path: Path, held: Amount, spent: Amount) -> bool:
     tokens, calls, nano_usd = spent
     more = tokens > held_tokens or calls > held_calls or nano_usd > held_usd
     if path.sliced:
-        _change_around_slices(path, NOTHING.minus(held), spent)
+        _change(path, NOTHING.minus(held), spent)
         return more
     for of_tokens, of_calls, of_usd in path.levels:
         of_tokens.held -= held_tokens
@@ -170,7 +173,8 @@ def book(path: Path, held: Amount, spent: Amount) -> bool:
     return more
 
 
-def _change_around_slices(path: Path, held: Amount, spent: Amount) -> None:
+def _change(path: Path, held: Amount, spent: Amount) -> None:
+    """Add to what is held and spent on all of `path`; what a slice sets aside above it changes with that."""
     for accounts, more_held, more_spent in zip(path.units, held, spent, strict=True):
         aside = 0
         for account in accounts:

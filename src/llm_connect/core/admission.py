@@ -66,6 +66,8 @@ class Gate:
         self._notes: deque[Callable[[], None]] = deque()
         self._generation = forks.generation
         self._arrivals = itertools.count(1)
+        #: Whether any tracker of the tree is closed, or was once: else none has to be asked.
+        self.any_closed: bool = False
 
     def arrive(self) -> int:
         """The next arrival number; a call keeps its number over its retries."""
@@ -88,7 +90,7 @@ class Gate:
             replaced = replaces is not None and give_back(replaces)
             if self._learned:
                 demand = demand.raised(self._learned.get(facts.key))
-            free = (replaced or not line.busy) and not tracker.closed
+            free = (replaced or not line.busy) and not (self.any_closed and tracker.closed)
             hold = grant(tracker, demand, facts) if free else None
             if replaced:
                 line.scan()

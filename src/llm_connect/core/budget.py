@@ -121,7 +121,7 @@ class BudgetTracker(BudgetFigures):
         self.own_accounts: Own = (tokens, calls, usd)
         self.accounts: Path = Path(self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice)
         self.lineage: tuple[BudgetFigures, ...] = (self, *(parent.lineage if parent else ()))
-        self.closed_itself: bool = is_slice
+        self.closed_itself = is_slice
         self.is_slice: bool = is_slice
         self._opens_as_slice: bool = is_slice
         self._joined: dict[str, BudgetTracker] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from llm_connect.core.accounts import Path, fits
+from llm_connect.core.accounts import Path, fits, hold, take
 from llm_connect.core.learning import Key, LearnedFactor
 from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
@@ -36,8 +36,8 @@ class Demand(Protocol):
         """About what the call will use; None when nobody knows."""
         ...
 
-    def fitting(self, path: Path) -> tuple[Amount, int | None] | None:
-        """The largest amount that fits now, with its output limit; None when not even the smallest does."""
+    def take(self, path: Path) -> tuple[Amount, int | None] | None:
+        """Hold the largest amount that fits now: it, and its output limit; None when not even the smallest fits."""
         ...
 
     def raised(self, factor: LearnedFactor | None) -> Demand:
@@ -66,8 +66,8 @@ class PlainDemand(Amount):
     def likely_tokens(self) -> None:
         return None
 
-    def fitting(self, path: Path) -> tuple[Amount, int | None] | None:
-        return (self, None) if fits(path, self) else None
+    def take(self, path: Path) -> tuple[Amount, int | None] | None:
+        return (self, None) if take(path, self) else None
 
     def raised(self, factor: LearnedFactor | None) -> Demand:
         return self
@@ -97,13 +97,14 @@ class BoundDemand:
         """A token has four bytes in most languages."""
         return self.bound.prompt_tokens // 4 + self.bound.outputs * self.least
 
-    def fitting(self, path: Path) -> tuple[Amount, int | None] | None:
+    def take(self, path: Path) -> tuple[Amount, int | None] | None:
         most = self.bound.max_tokens
-        if fits(path, self.amount):
+        if take(path, self.amount):
             return self.amount, most
         if self.least == most or not fits(path, self.smallest):
             return None
         limit = _largest(self.least, most, lambda limit: fits(path, self.at(limit)))
+        hold(path, self.at(limit))
         return self.at(limit), limit
 
     def raised(self, factor: LearnedFactor | None) -> Demand:
@@ -126,8 +127,8 @@ class GrowingDemand(BoundDemand):
         super().__init__(bound, least, price, factor)
         self.amount: Amount = self.smallest
 
-    def fitting(self, path: Path) -> tuple[Amount, int | None] | None:
-        return (self.amount, None) if fits(path, self.amount) else None
+    def take(self, path: Path) -> tuple[Amount, int | None] | None:
+        return (self.amount, None) if take(path, self.amount) else None
 
     def raised(self, factor: LearnedFactor | None) -> Demand:
         return GrowingDemand(self.bound, self.least, self.price, factor)

@@ -22,7 +22,7 @@ class BudgetFigures:
     own_accounts: Own
     accounts: Path
     lineage: tuple[BudgetFigures, ...]
-    closed_itself: bool
+    _closed_itself: bool
     window: Window | None
 
     @property
@@ -102,10 +102,17 @@ class BudgetFigures:
     @property
     def closed(self) -> bool:
         """Whether this tracker or one above it is closed."""
-        for tracker in self.lineage:  # noqa: SIM110 - every call asks, and a generator takes three times as long
-            if tracker.closed_itself:
-                return True
-        return False
+        return any(tracker.closed_itself for tracker in self.lineage)
+
+    @property
+    def closed_itself(self) -> bool:
+        """Whether this very tracker is closed."""
+        return self._closed_itself
+
+    @closed_itself.setter
+    def closed_itself(self, closed: bool) -> None:
+        self._closed_itself = closed
+        self.gate.any_closed = self.gate.any_closed or closed
 
     def __str__(self) -> str:
         self.gate.tidy()

@@ -50,6 +50,9 @@ class BudgetGate(Protocol):
     store cannot be reached; what ends then is kept, and done when it can.
     """
 
+    #: Whether any tracker of the tree is closed, or was once.
+    any_closed: bool
+
     @property
     def worker(self) -> Worker | None: ...
     @property

@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 
 def grant(tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | None:
     """A hold for as much of `demand` as fits now, or None."""
-    fitting = demand.fitting(tracker.accounts)
-    if fitting is None:
+    taken = demand.take(tracker.accounts)
+    if taken is None:
         return None
-    amount, max_tokens = fitting
-    accounts.hold(tracker.accounts, amount)
+    amount, max_tokens = taken
     return tracker.gate.hold_type(tracker, amount, max_tokens, demand, facts)
 
 
@@ -41,8 +40,7 @@ def grow(hold: Hold, factor: LearnedFactor) -> bool:
 
 def extend(hold: Hold, more: Amount) -> bool:
     """Let a hold keep `more` as well; False when that does not fit now."""
-    if not accounts.fits(hold.tracker.accounts, more):
+    if not accounts.take(hold.tracker.accounts, more):
         return False
-    accounts.hold(hold.tracker.accounts, more)
     hold.bound = hold.bound.plus(more)
     return True

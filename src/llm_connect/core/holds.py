@@ -188,7 +188,7 @@ class Hold:
         if tokens is None and usage is not None:
             tokens = usage.total_tokens
         actual = checked_actual(self.bound, tokens, calls, usd)
-        nano_usd = None if usd is None else actual.nano_usd
+        nano_usd = None if usd is None else actual[2]
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, model))
         self.tracker.gate.end(self, ending)
 

@@ -41,10 +41,10 @@ def checked_amount(
 
 def checked_actual(bound: Amount, tokens: object, calls: object, usd: object) -> Amount:
     """What a user says that a call has used; what is not said is what was held. Raises as `checked_figures` does."""
-    if tokens is not None and not (type(tokens) is int and tokens >= 0):
-        check_count("tokens", tokens, least=0)
-    if calls is not None:
-        check_count("calls", calls, least=0)
+    if type(tokens) is int and tokens >= 0 and calls is usd is None:
+        return _tuple(Amount, (tokens, bound[1], bound[2]))
+    check_count("tokens", tokens, least=0, optional=True)
+    check_count("calls", calls, least=0, optional=True)
     return _tuple(
         Amount,
         (

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.accounts import Account
-from llm_connect.core.demand import NO_FACTS, CallFacts, Demand
+from llm_connect.core.demand import NO_FACTS, CallFacts, Demand, PlainDemand
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.units import Amount
 
@@ -116,7 +116,7 @@ class RemoteWaiter(Waiter):
     """A caller that waits in another process, as a store says. It is let in there; here it keeps its place in line."""
 
     def __init__(self, tracker: BudgetTracker, amount: Amount, *, arrival: int, deadline: float) -> None:
-        super().__init__(tracker, Demand(amount), NO_FACTS, arrival=arrival, deadline=deadline, own=())
+        super().__init__(tracker, PlainDemand(*amount), NO_FACTS, arrival=arrival, deadline=deadline, own=())
 
     @property
     def patient_until(self) -> float:
