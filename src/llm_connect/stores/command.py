@@ -14,8 +14,9 @@ from typing import Any
 from llm_connect.core.demand import CallFacts
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.units import plain
+from llm_connect.stores.budgets import forget_spending
 from llm_connect.stores.opening import path_of
-from llm_connect.stores.sqlite.budgets import forget_spending
+from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.sqlite.report import reading
 from llm_connect.stores.tables import table
 
@@ -99,7 +100,7 @@ def _reset(given: Any) -> int:
         sys.stderr.write("Nothing was changed.\n")
         return 1
     labels = {"reset": datetime.now(UTC).isoformat(timespec="seconds"), "by": f"pid {os.getpid()}"}
-    forget_spending(path, given.name, CallFacts(labels=labels))
+    forget_spending(FileTerms(path=path, name=given.name, prices={}), CallFacts(labels=labels))
     return _list(given)
 
 

@@ -16,8 +16,8 @@ from llm_connect.core.checks import check_count, check_number
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.limits import checked_limits
 from llm_connect.core.price import Price, checked_prices
-from llm_connect.stores.sqlite.budgets import open_root
-from llm_connect.stores.sqlite.terms import Terms
+from llm_connect.stores.budgets import open_root
+from llm_connect.stores.sqlite.terms import FileTerms
 
 _SQLITE = "sqlite:///"
 
@@ -63,7 +63,7 @@ def open_budget(
         raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
     if sink is not None and not callable(sink):
         raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
-    terms = Terms(
+    terms = FileTerms(
         path=path_of(url),
         name=name,
         prices=checked_prices(prices or {}),

@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
-from llm_connect.core.books import Books, Sink
-from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.books import Sink
+from llm_connect.core.demand import Demand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import Amount
-from llm_connect.stores.sqlite.holds import StoredHold
-from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, Row, entry_of, entry_values, facts_of, sum_of
+from llm_connect.stores.books import StoredBooks
+from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.rows import Row, entry_of, entry_values, facts_of, sum_of
+from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, OPEN_PRESUMPTIONS
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
     from llm_connect.stores.sqlite.state import TransactionalGate
 
 _SUMS = "sum(tokens), sum(calls), sum(nano_usd)"
 
 
-class StoredLedger(Ledger):
+class FileLedger(Ledger):
     """Like `Ledger`. It shows the last `keep_entries` of all processes; those before are in the file, too."""
 
     def __init__(self, keep: int, gate: TransactionalGate) -> None:
@@ -70,16 +71,15 @@ class StoredLedger(Ledger):
         return self._gate.read_rows(query, (self._gate.budget, *values))
 
 
-class StoredBooks(Books):
+class FileBooks(StoredBooks):
     """Like `Books`; the numbers of entries, and what is presumed, are those of the file."""
 
+    _gate: TransactionalGate
+
     def __init__(self, gate: TransactionalGate, outbox: Outbox, sink: Sink | None) -> None:
-        super().__init__(gate.ledger, outbox, sink)
-        self._gate = gate
+        super().__init__(gate, outbox, sink)
         self._ids = self._numbers()  # type: ignore[assignment]
         self._presumed = Presumptions(gate)
-        #: Others may have booked more than was held.
-        self.surprised = True
         self.last_id: int | None = None
 
     def _numbers(self) -> Iterator[int]:
@@ -90,11 +90,9 @@ class StoredBooks(Books):
             self.last_id = last + 1
             yield last + 1
 
-    def record(
-        self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
-    ) -> LedgerEntry:
-        self._gate.changes.note_trackers(tracker.lineage)  # type: ignore[arg-type]
-        return super().record(tracker, amount, facts, corrects)
+    def open_presumptions(self) -> list[int]:
+        rows = self._gate.connection.execute(OPEN_PRESUMPTIONS, (self._gate.budget,)).fetchall()
+        return [entry_id for (entry_id,) in rows]
 
 
 class Presumptions(dict[int, Hold]):

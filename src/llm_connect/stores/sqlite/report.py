@@ -10,7 +10,8 @@ from typing import Any
 
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.units import usd_of
-from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, entry_of, labels_of
+from llm_connect.stores.rows import entry_of, labels_of
+from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS
 from llm_connect.stores.sqlite.schema import read_only, store_error, url_of
 
 _FIGURES = ("limit", "spent", "held", "presumed", "sliced")
