@@ -16,8 +16,8 @@ from llm_connect.core.exceptions import LLMError
 from llm_connect.core.units import plain
 from llm_connect.stores.budgets import forget_spending
 from llm_connect.stores.opening import path_of
-from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.sqlite.report import reading
+from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.tables import table
 
 _UNITS = ("tokens", "calls", "usd")

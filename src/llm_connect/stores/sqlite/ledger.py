@@ -33,7 +33,7 @@ class FileLedger(Ledger):
         self._gate = gate
 
     def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
-        place: tuple[int | None, bool, int | None, int | None] = (None, False, None, None)
+        place: tuple[int | None, bool, Any, Any] = (None, False, None, None)
         if isinstance(line, LedgerEntry):
             entry = line
         else:

@@ -30,11 +30,11 @@ _RETRY_SECONDS = 1.0
 class TransactionalGate(StoreGate):
     """The gate of one budget in a file, in one process; its lock is a transaction of the file."""
 
-    terms: FileTerms
-    changes: FileChanges
-    leases: FileLeases
-    trackers: FileTrackers
-    books: FileBooks
+    terms: FileTerms  # pyright: ignore[reportIncompatibleVariableOverride]
+    changes: FileChanges  # pyright: ignore[reportIncompatibleVariableOverride]
+    leases: FileLeases  # pyright: ignore[reportIncompatibleVariableOverride]
+    trackers: FileTrackers  # pyright: ignore[reportIncompatibleVariableOverride]
+    books: FileBooks  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, terms: FileTerms, budget: int, on_unknown: OnUnknown, root: int) -> None:
         super().__init__(terms, on_unknown, root)

@@ -1,0 +1,127 @@
+"""The connection of a process to a server, and what is said when it cannot be used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+
+SCHEMES = ("redis", "rediss", "unix")
+_PAUSE_SECONDS = 0.02
+
+
+class Server:
+    """One connection to a server, which is made when it is needed, and made anew when it was lost.
+
+    Who uses it sees to it that one thread does at a time.
+    """
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url = url
+        self._seconds = seconds
+        self._connection: Any = None
+        self._moved: dict[str, Any] = {}
+        #: Whether there ever was one: then a lost one is worth some patience.
+        self._known = False
+        #: How often it was made: whoever is connected anew may meet another server, or an older state.
+        self.connected: int = 0
+
+    def call(self, *command: Any) -> Any:
+        """The answer to a command that may be given again. Raises LLMStoreError."""
+        return self.patiently(lambda again: command)
+
+    def patiently(self, command: Callable[[bool], tuple[Any, ...]]) -> Any:
+        """The answer to a command, which learns whether it may have been done already. Raises LLMStoreError."""
+        from redis import exceptions
+
+        end, again = time.monotonic() + self._seconds, False
+        while True:
+            try:
+                connection = self._ready()
+                connection.send_packed_command(connection.pack_command(*command(again)))
+                return connection.read_response()
+            except exceptions.MovedError as error:
+                self.close()
+                self._moved = {"host": error.host, "port": error.port}
+            except exceptions.AuthenticationError as error:
+                raise self._error(error) from None
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+                again = again or self._connection is not None
+                self.close()
+                if not self._known or time.monotonic() >= end:
+                    raise self._error(error, doubt=again) from None
+                time.sleep(_PAUSE_SECONDS)
+            except exceptions.NoScriptError:
+                raise
+            except exceptions.RedisError as error:
+                raise self._error(error) from None
+
+    def new_connection(self, **details: Any) -> Any:
+        """A connection of its own, not yet open. Raises LLMConfigurationError when redis-py is not there."""
+        try:
+            from redis import ConnectionPool
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+        except ImportError:
+            raise LLMConfigurationError('A budget in Redis needs redis-py: pip install "llm-connect[redis]".') from None
+        try:
+            pool = ConnectionPool.from_url(self._url, retry=Retry(NoBackoff(), 0))
+        except ValueError:
+            raise LLMConfigurationError(
+                "The URL of a Redis store is redis://host:port/db, with a number as db."
+            ) from None
+        limits = {"socket_timeout": self._seconds, "socket_connect_timeout": self._seconds, "protocol": 2}
+        if urlsplit(self._url).scheme == "unix":
+            limits.pop("socket_connect_timeout")
+        pool.connection_kwargs.update({**limits, **self._moved, **details})
+        return pool.connection_class(**pool.connection_kwargs)
+
+    def close(self) -> None:
+        """Let the connection go; the next command makes another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+
+    def _ready(self) -> Any:
+        if self._connection is None:
+            connection = self.new_connection()
+            connection.connect()
+            self._connection, self._known = connection, True
+            self.connected += 1
+        return self._connection
+
+    def _error(self, error: Exception, *, doubt: bool = False) -> LLMStoreError:
+        return Doubt.of(self._url, error) if doubt else store_error(self._url, error)
+
+
+class Doubt(LLMStoreError):
+    """The server was lost in the midst of a step: nobody knows whether it was written."""
+
+    @classmethod
+    def of(cls, url: str, error: Exception) -> Doubt:
+        return cls(_said(url, error), store=shown(url))
+
+
+def store_error(url: str, error: Exception | str) -> LLMStoreError:
+    """The error for what has gone wrong with the server of this URL; it shows no password."""
+    return LLMStoreError(_said(url, error), store=shown(url))
+
+
+def shown(url: str) -> str:
+    """A URL as it may be shown: where the server is, and which database, but not who asks, nor by which password."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    database = parse_qs(parts.query).get("db")
+    return f"{parts.scheme}://{place}{parts.path}" + (f"?db={database[0]}" if database else "")
+
+
+def _said(url: str, error: Exception | str) -> str:
+    text = " ".join(str(error).split())
+    parts = urlsplit(url)
+    for secret in (parts.password, *parse_qs(parts.query).get("password", ())):
+        if secret:
+            text = text.replace(secret, "***")
+    return f"The budget store {shown(url)} cannot be used ({text}): check that the server runs and can be reached."
