@@ -302,7 +302,7 @@ class StoreGate(Gate, ABC):
         self._outbox.calls.clear()
         self._generation = forks.generation
 
-    def close_slices_of(self, lease: int) -> None:
+    def close_slices_of(self, lease: object) -> None:
         """Return the slices that a process keeps open."""
         for tracker in self.trackers.open_slices():
             if self.trackers.slices.get(tracker.number) == lease:

@@ -16,7 +16,7 @@ from llm_connect.stores.rows import labels_text
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.holds import Hold
-    from llm_connect.stores.redis.gate import RedisGate
+    from llm_connect.stores.redis.state import RedisState
 
 _OTHERS = json.dumps([OTHERS, OTHERS, OTHERS])
 
@@ -24,7 +24,7 @@ _OTHERS = json.dumps([OTHERS, OTHERS, OTHERS])
 class StepChanges(Changes):
     """What the step at hand changes. It is written as differences, so that it fits beside the steps of others."""
 
-    def __init__(self, gate: RedisGate) -> None:
+    def __init__(self, gate: RedisState) -> None:
         super().__init__()
         self._gate = gate
         #: The lines that it adds to the ledger, each with what the script is to know of it.

@@ -33,7 +33,7 @@ def redone(operation: F, *, informed: bool = False) -> F:
     """Do `operation` until what it decides is written. informed: only on what the server says now."""
 
     @wraps(operation)
-    def until_written(self: _Operations, *args: Any, **details: Any) -> Any:
+    def until_written(self: WaitingGate, *args: Any, **details: Any) -> Any:
         if self.lock.owned():
             return operation(self, *args, **details)
         if informed:
@@ -54,7 +54,7 @@ def informed(operation: F) -> F:
     return redone(operation, informed=True)
 
 
-class _Operations(RedisState):
+class WaitingGate(RedisState):
     """What a gate in a server does otherwise than one in a file."""
 
     def __init__(self, *details: Any) -> None:
@@ -150,7 +150,7 @@ class _Operations(RedisState):
 
     def leave_connection(self) -> None:
         super().leave_connection()
-        self._listener = Listener(self)  # type: ignore[arg-type]
+        self._listener = Listener(self)
 
     def leave_to_parent(self) -> None:
         super().leave_to_parent()
@@ -165,33 +165,33 @@ class _Operations(RedisState):
             server.close()
 
 
-class RedisGate(_Operations):
+class RedisGate(WaitingGate):
     """The gate of one budget in a server, in one process. Waiters, callbacks and notes are the process's own.
 
     Who is let in, who may dispatch and what a call came to is decided on what the last reply said, and written by one
     script, on condition that it is so. What would be refused is looked at anew before.
     """
 
-    change_limits = informed(_Operations.change_limits)
-    close = redone(_Operations.close)
-    correct = informed(_Operations.correct)
-    end = redone(_Operations.end)
-    flush = redone(_Operations.flush)
-    handle = redone(_Operations.handle)
-    join = informed(_Operations.join)
-    read = informed(_Operations.read)
-    fetch_after_all = redone(_Operations.fetch_after_all)
-    record = informed(_Operations.record)
-    reset = informed(_Operations.reset)
-    room = informed(_Operations.room)
-    shut = redone(_Operations.shut)
-    tracker = redone(_Operations.tracker)
-    watch = informed(_Operations.watch)
-    _do = redone(_Operations._do)
-    admit = redone(_Operations.admit)
-    dispatch = redone(_Operations.dispatch)
-    extend = redone(_Operations.extend)
-    look_after = redone(_Operations.look_after)
-    open_slice = informed(_Operations.open_slice)
-    queue = informed(_Operations.queue)
-    take = redone(_Operations.take)
+    change_limits = informed(WaitingGate.change_limits)
+    close = redone(WaitingGate.close)
+    correct = informed(WaitingGate.correct)
+    end = redone(WaitingGate.end)
+    flush = redone(WaitingGate.flush)
+    handle = redone(WaitingGate.handle)
+    join = informed(WaitingGate.join)
+    read = informed(WaitingGate.read)
+    fetch_after_all = redone(WaitingGate.fetch_after_all)
+    record = informed(WaitingGate.record)
+    reset = informed(WaitingGate.reset)
+    room = informed(WaitingGate.room)
+    shut = redone(WaitingGate.shut)
+    tracker = redone(WaitingGate.tracker)
+    watch = informed(WaitingGate.watch)
+    _do = redone(WaitingGate._do)
+    admit = redone(WaitingGate.admit)
+    dispatch = redone(WaitingGate.dispatch)
+    extend = redone(WaitingGate.extend)
+    look_after = redone(WaitingGate.look_after)
+    open_slice = informed(WaitingGate.open_slice)
+    queue = informed(WaitingGate.queue)
+    take = redone(WaitingGate.take)

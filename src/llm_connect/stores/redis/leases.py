@@ -16,7 +16,7 @@ from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.leases import RENEWALS, Lease, Leases
 
 if TYPE_CHECKING:
-    from llm_connect.stores.redis.gate import RedisGate
+    from llm_connect.stores.redis.state import RedisState
 
 
 class ServerLeases(Leases):
@@ -25,9 +25,9 @@ class ServerLeases(Leases):
     Each step renews the own lease, and is not written when that is over.
     """
 
-    _gate: RedisGate
+    _gate: RedisState
 
-    def __init__(self, gate: RedisGate, seconds: float) -> None:
+    def __init__(self, gate: RedisState, seconds: float) -> None:
         super().__init__(gate, seconds)
         #: Leases that this process has let go, as it does not know whether a step under them was written.
         self.doubtful: list[str] = []

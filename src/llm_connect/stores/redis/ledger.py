@@ -22,13 +22,13 @@ from llm_connect.stores.rows import entry_of, entry_values, facts_of
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
-    from llm_connect.stores.redis.gate import RedisGate
+    from llm_connect.stores.redis.state import RedisState
 
 
 class ServerLedger(Ledger):
     """Like `Ledger`. The server keeps the last 10,000 entries of all processes; this shows as many as it is to."""
 
-    def __init__(self, keep: int, gate: RedisGate) -> None:
+    def __init__(self, keep: int, gate: RedisState) -> None:
         super().__init__(0, gate.lock)
         self._keep = keep
         self._gate = gate
@@ -70,7 +70,7 @@ def sums_by(by: By, rows: list[bytes]) -> dict[str, Total]:
     """Sums by one thing, from the names and texts of a hash."""
     totals: dict[str, Total] = {}
     place = None if by == "label" else ("tracker", "adapter", "model").index(by)
-    for name, text in itertools.batched(rows, 2) if hasattr(itertools, "batched") else zip(rows[::2], rows[1::2]):
+    for name, text in zip(rows[::2], rows[1::2], strict=True):
         kind = json.loads(name)
         key = kind if place is None else kind[place] or ""
         entries, *amount = map(int, text.split())
@@ -81,9 +81,9 @@ def sums_by(by: By, rows: list[bytes]) -> dict[str, Total]:
 class ServerBooks(StoredBooks):
     """Like `Books`; an entry gets its number when it is written."""
 
-    _gate: RedisGate
+    _gate: RedisState
 
-    def __init__(self, gate: RedisGate, outbox: Outbox, sink: Sink | None) -> None:
+    def __init__(self, gate: RedisState, outbox: Outbox, sink: Sink | None) -> None:
         super().__init__(gate, outbox, sink)
         self._ids = itertools.repeat(-1)  # type: ignore[assignment]
         self._presumed = Presumptions(gate)
@@ -136,7 +136,7 @@ def _text(entry: LedgerEntry) -> str:
 class Presumptions(dict[int, Hold]):
     """What was presumed and not corrected yet, in the server: looked up by the number of its entry."""
 
-    def __init__(self, gate: RedisGate) -> None:
+    def __init__(self, gate: RedisState) -> None:
         super().__init__()
         self._gate = gate
 

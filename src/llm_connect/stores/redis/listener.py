@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm_connect.stores.redis.gate import RedisGate
+    from llm_connect.stores.redis.gate import WaitingGate
 
 _log = logging.getLogger("llm_connect")
 #: How long after the last waiter one goes on listening, and how often one looks whether there is any.
@@ -21,7 +21,7 @@ _RETRY_SECONDS = 0.5
 class Listener:
     """A thread with a connection of its own, which is there while anybody waits."""
 
-    def __init__(self, gate: RedisGate) -> None:
+    def __init__(self, gate: WaitingGate) -> None:
         self._gate = weakref.ref(gate)
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()

@@ -170,10 +170,9 @@ class RedisState(StoreGate):
             return outcome, 0
         stamp, epoch, first, *over = figures
         self._over = [name for name in over if name]
-        if outcome != "ok":
+        if outcome != "ok" and (outcome != "lost" or "number" in step):
             # What was decided is undone first; then the server is asked anew.
-            if outcome != "lost" or "number" in step:
-                return outcome, 0
+            return outcome, 0
         if lease is not None and outcome == "ok":
             self.leases.renewed(since)
         self.trackers.absorb(lines)

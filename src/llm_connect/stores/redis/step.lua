@@ -54,7 +54,7 @@ for _, over in ipairs(step.over or {}) do
 end
 
 local stale = seen ~= stamp
-if stale and step.epoch ~= epoch then return reply('again') end
+if stale and step.number and step.epoch ~= epoch then return reply('again') end
 for _, hold in ipairs(step.holds or {}) do
   if hold[2] == 1 and redis.call('HEXISTS', HOLDS, hold[1]) == 0 then return reply((step.over and not step.own) and 'again' or 'missing') end
 end

@@ -14,7 +14,7 @@ from llm_connect.stores.rows import Row, bring_up_to_date
 from llm_connect.stores.trackers import Trackers
 
 if TYPE_CHECKING:
-    from llm_connect.stores.redis.gate import RedisGate
+    from llm_connect.stores.redis.state import RedisState
 
 #: Numbers are drawn, so that no process has to ask for one.
 _BITS = 52
@@ -23,7 +23,7 @@ _BITS = 52
 class ServerTrackers(Trackers):
     """Trackers by the number under which they stand there; what is known of them is what the last reply said."""
 
-    _gate: RedisGate
+    _gate: RedisState
 
     def __init__(self, *details: Any, **more: Any) -> None:
         super().__init__(*details, **more)
