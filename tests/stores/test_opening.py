@@ -57,7 +57,8 @@ async def test_the_async_form(url: str) -> None:
 @pytest.mark.parametrize(
     "details",
     [
-        {"url": "redis://localhost"},
+        {"url": "postgres://localhost"},
+        {"url": "redis://localhost/budget"},
         {"url": "sqlite:///"},
         {"url": 5},
         {"name": " "},
