@@ -64,7 +64,8 @@ class ServerReport:
         return ROOT
 
     def _names(self) -> list[str]:
-        names, cursor = set(), "0"
+        names: set[str] = set()
+        cursor = "0"
         while True:
             found, keys = self._server.call("SCAN", cursor, "MATCH", PATTERN, "COUNT", 1000)
             names.update(name_of(key.decode()) for key in keys)

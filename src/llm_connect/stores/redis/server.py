@@ -61,23 +61,22 @@ class Server:
 
     def new_connection(self, **details: Any) -> Any:
         """A connection of its own, not yet open. Raises LLMConfigurationError when redis-py is not there."""
+        _check(self._url)
         try:
-            from redis import ConnectionPool
             from redis.backoff import NoBackoff
+            from redis.connection import Connection, parse_url
             from redis.retry import Retry
         except ImportError:
             raise LLMConfigurationError('A budget in Redis needs redis-py: pip install "llm-connect[redis]".') from None
         try:
-            pool = ConnectionPool.from_url(self._url, retry=Retry(NoBackoff(), 0))
+            place: dict[str, Any] = {**parse_url(self._url)}  # type: ignore[no-untyped-call]
         except ValueError:
-            raise LLMConfigurationError(
-                "The URL of a Redis store is redis://host:port/db, with a number as db."
-            ) from None
-        limits = {"socket_timeout": self._seconds, "socket_connect_timeout": self._seconds, "protocol": 2}
-        if urlsplit(self._url).scheme == "unix":
-            limits.pop("socket_connect_timeout")
-        pool.connection_kwargs.update({**limits, **self._moved, **details})
-        return pool.connection_class(**pool.connection_kwargs)
+            raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, and db a number.") from None
+        kind: Any = place.pop("connection_class", Connection)
+        limits = {"socket_timeout": self._seconds, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+        if urlsplit(self._url).scheme != "unix":
+            limits["socket_connect_timeout"] = self._seconds
+        return kind(**{**place, **limits, **self._moved, **details})
 
     def close(self) -> None:
         """Let the connection go; the next command makes another one."""
@@ -95,6 +94,12 @@ class Server:
 
     def _error(self, error: Exception, *, doubt: bool = False) -> LLMStoreError:
         return Doubt.of(self._url, error) if doubt else store_error(self._url, error)
+
+
+def _check(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and not parts.path.strip("/").isdigit() and parts.path.strip("/"):
+        raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, and db a number.")
 
 
 class Doubt(LLMStoreError):
