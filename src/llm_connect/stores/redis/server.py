@@ -31,9 +31,10 @@ class Server:
 
     def call(self, *command: Any) -> Any:
         """The answer to a command that may be given again. Raises LLMStoreError."""
-        return self.patiently(lambda again: command)
+        sent = packed(*command)
+        return self.patiently(lambda again: sent)
 
-    def patiently(self, command: Callable[[bool], tuple[Any, ...]]) -> Any:
+    def patiently(self, command: Callable[[bool], bytes]) -> Any:
         """The answer to a command, which learns whether it may have been done already. Raises LLMStoreError."""
         from redis import exceptions
 
@@ -41,7 +42,7 @@ class Server:
         while True:
             try:
                 connection = self._ready()
-                connection.send_packed_command(connection.pack_command(*command(again)))
+                connection.send_packed_command([command(again)])
                 return connection.read_response()
             except exceptions.MovedError as error:
                 self.close()
@@ -94,6 +95,17 @@ class Server:
 
     def _error(self, error: Exception, *, doubt: bool = False) -> LLMStoreError:
         return Doubt.of(self._url, error) if doubt else store_error(self._url, error)
+
+
+def packed(*parts: Any) -> bytes:
+    """A command as it is sent."""
+    return b"*%d\r\n%b" % (len(parts), b"".join(map(part_of, parts)))
+
+
+def part_of(part: Any) -> bytes:
+    """A part of a command as it is sent."""
+    data = part if isinstance(part, bytes) else str(part).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 def _check(url: str) -> None:

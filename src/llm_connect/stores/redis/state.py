@@ -18,7 +18,7 @@ from llm_connect.stores.redis.keys import SCHEMA, Keys
 from llm_connect.stores.redis.leases import ServerLeases
 from llm_connect.stores.redis.ledger import ServerBooks, ServerLedger
 from llm_connect.stores.redis.line import RevisableLine
-from llm_connect.stores.redis.server import Doubt, Server, store_error
+from llm_connect.stores.redis.server import Doubt, Server, part_of, store_error
 from llm_connect.stores.redis.states import MOST
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.trackers import ServerTrackers
@@ -60,7 +60,8 @@ class RedisState(StoreGate):
         self.client = secrets.token_hex(8)
         self.server = Server(self.terms.url, self.terms.busy_seconds)
         self._connected = self._steps = self._epoch = 0
-        self._digest: str | None = None
+        #: What all steps begin with, as it is sent; empty until the script is loaded.
+        self._head = b""
         #: Leases that were over when the server was asked last.
         self._over: list[str] = []
 
@@ -188,24 +189,29 @@ class RedisState(StoreGate):
     def _run(self, step: dict[str, Any]) -> str:
         from redis.exceptions import NoScriptError
 
-        keys = [*self.keys.all, self.keys.of(f"last:{self.client}")]
-
-        def command(again: bool) -> tuple[Any, ...]:
+        def command(again: bool) -> bytes:
             renewed = self.server.connected != self._connected
             self._connected = self.server.connected
             step["seen"] = 0 if renewed or self.trackers.stamp is None else self.trackers.stamp
             if again:
                 step["again"] = True
-            return ("EVALSHA", self._digest, len(keys), *keys, self.keys.channel, json.dumps(step))
+            return self._head + part_of(json.dumps(step))
 
         while True:
             try:
-                if self._digest is None:
-                    self._digest = self.server.call("SCRIPT", "LOAD", _SCRIPT).decode()
+                if not self._head:
+                    self._head = self._load()
                 reply: bytes = self.server.patiently(command)
                 return reply.decode()
             except NoScriptError:
-                self._digest = None
+                self._head = b""
+
+    def _load(self) -> bytes:
+        """Load the script; what a step begins with."""
+        digest = self.server.call("SCRIPT", "LOAD", _SCRIPT)
+        keys = [*self.keys.all, self.keys.of(f"last:{self.client}")]
+        head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel)
+        return b"*%d\r\n%b" % (len(head) + 1, b"".join(map(part_of, head)))
 
     def _failure(self, outcome: str) -> Exception:
         if outcome == "missing":
