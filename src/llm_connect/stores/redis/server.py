@@ -68,7 +68,7 @@ class Server:
             from redis.connection import Connection, parse_url
             from redis.retry import Retry
         except ImportError:
-            raise LLMConfigurationError('A budget in Redis needs redis-py: pip install "llm-connect[redis]".') from None
+            raise LLMConfigurationError("A budget in Redis needs redis-py: install the extra `redis`.") from None
         try:
             place: dict[str, Any] = {**parse_url(self._url)}  # type: ignore[no-untyped-call]
         except ValueError:

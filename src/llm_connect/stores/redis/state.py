@@ -1,5 +1,8 @@
 """What a process knows of a budget in a server, and how its steps are written."""
 
+# Each gate has parts of its own kind, which nothing replaces.
+# pyright: reportIncompatibleVariableOverride=false
+
 from __future__ import annotations
 
 import importlib.resources
@@ -23,7 +26,7 @@ from llm_connect.stores.redis.states import MOST
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.trackers import ServerTrackers
 
-_SCRIPT = importlib.resources.files(__package__).joinpath("step.lua").read_text("utf-8")
+_SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.lua").read_text("utf-8")
 
 
 class Again(Exception):
@@ -34,10 +37,10 @@ class RedisState(StoreGate):
     """A gate that knows what the last reply of the server said, and sends each step as one script."""
 
     terms: ServerTerms
-    changes: StepChanges  # pyright: ignore[reportIncompatibleVariableOverride]
-    leases: ServerLeases  # pyright: ignore[reportIncompatibleVariableOverride]
-    trackers: ServerTrackers  # pyright: ignore[reportIncompatibleVariableOverride]
-    books: ServerBooks  # pyright: ignore[reportIncompatibleVariableOverride]
+    changes: StepChanges
+    leases: ServerLeases
+    trackers: ServerTrackers
+    books: ServerBooks
     _line: RevisableLine
 
     def __init__(self, terms: ServerTerms, on_unknown: OnUnknown, root: int) -> None:

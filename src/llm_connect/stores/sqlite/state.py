@@ -1,5 +1,8 @@
 """A gate whose lock is a transaction: whoever has it has the state of the file, and changes it."""
 
+# Each gate has parts of its own kind, which nothing replaces.
+# pyright: reportIncompatibleVariableOverride=false
+
 from __future__ import annotations
 
 import logging
@@ -30,11 +33,11 @@ _RETRY_SECONDS = 1.0
 class TransactionalGate(StoreGate):
     """The gate of one budget in a file, in one process; its lock is a transaction of the file."""
 
-    terms: FileTerms  # pyright: ignore[reportIncompatibleVariableOverride]
-    changes: FileChanges  # pyright: ignore[reportIncompatibleVariableOverride]
-    leases: FileLeases  # pyright: ignore[reportIncompatibleVariableOverride]
-    trackers: FileTrackers  # pyright: ignore[reportIncompatibleVariableOverride]
-    books: FileBooks  # pyright: ignore[reportIncompatibleVariableOverride]
+    terms: FileTerms
+    changes: FileChanges
+    leases: FileLeases
+    trackers: FileTrackers
+    books: FileBooks
 
     def __init__(self, terms: FileTerms, budget: int, on_unknown: OnUnknown, root: int) -> None:
         super().__init__(terms, on_unknown, root)
