@@ -73,7 +73,7 @@ class RevisableLine(Line):
         for waiter in waiting - self._joined:
             self._queues.add(waiter)
         self._restore_untaken()
-        self.busy = bool(self._queues)
+        self._look_who_waits()
         self._before.clear()
         self._joined.clear()
 
