@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from pathlib import Path
 from typing import Any
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.stores.opening import open_budget
+from tests.stores.servers import server
 
-STORES = ["memory", "sqlite"]
+STORES = ["memory", "sqlite", "redis"]
+_numbers = itertools.count(1)
 
 
 class Opener:
     """Called like `BudgetTracker`, it opens a budget of its own in a store."""
 
     def __init__(self, store: str, folder: Path) -> None:
-        assert store == "sqlite"
+        self._store = store
         self._folder = folder
-        self._opened = 0
         self._gates: list[weakref.ref[Any]] = []
 
-    def __call__(self, total: int | None = None, **details: Any) -> BudgetTracker:
-        self._opened += 1
-        tracker = open_budget(f"sqlite:///{self._folder}/{self._opened}.db", total=total, **details)
+    def __call__(self, total: int | None = None, *, name: str = "budget", **details: Any) -> BudgetTracker:
+        tracker = open_budget(self._url(), total=total, name=name, **details)
         self._gates.append(weakref.ref(tracker.gate))
         return tracker
 
@@ -33,3 +34,22 @@ class Opener:
             gate = ref()
             if gate is not None:
                 gate.shut()
+
+    def _url(self) -> str:
+        return new_url(self._store, self._folder)
+
+
+def new_url(store: str, folder: Path) -> str:
+    """The URL of a store that has no budgets yet."""
+    if store == "sqlite":
+        return f"sqlite:///{folder}/{next(_numbers)}.db"
+    import redis
+
+    # A database for each: budgets of one name are others there.
+    number = next(_numbers) % _DATABASES
+    with redis.Redis(unix_socket_path=f"{server().folder}/socket", db=number) as client:
+        client.flushdb()
+    return f"{server().url}?db={number}"
+
+
+_DATABASES = 1_000

@@ -130,7 +130,7 @@ async def test_a_task_waits_no_longer_than_it_said() -> None:
     """The deadline holds for a coroutine, too."""
     tracker = BudgetTracker(100)
     with tracker.reserve(80):
-        task = asyncio.create_task(tracker.areserve(50, max_wait_seconds=0.02), context=contextvars.Context())
+        task = asyncio.create_task(tracker.areserve(50, max_wait_seconds=0.1), context=contextvars.Context())
         with pytest.raises(LLMBudgetExceededError) as caught:
             await task
         assert caught.value.reason == "wait_expired"
@@ -446,7 +446,7 @@ def test_a_loop_that_stands_still_keeps_nobody_waiting(monkeypatch: pytest.Monke
 
 
 async def test_waiting_costs_no_thread() -> None:
-    """Two hundred coroutines that wait for budget need no thread."""
+    """Two hundred coroutines that wait for budget need no thread; for all of them, a server needs one that listens."""
     tracker = BudgetTracker(10)
     hold = contextvars.Context().run(tracker.reserve, 10)
     threads = threading.active_count()
@@ -456,7 +456,7 @@ async def test_waiting_costs_no_thread() -> None:
 
     tasks = [asyncio.create_task(call()) for _ in range(200)]
     await awaits(tracker, 200)
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads + (tracker.gate.worker is not None)
     hold.release()
     await asyncio.gather(*tasks)
     at_rest(tracker)

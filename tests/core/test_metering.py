@@ -572,7 +572,7 @@ async def test_waiting_async_callers_of_a_sync_adapter_cost_no_thread() -> None:
         for _ in range(10)
     ]
     await awaits(tracker, 10)
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads + (tracker.gate.worker is not None)
     hold.release()
     await asyncio.gather(*tasks)
     assert tracker.spent == 100

@@ -10,6 +10,27 @@ from pathlib import Path
 import pytest
 
 from tests.core.conftest import fast_folder
+from tests.core.stores import STORES, new_url
+
+#: Files whose tests say the same of every store, but for those that are about what stands in a file.
+OF_EACH_STORE = {"test_command", "test_leases", "test_opening", "test_processes", "test_sharing"}
+ABOUT_FILES = {
+    "test_a_file_that_is_none_of_ours",
+    "test_a_lost_hold_is_not_the_hold_that_has_its_number_now",
+    "test_what_is_not_there_is_not_made",
+    "test_an_adapter_in_a_coroutine_waits_in_the_worker",
+    "test_no_operation_of_a_coroutine_blocks_its_loop",
+    "test_what_a_cancelled_call_comes_to_is_not_lost",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    name = metafunc.module.__name__.rpartition(".")[2]
+    if "url" in metafunc.fixturenames:
+        each = name in OF_EACH_STORE and metafunc.function.__name__ not in ABOUT_FILES
+        metafunc.parametrize(
+            "url", [store for store in STORES if store == "sqlite" or (each and store != "memory")], indirect=True
+        )
 
 
 @pytest.fixture
@@ -21,6 +42,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def url(folder: Path) -> str:
-    """The URL of a budget file that is not there yet."""
-    return f"sqlite:///{folder}/budget.db"
+def url(request: pytest.FixtureRequest, folder: Path) -> str:
+    """The URL of a store that has no budgets yet; of a budget file that is not there yet."""
+    store: str = request.param
+    return f"sqlite:///{folder}/budget.db" if store == "sqlite" else new_url(store, folder)

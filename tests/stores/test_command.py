@@ -22,6 +22,7 @@ from llm_connect.core.units import NOTHING
 from llm_connect.stores.command import main
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest
+from tests.stores.looking import end_leases
 
 
 def used(url: str) -> tuple[BudgetTracker, Any]:
@@ -87,8 +88,7 @@ def test_stale_holds_are_named_and_reading_changes_nothing(url: str, capsys: pyt
     """A hold whose lease is over is told as stale, and stays for the next one who uses the budget (STORE-9)."""
     budget, hold = used(url)
     gate: Any = budget.gate
-    with gate.lock:
-        gate.connection.execute("UPDATE leases SET expires_at = 0")
+    end_leases(budget)
     before = dump(url)
     assert "1, 1 of them stale" in said(capsys, "ls", url)
     assert "dispatched, stale" in said(capsys, "show", url, "nightly")
@@ -102,11 +102,20 @@ def test_stale_holds_are_named_and_reading_changes_nothing(url: str, capsys: pyt
 
 
 def dump(url: str) -> str:
-    """All that stands in a file."""
+    """All that stands in a store."""
+    if not url.startswith("sqlite"):
+        return dump_of_server(url)
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
     digest = hashlib.sha256("\n".join(connection.iterdump()).encode()).hexdigest()
     connection.close()
     return digest
+
+
+def dump_of_server(url: str) -> str:
+    import redis
+
+    with redis.Redis.from_url(url) as client:
+        return repr([(key, client.dump(key)) for key in sorted(client.keys())])
 
 
 def test_ledger_says_the_last_entries(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +169,7 @@ def test_a_file_that_is_none_of_ours(url: str, capsys: pytest.CaptureFixture[str
     connection.close()
     assert main(["ls", url]) == 1
     assert "something else" in capsys.readouterr().err
-    assert main(["ls", "redis://localhost"]) == 1
+    assert main(["ls", "postgres://localhost"]) == 1
 
 
 def test_the_module_is_the_command(url: str) -> None:

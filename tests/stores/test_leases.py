@@ -15,23 +15,11 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.units import NOTHING
 from llm_connect.stores.opening import open_budget
-from llm_connect.stores.sqlite.gate import SqliteGate
 from tests.core.budget_helpers import at_rest, outcomes, refused, until
 from tests.stores.crew import crew
+from tests.stores.looking import end_leases, gate_of, second, stored
 
 LEASE = 0.6
-
-
-def second(budget: BudgetTracker) -> BudgetTracker:
-    """The same budget as another process has it, seen from here."""
-    gate = budget.gate
-    assert isinstance(gate, SqliteGate)
-    return SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root).tracker(gate.root)
-
-
-def gate_of(budget: BudgetTracker) -> SqliteGate:
-    assert isinstance(budget.gate, SqliteGate)
-    return budget.gate
 
 
 def halted(process: subprocess.Popen[str], budget: BudgetTracker) -> None:
@@ -98,9 +86,7 @@ def lost(budget: BudgetTracker, *, dispatched: bool = False, tokens: int = 40) -
     hold = contextvars.Context().run(budget.reserve, tokens)
     if dispatched:
         hold.dispatch()
-    gate = gate_of(budget)
-    with gate.lock:
-        gate.connection.execute("UPDATE leases SET expires_at = 0")
+    end_leases(budget)
     other = second(budget)
     other.snapshot()
     gate_of(other).shut()
@@ -165,8 +151,7 @@ def test_one_whose_own_lease_is_over_ends_its_holds_itself(url: str) -> None:
     hold = contextvars.Context().run(budget.reserve, 40)
     lease = gate_of(budget).leases.own
     assert lease is not None
-    with gate_of(budget).lock:
-        gate_of(budget).connection.execute("UPDATE leases SET expires_at = 0")
+    end_leases(budget)
     lease.expires_at = 0
     with pytest.raises(LLMBudgetExceededError) as caught:
         hold.dispatch()
@@ -184,9 +169,7 @@ def test_the_slice_of_a_lost_process_is_returned(url: str) -> None:
         hold.dispatch()
         hold.settle(10)
     assert (budget.snapshot().sliced.tokens, budget.remaining()) == (50, 40)
-    with gate_of(budget).lock:
-        gate_of(budget).connection.execute("UPDATE leases SET expires_at = 0")
-    gate_of(budget).leases._next_look = 0.0
+    end_leases(budget)
     assert (budget.snapshot().sliced, budget.remaining()) == (NOTHING, 90)
     assert refused(lambda: slice_.reserve(1)).reason == "closed"
     gate_of(other).shut()
@@ -226,4 +209,4 @@ def test_a_process_without_holds_keeps_no_lease(url: str) -> None:
     budget.reserve(10).release()
     assert gate_of(budget).leases.own is not None
     until(lambda: gate_of(budget).leases.own is None)
-    assert gate_of(budget).read_rows("SELECT count(*) FROM leases", ()) == [(0,)]
+    assert stored(budget, "leases") == 0

@@ -44,9 +44,10 @@ def test_a_file_holds_several_budgets(url: str) -> None:
 
 def test_a_process_uses_a_budget_on_the_same_terms(url: str) -> None:
     """Opened again with other prices, it would be the tracker with those of before: that is refused."""
-    open_budget(url, prices={"m": Price.free()})
+    budget = open_budget(url, prices={"m": Price.free()})
     with pytest.raises(LLMConfigurationError, match="on other terms"):
         open_budget(url)
+    assert budget.prices
 
 
 async def test_the_async_form(url: str) -> None:
@@ -57,7 +58,8 @@ async def test_the_async_form(url: str) -> None:
 @pytest.mark.parametrize(
     "details",
     [
-        {"url": "redis://localhost"},
+        {"url": "postgres://localhost"},
+        {"url": "redis://localhost/budget"},
         {"url": "sqlite:///"},
         {"url": 5},
         {"name": " "},

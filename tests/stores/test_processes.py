@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, until
 from tests.stores.crew import crew, results
+from tests.stores.looking import stored
 
 #: How long processes are killed, stopped, and cut off from power.
 SECONDS = float(os.environ.get("LLM_CONNECT_KILL_SECONDS", "2"))
@@ -104,7 +104,5 @@ def come_to_an_end(budget: BudgetTracker, url: str, bills: Path) -> None:
     until(lambda: budget.snapshot().held.tokens == 0)
     at_rest(budget)
     assert 0 < bill(bills) <= budget.spent <= LIMIT
-    connection = sqlite3.connect(url.removeprefix("sqlite:///"))
     print(f"limit {LIMIT}, books {budget.spent}, bill {bill(bills)}, {len(list(bills.iterdir()))} processes")
-    assert connection.execute("SELECT count(*) FROM holds").fetchone() == (0,)
-    connection.close()
+    assert stored(budget, "holds") == 0

@@ -23,8 +23,8 @@ from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
 from llm_connect.stores.opening import aopen_budget, open_budget
-from llm_connect.stores.sqlite.gate import SqliteGate
 from tests.core.budget_helpers import at_rest, auntil, in_thread, outcomes, refused, until
+from tests.stores.looking import gate_of, second
 
 
 class Busy:
@@ -167,9 +167,7 @@ def test_a_fork_goes_on_with_the_budget(url: str) -> None:
     """A forked process uses the budget as another process; the holds of before are its parent's (STORE-6)."""
     budget = open_budget(url, total=100)
     held, lost = contextvars.Context().run(budget.reserve, 10), [contextvars.Context().run(budget.reserve, 10)]
-    gate = budget.gate
-    assert isinstance(gate, SqliteGate)
-    with gate.lock.no_transaction():
+    with gate_of(budget).lock.no_transaction():
         child = os.fork()
         if child == 0:
             os._exit(in_the_fork(budget, held, lost))
@@ -210,9 +208,7 @@ async def spend_async(budget: BudgetTracker) -> None:
 def test_a_waiter_is_let_in_by_what_another_process_frees(url: str) -> None:
     """Who waits looks again when others have written (STORE-7)."""
     budget = open_budget(url, total=100)
-    gate = budget.gate
-    assert isinstance(gate, SqliteGate)
-    other = SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root).tracker(gate.root)
+    other = second(budget)
     first = other.reserve(80)
     done = threading.Event()
 
@@ -234,9 +230,7 @@ def test_a_waiter_is_let_in_by_what_another_process_frees(url: str) -> None:
 def test_what_one_process_learns_the_others_know(url: str) -> None:
     """An overrun raises the next bounds of all of them, and of those that wait there already (STORE-1)."""
     budget = open_budget(url, total=1_000)
-    gate = budget.gate
-    assert isinstance(gate, SqliteGate)
-    other = SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root).tracker(gate.root)
+    other = second(budget)
     config = RunConfig(budget_tracker=budget, max_tokens=20)
     elsewhere = RunConfig(budget_tracker=other, max_tokens=20)
     generous = MockLLMAdapter("x", prompt_tokens=5, completion_tokens=30)
@@ -278,26 +272,22 @@ def test_closing_a_budget_ends_its_use_here_only(url: str) -> None:
 def test_a_closed_child_is_closed_for_all(url: str) -> None:
     """What a process closes below the budget, no other one uses (STORE-6)."""
     budget = open_budget(url, total=100)
-    gate = budget.gate
-    assert isinstance(gate, SqliteGate)
-    other = SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root)
+    other = second(budget)
     mine = budget.child("shared", 50, join=True)
-    theirs = other.tracker(gate.root).child("shared", join=True)
+    theirs = other.child("shared", join=True)
     assert (theirs.number, theirs.total) == (mine.number, 50)
     mine.consume(30)
     assert theirs.snapshot().spent.tokens == 30
     theirs.close()
     assert refused(lambda: mine.reserve(1)).reason == "closed"
     assert budget.child("shared", 20, join=True) is not mine
-    other.shut()
+    gate_of(other).shut()
 
 
 def test_outcomes_of_all_processes_are_in_one_ledger(url: str, folder: Path) -> None:
     """Numbered by the file, in the order in which they were booked (STORE-8)."""
     budget = open_budget(url, total=100)
-    gate = budget.gate
-    assert isinstance(gate, SqliteGate)
-    other = SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root).tracker(gate.root)
+    other = second(budget)
     for tracker in (budget, other, budget, other):
         tracker.record(1, labels={"by": tracker.path})
     with other.reserve(5) as hold:

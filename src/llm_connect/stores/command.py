@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 from llm_connect.core.demand import CallFacts
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.units import plain
-from llm_connect.stores.opening import path_of
-from llm_connect.stores.sqlite.budgets import forget_spending
+from llm_connect.stores.budgets import forget_spending
+from llm_connect.stores.opening import path_of, terms_of
+from llm_connect.stores.redis import report as redis_report
+from llm_connect.stores.redis.terms import ServerTerms
+from llm_connect.stores.reports import Report
 from llm_connect.stores.sqlite.report import reading
 from llm_connect.stores.tables import cell, table
 
@@ -48,14 +52,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str, run: Callable[[Any], int], said: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=said, description=said)
-    command.add_argument("url", metavar="URL", help="of the store: sqlite:///budget.db")
+    command.add_argument("url", metavar="URL", help="of the store: sqlite:///budget.db or redis://host:port/db")
     command.add_argument("--json", action="store_true", help="as JSON")
     command.set_defaults(run=run)
     return command
 
 
 def _list(given: Any) -> int:
-    with reading(path_of(given.url)) as report:
+    with _reading(given.url) as report:
         budgets = report.budgets()
     if given.json:
         return _json(budgets)
@@ -64,7 +68,7 @@ def _list(given: Any) -> int:
 
 
 def _show(given: Any) -> int:
-    with reading(path_of(given.url)) as report:
+    with _reading(given.url) as report:
         budget = report.budget(given.name)
     if given.json:
         return _json(budget)
@@ -82,7 +86,7 @@ def _show(given: Any) -> int:
 
 
 def _ledger(given: Any) -> int:
-    with reading(path_of(given.url)) as report:
+    with _reading(given.url) as report:
         entries = report.entries(given.name, given.last)
     if given.json:
         return _json(entries)
@@ -92,15 +96,21 @@ def _ledger(given: Any) -> int:
 
 
 def _reset(given: Any) -> int:
-    path = path_of(given.url)
-    with reading(path) as report:
+    with _reading(given.url) as report:
         report.number(given.name)
     if not given.yes and not _agreed(f"Take all that {given.name!r} has spent off its books? [y/N] "):
         sys.stderr.write("Nothing was changed.\n")
         return 1
     labels = {"reset": datetime.now(UTC).isoformat(timespec="seconds"), "by": f"pid {os.getpid()}"}
-    forget_spending(path, given.name, CallFacts(labels=labels))
+    forget_spending(terms_of(given.url, name=given.name, prices={}), CallFacts(labels=labels))
     return _list(given)
+
+
+def _reading(url: str) -> AbstractContextManager[Report]:
+    """What the store at a URL says."""
+    if isinstance(terms_of(url, name="budget", prices={}), ServerTerms):
+        return redis_report.reading(url)
+    return reading(path_of(url))
 
 
 def _agreed(question: str) -> bool:

@@ -17,8 +17,11 @@ from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.limits import checked_limits
 from llm_connect.core.periods import Period, checked_period
 from llm_connect.core.price import Price, checked_prices
-from llm_connect.stores.sqlite.budgets import open_root
-from llm_connect.stores.sqlite.terms import Terms
+from llm_connect.stores.budgets import open_root
+from llm_connect.stores.redis.server import SCHEMES
+from llm_connect.stores.redis.terms import ServerTerms
+from llm_connect.stores.sqlite.terms import FileTerms
+from llm_connect.stores.terms import Terms
 
 _SQLITE = "sqlite:///"
 
@@ -66,8 +69,8 @@ def open_budget(
         raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
     if sink is not None and not callable(sink):
         raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
-    terms = Terms(
-        path=path_of(url),
+    terms = terms_of(
+        url,
         name=name,
         prices=checked_prices(prices or {}),
         strict=strict,
@@ -84,8 +87,19 @@ async def aopen_budget(url: str, **details: Any) -> BudgetTracker:
     return await asyncio.to_thread(partial(open_budget, url, **details))
 
 
+def terms_of(url: str, **details: Any) -> Terms:
+    """The terms of a budget by the URL of its store. Raises LLMConfigurationError for another URL."""
+    if isinstance(url, str) and url.partition("://")[0] in SCHEMES:
+        return ServerTerms(url=url, **details)
+    return FileTerms(path=path_of(url), **details)
+
+
 def path_of(url: str) -> str:
     """The absolute path of the file that a URL names. Raises LLMConfigurationError for another URL."""
     if not isinstance(url, str) or not url.startswith(_SQLITE) or not url.removeprefix(_SQLITE):
-        raise LLMConfigurationError(f"The URL of a store is sqlite:/// and the path of a file, not {url!r}.")
+        begin = url.partition("://")[0] if isinstance(url, str) and "://" in url else type(url).__name__
+        raise LLMConfigurationError(
+            "The URL of a store is sqlite:/// and the path of a file, or redis://host:port/db; not one that begins "
+            f"with {begin!r}."
+        )
     return os.path.realpath(url.removeprefix(_SQLITE))

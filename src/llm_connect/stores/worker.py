@@ -67,11 +67,12 @@ class StoreWorker:
 
     def stop(self, patience: float) -> None:
         """End the thread once the jobs of before are done, for at most so many seconds."""
-        if self._thread is not None:
+        with self._starting:
+            thread, self._thread = self._thread, None
+        if thread is not None:
             self._jobs.put(None)
-            if self._thread is not threading.current_thread():
-                self._thread.join(patience)
-            self._thread = None
+            if thread is not threading.current_thread():
+                thread.join(patience)
 
 
 def _fulfil(future: Future[Any], operation: Callable[..., Any], args: Any) -> None:

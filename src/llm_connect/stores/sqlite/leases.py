@@ -1,7 +1,4 @@
-"""Leases: whoever holds budget says again and again that it is still there, and loses it when it does not.
-
-The clock is that of the machine, which all processes of a file share.
-"""
+"""Leases in a budget file. The clock is that of the machine, which all processes of a file share."""
 
 from __future__ import annotations
 
@@ -11,46 +8,28 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING
 
-from llm_connect.core import forks
-from llm_connect.core.demand import PlainDemand
-from llm_connect.core.holds import RELEASED, Ending
-from llm_connect.core.units import NOTHING, Amount
-from llm_connect.stores.sqlite.holds import StoredHold
-from llm_connect.stores.sqlite.rows import HOLDS_OF_LEASE, facts_of
+from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.leases import RENEWALS, Lease, Leases
+from llm_connect.stores.sqlite.rows import HOLDS_OF_LEASE
 
 if TYPE_CHECKING:
     from llm_connect.stores.sqlite.state import TransactionalGate
 
-#: A lease is renewed three times before it would end.
-_RENEWALS = 3
 #: How often one looks for the leases of others that have ended, at most.
 _LOOK_SECONDS = 1.0
 
 
-class Lease:
-    """The lease of one process; it is a new one after it was lost, and in a forked process."""
-
-    def __init__(self, number: int, expires_at: float) -> None:
-        self.number = number
-        self.expires_at = expires_at
-        self.generation = forks.generation
-
-
-class Leases:
+class FileLeases(Leases):
     """The own lease of this process, and what becomes of the holds of those that have lost theirs."""
 
+    _gate: TransactionalGate
+
     def __init__(self, gate: TransactionalGate, seconds: float) -> None:
-        self._gate = gate
-        self.seconds = seconds
-        self.own: Lease | None = None
-        #: Holds that stand under the own lease.
-        self.open_holds: int = 0
+        super().__init__(gate, seconds)
         self._next_look = 0.0
-        self._before: tuple[Lease | None, int] = (None, 0)
 
     @property
     def due(self) -> bool:
-        """Whether the own lease is to be renewed."""
         return self.own is not None and time.time() >= self.own.expires_at - self._renewed_before
 
     @property
@@ -61,19 +40,13 @@ class Leases:
     @property
     def _renewed_before(self) -> float:
         """How long before its end a lease is renewed."""
-        return self.seconds * (_RENEWALS - 1) / _RENEWALS
+        return self.seconds * (RENEWALS - 1) / RENEWALS
 
-    @property
-    def pause(self) -> float:
-        """Seconds after which somebody should look again."""
-        return self.seconds / _RENEWALS / 2
-
-    def have(self, connection: sqlite3.Connection) -> Lease:
-        """The own lease; a new one when there is none."""
+    def have(self) -> Lease:
         if self.own is None:
             expires_at = time.time() + self.seconds
             row = (self._gate.budget, socket.gethostname(), os.getpid(), expires_at)
-            number = connection.execute(
+            number = self._gate.connection.execute(
                 "INSERT INTO leases (budget, host, pid, expires_at) VALUES (?, ?, ?, ?)", row
             ).lastrowid
             assert number is not None
@@ -93,51 +66,32 @@ class Leases:
             elif now >= self.own.expires_at - self._renewed_before:
                 self._renew(connection, self.own, now)
         if now >= self._next_look:
-            self._next_look = now + min(_LOOK_SECONDS, self.seconds / _RENEWALS)
+            self._next_look = now + min(_LOOK_SECONDS, self.seconds / RENEWALS)
             self._end_over(connection, now)
             self._gate.waiters.end_over(connection, now)
 
-    def commit(self) -> None:
-        """The transaction was committed."""
-        self._before = (self.own, self.open_holds)
-
     def undo(self) -> None:
-        """The transaction was rolled back."""
-        self.own, self.open_holds = self._before
+        super().undo()
         self._next_look = 0.0
 
-    def forget(self) -> None:
-        """In a forked process: the lease is the parent's."""
-        self.own, self.open_holds, self._before = None, 0, (None, 0)
-
-    def give_up(self, connection: sqlite3.Connection) -> None:
-        """End the own lease, and all holds under it."""
+    def give_up(self) -> None:
         if self.own is not None:
             number, self.own = self.own.number, None
-            self._end(connection, number)
+            self._end(self._gate.connection, number)
 
-    def end_late(self, connection: sqlite3.Connection, hold: StoredHold, ending: Ending) -> None:
-        """End a hold that was lost: what was booked for it is corrected."""
+    def _left(self, hold: StoredHold) -> tuple[int, str, bool] | None:
         assert hold.lease is not None
-        left = connection.execute(
+        row: tuple[int, str, bool] | None = self._gate.connection.execute(
             "SELECT id, outcome, open FROM ledger WHERE lease = ? AND hold = ?", (hold.lease.number, hold.row)
         ).fetchone()
-        hold.leave_row()
-        if left is None:
-            return
-        hold.entry_id, outcome, is_open = left
-        hold.ending = ending
-        if is_open and ending.outcome != "presumed":
-            self._gate.books.correct(hold.entry_id, ending.amount)
-        elif outcome == "released" and ending.amount != NOTHING:
-            self._gate.books.record(hold.tracker, ending.amount, hold.facts)
+        return row
 
     @staticmethod
     def _stands(connection: sqlite3.Connection, lease: Lease) -> bool:
         return connection.execute("SELECT 1 FROM leases WHERE id = ?", (lease.number,)).fetchone() is not None
 
     def _renew(self, connection: sqlite3.Connection, lease: Lease, now: float) -> None:
-        if not self.open_holds and lease.number not in self._gate.trackers.slices.values():
+        if not self.needed:
             connection.execute("DELETE FROM leases WHERE id = ?", (lease.number,))
             self.own = None
             return
@@ -157,12 +111,3 @@ class Leases:
             self._end_hold(lease, row)
         self._gate.close_slices_of(number)
         connection.execute("DELETE FROM leases WHERE id = ?", (number,))
-
-    def _end_hold(self, lease: Lease, row: tuple[object, ...]) -> None:
-        number, _, tracker, state, tokens, calls, nano_usd, max_tokens, grade, adapter, model, labels, reserved_at = row
-        bound = Amount(tokens, calls, nano_usd)  # type: ignore[arg-type]
-        facts = facts_of(grade, adapter, model, labels)  # type: ignore[arg-type]
-        hold = StoredHold(self._gate.trackers.find(tracker), bound, max_tokens, PlainDemand(*bound), facts)  # type: ignore[arg-type]
-        hold.row, hold.lease, hold.reserved_at = number, lease, reserved_at  # type: ignore[assignment]
-        presumed = state == "dispatched" and self._gate.on_unknown == "presume"
-        self._gate.books.end(hold, Ending("presumed", bound) if presumed else RELEASED)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
-from llm_connect.core.books import Books, Sink
-from llm_connect.core.demand import CallFacts, PlainDemand
+from llm_connect.core.books import Sink
+from llm_connect.core.demand import PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import Amount
-from llm_connect.stores.sqlite.holds import StoredHold
-from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, Row, entry_of, entry_values, facts_of, sum_of
+from llm_connect.stores.books import StoredBooks
+from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.rows import Row, entry_of, entry_values, facts_of, sum_of
+from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, OPEN_PRESUMPTIONS
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.figures import BudgetFigures
     from llm_connect.stores.sqlite.state import TransactionalGate
 
 #: All but what moves spending out of windows.
@@ -26,7 +26,7 @@ _LASTING = "budget = ? AND outcome <> 'expired'"
 _SUMS = "sum(tokens), sum(calls), sum(nano_usd)"
 
 
-class StoredLedger(Ledger):
+class FileLedger(Ledger):
     """Like `Ledger`. It shows the last `keep_entries` of all processes; those before are in the file, too."""
 
     def __init__(self, keep: int, gate: TransactionalGate) -> None:
@@ -35,7 +35,7 @@ class StoredLedger(Ledger):
         self._gate = gate
 
     def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
-        place: tuple[int | None, bool, int | None, int | None] = (None, False, None, None)
+        place: tuple[int | None, bool, Any, Any] = (None, False, None, None)
         if isinstance(line, LedgerEntry):
             entry = line
         else:
@@ -76,16 +76,15 @@ class StoredLedger(Ledger):
         return self._gate.read_rows(query, (self._gate.budget, *values))
 
 
-class StoredBooks(Books):
+class FileBooks(StoredBooks):
     """Like `Books`; the numbers of entries, and what is presumed, are those of the file."""
 
+    _gate: TransactionalGate
+
     def __init__(self, gate: TransactionalGate, outbox: Outbox, sink: Sink | None) -> None:
-        super().__init__(gate.ledger, outbox, sink)
-        self._gate = gate
+        super().__init__(gate, outbox, sink)
         self._ids = self._numbers()  # type: ignore[assignment]
         self._presumed = Presumptions(gate)
-        #: Others may have booked more than was held.
-        self.surprised = True
         self.last_id: int | None = None
 
     def _numbers(self) -> Iterator[int]:
@@ -99,15 +98,9 @@ class StoredBooks(Books):
             self.last_id = int(self._gate.connection.execute("SELECT ifnull(max(id), 0) FROM ledger").fetchone()[0])
         return self.last_id + 1
 
-    def record(
-        self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
-    ) -> LedgerEntry:
-        self._gate.changes.note_trackers(tracker.lineage)  # type: ignore[arg-type]
-        return super().record(tracker, amount, facts, corrects)
-
-    def expire(self, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
-        self._gate.changes.note_trackers((tracker,))  # type: ignore[arg-type]
-        super().expire(tracker, spent, presumed)
+    def open_presumptions(self) -> list[int]:
+        rows = self._gate.connection.execute(OPEN_PRESUMPTIONS, (self._gate.budget,)).fetchall()
+        return [entry_id for (entry_id,) in rows]
 
 
 class Presumptions(dict[int, Hold]):

@@ -12,8 +12,10 @@ from typing import Any
 from llm_connect.core import windows
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.periods import period_said
-from llm_connect.core.units import Amount, usd_of
-from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, entry_of, labels_of
+from llm_connect.core.units import Amount
+from llm_connect.stores.reports import figures_data, hold_data, sum_data
+from llm_connect.stores.rows import entry_of
+from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS
 from llm_connect.stores.sqlite.schema import read_only, store_error, url_of
 from llm_connect.stores.sqlite.windows import window_of
 
@@ -56,14 +58,14 @@ class Report:
         for number, name, *figures in self._rows(_ROOTS):
             holds = self._holds(number)
             stale = sum(hold["stale"] for hold in holds)
-            found.append({"name": name, **self._figures(figures), "holds": len(holds), "stale_holds": stale})
+            found.append({"name": name, **_figures(figures), "holds": len(holds), "stale_holds": stale})
         return found
 
     def budget(self, name: str) -> dict[str, Any]:
         """One budget: its trackers, who holds what, and what was spent by whom."""
         number = self.number(name)
         trackers = [
-            {"path": path, "closed": bool(closed), "slice": lease is not None, **self._figures(figures)}
+            {"path": path, "closed": bool(closed), "slice": lease is not None, **_figures(figures)}
             for path, closed, lease, *figures in self._rows(_TREE, number)
         ]
         spent_by = {by: self._spent_by(number, *where) for by, where in _SPENT_BY.items()}
@@ -82,46 +84,27 @@ class Report:
         return int(rows[0][0])
 
     def _holds(self, budget: int) -> list[dict[str, Any]]:
-        return [self._hold(*row) for row in self._rows(_HOLDS, budget)]
-
-    def _hold(self, path: str, state: str, tokens: int, calls: int, nano_usd: int, *rest: Any) -> dict[str, Any]:
-        adapter, model, labels, reserved_at, host, pid, expires_at = rest
-        return {
-            "tracker": path,
-            "state": state,
-            "tokens": tokens,
-            "calls": calls,
-            "usd": f"{usd_of(nano_usd):f}",
-            "adapter": adapter,
-            "model": model,
-            "labels": labels_of(labels),
-            "host": host,
-            "pid": pid,
-            "age_seconds": round(self._now - reserved_at, 1),
-            "stale": expires_at is None or expires_at <= self._now,
-        }
+        return [hold_data(self._now, *row) for row in self._rows(_HOLDS, budget)]
 
     def _spent_by(self, budget: int, what: str, source: str) -> dict[str, dict[str, Any]]:
         rows = self._rows(_BY.format(what=what, source=source), budget)
-        return {
-            name: {"entries": entries, "tokens": tokens, "calls": calls, "usd": f"{usd_of(nano_usd):f}"}
-            for name, entries, tokens, calls, nano_usd in rows
-        }
-
-    def _figures(self, row: list[Any]) -> dict[str, Any]:
-        """The figures of a tracker as they are now: what has left its window may not be written down yet."""
-        (period, *state), figures = row[:4], row[4:]
-        if period is None:
-            return _units(figures)
-        window = window_of(period, *state)
-        for part in window.move(windows.now(), Amount(*figures[1::5]), Amount(*figures[3::5]), lambda: 0):
-            figures[1::5] = Amount(*figures[1::5]).minus(part.spent)
-            figures[3::5] = Amount(*figures[3::5]).minus(part.presumed)
-        opens_at = datetime.fromtimestamp(window.opens_at, UTC).isoformat()
-        return {"period": period_said(window.period), "opens_at": opens_at, **_units(figures)}
+        return {name: sum_data(entries, Amount(*sums)) for name, entries, *sums in rows}
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         return self._connection.execute(query, values).fetchall()
+
+
+def _figures(row: list[Any]) -> dict[str, Any]:
+    """The figures of a tracker as they are now: what has left its window may not be written down yet."""
+    (period, *state), figures = row[:4], row[4:]
+    if period is None:
+        return figures_data(figures)
+    window = window_of(period, *state)
+    for part in window.move(windows.now(), Amount(*figures[1::5]), Amount(*figures[3::5]), lambda: 0):
+        figures[1::5] = Amount(*figures[1::5]).minus(part.spent)
+        figures[3::5] = Amount(*figures[3::5]).minus(part.presumed)
+    opens_at = datetime.fromtimestamp(window.opens_at, UTC).isoformat()
+    return {"period": period_said(window.period), "opens_at": opens_at, **figures_data(figures)}
 
 
 @contextmanager
@@ -135,18 +118,3 @@ def reading(path: str) -> Iterator[Report]:
         raise store_error(path, error) from None
     finally:
         connection.close()
-
-
-def _units(figures: list[Any]) -> dict[str, dict[str, Any]]:
-    """The figures of all units; USD as text, so that no digit is lost."""
-    units = {}
-    for place, unit in enumerate(("tokens", "calls", "usd")):
-        limit, spent, held, presumed, sliced = figures[5 * place : 5 * place + 5]
-        left = None if limit is None else max(0, limit - spent - held - sliced)
-        named = {"limit": limit, "spent": spent, "held": held, "left": left, "presumed": presumed, "sliced": sliced}
-        units[unit] = {name: _usd(value) for name, value in named.items()} if unit == "usd" else named
-    return units
-
-
-def _usd(nano_usd: int | None) -> str | None:
-    return None if nano_usd is None else f"{usd_of(nano_usd):f}"

@@ -1,34 +1,27 @@
 """A gate whose lock is a transaction: whoever has it has the state of the file, and changes it."""
 
+# Each gate has parts of its own kind, which nothing replaces.
+# pyright: reportIncompatibleVariableOverride=false
+
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from llm_connect.core.admission import Gate, OnUnknown
+from llm_connect.core.admission import OnUnknown
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMStoreError
-from llm_connect.core.learning import LearnedFactor
-from llm_connect.stores.outbox import StagedOutbox
-from llm_connect.stores.sqlite.changes import Changes
-from llm_connect.stores.sqlite.holds import StoredHold
-from llm_connect.stores.sqlite.leases import Leases
-from llm_connect.stores.sqlite.ledger import StoredBooks, StoredLedger
+from llm_connect.stores.gate import StoreGate
+from llm_connect.stores.processes import keep_for_parent
+from llm_connect.stores.sqlite.changes import FileChanges
+from llm_connect.stores.sqlite.leases import FileLeases
+from llm_connect.stores.sqlite.ledger import FileBooks, FileLedger
 from llm_connect.stores.sqlite.rows import read_learned, write_learned
 from llm_connect.stores.sqlite.schema import begin, connect, store_error
-from llm_connect.stores.sqlite.terms import Terms
-from llm_connect.stores.sqlite.trackers import Trackers
-from llm_connect.stores.sqlite.transaction import Transaction
+from llm_connect.stores.sqlite.terms import FileTerms
+from llm_connect.stores.sqlite.trackers import FileTrackers
 from llm_connect.stores.sqlite.waiters import Waiters
-from llm_connect.stores.worker import StoreWorker
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
 
 _log = logging.getLogger("llm_connect")
 #: How often one looks whether other processes have freed what a caller waits for.
@@ -37,46 +30,30 @@ _POLL_SECONDS = 0.01
 _RETRY_SECONDS = 1.0
 
 
-class TransactionalGate(Gate):
-    """The gate of one budget in a file, in one process.
+class TransactionalGate(StoreGate):
+    """The gate of one budget in a file, in one process; its lock is a transaction of the file."""
 
-    Every operation of `Gate` takes its lock, and this one's lock is a transaction: `begin` brings the trackers up to
-    date with the file, `commit` writes what the operation has changed. Waiters, callbacks and notes are the process's
-    own.
-    """
+    terms: FileTerms
+    changes: FileChanges
+    leases: FileLeases
+    trackers: FileTrackers
+    books: FileBooks
 
-    hold_type = StoredHold
-
-    def __init__(self, terms: Terms, budget: int, on_unknown: OnUnknown, root: int) -> None:
-        super().__init__(terms.keep_entries, on_unknown, terms.sink)
-        self.terms = terms
+    def __init__(self, terms: FileTerms, budget: int, on_unknown: OnUnknown, root: int) -> None:
+        super().__init__(terms, on_unknown, root)
         self.budget = budget
-        #: The number of its root.
-        self.root = root
-        self._lock = self.lock = Transaction(self)
-        self._worker = StoreWorker(self)
-        self.changes = Changes(self)
-        self.leases = Leases(self, terms.lease_seconds)
+        self.changes = FileChanges(self)
+        self.leases = FileLeases(self, terms.lease_seconds)
         self.waiters = Waiters(self, terms.lease_seconds)
         #: Whether anything was freed since those that wait here were looked at.
         self.unseen: bool = False
-        self.trackers = Trackers(self, terms.prices, strict=terms.strict)
-        self.ledger = StoredLedger(terms.keep_entries, self)
-        self._outbox = self._staged = StagedOutbox()
-        self._books = self.books = StoredBooks(self, self._staged, terms.sink)
+        self.trackers = FileTrackers(self, terms.prices, strict=terms.strict)
+        self.ledger = FileLedger(terms.keep_entries, self)
+        self._books = self.books = FileBooks(self, self._staged, terms.sink)
         self._learned = self._books.learned.factors
-        self._learned_before: dict[Any, LearnedFactor] = {}
         self._connection: sqlite3.Connection | None = None
         #: What `PRAGMA data_version` said last: it changes when another process has written.
         self._version: int | None = None
-        #: Notes that the transaction at hand has worked off.
-        self._worked_off: list[Callable[[], None]] = []
-        #: Whether this process is done with it.
-        self.closed: bool = False
-
-    @property
-    def worker(self) -> StoreWorker:  # type: ignore[override]
-        return self._worker
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -111,27 +88,18 @@ class TransactionalGate(Gate):
         except BaseException as error:
             self.roll_back(error)
             raise
-        self._learned_before = dict(self._learned)
         if self.changes or self.trackers.inserted:
             self.trackers.commit()
-        self.changes.clear()
-        self.leases.commit()
         self.waiters.commit()
-        self._staged.commit()
-        self._worked_off.clear()
+        self._settled()
 
     def roll_back(self, error: BaseException) -> None:
         better, changed = self._as_llm_error(error), bool(self.changes)
         self._refuse_granted(better or error)
-        self.trackers.undo()
-        self.changes.undo()
-        self.leases.undo()
+        self._undo()
         self.waiters.undo()
-        self._staged.roll_back()
         self.books.last_id = self._version = None
         self.unseen = True
-        self._notes.extendleft(reversed(self._worked_off))
-        self._worked_off.clear()
         self._let_go()
         if changed and self._connection is not None:
             # What is known is what the file says, also before the next transaction.
@@ -154,13 +122,7 @@ class TransactionalGate(Gate):
         self.books.last_id = None
         self.trackers.refresh()
         self._windows.look_again()
-        learned = read_learned(self.connection, self.budget)
-        if learned != self._learned:
-            changed = [key for key in {*learned, *self._learned} if learned.get(key) != self._learned.get(key)]
-            self.books.learned.become(learned)
-            for key in changed:
-                self._line.raise_demands(key, learned.get(key))
-        self._learned_before = learned
+        self._know(read_learned(self.connection, self.budget))
         self.books.look_at_thresholds()
         self.waiters.read(self.connection, self._line)
         self.unseen = True
@@ -218,32 +180,6 @@ class TransactionalGate(Gate):
         with self.lock.no_transaction():
             return self._data_version() != self._version
 
-    def roll(self) -> None:
-        """Let leave windows what is over, as every transaction does when it begins."""
-        self._roll()
-
-    def close_slices_of(self, lease: int) -> None:
-        """Return the slices that a process keeps open."""
-        for tracker in self.trackers.open_slices():
-            if self.trackers.slices.get(tracker.number) == lease:
-                tracker.closed_itself = True
-                self._close_slices(tracker)
-
-    def _close_slices(self, tracker: BudgetTracker) -> None:
-        """Return the open slices at `tracker` and below it, whoever keeps them open."""
-        opened = self.trackers.open_slices()
-        self._slices.opened[:] = opened
-        self._slices.close(tracker)
-        for child in opened:
-            if tracker in child.lineage:
-                self.trackers.slices.pop(child.number, None)
-                self.changes.note_trackers(child.lineage)  # type: ignore[arg-type]
-
-    def tracker(self, number: int) -> BudgetTracker:
-        """The tracker of this number."""
-        with self._lock:
-            return self.trackers.find(number)
-
     def read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
         """What a query gives, after all that has ended is booked."""
         with self._lock:
@@ -251,3 +187,18 @@ class TransactionalGate(Gate):
             rows = self.connection.execute(query, values).fetchall()
         self._tell()
         return rows
+
+    def disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def leave_connection(self) -> None:
+        if self._connection is not None:
+            keep_for_parent(self._connection)
+        self._connection = self._version = None
+        self.waiters.leave_to_parent()
+
+    def _give_up(self) -> None:
+        super()._give_up()
+        self.waiters.withdraw(self.connection)

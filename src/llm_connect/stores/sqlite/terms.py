@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llm_connect.core.books import Sink
-from llm_connect.core.price import Price
+from llm_connect.stores.sqlite.schema import url_of
+from llm_connect.stores.terms import Terms
+
+if TYPE_CHECKING:
+    from llm_connect.core.admission import OnUnknown
+    from llm_connect.core.limits import Limits
+    from llm_connect.core.periods import Period
+    from llm_connect.stores.gate import StoreGate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """How a process uses a budget in a file."""
+class FileTerms(Terms):
+    """How a process uses a budget in the file at `path`."""
 
     path: str
-    name: str
-    prices: Mapping[str, Price]
-    strict: bool = False
-    keep_entries: int = 1000
-    sink: Sink | None = None
-    lease_seconds: float = 60.0
 
     @property
-    def busy_seconds(self) -> float:
-        """How long the file may be busy: far less than a lease, so that a slow store costs no lease."""
-        return min(5.0, self.lease_seconds / 6)
+    def shown(self) -> str:
+        return url_of(self.path)
+
+    def make(self, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
+        from llm_connect.stores.sqlite.budgets import make  # it imports this module
+
+        return make(self, limits, period, on_unknown)
+
+    def gate(self) -> StoreGate:
+        from llm_connect.stores.sqlite.budgets import gate_of
+
+        return gate_of(self)

@@ -1,10 +1,11 @@
-"""Any sequence of budget operations on a budget in a file, against the same model as in memory."""
+"""Any sequence of budget operations on a budget in a store, against the same model as in memory."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,29 +15,26 @@ from hypothesis.stateful import invariant, precondition, rule
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.periods import Period
 from llm_connect.core.units import Amount
+from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.opening import open_budget
-from llm_connect.stores.sqlite.gate import SqliteGate
 from tests.core.conftest import fast_folder
+from tests.core.stores import new_url
 from tests.core.test_budget_machine import PICK, BudgetMachine, Node
 
 
-class SqliteBudgetMachine(BudgetMachine):
-    """Whatever happens in whatever order, tracker and model agree in a file, too (STORE-1)."""
+class StoreBudgetMachine(BudgetMachine):
+    """Whatever happens in whatever order, tracker and model agree in a store, too (STORE-1)."""
+
+    store: str
 
     def open(self, total: int, **details: Any) -> BudgetTracker:
         self.folder = tempfile.mkdtemp(prefix="llm-connect-", dir=fast_folder())
-        return open_budget(f"sqlite:///{self.folder}/budget.db", total=total, **details)
+        return open_budget(new_url(self.store, Path(self.folder)), total=total, **details)
 
     def teardown(self) -> None:
         super().teardown()
         self.root.gate.shut()  # type: ignore[attr-defined]
         shutil.rmtree(self.folder)
-
-
-SqliteBudgetMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestSqliteBudgetMachine = pytest.mark.timeout(300)(SqliteBudgetMachine.TestCase)
 
 
 @dataclass(eq=False)
@@ -46,7 +44,7 @@ class SharedNode:
     first: BudgetTracker
     parent: Any
     limits: list[int | None]
-    other: SqliteGate
+    other: StoreGate
     closed_itself: bool = False
     slice: bool = False
     period: Period | None = None
@@ -74,15 +72,14 @@ class Nodes(list[Any]):
     def append(self, node: Node) -> None:
         first, other = node.tracker, self._machine.other
         if first.gate is other:
-            with other.lock:
-                other.trackers.number_of(first)
+            other.handle(first)
             mine = self._machine.root.gate
-            assert isinstance(mine, SqliteGate)
+            assert isinstance(mine, StoreGate)
             first = mine.tracker(first.number)
         super().append(SharedNode(first, node.parent, node.limits, other, node.closed_itself, node.slice, node.period))
 
 
-class TwoProcessesMachine(SqliteBudgetMachine):
+class TwoProcessesMachine(StoreBudgetMachine):
     """Two processes that use one budget by turns see the same, and what the model says (STORE-1)."""
 
     wait = take = abandon = None  # Across processes the order of those who wait is best effort.
@@ -90,8 +87,8 @@ class TwoProcessesMachine(SqliteBudgetMachine):
     def open(self, total: int, **details: Any) -> BudgetTracker:
         self.root = root = super().open(total, **details)
         gate = root.gate
-        assert isinstance(gate, SqliteGate)
-        self.other = SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root)
+        assert isinstance(gate, StoreGate)
+        self.other = gate.terms.gate()
         self.model.nodes = Nodes(self)
         return root
 
@@ -123,5 +120,18 @@ class TwoProcessesMachine(SqliteBudgetMachine):
         self.other.shut()
 
 
-TwoProcessesMachine.TestCase.settings = SqliteBudgetMachine.TestCase.settings
-TestTwoProcessesMachine = pytest.mark.timeout(300)(TwoProcessesMachine.TestCase)
+def case(machine: type[StoreBudgetMachine], of_store: str) -> Any:
+    """The tests of a machine on one store."""
+    of_each = type(
+        f"{machine.__name__}Of{of_store.title()}", (machine,), {"store": of_store, "__doc__": machine.__doc__}
+    )
+    of_each.TestCase.settings = settings(
+        max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    return pytest.mark.timeout(300)(of_each.TestCase)
+
+
+TestSqliteBudgetMachine = case(StoreBudgetMachine, "sqlite")
+TestRedisBudgetMachine = case(StoreBudgetMachine, "redis")
+TestTwoSqliteProcesses = case(TwoProcessesMachine, "sqlite")
+TestTwoRedisProcesses = case(TwoProcessesMachine, "redis")

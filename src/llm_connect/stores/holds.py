@@ -1,4 +1,4 @@
-"""Holds that stand in a budget file, and know when they have changed."""
+"""Holds that stand in a store, and know when they have changed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llm_connect.core.units import NOTHING, Amount
 
 if TYPE_CHECKING:
     from llm_connect.core.demand import CallFacts, Demand
-    from llm_connect.stores.sqlite.leases import Lease
-    from llm_connect.stores.sqlite.state import TransactionalGate
+    from llm_connect.stores.gate import StoreGate
+    from llm_connect.stores.leases import Lease
 
 
 class Before(NamedTuple):
@@ -21,18 +21,18 @@ class Before(NamedTuple):
     ended: bool
     dispatched: bool
     bound: Amount
-    row: int | None
+    row: int | str | None
     lease: Lease | None
 
 
 class StoredHold(Hold):
-    """A hold in a budget file. Whoever changes its state or bound, its gate is told."""
+    """A hold in a store. Whoever changes its state or bound, its gate is told."""
 
     __slots__ = ("_bound", "_dispatched", "_ended", "lease", "row")
 
     def __init__(self, tracker: Any, bound: Amount, max_tokens: int | None, demand: Demand, facts: CallFacts) -> None:
-        #: The number of its row; None as long as it has none.
-        self.row: int | None = None
+        #: Under which number or name it stands there; None as long as it has none.
+        self.row: int | str | None = None
         #: The lease under which it stands there.
         self.lease: Lease | None = None
         #: A hold that was never written is as good as ended.
@@ -101,5 +101,5 @@ class StoredHold(Hold):
         raise TypeError("A hold cannot be pickled: it is ended where it was reserved. Pickle its tracker.")
 
     @property
-    def _gate(self) -> TransactionalGate:
+    def _gate(self) -> StoreGate:
         return self.tracker.gate  # type: ignore[return-value]

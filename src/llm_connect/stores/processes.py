@@ -1,10 +1,9 @@
-"""What becomes of the budgets in files when this process ends, or is forked."""
+"""What becomes of the budgets in stores when this process ends, or is forked."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import sqlite3
 import weakref
 from typing import Protocol
 
@@ -23,7 +22,7 @@ class Leaving(Protocol):
 
 _gates: weakref.WeakSet[Leaving] = weakref.WeakSet()
 #: To close one in a fork would let go locks that its parent has.
-_of_parents: list[sqlite3.Connection] = []
+_of_parents: list[object] = []
 
 
 def look_after(gate: Leaving) -> None:
@@ -31,7 +30,7 @@ def look_after(gate: Leaving) -> None:
     _gates.add(gate)
 
 
-def keep_for_parent(connection: sqlite3.Connection) -> None:
+def keep_for_parent(connection: object) -> None:
     """Never close a connection of the process that this one was forked from."""
     _of_parents.append(connection)
 

@@ -1,4 +1,4 @@
-"""The lock of a budget in a file: whoever has it is in a transaction, and has the state of the file."""
+"""The lock of a budget in a store: whoever has it is in a transaction, and has the state of the store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Transactional(Protocol):
     """What a transaction begins and ends."""
 
     def begin(self) -> None:
-        """Take the write lock of the store, and bring the state up to date."""
+        """Bring the state up to date, and let nobody else change it meanwhile."""
         ...
 
     def commit(self) -> None:

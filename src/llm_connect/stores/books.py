@@ -1,0 +1,42 @@
+"""Booking in a store."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from llm_connect.core.books import Books, Sink
+from llm_connect.core.demand import CallFacts
+from llm_connect.core.holds import Hold
+from llm_connect.core.ledger import LedgerEntry
+from llm_connect.core.outbox import Outbox
+from llm_connect.core.units import Amount
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.figures import BudgetFigures
+    from llm_connect.stores.gate import StoreGate
+
+
+class StoredBooks(Books):
+    """Like `Books`; the numbers of entries, and what is presumed, are those of the store."""
+
+    def __init__(self, gate: StoreGate, outbox: Outbox, sink: Sink | None) -> None:
+        super().__init__(gate.ledger, outbox, sink)
+        self._gate = gate
+        #: Others may have booked more than was held.
+        self.surprised = True
+
+    @abstractmethod
+    def open_presumptions(self) -> list[int]:
+        """The numbers of the entries that are presumed and not corrected yet."""
+
+    def record(
+        self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
+    ) -> LedgerEntry:
+        self._gate.changes.note_trackers(tracker.lineage)  # type: ignore[arg-type]
+        return super().record(tracker, amount, facts, corrects)
+
+    def expire(self, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
+        self._gate.changes.note_trackers((tracker,))  # type: ignore[arg-type]
+        super().expire(tracker, spent, presumed)

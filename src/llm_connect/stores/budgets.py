@@ -1,0 +1,80 @@
+"""The budgets that this process has open: made by the first who opens one, joined by the others."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.checks import check_name
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.periods import period_said
+from llm_connect.core.units import UNITS, shown
+from llm_connect.stores.gate import StoreGate
+from llm_connect.stores.terms import Terms
+
+if TYPE_CHECKING:
+    from llm_connect.core.admission import OnUnknown
+    from llm_connect.core.demand import CallFacts
+    from llm_connect.core.limits import Limits
+    from llm_connect.core.periods import Period
+
+_NO_LIMITS = (None, None, None)
+#: The gates of this process, by store and name: callers of one process wait in one line.
+_open: weakref.WeakValueDictionary[tuple[str, str], StoreGate] = weakref.WeakValueDictionary()
+_opening = threading.RLock()
+
+
+def open_root(
+    terms: Terms, limits: Limits, period: Period | None, on_unknown: OnUnknown, *, change_limits: bool
+) -> BudgetTracker:
+    """The budget that these terms name. Raises LLMConfigurationError when its limits, or their period, are others."""
+    check_name(terms.name)
+    with _opening:
+        made = terms.make(limits, period, on_unknown)
+        gate = _gate(terms)
+        root = gate.tracker(gate.root)
+    if gate.terms != terms:
+        raise LLMConfigurationError(f"Budget {terms.name!r} is open in this process already, on other terms.")
+    found: Limits = tuple(account.limit for account in root.own_accounts)  # type: ignore[assignment]
+    same_period = period == root.period
+    if made or (limits == found and same_period) or (limits == _NO_LIMITS and (same_period or period is None)):
+        return root
+    if not change_limits or not same_period:
+        raise LLMConfigurationError(
+            f"Budget {terms.name!r} of {terms.shown} has {_said(found, root.period)}, not {_said(limits, period)}: "
+            "open it with the same limits or with none, or change them for all with change_limits=True. Its period "
+            "stays."
+        )
+    root.gate.change_limits(root, dict(zip(root.own_accounts, limits, strict=True)))
+    return root
+
+
+def reopen(terms: Terms, number: int) -> BudgetTracker:
+    """The tracker of this number: what a pickled one becomes."""
+    with _opening:
+        return _gate(terms).tracker(number)
+
+
+def forget_spending(terms: Terms, facts: CallFacts) -> None:
+    """Take what a budget has spent off its books, by entries with these facts."""
+    with _opening:
+        gate = _gate(terms)
+    gate.reset(facts)
+
+
+def _gate(terms: Terms) -> StoreGate:
+    """The gate of this process for a budget that has been made."""
+    key = (terms.shown, terms.name)
+    gate = _open.get(key)
+    if gate is None or gate.closed:
+        gate = _open[key] = terms.gate()
+    return gate
+
+
+def _said(limits: Limits, period: Period | None) -> str:
+    """Limits as a person reads them."""
+    said = [shown(unit, limit) for unit, limit in zip(UNITS, limits, strict=True) if limit is not None]
+    text = " and ".join(said) or "no limit"
+    return text if period is None else f"{text} {period_said(period)}"

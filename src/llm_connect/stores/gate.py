@@ -1,0 +1,337 @@
+"""The gate of a budget in a store: what `Gate` decides, decided on the state of the store."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.core import forks
+from llm_connect.core.accounts import amount_of
+from llm_connect.core.admission import Gate, OnUnknown
+from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.core.holds import NO_ENDING, Ending, Hold
+from llm_connect.core.line import Line
+from llm_connect.core.units import NOTHING
+from llm_connect.core.waiting import in_running_loop
+from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.outbox import StagedOutbox
+from llm_connect.stores.processes import look_after
+from llm_connect.stores.transaction import Transaction
+from llm_connect.stores.worker import StoreWorker
+
+if TYPE_CHECKING:
+    from llm_connect.core.accounts import Account
+    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.demand import CallFacts
+    from llm_connect.core.learning import Key, LearnedFactor
+    from llm_connect.core.waiters import Waiter
+    from llm_connect.stores.books import StoredBooks
+    from llm_connect.stores.changes import Changes
+    from llm_connect.stores.leases import Leases
+    from llm_connect.stores.terms import Terms
+    from llm_connect.stores.trackers import Trackers
+
+_log = logging.getLogger("llm_connect")
+
+
+class StoreGate(Gate, ABC):
+    """The gate of one budget in a store, in one process.
+
+    Every operation of `Gate` takes its lock, and this one's lock is a transaction: `begin` brings the trackers up to
+    date with the store, `commit` writes what the operation has changed. Waiters, callbacks and notes are the process's
+    own.
+    """
+
+    hold_type = StoredHold
+    changes: Changes
+    leases: Leases
+    trackers: Trackers
+    books: StoredBooks
+
+    def __init__(self, terms: Terms, on_unknown: OnUnknown, root: int) -> None:
+        super().__init__(terms.keep_entries, on_unknown, terms.sink)
+        self.terms: Terms = terms
+        #: The number of its root.
+        self.root = root
+        self._lock = self.lock = Transaction(self)
+        self._worker = StoreWorker(self)
+        self._outbox = self._staged = StagedOutbox()
+        self._learned_before: dict[Any, LearnedFactor] = {}
+        #: Notes that the transaction at hand has worked off.
+        self._worked_off: list[Callable[[], None]] = []
+        #: Whether this process is done with it.
+        self.closed: bool = False
+        look_after(self)
+
+    @property
+    def worker(self) -> StoreWorker:  # type: ignore[override]
+        return self._worker
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Bring what is known up to date with the store."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Write what the operation has changed."""
+
+    @abstractmethod
+    def roll_back(self, error: BaseException) -> None:
+        """Let everything be as the store has it; may raise a better error."""
+
+    @abstractmethod
+    def tick(self) -> float:
+        """What the worker does now and then; seconds after which to come again."""
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Let the store go; a later operation reaches for it again."""
+
+    @abstractmethod
+    def leave_connection(self) -> None:
+        """In a forked process: what is connected to the store is the parent's."""
+
+    def _settled(self) -> None:
+        """A transaction is committed."""
+        self._learned_before = dict(self._learned)
+        self.changes.clear()
+        self.leases.commit()
+        self._staged.commit()
+        self._worked_off.clear()
+
+    def _undo(self) -> None:
+        """A transaction is rolled back."""
+        self.trackers.undo()
+        self.changes.undo()
+        self.leases.undo()
+        self._staged.roll_back()
+        self._notes.extendleft(reversed(self._worked_off))
+        self._worked_off.clear()
+
+    def _know(self, learned: dict[Key, LearnedFactor]) -> None:
+        """Know what others have learned."""
+        if learned != self._learned:
+            changed = [key for key in {*learned, *self._learned} if learned.get(key) != self._learned.get(key)]
+            self._books.learned.become(learned)
+            for key in changed:
+                self._line.raise_demands(key, learned.get(key))
+        self._learned_before = learned
+
+    def check_process(self) -> None:
+        """A forked process has a connection and a lease of its own."""
+
+    def dispatch(self, hold: Hold) -> bool:
+        """Like `Gate.dispatch`; False as well for a hold whose lease was lost, and that has been ended for that."""
+        _check_own(hold)
+        try:
+            return super().dispatch(hold)
+        except LLMConfigurationError:
+            if isinstance(hold, StoredHold) and hold.late:
+                return False
+            raise
+
+    def end(self, hold: Hold, ending: Ending) -> None:
+        """Like `Gate.end`. In a running event loop, or when the store cannot be reached, the worker does it."""
+        _check_own(hold)
+        if in_running_loop():
+            self.lose(hold, ending)
+            return
+        try:
+            super().end(hold, ending)
+        except LLMStoreError as error:
+            self.lose(hold, ending)
+            self._tell()
+            _log.warning("What a call came to is booked as soon as the store can be reached: %s", error)
+
+    def lose(self, hold: Hold, ending: Ending) -> None:
+        super().lose(hold, ending)
+        if hold.ending is NO_ENDING:
+            hold.ending = ending
+        self._worker.put(self.stay)
+
+    def stay(self) -> None:
+        """Be there until the worker has looked after what is left to do."""
+
+    def tidy(self) -> None:
+        if in_running_loop():
+            self._worker.put(self.stay)
+        else:
+            self.flush()
+
+    def flush(self) -> None:
+        """Like `Gate.flush`; what cannot be done because the store cannot be reached is left to the worker."""
+        try:
+            if self._notes:
+                with self._lock:
+                    self._work_off()
+                self._tell()
+            elif self._worked_off:
+                # Another thread, the worker perhaps, is just doing it.
+                with self.lock.no_transaction():
+                    pass
+        except LLMStoreError as error:
+            _log.warning("What is left to do is done as soon as the store can be reached: %s", error)
+
+    def close(self, tracker: BudgetTracker) -> None:
+        """Like `Gate.close`. A budget itself is closed for this process only; others go on with it."""
+        tracker.closed_itself = True
+        self.closed = self.closed or tracker.parent is None
+        self._notes.append(partial(self._close, tracker))
+        self._worker.start()
+        self.tidy()
+
+    def open_slice(self, child: BudgetTracker) -> bool:
+        with self._lock:
+            opened = super().open_slice(child)
+            if opened:
+                number = self.trackers.number_of(child)
+                self.trackers.slices[number] = self.leases.have().number
+            self.changes.note_trackers(child.lineage)  # type: ignore[arg-type]
+        self._tell()
+        return opened
+
+    def change_limits(self, tracker: BudgetTracker, limits: dict[Account, int | None]) -> None:
+        with self._lock:
+            self.changes.note_trackers((tracker,))
+            super().change_limits(tracker, limits)
+        self._tell()
+
+    def join(self, joined: dict[str, BudgetTracker], child: BudgetTracker) -> BudgetTracker:
+        with self._lock:
+            shared = self.trackers.joined(child)
+            if shared is None or shared.closed:
+                shared = child
+                self.trackers.number_of(child, joined=True)
+            joined[child.name] = shared
+        return shared
+
+    def reset(self, facts: CallFacts) -> None:
+        """Begin anew: take what is spent off the books, by entries that say so. What is held stays held."""
+        with self._lock:
+            self._work_off()
+            for entry_id in self.books.open_presumptions():
+                self.books.correct(entry_id, NOTHING)
+            for tracker in self.trackers.deepest_first():
+                self.books.record(tracker, NOTHING.minus(amount_of(tracker.own_accounts, "spent")), facts)
+                if tracker.window is not None:
+                    tracker.window.forget(self.books.number())
+            self._line.scan()
+        self._tell()
+
+    def _close(self, tracker: BudgetTracker) -> None:
+        tracker.closed_itself = True
+        if tracker.parent is not None:
+            self.changes.note_trackers((tracker,))
+            self._close_slices(tracker)
+        elif self.leases.own is not None:
+            self.close_slices_of(self.leases.own.number)
+            if not self.leases.open_holds:
+                self.leases.give_up()
+        self._line.close()
+
+    def _end(self, hold: Hold, ending: Ending) -> None:
+        if isinstance(hold, StoredHold) and hold.late:
+            self.leases.end_late(hold, ending)
+            self._line.scan()
+        else:
+            super()._end(hold, ending)
+
+    def _do(self, note: Callable[[], None]) -> None:
+        if in_running_loop():
+            self._notes.append(note)
+            self._worker.put(self.stay)
+        else:
+            with suppress(LLMStoreError):
+                super()._do(note)
+
+    def _work_off(self) -> None:
+        self._line.reclaim()
+        while self._notes:
+            # In this order, so that `flush` sees what another thread is about to do.
+            note = self._notes[0]
+            self._worked_off.append(note)
+            self._notes.popleft()
+            note()
+
+    def _tell(self) -> None:
+        if not self.lock.owned():
+            super()._tell()
+
+    def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
+        super().queue(waiter, may_wait=may_wait)
+        if waiter.waiting:
+            # Others may free what it waits for.
+            self._worker.start()
+            self._worker.put(self.stay)
+
+    def handle(self, tracker: BudgetTracker) -> Any:
+        """What `tracker` is pickled as: the same budget for the process that opens it."""
+        from llm_connect.stores.budgets import reopen  # it imports this module
+
+        with self._lock:
+            number = self.trackers.number_of(tracker)
+        return reopen, (replace(self.terms, sink=None), number)
+
+    def shut(self) -> None:
+        """Write what is left to do, end what is held, and let the store go. A later operation reaches for it again."""
+        self._worker.stop(self.terms.busy_seconds)
+        with suppress(LLMStoreError), self._lock:
+            self._work_off()
+            self._give_up()
+        self._tell()
+        self.disconnect()
+
+    def _give_up(self) -> None:
+        """Leave nothing of this process in the store."""
+        self.leases.give_up()
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: connection, lease, waiters and what is left to do are the parent's."""
+        self.leave_connection()
+        self.lock.reset()
+        self._worker = StoreWorker(self)
+        self.leases.forget()
+        self.changes.clear()
+        self.trackers.undo()
+        self._worked_off.clear()
+        self._notes.clear()
+        self._line = Line()
+        self._outbox.calls.clear()
+        self._generation = forks.generation
+
+    def roll(self) -> None:
+        """Let leave windows what is over, as every transaction does when it begins."""
+        self._roll()
+
+    def close_slices_of(self, lease: object) -> None:
+        """Return the slices that a process keeps open."""
+        for tracker in self.trackers.open_slices():
+            if self.trackers.slices.get(tracker.number) == lease:
+                tracker.closed_itself = True
+                self._close_slices(tracker)
+
+    def _close_slices(self, tracker: BudgetTracker) -> None:
+        """Return the open slices at `tracker` and below it, whoever keeps them open."""
+        opened = self.trackers.open_slices()
+        self._slices.opened[:] = opened
+        self._slices.close(tracker)
+        for child in opened:
+            if tracker in child.lineage:
+                self.trackers.slices.pop(child.number, None)
+                self.changes.note_trackers(child.lineage)  # type: ignore[arg-type]
+
+    def tracker(self, number: int) -> BudgetTracker:
+        """The tracker of this number."""
+        with self._lock:
+            return self.trackers.find(number)
+
+
+def _check_own(hold: Hold) -> None:
+    lease = getattr(hold, "lease", None)
+    if lease is not None and lease.generation != forks.generation:
+        raise LLMConfigurationError("This hold is that of the process before os.fork: reserve anew in this one.")

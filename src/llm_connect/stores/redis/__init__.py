@@ -1,0 +1,1 @@
+"""Budgets in a Redis or Valkey server."""

@@ -1,0 +1,65 @@
+"""The budgets in a server: finding one, and making it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.stores.redis.gate import RedisGate, no_windows
+from llm_connect.stores.redis.keys import SCHEMA, Keys
+from llm_connect.stores.redis.server import Server
+from llm_connect.stores.redis.states import MOST, state_text
+from llm_connect.stores.redis.terms import ServerTerms
+
+if TYPE_CHECKING:
+    from llm_connect.core.admission import OnUnknown
+    from llm_connect.core.limits import Limits
+    from llm_connect.core.periods import Period
+
+#: The number of the root of each budget.
+ROOT = 1
+_MAKE = """
+if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('HGET', KEYS[1], 'schema') end
+redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'stamp', 1, 'epoch', 1, 'entries', 0, 'on_unknown', ARGV[2],
+  'name', ARGV[3])
+redis.call('HSET', KEYS[2], 1, ARGV[4])
+redis.call('ZADD', KEYS[3], 1, 1)
+return 'made'
+"""
+
+
+def gate_of(terms: ServerTerms) -> RedisGate:
+    """A gate of a budget that has been made."""
+    keys = Keys(terms.name)
+    with closing(Server(terms.url, terms.busy_seconds)) as server:
+        schema, on_unknown = server.call("HMGET", keys.of("meta"), "schema", "on_unknown")
+    if schema is None:
+        raise LLMStoreError(f"{terms.shown} has no budget {terms.name!r}: open_budget makes it.", store=terms.shown)
+    check_schema(terms, schema.decode())
+    return RedisGate(terms, on_unknown.decode(), ROOT)
+
+
+def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
+    """Make the budget; False when it is there."""
+    if period is not None:
+        raise no_windows()
+    if any(limit is not None and limit > MOST for limit in limits):
+        raise LLMConfigurationError(f"A limit is too large for Redis: it counts up to {MOST:,}.")
+    keys = Keys(terms.name)
+    names = [keys.of(part) for part in ("meta", "trackers", "changed")]
+    with closing(Server(terms.url, terms.busy_seconds)) as server:
+        state = state_text(closed=False, limits=limits)
+        made = server.call("EVAL", _MAKE, 3, *names, SCHEMA, on_unknown, terms.name, state).decode()
+    if made != "made":
+        check_schema(terms, made)
+    return bool(made == "made")
+
+
+def check_schema(terms: ServerTerms, schema: str) -> None:
+    """Raise LLMStoreError for a budget that another version has laid out."""
+    if schema != SCHEMA:
+        raise LLMStoreError(
+            f"Budget {terms.name!r} of {terms.shown} is of another version of llm-connect: use that version.",
+            store=terms.shown,
+        )

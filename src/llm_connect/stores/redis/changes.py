@@ -1,0 +1,107 @@
+"""The step of a process as it is sent to the server: what it changes, and on which conditions."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.core.ledger import LedgerEntry
+from llm_connect.core.totals import OTHERS
+from llm_connect.core.units import NOTHING, Amount
+from llm_connect.stores.changes import Changes
+from llm_connect.stores.holds import Before, StoredHold
+from llm_connect.stores.redis.keys import SCHEMA
+from llm_connect.stores.rows import labels_text
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.holds import Hold
+    from llm_connect.stores.redis.state import RedisState
+
+_OTHERS = json.dumps([OTHERS, OTHERS, OTHERS])
+
+
+class StepChanges(Changes):
+    """What the step at hand changes. It is written as differences, so that it fits beside the steps of others."""
+
+    def __init__(self, gate: RedisState) -> None:
+        super().__init__()
+        self._gate = gate
+        #: The lines that it adds to the ledger, each with what the script is to know of it.
+        self.entries: list[tuple[LedgerEntry | Hold, list[Any]]] = []
+        #: Slices that it opens, with the lease and what is set aside, or closes.
+        self.slices: list[tuple[BudgetTracker, str, Amount | None]] = []
+        #: Numbers of presumed entries that it corrects, and names of lost holds that it ends late.
+        self.corrects: list[int] = []
+        self.late: list[str] = []
+        #: Leases that it ends.
+        self.over: list[str] = []
+
+    def __bool__(self) -> bool:
+        return bool(super().__bool__() or self.entries or self.over or self.late or self._gate.trackers.new)
+
+    def clear(self) -> None:
+        super().clear()
+        for of_step in (self.entries, self.slices, self.corrects, self.late, self.over):
+            of_step.clear()
+
+    def written(self, first: int) -> None:
+        """Its entries have the numbers from `first` on."""
+        for number, (line, _) in enumerate(self.entries, first):
+            if isinstance(line, LedgerEntry):
+                object.__setattr__(line, "id", number)
+            else:
+                line.entry_id = number
+
+    def step(self) -> dict[str, Any]:
+        """It as the script reads it."""
+        trackers = self._gate.trackers
+        holds = [change for hold, before in self._holds.items() if (change := self._change(hold, before)) is not None]
+        sets = [each for tracker in self._trackers for each in self._sets(tracker)]
+        slices = [
+            (trackers.path_of(child), lease, False if size is None else size) for child, lease, size in self.slices
+        ]
+        parts: dict[str, Any] = {"holds": holds, "set": sets, "slices": slices, "new": trackers.new}
+        parts["entries"] = [details for _, details in self.entries]
+        parts.update(correct=[str(number) for number in self.corrects], late=self.late, over=self.over)
+        step: dict[str, Any] = {name: part for name, part in parts.items() if part}
+        if step:
+            step.update(schema=SCHEMA, others=_OTHERS)
+        if slices or any(new[3] for new in trackers.new):
+            step["everybody"] = True
+        return step
+
+    def missing(self) -> list[StoredHold]:
+        """The holds that it takes to be in the store."""
+        return [hold for hold, before in self._holds.items() if before.row is not None]
+
+    def _sets(self, tracker: BudgetTracker) -> list[tuple[str, int, Any]]:
+        self._gate.trackers.number_of(tracker)
+        return self._gate.trackers.sets(tracker)
+
+    def _change(self, hold: StoredHold, before: Before) -> list[Any] | None:
+        """Its name, whether it has to be there, its path, how much more is held, needs, and its new text."""
+        is_open = not hold.ended
+        if hold.row is None and not is_open:
+            return None
+        path = self._gate.trackers.path_of(hold.tracker)
+        if not is_open:
+            self._gate.leases.open_holds -= hold.lease is self._gate.leases.own
+            bound = hold.bound if before.row is None else before.bound
+            return [hold.row, 1, path, NOTHING.minus(bound), False, 0, False]
+        granted = hold.row is None
+        if granted:
+            self._gate.leases.enter(hold)
+        more = hold.bound.minus(NOTHING if granted else before.bound)
+        dispatches = not granted and before.dispatched != hold.dispatched
+        return [hold.row, int(not granted), path, more, more, int(not dispatches), self._text(hold)]
+
+    def _text(self, hold: StoredHold) -> str:
+        assert hold.lease is not None
+        facts = hold.facts
+        return json.dumps(
+            (
+                *(hold.lease.number, hold.tracker.number, hold.state, *hold.bound, hold.max_tokens),
+                *(facts.grade, facts.adapter, facts.model, labels_text(facts.labels), hold.reserved_at),
+            )
+        )

@@ -1,0 +1,207 @@
+"""The gate of a budget in a server: what it decides on what it knows, the server checks on what is so."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.core.slices import limits_of
+from llm_connect.stores.redis.line import RevisableLine
+from llm_connect.stores.redis.listener import Listener
+from llm_connect.stores.redis.state import Again, RedisState
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.holds import Hold
+    from llm_connect.core.units import Amount
+    from llm_connect.core.waiters import Waiter
+
+_log = logging.getLogger("llm_connect")
+#: How long one waits before the store is tried again.
+_RETRY_SECONDS = 1.0
+#: How often one looks by oneself, in case that a notification got lost.
+_LOOK_SECONDS = 1.0
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def redone(operation: F, *, informed: bool = False) -> F:
+    """Do `operation` until what it decides is written. informed: only on what the server says now."""
+
+    @wraps(operation)
+    def until_written(self: WaitingGate, *args: Any, **details: Any) -> Any:
+        if self.lock.owned():
+            return operation(self, *args, **details)
+        if informed:
+            self.stale = True
+        while True:
+            try:
+                return operation(self, *args, **details)
+            except Again:
+                self.stale = True
+            finally:
+                self.tell()
+
+    return cast("F", until_written)
+
+
+def informed(operation: F) -> F:
+    """Do `operation` on what the server says now, until what it decides is written."""
+    return redone(operation, informed=True)
+
+
+def no_windows() -> LLMConfigurationError:
+    """What stands against a period in this store."""
+    return LLMConfigurationError(
+        "A budget in Redis has no period: leave period away, or keep the budget in a file (sqlite:///) or in memory."
+    )
+
+
+class WaitingGate(RedisState):
+    """What a gate in a server does otherwise than one in a file."""
+
+    def __init__(self, *details: Any) -> None:
+        super().__init__(*details)
+        self._listener = Listener(self)
+        #: Whether others may have freed what somebody waits for.
+        self._noticed = False
+        self._looked_at = 0.0
+
+    def keep_window(self, tracker: BudgetTracker) -> None:
+        raise no_windows()
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether anybody waits for what others may free."""
+        return self._line.busy and not self.closed
+
+    def notice(self) -> None:
+        """Others may have freed something."""
+        self._noticed = True
+        self._worker.put(self.stay)
+
+    def tell(self) -> None:
+        """Wake who is to be woken, and make the callbacks."""
+        if self._line.told or self._outbox.calls:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self.lock.owned():
+            return
+        told = self._line.told
+        while told:
+            with suppress(IndexError):
+                self._wake(told.popleft())
+        self._outbox.deliver()
+
+    def _covers(self, hold: Hold) -> bool:
+        if super()._covers(hold):
+            return True
+        self.sure()
+        return False
+
+    def extend(self, hold: Hold, more: Amount) -> bool:
+        with self._lock:
+            extended = super().extend(hold, more)
+            if not extended:
+                self.sure()
+        return extended
+
+    def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
+        super().queue(waiter, may_wait=may_wait)
+        if waiter.waiting:
+            self._listener.start()
+
+    def take(self, waiter: Waiter) -> Hold:
+        if waiter.waiting:
+            self.stale = True
+        with self._lock:
+            self._line.note(waiter)
+            return super().take(waiter)
+
+    def open_slice(self, child: BudgetTracker) -> bool:
+        with self._lock:
+            opened = super().open_slice(child)
+            if opened:
+                lease = self.trackers.slices[child.number]
+                self.changes.slices.append((child, lease, limits_of(child)))
+        return opened
+
+    def _close_slices(self, tracker: BudgetTracker) -> None:
+        closed = [child for child in self.trackers.open_slices() if tracker in child.lineage]
+        super()._close_slices(tracker)
+        for child in sorted(closed, key=lambda child: -len(child.lineage)):
+            self.changes.slices.append((child, "-", None))
+
+    def tick(self) -> float:
+        try:
+            now, due = time.monotonic(), self.leases.due
+            waits = self._line.busy and (self._noticed or now >= self._looked_at + _LOOK_SECONDS)
+            if due or waits:
+                self._noticed, self._looked_at, self.stale = False, now, True
+            if due or waits or self._notes:
+                self.look_after(due)
+        except LLMStoreError as error:
+            _log.warning("%s", error)
+            return _RETRY_SECONDS
+        return min(self.leases.pause, _LOOK_SECONDS) if self._line.busy else self.leases.pause
+
+    def look_after(self, due: bool) -> None:
+        """Do what is left to do, see who is let in, and keep the lease or let it go."""
+        with self._lock:
+            self._work_off()
+            self._line.close()
+            if due and not self.leases.needed:
+                self.leases.give_up()
+
+    def leave_connection(self) -> None:
+        super().leave_connection()
+        self._listener = Listener(self)
+
+    def leave_to_parent(self) -> None:
+        super().leave_to_parent()
+        self._line = RevisableLine(self.sure)
+
+    def __del__(self) -> None:
+        server = self.__dict__.get("server")
+        if server is not None and self._worker.running:
+            self._worker.put(server.close)
+            self._worker.put_end()
+        elif server is not None:
+            server.close()
+
+
+class RedisGate(WaitingGate):
+    """The gate of one budget in a server, in one process. Waiters, callbacks and notes are the process's own.
+
+    Who is let in, who may dispatch and what a call came to is decided on what the last reply said, and written by one
+    script, on condition that it is so. What would be refused is looked at anew before.
+    """
+
+    change_limits = informed(WaitingGate.change_limits)
+    close = redone(WaitingGate.close)
+    correct = informed(WaitingGate.correct)
+    end = redone(WaitingGate.end)
+    flush = redone(WaitingGate.flush)
+    handle = redone(WaitingGate.handle)
+    join = informed(WaitingGate.join)
+    read = informed(WaitingGate.read)
+    fetch_after_all = redone(WaitingGate.fetch_after_all)
+    record = informed(WaitingGate.record)
+    reset = informed(WaitingGate.reset)
+    room = informed(WaitingGate.room)
+    shut = redone(WaitingGate.shut)
+    tracker = redone(WaitingGate.tracker)
+    watch = informed(WaitingGate.watch)
+    _do = redone(WaitingGate._do)
+    admit = redone(WaitingGate.admit)
+    dispatch = redone(WaitingGate.dispatch)
+    extend = redone(WaitingGate.extend)
+    look_after = redone(WaitingGate.look_after)
+    open_slice = informed(WaitingGate.open_slice)
+    queue = informed(WaitingGate.queue)
+    take = redone(WaitingGate.take)

@@ -1,0 +1,32 @@
+"""The keys of a budget, all in one slot of a cluster."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote
+
+#: How the keys of this version are laid out; a server with others is left alone.
+SCHEMA = "1"
+_NAMES = ("meta", "trackers", "changed", "holds", "leases", "owners", "ledger", "open", "totals", "labels", "lost")
+_FURTHER = ("learned", "places")
+_PREFIX = "llm-connect:{"
+#: What `SCAN` finds budgets by.
+PATTERN = "llm-connect:{*}:meta"
+
+
+class Keys:
+    """The keys of the budget of this name."""
+
+    def __init__(self, name: str) -> None:
+        # Percent signs stand for braces, which would end the part that says the slot.
+        self._prefix = f"{_PREFIX}{quote(name, safe='')}}}:"
+        self.all: list[str] = [f"{self._prefix}{part}" for part in (*_NAMES, *_FURTHER)]
+        self.channel: str = self.of("freed")
+
+    def of(self, part: str) -> str:
+        """One of them."""
+        return f"{self._prefix}{part}"
+
+
+def name_of(meta: str) -> str:
+    """The name of the budget that has this key."""
+    return unquote(meta.removeprefix(_PREFIX).removesuffix("}:meta"))

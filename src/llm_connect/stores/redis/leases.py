@@ -1,0 +1,121 @@
+"""Leases in a server, by its clock."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import secrets
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.core.holds import Ending
+from llm_connect.core.units import NOTHING
+from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.leases import RENEWALS, Lease, Leases
+
+if TYPE_CHECKING:
+    from llm_connect.stores.redis.state import RedisState
+
+
+class ServerLeases(Leases):
+    """The own lease of this process, and what becomes of the holds of those that have lost theirs.
+
+    Each step renews the own lease, and is not written when that is over.
+    """
+
+    _gate: RedisState
+
+    def __init__(self, gate: RedisState, seconds: float) -> None:
+        super().__init__(gate, seconds)
+        #: Leases that this process has let go, as it does not know whether a step under them was written.
+        self.doubtful: list[str] = []
+        self._is_new = False
+        self._renewed_at = 0.0
+        self._names = itertools.count(1)
+
+    @property
+    def due(self) -> bool:
+        return self.own is not None and time.monotonic() >= self._renewed_at + self.seconds / RENEWALS
+
+    def have(self) -> Lease:
+        if self.own is None:
+            self.own, self.open_holds, self._is_new = Lease(secrets.token_hex(8), 0.0), 0, True
+            self._gate.worker.start()
+        return self.own
+
+    def enter(self, hold: StoredHold) -> None:
+        """Let a new hold stand under the own lease."""
+        hold.lease = self.have()
+        hold.row = f"{hold.lease.number}.{next(self._names)}"
+        self.open_holds += 1
+
+    def said(self) -> list[Any] | None:
+        """The own lease, as a step says it."""
+        if self.own is None:
+            return None
+        owner = json.dumps([socket.gethostname(), os.getpid()]) if self._is_new else False
+        return [self.own.number, int(self.seconds * 1000), owner]
+
+    def renewed(self, since: float) -> None:
+        """A step has renewed the own lease, and was sent then."""
+        self._renewed_at = since
+
+    def lost(self) -> None:
+        """The own lease is over, and with it all that stood under it."""
+        self.own, self.open_holds = None, 0
+        super().commit()
+
+    def doubt(self) -> None:
+        """Let the own lease go: what stands under it may be other than it is known."""
+        if self.own is not None:
+            self.doubtful.append(self.own.number)
+            self.lost()
+
+    def commit(self) -> None:
+        super().commit()
+        self._is_new = False
+
+    def undo(self) -> None:
+        super().undo()
+        self._is_new = False
+
+    def forget(self) -> None:
+        super().forget()
+        self.doubtful.clear()
+
+    def give_up(self) -> None:
+        if self.own is not None:
+            number, self.own = self.own.number, None
+            self.end([number])
+
+    def end(self, numbers: list[str]) -> None:
+        """Release what was reserved under leases, presume what was dispatched, and return their slices."""
+        leases = {number: Lease(number, 0.0) for number in numbers}
+        for name, row in self._gate.stored_holds():
+            if row[0] in leases:
+                self._end_hold(leases[row[0]], (name, *row))
+        for number in numbers:
+            self._gate.close_slices_of(number)
+        self._gate.changes.over.extend(numbers)
+
+    def end_late(self, hold: StoredHold, ending: Ending) -> None:
+        row = hold.row
+        if self._left(hold) is None:
+            # The server has lost it: what it came to is booked all the same.
+            hold.leave_row()
+            if ending.amount != NOTHING:
+                hold.ending = ending
+                hold.entry_id = -1
+                self._gate.books.record(hold.tracker, ending.amount, hold.facts)
+            return
+        super().end_late(hold, ending)
+        self._gate.changes.late.append(str(row))
+
+    def _left(self, hold: StoredHold) -> tuple[int, str, bool] | None:
+        left = self._gate.fetch("HGET", "lost", hold.row)
+        if left is None:
+            return None
+        number, outcome = left.decode().split()
+        return int(number), outcome, bool(self._gate.fetch("HEXISTS", "open", number))

@@ -1,0 +1,162 @@
+"""The ledger in a server: the last entries of all processes, and the sums of all that ever were."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, get_args
+
+from llm_connect.core.books import Sink
+from llm_connect.core.demand import CallFacts, PlainDemand
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.holds import Ending, Hold
+from llm_connect.core.ledger import Ledger, LedgerEntry
+from llm_connect.core.outbox import Outbox
+from llm_connect.core.thresholds import Threshold
+from llm_connect.core.totals import By, Kind, Total
+from llm_connect.core.units import NOTHING, Amount
+from llm_connect.stores.books import StoredBooks
+from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.rows import entry_of, entry_values, facts_of
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.stores.redis.state import RedisState
+
+
+class ServerLedger(Ledger):
+    """Like `Ledger`. The server keeps the last 10,000 entries of all processes; this shows as many as it is to."""
+
+    def __init__(self, keep: int, gate: RedisState) -> None:
+        super().__init__(0, gate.lock)
+        self._keep = keep
+        self._gate = gate
+
+    def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
+        self._gate.books.add(line, kind, labels, amount)
+
+    def totals(self, by: By) -> dict[str, Total]:
+        """Like `Ledger.totals`."""
+        if by not in get_args(By):
+            raise LLMConfigurationError(f"totals are kept by one of {', '.join(get_args(By))}, not by {by!r}.")
+        return sums_by(by, self._gate.fetch_after_all("HGETALL", "labels" if by == "label" else "totals"))
+
+    @property
+    def earlier(self) -> Amount:
+        total = NOTHING
+        for of_kind in sums_by("tracker", self._gate.fetch_after_all("HGETALL", "totals")).values():
+            total = total.plus(of_kind.amount)
+        for entry in self:
+            total = total.minus(entry.amount)
+        return total
+
+    def __iter__(self) -> Iterator[LedgerEntry]:
+        if not self._keep:
+            return iter(())
+        return map(entry_from, self._gate.fetch_after_all("LRANGE", "ledger", -self._keep, -1))
+
+    def __len__(self) -> int:
+        return min(int(self._gate.fetch_after_all("LLEN", "ledger")), self._keep)
+
+
+def entry_from(text: bytes) -> LedgerEntry:
+    """The entry that stands in the ledger as this text."""
+    number, _, row = text.decode().partition(" ")
+    return entry_of((int(number), *json.loads(row)))
+
+
+def sums_by(by: By, rows: list[bytes]) -> dict[str, Total]:
+    """Sums by one thing, from the names and texts of a hash."""
+    totals: dict[str, Total] = {}
+    place = None if by == "label" else ("tracker", "adapter", "model").index(by)
+    for name, text in zip(rows[::2], rows[1::2], strict=True):
+        kind = json.loads(name)
+        key = kind if place is None else kind[place] or ""
+        entries, *amount = map(int, text.split())
+        totals[key] = totals.get(key, Total()).plus(entries, Amount(*amount))
+    return dict(sorted(totals.items()))
+
+
+class ServerBooks(StoredBooks):
+    """Like `Books`; an entry gets its number when it is written."""
+
+    _gate: RedisState
+
+    def __init__(self, gate: RedisState, outbox: Outbox, sink: Sink | None) -> None:
+        super().__init__(gate, outbox, sink)
+        self._ids = itertools.repeat(-1)  # type: ignore[assignment]
+        self._presumed = Presumptions(gate)
+        self._place: tuple[BudgetTracker, Amount] | None = None
+        self._thresholds_before: list[Threshold] | None = None
+
+    def begin(self) -> None:
+        """Remember what a step may change."""
+        self._thresholds_before = list(self._thresholds) if self._thresholds else None
+
+    def undo(self) -> None:
+        """Thresholds that were reached were not."""
+        self._thresholds[:] = self._thresholds_before or ()
+
+    def open_presumptions(self) -> list[int]:
+        return sorted(int(number) for number in self._gate.fetch("HKEYS", "open"))
+
+    def record(
+        self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
+    ) -> LedgerEntry:
+        self._place = (tracker, NOTHING if corrects is None else NOTHING.minus(corrects.amount))
+        return super().record(tracker, amount, facts, corrects)
+
+    def add(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
+        """Let the step at hand write an entry."""
+        lost = is_open = ""
+        if isinstance(line, StoredHold):
+            entry, tracker, presumed = line.entry, line.tracker, NOTHING
+            assert entry is not None
+            text = _text(entry)
+            if entry.outcome == "presumed":
+                presumed, is_open = amount, f"{self._gate.trackers.number_of(tracker)} {text}"
+            if line.lost and line.row is not None:
+                lost = str(line.row)
+        else:
+            assert isinstance(line, LedgerEntry)
+            assert self._place is not None
+            tracker, presumed = self._place
+            text = _text(line)
+        path = self._gate.trackers.path_of(tracker)
+        names = [json.dumps(f"{name}={value}", ensure_ascii=False) for name, value in labels.items()]
+        details = [path, amount, presumed, text, json.dumps(kind, ensure_ascii=False), names, is_open, lost]
+        self._gate.changes.entries.append((line, details))
+
+
+def _text(entry: LedgerEntry) -> str:
+    return json.dumps(entry_values(entry)[1:], ensure_ascii=False)
+
+
+class Presumptions(dict[int, Hold]):
+    """What was presumed and not corrected yet, in the server: looked up by the number of its entry."""
+
+    def __init__(self, gate: RedisState) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def __setitem__(self, entry_id: int, hold: Hold) -> None:
+        """Its entry says so."""
+
+    def pop(self, entry_id: int, *_: object) -> Any:
+        corrects = self._gate.changes.corrects
+        kept = None if entry_id in corrects else self._gate.fetch("HGET", "open", entry_id)
+        if kept is None:
+            return None
+        corrects.append(entry_id)
+        number, _, row = kept.decode().partition(" ")
+        return self._hold_of(int(number), entry_of((entry_id, *json.loads(row))))
+
+    def _hold_of(self, number: int, entry: LedgerEntry) -> Hold:
+        facts = facts_of(entry.grade, entry.adapter, entry.model, None)
+        facts.labels = entry.labels
+        hold = StoredHold(self._gate.trackers.find(number), entry.bound, None, PlainDemand(*entry.bound), facts)
+        hold.leave_row()
+        hold.entry_id, hold.ending = entry.id, Ending("presumed", entry.amount)
+        hold.request_id, hold.reserved_at = entry.request_id, entry.reserved_at
+        return hold

@@ -1,0 +1,76 @@
+"""Hearing that another process has freed budget, while callers of this one wait for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llm_connect.stores.redis.gate import WaitingGate
+
+_log = logging.getLogger("llm_connect")
+#: How long after the last waiter one goes on listening, and how often one looks whether there is any.
+_LOOK_SECONDS = 0.2
+_RETRY_SECONDS = 0.5
+
+
+class Listener:
+    """A thread with a connection of its own, which is there while anybody waits."""
+
+    def __init__(self, gate: WaitingGate) -> None:
+        self._gate = weakref.ref(gate)
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def start(self) -> None:
+        """Listen; nothing when it does."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="llm-connect listener", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while self._wanted():
+            try:
+                self._listen()
+            except Exception as error:
+                _log.debug("Waiting callers look by themselves, since nothing can be heard: %s", type(error).__name__)
+                time.sleep(_RETRY_SECONDS)
+
+    def _wanted(self) -> bool:
+        """Whether anybody waits; when not, the thread ends, and the next waiter starts another."""
+        with self._starting:
+            gate = self._gate()
+            wanted = gate is not None and gate.waited_for
+            if not wanted:
+                self._thread = None
+            return wanted
+
+    def _listen(self) -> None:
+        gate = self._gate()
+        if gate is None:
+            return
+        connection, channel, client = gate.server.new_connection(), gate.keys.channel, gate.client.encode()
+        del gate
+        try:
+            connection.connect()
+            connection.send_command("SUBSCRIBE", channel)
+            while self._still():
+                if connection.can_read(timeout=_LOOK_SECONDS):
+                    self._hear(connection.read_response(), client)
+        finally:
+            with suppress(Exception):
+                connection.disconnect()
+
+    def _still(self) -> bool:
+        gate = self._gate()
+        return gate is not None and gate.waited_for
+
+    def _hear(self, message: Any, client: bytes) -> None:
+        gate = self._gate()
+        if gate is not None and not (message[0] == b"message" and message[2] == client):
+            gate.notice()

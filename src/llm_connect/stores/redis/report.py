@@ -1,0 +1,115 @@
+"""What a server says of its budgets, for people and for programs. Reading changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.totals import By
+from llm_connect.stores.redis.budgets import ROOT
+from llm_connect.stores.redis.keys import PATTERN, SCHEMA, Keys, name_of
+from llm_connect.stores.redis.ledger import entry_from, sums_by
+from llm_connect.stores.redis.server import Server, shown
+from llm_connect.stores.redis.states import state_of
+from llm_connect.stores.reports import figures_data, hold_data, sum_data
+from llm_connect.stores.rows import Row
+
+_SECONDS = 5.0
+_BY: tuple[By, ...] = ("adapter", "model", "label")
+
+
+class ServerReport:
+    """The budgets of a server. What is read of one is not all of the same moment."""
+
+    def __init__(self, server: Server, url: str) -> None:
+        self._server = server
+        self._url = shown(url)
+        seconds, micros = map(int, server.call("TIME"))
+        self._now = seconds + micros / 1e6
+
+    def budgets(self) -> list[dict[str, Any]]:
+        found = []
+        for name in self._names():
+            holds = self._holds(name)
+            (root,) = (state for number, state in self._states(name) if number == ROOT)
+            stale = sum(hold["stale"] for hold in holds)
+            found.append({"name": name, **figures_data(root[2:]), "holds": len(holds), "stale_holds": stale})
+        return found
+
+    def budget(self, name: str) -> dict[str, Any]:
+        self.number(name)
+        paths = self._paths(name)
+        states = sorted(self._states(name), key=lambda each: (paths[each[0]], each[0]))
+        trackers = [
+            {"path": paths[number], "closed": bool(state[0]), "slice": state[1] is not None, **figures_data(state[2:])}
+            for number, state in states
+        ]
+        spent_by = {by: self._spent_by(name, by) for by in _BY}
+        return {"name": name, "trackers": trackers, "holds": self._holds(name), "spent_by": spent_by}
+
+    def entries(self, name: str, last: int) -> list[dict[str, Any]]:
+        self.number(name)
+        rows = self._read(name, "LRANGE", "ledger", -last, -1) if last else []
+        return [entry_from(row).to_dict() for row in rows]
+
+    def number(self, name: str) -> int:
+        schema = self._read(name, "HGET", "meta", "schema")
+        if schema is None:
+            raise LLMConfigurationError(f"{self._url} has no budget {name!r}: `ls` lists those it has.")
+        if schema.decode() != SCHEMA:
+            raise LLMConfigurationError(f"Budget {name!r} of {self._url} is of another version: use that version.")
+        return ROOT
+
+    def _names(self) -> list[str]:
+        names: set[str] = set()
+        cursor = "0"
+        while True:
+            found, keys = self._server.call("SCAN", cursor, "MATCH", PATTERN, "COUNT", 1000)
+            names.update(name_of(key.decode()) for key in keys)
+            cursor = found.decode()
+            if cursor == "0":
+                return sorted(names)
+
+    def _states(self, name: str) -> list[tuple[int, Row]]:
+        return [(int(number), state_of(text.split())) for number, text in self._pairs(name, "trackers")]
+
+    def _paths(self, name: str) -> dict[int, str]:
+        places = {int(key): json.loads(text) for key, text in self._pairs(name, "places") if key.isdigit()}
+
+        def path(number: int) -> str:
+            return f"{path(places[number][0])}/{places[number][1]}" if number in places else name
+
+        return {number: path(number) for number in (ROOT, *places)}
+
+    def _holds(self, name: str) -> list[dict[str, Any]]:
+        paths = self._paths(name)
+        owners = {lease: json.loads(text) for lease, text in self._pairs(name, "owners")}
+        rows = self._read(name, "ZRANGE", "leases", 0, -1, "WITHSCORES")
+        ends = {lease.decode(): float(end) / 1000 for lease, end in zip(rows[::2], rows[1::2], strict=True)}
+        found = []
+        for _, text in sorted(self._pairs(name, "holds")):
+            lease, tracker, state, tokens, calls, nano_usd, _, _, *facts = json.loads(text)
+            who = (*owners.get(lease, (None, None)), ends.get(lease))
+            found.append(hold_data(self._now, paths[tracker], state, tokens, calls, nano_usd, *facts, *who))
+        return found
+
+    def _spent_by(self, name: str, by: By) -> dict[str, dict[str, Any]]:
+        sums = sums_by(by, self._read(name, "HGETALL", "labels" if by == "label" else "totals"))
+        return {what: sum_data(*total) for what, total in sums.items()}
+
+    def _pairs(self, name: str, key: str) -> list[tuple[str, str]]:
+        rows = self._read(name, "HGETALL", key)
+        return [(field.decode(), text.decode()) for field, text in zip(rows[::2], rows[1::2], strict=True)]
+
+    def _read(self, name: str, command: str, key: str, *values: Any) -> Any:
+        return self._server.call(command, Keys(name).of(key), *values)
+
+
+@contextmanager
+def reading(url: str) -> Iterator[ServerReport]:
+    """The report of a server. Raises LLMStoreError when it cannot be read."""
+    with closing(Server(url, _SECONDS)) as server:
+        yield ServerReport(server, url)

@@ -1,0 +1,144 @@
+"""The connection of a process to a server, and what is said when it cannot be used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+
+SCHEMES = ("redis", "rediss", "unix")
+_PAUSE_SECONDS = 0.02
+
+
+class Server:
+    """One connection to a server, which is made when it is needed, and made anew when it was lost.
+
+    Who uses it sees to it that one thread does at a time.
+    """
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url = url
+        self._seconds = seconds
+        self._connection: Any = None
+        self._moved: dict[str, Any] = {}
+        #: Whether there ever was one: then a lost one is worth some patience.
+        self._known = False
+        #: How often it was made: whoever is connected anew may meet another server, or an older state.
+        self.connected: int = 0
+
+    def call(self, *command: Any) -> Any:
+        """The answer to a command that may be given again. Raises LLMStoreError."""
+        sent = packed(*command)
+        return self.patiently(lambda again: sent)
+
+    def patiently(self, command: Callable[[bool], bytes]) -> Any:
+        """The answer to a command, which learns whether it may have been done already. Raises LLMStoreError."""
+        from redis import exceptions
+
+        end, again = time.monotonic() + self._seconds, False
+        while True:
+            try:
+                connection = self._ready()
+                connection.send_packed_command([command(again)])
+                return connection.read_response()
+            except exceptions.MovedError as error:
+                self.close()
+                self._moved = {"host": error.host, "port": error.port}
+            except exceptions.AuthenticationError as error:
+                raise self._error(error) from None
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+                again = again or self._connection is not None
+                self.close()
+                if not self._known or time.monotonic() >= end:
+                    raise self._error(error, doubt=again) from None
+                time.sleep(_PAUSE_SECONDS)
+            except exceptions.NoScriptError:
+                raise
+            except exceptions.RedisError as error:
+                raise self._error(error) from None
+
+    def new_connection(self, **details: Any) -> Any:
+        """A connection of its own, not yet open. Raises LLMConfigurationError when redis-py is not there."""
+        _check(self._url)
+        try:
+            from redis.backoff import NoBackoff
+            from redis.connection import Connection, parse_url
+            from redis.retry import Retry
+        except ImportError:
+            raise LLMConfigurationError("A budget in Redis needs redis-py: install the extra `redis`.") from None
+        try:
+            place: dict[str, Any] = {**parse_url(self._url)}  # type: ignore[no-untyped-call]
+        except ValueError:
+            raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, and db a number.") from None
+        kind: Any = place.pop("connection_class", Connection)
+        limits = {"socket_timeout": self._seconds, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+        if urlsplit(self._url).scheme != "unix":
+            limits["socket_connect_timeout"] = self._seconds
+        return kind(**{**place, **limits, **self._moved, **details})
+
+    def close(self) -> None:
+        """Let the connection go; the next command makes another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.disconnect()
+
+    def _ready(self) -> Any:
+        if self._connection is None:
+            connection = self.new_connection()
+            connection.connect()
+            self._connection, self._known = connection, True
+            self.connected += 1
+        return self._connection
+
+    def _error(self, error: Exception, *, doubt: bool = False) -> LLMStoreError:
+        return Doubt.of(self._url, error) if doubt else store_error(self._url, error)
+
+
+def packed(*parts: Any) -> bytes:
+    """A command as it is sent."""
+    return b"*%d\r\n%b" % (len(parts), b"".join(map(part_of, parts)))
+
+
+def part_of(part: Any) -> bytes:
+    """A part of a command as it is sent."""
+    data = part if isinstance(part, bytes) else str(part).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def _check(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme != "unix" and not parts.path.strip("/").isdigit() and parts.path.strip("/"):
+        raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, and db a number.")
+
+
+class Doubt(LLMStoreError):
+    """The server was lost in the midst of a step: nobody knows whether it was written."""
+
+    @classmethod
+    def of(cls, url: str, error: Exception) -> Doubt:
+        return cls(_said(url, error), store=shown(url))
+
+
+def store_error(url: str, error: Exception | str) -> LLMStoreError:
+    """The error for what has gone wrong with the server of this URL; it shows no password."""
+    return LLMStoreError(_said(url, error), store=shown(url))
+
+
+def shown(url: str) -> str:
+    """A URL as it may be shown: where the server is, and which database, but not who asks, nor by which password."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    database = parse_qs(parts.query).get("db")
+    return f"{parts.scheme}://{place}{parts.path}" + (f"?db={database[0]}" if database else "")
+
+
+def _said(url: str, error: Exception | str) -> str:
+    text = " ".join(str(error).split())
+    parts = urlsplit(url)
+    for secret in (parts.password, *parse_qs(parts.query).get("password", ())):
+        if secret:
+            text = text.replace(secret, "***")
+    return f"The budget store {shown(url)} cannot be used ({text}): check that the server runs and can be reached."

@@ -1,0 +1,270 @@
+"""What a process knows of a budget in a server, and how its steps are written."""
+
+# Each gate has parts of its own kind, which nothing replaces.
+# pyright: reportIncompatibleVariableOverride=false
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import secrets
+import time
+from typing import Any
+
+from llm_connect.core.admission import OnUnknown
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.learning import LearnedFactor
+from llm_connect.stores.gate import StoreGate
+from llm_connect.stores.leases import Lease
+from llm_connect.stores.redis.changes import StepChanges
+from llm_connect.stores.redis.keys import SCHEMA, Keys
+from llm_connect.stores.redis.leases import ServerLeases
+from llm_connect.stores.redis.ledger import ServerBooks, ServerLedger
+from llm_connect.stores.redis.line import RevisableLine
+from llm_connect.stores.redis.server import Doubt, Server, part_of, store_error
+from llm_connect.stores.redis.states import MOST
+from llm_connect.stores.redis.terms import ServerTerms
+from llm_connect.stores.redis.trackers import ServerTrackers
+
+_SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.lua").read_text("utf-8")
+
+
+class Again(Exception):
+    """What was decided is not so any more, or was decided on too little: decide anew."""
+
+
+class RedisState(StoreGate):
+    """A gate that knows what the last reply of the server said, and sends each step as one script."""
+
+    terms: ServerTerms
+    changes: StepChanges
+    leases: ServerLeases
+    trackers: ServerTrackers
+    books: ServerBooks
+    _line: RevisableLine
+
+    def __init__(self, terms: ServerTerms, on_unknown: OnUnknown, root: int) -> None:
+        super().__init__(terms, on_unknown, root)
+        self.keys = Keys(terms.name)
+        self.changes = StepChanges(self)
+        self.leases = ServerLeases(self, terms.lease_seconds)
+        self.trackers = ServerTrackers(self, terms.prices, strict=terms.strict)
+        self.ledger = ServerLedger(terms.keep_entries, self)
+        self._books = self.books = ServerBooks(self, self._staged, terms.sink)
+        self._learned = self._books.learned.factors
+        #: Whether the next step asks the server first.
+        self.stale: bool = True
+        #: Whether the step at hand has asked.
+        self.fresh: bool = False
+        self._start()
+
+    def _start(self) -> None:
+        self._line = RevisableLine(self.sure)
+        self.client = secrets.token_hex(8)
+        self.server = Server(self.terms.url, self.terms.busy_seconds)
+        self._connected = self._steps = self._epoch = 0
+        #: What all steps begin with, as it is sent; empty until the script is loaded.
+        self._head = b""
+        #: Leases that were over when the server was asked last.
+        self._over: list[str] = []
+
+    def sure(self) -> None:
+        """Go on only when the step at hand has asked the server."""
+        if not self.fresh:
+            raise Again
+
+    def begin(self) -> None:
+        try:
+            self.fresh = False
+            self.books.begin()
+            if self.stale or self.trackers.stamp is None:
+                self._ask()
+        except BaseException as error:
+            self.roll_back(error)
+            raise
+
+    def commit(self) -> None:
+        try:
+            if self._learned != self._learned_before or self.changes:
+                outcome, first = self._send(self._step())
+                if outcome != "ok":
+                    raise self._failure(outcome)
+                self.changes.written(first)
+                self.trackers.commit()
+        except BaseException as error:
+            self.roll_back(error)
+            raise
+        self._line.commit()
+        self._settled()
+
+    def roll_back(self, error: BaseException) -> None:
+        if isinstance(error, Doubt):
+            self.leases.undo()
+            self.leases.doubt()
+        missing = self.changes.missing() if isinstance(error, _Missing) else []
+        self._line.undo()
+        self._undo()
+        self.books.undo()
+        self.books.learned.become(dict(self._learned_before))
+        if isinstance(error, _Lost):
+            self.leases.lost()
+        for hold in missing:
+            hold.lease = Lease("", 0.0)
+        self.stale = True
+
+    def _step(self) -> dict[str, Any]:
+        if self.leases.own is None and self.changes.over:
+            own = {"own": True} if set(self.changes.over) & self._own_leases() else {}
+        else:
+            own = {}
+        step = {**self.changes.step(), **own, "schema": SCHEMA, "client": self.client}
+        if self._learned != self._learned_before:
+            learned = [(json.dumps(key), json.dumps(factor)) for key, factor in self._learned.items()]
+            step.update(learned=learned, everybody=True)
+        self._steps += 1
+        step["number"] = self._steps
+        return step
+
+    def _own_leases(self) -> set[str]:
+        before = self.leases._before[0]
+        return {*self.leases.doubtful, *([] if before is None else [before.number])}
+
+    def _ask(self) -> None:
+        """Know what the server says now, and end the leases that are over."""
+        while True:
+            outcome, _ = self._send({"schema": SCHEMA})
+            if outcome == "lost":
+                self.leases.lost()
+            elif outcome != "ok":
+                raise self._failure(outcome)
+            self.fresh, self.stale = True, False
+            self.trackers.commit()
+            self.books.look_at_thresholds()
+            if self._end_over():
+                return
+
+    def _end_over(self) -> bool:
+        """End the leases that are over; False when another process was faster."""
+        doubtful = [name for name in self.leases.doubtful if self.fetch("ZSCORE", "leases", name) is not None]
+        over = list(dict.fromkeys([*self._over, *doubtful]))
+        if over:
+            self.leases.end(over)
+            outcome, first = self._send(self._step())
+            if outcome == "again":
+                self._undo()
+                return False
+            if outcome != "ok":
+                raise self._failure(outcome)
+            self.changes.written(first)
+            self.trackers.commit()
+            self._settled()
+        self.leases.doubtful.clear()
+        return True
+
+    def _send(self, step: dict[str, Any]) -> tuple[str, int]:
+        """What the script says of a step; what it says of trackers is known afterwards."""
+        since, lease = time.monotonic(), self.leases.said()
+        step["epoch"] = self._epoch
+        if lease is not None:
+            step["lease"] = lease
+        reply: str = self._run(step)
+        head, *lines = reply.split("\n")
+        outcome, *figures = head.split(" ")
+        if not figures:
+            return outcome, 0
+        stamp, epoch, first, *over = figures
+        self._over = [name for name in over if name]
+        if outcome != "ok" and (outcome != "lost" or "number" in step):
+            # What was decided is undone first; then the server is asked anew.
+            return outcome, 0
+        if lease is not None and outcome == "ok":
+            self.leases.renewed(since)
+        self.trackers.absorb(lines)
+        self.trackers.stamp = int(stamp)
+        if self._over and "number" in step:
+            self.stale = True
+        if int(epoch) != self._epoch:
+            self._epoch = int(epoch)
+            if "learned" not in step:
+                self._know(self._read_learned())
+        return outcome, int(first)
+
+    def _run(self, step: dict[str, Any]) -> str:
+        from redis.exceptions import NoScriptError
+
+        def command(again: bool) -> bytes:
+            renewed = self.server.connected != self._connected
+            self._connected = self.server.connected
+            step["seen"] = 0 if renewed or self.trackers.stamp is None else self.trackers.stamp
+            if again:
+                step["again"] = True
+            return self._head + part_of(json.dumps(step))
+
+        while True:
+            try:
+                if not self._head:
+                    self._head = self._load()
+                reply: bytes = self.server.patiently(command)
+                return reply.decode()
+            except NoScriptError:
+                self._head = b""
+
+    def _load(self) -> bytes:
+        """Load the script; what a step begins with."""
+        digest = self.server.call("SCRIPT", "LOAD", _SCRIPT)
+        keys = [*self.keys.all, self.keys.of(f"last:{self.client}")]
+        head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel)
+        return b"*%d\r\n%b" % (len(head) + 1, b"".join(map(part_of, head)))
+
+    def _failure(self, outcome: str) -> Exception:
+        if outcome == "missing":
+            return _Missing()
+        if outcome == "lost":
+            return _Lost()
+        if outcome == "again":
+            return Again()
+        if outcome == "large":
+            return LLMConfigurationError(f"A figure is too large for a budget in Redis, which counts up to {MOST:,}.")
+        said = {
+            "gone": f"it has no budget {self.terms.name!r} any more",
+            "schema": f"budget {self.terms.name!r} is of another version of llm-connect",
+            "unknown": f"it has lost a tracker of budget {self.terms.name!r}",
+        }
+        return store_error(self.terms.url, said.get(outcome, outcome))
+
+    def _read_learned(self) -> dict[Any, LearnedFactor]:
+        rows = self.fetch("HGETALL", "learned")
+        pairs = zip(rows[::2], rows[1::2], strict=True)
+        return {tuple(json.loads(key)): LearnedFactor(*json.loads(factor)) for key, factor in pairs}
+
+    def fetch(self, command: str, key: str, *values: Any) -> Any:
+        """The answer to a command that reads one key of the budget."""
+        return self.server.call(command, self.keys.of(key), *values)
+
+    def fetch_after_all(self, command: str, key: str, *values: Any) -> Any:
+        """The same, after all that has ended is booked."""
+        with self._lock:
+            self._work_off()
+            self.commit()
+            return self.fetch(command, key, *values)
+
+    def stored_holds(self) -> list[tuple[str, list[Any]]]:
+        """All holds that stand in the server, with their names."""
+        rows = self.fetch("HGETALL", "holds")
+        return [(name.decode(), json.loads(row)) for name, row in zip(rows[::2], rows[1::2], strict=True)]
+
+    def disconnect(self) -> None:
+        self.server.close()
+
+    def leave_connection(self) -> None:
+        self.server.close()
+        self.stale = True
+        self._start()
+
+
+class _Missing(Again):
+    """A hold is not there, though its lease is: the server has lost it."""
+
+
+class _Lost(Again):
+    """The own lease is over."""

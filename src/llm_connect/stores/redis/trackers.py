@@ -1,0 +1,133 @@
+"""The trackers of a budget in a server that this process knows."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.stores.redis.server import store_error
+from llm_connect.stores.redis.states import state_of, state_text
+from llm_connect.stores.rows import Row, bring_up_to_date
+from llm_connect.stores.trackers import Trackers
+
+if TYPE_CHECKING:
+    from llm_connect.stores.redis.state import RedisState
+
+#: Numbers are drawn, so that no process has to ask for one.
+_BITS = 52
+
+
+class ServerTrackers(Trackers):
+    """Trackers by the number under which they stand there; what is known of them is what the last reply said."""
+
+    _gate: RedisState
+
+    def __init__(self, *details: Any, **more: Any) -> None:
+        super().__init__(*details, **more)
+        self._states: weakref.WeakKeyDictionary[BudgetTracker, Row] = weakref.WeakKeyDictionary()
+        self._slices_before: dict[int, str] = {}
+        #: What the step at hand makes: number, place, state, and under which name it can be joined.
+        self.new: list[tuple[str, str, str, str | bool]] = []
+
+    def _read(self, number: int) -> Row:
+        place, state = self._gate.fetch("HGET", "places", number), self._gate.fetch("HGET", "trackers", number)
+        if state is None:
+            raise store_error(self._gate.terms.url, f"it has lost a tracker of budget {self._gate.terms.name!r}")
+        parent, name, is_slice = (None, self._gate.terms.name, False) if place is None else json.loads(place)
+        return parent, name, is_slice, *state_of(state.decode().split())
+
+    def find(self, number: int) -> BudgetTracker:
+        known = self._known.get(number)
+        if known is not None:
+            return known
+        tracker = super().find(number)
+        self._states[tracker] = self._state_now(tracker)
+        return tracker
+
+    def number_of(self, tracker: BudgetTracker, *, joined: bool = False) -> int:
+        if not tracker.number:
+            parent = 0 if tracker.parent is None else self.number_of(tracker.parent)
+            number = secrets.randbits(_BITS) | 2
+            limits: Any = tuple(account.limit for account in tracker.own_accounts)
+            place = json.dumps([parent, tracker.name, tracker.is_slice])
+            state = state_text(closed=tracker.closed_itself, limits=limits)
+            self.new.append((str(number), place, state, joined and _joined(parent, tracker.name)))
+            self._enter(tracker, number, lease=None)
+            self._inserted.append(tracker)
+        return tracker.number
+
+    def path_of(self, tracker: BudgetTracker) -> list[str]:
+        """The numbers from a tracker up to the root."""
+        self.number_of(tracker)
+        return [str(above.number) for above in tracker.lineage]  # type: ignore[attr-defined]
+
+    def joined(self, child: BudgetTracker) -> BudgetTracker | None:
+        assert child.parent is not None
+        number = self._gate.fetch("HGET", "places", _joined(self.number_of(child.parent), child.name))
+        return None if number is None else self.find(int(number))
+
+    def deepest_first(self) -> list[BudgetTracker]:
+        numbers = [int(number) for number in self._gate.fetch("HKEYS", "trackers")]
+        found = [self.find(number) for number in numbers]
+        spent = [tracker for tracker in found if any(account.spent for account in tracker.own_accounts)]
+        return sorted(spent, key=lambda tracker: -len(tracker.lineage))
+
+    def refresh(self) -> None:
+        """Each reply does."""
+
+    def absorb(self, lines: list[str]) -> None:
+        """Take over the states that a reply has."""
+        for line in lines:
+            number, *words = line.split(" ")
+            state = state_of(words)
+            self._note_slice(int(number), state[1])
+            tracker = self._known.get(int(number))
+            if tracker is not None:
+                self._states[tracker] = state
+                bring_up_to_date(tracker, state)
+
+    def sets(self, tracker: BudgetTracker) -> list[tuple[str, int, Any]]:
+        """What of `tracker` is to be set: whether it is closed, and its limits."""
+        before = self._states.get(tracker)
+        if before is None:
+            return []
+        closed = int(tracker.closed_itself and tracker.parent is not None)
+        found: list[tuple[str, int, Any]] = []
+        if closed != before[0]:
+            found.append((str(tracker.number), 1, str(closed)))
+        for place, account in enumerate(tracker.own_accounts):
+            if account.limit != before[2 + 5 * place]:
+                limit = "-" if account.limit is None else account.limit
+                found.append((str(tracker.number), 3 + 5 * place, limit))
+        return found
+
+    def commit(self) -> None:
+        """What was made is there."""
+        self._inserted.clear()
+        self.new.clear()
+        self._slices_before = dict(self.slices)
+
+    def undo(self) -> None:
+        stamp = self.stamp
+        super().undo()
+        self.stamp = stamp
+        self.new.clear()
+        self.slices = dict(self._slices_before)
+        for tracker, state in list(self._states.items()):
+            if tracker.number:
+                bring_up_to_date(tracker, state)
+
+    def _state_now(self, tracker: BudgetTracker) -> Row:
+        figures = (
+            figure
+            for account in tracker.own_accounts
+            for figure in (account.limit, account.spent, account.held, account.presumed, account.sliced)
+        )
+        return (int(tracker.closed_itself), self.slices.get(tracker.number), *figures)
+
+
+def _joined(parent: int, name: str) -> str:
+    return f"joined:{parent}:{name}"

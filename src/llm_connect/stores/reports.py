@@ -1,0 +1,69 @@
+"""What is said of a budget in a store, as plain data. Money is text, so that no digit is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from llm_connect.core.units import Amount, usd_of
+from llm_connect.stores.rows import labels_of
+
+
+class Report(Protocol):
+    """What a store says, read without changing anything."""
+
+    def budgets(self) -> list[dict[str, Any]]:
+        """All budgets of the store, with how many holds they have, and how many of these are stale."""
+        ...
+
+    def budget(self, name: str) -> dict[str, Any]:
+        """One budget: its trackers, who holds what, and what was spent by whom."""
+        ...
+
+    def entries(self, name: str, last: int) -> list[dict[str, Any]]:
+        """The last entries of the ledger, oldest first."""
+        ...
+
+    def number(self, name: str) -> int:
+        """The number of a budget. Raises LLMConfigurationError when there is none of that name."""
+        ...
+
+
+def figures_data(figures: Sequence[int | None]) -> dict[str, dict[str, Any]]:
+    """Limit, spent, held, presumed and sliced of each unit, and what is left."""
+    units = {}
+    for place, unit in enumerate(("tokens", "calls", "usd")):
+        limit, *used = figures[5 * place : 5 * place + 5]
+        spent, held, presumed, sliced = (figure or 0 for figure in used)
+        left = None if limit is None else max(0, limit - spent - held - sliced)
+        named = {"limit": limit, "spent": spent, "held": held, "left": left, "presumed": presumed, "sliced": sliced}
+        units[unit] = {name: _usd(value) for name, value in named.items()} if unit == "usd" else named
+    return units
+
+
+def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_usd: int, *rest: Any) -> dict[str, Any]:
+    """An open hold; it is stale when the lease of its process is over."""
+    adapter, model, labels, reserved_at, host, pid, expires_at = rest
+    return {
+        "tracker": path,
+        "state": state,
+        "tokens": tokens,
+        "calls": calls,
+        "usd": _usd(nano_usd),
+        "adapter": adapter,
+        "model": model,
+        "labels": labels_of(labels),
+        "host": host,
+        "pid": pid,
+        "age_seconds": round(now - reserved_at, 1),
+        "stale": expires_at is None or expires_at <= now,
+    }
+
+
+def sum_data(entries: int, amount: Amount) -> dict[str, Any]:
+    """What so many entries of the ledger come to."""
+    return {"entries": entries, "tokens": amount.tokens, "calls": amount.calls, "usd": _usd(amount.nano_usd)}
+
+
+def _usd(nano_usd: int | None) -> str | None:
+    return None if nano_usd is None else f"{usd_of(nano_usd):f}"

@@ -1,0 +1,47 @@
+"""On which terms a process uses a budget in a store."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llm_connect.core.books import Sink
+from llm_connect.core.price import Price
+
+if TYPE_CHECKING:
+    from llm_connect.core.admission import OnUnknown
+    from llm_connect.core.limits import Limits
+    from llm_connect.core.periods import Period
+    from llm_connect.stores.gate import StoreGate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms(ABC):
+    """How a process uses a budget in a store; each kind of store says where that is, and how it is opened."""
+
+    name: str
+    prices: Mapping[str, Price]
+    strict: bool = False
+    keep_entries: int = 1000
+    sink: Sink | None = None
+    lease_seconds: float = 60.0
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the store may be busy: far less than a lease, so that a slow store costs no lease."""
+        return min(5.0, self.lease_seconds / 6)
+
+    @property
+    @abstractmethod
+    def shown(self) -> str:
+        """The URL of the store, as it may be shown."""
+
+    @abstractmethod
+    def make(self, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
+        """Make the budget; False when it is there."""
+
+    @abstractmethod
+    def gate(self) -> StoreGate:
+        """A gate of the budget. Raises LLMStoreError when nobody has made it."""

@@ -1,0 +1,115 @@
+"""The trackers of a budget in a store that this process knows."""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.price import Price
+from llm_connect.stores.rows import Row, bring_up_to_date
+
+if TYPE_CHECKING:
+    from llm_connect.core.periods import Period
+    from llm_connect.core.windows import Window
+    from llm_connect.stores.gate import StoreGate
+
+
+class Trackers(ABC):
+    """Trackers by their number in the store. One that has never held or booked anything has none yet."""
+
+    def __init__(self, gate: StoreGate, prices: Mapping[str, Price], *, strict: bool) -> None:
+        self._gate = gate
+        self._prices = prices
+        self._strict = strict
+        self._known: weakref.WeakValueDictionary[int, BudgetTracker] = weakref.WeakValueDictionary()
+        self._inserted: list[BudgetTracker] = []
+        #: The number of the last change that was seen; None when all has to be read.
+        self.stamp: int | None = None
+        #: For each open slice, the number of the lease that keeps it open.
+        self.slices: dict[int, Any] = {}
+
+    def find(self, number: int) -> BudgetTracker:
+        """The tracker of this number."""
+        known = self._known.get(number)
+        if known is not None:
+            return known
+        parent, name, is_slice, *state = self._read(number)
+        window = self._read_window(number)
+        period = None if window is None else window.period
+        tracker = self.make(name, None if parent is None else self.find(parent), period, is_slice=bool(is_slice))
+        tracker._opens_as_slice = False
+        self._bring_up_to_date(tracker, number, tuple(state))
+        self._enter(tracker, number, lease=state[1])
+        if window is not None:
+            # What is booked on it next must not count in a part that is over.
+            self._gate.roll()
+        return tracker
+
+    def _read_window(self, number: int) -> Window | None:
+        """The window of the tracker of this number; None when its limits are for good."""
+        return None
+
+    def _bring_up_to_date(self, tracker: BudgetTracker, number: int, state: Row) -> None:
+        bring_up_to_date(tracker, state)
+        window = None if tracker.window is None else self._read_window(number)
+        if tracker.window is not None and window is not None:
+            tracker.window.become(*window.state)
+
+    @abstractmethod
+    def _read(self, number: int) -> Row:
+        """The number of its parent, its name, whether it is a slice, and its state."""
+
+    @abstractmethod
+    def number_of(self, tracker: BudgetTracker, *, joined: bool = False) -> int:
+        """The number of a tracker, which it gets when it has none."""
+
+    @abstractmethod
+    def joined(self, child: BudgetTracker) -> BudgetTracker | None:
+        """The open child of this name that others have joined."""
+
+    @abstractmethod
+    def deepest_first(self) -> list[BudgetTracker]:
+        """Those that have spent anything, children before their parents."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Bring those up to date that others have changed."""
+
+    def make(self, name: str, parent: BudgetTracker | None, period: Period | None, *, is_slice: bool) -> BudgetTracker:
+        """A tracker as it is in memory."""
+        tracker = BudgetTracker.__new__(BudgetTracker)
+        tracker.prices = self._prices
+        tracker.strict = self._strict
+        tracker._become(name, parent, self._gate, (None, None, None), period, is_slice=is_slice)
+        return tracker
+
+    def open_slices(self) -> list[BudgetTracker]:
+        """The open slices of all processes."""
+        return [self.find(number) for number in self.slices]
+
+    @property
+    def inserted(self) -> bool:
+        """Whether this transaction has inserted any."""
+        return bool(self._inserted)
+
+    def undo(self) -> None:
+        """What was inserted is not there, and all others are read anew by the next transaction."""
+        for tracker in self._inserted:
+            self._known.pop(tracker.number, None)
+            tracker.number = 0
+        self._inserted.clear()
+        self.stamp = None
+
+    def _enter(self, tracker: BudgetTracker, number: int, lease: Any) -> None:
+        tracker.number = number
+        self._known[number] = tracker
+        self._note_slice(number, lease)
+
+    def _note_slice(self, number: int, lease: Any) -> None:
+        if lease is None:
+            self.slices.pop(number, None)
+        else:
+            self.slices[number] = lease

@@ -1,0 +1,197 @@
+"""A server that is lost, killed, or of another version; and what its URL must not say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import pickle
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.core.mock import MockLLMAdapter
+from llm_connect.core.models import RunConfig
+from llm_connect.core.units import NOTHING
+from llm_connect.stores.opening import open_budget
+from llm_connect.stores.redis.server import shown, store_error
+from llm_connect.stores.redis.states import MOST
+from tests.core.budget_helpers import at_rest, outcomes, refused, until
+from tests.stores.crew import crew
+from tests.stores.looking import gate_of, second
+from tests.stores.servers import RedisServer, new_server
+from tests.stores.test_processes import bill
+
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A server of its own, which a test may kill."""
+    found = new_server(*DURABLE)
+    yield found
+    found.stop()
+
+
+def test_a_lost_server_refuses_and_names_itself(server: RedisServer) -> None:
+    """Fail closed: nothing is admitted or dispatched while the server is gone (STORE-10)."""
+    budget = open_budget(server.url, total=100, lease_seconds=1.2)
+    hold = contextvars.Context().run(budget.reserve, 10)
+    server.kill()
+    for use in (lambda: budget.reserve(1), hold.dispatch, budget.snapshot, lambda: budget.set_limits(total=5)):
+        with pytest.raises(LLMStoreError, match=r"unix:///.*/socket cannot be used") as caught:
+            use()
+        assert (caught.value.store, caught.value.maybe_billed) == (server.url, False)
+    server.start()
+    assert refused(hold.dispatch).reason == "lease_lost"
+    assert budget.snapshot().held == NOTHING
+    at_rest(budget)
+
+
+async def test_an_answer_is_not_lost_with_the_server(server: RedisServer, caplog: Any) -> None:
+    """What a call came to is booked when the server is there again; its answer comes back (STORE-10)."""
+    budget = open_budget(server.url, total=1_000, lease_seconds=1.2)
+    adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4, delay_seconds=0.1)
+    with caplog.at_level(logging.CRITICAL, "llm_connect"):
+        task = asyncio.create_task(
+            adapter.async_execute_prompt("hello", RunConfig(budget_tracker=budget, max_tokens=20))
+        )
+        while not adapter.calls:
+            await asyncio.sleep(0.001)
+        server.kill()
+        assert (await task).content == "x"
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(until, lambda: spent_now(budget) == 7)
+    at_rest(budget)
+
+
+def spent_now(budget: Any) -> int:
+    try:
+        return int(budget.snapshot().spent.tokens)
+    except LLMStoreError:
+        return -1
+
+
+def test_a_short_outage_is_not_noticed(server: RedisServer) -> None:
+    """A step whose answer got lost is sent again, and counts once (STORE-10)."""
+    budget = open_budget(server.url, total=100)
+    gate = gate_of(budget)
+    send = gate.server.patiently
+
+    def lose_answer(command: Any) -> Any:
+        send(command)
+        return send(lambda again: command(True))
+
+    gate.server.patiently = lose_answer
+    with budget.reserve(10) as hold:
+        hold.dispatch()
+        hold.settle(7)
+    assert (budget.snapshot().spent.tokens, outcomes(budget)) == (7, ["settled"])
+    at_rest(budget)
+
+
+def test_a_killed_server_comes_back_with_whole_books(server: RedisServer, tmp_path: Path) -> None:
+    """`kill -9` of a server with `appendfsync always`, while processes spend: at or above the bill (STORE-11)."""
+    budget = open_budget(server.url, total=1_000_000, lease_seconds=1.5)
+    with crew(3, "spender", server.url, str(tmp_path), 1.5) as processes:
+        until(lambda: len(list(tmp_path.iterdir())) == 3)
+        for _ in range(3):
+            time.sleep(0.3)
+            server.kill()
+            server.start()
+        time.sleep(0.3)
+        for process in processes:
+            assert process.poll() is None
+            process.send_signal(signal.SIGKILL)
+    until(lambda: budget.snapshot().held == NOTHING)
+    assert budget.snapshot().spent.tokens >= bill(tmp_path) > 0
+    at_rest(budget)
+
+
+def test_a_hung_server_counts_as_lost(server: RedisServer) -> None:
+    """The socket's timeout is far below the lease (STORE-10)."""
+    budget = open_budget(server.url, total=100, lease_seconds=1.2)
+    os.kill(server.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    with pytest.raises(LLMStoreError):
+        budget.reserve(10)
+    assert time.monotonic() - started < 1.2
+    os.kill(server.pid, signal.SIGCONT)
+    # It may do what it was told to before it hung: nobody knows of that hold, and its lease ends.
+    until(lambda: budget.snapshot().held == NOTHING)
+    at_rest(budget)
+
+
+def test_what_the_server_forgot_is_booked_all_the_same(server: RedisServer) -> None:
+    """A hold that a failover has lost cannot be dispatched; what was sent under one is booked (STORE-10)."""
+    budget = open_budget(server.url, total=100)
+    sent, kept = (contextvars.Context().run(budget.reserve, 10) for _ in range(2))
+    sent.dispatch()
+    gate = gate_of(budget)
+    with gate.lock.no_transaction():
+        for key in ("holds", "leases", "owners"):
+            gate.fetch("DEL", key)
+    assert refused(kept.dispatch).reason == "lease_lost"
+    sent.settle(8)
+    assert budget.snapshot().spent.tokens == 8
+
+
+def test_a_budget_of_another_version_is_left_alone(server: RedisServer) -> None:
+    """What another version has laid out is neither read nor written (STORE-12)."""
+    budget = open_budget(server.url, total=100)
+    gate = gate_of(budget)
+    with gate.lock.no_transaction():
+        gate.fetch("HSET", "meta", "schema", "99")
+    for use in (lambda: budget.reserve(1), lambda: second(budget)):
+        with pytest.raises(LLMStoreError, match="another version"):
+            use()
+
+
+def test_a_figure_that_lua_cannot_count_is_refused(server: RedisServer) -> None:
+    """Numbers of Lua are exact up to 2^53."""
+    budget = open_budget(server.url)
+    budget.record(MOST)
+    with pytest.raises(LLMConfigurationError, match="too large"):
+        budget.record(1)
+    assert budget.snapshot().spent.tokens == MOST
+    with pytest.raises(LLMConfigurationError, match="too large"):
+        open_budget(server.url, name="rich", total=MOST + 1)
+
+
+def test_no_password_is_shown(server: RedisServer) -> None:
+    """Not in an error, nor in a repr; but a pickle has it, since it opens the budget (STORE-6)."""
+    url = "redis://user:geheim@localhost:1/3?password=geheim"
+    with pytest.raises(LLMStoreError) as caught:
+        open_budget(url)
+    assert "geheim" not in f"{caught.value!r}{caught.value}{caught.value.store}"
+    assert "geheim" not in str(store_error(url, "no geheim here"))
+    assert shown(url) == "redis://localhost:1/3"
+    budget = open_budget(f"{server.url}?password=", total=5)
+    assert "password" not in repr(gate_of(budget).terms)
+    assert pickle.loads(pickle.dumps(budget)) is budget
+
+
+def test_all_keys_are_in_one_slot() -> None:
+    """On a server that is a cluster, every step works (STORE-1)."""
+    server = new_server("--cluster-enabled", "yes")
+    try:
+        import redis
+
+        with redis.Redis.from_url(server.url) as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+        budget = open_budget(server.url, name="{odd} name", total=100)
+        with budget.child("slice", 50, slice=True) as slice_, slice_.reserve(10) as hold:
+            hold.dispatch()
+        assert budget.snapshot().presumed.tokens == 10
+        budget.correct(1, 5)
+        at_rest(budget)
+        gate_of(budget).shut()
+    finally:
+        server.stop()
