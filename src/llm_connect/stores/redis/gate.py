@@ -167,12 +167,9 @@ class WaitingGate(RedisState):
         self._line = RevisableLine(self.sure)
 
     def __del__(self) -> None:
-        server = self.__dict__.get("server")
-        if server is not None and self._worker.running:
-            self._worker.put(server.close)
-            self._worker.put_end()
-        elif server is not None:
-            server.close()
+        worker = self.__dict__.get("_worker")
+        if worker is not None and worker.running:
+            worker.put_end()
 
 
 class RedisGate(WaitingGate):

@@ -9,6 +9,7 @@ import importlib.resources
 import json
 import secrets
 import time
+import weakref
 from typing import Any
 
 from llm_connect.core.admission import OnUnknown
@@ -62,6 +63,8 @@ class RedisState(StoreGate):
         self._line = RevisableLine(self.sure)
         self.client = secrets.token_hex(8)
         self.server = Server(self.terms.url, self.terms.busy_seconds)
+        # Not in `__del__`: with the gate the socket would be collected, and complain that nobody has closed it.
+        weakref.finalize(self, self.server.close).atexit = False
         self._connected = self._steps = self._epoch = 0
         #: What all steps begin with, as it is sent; empty until the script is loaded.
         self._head = b""
