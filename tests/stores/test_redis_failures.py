@@ -195,3 +195,13 @@ def test_all_keys_are_in_one_slot() -> None:
         gate_of(budget).shut()
     finally:
         server.stop()
+
+
+def test_a_budget_in_redis_has_no_period(server: RedisServer) -> None:
+    """A period is refused where a budget or a child is made, and nothing is made (STORE-1)."""
+    with pytest.raises(LLMConfigurationError, match="has no period"):
+        open_budget(server.url, total=100, period="day")
+    budget = open_budget(server.url, total=80)
+    with pytest.raises(LLMConfigurationError, match="has no period"):
+        budget.child("hourly", 10, period="hour")
+    assert budget.snapshot().total[0] == 80

@@ -47,7 +47,7 @@ class StoreGate(Gate, ABC):
     own.
     """
 
-    hold_type = StoredHold
+    hold_type: type[Hold] = StoredHold
     changes: Changes
     leases: Leases
     trackers: Trackers
@@ -58,7 +58,8 @@ class StoreGate(Gate, ABC):
         self.terms: Terms = terms
         #: The number of its root.
         self.root = root
-        self._lock = self.lock = Transaction(self)
+        self.lock: Transaction = Transaction(self)
+        self._lock = self.lock
         self._worker = StoreWorker(self)
         self._outbox = self._staged = StagedOutbox()
         self._learned_before: dict[Any, LearnedFactor] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llm_connect.core.exceptions import LLMBudgetExceededError
-from llm_connect.core.holds import NO_ENDING, Hold
+from llm_connect.core.holds import NO_ENDING, Ending, Hold
 from llm_connect.core.refusals import refusal_of
 from llm_connect.core.units import NOTHING, Amount
 
@@ -75,7 +75,9 @@ class StoredHold(Hold):
     def undo(self, before: Before) -> None:
         """Be as before a transaction that was rolled back."""
         self._ended, self._dispatched, self._bound, self.row, self.lease = before
-        self.entry_id, self.ending, self.ended_at = 0, NO_ENDING, 0.0
+        self.entry_id: int = 0
+        self.ending: Ending = NO_ENDING
+        self.ended_at: float = 0.0
 
     @property
     def lost(self) -> bool:

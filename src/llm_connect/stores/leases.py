@@ -26,7 +26,7 @@ class Lease:
         #: Under which number or name it stands in the store.
         self.number = number
         self.expires_at = expires_at
-        self.generation = forks.generation
+        self.generation: int = forks.generation
 
 
 class Leases(ABC):

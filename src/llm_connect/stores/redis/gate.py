@@ -142,7 +142,8 @@ class WaitingGate(RedisState):
             now, due = time.monotonic(), self.leases.due
             waits = self._line.busy and (self._noticed or now >= self._looked_at + _LOOK_SECONDS)
             if due or waits:
-                self._noticed, self._looked_at, self.stale = False, now, True
+                self._noticed, self._looked_at = False, now
+                self.stale: bool = True
             if due or waits or self._notes:
                 self.look_after(due)
         except LLMStoreError as error:
@@ -179,26 +180,37 @@ class RedisGate(WaitingGate):
     script, on condition that it is so. What would be refused is looked at anew before.
     """
 
-    change_limits = informed(WaitingGate.change_limits)
-    close = redone(WaitingGate.close)
-    correct = informed(WaitingGate.correct)
-    end = redone(WaitingGate.end)
-    flush = redone(WaitingGate.flush)
-    handle = redone(WaitingGate.handle)
-    join = informed(WaitingGate.join)
-    read = informed(WaitingGate.read)
-    fetch_after_all = redone(WaitingGate.fetch_after_all)
-    record = informed(WaitingGate.record)
-    reset = informed(WaitingGate.reset)
-    room = informed(WaitingGate.room)
-    shut = redone(WaitingGate.shut)
-    tracker = redone(WaitingGate.tracker)
-    watch = informed(WaitingGate.watch)
-    _do = redone(WaitingGate._do)
-    admit = redone(WaitingGate.admit)
-    dispatch = redone(WaitingGate.dispatch)
-    extend = redone(WaitingGate.extend)
-    look_after = redone(WaitingGate.look_after)
-    open_slice = informed(WaitingGate.open_slice)
-    queue = informed(WaitingGate.queue)
-    take = redone(WaitingGate.take)
+
+#: Operations whose answer may only be given on what the server says now.
+_INFORMED = (
+    "change_limits",
+    "correct",
+    "join",
+    "read",
+    "record",
+    "reset",
+    "room",
+    "watch",
+    "open_slice",
+    "queue",
+)
+#: Operations that are done again when what they were decided on is not so.
+_REDONE = (
+    "close",
+    "end",
+    "flush",
+    "handle",
+    "fetch_after_all",
+    "shut",
+    "tracker",
+    "_do",
+    "admit",
+    "dispatch",
+    "extend",
+    "look_after",
+    "take",
+)
+for _name in _INFORMED:
+    setattr(RedisGate, _name, informed(getattr(WaitingGate, _name)))
+for _name in _REDONE:
+    setattr(RedisGate, _name, redone(getattr(WaitingGate, _name)))

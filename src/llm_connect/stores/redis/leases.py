@@ -64,7 +64,8 @@ class ServerLeases(Leases):
 
     def lost(self) -> None:
         """The own lease is over, and with it all that stood under it."""
-        self.own, self.open_holds = None, 0
+        self.own = None
+        self.open_holds: int = 0
         super().commit()
 
     def doubt(self) -> None:

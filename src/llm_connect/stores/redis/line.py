@@ -78,7 +78,7 @@ class RevisableLine(Line):
         self._joined.clear()
 
     def _restore_untaken(self) -> None:
-        self.untaken = [place for place in self.untaken if place[2].hold is not None]
+        self.untaken: list[tuple[float, int, Waiter]] = [place for place in self.untaken if place[2].hold is not None]
         here = {waiter for _, _, waiter in self.untaken}
         for waiter in self._before:
             if waiter.hold is not None and waiter not in here:

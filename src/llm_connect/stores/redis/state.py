@@ -15,6 +15,7 @@ from typing import Any
 from llm_connect.core.admission import OnUnknown
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.learning import LearnedFactor
+from llm_connect.core.ledger import Ledger
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.leases import Lease
 from llm_connect.stores.redis.changes import StepChanges
@@ -46,11 +47,11 @@ class RedisState(StoreGate):
 
     def __init__(self, terms: ServerTerms, on_unknown: OnUnknown, root: int) -> None:
         super().__init__(terms, on_unknown, root)
-        self.keys = Keys(terms.name)
+        self.keys: Keys = Keys(terms.name)
         self.changes = StepChanges(self)
         self.leases = ServerLeases(self, terms.lease_seconds)
         self.trackers = ServerTrackers(self, terms.prices, strict=terms.strict)
-        self.ledger = ServerLedger(terms.keep_entries, self)
+        self.ledger: Ledger = ServerLedger(terms.keep_entries, self)
         self._books = self.books = ServerBooks(self, self._staged, terms.sink)
         self._learned = self._books.learned.factors
         #: Whether the next step asks the server first.
@@ -61,8 +62,8 @@ class RedisState(StoreGate):
 
     def _start(self) -> None:
         self._line = RevisableLine(self.sure)
-        self.client = secrets.token_hex(8)
-        self.server = Server(self.terms.url, self.terms.busy_seconds)
+        self.client: str = secrets.token_hex(8)
+        self.server: Server = Server(self.terms.url, self.terms.busy_seconds)
         # Not in `__del__`: with the gate the socket would be collected, and complain that nobody has closed it.
         weakref.finalize(self, self.server.close).atexit = False
         self._connected = self._steps = self._epoch = 0

@@ -115,7 +115,7 @@ class ServerTrackers(Trackers):
         super().undo()
         self.stamp = stamp
         self.new.clear()
-        self.slices = dict(self._slices_before)
+        self.slices: dict[int, Any] = dict(self._slices_before)
         for tracker, state in list(self._states.items()):
             if tracker.number:
                 bring_up_to_date(tracker, state)

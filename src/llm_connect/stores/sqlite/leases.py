@@ -50,7 +50,8 @@ class FileLeases(Leases):
                 "INSERT INTO leases (budget, host, pid, expires_at) VALUES (?, ?, ?, ?)", row
             ).lastrowid
             assert number is not None
-            self.own, self.open_holds = Lease(number, expires_at), 0
+            self.own = Lease(number, expires_at)
+            self.open_holds: int = 0
             self._gate.worker.start()
         return self.own
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from llm_connect.core.admission import OnUnknown
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMStoreError
+from llm_connect.core.ledger import Ledger
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.processes import keep_for_parent
 from llm_connect.stores.sqlite.changes import FileChanges
@@ -44,11 +45,11 @@ class TransactionalGate(StoreGate):
         self.budget = budget
         self.changes = FileChanges(self)
         self.leases = FileLeases(self, terms.lease_seconds)
-        self.waiters = Waiters(self, terms.lease_seconds)
+        self.waiters: Waiters = Waiters(self, terms.lease_seconds)
         #: Whether anything was freed since those that wait here were looked at.
         self.unseen: bool = False
         self.trackers = FileTrackers(self, terms.prices, strict=terms.strict)
-        self.ledger = FileLedger(terms.keep_entries, self)
+        self.ledger: Ledger = FileLedger(terms.keep_entries, self)
         self._books = self.books = FileBooks(self, self._staged, terms.sink)
         self._learned = self._books.learned.factors
         self._connection: sqlite3.Connection | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.stores.rows import Row, tracker_state
@@ -75,7 +75,7 @@ class FileTrackers(Trackers):
     def _read_all(self) -> None:
         budget = (self._gate.budget,)
         (self.stamp,) = self._connection.execute(LAST_CHANGE, budget).fetchone()
-        self.slices = dict(self._connection.execute(OPEN_SLICES, budget).fetchall())
+        self.slices: dict[int, Any] = dict(self._connection.execute(OPEN_SLICES, budget).fetchall())
         for number, tracker in list(self._known.items()):
             row = self._connection.execute(FIND_TRACKER, (number,)).fetchone()
             self._bring_up_to_date(tracker, number, row[3:])
