@@ -51,7 +51,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def stores_of(module: str) -> list[str]:
-    """The stores for the tests of a module. A budget in Redis has no windows; calls ask no more of it than of a file."""
+    """The stores for the tests of a module. One in Redis has no windows; calls ask no more of it than of a file."""
     without_redis = module.endswith("test_windows") or ".calling." in module
     return [store for store in STORES if store != "redis" or not without_redis]
 
