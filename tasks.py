@@ -90,7 +90,7 @@ def streaming(*args: str) -> None:
 
 
 def stores(*args: str) -> None:
-    """measure what a budget in a file costs beside bare transactions, in a minute; more words are its arguments"""
+    """measure what a budget in a store costs beside bare steps, in three minutes; more words are its arguments"""
     sync()
     run(PYTHON, ROOT / "benchmarks" / "stores" / "run.py", *args)
 
