@@ -1,4 +1,4 @@
-"""A budget in a file, beside bare transactions that write the same rows, on the same disk with the same `synchronous`."""
+"""A budget in a file, beside bare transactions that write the same rows, with the same `synchronous`."""
 
 from __future__ import annotations
 
