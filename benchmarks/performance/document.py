@@ -54,10 +54,12 @@ three times what a loop over the tracker alone shows.
 A hold by hand, on a bound that is known already, is the floor of a budget, and stands in the table.
 
 **The tracker alone.** Where an empty method takes 15 ns, 300,000 bookings a second are 222 of those for each booking;
-the table has both. The least that books a call (one lock, taken three times; three units, a hold, its entry, totals)
-stands in the table, too. Beyond that the tracker checks figures, looks for waiting calls, closed budgets and lessons,
-walks the path to the root, remembers whose hold it is, so that nobody waits for himself, and notices when one is lost.
-Each of these takes about a twentieth of a booking.
+the table has both. Its floor stands in the table, too: a tracker that keeps every promise, written into three functions
+without any structure (`benchmarks/performance/inlined_tracker.py`). It checks figures, looks for waiting calls, closed
+budgets and lessons, walks the path to the root, remembers whose hold it is, so that nobody waits for himself, and
+notices when one is lost. What it costs to have these in functions of their own, which others use as well, is the
+difference to ours. The least that books a call (one lock, taken three times; three units, a hold, its entry, totals)
+keeps none of those promises but the cap.
 
 **Gemini beside google-genai on aiohttp.** Where aiohttp is installed, the SDK calls it directly, without the options
 that we need: it follows redirects, trusts other certificates, and repeats a request by itself. Ours goes through the
