@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def test_a_file_of_the_first_version_gets_windows(folder: Path, url: str, monkey
     old = open_budget(url, name="old", total=100)
     assert (old.period, old.snapshot().spent.tokens) == (None, 30)
     assert open_budget(url, name="new", total=5, period="day").period == "day"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
     connection.close()
 

@@ -24,7 +24,7 @@ class SqliteGate(TransactionalGate):
         return self._epoch + time.monotonic_ns()
 
     def __del__(self) -> None:
-        connection = self.__dict__.get("_connection")
+        connection, self._connection = self._connection, None
         if connection is None:
             return
         lease = self.leases.own

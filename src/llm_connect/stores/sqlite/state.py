@@ -29,6 +29,8 @@ _log = logging.getLogger("llm_connect")
 _POLL_SECONDS = 0.01
 #: How long one waits before the store is tried again.
 _RETRY_SECONDS = 1.0
+#: By the id of their gate, apart from it: what is garbage together with a gate is finalized before it can be closed.
+_connections: dict[int, sqlite3.Connection] = {}
 
 
 class TransactionalGate(StoreGate):
@@ -52,9 +54,19 @@ class TransactionalGate(StoreGate):
         self.ledger: Ledger = FileLedger(terms.keep_entries, self)
         self._books = self.books = FileBooks(self, self._staged, terms.sink)
         self._learned = self._books.learned.factors
-        self._connection: sqlite3.Connection | None = None
         #: What `PRAGMA data_version` said last: it changes when another process has written.
         self._version: int | None = None
+
+    @property
+    def _connection(self) -> sqlite3.Connection | None:
+        return _connections.get(id(self))
+
+    @_connection.setter
+    def _connection(self, connection: sqlite3.Connection | None) -> None:
+        if connection is None:
+            _connections.pop(id(self), None)
+        else:
+            _connections[id(self)] = connection
 
     @property
     def connection(self) -> sqlite3.Connection:
