@@ -127,7 +127,6 @@ def test_a_file_of_the_first_version_gets_windows(folder: Path, url: str, monkey
     assert open_budget(url, name="new", total=5, period="day").period == "day"
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
-    connection.close()
 
 
 def test_a_window_is_as_before_when_a_transaction_fails(

@@ -188,6 +188,9 @@ def read_only(path: str) -> sqlite3.Connection:
     except sqlite3.Error as error:
         _close(connection)
         raise store_error(path, error) from None
+    except LLMStoreError:
+        _close(connection)
+        raise
     if version != len(MIGRATIONS):
         _close(connection)
         raise LLMStoreError(
