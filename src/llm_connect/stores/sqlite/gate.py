@@ -38,7 +38,5 @@ class SqliteGate(TransactionalGate):
 def _say_farewell(connection: sqlite3.Connection, lease: int | None) -> None:
     """Close the file of a gate that nobody has any more; so nobody has a hold of it either."""
     with suppress(sqlite3.Error):
-        connection.execute(
-            "DELETE FROM leases WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM holds WHERE lease = ?1)", (lease,)
-        )
+        connection.execute("DELETE FROM leases WHERE id = ? AND id NOT IN (SELECT lease FROM holds)", (lease,))
     connection.close()

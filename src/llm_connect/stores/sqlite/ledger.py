@@ -60,8 +60,9 @@ class FileLedger(Ledger):
 
     @property
     def earlier(self) -> Amount:
-        last = "SELECT id FROM ledger WHERE budget = ?1 ORDER BY id DESC LIMIT ?2"
-        (sums,) = self._read(f"SELECT {_SUMS} FROM ledger WHERE budget = ?1 AND id NOT IN ({last})", self._keep)
+        last = "SELECT id FROM ledger WHERE budget = ? ORDER BY id DESC LIMIT ?"
+        query = f"SELECT {_SUMS} FROM ledger WHERE budget = ? AND id NOT IN ({last})"
+        (sums,) = self._read(query, self._gate.budget, self._keep)
         return sum_of(sums)
 
     def __iter__(self) -> Iterator[LedgerEntry]:
