@@ -8,8 +8,10 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 from llm_connect.core.exceptions import LLMStoreError
@@ -164,39 +166,22 @@ def connect(path: str, busy_seconds: float) -> sqlite3.Connection:
 
     Raises LLMStoreError when it cannot be opened, is no budget file, or was written by a later version.
     """
-    connection = None
-    try:
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    connection = _opened(path, path, timeout=0, check_same_thread=False)
+    with _closed_when_unfit(connection, path):
         patiently(partial(_prepare, connection, path, MIGRATIONS), busy_seconds)
-    except sqlite3.Error as error:
-        _close(connection)
-        raise store_error(path, error) from None
-    except LLMStoreError:
-        _close(connection)
-        raise
     return connection
 
 
 def read_only(path: str) -> sqlite3.Connection:
     """A connection that can change nothing. Raises LLMStoreError, also when there is no such file."""
-    connection = None
-    try:
-        # Not `mode=ro`: that cannot read a file that nobody else has open.
-        connection = sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=5, isolation_level=None)
+    # Not `mode=ro`: that cannot read a file that nobody else has open.
+    connection = _opened(path, f"file:{quote(path)}?mode=rw", uri=True, timeout=5)
+    with _closed_when_unfit(connection, path):
         connection.execute("PRAGMA query_only = 1")
-        version = _version(connection, path)
-    except sqlite3.Error as error:
-        _close(connection)
-        raise store_error(path, error) from None
-    except LLMStoreError:
-        _close(connection)
-        raise
-    if version != len(MIGRATIONS):
-        _close(connection)
-        raise LLMStoreError(
-            f"{path} is no budget file of this version: open_budget makes or updates it.",
-            store=url_of(path),
-        )
+        if _version(connection, path) != len(MIGRATIONS):
+            raise LLMStoreError(
+                f"{path} is no budget file of this version: open_budget makes or updates it.", store=url_of(path)
+            )
     return connection
 
 
@@ -287,6 +272,22 @@ def _statements(script: str) -> list[str]:
     return statements
 
 
-def _close(connection: sqlite3.Connection | None) -> None:
-    if connection is not None:
+def _opened(path: str, database: str, **options: Any) -> sqlite3.Connection:
+    try:
+        connection: sqlite3.Connection = sqlite3.connect(database, isolation_level=None, **options)
+    except sqlite3.Error as error:
+        raise store_error(path, error) from None
+    return connection
+
+
+@contextmanager
+def _closed_when_unfit(connection: sqlite3.Connection, path: str) -> Iterator[None]:
+    """In the block a new connection is made ready; it is closed when that fails."""
+    try:
+        yield
+    except sqlite3.Error as error:
         connection.close()
+        raise store_error(path, error) from None
+    except BaseException:
+        connection.close()
+        raise
