@@ -10,13 +10,21 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 LIMIT = 10**15
-#: Makes pairs on a store, under a name of its own, until a moment on the monotonic clock; how many it made.
-Subject: TypeAlias = Callable[[str, str, float], int]
+#: Makes one pair.
+Pair: TypeAlias = Callable[[], None]
+#: Connects to a store, under a name of its own; what then makes pairs there.
+Subject: TypeAlias = Callable[[str, str], Pair]
 
 
 def _work(subject: Subject, place: str, name: str, begin: Any, seconds: float, found: Any) -> None:
+    pair = subject(place, name)
+    pair()
     begin.wait()
-    found.put(subject(place, name, time.monotonic() + seconds))
+    pairs, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        pair()
+        pairs += 1
+    found.put(pairs)
 
 
 def rate(subject: Subject, place: str, processes: int, seconds: float) -> float:

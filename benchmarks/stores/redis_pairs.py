@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import redis
-from pairs import LIMIT, Subject, compare, rate
+from pairs import LIMIT, Pair, Subject, compare, rate
 
 from llm_connect import open_budget
 
@@ -40,29 +41,25 @@ return redis.call('HINCRBY', KEYS[1], 'entries', 1)
 """
 
 
-def ours(url: str, name: str, until: float) -> int:
-    """Pairs of this process until then: the library."""
+def ours(url: str, name: str) -> Pair:
+    """The library."""
     budget = open_budget(url)
-    pairs = 0
-    while time.monotonic() < until:
-        budget.reserve(10).settle(7)
-        pairs += 1
-    return pairs
+    return lambda: budget.reserve(10).settle(7)
 
 
-def bare(url: str, name: str, until: float) -> int:
-    """Pairs of this process until then: scripts that check the limit, and write the same."""
+def bare(url: str, name: str) -> Pair:
+    """Scripts that check the limit, and write the same."""
     client = redis.Redis.from_url(url)
     reserve, settle = client.register_script(RESERVE), client.register_script(SETTLE)
-    keys, pairs = [f"{{bare}}:{part}" for part in ("figures", "holds", "leases", "ledger")], 0
-    while time.monotonic() < until:
-        hold, now = f"{name}.{pairs}", time.time()
+    keys, numbers = [f"{{bare}}:{part}" for part in ("figures", "holds", "leases", "ledger")], itertools.count()
+
+    def pair() -> None:
+        hold, now = f"{name}.{next(numbers)}", time.time()
         assert reserve(keys=keys, args=[hold, 10, json.dumps([name, "reserved", 10, 1, 0, now]), name])
         entry = json.dumps(["budget", "settled", 7, 1, 0, 10, 1, 0, "proven", now, time.time()])
         assert settle(keys=keys, args=[hold, 10, 7, entry, name])
-        pairs += 1
-    client.close()
-    return pairs
+
+    return pair
 
 
 @contextmanager

@@ -8,31 +8,22 @@ import time
 from functools import partial
 from pathlib import Path
 
-from pairs import LIMIT, Subject, compare, rate
+from pairs import LIMIT, Pair, Subject, compare, rate
 
 from llm_connect import open_budget
 
 
-def ours(path: str, name: str, until: float) -> int:
-    """Pairs of this process until then: the library."""
+def ours(path: str, name: str) -> Pair:
+    """The library."""
     budget = open_budget(f"sqlite:///{path}")
-    pairs = 0
-    while time.monotonic() < until:
-        budget.reserve(10).settle(7)
-        pairs += 1
-    return pairs
+    return lambda: budget.reserve(10).settle(7)
 
 
-def bare(path: str, name: str, until: float) -> int:
-    """Pairs of this process until then: transactions that read the figures, and write the same rows."""
+def bare(path: str, name: str) -> Pair:
+    """Transactions that read the figures, and write the same rows."""
     connection = sqlite3.connect(path, timeout=60, isolation_level=None)
     connection.execute("PRAGMA synchronous = FULL")
-    pairs = 0
-    while time.monotonic() < until:
-        _settle(connection, _reserve(connection))
-        pairs += 1
-    connection.close()
-    return pairs
+    return lambda: _settle(connection, _reserve(connection))
 
 
 def _reserve(connection: sqlite3.Connection) -> int:

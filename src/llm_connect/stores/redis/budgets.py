@@ -9,7 +9,7 @@ from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.redis.gate import RedisGate, no_windows
 from llm_connect.stores.redis.keys import SCHEMA, Keys
 from llm_connect.stores.redis.server import Server
-from llm_connect.stores.redis.states import MOST, state_text
+from llm_connect.stores.redis.states import MOST, new_state, packed_state
 from llm_connect.stores.redis.terms import ServerTerms
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: 
     keys = Keys(terms.name)
     names = [keys.of(part) for part in ("meta", "trackers", "changed")]
     with closing(Server(terms.url, terms.busy_seconds)) as server:
-        state = state_text(closed=False, limits=limits)
+        state = packed_state(new_state(ROOT, closed=False, limits=limits))
         made = server.call("EVAL", _MAKE, 3, *names, SCHEMA, on_unknown, terms.name, state).decode()
     if made != "made":
         check_schema(terms, made)

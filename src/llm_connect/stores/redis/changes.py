@@ -6,19 +6,15 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.ledger import LedgerEntry
-from llm_connect.core.totals import OTHERS
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.stores.changes import Changes
 from llm_connect.stores.holds import Before, StoredHold
-from llm_connect.stores.redis.keys import SCHEMA
 from llm_connect.stores.rows import labels_text
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.holds import Hold
     from llm_connect.stores.redis.state import RedisState
-
-_OTHERS = json.dumps([OTHERS, OTHERS, OTHERS])
 
 
 class StepChanges(Changes):
@@ -65,8 +61,6 @@ class StepChanges(Changes):
         parts["entries"] = [details for _, details in self.entries]
         parts.update(correct=[str(number) for number in self.corrects], late=self.late, over=self.over)
         step: dict[str, Any] = {name: part for name, part in parts.items() if part}
-        if step:
-            step.update(schema=SCHEMA, others=_OTHERS)
         if slices or any(new[3] for new in trackers.new):
             step["everybody"] = True
         return step

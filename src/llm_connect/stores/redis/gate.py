@@ -135,7 +135,7 @@ class WaitingGate(RedisState):
         closed = [child for child in self.trackers.open_slices() if tracker in child.lineage]
         super()._close_slices(tracker)
         for child in sorted(closed, key=lambda child: -len(child.lineage)):
-            self.changes.slices.append((child, "-", None))
+            self.changes.slices.append((child, "", None))
 
     def tick(self) -> float:
         try:

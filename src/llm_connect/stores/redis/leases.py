@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class ServerLeases(Leases):
     """The own lease of this process, and what becomes of the holds of those that have lost theirs.
 
-    Each step renews the own lease, and is not written when that is over.
+    No step is written when the own lease is over; steps renew it, long before it would be due.
     """
 
     _gate: RedisState
@@ -56,7 +56,8 @@ class ServerLeases(Leases):
         if self.own is None:
             return None
         owner = json.dumps([socket.gethostname(), os.getpid()]) if self._is_new else False
-        return [self.own.number, int(self.seconds * 1000), owner]
+        renews = self._is_new or time.monotonic() >= self._renewed_at + self.seconds / (2 * RENEWALS)
+        return [self.own.number, int(self.seconds * 1000) if renews else 0, owner]
 
     def renewed(self, since: float) -> None:
         """A step has renewed the own lease, and was sent then."""

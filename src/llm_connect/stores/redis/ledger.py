@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import struct
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 from llm_connect.core.books import Sink
@@ -23,6 +25,10 @@ from llm_connect.stores.rows import entry_of, entry_values, facts_of
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.stores.redis.state import RedisState
+
+
+#: How many entries, and what they come to, as the script keeps it.
+_SUM = struct.Struct("<4d")
 
 
 class ServerLedger(Ledger):
@@ -73,7 +79,7 @@ def sums_by(by: By, rows: list[bytes]) -> dict[str, Total]:
     for name, text in zip(rows[::2], rows[1::2], strict=True):
         kind = json.loads(name)
         key = kind if place is None else kind[place] or ""
-        entries, *amount = map(int, text.split())
+        entries, *amount = map(int, _SUM.unpack(text))
         totals[key] = totals.get(key, Total()).plus(entries, Amount(*amount))
     return dict(sorted(totals.items()))
 
@@ -125,8 +131,13 @@ class ServerBooks(StoredBooks):
             text = _text(line)
         path = self._gate.trackers.path_of(tracker)
         names = [json.dumps(f"{name}={value}", ensure_ascii=False) for name, value in labels.items()]
-        details = [path, amount, presumed, text, json.dumps(kind, ensure_ascii=False), names, is_open, lost]
+        details = [path, amount, presumed, text, _kind_text(kind), names, is_open, lost]
         self._gate.changes.entries.append((line, details))
+
+
+@lru_cache(maxsize=256)
+def _kind_text(kind: Kind) -> str:
+    return json.dumps(kind, ensure_ascii=False)
 
 
 def _text(entry: LedgerEntry) -> str:

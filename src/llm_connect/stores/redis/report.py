@@ -13,7 +13,7 @@ from llm_connect.stores.redis.budgets import ROOT
 from llm_connect.stores.redis.keys import PATTERN, SCHEMA, Keys, name_of
 from llm_connect.stores.redis.ledger import entry_from, sums_by
 from llm_connect.stores.redis.server import Server, shown
-from llm_connect.stores.redis.states import state_of
+from llm_connect.stores.redis.states import states_of
 from llm_connect.stores.reports import figures_data, hold_data, sum_data
 from llm_connect.stores.rows import Row
 
@@ -74,7 +74,8 @@ class ServerReport:
                 return sorted(names)
 
     def _states(self, name: str) -> list[tuple[int, Row]]:
-        return [(int(number), state_of(text.split())) for number, text in self._pairs(name, "trackers")]
+        states = self._read(name, "HVALS", "trackers")
+        return list(states_of(b"".join(states)))
 
     def _paths(self, name: str) -> dict[int, str]:
         places = {int(key): json.loads(text) for key, text in self._pairs(name, "places") if key.isdigit()}

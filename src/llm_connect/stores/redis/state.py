@@ -16,6 +16,7 @@ from llm_connect.core.admission import OnUnknown
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.ledger import Ledger
+from llm_connect.core.totals import OTHERS
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.leases import Lease
 from llm_connect.stores.redis.changes import StepChanges
@@ -29,6 +30,9 @@ from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.trackers import ServerTrackers
 
 _SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.lua").read_text("utf-8")
+#: What sums beyond the last kind, or label, count under.
+_OTHERS = json.dumps([OTHERS, OTHERS, OTHERS])
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class Again(Exception):
@@ -121,7 +125,7 @@ class RedisState(StoreGate):
             own = {"own": True} if set(self.changes.over) & self._own_leases() else {}
         else:
             own = {}
-        step = {**self.changes.step(), **own, "schema": SCHEMA, "client": self.client}
+        step = {**self.changes.step(), **own}
         if self._learned != self._learned_before:
             learned = [(json.dumps(key), json.dumps(factor)) for key, factor in self._learned.items()]
             step.update(learned=learned, everybody=True)
@@ -136,7 +140,7 @@ class RedisState(StoreGate):
     def _ask(self) -> None:
         """Know what the server says now, and end the leases that are over."""
         while True:
-            outcome, _ = self._send({"schema": SCHEMA})
+            outcome, _ = self._send({})
             if outcome == "lost":
                 self.leases.lost()
             elif outcome != "ok":
@@ -171,29 +175,24 @@ class RedisState(StoreGate):
         step["epoch"] = self._epoch
         if lease is not None:
             step["lease"] = lease
-        reply: str = self._run(step)
-        head, *lines = reply.split("\n")
-        outcome, *figures = head.split(" ")
+        reply = self._run(step)
+        head, _, _ = reply.partition(b"\n")
+        outcome, *figures = head.decode().split()
         if not figures:
-            return outcome, 0
-        stamp, epoch, first, *over = figures
-        self._over = [name for name in over if name]
-        if outcome != "ok" and (outcome != "lost" or "number" in step):
             # What was decided is undone first; then the server is asked anew.
             return outcome, 0
-        if lease is not None and outcome == "ok":
+        stamp, epoch, first, *self._over = figures
+        if lease is not None and lease[1] and outcome == "ok":
             self.leases.renewed(since)
-        self.trackers.absorb(lines)
+        self.trackers.absorb(reply, len(head) + 1)
         self.trackers.stamp = int(stamp)
-        if self._over and "number" in step:
-            self.stale = True
         if int(epoch) != self._epoch:
             self._epoch = int(epoch)
             if "learned" not in step:
                 self._know(self._read_learned())
         return outcome, int(first)
 
-    def _run(self, step: dict[str, Any]) -> str:
+    def _run(self, step: dict[str, Any]) -> bytes:
         from redis.exceptions import NoScriptError
 
         def command(again: bool) -> bytes:
@@ -202,14 +201,14 @@ class RedisState(StoreGate):
             step["seen"] = 0 if renewed or self.trackers.stamp is None else self.trackers.stamp
             if again:
                 step["again"] = True
-            return self._head + part_of(json.dumps(step))
+            return self._head + part_of(_encode(step))
 
         while True:
             try:
                 if not self._head:
                     self._head = self._load()
                 reply: bytes = self.server.patiently(command)
-                return reply.decode()
+                return reply
             except NoScriptError:
                 self._head = b""
 
@@ -217,7 +216,7 @@ class RedisState(StoreGate):
         """Load the script; what a step begins with."""
         digest = self.server.call("SCRIPT", "LOAD", _SCRIPT)
         keys = [*self.keys.all, self.keys.of(f"last:{self.client}")]
-        head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel)
+        head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel, SCHEMA, self.client, _OTHERS)
         return b"*%d\r\n%b" % (len(head) + 1, b"".join(map(part_of, head)))
 
     def _failure(self, outcome: str) -> Exception:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.stores.redis.server import store_error
-from llm_connect.stores.redis.states import state_of, state_text
+from llm_connect.stores.redis.states import CLOSED, LIMITS, limit_figure, new_state, states_of
 from llm_connect.stores.rows import Row, bring_up_to_date
 from llm_connect.stores.trackers import Trackers
 
@@ -30,14 +30,15 @@ class ServerTrackers(Trackers):
         self._states: weakref.WeakKeyDictionary[BudgetTracker, Row] = weakref.WeakKeyDictionary()
         self._slices_before: dict[int, str] = {}
         #: What the step at hand makes: number, place, state, and under which name it can be joined.
-        self.new: list[tuple[str, str, str, str | bool]] = []
+        self.new: list[tuple[str, str, list[int], str | bool]] = []
 
     def _read(self, number: int) -> Row:
         place, state = self._gate.fetch("HGET", "places", number), self._gate.fetch("HGET", "trackers", number)
         if state is None:
             raise store_error(self._gate.terms.url, f"it has lost a tracker of budget {self._gate.terms.name!r}")
         parent, name, is_slice = (None, self._gate.terms.name, False) if place is None else json.loads(place)
-        return parent, name, is_slice, *state_of(state.decode().split())
+        ((_, row),) = states_of(state)
+        return parent, name, is_slice, *row
 
     def find(self, number: int) -> BudgetTracker:
         known = self._known.get(number)
@@ -53,7 +54,7 @@ class ServerTrackers(Trackers):
             number = secrets.randbits(_BITS) | 2
             limits: Any = tuple(account.limit for account in tracker.own_accounts)
             place = json.dumps([parent, tracker.name, tracker.is_slice])
-            state = state_text(closed=tracker.closed_itself, limits=limits)
+            state = new_state(number, closed=tracker.closed_itself, limits=limits)
             self.new.append((str(number), place, state, joined and _joined(parent, tracker.name)))
             self._enter(tracker, number, lease=None)
             self._inserted.append(tracker)
@@ -78,30 +79,27 @@ class ServerTrackers(Trackers):
     def refresh(self) -> None:
         """Each reply does."""
 
-    def absorb(self, lines: list[str]) -> None:
-        """Take over the states that a reply has."""
-        for line in lines:
-            number, *words = line.split(" ")
-            state = state_of(words)
-            self._note_slice(int(number), state[1])
-            tracker = self._known.get(int(number))
+    def absorb(self, reply: bytes, at: int) -> None:
+        """Take over the states that a reply has from there on."""
+        for number, state in states_of(reply, at):
+            self._note_slice(number, state[1])
+            tracker = self._known.get(number)
             if tracker is not None:
                 self._states[tracker] = state
                 bring_up_to_date(tracker, state)
 
-    def sets(self, tracker: BudgetTracker) -> list[tuple[str, int, Any]]:
+    def sets(self, tracker: BudgetTracker) -> list[tuple[str, int, int]]:
         """What of `tracker` is to be set: whether it is closed, and its limits."""
         before = self._states.get(tracker)
         if before is None:
             return []
         closed = int(tracker.closed_itself and tracker.parent is not None)
-        found: list[tuple[str, int, Any]] = []
+        found: list[tuple[str, int, int]] = []
         if closed != before[0]:
-            found.append((str(tracker.number), 1, str(closed)))
-        for place, account in enumerate(tracker.own_accounts):
-            if account.limit != before[2 + 5 * place]:
-                limit = "-" if account.limit is None else account.limit
-                found.append((str(tracker.number), 3 + 5 * place, limit))
+            found.append((str(tracker.number), CLOSED, closed))
+        for place, account in zip(LIMITS, tracker.own_accounts, strict=True):
+            if account.limit != before[place - 2]:
+                found.append((str(tracker.number), place, limit_figure(account.limit)))
         return found
 
     def commit(self) -> None:
