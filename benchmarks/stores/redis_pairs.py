@@ -1,4 +1,8 @@
-"""A budget in Redis, beside a bare Lua script for each step that does the same, called as redis-py's users call one."""
+"""A budget in Redis, beside a bare Lua script for each step that does the same, called as redis-py's users call one.
+
+The same: a limit that is kept, a lease that fences, holds, the ledger and its sums, what has changed for those that
+look, which step was the last of a process so that it counts once, and word to those who wait.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +22,24 @@ from pairs import LIMIT, Pair, Subject, compare, rate
 
 from llm_connect import open_budget
 
+PARTS = ("figures", "holds", "leases", "ledger", "changed", "lasts", "totals")
 RESERVE = """
+local time, lease = redis.call('TIME'), redis.call('ZSCORE', KEYS[3], ARGV[4])
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if lease and tonumber(lease) <= now then return 0 end
 local figures = redis.call('HMGET', KEYS[1], 'limit', 'spent', 'held')
 if figures[2] + figures[3] + ARGV[2] > tonumber(figures[1]) then return 0 end
 redis.call('HINCRBY', KEYS[1], 'held', ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'held_calls', 1)
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-redis.call('ZADD', KEYS[3], redis.call('TIME')[1] + 60, ARGV[4])
+if not lease then redis.call('ZADD', KEYS[3], now + 60000, ARGV[4]) end
+redis.call('ZADD', KEYS[5], redis.call('HINCRBY', KEYS[1], 'stamp', 1), 'budget')
+redis.call('HSET', KEYS[6], ARGV[4], ARGV[1])
 return 1
 """
 SETTLE = """
+local time, lease = redis.call('TIME'), redis.call('ZSCORE', KEYS[3], ARGV[5])
+if not lease or tonumber(lease) <= time[1] * 1000 + math.floor(time[2] / 1000) then return 0 end
 if redis.call('HDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
 redis.call('HINCRBY', KEYS[1], 'held', -ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'held_calls', -1)
@@ -35,7 +47,11 @@ redis.call('HINCRBY', KEYS[1], 'spent', ARGV[3])
 redis.call('HINCRBY', KEYS[1], 'spent_calls', 1)
 redis.call('RPUSH', KEYS[4], ARGV[4])
 redis.call('LTRIM', KEYS[4], -10000, -1)
-redis.call('ZADD', KEYS[3], redis.call('TIME')[1] + 60, ARGV[5])
+redis.call('HINCRBY', KEYS[7], 'budget entries', 1)
+redis.call('HINCRBY', KEYS[7], 'budget calls', 1)
+redis.call('HINCRBY', KEYS[7], 'budget tokens', ARGV[3])
+redis.call('ZADD', KEYS[5], redis.call('HINCRBY', KEYS[1], 'stamp', 1), 'budget')
+redis.call('HSET', KEYS[6], ARGV[5], ARGV[1])
 redis.call('PUBLISH', 'freed', ARGV[5])
 return redis.call('HINCRBY', KEYS[1], 'entries', 1)
 """
@@ -51,7 +67,7 @@ def bare(url: str, name: str) -> Pair:
     """Scripts that check the limit, and write the same."""
     client = redis.Redis.from_url(url)
     reserve, settle = client.register_script(RESERVE), client.register_script(SETTLE)
-    keys, numbers = [f"{{bare}}:{part}" for part in ("figures", "holds", "leases", "ledger")], itertools.count()
+    keys, numbers = [f"{{bare}}:{part}" for part in PARTS], itertools.count()
 
     def pair() -> None:
         hold, now = f"{name}.{next(numbers)}", time.time()

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from llm_connect.core.holds import Hold
     from llm_connect.stores.redis.state import RedisState
 
+#: How many arguments of the script come before the texts.
+_BEFORE = 5
+
 
 class StepChanges(Changes):
     """What the step at hand changes. It is written as differences, so that it fits beside the steps of others."""
@@ -25,6 +28,8 @@ class StepChanges(Changes):
         self._gate = gate
         #: The lines that it adds to the ledger, each with what the script is to know of it.
         self.entries: list[tuple[LedgerEntry | Hold, list[Any]]] = []
+        #: Texts of entries and holds, which the script takes as they are.
+        self.texts: list[str] = []
         #: Slices that it opens, with the lease and what is set aside, or closes.
         self.slices: list[tuple[BudgetTracker, str, Amount | None]] = []
         #: Numbers of presumed entries that it corrects, and names of lost holds that it ends late.
@@ -38,8 +43,24 @@ class StepChanges(Changes):
 
     def clear(self) -> None:
         super().clear()
-        for of_step in (self.entries, self.slices, self.corrects, self.late, self.over):
+        for of_step in (self.entries, self.texts, self.slices, self.corrects, self.late, self.over):
             of_step.clear()
+
+    def add(
+        self,
+        line: LedgerEntry | Hold,
+        amounts: tuple[list[str], Amount, Amount],
+        texts: tuple[str, str, list[str]],
+        end: tuple[bool, str | bool],
+    ) -> None:
+        """Let it write an entry.
+
+        amounts: its path, spent, and presumed. texts: its own, that of its kind, those of its labels. end: whether it
+        is presumed, and which lost hold it ends.
+        """
+        text, kind, labels = texts
+        places = [self._place(text), self._place(kind), [self._place(label) for label in labels]]
+        self.entries.append((line, [*amounts, *places, *end]))
 
     def written(self, first: int) -> None:
         """Its entries have the numbers from `first` on."""
@@ -52,22 +73,36 @@ class StepChanges(Changes):
     def step(self) -> dict[str, Any]:
         """It as the script reads it."""
         trackers = self._gate.trackers
-        holds = [change for hold, before in self._holds.items() if (change := self._change(hold, before)) is not None]
-        sets = [each for tracker in self._trackers for each in self._sets(tracker)]
-        slices = [
-            (trackers.path_of(child), lease, False if size is None else size) for child, lease, size in self.slices
-        ]
-        parts: dict[str, Any] = {"holds": holds, "set": sets, "slices": slices, "new": trackers.new}
-        parts["entries"] = [details for _, details in self.entries]
-        parts.update(correct=[str(number) for number in self.corrects], late=self.late, over=self.over)
-        step: dict[str, Any] = {name: part for name, part in parts.items() if part}
-        if slices or any(new[3] for new in trackers.new):
+        step: dict[str, Any] = {}
+        if self._holds:
+            step["holds"] = [found for each in self._holds.items() if (found := self._change(*each)) is not None]
+        if self._trackers:
+            step["set"] = [each for tracker in self._trackers for each in self._sets(tracker)]
+        if self.entries:
+            step["entries"] = [details for _, details in self.entries]
+        rare: dict[str, Any] = {
+            "late": self.late,
+            "over": self.over,
+            "correct": [str(number) for number in self.corrects],
+        }
+        rare["slices"] = [self._slice(*each) for each in self.slices]
+        step.update((name, part) for name, part in rare.items() if part)
+        if trackers.new:
+            step["new"] = trackers.new
+        if self.slices or any(new[3] for new in trackers.new):
             step["everybody"] = True
         return step
 
     def missing(self) -> list[StoredHold]:
         """The holds that it takes to be in the store."""
         return [hold for hold, before in self._holds.items() if before.row is not None]
+
+    def _slice(self, child: BudgetTracker, lease: str, size: Amount | None) -> tuple[Any, ...]:
+        return self._gate.trackers.path_of(child), lease, False if size is None else size
+
+    def _place(self, text: str) -> int:
+        self.texts.append(text)
+        return len(self.texts) + _BEFORE
 
     def _sets(self, tracker: BudgetTracker) -> list[tuple[str, int, Any]]:
         self._gate.trackers.number_of(tracker)
@@ -88,7 +123,7 @@ class StepChanges(Changes):
             self._gate.leases.enter(hold)
         more = hold.bound.minus(NOTHING if granted else before.bound)
         dispatches = not granted and before.dispatched != hold.dispatched
-        return [hold.row, int(not granted), path, more, more, int(not dispatches), self._text(hold)]
+        return [hold.row, int(not granted), path, more, more, int(not dispatches), self._place(self._text(hold))]
 
     def _text(self, hold: StoredHold) -> str:
         assert hold.lease is not None

@@ -6,8 +6,8 @@ from urllib.parse import quote, unquote
 
 #: How the keys of this version are laid out; a server with others is left alone.
 SCHEMA = "1"
-_NAMES = ("meta", "trackers", "changed", "holds", "leases", "owners", "ledger", "open", "totals", "labels", "lost")
-_FURTHER = ("learned", "places")
+_SPENDING = ("meta", "trackers", "changed", "holds", "leases", "owners", "ledger", "open", "totals", "labels", "lost")
+NAMES = (*_SPENDING, "learned", "places", "lasts")
 _PREFIX = "llm-connect:{"
 #: What `SCAN` finds budgets by.
 PATTERN = "llm-connect:{*}:meta"
@@ -19,7 +19,7 @@ class Keys:
     def __init__(self, name: str) -> None:
         # Percent signs stand for braces, which would end the part that says the slot.
         self._prefix = f"{_PREFIX}{quote(name, safe='')}}}:"
-        self.all: list[str] = [f"{self._prefix}{part}" for part in (*_NAMES, *_FURTHER)]
+        self.all: list[str] = [f"{self._prefix}{part}" for part in NAMES]
         self.channel: str = self.of("freed")
 
     def of(self, part: str) -> str:

@@ -55,7 +55,7 @@ class ServerLeases(Leases):
         """The own lease, as a step says it."""
         if self.own is None:
             return None
-        owner = json.dumps([socket.gethostname(), os.getpid()]) if self._is_new else False
+        owner = json.dumps([socket.gethostname(), os.getpid(), self._gate.client]) if self._is_new else False
         renews = self._is_new or time.monotonic() >= self._renewed_at + self.seconds / (2 * RENEWALS)
         return [self.own.number, int(self.seconds * 1000) if renews else 0, owner]
 

@@ -115,13 +115,14 @@ class ServerBooks(StoredBooks):
 
     def add(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
         """Let the step at hand write an entry."""
-        lost = is_open = ""
+        lost: str | bool = False
+        is_open = False
         if isinstance(line, StoredHold):
             entry, tracker, presumed = line.entry, line.tracker, NOTHING
             assert entry is not None
             text = _text(entry)
             if entry.outcome == "presumed":
-                presumed, is_open = amount, f"{self._gate.trackers.number_of(tracker)} {text}"
+                presumed, is_open = amount, True
             if line.lost and line.row is not None:
                 lost = str(line.row)
         else:
@@ -131,8 +132,7 @@ class ServerBooks(StoredBooks):
             text = _text(line)
         path = self._gate.trackers.path_of(tracker)
         names = [json.dumps(f"{name}={value}", ensure_ascii=False) for name, value in labels.items()]
-        details = [path, amount, presumed, text, _kind_text(kind), names, is_open, lost]
-        self._gate.changes.entries.append((line, details))
+        self._gate.changes.add(line, (path, amount, presumed), (text, _kind_text(kind), names), (is_open, lost))
 
 
 @lru_cache(maxsize=256)

@@ -87,7 +87,7 @@ class ServerReport:
 
     def _holds(self, name: str) -> list[dict[str, Any]]:
         paths = self._paths(name)
-        owners = {lease: json.loads(text) for lease, text in self._pairs(name, "owners")}
+        owners = {lease: json.loads(text)[:2] for lease, text in self._pairs(name, "owners")}
         rows = self._read(name, "ZRANGE", "leases", 0, -1, "WITHSCORES")
         ends = {lease.decode(): float(end) / 1000 for lease, end in zip(rows[::2], rows[1::2], strict=True)}
         found = []

@@ -20,7 +20,7 @@ from llm_connect.core.totals import OTHERS
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.leases import Lease
 from llm_connect.stores.redis.changes import StepChanges
-from llm_connect.stores.redis.keys import SCHEMA, Keys
+from llm_connect.stores.redis.keys import NAMES, SCHEMA, Keys
 from llm_connect.stores.redis.leases import ServerLeases
 from llm_connect.stores.redis.ledger import ServerBooks, ServerLedger
 from llm_connect.stores.redis.line import RevisableLine
@@ -30,6 +30,8 @@ from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.trackers import ServerTrackers
 
 _SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.lua").read_text("utf-8")
+#: How many parts of a command are the same for all steps, but for one.
+_HEAD_PARTS = 3 + len(NAMES) + 4 - 1
 #: What sums beyond the last kind, or label, count under.
 _OTHERS = json.dumps([OTHERS, OTHERS, OTHERS])
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -201,7 +203,9 @@ class RedisState(StoreGate):
             step["seen"] = 0 if renewed or self.trackers.stamp is None else self.trackers.stamp
             if again:
                 step["again"] = True
-            return self._head + part_of(_encode(step))
+            texts = self.changes.texts if "number" in step else ()
+            parts = (self._head, part_of(_encode(step)), *map(part_of, texts))
+            return b"*%d\r\n%b" % (_HEAD_PARTS + len(parts), b"".join(parts))
 
         while True:
             try:
@@ -215,9 +219,9 @@ class RedisState(StoreGate):
     def _load(self) -> bytes:
         """Load the script; what a step begins with."""
         digest = self.server.call("SCRIPT", "LOAD", _SCRIPT)
-        keys = [*self.keys.all, self.keys.of(f"last:{self.client}")]
+        keys = self.keys.all
         head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel, SCHEMA, self.client, _OTHERS)
-        return b"*%d\r\n%b" % (len(head) + 1, b"".join(map(part_of, head)))
+        return b"".join(map(part_of, head))
 
     def _failure(self, outcome: str) -> Exception:
         if outcome == "missing":

@@ -1,13 +1,13 @@
 -- One step of a process on a budget: all of it is written, or nothing.
 --
 -- KEYS are those of `keys.py`, in its order. ARGV has the channel, the schema, who asks, what sums beyond the last kind
--- count under, and the step, as `changes.py` writes it down.
+-- count under, the step as `changes.py` writes it down, and the texts that it has the places of.
 -- The reply of a step that was not written is one word, which says why. That of others begins with a line: the word, the
 -- number of the last change, that of the last change that concerns everybody, and the number of the first entry that was
 -- written; when the step only asks, the leases that are over as well. Then come the states of the trackers that have changed
 -- since this process looked, as `states.py` reads them.
 local META, TRACKERS, CHANGED, HOLDS, LEASES, OWNERS, LEDGER = unpack(KEYS, 1, 7)
-local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, LAST = unpack(KEYS, 8, 14)
+local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, LASTS = unpack(KEYS, 8, 14)
 local CHANNEL, SCHEMA, CLIENT, OTHERS = unpack(ARGV, 1, 4)
 local MOST = 9007199254740991 -- what a number of Lua counts exactly
 local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
@@ -15,13 +15,15 @@ local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
 -- held, presumed, sliced; and the name of that lease behind them.
 local STATE, CLOSED, LEASE_SIZE, FIRST, LEASE = '<dBBddddddddddddddd', 2, 3, {4, 9, 14}, 19
 local SUM = '<dddd'
+-- The numbers of the last change, of the last that concerns everybody, and of the last entry.
+local COUNTS = '<ddd'
 local NOTHING, NONE = {0, 0, 0}, {}
 
 local step = cjson.decode(ARGV[5])
-local meta = redis.call('HMGET', META, 'schema', 'stamp', 'epoch', 'entries')
+local meta = redis.call('HMGET', META, 'schema', 'counts')
 if not meta[1] then return 'gone' end
 if meta[1] ~= SCHEMA then return 'schema' end
-local stamp, epoch, entries = tonumber(meta[2]), tonumber(meta[3]), tonumber(meta[4])
+local stamp, epoch, entries = struct.unpack(COUNTS, meta[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local seen, states, written = step.seen, {}, {}
@@ -46,7 +48,7 @@ end
 
 -- The answer of a step that was written already got lost.
 if step.again then
-  local last = redis.call('GET', LAST)
+  local last = redis.call('HGET', LASTS, CLIENT)
   local number, first = string.match(last or '', '^(%d+) (%d+)$')
   if number and tonumber(number) == step.number then return reply('ok', tonumber(first)) end
 end
@@ -211,6 +213,8 @@ if lease then
 end
 for _, over in ipairs(step.over or NONE) do
   redis.call('ZREM', LEASES, over)
+  local owner = redis.call('HGET', OWNERS, over)
+  if owner then redis.call('HDEL', LASTS, cjson.decode(owner)[3]) end
   redis.call('HDEL', OWNERS, over)
 end
 if not step.number then return reply('ok') end
@@ -228,28 +232,29 @@ for number, of in pairs(states) do
   redis.call('ZADD', CHANGED, stamp, number)
 end
 for _, hold in ipairs(step.holds or NONE) do
-  if hold[7] then redis.call('HSET', HOLDS, hold[1], hold[7]) else redis.call('HDEL', HOLDS, hold[1]) end
+  if hold[7] then redis.call('HSET', HOLDS, hold[1], ARGV[hold[7]]) else redis.call('HDEL', HOLDS, hold[1]) end
 end
 for _, id in ipairs(step.correct or NONE) do redis.call('HDEL', OPEN, id) end
 for _, id in ipairs(step.late or NONE) do redis.call('HDEL', LOST, id) end
 local first = entries + 1
 for _, entry in ipairs(step.entries or NONE) do
-  -- Spent, presumed, its text, the texts of its kind and labels, what is kept of a presumption, and which hold was lost.
-  local _, spent, _, text, kind, labels, open, lost = unpack(entry, 1, 8)
+  -- Its path, spent, presumed, places of its text, of its kind and of its labels, whether it is presumed, which hold was lost.
+  local path, spent, _, place, kind, labels, open, lost = unpack(entry, 1, 8)
   entries = entries + 1
-  local id = string.format('%.0f', entries)
+  local id, text = string.format('%.0f', entries), ARGV[place]
   redis.call('RPUSH', LEDGER, id .. ' ' .. text)
-  sum(TOTALS, kind, MOST_KINDS, spent)
-  for _, label in ipairs(labels) do sum(LABELS, label, MOST_LABELS, spent) end
-  if open ~= '' then redis.call('HSET', OPEN, id, open) end
-  if lost ~= '' then redis.call('HSET', LOST, lost, id .. ' ' .. (open ~= '' and 'presumed' or 'released')) end
+  sum(TOTALS, ARGV[kind], MOST_KINDS, spent)
+  for _, label in ipairs(labels) do sum(LABELS, ARGV[label], MOST_LABELS, spent) end
+  if open then redis.call('HSET', OPEN, id, path[1] .. ' ' .. text) end
+  if lost then redis.call('HSET', LOST, lost, id .. ' ' .. (open and 'presumed' or 'released')) end
 end
 if entries >= first and entries % TRIMMED < #step.entries then redis.call('LTRIM', LEDGER, -KEPT, -1) end
 if step.learned then
   redis.call('DEL', LEARNED)
   for _, factor in ipairs(step.learned) do redis.call('HSET', LEARNED, factor[1], factor[2]) end
 end
-redis.call('HSET', META, 'stamp', stamp, 'epoch', epoch, 'entries', entries)
-redis.call('SET', LAST, string.format('%.0f %.0f', step.number, first), 'PX', 600000)
+redis.call('HSET', META, 'counts', struct.pack(COUNTS, stamp, epoch, entries))
+-- Sent again, a step that ends leases is refused, since they are over.
+if not step.over then redis.call('HSET', LASTS, CLIENT, string.format('%.0f %.0f', step.number, first)) end
 if freed then redis.call('PUBLISH', CHANNEL, CLIENT) end
 return reply('ok', first)
