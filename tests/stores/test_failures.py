@@ -54,6 +54,20 @@ def test_a_busy_store_refuses_and_names_itself(url: str) -> None:
     at_rest(budget)
 
 
+def test_who_has_waited_for_long_tries_at_every_chance(url: str) -> None:
+    """So that the busiest file lets everybody in (STORE-10)."""
+    connection, tries = gate_of(impatient(url, total=100)).connection, 0
+
+    def begin() -> None:
+        nonlocal tries
+        tries += 1
+        connection.execute("BEGIN IMMEDIATE")
+
+    with Busy(url), pytest.raises(sqlite3.OperationalError, match="locked"):
+        schema.patiently(begin, 1.0)
+    assert tries > 60
+
+
 async def test_an_answer_is_not_lost_with_the_store(url: str, caplog: pytest.LogCaptureFixture) -> None:
     """What a call came to is booked when the store is there again; its answer comes back at once (STORE-10)."""
     budget = impatient(url, total=1_000)

@@ -198,19 +198,22 @@ def patiently(work: Callable[[], object], busy_seconds: float) -> None:
 
     SQLite's own way to wait sleeps up to a tenth of a second between two tries, however little time there is. Here
     there are at least ten tries, at random moments. More of them would cost more than they win: whoever has just
-    written does its next steps fastest, because it knows the file.
+    written does its next steps fastest, because it knows the file. Only who has waited for half of the time tries at
+    every chance, so that the busiest file lets everybody in.
     """
     end = time.monotonic() + busy_seconds
+    urgent = end - busy_seconds / 2
     pause, longest = _SHORTEST_PAUSE, min(_LONGEST_PAUSE, busy_seconds / 10)
     while True:
         try:
             work()
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() >= end:
+            now = time.monotonic()
+            if error.sqlite_errorcode & 0xFF not in _BUSY or now >= end:
                 raise
         time.sleep(pause * random.random())  # noqa: S311 - so that not all come again at once
-        pause = min(2 * pause, longest)
+        pause = _SHORTEST_PAUSE if now >= urgent else min(2 * pause, longest)
 
 
 def url_of(path: str) -> str:
