@@ -1,0 +1,126 @@
+"""Where a budget in Redis may be: behind TLS, on another node of a cluster; and how many connections it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from llm_connect.core.exceptions import LLMStoreError
+from llm_connect.core.mock import MockLLMAdapter
+from llm_connect.core.models import RunConfig
+from llm_connect.stores.opening import open_budget
+from tests.core.budget_helpers import at_rest, in_thread, until, waits
+from tests.stores.looking import gate_of, second
+from tests.stores.servers import RedisServer, new_server
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+@pytest.fixture
+def certificate(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 that nobody else vouches for; its key lies beside it."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("there is no openssl here")
+    made, key = folder / "certificate.pem", folder / "key.pem"
+    command = [program, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(made), "-subj", "/CN=127.0.0.1", "-days", "2"]
+    subprocess.run([*command, "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    return made
+
+
+@pytest.fixture
+def encrypted(certificate: Path) -> Iterator[str]:
+    """The URL of a server behind TLS."""
+    port = free_port()
+    files = ["--tls-cert-file", str(certificate), "--tls-key-file", str(certificate.with_name("key.pem"))]
+    files += ["--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no"]
+    server = new_server("--tls-port", str(port), *files)
+    yield f"rediss://127.0.0.1:{port}/0"
+    server.stop()
+
+
+def test_a_server_behind_tls(encrypted: str, certificate: Path) -> None:
+    """What the URL says of certificates is heeded; who is not vouched for is not talked to (STORE-10)."""
+    with pytest.raises(LLMStoreError, match=r"rediss://127\.0\.0\.1:\d+/0 cannot be used .*certificate verify failed"):
+        open_budget(encrypted, total=100)
+    budget = open_budget(f"{encrypted}?ssl_ca_certs={certificate}", total=100)
+    budget.reserve(60).settle(50)
+    other = second(budget)
+    with other.reserve(40):
+        waiting = in_thread(lambda: budget.reserve(30, max_wait_seconds=20))
+        waits(budget, 1)
+    waiting.result().release()
+    assert budget.snapshot().spent.tokens == 50
+    at_rest(budget)
+
+
+@pytest.fixture
+def cluster() -> Iterator[dict[int, RedisServer]]:
+    """Two nodes of a cluster with half of the slots each, by their ports."""
+    ports = [(free_port(), free_port()) for _ in range(2)]
+    nodes = {}
+    for port, bus in ports:
+        options = ["--cluster-enabled", "yes", "--cluster-port", str(bus), "--bind", "127.0.0.1"]
+        nodes[port] = new_server("--port", str(port), *options)
+    clients = [redis.Redis(port=port) for port in nodes]
+    for client, slots in zip(clients, ((0, 8191), (8192, 16383)), strict=True):
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", *slots)
+    clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", *ports[1])
+    until(lambda: all(_is_whole(client) for client in clients))
+    yield nodes
+    for client in clients:
+        client.close()
+    for node in nodes.values():
+        node.stop()
+
+
+def _is_whole(client: Any) -> bool:
+    return b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO")
+
+
+def test_a_cluster_has_the_budget_on_one_node(cluster: dict[int, RedisServer]) -> None:
+    """Whichever node the URL names: who uses the budget is sent on, and who waits is told (STORE-1, STORE-7)."""
+    budgets = [open_budget(f"redis://127.0.0.1:{port}", name="shared", total=100) for port in cluster]
+    assert budgets[0] is not budgets[1]
+    first, other = budgets
+    with first.reserve(90):
+        waiting = in_thread(lambda: other.reserve(30, max_wait_seconds=20))
+        waits(other, 1)
+    waiting.result().settle(20)
+    assert [budget.snapshot().spent.tokens for budget in budgets] == [20, 20]
+    for budget in budgets:
+        at_rest(budget)
+
+
+async def test_thousands_of_calls_take_one_connection() -> None:
+    """And one more while anybody waits, however many calls there are at once."""
+    server = new_server()
+    try:
+        budget = open_budget(server.url, total_calls=4_900)
+        adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4)
+        config = RunConfig(budget_tracker=budget, max_wait_seconds=120, max_tokens=10)
+        calls = [adapter.async_execute_prompt("x", config) for _ in range(5_000)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(not isinstance(answer, Exception) for answer in answers) == 4_900
+        assert gate_of(budget).server.connected == 1
+        with redis.Redis.from_url(server.url) as client:
+            # Those of the test and of opening, that of the budget, and that of its waiters.
+            assert client.info("stats")["total_connections_received"] < 12
+        assert (await budget.asnapshot()).spent.calls == 4_900
+        at_rest(budget)
+    finally:
+        server.stop()
