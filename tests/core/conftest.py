@@ -47,13 +47,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if name in ABOUT_THE_TRACKER and hasattr(metafunc.module, "BudgetTracker"):
         in_memory_only = metafunc.definition.get_closest_marker("in_memory_only")
         everywhere = metafunc.config.getoption("all_stores") and not in_memory_only
-        metafunc.parametrize("store", stores_of(metafunc.module.__name__) if everywhere else ["memory"], indirect=True)
-
-
-def stores_of(module: str) -> list[str]:
-    """The stores for the tests of a module. One in Redis has no windows; calls ask no more of it than of a file."""
-    without_redis = module.endswith("test_windows") or ".calling." in module
-    return [store for store in STORES if store != "redis" or not without_redis]
+        metafunc.parametrize("store", STORES if everywhere else ["memory"], indirect=True)
 
 
 @pytest.fixture(autouse=True)

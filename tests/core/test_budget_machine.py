@@ -260,8 +260,6 @@ class BudgetMachine(RuleBasedStateMachine):
     (BUDGET-1, BUDGET-2, BUDGET-3, BUDGET-4, BUDGET-50, BUDGET-54)
     """
 
-    has_periods = True
-
     def __init__(self) -> None:
         super().__init__()
         self.model = Model()
@@ -273,7 +271,6 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @initialize(period=PERIODS)
     def open_root(self, period: Period | None) -> None:
-        period = period if self.has_periods else None
         root = self.open(25, total_calls=8, total_usd=usd(9), keep_entries=4, period=period)
         self.model.nodes.append(Node(root, None, [25, 8, 9], period=period))
         self.root = root
@@ -305,7 +302,6 @@ class BudgetMachine(RuleBasedStateMachine):
         tokens, calls, nano_usd = limits
         name = f"c{len(self.model.nodes)}"
         money = None if nano_usd is None else usd(nano_usd)
-        period = period if self.has_periods else None
         tracker = node.tracker.child(name, tokens, total_calls=calls, total_usd=money, period=period)
         self.model.nodes.append(Node(tracker, node, list(limits), period=period))
 

@@ -125,7 +125,7 @@ def case(machine: type[StoreBudgetMachine], of_store: str) -> Any:
     of_each = type(
         f"{machine.__name__}Of{of_store.title()}",
         (machine,),
-        {"store": of_store, "has_periods": of_store != "redis", "__doc__": machine.__doc__},
+        {"store": of_store, "__doc__": machine.__doc__},
     )
     of_each.TestCase.settings = settings(
         max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)

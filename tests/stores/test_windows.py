@@ -1,9 +1,11 @@
-"""Limits with a period, in a budget file."""
+"""Limits with a period, of budgets in stores."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sqlite3
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -17,10 +19,10 @@ from llm_connect.core.units import NOTHING
 from llm_connect.stores.command import main
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
-from llm_connect.stores.sqlite.gate import SqliteGate
-from tests.core.budget_helpers import at_rest, in_thread, refused, waits
+from tests.core.budget_helpers import at_rest, in_thread, refused, until, waits
 from tests.core.test_windows import DAY, NOON, Clock
-from tests.stores.test_leases import second
+from tests.stores.crew import crew, results
+from tests.stores.looking import second
 
 
 @pytest.fixture
@@ -30,9 +32,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def other_process(gate: Any) -> SqliteGate:
+def other_process(gate: Any) -> Any:
     """The gate that another process would have."""
-    return SqliteGate(gate.terms, gate.budget, gate.on_unknown, gate.root)
+    return gate.terms.gate()
 
 
 def test_another_period_is_another_limit(url: str) -> None:
@@ -162,6 +164,108 @@ def test_the_numbers_at_which_parts_begin_are_those_of_the_file(url: str, clock:
     assert budget.snapshot().spent.tokens == theirs.snapshot().spent.tokens == 7
     at_rest(budget)
     other.shut()
+
+
+def test_what_leaves_a_window_leaves_it_once(url: str, clock: Clock) -> None:
+    """Whoever comes first lets it leave, also when the others did not know of it yet (STORE-15)."""
+    budget = open_budget(url, total=100, period="hour")
+    other = other_process(budget.gate)
+    theirs = other.tracker(other.root)
+    for leaves in (theirs, budget):
+        theirs.record(30)
+        budget.record(40)
+        clock.moment += 3_600
+        leaves.reserve(100).release()
+        budget.reserve(100).release()
+        theirs.reserve(100).release()
+    assert [entry.amount.tokens for entry in budget.ledger if entry.outcome == "expired"] == [-70, -70]
+    at_rest(budget)
+    other.shut()
+
+
+def test_what_others_have_booked_before_a_part_ends_leaves_with_it(url: str, clock: Clock) -> None:
+    """Though whoever ends the part has not heard of it; a correction finds it where it is (BUDGET-54, STORE-15)."""
+    budget = open_budget(url, total=100, period=timedelta(hours=1))
+    other = other_process(budget.gate)
+    with other.tracker(other.root).reserve(50) as hold:
+        hold.dispatch()
+    assert hold.entry is not None
+    clock.moment += 60
+    budget.reserve(1).settle(1)
+    budget.correct(hold.entry.id, 20)
+    assert budget.snapshot().spent.tokens == 21
+    clock.moment += 3_600
+    assert budget.snapshot().spent.tokens == 1
+    at_rest(budget)
+    other.shut()
+
+
+def test_a_threshold_is_told_though_another_process_was_faster(url: str, clock: Clock) -> None:
+    """What was decided on a window that others have moved has not happened (BUDGET-57, STORE-15)."""
+    budget = open_budget(url, total=100, period="day")
+    seen: list[int] = []
+    budget.on_threshold(0.8, lambda snapshot: seen.append(snapshot.spent.tokens))
+    other = other_process(budget.gate)
+    theirs = other.tracker(other.root)
+    for _ in range(2):
+        hold = budget.reserve(90)
+        clock.moment += DAY
+        theirs.record(3)
+        hold.settle(90)
+        clock.moment += DAY
+    assert seen == [93, 93]
+    at_rest(budget)
+    other.shut()
+
+
+def test_processes_that_book_without_pause_lose_nothing_of_windows(url: str) -> None:
+    """Windows of the budget, of a shared child and of their own, some parts of which end every few milliseconds.
+
+    (STORE-1, STORE-15)
+    """
+    budget = open_budget(url, period=timedelta(seconds=0.3), keep_entries=0)
+    with crew(3, "short_windows", url, 120) as processes:
+        found = results(processes)
+    paths = [f"budget/{name}" for name in ("shared", "own 0", "own 1", "own 2")]
+    totals = budget.ledger.totals("tracker")
+    assert sum(totals[path].amount.tokens for path in (budget.path, *paths)) == sum(found) > 0
+    shared = budget.child("shared", join=True)
+    assert shared.period == timedelta(seconds=0.6)
+    for each in (shared, budget):
+        until(lambda each=each: each.snapshot().spent == NOTHING)  # type: ignore[misc]
+        assert each.snapshot().presumed == NOTHING
+    at_rest(budget)
+
+
+def test_a_tracker_with_a_window_goes_to_other_processes(url: str) -> None:
+    """Pickled, and by a fork, it has its window there (STORE-6, STORE-15)."""
+    budget = open_budget(url, total=100, period="month")
+    child = budget.child("c", 50, period="day")
+    for context in ("spawn", "fork"):
+        with ProcessPoolExecutor(1, multiprocessing.get_context(context)) as pool:
+            snapshot = pool.submit(child.snapshot).result(20)
+            pool.submit(child.record, 7).result(20)
+        assert (snapshot.period, snapshot.opens_at) == ("day", child.snapshot().opens_at)
+    assert (budget.snapshot().spent.tokens, child.snapshot().spent.tokens) == (14, 14)
+    at_rest(budget)
+
+
+def test_a_child_that_was_never_used_stands_in_no_store(url: str, clock: Clock) -> None:
+    """However often its window begins anew; what it books then counts from then on (STORE-15)."""
+    budget = open_budget(url, total=100)
+    child = budget.child("c", 50, period="hour")
+    for _ in range(3):
+        clock.moment += 3_600
+        budget.record(1)
+    assert child.number == 0
+    with child.reserve(10) as hold:
+        hold.dispatch()
+    assert hold.entry is not None
+    budget.correct(hold.entry.id, 4)
+    assert child.snapshot().spent.tokens == 4
+    clock.moment += 3_600
+    assert child.snapshot().spent == NOTHING
+    at_rest(budget)
 
 
 def test_who_waits_for_a_window_keeps_its_place_in_other_processes(url: str) -> None:

@@ -28,7 +28,7 @@ from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.waiters import Waiter
-from llm_connect.core.windows import Windows, seconds_until_open
+from llm_connect.core.windows import Clock, Windows, seconds_until_open, wall_clock
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -49,7 +49,7 @@ class Gate:
     #: What is granted.
     hold_type: type[Hold] = Hold
 
-    def __init__(self, keep_entries: int, on_unknown: OnUnknown, sink: Sink | None) -> None:
+    def __init__(self, keep_entries: int, on_unknown: OnUnknown, sink: Sink | None, clock: Clock = wall_clock) -> None:
         # What a slot of it holds is callable, which pyright takes for an unbound method.
         self._lock: Lock = TreeLock()  # pyright: ignore[reportAttributeAccessIssue]
         self.on_unknown: OnUnknown = on_unknown
@@ -59,7 +59,8 @@ class Gate:
         self._learned = self._books.learned.factors
         self._line = Line()
         self._slices = Slices()
-        self._windows = Windows()
+        self.clock: Clock = clock
+        self._windows = Windows(clock)
         #: Whether there is any window: else no operation looks at the clock.
         self._windowed: bool = False
         #: What finalizers left to do; the next operation works it off.

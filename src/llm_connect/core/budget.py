@@ -125,7 +125,7 @@ class BudgetTracker(BudgetFigures):
         self.is_slice: bool = is_slice
         self._opens_as_slice: bool = is_slice
         self._joined: dict[str, BudgetTracker] = {}
-        self.window: Window | None = None if period is None else Window(period)
+        self.window: Window | None = None if period is None else Window(period, gate.clock)
         if self.window is not None:
             for account in self.own_accounts:
                 account.window = self.window

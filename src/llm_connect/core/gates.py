@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llm_connect.core.thresholds import Threshold
     from llm_connect.core.units import Amount
     from llm_connect.core.waiters import Waiter
+    from llm_connect.core.windows import Clock
 
 T = TypeVar("T")
 
@@ -61,6 +62,10 @@ class BudgetGate(Protocol):
     def on_unknown(self) -> str: ...
     @property
     def ledger(self) -> Ledger: ...
+    @property
+    def clock(self) -> Clock:
+        """By which windows move."""
+        ...
 
     # Admission: `admit`, else `queue`, wait, and `take` or `abandon`. Then `dispatch`, perhaps `extend`, and one `end`.
     def arrive(self) -> int: ...

@@ -27,7 +27,7 @@ class Threshold:
         self.tracker = tracker
         self.callback = callback
         #: Until the present part of the tracker's window ends after this moment, it has been told.
-        self._told_until: float = -math.inf
+        self.told_until: float = -math.inf
         # As it is written: in floating point, 0.07 of 100 is more than 7.
         self._numerator, self._denominator = Decimal(str(part)).as_integer_ratio()
 
@@ -35,7 +35,7 @@ class Threshold:
     def reached(self) -> bool:
         """Whether that part is spent of any limit, and was not told yet in this window."""
         window = self.tracker.window
-        if window is not None and window.ends_at <= self._told_until:
+        if window is not None and window.ends_at <= self.told_until:
             return False
         return any(
             account.limit is not None and account.spent * self._denominator >= account.limit * self._numerator
@@ -47,5 +47,5 @@ class Threshold:
         window = self.tracker.window
         if window is None:
             return False
-        self._told_until = window.ends_at + window.kept
+        self.told_until = window.ends_at + window.kept
         return True

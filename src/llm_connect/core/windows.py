@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import reduce
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from llm_connect.core.accounts import Account, Path, amount_of, hopeless, needs
 from llm_connect.core.periods import Period, kept_seconds, part_end
@@ -27,8 +27,15 @@ if TYPE_CHECKING:
     from llm_connect.core.holds import Hold
     from llm_connect.core.waiters import Waiter
 
-#: The wall clock, in seconds since the epoch.
-now: Callable[[], float] = time.time
+#: A clock that says the moment in seconds since the epoch.
+Clock: TypeAlias = Callable[[], float]
+#: The wall clock.
+now: Clock = time.time
+
+
+def wall_clock() -> float:
+    """The clock of windows that are not kept elsewhere, whose clock they go by there."""
+    return now()
 
 
 class Part(NamedTuple):
@@ -44,14 +51,16 @@ class Part(NamedTuple):
 class Window:
     """The parts of one tracker's period; its caller holds the lock of the tree."""
 
-    __slots__ = ("changed", "ends_at", "first", "kept", "parts", "period")
+    __slots__ = ("changed", "clock", "ends_at", "first", "kept", "parts", "period")
 
-    def __init__(self, period: Period) -> None:
+    def __init__(self, period: Period, clock: Clock = wall_clock) -> None:
         self.period: Period = period
+        #: By which it moves.
+        self.clock: Clock = clock
         #: How long a part counts after its end.
         self.kept: float = kept_seconds(period)
         #: When the present part ends.
-        self.ends_at: float = part_end(period, now())
+        self.ends_at: float = part_end(period, clock())
         #: The least id of its entries.
         self.first: int = 0
         #: Those that have ended, oldest first.
@@ -84,7 +93,9 @@ class Window:
             self.parts = [part._replace(expires_at=min(part.expires_at, last)) for part in self.parts]
             self.changed = True
         gone = [part for part in self.parts if part.expires_at <= moment]
-        del self.parts[: len(gone)]
+        if gone:
+            del self.parts[: len(gone)]
+            self.changed = True
         return gone
 
     def amend(self, entry_id: int, difference: Amount, presumed: Amount) -> bool:
@@ -135,7 +146,8 @@ class Window:
 class Windows:
     """The windows of one tree of trackers; but for `add` and `due`, its caller holds the lock of the tree."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = wall_clock) -> None:
+        self._clock = clock
         self._trackers: deque[weakref.ref[BudgetTracker]] = deque()
         #: Those that were added since the last look.
         self._added: deque[weakref.ref[BudgetTracker]] = deque()
@@ -149,7 +161,12 @@ class Windows:
     @property
     def due(self) -> bool:
         """Whether `roll` has anything to look at."""
-        return bool(self._added) or not self._since <= now() < self._until
+        return bool(self._added) or not self._since <= self._clock() < self._until
+
+    @property
+    def pause(self) -> float:
+        """Seconds until `roll` has anything to look at."""
+        return 0.0 if self.due else self._until - self._clock()
 
     def look_again(self) -> None:
         """Others may have changed a window."""
@@ -161,11 +178,12 @@ class Windows:
             return False
         while self._added:
             self._trackers.append(self._added.popleft())
-        self._since, self._until = now(), math.inf
-        left = [self._move(tracker, self._since, books) for tracker in self._living()]
+        self._since, self._until = self._clock(), math.inf
+        left = [self._move(tracker, self._since, books) for tracker in self.living()]
         return any(left)
 
-    def _living(self) -> list[BudgetTracker]:
+    def living(self) -> list[BudgetTracker]:
+        """The trackers that it looks after."""
         living = [(ref, tracker) for ref in self._trackers if (tracker := ref()) is not None]
         self._trackers = deque(ref for ref, _ in living)
         return [tracker for _, tracker in living]
@@ -175,15 +193,16 @@ class Windows:
         assert window is not None
         gone = window.move(moment, amount_of(own, "spent"), amount_of(own, "presumed"), books.number)
         for part in gone:
-            books.expire(tracker, part.spent, part.presumed)
+            if (part.spent, part.presumed) != (NOTHING, NOTHING):
+                books.expire(tracker, part.spent, part.presumed)
         self._until = min(self._until, window.due_at)
         return bool(gone)
 
 
 def seconds_until_open(tracker: BudgetFigures) -> float:
     """Seconds until the next of what is spent leaves a window of `tracker` or above it; infinite without any."""
-    opens_at = (each.window.opens_at for each in tracker.lineage if each.window is not None)
-    return min(opens_at, default=math.inf) - now()
+    windows = [each.window for each in tracker.lineage if each.window is not None]
+    return min((window.opens_at - window.clock() for window in windows), default=math.inf)
 
 
 def follow(books: Books, hold: Hold, difference: Amount) -> None:
@@ -218,7 +237,12 @@ def fits_by(deadline: float, path: Path, amount: Amount, own: Callable[[Account]
     if hopeless(path, amount, own) is None:
         return True
     opens_at = opening(path, amount, own)
-    return opens_at is not None and time.monotonic() + max(0.0, opens_at - now()) <= deadline
+    return opens_at is not None and time.monotonic() + max(0.0, opens_at - _now_on(path)) <= deadline
+
+
+def _now_on(path: Path) -> float:
+    """The moment by the clock of the windows on `path`, of which there is one."""
+    return next(account.window.clock() for account in path.units[0] if account.window is not None)
 
 
 def doomed(waiter: Waiter, own: Callable[[Account], int] = lambda _: 0) -> bool:

@@ -18,6 +18,7 @@ from llm_connect.core.holds import NO_ENDING, Ending, Hold
 from llm_connect.core.line import Line
 from llm_connect.core.units import NOTHING
 from llm_connect.core.waiting import in_running_loop
+from llm_connect.core.windows import Clock, wall_clock
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.outbox import StagedOutbox
 from llm_connect.stores.processes import look_after
@@ -53,8 +54,8 @@ class StoreGate(Gate, ABC):
     trackers: Trackers
     books: StoredBooks
 
-    def __init__(self, terms: Terms, on_unknown: OnUnknown, root: int) -> None:
-        super().__init__(terms.keep_entries, on_unknown, terms.sink)
+    def __init__(self, terms: Terms, on_unknown: OnUnknown, root: int, clock: Clock = wall_clock) -> None:
+        super().__init__(terms.keep_entries, on_unknown, terms.sink, clock)
         self.terms: Terms = terms
         #: The number of its root.
         self.root = root

@@ -52,7 +52,7 @@ def open_budget(
         this machine, not on a network.
     name, and the limits `total`, `total_usd` and `total_calls` with their `period`: the first who opens a budget makes
         it; who comes later joins it with the same, or with none said. change_limits: True sets the limits to these for
-        all; the period stays. A budget in Redis has none.
+        all; the period stays.
     lease_seconds: a process that holds budget says three times in this time that it is there. When it does not any
         more, what it had reserved is released, and what it had dispatched is presumed.
     The other arguments are those of `BudgetTracker`, and are this process's own, but for `on_unknown`, which the first

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from llm_connect.core.periods import period_said
 from llm_connect.core.units import Amount, usd_of
+from llm_connect.core.windows import Window
 from llm_connect.stores.rows import labels_of
 
 
@@ -39,6 +42,17 @@ def figures_data(figures: Sequence[int | None]) -> dict[str, dict[str, Any]]:
         named = {"limit": limit, "spent": spent, "held": held, "left": left, "presumed": presumed, "sliced": sliced}
         units[unit] = {name: _usd(value) for name, value in named.items()} if unit == "usd" else named
     return units
+
+
+def windowed_data(window: Window, figures: Sequence[int | None]) -> dict[str, Any]:
+    """The same of a tracker with a window, as they are now: what has left it may not be written down yet."""
+    now = list(figures)
+    spent, presumed = Amount(*figures[1::5]), Amount(*figures[3::5])  # type: ignore[arg-type]
+    for part in window.move(window.clock(), spent, presumed, lambda: 0):
+        now[1::5] = Amount(*now[1::5]).minus(part.spent)  # type: ignore[arg-type]
+        now[3::5] = Amount(*now[3::5]).minus(part.presumed)  # type: ignore[arg-type]
+    opens_at = datetime.fromtimestamp(window.opens_at, UTC).isoformat()
+    return {"period": period_said(window.period), "opens_at": opens_at, **figures_data(now)}
 
 
 def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_usd: int, *rest: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Trackers(ABC):
         if known is not None:
             return known
         parent, name, is_slice, *state = self._read(number)
-        window = self._read_window(number)
+        window = self._window(number, tuple(state))
         period = None if window is None else window.period
         tracker = self.make(name, None if parent is None else self.find(parent), period, is_slice=bool(is_slice))
         tracker._opens_as_slice = False
@@ -48,13 +48,13 @@ class Trackers(ABC):
             self._gate.roll()
         return tracker
 
-    def _read_window(self, number: int) -> Window | None:
+    @abstractmethod
+    def _window(self, number: int, state: Row) -> Window | None:
         """The window of the tracker of this number; None when its limits are for good."""
-        return None
 
     def _bring_up_to_date(self, tracker: BudgetTracker, number: int, state: Row) -> None:
         bring_up_to_date(tracker, state)
-        window = None if tracker.window is None else self._read_window(number)
+        window = None if tracker.window is None else self._window(number, state)
         if tracker.window is not None and window is not None:
             tracker.window.become(*window.state)
 

@@ -6,11 +6,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
-from llm_connect.stores.redis.gate import RedisGate, no_windows
+from llm_connect.core.windows import Window
+from llm_connect.stores.redis.clock import clock_of
+from llm_connect.stores.redis.gate import RedisGate
 from llm_connect.stores.redis.keys import SCHEMA, Keys
 from llm_connect.stores.redis.server import Server
 from llm_connect.stores.redis.states import MOST, new_state, packed_state
 from llm_connect.stores.redis.terms import ServerTerms
+from llm_connect.stores.redis.windows import window_text
 
 if TYPE_CHECKING:
     from llm_connect.core.admission import OnUnknown
@@ -25,6 +28,7 @@ redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'counts', struct.pack('<ddd', 1, 
   'name', ARGV[3])
 redis.call('HSET', KEYS[2], 1, ARGV[4])
 redis.call('ZADD', KEYS[3], 1, 1)
+if ARGV[5] ~= '' then redis.call('HSET', KEYS[4], 1, ARGV[5]) end
 return 'made'
 """
 
@@ -42,15 +46,14 @@ def gate_of(terms: ServerTerms) -> RedisGate:
 
 def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
     """Make the budget; False when it is there."""
-    if period is not None:
-        raise no_windows()
     if any(limit is not None and limit > MOST for limit in limits):
         raise LLMConfigurationError(f"A limit is too large for Redis: it counts up to {MOST:,}.")
     keys = Keys(terms.name)
-    names = [keys.of(part) for part in ("meta", "trackers", "changed")]
+    names = [keys.of(part) for part in ("meta", "trackers", "changed", "windows")]
     with closing(Server(terms.url, terms.busy_seconds)) as server:
-        state = packed_state(new_state(ROOT, closed=False, limits=limits))
-        made = server.call("EVAL", _MAKE, 3, *names, SCHEMA, on_unknown, terms.name, state).decode()
+        window = "" if period is None else window_text(Window(period, clock_of(server)))
+        state = packed_state(new_state(ROOT, closed=False, limits=limits, window=bool(window)))
+        made = server.call("EVAL", _MAKE, 4, *names, SCHEMA, on_unknown, terms.name, state, window).decode()
     if made != "made":
         check_schema(terms, made)
     return bool(made == "made")

@@ -35,6 +35,8 @@ class StepChanges(Changes):
         #: Numbers of presumed entries that it corrects, and names of lost holds that it ends late.
         self.corrects: list[int] = []
         self.late: list[str] = []
+        #: What leaves windows: the tracker, and how much less of it is spent and presumed.
+        self.left: list[tuple[BudgetTracker, Amount, Amount]] = []
         #: Leases that it ends.
         self.over: list[str] = []
 
@@ -43,7 +45,7 @@ class StepChanges(Changes):
 
     def clear(self) -> None:
         super().clear()
-        for of_step in (self.entries, self.texts, self.slices, self.corrects, self.late, self.over):
+        for of_step in (self.entries, self.texts, self.slices, self.corrects, self.late, self.left, self.over):
             of_step.clear()
 
     def add(
@@ -85,6 +87,10 @@ class StepChanges(Changes):
             "over": self.over,
             "correct": [str(number) for number in self.corrects],
         }
+        if self.left:
+            rare["left"] = [(trackers.path_of(each)[0], *map(NOTHING.minus, amounts)) for each, *amounts in self.left]
+        if self._gate.windowed:
+            rare["windows"] = trackers.windows(self._trackers)
         rare["slices"] = [self._slice(*each) for each in self.slices]
         step.update((name, part) for name, part in rare.items() if part)
         if trackers.new:

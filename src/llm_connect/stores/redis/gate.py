@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.core.exceptions import LLMStoreError
 from llm_connect.core.slices import limits_of
 from llm_connect.stores.redis.line import RevisableLine
 from llm_connect.stores.redis.listener import Listener
@@ -54,13 +54,6 @@ def informed(operation: F) -> F:
     return redone(operation, informed=True)
 
 
-def no_windows() -> LLMConfigurationError:
-    """What stands against a period in this store."""
-    return LLMConfigurationError(
-        "A budget in Redis has no period: leave period away, or keep the budget in a file (sqlite:///) or in memory."
-    )
-
-
 class WaitingGate(RedisState):
     """What a gate in a server does otherwise than one in a file."""
 
@@ -70,9 +63,6 @@ class WaitingGate(RedisState):
         #: Whether others may have freed what somebody waits for.
         self._noticed = False
         self._looked_at = 0.0
-
-    def keep_window(self, tracker: BudgetTracker) -> None:
-        raise no_windows()
 
     @property
     def waited_for(self) -> bool:
@@ -140,7 +130,7 @@ class WaitingGate(RedisState):
     def tick(self) -> float:
         try:
             now, due = time.monotonic(), self.leases.due
-            waits = self._line.busy and (self._noticed or now >= self._looked_at + _LOOK_SECONDS)
+            waits = self._line.busy and (self._noticed or now >= self._looked_at + self._look_seconds)
             if due or waits:
                 self._noticed, self._looked_at = False, now
                 self.stale: bool = True
@@ -149,7 +139,12 @@ class WaitingGate(RedisState):
         except LLMStoreError as error:
             _log.warning("%s", error)
             return _RETRY_SECONDS
-        return min(self.leases.pause, _LOOK_SECONDS) if self._line.busy else self.leases.pause
+        return min(self.leases.pause, self._look_seconds) if self._line.busy else self.leases.pause
+
+    @property
+    def _look_seconds(self) -> float:
+        """How often those that wait look by themselves: a window may open by then."""
+        return min(_LOOK_SECONDS, self._windows.pause) if self._windowed else _LOOK_SECONDS
 
     def look_after(self, due: bool) -> None:
         """Do what is left to do, see who is let in, and keep the lease or let it go."""
@@ -207,6 +202,7 @@ _REDONE = (
     "admit",
     "dispatch",
     "extend",
+    "look",
     "look_after",
     "take",
 )

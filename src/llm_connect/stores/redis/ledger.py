@@ -20,10 +20,12 @@ from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.stores.books import StoredBooks
 from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.redis.windows import TO_COME
 from llm_connect.stores.rows import entry_of, entry_values, facts_of
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.figures import BudgetFigures
     from llm_connect.stores.redis.state import RedisState
 
 
@@ -42,6 +44,9 @@ class ServerLedger(Ledger):
     def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
         self._gate.books.add(line, kind, labels, amount)
 
+    def append_expiry(self, entry: LedgerEntry) -> None:
+        self._gate.books.add_expiry(entry)
+
     def totals(self, by: By) -> dict[str, Total]:
         """Like `Ledger.totals`."""
         if by not in get_args(By):
@@ -53,6 +58,9 @@ class ServerLedger(Ledger):
         total = NOTHING
         for of_kind in sums_by("tracker", self._gate.fetch_after_all("HGETALL", "totals")).values():
             total = total.plus(of_kind.amount)
+        expired = self._gate.fetch_after_all("HGET", "meta", "expired")
+        if expired is not None:
+            total = total.plus(Amount(*map(int, _SUM.unpack(expired)[1:])))
         for entry in self:
             total = total.minus(entry.amount)
         return total
@@ -94,15 +102,29 @@ class ServerBooks(StoredBooks):
         self._ids = itertools.repeat(-1)  # type: ignore[assignment]
         self._presumed = Presumptions(gate)
         self._place: tuple[BudgetTracker, Amount] | None = None
-        self._thresholds_before: list[Threshold] | None = None
+        self._thresholds_before: list[tuple[Threshold, float]] = []
 
     def begin(self) -> None:
         """Remember what a step may change."""
-        self._thresholds_before = list(self._thresholds) if self._thresholds else None
+        if self._thresholds or self._thresholds_before:
+            self._thresholds_before = [(threshold, threshold.told_until) for threshold in self._thresholds]
 
     def undo(self) -> None:
         """Thresholds that were reached were not."""
-        self._thresholds[:] = self._thresholds_before or ()
+        self._thresholds[:] = [threshold for threshold, _ in self._thresholds_before]
+        for threshold, told_until in self._thresholds_before:
+            threshold.told_until = told_until
+
+    def number(self) -> int:
+        return TO_COME + len(self._gate.changes.entries)
+
+    def expire(self, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
+        super().expire(tracker, spent, presumed)
+        self._gate.changes.left.append((tracker, spent, presumed))  # type: ignore[arg-type]
+
+    def add_expiry(self, entry: LedgerEntry) -> None:
+        """Let the step at hand write an entry that says what has left a window; the figures say it by themselves."""
+        self._gate.changes.add(entry, ([], entry.amount, NOTHING), (_text(entry), "", []), (False, False))
 
     def open_presumptions(self) -> list[int]:
         return sorted(int(number) for number in self._gate.fetch("HKEYS", "open"))

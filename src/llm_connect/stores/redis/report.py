@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.totals import By
 from llm_connect.stores.redis.budgets import ROOT
+from llm_connect.stores.redis.clock import ServerClock
 from llm_connect.stores.redis.keys import PATTERN, SCHEMA, Keys, name_of
 from llm_connect.stores.redis.ledger import entry_from, sums_by
 from llm_connect.stores.redis.server import Server, shown
 from llm_connect.stores.redis.states import states_of
-from llm_connect.stores.reports import figures_data, hold_data, sum_data
+from llm_connect.stores.redis.windows import window_of
+from llm_connect.stores.reports import figures_data, hold_data, sum_data, windowed_data
 from llm_connect.stores.rows import Row
 
 _SECONDS = 5.0
@@ -27,8 +30,10 @@ class ServerReport:
     def __init__(self, server: Server, url: str) -> None:
         self._server = server
         self._url = shown(url)
+        self._clock, asked_at = ServerClock(), time.time()
         seconds, micros = map(int, server.call("TIME"))
         self._now = seconds + micros / 1e6
+        self._clock.hear(self._now, asked_at)
 
     def budgets(self) -> list[dict[str, Any]]:
         found = []
@@ -36,7 +41,7 @@ class ServerReport:
             holds = self._holds(name)
             (root,) = (state for number, state in self._states(name) if number == ROOT)
             stale = sum(hold["stale"] for hold in holds)
-            found.append({"name": name, **figures_data(root[2:]), "holds": len(holds), "stale_holds": stale})
+            found.append({"name": name, **self._figures(root), "holds": len(holds), "stale_holds": stale})
         return found
 
     def budget(self, name: str) -> dict[str, Any]:
@@ -44,7 +49,7 @@ class ServerReport:
         paths = self._paths(name)
         states = sorted(self._states(name), key=lambda each: (paths[each[0]], each[0]))
         trackers = [
-            {"path": paths[number], "closed": bool(state[0]), "slice": state[1] is not None, **figures_data(state[2:])}
+            {"path": paths[number], "closed": bool(state[0]), "slice": state[1] is not None, **self._figures(state)}
             for number, state in states
         ]
         spent_by = {by: self._spent_by(name, by) for by in _BY}
@@ -74,8 +79,12 @@ class ServerReport:
                 return sorted(names)
 
     def _states(self, name: str) -> list[tuple[int, Row]]:
-        states = self._read(name, "HVALS", "trackers")
-        return list(states_of(b"".join(states)))
+        windows = {int(number): text for number, text in self._pairs(name, "windows")}
+        return list(states_of(b"".join(self._read(name, "HVALS", "trackers")), windows))
+
+    def _figures(self, state: Row) -> dict[str, Any]:
+        figures, window = state[2:-1], state[-1]
+        return figures_data(figures) if window is None else windowed_data(window_of(window, self._clock), figures)
 
     def _paths(self, name: str) -> dict[int, str]:
         places = {int(key): json.loads(text) for key, text in self._pairs(name, "places") if key.isdigit()}

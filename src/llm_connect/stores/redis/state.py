@@ -20,6 +20,7 @@ from llm_connect.core.totals import OTHERS
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.leases import Lease
 from llm_connect.stores.redis.changes import StepChanges
+from llm_connect.stores.redis.clock import ServerClock
 from llm_connect.stores.redis.keys import NAMES, SCHEMA, Keys
 from llm_connect.stores.redis.leases import ServerLeases
 from llm_connect.stores.redis.ledger import ServerBooks, ServerLedger
@@ -28,6 +29,7 @@ from llm_connect.stores.redis.server import Doubt, Server, part_of, store_error
 from llm_connect.stores.redis.states import MOST
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.trackers import ServerTrackers
+from llm_connect.stores.redis.windows import windows_in
 
 _SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.lua").read_text("utf-8")
 #: How many parts of a command are the same for all steps, but for one.
@@ -45,6 +47,7 @@ class RedisState(StoreGate):
     """A gate that knows what the last reply of the server said, and sends each step as one script."""
 
     terms: ServerTerms
+    clock: ServerClock  # pyright: ignore[reportIncompatibleMethodOverride]
     changes: StepChanges
     leases: ServerLeases
     trackers: ServerTrackers
@@ -52,7 +55,7 @@ class RedisState(StoreGate):
     _line: RevisableLine
 
     def __init__(self, terms: ServerTerms, on_unknown: OnUnknown, root: int) -> None:
-        super().__init__(terms, on_unknown, root)
+        super().__init__(terms, on_unknown, root, ServerClock())
         self.keys: Keys = Keys(terms.name)
         self.changes = StepChanges(self)
         self.leases = ServerLeases(self, terms.lease_seconds)
@@ -87,8 +90,10 @@ class RedisState(StoreGate):
         try:
             self.fresh = False
             self.books.begin()
-            if self.stale or self.trackers.stamp is None:
+            if self.stale or self.trackers.stamp is None or (self._windowed and not self.clock.known):
                 self._ask()
+            elif self._windowed:
+                self.roll()
         except BaseException as error:
             self.roll_back(error)
             raise
@@ -149,6 +154,8 @@ class RedisState(StoreGate):
                 raise self._failure(outcome)
             self.fresh, self.stale = True, False
             self.trackers.commit()
+            if self._windowed:
+                self.roll()
             self.books.look_at_thresholds()
             if self._end_over():
                 return
@@ -162,6 +169,7 @@ class RedisState(StoreGate):
             outcome, first = self._send(self._step())
             if outcome == "again":
                 self._undo()
+                self.books.undo()
                 return False
             if outcome != "ok":
                 raise self._failure(outcome)
@@ -173,7 +181,7 @@ class RedisState(StoreGate):
 
     def _send(self, step: dict[str, Any]) -> tuple[str, int]:
         """What the script says of a step; what it says of trackers is known afterwards."""
-        since, lease = time.monotonic(), self.leases.said()
+        since, asked_at, lease = time.monotonic(), time.time(), self.leases.said()
         step["epoch"] = self._epoch
         if lease is not None:
             step["lease"] = lease
@@ -183,10 +191,12 @@ class RedisState(StoreGate):
         if not figures:
             # What was decided is undone first; then the server is asked anew.
             return outcome, 0
-        stamp, epoch, first, *self._over = figures
+        moment, stamp, epoch, first, size, *self._over = figures
+        self.clock.hear(int(moment) / 1000, asked_at)
+        end = len(reply) - int(size)
         if lease is not None and lease[1] and outcome == "ok":
             self.leases.renewed(since)
-        self.trackers.absorb(reply, len(head) + 1)
+        self.trackers.absorb(reply[len(head) + 1 : end], windows_in(reply[end:].decode()))
         self.trackers.stamp = int(stamp)
         if int(epoch) != self._epoch:
             self._epoch = int(epoch)
@@ -222,6 +232,26 @@ class RedisState(StoreGate):
         keys = self.keys.all
         head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel, SCHEMA, self.client, _OTHERS)
         return b"".join(map(part_of, head))
+
+    def _roll(self) -> None:
+        """Like `Gate._roll`; what has changed of windows is written, since it speaks of the entries of this step."""
+        if self._windows.due:
+            super()._roll()
+            moved = (each for each in self._windows.living() if each.number and each.window.changed)  # type: ignore[union-attr]
+            self.changes.note_trackers(moved)
+
+    def _undo(self) -> None:
+        super()._undo()
+        self._windows.look_again()
+
+    @property
+    def windowed(self) -> bool:
+        """Whether this process knows of any window."""
+        return self._windowed
+
+    def look_again(self) -> None:
+        """Others have changed a window."""
+        self._windows.look_again()
 
     def _failure(self, outcome: str) -> Exception:
         if outcome == "missing":
@@ -266,6 +296,7 @@ class RedisState(StoreGate):
     def leave_connection(self) -> None:
         self.server.close()
         self.stale = True
+        self._windows.look_again()
         self._start()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llm_connect.core.limits import Limits
@@ -13,10 +13,10 @@ from llm_connect.stores.rows import Row
 MOST = 2**53 - 1
 #: Places at which a step sets what it changes of a state, as Lua counts them.
 CLOSED = 2
-LIMITS = (4, 9, 14)
-#: Number, closed, and how long the name of the lease is that keeps a slice open; for each unit limit (-1: none), spent,
-#: held, presumed and sliced. The name of the lease follows.
-_STATE = struct.Struct("<dBB15d")
+LIMITS = (5, 10, 15)
+#: Number, closed, how long the name of the lease is that keeps a slice open, and which step has changed its window last
+#: (0: it has none); for each unit limit (-1: none), spent, held, presumed and sliced. The name of the lease follows.
+_STATE = struct.Struct("<dBBd15d")
 _NO_LIMIT = -1
 
 
@@ -25,10 +25,13 @@ def limit_figure(limit: int | None) -> int:
     return _NO_LIMIT if limit is None else limit
 
 
-def new_state(number: int, *, closed: bool, limits: Limits) -> list[int]:
-    """What is in the state of a tracker that has spent and held nothing."""
+def new_state(number: int, *, closed: bool, limits: Limits, window: bool = False) -> list[int]:
+    """What is in the state of a tracker that has spent and held nothing.
+
+    window: whether the first of all steps gives it one.
+    """
     figures = (figure for limit in limits for figure in (limit_figure(limit), 0, 0, 0, 0))
-    return [number, int(closed), 0, *figures]
+    return [number, int(closed), 0, int(window), *figures]
 
 
 def packed_state(values: list[int]) -> bytes:
@@ -36,12 +39,19 @@ def packed_state(values: list[int]) -> bytes:
     return _STATE.pack(*values)
 
 
-def states_of(data: bytes, at: int = 0) -> Iterator[tuple[int, Row]]:
-    """Numbers of trackers, and of each closed, the lease of a slice, and five figures for each unit."""
+def has_window(state: bytes) -> bool:
+    """Whether the tracker with this state has one."""
+    return bool(_STATE.unpack_from(state)[3])
+
+
+def states_of(data: bytes, windows: Mapping[int, str]) -> Iterator[tuple[int, Row]]:
+    """Numbers of trackers, and of each closed, the lease of a slice, five figures for each unit, and its window."""
+    at = 0
     while at < len(data):
-        number, closed, size, *figures = _STATE.unpack_from(data, at)
+        number, closed, size, _, *figures = _STATE.unpack_from(data, at)
         at += _STATE.size + size
-        row: list[Any] = [closed, data[at - size : at].decode() or None, *map(int, figures)]
+        window = windows.get(int(number))
+        row: list[Any] = [closed, data[at - size : at].decode() or None, *map(int, figures), window]
         for place in (2, 7, 12):
             if row[place] == _NO_LIMIT:
                 row[place] = None

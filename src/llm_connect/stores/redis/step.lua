@@ -3,17 +3,20 @@
 -- KEYS are those of `keys.py`, in its order. ARGV has the channel, the schema, who asks, what sums beyond the last kind
 -- count under, the step as `changes.py` writes it down, and the texts that it has the places of.
 -- The reply of a step that was not written is one word, which says why. That of others begins with a line: the word, the
--- number of the last change, that of the last change that concerns everybody, and the number of the first entry that was
--- written; when the step only asks, the leases that are over as well. Then come the states of the trackers that have changed
--- since this process looked, as `states.py` reads them.
+-- time in milliseconds, the number of the last change, that of the last change that concerns everybody, the number of the
+-- first entry that was written, and how long the windows are that have changed; when the step only asks, the leases that are
+-- over as well. Then come the states of the trackers that have changed since this process looked, as `states.py` reads them,
+-- and of those whose window has changed the number and the window, a line each.
 local META, TRACKERS, CHANGED, HOLDS, LEASES, OWNERS, LEDGER = unpack(KEYS, 1, 7)
-local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, LASTS = unpack(KEYS, 8, 14)
+local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, WINDOWS, LASTS = unpack(KEYS, 8, 15)
 local CHANNEL, SCHEMA, CLIENT, OTHERS = unpack(ARGV, 1, 4)
 local MOST = 9007199254740991 -- what a number of Lua counts exactly
 local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
--- Of a tracker: number, closed, how long the name of the lease is that keeps a slice open, for each unit limit (-1: none), spent,
--- held, presumed, sliced; and the name of that lease behind them.
-local STATE, CLOSED, LEASE_SIZE, FIRST, LEASE = '<dBBddddddddddddddd', 2, 3, {4, 9, 14}, 19
+-- Of a tracker: number, closed, how long the name of the lease is that keeps a slice open, the number of the step that has
+-- changed its window last (0: it has none), for each unit limit (-1: none), spent, held, presumed, sliced; and the name of that
+-- lease behind them.
+local STATE, CLOSED, LEASE_SIZE, WINDOW, FIRST, LEASE = '<dBBdddddddddddddddd', 2, 3, 4, {5, 10, 15}, 20
+local WINDOW_AT = 11 -- the byte at which that step stands
 local SUM = '<dddd'
 -- The numbers of the last change, of the last that concerns everybody, and of the last entry.
 local COUNTS = '<ddd'
@@ -35,14 +38,22 @@ local function reply(outcome, first)
   if not step.number then
     over = ' ' .. table.concat(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 20), ' ')
   end
-  local parts = {string.format('%s %.0f %.0f %.0f%s\n', outcome, stamp, epoch, first or 0, over)}
+  local parts, windows = {''}, ''
+  local function add(number, text)
+    parts[#parts + 1] = text
+    if struct.unpack('<d', text, WINDOW_AT) > seen then
+      windows = windows .. number .. ' ' .. redis.call('HGET', WINDOWS, number) .. '\n'
+    end
+  end
   if stale then
     for _, number in ipairs(redis.call('ZRANGEBYSCORE', CHANGED, string.format('(%.0f', seen), '+inf')) do
-      parts[#parts + 1] = written[number] or redis.call('HGET', TRACKERS, number)
+      add(number, written[number] or redis.call('HGET', TRACKERS, number))
     end
   else
-    for _, text in pairs(written) do parts[#parts + 1] = text end
+    for number, text in pairs(written) do add(number, text) end
   end
+  parts[1] = string.format('%s %.0f %.0f %.0f %.0f %d%s\n', outcome, now, stamp, epoch, first or 0, #windows, over)
+  parts[#parts + 1] = windows
   return table.concat(parts)
 end
 
@@ -91,7 +102,7 @@ local function state(number)
     known[LEASE] = known[LEASE_SIZE] == 0 and '' or string.sub(text, known[LEASE])
   else
     unknown = true
-    known = {0, 0, 0, -1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 0, 0, 0, 0, ''}
+    known = {0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 0, 0, 0, 0, -1, 0, 0, 0, 0, ''}
   end
   states[number] = known
   return known
@@ -176,8 +187,16 @@ for _, slice in ipairs(step.slices or NONE) do
 end
 for _, hold in ipairs(step.holds or NONE) do change(hold[3], hold[4], NOTHING, NOTHING) end
 for _, entry in ipairs(step.entries or NONE) do change(entry[1], NOTHING, entry[2], entry[3]) end
+for _, left in ipairs(step.left or NONE) do change({left[1]}, NOTHING, left[2], left[3]) end
+for _, window in ipairs(step.windows or NONE) do
+  state(window[1])
+  if stale and (tonumber(redis.call('ZSCORE', CHANGED, window[1])) or 0) > seen then return 'again' end
+end
 if unknown then return 'unknown' end
 if stale then
+  for _, of in pairs(states) do
+    if of[WINDOW] > seen then return 'again' end
+  end
   for _, hold in ipairs(step.holds or NONE) do
     local needs = hold[5]
     if needs and not fits(hold[3], needs) then return 'again' end
@@ -225,6 +244,12 @@ for _, new in ipairs(step.new or NONE) do
   if new[4] then redis.call('HSET', PLACES, new[4], new[1]) end
   state(new[1])
 end
+for _, window in ipairs(step.windows or NONE) do
+  states[window[1]][WINDOW] = stamp
+  redis.call('HSET', WINDOWS, window[1], (string.gsub(window[2], '@(%d+)', function(later)
+    return string.format('%.0f', entries + 1 + later)
+  end)))
+end
 for number, of in pairs(states) do
   local text = struct.pack(STATE, unpack(of, 1, LEASE - 1)) .. of[LEASE]
   written[number] = text
@@ -243,7 +268,7 @@ for _, entry in ipairs(step.entries or NONE) do
   entries = entries + 1
   local id, text = string.format('%.0f', entries), ARGV[place]
   redis.call('RPUSH', LEDGER, id .. ' ' .. text)
-  sum(TOTALS, ARGV[kind], MOST_KINDS, spent)
+  if ARGV[kind] == '' then sum(META, 'expired', math.huge, spent) else sum(TOTALS, ARGV[kind], MOST_KINDS, spent) end
   for _, label in ipairs(labels) do sum(LABELS, ARGV[label], MOST_LABELS, spent) end
   if open then redis.call('HSET', OPEN, id, path[1] .. ' ' .. text) end
   if lost then redis.call('HSET', LOST, lost, id .. ' ' .. (open and 'presumed' or 'released')) end

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import secrets
 import weakref
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.stores.redis.server import store_error
-from llm_connect.stores.redis.states import CLOSED, LIMITS, limit_figure, new_state, states_of
+from llm_connect.stores.redis.states import CLOSED, LIMITS, has_window, limit_figure, new_state, states_of
+from llm_connect.stores.redis.windows import window_of, window_text
 from llm_connect.stores.rows import Row, bring_up_to_date
 from llm_connect.stores.trackers import Trackers
 
 if TYPE_CHECKING:
+    from llm_connect.core.windows import Window
     from llm_connect.stores.redis.state import RedisState
 
 #: Numbers are drawn, so that no process has to ask for one.
@@ -37,16 +40,17 @@ class ServerTrackers(Trackers):
         if state is None:
             raise store_error(self._gate.terms.url, f"it has lost a tracker of budget {self._gate.terms.name!r}")
         parent, name, is_slice = (None, self._gate.terms.name, False) if place is None else json.loads(place)
-        ((_, row),) = states_of(state)
+        # A window that others change meanwhile has changed since the last reply: what is decided on it is not written.
+        windows = {number: self._gate.fetch("HGET", "windows", number).decode()} if has_window(state) else {}
+        ((_, row),) = states_of(state, windows)
         return parent, name, is_slice, *row
 
-    def find(self, number: int) -> BudgetTracker:
-        known = self._known.get(number)
-        if known is not None:
-            return known
-        tracker = super().find(number)
-        self._states[tracker] = self._state_now(tracker)
-        return tracker
+    def _window(self, number: int, state: Row) -> Window | None:
+        return None if state[-1] is None else window_of(state[-1], self._gate.clock)
+
+    def _bring_up_to_date(self, tracker: BudgetTracker, number: int, state: Row) -> None:
+        self._states[tracker] = state
+        super()._bring_up_to_date(tracker, number, state)
 
     def number_of(self, tracker: BudgetTracker, *, joined: bool = False) -> int:
         if not tracker.number:
@@ -58,6 +62,9 @@ class ServerTrackers(Trackers):
             self.new.append((str(number), place, state, joined and _joined(parent, tracker.name)))
             self._enter(tracker, number, lease=None)
             self._inserted.append(tracker)
+            if tracker.window is not None:
+                # Nothing was ever in it; what it knows of numbers is of steps before.
+                tracker.window.forget(0)
         return tracker.number
 
     def path_of(self, tracker: BudgetTracker) -> list[str]:
@@ -72,21 +79,39 @@ class ServerTrackers(Trackers):
 
     def deepest_first(self) -> list[BudgetTracker]:
         numbers = [int(number) for number in self._gate.fetch("HKEYS", "trackers")]
-        found = [self.find(number) for number in numbers]
-        spent = [tracker for tracker in found if any(account.spent for account in tracker.own_accounts)]
-        return sorted(spent, key=lambda tracker: -len(tracker.lineage))
+        spent = [each for each in map(self.find, numbers) if any(account.spent for account in each.own_accounts)]
+        # And those above, whose windows may have less than those of their children.
+        found = {above: None for each in spent for above in each.lineage}
+        return sorted(found, key=lambda tracker: len(tracker.lineage), reverse=True)  # type: ignore[arg-type]
 
     def refresh(self) -> None:
         """Each reply does."""
 
-    def absorb(self, reply: bytes, at: int) -> None:
-        """Take over the states that a reply has from there on."""
-        for number, state in states_of(reply, at):
+    def absorb(self, states: bytes, windows: Mapping[int, str]) -> None:
+        """Take over the states that a reply has, and the windows that have changed."""
+        for number, state in states_of(states, windows):
             self._note_slice(number, state[1])
             tracker = self._known.get(number)
             if tracker is not None:
-                self._states[tracker] = state
-                bring_up_to_date(tracker, state)
+                self._take_over(tracker, state)
+
+    def _take_over(self, tracker: BudgetTracker, state: Row) -> None:
+        """Let `tracker` be as it is said to be; its window is as before when nothing is said of it."""
+        if tracker.window is None:
+            self._states[tracker] = state
+            bring_up_to_date(tracker, state)
+        elif state[-1] is None:
+            self._states[tracker] = (*state[:-1], self._states[tracker][-1])
+            bring_up_to_date(tracker, state)
+        else:
+            self._bring_up_to_date(tracker, tracker.number, state)
+            self._gate.look_again()
+
+    def windows(self, trackers: Iterable[BudgetTracker]) -> list[tuple[str, str]]:
+        """What has changed of the windows of these, and those of new trackers."""
+        concerned = dict.fromkeys((*trackers, *self._inserted))
+        changed = [(each, each.window) for each in concerned if each.window is not None and each.window.changed]
+        return [(str(self.number_of(tracker)), window_text(window)) for tracker, window in changed]
 
     def sets(self, tracker: BudgetTracker) -> list[tuple[str, int, int]]:
         """What of `tracker` is to be set: whether it is closed, and its limits."""
@@ -98,7 +123,7 @@ class ServerTrackers(Trackers):
         if closed != before[0]:
             found.append((str(tracker.number), CLOSED, closed))
         for place, account in zip(LIMITS, tracker.own_accounts, strict=True):
-            if account.limit != before[place - 2]:
+            if account.limit != before[place - 3]:
                 found.append((str(tracker.number), place, limit_figure(account.limit)))
         return found
 
@@ -116,15 +141,7 @@ class ServerTrackers(Trackers):
         self.slices: dict[int, Any] = dict(self._slices_before)
         for tracker, state in list(self._states.items()):
             if tracker.number:
-                bring_up_to_date(tracker, state)
-
-    def _state_now(self, tracker: BudgetTracker) -> Row:
-        figures = (
-            figure
-            for account in tracker.own_accounts
-            for figure in (account.limit, account.spent, account.held, account.presumed, account.sliced)
-        )
-        return (int(tracker.closed_itself), self.slices.get(tracker.number), *figures)
+                self._bring_up_to_date(tracker, tracker.number, state)
 
 
 def _joined(parent: int, name: str) -> str:

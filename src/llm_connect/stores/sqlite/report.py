@@ -6,14 +6,11 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
-from llm_connect.core import windows
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.periods import period_said
 from llm_connect.core.units import Amount
-from llm_connect.stores.reports import figures_data, hold_data, sum_data
+from llm_connect.stores.reports import figures_data, hold_data, sum_data, windowed_data
 from llm_connect.stores.rows import entry_of
 from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS
 from llm_connect.stores.sqlite.schema import read_only, store_error, url_of
@@ -95,16 +92,10 @@ class Report:
 
 
 def _figures(row: list[Any]) -> dict[str, Any]:
-    """The figures of a tracker as they are now: what has left its window may not be written down yet."""
     (period, *state), figures = row[:4], row[4:]
     if period is None:
         return figures_data(figures)
-    window = window_of(period, *state)
-    for part in window.move(windows.now(), Amount(*figures[1::5]), Amount(*figures[3::5]), lambda: 0):
-        figures[1::5] = Amount(*figures[1::5]).minus(part.spent)
-        figures[3::5] = Amount(*figures[3::5]).minus(part.presumed)
-    opens_at = datetime.fromtimestamp(window.opens_at, UTC).isoformat()
-    return {"period": period_said(window.period), "opens_at": opens_at, **figures_data(figures)}
+    return windowed_data(window_of(period, *state), figures)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ class FileTrackers(Trackers):
         row: Row = self._connection.execute(FIND_TRACKER, (number,)).fetchone()
         return row
 
-    def _read_window(self, number: int) -> Window | None:
+    def _window(self, number: int, state: Row) -> Window | None:
         return read_window(self._connection, number)
 
     def number_of(self, tracker: BudgetTracker, *, joined: bool = False) -> int:

@@ -1,0 +1,38 @@
+"""The windows of trackers with a period, as they stand in a server."""
+
+from __future__ import annotations
+
+import re
+
+from llm_connect.core.periods import period_of, period_text
+from llm_connect.core.windows import Clock, Window
+
+#: Above it stand the numbers that entries of the step at hand will have; the script knows which that are.
+TO_COME = 10**18
+_NUMBERS_TO_COME = re.compile(r"\b1\d{18}\b")
+
+
+def window_text(window: Window) -> str:
+    """A window as a step says it; `@0` stands for the number of the first entry of the step."""
+    ends_at, first, parts = window.state
+    text = f"{period_text(window.period)}|{ends_at!r}|{first}|{parts}"
+    return _NUMBERS_TO_COME.sub(lambda number: f"@{int(number[0]) - TO_COME}", text)
+
+
+def window_of(text: str, clock: Clock) -> Window:
+    """The window that stands there as this text."""
+    window = Window(period_of(text.partition("|")[0]), clock)
+    be_as(window, text)
+    return window
+
+
+def windows_in(text: str) -> dict[int, str]:
+    """The windows that a reply says have changed, by the number of their tracker."""
+    lines = (line.split(" ", 1) for line in text.splitlines())
+    return {int(number): window for number, window in lines}
+
+
+def be_as(window: Window, text: str) -> None:
+    """Let a window be as this text says."""
+    _, ends_at, first, parts = text.split("|")
+    window.become(float(ends_at), int(first), parts)
