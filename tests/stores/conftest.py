@@ -13,7 +13,15 @@ from tests.core.conftest import fast_folder
 from tests.core.stores import STORES, new_url
 
 #: Files whose tests say the same of every store, but for those that are about what stands in a file.
-OF_EACH_STORE = {"test_command", "test_leases", "test_opening", "test_processes", "test_sharing", "test_windows"}
+OF_EACH_STORE = {
+    "test_command",
+    "test_leases",
+    "test_opening",
+    "test_order",
+    "test_processes",
+    "test_sharing",
+    "test_windows",
+}
 ABOUT_FILES = {
     "test_a_file_that_is_none_of_ours",
     "test_a_lost_hold_is_not_the_hold_that_has_its_number_now",
@@ -23,7 +31,6 @@ ABOUT_FILES = {
     "test_what_a_cancelled_call_comes_to_is_not_lost",
     "test_a_file_of_the_first_version_gets_windows",
     "test_a_window_is_as_before_when_a_transaction_fails",
-    "test_who_waits_for_a_window_keeps_its_place_in_other_processes",
 }
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.demand import NO_FACTS, PlainDemand
+from llm_connect.core.waiters import Waiter
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.redis.gate import RedisGate
 from llm_connect.stores.sqlite.gate import SqliteGate
@@ -32,6 +36,28 @@ def end_leases(budget: BudgetTracker) -> None:
             assert isinstance(gate, RedisGate)
             for lease in gate.fetch("ZRANGE", "leases", 0, -1):
                 gate.fetch("ZADD", "leases", "XX", 0, lease)
+
+
+def told(budget: BudgetTracker) -> list[tuple[int]]:
+    """The tokens for which callers wait, as the processes have told each other, in order of arrival."""
+    gate = gate_of(budget)
+    if isinstance(gate, SqliteGate):
+        return gate.read_rows("SELECT tokens FROM waiters ORDER BY arrived_at", ())  # type: ignore[no-any-return]
+    budget.snapshot()
+    with gate.lock.no_transaction():
+        rows = [json.loads(text.decode().split(" ", 1)[1]) for text in gate.fetch("HVALS", "waiters")]
+    return [(tokens,) for _, _, tokens, *_ in sorted(rows, key=lambda row: row[1])]
+
+
+def let_wait(budget: BudgetTracker, tokens: int, seconds: float) -> None:
+    """Let it look as if a process that nobody hears of again had told of a caller."""
+    gate = gate_of(budget)
+    waiter = Waiter(budget, PlainDemand(tokens, 1), NO_FACTS, arrival=0, deadline=math.inf, own=())
+    with gate.lock:
+        gate.waiters._write(None, waiter, seconds)
+        if isinstance(gate, RedisGate):
+            (caller,) = gate.changes.told
+            gate.changes.told[:] = [("nobody.1", *caller[1:])]
 
 
 def stored(budget: BudgetTracker, what: str) -> int:

@@ -21,7 +21,7 @@ from llm_connect.core.models import RunConfig
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, in_thread, refused, until, waits
 from tests.stores.crew import crew
-from tests.stores.test_leases import gate_of, second
+from tests.stores.looking import end_leases, gate_of, let_wait, second, stored, told
 
 LEASE = 0.6
 
@@ -39,11 +39,6 @@ def waiting(tracker: BudgetTracker, tokens: int, **details: Any) -> Future[Hold]
     return future
 
 
-def rows(budget: BudgetTracker) -> list[Any]:
-    """What the processes have said of those that wait."""
-    return gate_of(budget).read_rows("SELECT tokens FROM waiters ORDER BY arrived_at", ())
-
-
 def test_a_large_call_is_let_in_among_small_ones_of_other_processes(url: str) -> None:
     """Two processes that keep reserving small amounts without pause do not keep it out (STORE-14)."""
     budget = open_budget(url, total=100)
@@ -54,13 +49,13 @@ def test_a_large_call_is_let_in_among_small_ones_of_other_processes(url: str) ->
         for _ in range(3):
             with budget.reserve(100, max_wait_seconds=10) as hold:
                 assert hold.bound.tokens == 100
-    until(lambda: gate_of(budget).read_rows("SELECT count(*) FROM leases", ()) == [(0,)] or expire(budget))
+    until(lambda: stored(budget, "leases") == 0 or expire(budget))
 
 
 def expire(budget: BudgetTracker) -> bool:
     """Let the leases of processes that were killed be over."""
-    with gate_of(budget).lock:
-        gate_of(budget).connection.execute("UPDATE leases SET expires_at = 0")
+    end_leases(budget)
+    budget.snapshot()
     return False
 
 
@@ -77,7 +72,7 @@ def test_who_comes_later_waits_behind_one_of_another_process(url: str) -> None:
     assert (large.result(10).bound.tokens, small.done()) == (80, False)
     large.result().release()
     small.result(10).release()
-    assert rows(budget) == []
+    assert told(budget) == []
     at_rest(budget)
     gate_of(other).shut()
 
@@ -85,12 +80,7 @@ def test_who_comes_later_waits_behind_one_of_another_process(url: str) -> None:
 def test_who_fits_beside_one_that_is_about_to_be_let_in_passes(url: str) -> None:
     """What another process is about to get is set aside for it, and no more (STORE-14)."""
     budget = open_budget(url, total=100)
-    with gate_of(budget).lock:
-        gate_of(budget).connection.execute(
-            "INSERT INTO waiters (budget, tracker, arrived_at, tokens, calls, nano_usd, until) "
-            "VALUES (?, ?, 0, 80, 1, 0, ?)",
-            (gate_of(budget).budget, gate_of(budget).root, time.time() + LEASE),
-        )
+    let_wait(budget, 80, LEASE)
     with closing(second(budget)) as other:
         reserve(other, 20).release()
         assert refused(lambda: other.reserve(21)).reason == "refused"
@@ -143,13 +133,13 @@ def test_who_waits_in_a_process_that_is_gone_blocks_no_longer_than_its_lease(url
     budget = open_budget(url, total=100, lease_seconds=LEASE)
     held = reserve(budget, 50)
     with crew(1, "waiter", url, 80, LEASE) as (process,):
-        until(lambda: rows(budget) == [(80,)])
+        until(lambda: told(budget) == [(80,)])
         process.send_signal(how)
         small = waiting(budget, 30)
         assert small.result(10).bound.tokens == 30
         small.result().release()
         held.release()
-    until(lambda: rows(budget) == [])
+    until(lambda: told(budget) == [])
     at_rest(budget)
 
 
@@ -158,11 +148,11 @@ def test_a_stopped_one_that_goes_on_has_its_place_again(url: str) -> None:
     budget = open_budget(url, total=100, lease_seconds=LEASE)
     held = reserve(budget, 50)
     with crew(1, "waiter", url, 80, LEASE) as (process,):
-        until(lambda: rows(budget) == [(80,)])
+        until(lambda: told(budget) == [(80,)])
         process.send_signal(signal.SIGSTOP)
-        until(lambda: rows(budget) == [])
+        until(lambda: told(budget) == [])
         process.send_signal(signal.SIGCONT)
-        until(lambda: rows(budget) == [(80,)])
+        until(lambda: told(budget) == [(80,)])
         assert refused(lambda: budget.reserve(10)).reason == "refused"
     held.release()
 
@@ -189,13 +179,13 @@ def test_the_first_on_each_tracker_is_told(url: str) -> None:
     child = other.child("child", 10)
     held = [reserve(budget, 50), reserve(child, 10)]
     callers = [waiting(child, 5), waiting(child, 6), waiting(other, 80), waiting(other, 81)]
-    assert rows(budget) == [(5,), (80,)]
+    assert told(budget) == [(5,), (80,)]
     assert refused(lambda: budget.reserve(10)).reason == "refused"
     for hold in held:
         hold.release()
     for caller in callers:
         caller.result(10).release()
-    assert rows(budget) == []
+    assert told(budget) == []
     at_rest(budget)
     gate_of(other).shut()
 
@@ -225,9 +215,9 @@ def test_what_was_learned_of_one_that_waits_is_told(url: str) -> None:
     adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4)
     call = in_thread(lambda: adapter.execute_prompt("hello", RunConfig(budget_tracker=other, max_tokens=200)))
     waits(other, 1)
-    ((before,),) = rows(budget)
+    ((before,),) = told(budget)
     assert slow.result(10).usage.prompt_tokens == 50
-    until(lambda: rows(budget) > [(before,)])
+    until(lambda: told(budget) > [(before,)])
     held.release()
     assert call.result(10).content == "x"
     gate_of(other).shut()
@@ -268,9 +258,9 @@ def test_who_waits_in_a_process_that_ends_blocks_nobody(url: str) -> None:
     held = reserve(budget, 50)
     large = in_thread(lambda: reserve(other, 80, max_wait_seconds=2))
     waits(other, 1)
-    assert rows(budget) == [(80,)]
+    assert told(budget) == [(80,)]
     gate_of(other).shut()
-    assert rows(budget) == []
+    assert told(budget) == []
     reserve(budget, 30).release()
     assert refused(lambda: large.result(10)).reason == "wait_expired"
     held.release()

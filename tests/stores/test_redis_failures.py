@@ -15,13 +15,11 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core import windows
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import RunConfig
 from llm_connect.core.units import NOTHING
 from llm_connect.stores.opening import open_budget
-from llm_connect.stores.redis import clock
 from llm_connect.stores.redis.server import shown, store_error
 from llm_connect.stores.redis.states import MOST
 from tests.core.budget_helpers import at_rest, outcomes, refused, until
@@ -197,33 +195,3 @@ def test_all_keys_are_in_one_slot() -> None:
         gate_of(budget).shut()
     finally:
         server.stop()
-
-
-@pytest.mark.parametrize("days", [-3, 3])
-def test_windows_go_by_the_clock_of_the_server(server: RedisServer, monkeypatch: Any, days: int) -> None:
-    """On a machine with another clock they open in the same moment, also when it was just set (BUDGET-58, STORE-15)."""
-    right = open_budget(server.url, total=100, period="day")
-    expected = right.snapshot().opens_at
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 86_400 * days)
-    monkeypatch.setattr(windows, "now", time.time)
-    right.reserve(10).settle(10)
-    other = second(right)
-    assert other.snapshot().opens_at == right.snapshot().opens_at == expected
-    made = open_budget(server.url, name="made there", total=100, period="day")
-    assert made.snapshot().opens_at == expected
-    assert abs(gate_of(other).clock() - real()) < 1
-    monkeypatch.undo()
-    assert right.child("c", 5, period="day").snapshot().opens_at == expected
-    assert outcomes(right) == ["settled"]
-    gate_of(other).shut()
-
-
-def test_the_clock_of_a_server_does_not_go_to_and_fro() -> None:
-    """However long its replies take, it is what all of them allow, and moves only when it has to (STORE-15)."""
-    of_server = clock.ServerClock()
-    assert not of_server.known
-    for ahead, asked, expected in ((-0.2, 0.4, 0), (50, 1, 50), (50.4, 1, 50.4), (49.9, 1, 50.4), (49, 0.1, 49.1)):
-        of_server.hear(time.time() + ahead, time.time() - asked)
-        assert of_server.known
-        assert abs(of_server() - time.time() - expected) < 0.09

@@ -72,6 +72,11 @@ class Transaction:
         """Whether this very thread has it."""
         return self._mutex._is_owned()  # type: ignore[attr-defined, no-any-return]
 
+    @property
+    def begun(self) -> bool:
+        """Whether this very thread is in a transaction."""
+        return self._depth > 0 and self.owned()
+
     def __enter__(self) -> None:
         self.acquire()
 

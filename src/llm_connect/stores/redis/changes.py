@@ -37,16 +37,22 @@ class StepChanges(Changes):
         self.late: list[str] = []
         #: What leaves windows: the tracker, and how much less of it is spent and presumed.
         self.left: list[tuple[BudgetTracker, Amount, Amount]] = []
+        #: Callers of whom the others are told: name, place and milliseconds. And the names of those that are forgotten.
+        self.told: list[tuple[str, str, int]] = []
+        self.forgotten: list[str] = []
         #: Leases that it ends.
         self.over: list[str] = []
 
     def __bool__(self) -> bool:
-        return bool(super().__bool__() or self.entries or self.over or self.late or self._gate.trackers.new)
+        further = self.entries or self.over or self.late or self.told or self.forgotten or self._gate.trackers.new
+        return bool(super().__bool__() or further)
 
     def clear(self) -> None:
         super().clear()
         for of_step in (self.entries, self.texts, self.slices, self.corrects, self.late, self.left, self.over):
             of_step.clear()
+        self.told.clear()
+        self.forgotten.clear()
 
     def add(
         self,
@@ -84,6 +90,8 @@ class StepChanges(Changes):
             step["entries"] = [details for _, details in self.entries]
         rare: dict[str, Any] = {
             "late": self.late,
+            "told": self.told,
+            "forgotten": self.forgotten,
             "over": self.over,
             "correct": [str(number) for number in self.corrects],
         }

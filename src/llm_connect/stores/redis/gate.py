@@ -34,7 +34,7 @@ def redone(operation: F, *, informed: bool = False) -> F:
 
     @wraps(operation)
     def until_written(self: WaitingGate, *args: Any, **details: Any) -> Any:
-        if self.lock.owned():
+        if self.lock.begun:
             return operation(self, *args, **details)
         if informed:
             self.stale = True
@@ -67,7 +67,7 @@ class WaitingGate(RedisState):
     @property
     def waited_for(self) -> bool:
         """Whether anybody waits for what others may free."""
-        return self._line.busy and not self.closed
+        return self._line.busy_here and not self.closed
 
     def notice(self) -> None:
         """Others may have freed something."""
@@ -130,7 +130,9 @@ class WaitingGate(RedisState):
     def tick(self) -> float:
         try:
             now, due = time.monotonic(), self.leases.due
-            waits = self._line.busy and (self._noticed or now >= self._looked_at + self._look_seconds)
+            waits = self._line.busy_here and (
+                self._noticed or self.waiters.due or now >= self._looked_at + self._look_seconds
+            )
             if due or waits:
                 self._noticed, self._looked_at = False, now
                 self.stale: bool = True
@@ -139,7 +141,7 @@ class WaitingGate(RedisState):
         except LLMStoreError as error:
             _log.warning("%s", error)
             return _RETRY_SECONDS
-        return min(self.leases.pause, self._look_seconds) if self._line.busy else self.leases.pause
+        return min(self.leases.pause, self._look_seconds) if self._line.busy_here else self.leases.pause
 
     @property
     def _look_seconds(self) -> float:

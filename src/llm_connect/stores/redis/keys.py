@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 #: How the keys of this version are laid out; a server with others is left alone.
 SCHEMA = "1"
 _SPENDING = ("meta", "trackers", "changed", "holds", "leases", "owners", "ledger", "open", "totals", "labels", "lost")
-NAMES = (*_SPENDING, "learned", "places", "windows", "lasts")
+NAMES = (*_SPENDING, "learned", "places", "windows", "waiters", "lasts")
 _PREFIX = "llm-connect:{"
 #: What `SCAN` finds budgets by.
 PATTERN = "llm-connect:{*}:meta"

@@ -42,6 +42,7 @@ class ServerLeases(Leases):
     def have(self) -> Lease:
         if self.own is None:
             self.own, self.open_holds, self._is_new = Lease(secrets.token_hex(8), 0.0), 0, True
+            self._renewed_at = time.monotonic()
             self._gate.worker.start()
         return self.own
 

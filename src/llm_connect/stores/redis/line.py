@@ -66,6 +66,7 @@ class RevisableLine(Line):
     def undo(self) -> None:
         """What was decided is not so: all stand in line as before."""
         self.ready.clear()
+        self._kept.clear()
         for waiter, before in self._before.items():
             waiter.hold, waiter.error, waiter.own, waiter.gone = before
         waiting = {waiter for waiter in (*self._queues, *self._before) if waiter.waiting}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import secrets
+import threading
 import time
 import weakref
 from typing import Any
@@ -29,6 +30,7 @@ from llm_connect.stores.redis.server import Doubt, Server, part_of, store_error
 from llm_connect.stores.redis.states import MOST
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.trackers import ServerTrackers
+from llm_connect.stores.redis.waiters import WAITERS, ServerWaiters
 from llm_connect.stores.redis.windows import windows_in
 
 _SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.lua").read_text("utf-8")
@@ -63,6 +65,7 @@ class RedisState(StoreGate):
         self.ledger: Ledger = ServerLedger(terms.keep_entries, self)
         self._books = self.books = ServerBooks(self, self._staged, terms.sink)
         self._learned = self._books.learned.factors
+        self.waiters: ServerWaiters = ServerWaiters(self, terms.lease_seconds)
         #: Whether the next step asks the server first.
         self.stale: bool = True
         #: Whether the step at hand has asked.
@@ -76,10 +79,22 @@ class RedisState(StoreGate):
         # Not in `__del__`: with the gate the socket would be collected, and complain that nobody has closed it.
         weakref.finalize(self, self.server.close).atexit = False
         self._connected = self._steps = self._epoch = 0
+        self._arriving = threading.Lock()
+        self._arrived = 0
         #: What all steps begin with, as it is sent; empty until the script is loaded.
         self._head = b""
         #: Leases that were over when the server was asked last.
         self._over: list[str] = []
+
+    def arrive(self) -> int:
+        """The moment, by the clock of the server, so that it orders the callers of all processes."""
+        with self._arriving:
+            self._arrived = max(self._arrived + 1, int(self.clock() * 1e9))
+            return self._arrived
+
+    def _give_up(self) -> None:
+        super()._give_up()
+        self.waiters.withdraw()
 
     def sure(self) -> None:
         """Go on only when the step at hand has asked the server."""
@@ -92,14 +107,15 @@ class RedisState(StoreGate):
             self.books.begin()
             if self.stale or self.trackers.stamp is None or (self._windowed and not self.clock.known):
                 self._ask()
-            elif self._windowed:
-                self.roll()
+            else:
+                self._catch_up()
         except BaseException as error:
             self.roll_back(error)
             raise
 
     def commit(self) -> None:
         try:
+            self.waiters.tell(self._line)
             if self._learned != self._learned_before or self.changes:
                 outcome, first = self._send(self._step())
                 if outcome != "ok":
@@ -110,6 +126,7 @@ class RedisState(StoreGate):
             self.roll_back(error)
             raise
         self._line.commit()
+        self.waiters.commit()
         self._settled()
 
     def roll_back(self, error: BaseException) -> None:
@@ -118,6 +135,7 @@ class RedisState(StoreGate):
             self.leases.doubt()
         missing = self.changes.missing() if isinstance(error, _Missing) else []
         self._line.undo()
+        self.waiters.undo()
         self._undo()
         self.books.undo()
         self.books.learned.become(dict(self._learned_before))
@@ -136,6 +154,8 @@ class RedisState(StoreGate):
         if self._learned != self._learned_before:
             learned = [(json.dumps(key), json.dumps(factor)) for key, factor in self._learned.items()]
             step.update(learned=learned, everybody=True)
+        if self.fresh:
+            step["fresh"] = True
         self._steps += 1
         step["number"] = self._steps
         return step
@@ -154,11 +174,16 @@ class RedisState(StoreGate):
                 raise self._failure(outcome)
             self.fresh, self.stale = True, False
             self.trackers.commit()
-            if self._windowed:
-                self.roll()
+            self._catch_up()
             self.books.look_at_thresholds()
             if self._end_over():
                 return
+
+    def _catch_up(self) -> None:
+        """Let those that wait elsewhere have their places, and leave windows what is over."""
+        self.waiters.read(self._line)
+        if self._windowed:
+            self.roll()
 
     def _end_over(self) -> bool:
         """End the leases that are over; False when another process was faster."""
@@ -194,9 +219,12 @@ class RedisState(StoreGate):
         moment, stamp, epoch, first, size, *self._over = figures
         self.clock.hear(int(moment) / 1000, asked_at)
         end = len(reply) - int(size)
+        windows, waiters_said, waiters = reply[end:].decode().partition(WAITERS)
         if lease is not None and lease[1] and outcome == "ok":
             self.leases.renewed(since)
-        self.trackers.absorb(reply[len(head) + 1 : end], windows_in(reply[end:].decode()))
+        self.trackers.absorb(reply[len(head) + 1 : end], windows_in(windows))
+        if waiters_said:
+            self.waiters.hear(waiters, int(moment) / 1000)
         self.trackers.stamp = int(stamp)
         if int(epoch) != self._epoch:
             self._epoch = int(epoch)
@@ -297,6 +325,7 @@ class RedisState(StoreGate):
         self.server.close()
         self.stale = True
         self._windows.look_again()
+        self.waiters.leave_to_parent()
         self._start()
 
 

@@ -4,11 +4,11 @@
 -- count under, the step as `changes.py` writes it down, and the texts that it has the places of.
 -- The reply of a step that was not written is one word, which says why. That of others begins with a line: the word, the
 -- time in milliseconds, the number of the last change, that of the last change that concerns everybody, the number of the
--- first entry that was written, and how long the windows are that have changed; when the step only asks, the leases that are
--- over as well. Then come the states of the trackers that have changed since this process looked, as `states.py` reads them,
--- and of those whose window has changed the number and the window, a line each.
+-- first entry that was written, and how long the last part is; when the step only asks, the leases that are over as well.
+-- Then come the states of the trackers that have changed since this process looked, as `states.py` reads them. The last part
+-- has a line for each of those whose window has changed, its number and the window; and when that has changed, who waits.
 local META, TRACKERS, CHANGED, HOLDS, LEASES, OWNERS, LEDGER = unpack(KEYS, 1, 7)
-local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, WINDOWS, LASTS = unpack(KEYS, 8, 15)
+local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, WINDOWS, WAITERS, LASTS = unpack(KEYS, 8, 16)
 local CHANNEL, SCHEMA, CLIENT, OTHERS = unpack(ARGV, 1, 4)
 local MOST = 9007199254740991 -- what a number of Lua counts exactly
 local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
@@ -18,31 +18,51 @@ local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
 local STATE, CLOSED, LEASE_SIZE, WINDOW, FIRST, LEASE = '<dBBdddddddddddddddd', 2, 3, 4, {5, 10, 15}, 20
 local WINDOW_AT = 11 -- the byte at which that step stands
 local SUM = '<dddd'
--- The numbers of the last change, of the last that concerns everybody, and of the last entry.
-local COUNTS = '<ddd'
+-- The numbers of the last change, of the last that concerns everybody, of the last entry, and of the last change that
+-- concerns who waits; that is below 0 when nobody does.
+local COUNTS = '<dddd'
 local NOTHING, NONE = {0, 0, 0}, {}
 
 local step = cjson.decode(ARGV[5])
 local meta = redis.call('HMGET', META, 'schema', 'counts')
 if not meta[1] then return 'gone' end
 if meta[1] ~= SCHEMA then return 'schema' end
-local stamp, epoch, entries = struct.unpack(COUNTS, meta[2])
+local stamp, epoch, entries, waiting = struct.unpack(COUNTS, meta[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local seen, states, written = step.seen, {}, {}
 if seen > stamp then seen = 0 end
 local stale = seen ~= stamp
 
+-- All that wait, a line each; those whose time is over are forgotten.
+local function callers()
+  local lines = {}
+  local all = waiting > 0 and redis.call('HGETALL', WAITERS) or NONE
+  for at = 1, #all, 2 do
+    local ends = tonumber(string.match(all[at + 1], '^%d+'))
+    if ends > now then
+      lines[#lines + 1] = all[at] .. ' ' .. all[at + 1] .. '\n'
+    else
+      redis.call('HDEL', WAITERS, all[at])
+    end
+  end
+  if waiting > 0 and #lines == 0 then
+    waiting = -waiting
+    redis.call('HSET', META, 'counts', struct.pack(COUNTS, stamp, epoch, entries, waiting))
+  end
+  return 'waiters\n' .. table.concat(lines)
+end
+
 local function reply(outcome, first)
   local over = ''
   if not step.number then
     over = ' ' .. table.concat(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 20), ' ')
   end
-  local parts, windows = {''}, ''
+  local parts, last = {''}, ''
   local function add(number, text)
     parts[#parts + 1] = text
     if struct.unpack('<d', text, WINDOW_AT) > seen then
-      windows = windows .. number .. ' ' .. redis.call('HGET', WINDOWS, number) .. '\n'
+      last = last .. number .. ' ' .. redis.call('HGET', WINDOWS, number) .. '\n'
     end
   end
   if stale then
@@ -52,8 +72,9 @@ local function reply(outcome, first)
   else
     for number, text in pairs(written) do add(number, text) end
   end
-  parts[1] = string.format('%s %.0f %.0f %.0f %.0f %d%s\n', outcome, now, stamp, epoch, first or 0, #windows, over)
-  parts[#parts + 1] = windows
+  if math.abs(waiting) > seen or (waiting > 0 and not step.number) then last = last .. callers() end
+  parts[1] = string.format('%s %.0f %.0f %.0f %.0f %d%s\n', outcome, now, stamp, epoch, first or 0, #last, over)
+  parts[#parts + 1] = last
   return table.concat(parts)
 end
 
@@ -194,11 +215,14 @@ for _, window in ipairs(step.windows or NONE) do
 end
 if unknown then return 'unknown' end
 if stale then
+  -- Who has just asked came before those who wait since: else whoever is slow might be put off for ever.
+  local passes = not step.fresh and math.abs(waiting) > seen
   for _, of in pairs(states) do
     if of[WINDOW] > seen then return 'again' end
   end
   for _, hold in ipairs(step.holds or NONE) do
     local needs = hold[5]
+    if passes and hold[2] == 0 then return 'again' end
     if needs and not fits(hold[3], needs) then return 'again' end
     if needs and hold[6] == 1 and not is_open(hold[3]) then return 'again' end
   end
@@ -278,7 +302,17 @@ if step.learned then
   redis.call('DEL', LEARNED)
   for _, factor in ipairs(step.learned) do redis.call('HSET', LEARNED, factor[1], factor[2]) end
 end
-redis.call('HSET', META, 'counts', struct.pack(COUNTS, stamp, epoch, entries))
+if step.told or step.forgotten then
+  for _, caller in ipairs(step.told or NONE) do
+    redis.call('HSET', WAITERS, caller[1], string.format('%.0f %s', now + caller[3], caller[2]))
+  end
+  if step.forgotten then
+    redis.call('HDEL', WAITERS, unpack(step.forgotten))
+    freed = true
+  end
+  waiting = redis.call('HLEN', WAITERS) > 0 and stamp or -stamp
+end
+redis.call('HSET', META, 'counts', struct.pack(COUNTS, stamp, epoch, entries, waiting))
 -- Sent again, a step that ends leases is refused, since they are over.
 if not step.over then redis.call('HSET', LASTS, CLIENT, string.format('%.0f %.0f', step.number, first)) end
 if freed then redis.call('PUBLISH', CHANNEL, CLIENT) end

@@ -22,7 +22,7 @@ from llm_connect.stores.sqlite.rows import read_learned, write_learned
 from llm_connect.stores.sqlite.schema import begin, connect, store_error
 from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.sqlite.trackers import FileTrackers
-from llm_connect.stores.sqlite.waiters import Waiters
+from llm_connect.stores.sqlite.waiters import FileWaiters
 
 _log = logging.getLogger("llm_connect")
 #: How often one looks whether other processes have freed what a caller waits for.
@@ -47,7 +47,7 @@ class TransactionalGate(StoreGate):
         self.budget = budget
         self.changes = FileChanges(self)
         self.leases = FileLeases(self, terms.lease_seconds)
-        self.waiters: Waiters = Waiters(self, terms.lease_seconds)
+        self.waiters: FileWaiters = FileWaiters(self, terms.lease_seconds)
         #: Whether anything was freed since those that wait here were looked at.
         self.unseen: bool = False
         self.trackers = FileTrackers(self, terms.prices, strict=terms.strict)
@@ -94,7 +94,7 @@ class TransactionalGate(StoreGate):
         try:
             if self.changes:
                 self.changes.write(connection, self.trackers.next_stamp)
-            self.waiters.write(connection, self._line)
+            self.waiters.tell(self._line)
             if self._learned != self._learned_before:
                 write_learned(connection, self.budget, self._learned)
             connection.execute("COMMIT")
@@ -137,7 +137,7 @@ class TransactionalGate(StoreGate):
         self._windows.look_again()
         self._know(read_learned(self.connection, self.budget))
         self.books.look_at_thresholds()
-        self.waiters.read(self.connection, self._line)
+        self.waiters.read(self._line)
         self.unseen = True
 
     def _as_llm_error(self, error: BaseException) -> LLMError | None:
@@ -214,4 +214,4 @@ class TransactionalGate(StoreGate):
 
     def _give_up(self) -> None:
         super()._give_up()
-        self.waiters.withdraw(self.connection)
+        self.waiters.withdraw()

@@ -1,0 +1,62 @@
+"""Callers that wait, as they stand in a server: each step says who is told of and who is forgotten."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from llm_connect.core.units import Amount
+from llm_connect.core.waiters import Waiter
+from llm_connect.stores.waiters import Heard, Waiters
+
+if TYPE_CHECKING:
+    from llm_connect.core.line import Line
+    from llm_connect.stores.redis.state import RedisState
+
+#: What comes before those that wait, in a reply that says who does.
+WAITERS = "waiters\n"
+
+
+class ServerWaiters(Waiters):
+    """The callers of this process that the others know of, and those of the others."""
+
+    _gate: RedisState
+
+    def __init__(self, gate: RedisState, seconds: float) -> None:
+        super().__init__(gate, seconds)
+        self._names = itertools.count(1)
+        self._said: tuple[str, float] | None = None
+
+    def hear(self, text: str, moment: float) -> None:
+        """A reply has said, when it was this moment there, who waits; `read` reads it."""
+        self._said = (text, moment - time.monotonic())
+
+    def read(self, line: Line) -> None:
+        """Let the callers of the others keep their places in `line`, as the last reply says."""
+        if self._said is not None:
+            (text, ahead), self._said = self._said, None
+            now = time.monotonic() + ahead
+            rows = (row.split(" ", 2) for row in text.splitlines())
+            # What stands there of this process and is not known was told by a step of which nobody knew what became.
+            others = {name: caller for name, *caller in rows if not name.startswith(self._gate.client)}
+            self.see({name: _heard(now, *caller) for name, caller in others.items()}, line)
+
+    def leave_to_parent(self) -> None:
+        super().leave_to_parent()
+        self._said = None
+
+    def _write(self, row: Any, waiter: Waiter, seconds: float) -> Any:
+        name = row or f"{self._gate.client}.{next(self._names)}"
+        place = (self._gate.trackers.number_of(waiter.tracker), waiter.arrival, *waiter.demand.smallest)
+        self._gate.changes.told.append((name, json.dumps(place), int(seconds * 1000)))
+        return name
+
+    def _delete(self, row: Any) -> None:
+        self._gate.changes.forgotten.append(row)
+
+
+def _heard(now: float, until: str, place: str) -> Heard:
+    tracker, arrival, *amount = json.loads(place)
+    return Heard(tracker, arrival, Amount(*amount), int(until) / 1000 - now)

@@ -1,0 +1,136 @@
+"""Callers that wait, as the processes that use a budget in a store tell each other of them.
+
+Each process says who stands first in its line, for the time of a lease, and renews that while they wait. The others let
+those that came later wait behind them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llm_connect.core.units import Amount
+from llm_connect.core.waiters import RemoteWaiter, Waiter
+
+if TYPE_CHECKING:
+    from llm_connect.core.line import Line
+    from llm_connect.stores.gate import StoreGate
+
+#: Of so many callers, on different trackers or of different needs, a process tells the others.
+_TOLD = 16
+
+#: A caller's time is renewed three times before it would be over.
+_RENEWALS = 3
+
+
+class Told(NamedTuple):
+    """What the others know of a caller of this process."""
+
+    #: Under which number or name it stands in the store.
+    row: Any
+    amount: Amount
+    #: Moment on the monotonic clock in which its time is to be renewed.
+    renewed_at: float
+
+
+class Heard(NamedTuple):
+    """What another process has said of a caller."""
+
+    #: The number of the tracker on which it waits.
+    tracker: int
+    arrival: int
+    amount: Amount
+    #: Seconds until its time is over.
+    seconds: float
+
+
+class Waiters(ABC):
+    """The callers of this process that the others know of, and those of the others."""
+
+    def __init__(self, gate: StoreGate, seconds: float) -> None:
+        self._gate = gate
+        self._seconds = seconds
+        self._told: dict[Waiter, Told] = {}
+        self._told_before: dict[Waiter, Told] = {}
+        self._remote: dict[Any, RemoteWaiter] = {}
+        self._withdrawn = False
+
+    @abstractmethod
+    def _write(self, row: Any, waiter: Waiter, seconds: float) -> Any:
+        """Let a caller stand in the store for so many seconds, in its row if it has one (else None); its row."""
+
+    @abstractmethod
+    def _delete(self, row: Any) -> None:
+        """Let the caller of this row stand there no longer."""
+
+    @property
+    def due(self) -> bool:
+        """Whether the time of a caller is over, or one of this process is to be renewed."""
+        now = time.monotonic()
+        over = any(waiter.waiting and waiter.deadline <= now for waiter in list(self._remote.values()))
+        return over or any(told.renewed_at <= now for told in list(self._told.values()))
+
+    def see(self, heard: Mapping[Any, Heard], line: Line) -> None:
+        """Let the callers of the others keep their places in `line`: these are all that stand in the store now."""
+        for row in self._remote.keys() - heard.keys():
+            self._remote.pop(row).leave()
+        own = {told.row for told in self._told.values()}
+        others = {row: caller for row, caller in heard.items() if row not in own}
+        line.see([new for row, caller in others.items() if (new := self._new(row, caller)) is not None])
+
+    def tell(self, line: Line) -> None:
+        """Tell the others who stands first in `line`, as far as they do not know."""
+        first = [] if self._withdrawn else line.first(_TOLD)
+        for waiter in self._told.keys() - set(first):
+            self._forget(waiter)
+        for waiter in first:
+            told = self._told.get(waiter)
+            if told is not None and told.amount != waiter.demand.smallest:
+                self._forget(waiter)
+                told = None
+            if told is None or told.renewed_at <= time.monotonic():
+                self._tell(waiter, None if told is None else told.row)
+
+    def withdraw(self) -> None:
+        """Let nobody wait behind this process any more, until it does something else."""
+        for waiter in list(self._told):
+            self._forget(waiter)
+        self._withdrawn = True
+
+    def commit(self) -> None:
+        """The transaction was committed."""
+        self._withdrawn = False
+        if self._told or self._told_before:
+            self._told_before = dict(self._told)
+
+    def undo(self) -> None:
+        """The transaction was rolled back."""
+        self._told, self._withdrawn = dict(self._told_before), False
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: the callers are the parent's."""
+        self._told, self._told_before, self._remote = {}, {}, {}
+
+    def _new(self, row: Any, caller: Heard) -> RemoteWaiter | None:
+        """The caller of a row that is not known yet; of one that is, its time is noted."""
+        deadline = time.monotonic() + caller.seconds
+        known = self._remote.get(row)
+        if known is not None and known.waiting:
+            known.deadline = deadline
+            return None
+        tracker = self._gate.trackers.find(caller.tracker)
+        new = self._remote[row] = RemoteWaiter(tracker, caller.amount, arrival=caller.arrival, deadline=deadline)
+        return new
+
+    def _tell(self, waiter: Waiter, row: Any) -> None:
+        now = time.monotonic()
+        seconds = min(self._seconds, waiter.deadline - now)
+        row = self._write(row, waiter, seconds)
+        renewed_at = now + seconds / _RENEWALS if seconds == self._seconds else math.inf
+        self._told[waiter] = Told(row, waiter.demand.smallest, renewed_at)
+
+    def _forget(self, waiter: Waiter) -> None:
+        self._delete(self._told.pop(waiter).row)

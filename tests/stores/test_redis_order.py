@@ -1,0 +1,142 @@
+"""What processes tell each other of those that wait in a server, and what that costs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_connect.core import windows
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.demand import NO_FACTS, PlainDemand
+from llm_connect.core.waiters import Waiter
+from llm_connect.stores.opening import open_budget
+from tests.core.budget_helpers import at_rest, refused, until
+from tests.core.stores import new_url
+from tests.stores.looking import gate_of, second, told
+from tests.stores.servers import new_server
+from tests.stores.test_order import reserve, waiting
+
+
+@pytest.fixture
+def redis_url(folder: Path) -> str:
+    """The URL of a server that has no budgets yet."""
+    return new_url("redis", folder)
+
+
+def test_once_nobody_waits_any_more_a_step_costs_what_it_did() -> None:
+    """No command of the server is given on account of those that waited once (STORE-14)."""
+    server = new_server()
+    try:
+        budget = open_budget(server.url, total=100)
+        commands(server.url, budget)
+        before = commands(server.url, budget)
+        other = second(budget)
+        held = reserve(budget, 50)
+        large = waiting(other, 80)
+        assert commands(server.url, budget)["hgetall"] > 0
+        held.release()
+        large.result(10).release()
+        gate_of(other).shut()
+        assert told(budget) == []
+        assert commands(server.url, budget) == before
+        at_rest(budget)
+        gate_of(budget).shut()
+    finally:
+        server.stop()
+
+
+def commands(redis_url: str, budget: BudgetTracker) -> dict[str, int]:
+    """How often each command is given in the three steps of a call, and in a look at the figures."""
+    import redis
+
+    budget.snapshot()
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_resetstat()
+        with budget.child("small", 5).reserve(0) as hold:
+            hold.dispatch()
+        budget.snapshot()
+        stats = client.info("commandstats")
+    return {"hgetall": 0, **{name.removeprefix("cmdstat_"): figures["calls"] for name, figures in stats.items()}}
+
+
+def test_what_a_step_of_unknown_fate_has_told_does_not_block_its_own_process(redis_url: str) -> None:
+    """It may stand in the server until its time is over; only the others let it have its place (STORE-14)."""
+    budget = open_budget(redis_url, total=100)
+    other = second(budget)
+    gate = gate_of(budget)
+    with gate.lock:
+        gate.waiters._write(None, Waiter(budget, PlainDemand(80, 1), NO_FACTS, arrival=0, deadline=0, own=()), 60)
+    assert told(budget) == [(80,)]
+    reserve(budget, 50).release()
+    assert refused(lambda: other.reserve(50)).reason == "refused"
+    gate_of(other).shut()
+
+
+def test_callers_are_in_the_order_of_the_clock_of_the_server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine's own clock says, who came first is first (STORE-14)."""
+    budget = open_budget(redis_url, total=100)
+    held = reserve(budget, 100)
+    first = waiting(budget, 80)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 86_400)
+    monkeypatch.setattr(windows, "now", time.time)
+    other = second(budget)
+    second_one = waiting(other, 81)
+    assert told(other) == [(80,), (81,)]
+    held.release()
+    first.result(10).release()
+    second_one.result(10).release()
+    assert told(budget) == []
+    gate_of(other).shut()
+
+
+def test_a_grant_that_was_decided_before_somebody_waited_is_decided_anew(redis_url: str) -> None:
+    """Also when the one that waits has changed no figure, so that what is asked for would fit (STORE-14)."""
+    budget = open_budget(redis_url, total=100)
+    other = second(budget)
+    held = reserve(budget, 50)
+    gate: Any = gate_of(budget)
+    step = gate._step
+    large: list[Any] = []
+
+    def be_overtaken() -> Any:
+        gate._step = step
+        large.append(waiting(other, 80))
+        return step()
+
+    gate._step = be_overtaken
+    assert refused(lambda: reserve(budget, 10)).reason == "refused"
+    held.release()
+    large[0].result(10).release()
+    until(lambda: told(budget) == [])
+    at_rest(budget)
+    gate_of(other).shut()
+
+
+def test_who_has_just_asked_is_not_put_off_again(redis_url: str) -> None:
+    """However many begin to wait meanwhile, again and again: it came before them (STORE-14)."""
+    budget = open_budget(redis_url, total=100)
+    other = second(budget)
+    held = reserve(budget, 50)
+    gate: Any = gate_of(budget)
+    step = gate._step
+    large: list[Any] = []
+
+    def be_overtaken() -> Any:
+        large.append(waiting(other, 80 + len(large)))
+        return step()
+
+    gate._step = be_overtaken
+    budget.snapshot()
+    gate.stale = True
+    hold = reserve(budget, 10)
+    gate._step = step
+    assert len(large) == 1
+    hold.release()
+    held.release()
+    large[0].result(10).release()
+    at_rest(budget)
+    gate_of(other).shut()

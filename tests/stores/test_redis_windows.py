@@ -1,0 +1,78 @@
+"""Windows of budgets in a server: its clock, and what is decided while others let something leave."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_connect.core import windows
+from llm_connect.stores.opening import open_budget
+from llm_connect.stores.redis.clock import ServerClock
+from tests.core.budget_helpers import at_rest, outcomes
+from tests.core.stores import new_url
+from tests.core.test_windows import NOON, Clock
+from tests.stores.looking import gate_of, second
+
+
+@pytest.fixture
+def redis_url(folder: Path) -> str:
+    """The URL of a server that has no budgets yet."""
+    return new_url("redis", folder)
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_windows_go_by_the_clock_of_the_server(redis_url: str, monkeypatch: Any, days: int) -> None:
+    """On a machine with another clock they open in the same moment, also when it was just set (BUDGET-58, STORE-15)."""
+    right = open_budget(redis_url, total=100, period="day")
+    expected = right.snapshot().opens_at
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400 * days)
+    monkeypatch.setattr(windows, "now", time.time)
+    right.reserve(10).settle(10)
+    other = second(right)
+    assert other.snapshot().opens_at == right.snapshot().opens_at == expected
+    made = open_budget(redis_url, name="made there", total=100, period="day")
+    assert made.snapshot().opens_at == expected
+    assert abs(gate_of(other).clock() - real()) < 1
+    monkeypatch.undo()
+    assert right.child("c", 5, period="day").snapshot().opens_at == expected
+    assert outcomes(right) == ["settled"]
+    gate_of(other).shut()
+
+
+def test_the_clock_of_a_server_does_not_go_to_and_fro() -> None:
+    """However long its replies take, it is what all of them allow, and moves only when it has to (STORE-15)."""
+    of_server = ServerClock()
+    assert not of_server.known
+    for ahead, asked, expected in ((-0.2, 0.4, 0), (50, 1, 50), (50.4, 1, 50.4), (49.9, 1, 50.4), (49, 0.1, 49.1)):
+        of_server.hear(time.time() + ahead, time.time() - asked)
+        assert of_server.known
+        assert abs(of_server() - time.time() - expected) < 0.09
+
+
+def test_a_correction_that_others_overtake_is_decided_anew(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it amends has left the window by the time it is written, so nothing more leaves (BUDGET-54, STORE-15)."""
+    clock = Clock()
+    monkeypatch.setattr(windows, "now", clock)
+    budget = open_budget(redis_url, total=100, period="hour")
+    theirs = second(budget)
+    with budget.reserve(50) as hold:
+        hold.dispatch()
+    assert hold.entry is not None
+    gate: Any = gate_of(budget)
+    step = gate._step
+
+    def be_overtaken() -> Any:
+        gate._step = step
+        clock.moment = NOON + 3_600
+        theirs.record(5)
+        return step()
+
+    gate._step = be_overtaken
+    budget.correct(hold.entry.id, 7)
+    assert (budget.snapshot().spent.tokens, budget.snapshot().presumed.tokens) == (5, 0)
+    at_rest(budget)
+    gate_of(theirs).shut()
