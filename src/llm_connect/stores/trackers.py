@@ -91,6 +91,11 @@ class Trackers(ABC):
         return [self.find(number) for number in self.slices]
 
     @property
+    def known(self) -> list[BudgetTracker]:
+        """Those of the store that anybody here has."""
+        return list(self._known.values())
+
+    @property
     def inserted(self) -> bool:
         """Whether this transaction has inserted any."""
         return bool(self._inserted)

@@ -13,7 +13,9 @@ from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.core.slices import limits_of
 from llm_connect.stores.redis.line import RevisableLine
 from llm_connect.stores.redis.listener import Listener
+from llm_connect.stores.redis.server import Doubt
 from llm_connect.stores.redis.state import Again, RedisState
+from llm_connect.stores.slicing import SlicingGate
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -185,6 +187,7 @@ class RedisGate(WaitingGate):
 _INFORMED = (
     "change_limits",
     "correct",
+    "in_one_step",
     "join",
     "read",
     "record",
@@ -214,3 +217,12 @@ for _name in _INFORMED:
     setattr(RedisGate, _name, informed(getattr(WaitingGate, _name)))
 for _name in _REDONE:
     setattr(RedisGate, _name, redone(getattr(WaitingGate, _name)))
+
+
+class SlicingRedisGate(SlicingGate, RedisGate):
+    """The same, which goes on while the server cannot be reached."""
+
+    def roll_back(self, error: BaseException) -> None:
+        taken = self.allowances.taken() if isinstance(error, Doubt) else []
+        super().roll_back(error)
+        self.allowances.doubt(taken)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from llm_connect.stores.slicing import SlicingGate
 from llm_connect.stores.sqlite.state import TransactionalGate
 
 
@@ -33,6 +34,10 @@ class SqliteGate(TransactionalGate):
             self._worker.put_end()
         else:
             connection.close()
+
+
+class SlicingSqliteGate(SlicingGate, SqliteGate):
+    """The same, which goes on while the file cannot be used."""
 
 
 def _say_farewell(connection: sqlite3.Connection, lease: int | None) -> None:
