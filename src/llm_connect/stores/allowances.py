@@ -1,8 +1,8 @@
 """Allowances: what a process holds of a budget, so that it can go on while the store is lost.
 
 An allowance is a hold in the store, dispatched, under the lease of its process: when that dies, it is presumed. So
-what is spent of it without the store's knowledge has counted all the time. A process keeps one on the budget itself, and
-one on each child with limits that other processes may know.
+what is spent of it without the store's knowledge has counted all the time. A process keeps one on the budget itself,
+and one on each child with limits that other processes may know.
 """
 
 from __future__ import annotations

@@ -61,11 +61,17 @@ class ShadowState(NamedTuple):
 
 
 class ShadowTracker(BudgetTracker):
-    """What stands for the tracker `real`. Pickled, it is that one."""
+    """What stands for the tracker `real`, and is that one for whoever compares or pickles it."""
 
     real: BudgetTracker
     #: Whether its limits are what was held for this, since other processes use the real one as well.
     shared: bool
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self.real
+
+    def __hash__(self) -> int:
+        return hash(self.real)
 
     def __reduce__(self) -> Any:
         return self.real.__reduce__()
@@ -95,7 +101,7 @@ class ShadowGate(Gate):
         self._books.learned.become(dict(real.learned))
 
     @property
-    def worker(self) -> StoreWorker:
+    def worker(self) -> StoreWorker:  # pyright: ignore[reportIncompatibleVariableOverride]
         """That of the store: an operation may have to wait until the store has taken over."""
         return self._real.worker
 
@@ -141,10 +147,13 @@ class ShadowGate(Gate):
 
     # What the gate of the store asks of it.
 
-    def admit_instead(self, tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | None:
+    def admit_instead(
+        self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None
+    ) -> Hold | None:
         """Like `admit`, for the real tracker. Raises Moving."""
         with self._here():
-            return super().admit(self.of(tracker), demand, facts)
+            mine = replaces if replaces is not None and replaces.tracker.gate is self else None
+            return super().admit(self.of(tracker), demand, facts, mine)
 
     def room_instead(self, tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> int | None:
         """Like `room`, for the real tracker."""

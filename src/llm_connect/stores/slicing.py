@@ -62,6 +62,10 @@ class SlicingGate(StoreGate):
     def anybody_waits(self) -> bool:
         return self._line.busy
 
+    def others_wait(self) -> bool:
+        """Whether a look at the store shows that anybody waits for budget, so that allowances are to be given back."""
+        return False
+
     @property
     def outage_said(self) -> LLMStoreError:
         """The error for what is wrong with the store."""
@@ -74,17 +78,22 @@ class SlicingGate(StoreGate):
     def admit(
         self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None = None
     ) -> Hold | None:
-        if replaces is not None and replaces.tracker.gate is not self:
-            replaces.release()
-            replaces = None
         admit = super().admit
 
-        def instead(shadow: ShadowGate) -> Hold | None:
-            if replaces is not None:
-                self._end_aside(replaces, RELEASED)
-            return shadow.admit_instead(tracker, demand, facts)
+        def in_store() -> Hold | None:
+            self.outage.check()
+            mine = replaces if replaces is not None and replaces.tracker.gate is self else None
+            if replaces is not None and mine is None:
+                replaces.release()
+            return admit(tracker, demand, facts, mine)
 
-        hold = self._or_instead(lambda: admit(tracker, demand, facts, replaces), instead)
+        def instead(shadow: ShadowGate) -> Hold | None:
+            hold = shadow.admit_instead(tracker, demand, facts, replaces)
+            if replaces is not None and replaces.tracker.gate is self:
+                self._end_aside(replaces, RELEASED)
+            return hold
+
+        hold = self._or_instead(in_store, instead)
         if hold is not None:
             self._use(tracker)
         return hold
@@ -144,7 +153,10 @@ class SlicingGate(StoreGate):
         return hold
 
     def abandon(self, waiter: Waiter) -> None:
-        self._do(partial(self._leave, waiter))
+        if waiter.tracker.gate is self:
+            self._do(partial(self._leave, waiter))
+        else:
+            waiter.tracker.gate.abandon(waiter)
 
     def _leave(self, waiter: Waiter) -> None:
         if waiter.tracker.gate is self:
@@ -338,7 +350,7 @@ class SlicingGate(StoreGate):
             return _LOOK_SECONDS
         pause = super().tick()  # type: ignore[safe-super]
         try:
-            if self.shadow is None and self.allowances.due:
+            if self.shadow is None and (self.allowances.due or (self.allowances and self.others_wait())):
                 self.in_one_step(self.allowances.tend)
         except LLMError as error:
             _log.warning("%s", error)
