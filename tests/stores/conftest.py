@@ -13,7 +13,7 @@ from tests.core.conftest import fast_folder
 from tests.core.stores import STORES, new_url
 
 #: Files whose tests say the same of every store, but for those that are about what stands in a file.
-OF_EACH_STORE = {"test_command", "test_leases", "test_opening", "test_processes", "test_sharing"}
+OF_EACH_STORE = {"test_allowances", "test_command", "test_leases", "test_opening", "test_processes", "test_sharing"}
 ABOUT_FILES = {
     "test_a_file_that_is_none_of_ours",
     "test_a_lost_hold_is_not_the_hold_that_has_its_number_now",

@@ -293,9 +293,12 @@ class StoreGate(Gate, ABC):
     def shut(self) -> None:
         """Write what is left to do, end what is held, and let the store go. A later operation reaches for it again."""
         self._worker.stop(self.terms.busy_seconds)
-        with suppress(LLMStoreError), self._lock:
-            self._work_off()
-            self._give_up()
+        with suppress(LLMStoreError):
+            with self._lock:
+                self._work_off()
+            # What has ended is no longer in the store by now, so that it is not ended again.
+            with self._lock:
+                self._give_up()
         self._tell()
         self.disconnect()
 

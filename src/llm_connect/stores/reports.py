@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from llm_connect.core.units import Amount, usd_of
-from llm_connect.stores.rows import labels_of
+from llm_connect.stores.rows import ALLOWANCE, labels_of
 
 
 class Report(Protocol):
@@ -42,7 +42,7 @@ def figures_data(figures: Sequence[int | None]) -> dict[str, dict[str, Any]]:
 
 
 def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_usd: int, *rest: Any) -> dict[str, Any]:
-    """An open hold; it is stale when the lease of its process is over."""
+    """An open hold; it is stale when the lease of its process is over. An allowance is kept for when the store is lost."""
     adapter, model, labels, reserved_at, host, pid, expires_at = rest
     return {
         "tracker": path,
@@ -57,6 +57,7 @@ def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_u
         "pid": pid,
         "age_seconds": round(now - reserved_at, 1),
         "stale": expires_at is None or expires_at <= now,
+        "allowance": adapter is None and labels_of(labels) == ALLOWANCE,
     }
 
 

@@ -362,14 +362,11 @@ class SlicingGate(StoreGate):
             self._line.scan()
 
     def shut(self) -> None:
-        if self.outage.lost:
-            with suppress(LLMError):
+        with suppress(LLMError):
+            if self.outage.lost:
                 self.try_again()
+            self.in_one_step(self.allowances.give_back)
         super().shut()
-
-    def _give_up(self) -> None:
-        self.allowances.give_back()
-        super()._give_up()
 
     def before_fork(self) -> None:
         self._share(self.trackers.known)
