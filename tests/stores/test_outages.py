@@ -18,9 +18,14 @@ from llm_connect.core.exceptions import LLMBudgetExceededError, LLMStoreError
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import RunConfig
 from llm_connect.core.units import NOTHING
+from llm_connect.stores.opening import open_budget, terms_of
+from llm_connect.stores.redis.server import Doubt
+from llm_connect.stores.slicing import SlicingGate
 from tests.core.budget_helpers import at_rest, auntil, in_thread, outcomes, until
+from tests.stores.crew import crew
 from tests.stores.looking import gate_of
-from tests.stores.losing import FOR_ALL, FOR_ONE, Store, held_now
+from tests.stores.losing import FOR_ALL, FOR_ONE, LEASE, Store, held_now
+from tests.stores.test_processes import LIMIT, SECONDS, bill
 
 
 @pytest.fixture(autouse=True)
@@ -375,7 +380,7 @@ def test_an_overrun_in_an_outage_is_booked_in_full(store: Store) -> None:
 
 
 def test_outages_that_follow_each_other(store: Store) -> None:
-    """Each has what was kept for it: nothing right after the last one, a whole slice a moment later (STORE-16)."""
+    """Each has what was kept for it, which is a whole slice again after the last one (STORE-16)."""
     budget = store.open()
     spent = 0
     for _ in range(2):
@@ -403,3 +408,225 @@ def test_sinks_and_thresholds_hear_of_it_once(store: Store) -> None:
     assert (entry.amount.tokens, entry.labels, told) == (60, {"who": "me"}, [60])
     assert began <= entry.reserved_at <= entry.ended_at <= time.time()
     closed_with(budget, 60)
+
+
+@pytest.fixture(params=FOR_ONE)
+def apart(request: pytest.FixtureRequest, folder: Path) -> Iterator[Store]:
+    """A store that one process loses, while others go on."""
+    found = FOR_ONE[request.param](folder)
+    yield found
+    found.stop()
+
+
+@pytest.fixture(params=FOR_ALL)
+def shared(request: pytest.FixtureRequest, folder: Path) -> Iterator[Store]:
+    """A store that all processes lose."""
+    found = FOR_ALL[request.param](folder)
+    yield found
+    found.stop()
+
+
+def other_process(store: Store, budget: BudgetTracker) -> BudgetTracker:
+    """The same budget as a process has it that does not lose the store, and keeps no allowance."""
+    gate = terms_of(store.others, name=budget.name, prices={}, lease_seconds=LEASE).gate()
+    return gate.tracker(gate.root)
+
+
+def consume_all(budget: BudgetTracker, size: int) -> int:
+    spent = 0
+    with pytest.raises(LLMBudgetExceededError):
+        while True:
+            budget.consume(size)
+            spent += size
+    return spent
+
+
+@pytest.mark.parametrize("used", [100, 60, 0])
+def test_the_cap_holds_over_those_that_go_on(apart: Store, used: int) -> None:
+    """The lease is over in the outage, and others spend all that is left: together it is the cap (STORE-16)."""
+    budget = apart.open()
+    hold = hold_of(budget, 50)
+    hold.dispatch()
+    apart.lose(budget)
+    other = other_process(apart, budget)
+    if used:
+        spend_all(budget, 1) if used == 100 else spend(budget, used)
+    taken = consume_all(other, 1)
+    assert taken == 1_000 - 100 - 50
+    until(lambda: other.snapshot().presumed.tokens == 150)
+    assert consume_all(other, 1) == 0
+    hold.settle(30)
+    apart.find(budget)
+    until(lambda: other.snapshot().spent.tokens == taken + 30 + used)
+    assert consume_all(other, 1) == 1_000 - taken - 30 - used - held_now(other)
+    gate_of(other).shut()
+    budget.close()
+    at_rest(budget)
+
+
+def test_a_process_that_is_killed_in_an_outage(shared: Store) -> None:
+    """What it has spent is not in the books, but what it was granted for that is: they are above the bill (STORE-3)."""
+    watching = open_budget(shared.url, total=1_000, lease_seconds=LEASE)
+    with crew(1, "keeper", shared.url, 0.1, LEASE, 60) as (process,):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        shared.lose(watching)
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "spent\n"
+        process.kill()
+        process.wait()
+    shared.give()
+    until(lambda: held_now(watching) == 0)
+    snapshot = watching.snapshot()
+    assert (snapshot.spent.tokens, snapshot.presumed.tokens) == (100, 100)
+    at_rest(watching)
+
+
+def test_a_process_that_ends_in_an_outage_writes_what_it_can(store: Store) -> None:
+    """It tries once more; what is open then is presumed, as at any end (STORE-16)."""
+    budget = store.open()
+    store.lose(budget)
+    spend(budget, 10)
+    hold = hold_of(budget, 20)
+    hold.dispatch()
+    store.give()
+    gate_of(budget).shut()
+    assert gate_of(budget).shadow is None
+    snapshot = budget.snapshot()
+    assert (snapshot.spent.tokens, snapshot.presumed.tokens) == (30, 20)
+    hold.settle(15)
+    assert budget.snapshot().spent.tokens == 25
+    closed_with(budget, 25)
+
+
+@pytest.mark.timeout(60 + 4 * SECONDS)
+def test_processes_go_through_outages_and_keep_the_cap(shared: Store, tmp_path: Path) -> None:
+    """Lost and found again and again, and killed in the end: the bill is at or below the books, these below the cap.
+
+    (STORE-2, STORE-3, STORE-16)
+    """
+    budget = open_budget(shared.url, total=LIMIT, lease_seconds=LEASE)
+    end, through = time.monotonic() + 2 * SECONDS, 0
+    with crew(3, "spender", shared.url, str(tmp_path), LEASE, 0.05) as processes:
+        until(lambda: len(list(tmp_path.iterdir())) == 3)
+        while time.monotonic() < end:
+            time.sleep(0.3)
+            shared.lose(budget)
+            before = bill(tmp_path)
+            time.sleep(LEASE / 6 + 0.5)
+            through += bill(tmp_path) > before
+            shared.give()
+        for process in processes:
+            assert process.poll() is None
+            process.kill()
+    until(lambda: held_now(budget) == 0)
+    print(f"limit {LIMIT}, books {budget.spent}, bill {bill(tmp_path)}")
+    assert 0 < bill(tmp_path) <= budget.spent <= LIMIT
+    assert through
+    at_rest(budget)
+
+
+def test_what_cannot_be_written_afterwards_is_tried_again(folder: Path) -> None:
+    """The disk is full when the file is there again: calls go on from the slice until there is room (STORE-17)."""
+    store = FOR_ALL["busy file"](folder)
+    budget = store.open()
+    gate = gate_of(budget)
+    store.lose(budget)
+    labels = {"much": "x" * 20_000}
+    spend(budget, 10, labels=labels)
+    hold = hold_of(budget, 20, labels=labels)
+    waiting = in_thread(lambda: budget.reserve(80, max_wait_seconds=30))
+    until(lambda: gate.shadow._line.busy)
+    with gate.lock.no_transaction():
+        (pages,) = gate.connection.execute("PRAGMA page_count").fetchone()
+        gate.connection.execute(f"PRAGMA max_page_count = {pages}")
+    store.give()
+    until(lambda: "full" in str(gate.outage.error))
+    assert (hold.state, hold.tracker is budget) == ("reserved", False)
+    hold.dispatch()
+    with gate.lock.no_transaction():
+        gate.connection.execute("PRAGMA max_page_count = 1000000")
+    waiting.result(20).release()
+    hold.settle(12)
+    assert outcomes(budget).count("settled") == 2
+    closed_with(budget, 22)
+
+
+def test_a_step_that_has_to_be_decided_anew_writes_everything_once(folder: Path, monkeypatch: Any) -> None:
+    """Another process changes what it was decided on, in that very moment (STORE-17)."""
+    store = FOR_ALL["stopped server"](folder)
+    budget = store.open()
+    other = other_process(store, budget)
+    store.lose(budget)
+    spend(budget, 10)
+    hold = hold_of(budget, 20)
+    hold.dispatch()
+    adopt, done = SlicingGate._adopt, []
+
+    def interfere(gate: SlicingGate, state: Any) -> None:
+        if not done:
+            done.append(other.child("new", 5, join=True))
+            other.consume(3)
+        adopt(gate, state)
+
+    monkeypatch.setattr(SlicingGate, "_adopt", interfere)
+    store.find(budget)
+    assert done
+    assert budget.snapshot().spent.tokens == 13
+    hold.settle(15)
+    gate_of(other).shut()
+    closed_with(budget, 28)
+    store.stop()
+
+
+def answer_lost(gate: Any, monkeypatch: Any, and_then: Any = lambda: None) -> None:
+    """Let the next step be written, but its answer get lost."""
+    send = gate.server.patiently
+
+    def lose(command: Any) -> Any:
+        monkeypatch.undo()
+        send(command)
+        and_then()
+        raise Doubt.of(gate.terms.url, OSError("it hung up"))
+
+    monkeypatch.setattr(gate.server, "patiently", lose)
+
+
+def test_an_allowance_that_may_be_gone_is_not_used(folder: Path, monkeypatch: Any) -> None:
+    """The step that gave it back was written, but the process does not know: others may have it by now (STORE-16)."""
+    store = FOR_ONE["cut off server"](folder)
+    budget = store.open()
+    other = other_process(store, budget)
+    with pytest.raises(LLMStoreError), gate_of(budget).lock:
+        gate_of(budget).allowances.give_back()
+        answer_lost(gate_of(budget), monkeypatch, lambda: store.lose(budget))
+    with pytest.raises(LLMStoreError, match="0 tokens of 0 tokens"):
+        budget.reserve(1)
+    assert consume_all(other, 100) == 1_000
+    store.find(budget)
+    assert budget.snapshot().spent.tokens == 1_000
+    gate_of(other).shut()
+    closed_with(budget, 1_000)
+    store.stop()
+
+
+def test_an_allowance_that_may_have_been_taken_is_ended(folder: Path, monkeypatch: Any) -> None:
+    """The step that took it was written, but the process does not know: it is not presumed for good (STORE-16)."""
+    store = FOR_ALL["killed server"](folder)
+    budget = open_budget(store.url, total=1_000, lease_seconds=LEASE, on_store_error="slice", slice_share=0.1)
+    budget.close()
+    budget = open_budget(store.url, lease_seconds=LEASE, on_store_error="slice", slice_share=0.1)
+    until(lambda: held_now(budget) == 100)
+    gate = gate_of(budget)
+    gate.in_one_step(gate.allowances.give_back)
+    with pytest.raises(LLMStoreError), gate.lock:
+        gate.allowances._rests_until = 0.0
+        gate.allowances.tend()
+        answer_lost(gate, monkeypatch)
+    until(lambda: not gate.outage.lost)
+    until(lambda: held_now(budget) == 100)
+    assert budget.snapshot().spent.tokens == 0
+    closed_with(budget, 0)
+    store.stop()

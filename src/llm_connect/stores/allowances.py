@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import reduce
@@ -139,6 +139,7 @@ class Allowances:
         if self._gate.shadow is not None or not self:
             return False
         self.end()
+        self._rests_until = time.monotonic() + _REST_SECONDS
         self._gate.look_who_fits()
         return True
 
@@ -148,7 +149,6 @@ class Allowances:
             self._end(allowance)
         self._kept.clear()
         self._end_doubtful()
-        self._rests_until = time.monotonic() + _REST_SECONDS
 
     @contextmanager
     def not_counted(self) -> Iterator[None]:
@@ -168,22 +168,24 @@ class Allowances:
         self._unsure.clear()
 
     def undo(self) -> None:
-        """The transaction was rolled back, as far as anybody knows."""
+        """The transaction was rolled back."""
         kept, doubtful = self._before
-        self._unsure.update(number for number, allowance in kept.items() if self._kept.get(number) is not allowance)
         self._kept, self._doubtful = dict(kept), list(doubtful)
 
-    def taken(self) -> list[tuple[Allowance, Any]]:
-        """Those that the transaction at hand has taken, as they would stand in the store."""
-        return [(a, a.before) for number, a in self._kept.items() if self._before[0].get(number) is not a]
+    def undo_in_doubt(self, undo: Callable[[], None]) -> None:
+        """Do `undo`; but nobody knows whether the transaction was written.
 
-    def doubt(self, taken: list[tuple[Allowance, Any]]) -> None:
-        """Nobody knows whether these were taken: they are ended when the store is there again."""
+        What it has given back is not used any more, and what it has taken is ended when the store is there again.
+        """
+        before = self._before[0]
+        taken = [(a, a.before) for number, a in self._kept.items() if before.get(number) is not a]
+        gone = [number for number, allowance in before.items() if self._kept.get(number) is not allowance]
+        undo()
+        self._unsure.update(gone)
         for allowance, as_taken in taken:
-            if as_taken.row is not None:
-                allowance.undo(as_taken)
-                self._doubtful.append(allowance)
-        self._before = (self._before[0], list(self._doubtful))
+            allowance.undo(as_taken)
+            self._doubtful.append(allowance)
+        self._before = (before, list(self._doubtful))
 
     @property
     def _unwanted(self) -> bool:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
@@ -223,6 +223,7 @@ class SlicingRedisGate(SlicingGate, RedisGate):
     """The same, which goes on while the server cannot be reached."""
 
     def roll_back(self, error: BaseException) -> None:
-        taken = self.allowances.taken() if isinstance(error, Doubt) else []
-        super().roll_back(error)
-        self.allowances.doubt(taken)
+        if isinstance(error, Doubt):
+            self.allowances.undo_in_doubt(partial(super().roll_back, error))
+        else:
+            super().roll_back(error)
