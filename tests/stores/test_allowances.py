@@ -54,9 +54,7 @@ def hold_of(budget: BudgetTracker, tokens: int) -> Any:
 
 def test_an_allowance_is_a_share_of_each_limit(url: str) -> None:
     """Rounded up, and no more than is left; a unit without a limit needs none (STORE-16)."""
-    budget = open_budget(
-        url, total=1_001, total_usd="0.50", on_store_error="slice", slice_share=0.07, name="first"
-    )
+    budget = open_budget(url, total=1_001, total_usd="0.50", on_store_error="slice", slice_share=0.07, name="first")
     until(lambda: budget.snapshot().held != NOTHING)
     held = budget.snapshot().held
     assert (held.tokens, held.calls, str(held.usd)) == (71, 0, "0.035000000")
@@ -324,5 +322,3 @@ def test_a_breached_budget_keeps_nothing_more(url: str) -> None:
     assert kept(budget) == 0
     budget.close()
     at_rest(budget)
-
-

@@ -7,9 +7,9 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -21,11 +21,13 @@ from llm_connect.core.units import NOTHING
 from llm_connect.stores.opening import open_budget, terms_of
 from llm_connect.stores.redis.server import Doubt
 from llm_connect.stores.slicing import SlicingGate
-from tests.core.budget_helpers import at_rest, auntil, in_thread, outcomes, until
+from tests.core.budget_helpers import at_rest, auntil, in_thread, outcomes, refused, until
 from tests.stores.crew import crew
 from tests.stores.looking import gate_of
 from tests.stores.losing import FOR_ALL, FOR_ONE, LEASE, Store, held_now
 from tests.stores.test_processes import LIMIT, SECONDS, bill
+
+E = TypeVar("E", bound=Exception)
 
 
 @pytest.fixture(autouse=True)
@@ -56,11 +58,17 @@ def spend(budget: BudgetTracker, bound: int, used: int | None = None, **details:
 
 def spend_all(budget: BudgetTracker, bound: int, used: int | None = None, **details: Any) -> int:
     """Spend until the store refuses; what was spent."""
-    spent = 0
-    with pytest.raises(LLMStoreError):
-        while True:
-            spent += spend(budget, bound, used, **details)
-    return spent
+    return until_refused(LLMStoreError, lambda: spend(budget, bound, used, **details))[0]
+
+
+def until_refused(kind: type[E], work: Callable[[], int]) -> tuple[int, E]:
+    """The sum of what `work` comes to until it is refused, and the refusal."""
+    total = 0
+    while True:
+        try:
+            total += work()
+        except kind as error:
+            return total, error
 
 
 def closed_with(budget: BudgetTracker, spent: int) -> None:
@@ -320,11 +328,8 @@ def test_children_keep_their_limits_in_an_outage(store: Store) -> None:
 
 def spend_all_of(child: BudgetTracker, bound: int) -> int:
     """Spend until the child's own limit refuses, which is not the store's fault."""
-    spent = 0
-    with pytest.raises(LLMBudgetExceededError) as caught:
-        while True:
-            spent += spend(child, bound)
-    assert caught.value.path == child.path
+    spent, refusal = until_refused(LLMBudgetExceededError, lambda: spend(child, bound))
+    assert refusal.path == child.path
     return spent
 
 
@@ -433,12 +438,11 @@ def other_process(store: Store, budget: BudgetTracker) -> BudgetTracker:
 
 
 def consume_all(budget: BudgetTracker, size: int) -> int:
-    spent = 0
-    with pytest.raises(LLMBudgetExceededError):
-        while True:
-            budget.consume(size)
-            spent += size
-    return spent
+    def consume() -> int:
+        budget.consume(size)
+        return size
+
+    return until_refused(LLMBudgetExceededError, consume)[0]
 
 
 @pytest.mark.parametrize("used", [100, 60, 0])
@@ -599,9 +603,14 @@ def test_an_allowance_that_may_be_gone_is_not_used(folder: Path, monkeypatch: An
     store = FOR_ONE["cut off server"](folder)
     budget = store.open()
     other = other_process(store, budget)
-    with pytest.raises(LLMStoreError), gate_of(budget).lock:
-        gate_of(budget).allowances.give_back()
-        answer_lost(gate_of(budget), monkeypatch, lambda: store.lose(budget))
+    gate = gate_of(budget)
+
+    def give_back() -> None:
+        gate.allowances.give_back()
+        answer_lost(gate, monkeypatch, lambda: store.lose(budget))
+
+    with pytest.raises(LLMStoreError):
+        gate.in_one_step(give_back)
     with pytest.raises(LLMStoreError, match="0 tokens of 0 tokens"):
         budget.reserve(1)
     assert consume_all(other, 100) == 1_000
@@ -621,12 +630,58 @@ def test_an_allowance_that_may_have_been_taken_is_ended(folder: Path, monkeypatc
     until(lambda: held_now(budget) == 100)
     gate = gate_of(budget)
     gate.in_one_step(gate.allowances.give_back)
-    with pytest.raises(LLMStoreError), gate.lock:
-        gate.allowances._rests_until = 0.0
+    gate.allowances._rests_until = 0.0
+
+    def take() -> None:
         gate.allowances.tend()
         answer_lost(gate, monkeypatch)
+
+    with pytest.raises(LLMStoreError):
+        gate.in_one_step(take)
     until(lambda: not gate.outage.lost)
     until(lambda: held_now(budget) == 100)
     assert budget.snapshot().spent.tokens == 0
     closed_with(budget, 0)
+    store.stop()
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_an_answer_that_gets_lost_afterwards_does_not_count_twice(
+    folder: Path, monkeypatch: Any, written: bool
+) -> None:
+    """The step that writes what was spent in an outage is written, or is not; nobody knows (STORE-17)."""
+    store = FOR_ALL["stopped server"](folder)
+    budget = store.open()
+    gate = gate_of(budget)
+    store.lose(budget)
+    spend(budget, 10)
+    presumed, settled, reserved = (hold_of(budget, 20) for _ in range(3))
+    presumed.dispatch()
+    presumed.presume()
+    provisional = presumed.entry_id
+    settled.dispatch()
+    waiting = in_thread(lambda: budget.reserve(60, max_wait_seconds=30))
+    until(lambda: gate.shadow._line.busy)
+    send, adopt = gate.server.patiently, SlicingGate._adopt
+
+    def lose_answer(command: Any) -> Any:
+        monkeypatch.undo()
+        if written:
+            send(command)
+        raise Doubt.of(gate.terms.url, OSError("it hung up"))
+
+    def adopt_and_lose(gate: SlicingGate, state: Any) -> None:
+        adopt(gate, state)
+        monkeypatch.setattr(gate.server, "patiently", lose_answer)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(SlicingGate, "_adopt", adopt_and_lose)
+    store.find(budget)
+    # Nothing is spent any more of what may have been given back.
+    assert isinstance(waiting.exception(20), LLMStoreError)
+    assert presumed.entry_id > 0
+    settled.settle(15)
+    assert refused(reserved.dispatch).reason == "lease_lost"
+    until(lambda: budget.snapshot().spent.tokens == 45)
+    budget.correct(provisional, tokens=5)
+    closed_with(budget, 30)
     store.stop()

@@ -107,7 +107,7 @@ class Allowances:
         """What is kept on `tracker` and below it, for sure."""
         bounds = (
             allowance.bound
-            for number, allowance in self._kept.items()
+            for number, allowance in list(self._kept.items())
             if tracker.number in allowance.places and number not in self._unsure
         )
         return reduce(Amount.plus, bounds, NOTHING)
@@ -199,10 +199,11 @@ class Allowances:
     def _wanted(self) -> list[BudgetTracker]:
         """Trackers on which an allowance is kept; on a child only as long as it is used."""
         long_ago = time.monotonic() - self._gate.terms.lease_seconds
+        used = [tracker for ref in self._used.keyrefs() if (tracker := ref()) is not None]
         return [
             tracker
-            for tracker, used_at in list(self._used.items())
-            if not tracker.closed and (tracker.parent is None or used_at > long_ago)
+            for tracker in used
+            if not tracker.closed and (tracker.parent is None or self._used.get(tracker, 0.0) > long_ago)
         ]
 
     def _keep(self, tracker: BudgetTracker) -> None:
@@ -235,6 +236,8 @@ class Allowances:
         self._doubtful.clear()
 
     def _end(self, allowance: Allowance) -> None:
+        # So that they are there until they are written.
+        self._gate.changes.note_trackers(allowance.tracker.lineage)
         if allowance.late:
             self._gate._end(allowance, RELEASED)
         else:

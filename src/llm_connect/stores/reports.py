@@ -42,7 +42,7 @@ def figures_data(figures: Sequence[int | None]) -> dict[str, dict[str, Any]]:
 
 
 def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_usd: int, *rest: Any) -> dict[str, Any]:
-    """An open hold; it is stale when the lease of its process is over. An allowance is kept for when the store is lost."""
+    """An open hold, stale when the lease of its process is over. An allowance is for when the store is lost."""
     adapter, model, labels, reserved_at, host, pid, expires_at = rest
     return {
         "tracker": path,

@@ -101,7 +101,7 @@ class ShadowGate(Gate):
         self._books.learned.become(dict(real.learned))
 
     @property
-    def worker(self) -> StoreWorker:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def worker(self) -> StoreWorker:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
         """That of the store: an operation may have to wait until the store has taken over."""
         return self._real.worker
 
@@ -126,7 +126,7 @@ class ShadowGate(Gate):
             None if account.limit is None else kept[account.place] if shadow.shared else account.limit
             for account in real.own_accounts
         )
-        checked: Limits = tuple(limits)  # type: ignore[assignment]
+        checked: Limits = tuple(limits)
         shadow._become(real.name, parent, self, checked)
         if not shadow.shared:
             # Nobody else uses it: it goes on from where it was.
@@ -156,8 +156,9 @@ class ShadowGate(Gate):
             return super().admit(self.of(tracker), demand, facts, mine)
 
     def room_instead(self, tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> int | None:
-        """Like `room`, for the real tracker."""
-        return super().room(self.of(tracker), demand, facts)
+        """Like `room`, for the real tracker. Raises Moving."""
+        with self._here():
+            return super().room(self.of(tracker), demand, facts)
 
     def queue_instead(self, waiter: Waiter, *, may_wait: bool) -> None:
         """Like `queue`, for one that would stand in the line of the store. Raises Moving."""

@@ -183,9 +183,7 @@ class SlicingGate(StoreGate):
             return hold.tracker.gate.extend(hold, more)
         extend = super().extend
         with suppress(LLMStoreError):
-            return self.in_one_step(
-                lambda: extend(hold, more) or (self.allowances.give_back() and extend(hold, more))
-            )
+            return self.in_one_step(lambda: extend(hold, more) or (self.allowances.give_back() and extend(hold, more)))
         return False
 
     def end(self, hold: Hold, ending: Ending) -> None:
@@ -282,7 +280,8 @@ class SlicingGate(StoreGate):
         _indebted.add(self)
         self.outage.begin(error)
         shadow = self.shadow = self.shadow or ShadowGate(self)
-        for waiter in self._line.hand_over():
+        waiters, self._returning = [*self._line.hand_over(), *self._returning], []
+        for waiter in waiters:
             shadow.queue_instead(waiter, may_wait=True)
 
     def find_store(self) -> None:
@@ -302,11 +301,16 @@ class SlicingGate(StoreGate):
         """In one transaction: what is kept is given back, and what was spent and is held of it is written."""
         self._work_off()
         if self.shadow is not None:
+            left = self.shadow.freeze()
+            self._left = left._replace(holds=[*self.unwritten(), *left.holds])
             self.allowances.end()
-            self._left = self.shadow.freeze()
             for state in self._left.holds:
                 self._adopt(state)
             self._line.scan()
+
+    def unwritten(self) -> list[ShadowState]:
+        """Holds of before that were not written though it had seemed so."""
+        return []
 
     def _adopt(self, state: ShadowState) -> None:
         hold, real = state.hold, state.tracker.real
@@ -323,12 +327,17 @@ class SlicingGate(StoreGate):
         left, self._left = self._left, None
         if left is not None:
             self.shadow, self._returning = None, left.waiters
-            presumed = (state for state in left.holds if state.before.ended and state.ending.outcome == "presumed")
-            self._booked_as.update((state.entry_id, state.hold.entry_id) for state in presumed)
+            self.note_ids(left.holds)
         if self.allowances or self.shadow is not None:
             _indebted.add(self)
         else:
             _indebted.discard(self)
+
+    def note_ids(self, states: Iterable[ShadowState]) -> None:
+        """Know under which ids the store has what is presumed, so that it can be corrected by those of before, too."""
+        for state in states:
+            if state.before.ended and state.ending.outcome == "presumed":
+                self._booked_as[state.entry_id] = state.hold.entry_id
 
     def _undo(self) -> None:
         super()._undo()
@@ -378,4 +387,3 @@ class SlicingGate(StoreGate):
         self.shadow = self._left = None
         self._returning.clear()
         _indebted.discard(self)
-

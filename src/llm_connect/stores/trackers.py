@@ -93,7 +93,7 @@ class Trackers(ABC):
     @property
     def known(self) -> list[BudgetTracker]:
         """Those of the store that anybody here has."""
-        return list(self._known.values())
+        return [tracker for ref in self._known.valuerefs() if (tracker := ref()) is not None]
 
     @property
     def inserted(self) -> bool:

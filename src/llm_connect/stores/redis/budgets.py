@@ -6,9 +6,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
-from llm_connect.stores.redis.gate import RedisGate, SlicingRedisGate, no_windows
+from llm_connect.stores.redis.gate import RedisGate, no_windows
 from llm_connect.stores.redis.keys import SCHEMA, Keys
 from llm_connect.stores.redis.server import Server
+from llm_connect.stores.redis.slicing import SlicingRedisGate
 from llm_connect.stores.redis.states import MOST, new_state, packed_state
 from llm_connect.stores.redis.terms import ServerTerms
 

@@ -6,16 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial, wraps
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.core.slices import limits_of
 from llm_connect.stores.redis.line import RevisableLine
 from llm_connect.stores.redis.listener import Listener
-from llm_connect.stores.redis.server import Doubt
 from llm_connect.stores.redis.state import Again, RedisState
-from llm_connect.stores.slicing import SlicingGate
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -217,13 +215,3 @@ for _name in _INFORMED:
     setattr(RedisGate, _name, informed(getattr(WaitingGate, _name)))
 for _name in _REDONE:
     setattr(RedisGate, _name, redone(getattr(WaitingGate, _name)))
-
-
-class SlicingRedisGate(SlicingGate, RedisGate):
-    """The same, which goes on while the server cannot be reached."""
-
-    def roll_back(self, error: BaseException) -> None:
-        if isinstance(error, Doubt):
-            self.allowances.undo_in_doubt(partial(super().roll_back, error))
-        else:
-            super().roll_back(error)
