@@ -44,6 +44,20 @@ def store(request: pytest.FixtureRequest, folder: Path) -> Iterator[Store]:
     found.stop()
 
 
+@pytest.fixture
+def lost(folder: Path) -> Iterator[Callable[[str], Store]]:
+    """Makes a store that can be lost in the way that it is told."""
+    made: list[Store] = []
+
+    def make(kind: str) -> Store:
+        made.append({**FOR_ALL, **FOR_ONE}[kind](folder))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.stop()
+
+
 def hold_of(budget: BudgetTracker, tokens: int, **details: Any) -> Any:
     """A hold that is not the caller's own, so that others may wait for it."""
     return contextvars.Context().run(budget.reserve, tokens, **details)
@@ -532,9 +546,9 @@ def test_processes_go_through_outages_and_keep_the_cap(shared: Store, tmp_path: 
     at_rest(budget)
 
 
-def test_what_cannot_be_written_afterwards_is_tried_again(folder: Path) -> None:
+def test_what_cannot_be_written_afterwards_is_tried_again(lost: Any) -> None:
     """The disk is full when the file is there again: calls go on from the slice until there is room (STORE-17)."""
-    store = FOR_ALL["busy file"](folder)
+    store = lost("busy file")
     budget = store.open()
     gate = gate_of(budget)
     store.lose(budget)
@@ -558,9 +572,9 @@ def test_what_cannot_be_written_afterwards_is_tried_again(folder: Path) -> None:
     closed_with(budget, 22)
 
 
-def test_a_step_that_has_to_be_decided_anew_writes_everything_once(folder: Path, monkeypatch: Any) -> None:
+def test_a_step_that_has_to_be_decided_anew_writes_everything_once(lost: Any, monkeypatch: Any) -> None:
     """Another process changes what it was decided on, in that very moment (STORE-17)."""
-    store = FOR_ALL["stopped server"](folder)
+    store = lost("stopped server")
     budget = store.open()
     other = other_process(store, budget)
     store.lose(budget)
@@ -582,7 +596,6 @@ def test_a_step_that_has_to_be_decided_anew_writes_everything_once(folder: Path,
     hold.settle(15)
     gate_of(other).shut()
     closed_with(budget, 28)
-    store.stop()
 
 
 def answer_lost(gate: Any, monkeypatch: Any, and_then: Any = lambda: None) -> None:
@@ -598,9 +611,9 @@ def answer_lost(gate: Any, monkeypatch: Any, and_then: Any = lambda: None) -> No
     monkeypatch.setattr(gate.server, "patiently", lose)
 
 
-def test_an_allowance_that_may_be_gone_is_not_used(folder: Path, monkeypatch: Any) -> None:
+def test_an_allowance_that_may_be_gone_is_not_used(lost: Any, monkeypatch: Any) -> None:
     """The step that gave it back was written, but the process does not know: others may have it by now (STORE-16)."""
-    store = FOR_ONE["cut off server"](folder)
+    store = lost("cut off server")
     budget = store.open()
     other = other_process(store, budget)
     gate = gate_of(budget)
@@ -618,12 +631,11 @@ def test_an_allowance_that_may_be_gone_is_not_used(folder: Path, monkeypatch: An
     assert budget.snapshot().spent.tokens == 1_000
     gate_of(other).shut()
     closed_with(budget, 1_000)
-    store.stop()
 
 
-def test_an_allowance_that_may_have_been_taken_is_ended(folder: Path, monkeypatch: Any) -> None:
+def test_an_allowance_that_may_have_been_taken_is_ended(lost: Any, monkeypatch: Any) -> None:
     """The step that took it was written, but the process does not know: it is not presumed for good (STORE-16)."""
-    store = FOR_ALL["killed server"](folder)
+    store = lost("killed server")
     budget = open_budget(store.url, total=1_000, lease_seconds=LEASE, on_store_error="slice", slice_share=0.1)
     budget.close()
     budget = open_budget(store.url, lease_seconds=LEASE, on_store_error="slice", slice_share=0.1)
@@ -642,15 +654,12 @@ def test_an_allowance_that_may_have_been_taken_is_ended(folder: Path, monkeypatc
     until(lambda: held_now(budget) == 100)
     assert budget.snapshot().spent.tokens == 0
     closed_with(budget, 0)
-    store.stop()
 
 
 @pytest.mark.parametrize("written", [True, False])
-def test_an_answer_that_gets_lost_afterwards_does_not_count_twice(
-    folder: Path, monkeypatch: Any, written: bool
-) -> None:
+def test_an_answer_that_gets_lost_afterwards_does_not_count_twice(lost: Any, monkeypatch: Any, written: bool) -> None:
     """The step that writes what was spent in an outage is written, or is not; nobody knows (STORE-17)."""
-    store = FOR_ALL["stopped server"](folder)
+    store = lost("stopped server")
     budget = store.open()
     gate = gate_of(budget)
     store.lose(budget)
@@ -684,4 +693,3 @@ def test_an_answer_that_gets_lost_afterwards_does_not_count_twice(
     until(lambda: budget.snapshot().spent.tokens == 45)
     budget.correct(provisional, tokens=5)
     closed_with(budget, 30)
-    store.stop()

@@ -191,7 +191,7 @@ class Allowances:
     def _unwanted(self) -> bool:
         """Whether it is time to do without: somebody waits for budget, or nobody here has the budget any more."""
         gate = self._gate
-        return gate.closed or gate.anybody_waits or not gate.trackers.known
+        return gate.closed or gate.leaving or gate.anybody_waits or not gate.trackers.known
 
     def _must_end(self, allowance: Allowance) -> bool:
         return allowance.lost or not any(tracker.number == allowance.places[0] for tracker in self._wanted())

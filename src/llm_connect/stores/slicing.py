@@ -42,6 +42,8 @@ class SlicingGate(StoreGate):
         self.outage: Outage = Outage(self)
         #: What stands for the budget while the store is lost.
         self.shadow: ShadowGate | None = None
+        #: Whether this process ends, and keeps no allowance any more.
+        self.leaving: bool = False
         #: What is just being written into the store, and those that are to wait there again.
         self._left: Left | None = None
         self._returning: list[Waiter] = []
@@ -371,11 +373,13 @@ class SlicingGate(StoreGate):
             self._line.scan()
 
     def shut(self) -> None:
+        self.leaving = True
         with suppress(LLMError):
             if self.outage.lost:
                 self.try_again()
             self.in_one_step(self.allowances.give_back)
         super().shut()
+        self.leaving = False
 
     def before_fork(self) -> None:
         self._share(self.trackers.known)

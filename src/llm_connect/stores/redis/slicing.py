@@ -69,7 +69,7 @@ class SlicingRedisGate(SlicingGate, RedisGate):
 
     def _see_what_was_written(self) -> None:
         doubted = self._doubted
-        last = None if doubted is None else self.fetch("GET", f"last:{self.client}")
+        last = None if doubted is None else self.fetch("HGET", "lasts", self.client)
         if doubted is None or last is None:
             return
         number, first = map(int, last.split())
