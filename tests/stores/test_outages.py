@@ -693,3 +693,31 @@ def test_an_answer_that_gets_lost_afterwards_does_not_count_twice(lost: Any, mon
     until(lambda: budget.snapshot().spent.tokens == 45)
     budget.correct(provisional, tokens=5)
     closed_with(budget, 30)
+
+
+class Twice(MockLLMAdapter):
+    """A metered call that reaches another metered one, whose hold takes the place of its own."""
+
+    def execute_prompt(self, prompt: Any, config: Any = None) -> Any:
+        self.before()
+        return super().execute_prompt(prompt, config)
+
+    def before(self) -> None:
+        """Between the two."""
+
+
+def test_a_hold_that_takes_the_place_of_another_does_so_in_an_outage(store: Store) -> None:
+    """Both in the slice, or the outer one in the store and the inner one in the slice, or the reverse (STORE-16)."""
+    budget = store.open()
+    adapter = Twice("x", prompt_tokens=5, completion_tokens=5)
+    config = RunConfig(budget_tracker=budget, max_tokens=40)
+    adapter.before = lambda: store.lose(budget)  # type: ignore[method-assign]
+    adapter.execute_prompt("hello", config)
+    adapter.before = lambda: None  # type: ignore[method-assign]
+    for _ in range(3):
+        adapter.execute_prompt("hello", config)
+    adapter.before = lambda: store.find(budget)  # type: ignore[method-assign]
+    adapter.execute_prompt("hello", config)
+    assert len(adapter.calls) == 5
+    until(lambda: budget.snapshot().spent.tokens == 50)
+    closed_with(budget, 50)
