@@ -24,6 +24,8 @@ from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, in_thread, outcomes, refused, until
 from tests.stores.crew import crew, results
 from tests.stores.looking import end_leases, gate_of, stored
+from tests.stores.losing import LEASE
+from tests.stores.losing import held_now as kept
 
 
 def slicing(url: str, total: int | None = 1_000, share: float = 0.1, **details: Any) -> BudgetTracker:
@@ -44,8 +46,6 @@ def fields(terms: Any) -> dict[str, Any]:
     return {name: getattr(terms, name) for name in terms.__dataclass_fields__}
 
 
-def kept(budget: BudgetTracker) -> int:
-    return budget.snapshot().held.tokens
 
 
 def hold_of(budget: BudgetTracker, tokens: int) -> Any:
@@ -206,7 +206,7 @@ def test_a_budget_that_nobody_has_any_more_keeps_nothing(url: str) -> None:
 
 def test_a_child_that_is_not_used_any_more_keeps_nothing(url: str) -> None:
     """Only children that others know, have limits, and were used within a lease have an allowance (STORE-16)."""
-    budget = slicing(url, total=10_000, lease_seconds=0.8)
+    budget = slicing(url, total=10_000, lease_seconds=LEASE)
     children = [budget.child(f"c{number}", 500) for number in range(5)]
     for child in children:
         child.consume(1)

@@ -145,6 +145,8 @@ class _Watched:
     def roll_back(self, error: BaseException) -> None:
         with self._watched():
             self._gate.roll_back(error)
+            if isinstance(error, LLMStoreError):
+                raise error
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

@@ -26,6 +26,8 @@ class SlicingRedisGate(SlicingGate, RedisGate):
 
     def __init__(self, *details: Any) -> None:
         self._doubted: Doubted | None = None
+        #: How many steps had been sent before that which writes what was spent in an outage.
+        self._steps_before = 0
         super().__init__(*details)
 
     def roll_back(self, error: BaseException) -> None:
@@ -33,8 +35,8 @@ class SlicingRedisGate(SlicingGate, RedisGate):
             super().roll_back(error)
             return
         undo = partial(super().roll_back, error)
-        left, self._left = self._left, None
-        if left is not None:
+        if self._left is not None and self._steps > self._steps_before:
+            left, self._left = self._left, None
             undo = partial(self._leave_in_doubt, left, undo)
         self.allowances.undo_in_doubt(undo)
 
@@ -79,6 +81,10 @@ class SlicingRedisGate(SlicingGate, RedisGate):
             for state in doubted.ended:
                 state.hold.entry_id = ids[id(state.hold)]
             self.note_ids(doubted.ended)
+
+    def _reconcile(self) -> None:
+        self._steps_before = self._steps
+        super()._reconcile()
 
     def unwritten(self) -> list[ShadowState]:
         return [] if self._doubted is None else self._doubted.ended
