@@ -18,7 +18,9 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import RunConfig
+from llm_connect.core.terms import Terms
 from llm_connect.core.units import NOTHING
+from llm_connect.core.waiting import admit
 from llm_connect.stores.command import main
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, in_thread, outcomes, refused, until
@@ -44,8 +46,6 @@ def plain(budget: BudgetTracker) -> BudgetTracker:
 
 def fields(terms: Any) -> dict[str, Any]:
     return {name: getattr(terms, name) for name in terms.__dataclass_fields__}
-
-
 
 
 def hold_of(budget: BudgetTracker, tokens: int) -> Any:
@@ -113,12 +113,20 @@ def test_who_waits_does_not_wait_for_the_allowance(url: str) -> None:
 
 def test_after_an_overrun_a_hold_grows_into_the_allowance(url: str) -> None:
     """What was learned since it was granted is covered by what was kept (STORE-16)."""
-    budget = slicing(url, total=1_000)
-    adapter = MockLLMAdapter("x", prompt_tokens=5, completion_tokens=500)
-    config = RunConfig(budget_tracker=budget, max_tokens=300)
-    adapter.execute_prompt("hello", config)
-    assert budget.snapshot().spent.tokens == 505
-    assert budget.snapshot().learned
+    budget = slicing(url)
+    adapter = MockLLMAdapter("x", prompt_tokens=5, completion_tokens=100)
+    terms = Terms.of(adapter, "hello", RunConfig(budget_tracker=budget, max_tokens=60))
+    assert terms is not None
+    hold = contextvars.Context().run(lambda: admit(terms.tracker, terms.demand, terms.facts, **terms.place))
+    granted = hold.bound.tokens
+    contextvars.Context().run(adapter.execute_prompt, "hello", RunConfig(budget_tracker=budget, max_tokens=60))
+    until(lambda: kept(budget) == granted + 100)
+    rest = hold_of(budget, 1_000 - budget.spent - granted - 100 - 1)
+    assert hold.try_dispatch()
+    assert hold.bound.tokens > granted + 1
+    assert kept(budget) == hold.bound.tokens + rest.bound.tokens
+    hold.release()
+    rest.release()
     budget.close()
     at_rest(budget)
 

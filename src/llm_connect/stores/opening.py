@@ -57,9 +57,9 @@ def open_budget(
         all; the period stays. A budget in Redis has none.
     lease_seconds: a process that holds budget says three times in this time that it is there. When it does not any
         more, what it had reserved is released, and what it had dispatched is presumed.
-    on_store_error: what becomes of calls while the store cannot be reached. "refuse": LLMStoreError, and nothing is sent.
-        "slice": they go on from what this process keeps of the budget for that, and never beyond it; what they come to
-        is booked when the store is there again.
+    on_store_error: what becomes of calls while the store cannot be reached. "refuse": they raise LLMStoreError, and
+        nothing is sent. "slice": they go on from what this process keeps of the budget for that, and never beyond it;
+        what they come to is booked when the store is there again.
     slice_share: how much that is, as a part of each limit (rounded up), for each process. It counts as held.
     The other arguments are those of `BudgetTracker`, and are this process's own, but for `on_unknown`, which the first
     says for all. Pickled, the tracker stays the same budget, and leaves its `sink` behind.
