@@ -14,6 +14,7 @@ from tests.core.stores import STORES, new_url
 
 #: Files whose tests say the same of every store, but for those that are about what stands in a file.
 OF_EACH_STORE = {
+    "test_allowances",
     "test_command",
     "test_leases",
     "test_opening",

@@ -47,7 +47,8 @@ class Books:
         hold.ended = True
         hold.ending = ending
         hold.entry_id = next(self._ids)
-        hold.ended_at = time.time()
+        # One that has ended before it could be booked says when.
+        hold.ended_at = hold.ended_at or time.time()
         outcome, amount, usage = ending[:3]
         path = hold.tracker.accounts
         if accounts.book(path, hold.bound, amount):

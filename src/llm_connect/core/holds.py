@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
 from llm_connect.core.demand import CallFacts, Demand
-from llm_connect.core.exceptions import LLMBudgetExceededError
+from llm_connect.core.exceptions import LLMError
 from llm_connect.core.ledger import LedgerEntry, Outcome
 from llm_connect.core.limits import checked_actual
 from llm_connect.core.refusals import refusal_of
@@ -153,7 +153,7 @@ class Hold:
         worker = self.tracker.gate.worker
         return self.try_dispatch() if worker is None else await worker.run(self.try_dispatch)
 
-    def given_back(self) -> LLMBudgetExceededError:
+    def given_back(self) -> LLMError:
         """Why the hold was given back before it was dispatched."""
         return refusal_of(self.tracker.accounts, self.demand, self.facts, "never_fits")
 

@@ -21,7 +21,7 @@ from llm_connect.stores.budgets import open_root
 from llm_connect.stores.redis.server import SCHEMES
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.sqlite.terms import FileTerms
-from llm_connect.stores.terms import Terms
+from llm_connect.stores.terms import OnStoreError, Terms
 
 _SQLITE = "sqlite:///"
 
@@ -41,6 +41,8 @@ def open_budget(
     sink: Sink | None = None,
     lease_seconds: float = 60.0,
     period: Period | None = None,
+    on_store_error: OnStoreError = "refuse",
+    slice_share: float = 0.05,
 ) -> BudgetTracker:
     """The budget of this name in a store: one cap for all processes that open it.
 
@@ -55,6 +57,10 @@ def open_budget(
         all; the period stays.
     lease_seconds: a process that holds budget says three times in this time that it is there. When it does not any
         more, what it had reserved is released, and what it had dispatched is presumed.
+    on_store_error: what becomes of calls while the store cannot be reached. "refuse": they raise LLMStoreError, and
+        nothing is sent. "slice": they go on from what this process keeps of the budget for that, and never beyond it;
+        what they come to is booked when the store is there again.
+    slice_share: how much that is, as a part of each limit (rounded up), for each process. It counts as held.
     The other arguments are those of `BudgetTracker`, and are this process's own, but for `on_unknown`, which the first
     says for all. Pickled, the tracker stays the same budget, and leaves its `sink` behind.
 
@@ -69,6 +75,7 @@ def open_budget(
         raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
     if sink is not None and not callable(sink):
         raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
+    _check_slice(on_store_error, slice_share)
     terms = terms_of(
         url,
         name=name,
@@ -77,6 +84,8 @@ def open_budget(
         keep_entries=keep_entries,
         sink=sink,
         lease_seconds=lease_seconds,
+        on_store_error=on_store_error,
+        slice_share=slice_share,
     )
     limits = checked_limits(total, total_calls, total_usd)
     return open_root(terms, limits, checked_period(period), on_unknown, change_limits=change_limits)
@@ -85,6 +94,14 @@ def open_budget(
 async def aopen_budget(url: str, **details: Any) -> BudgetTracker:
     """Like `open_budget`, without blocking the event loop."""
     return await asyncio.to_thread(partial(open_budget, url, **details))
+
+
+def _check_slice(on_store_error: object, share: float) -> None:
+    if on_store_error not in get_args(OnStoreError):
+        raise LLMConfigurationError(f"on_store_error must be 'refuse' or 'slice', not {on_store_error!r}.")
+    check_number("slice_share", share, above=0)
+    if share > 1:
+        raise LLMConfigurationError(f"slice_share is a part of the limits: it must be at most 1, not {share!r}.")
 
 
 def terms_of(url: str, **details: Any) -> Terms:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol
 
-from llm_connect.core.exceptions import LLMError
+from llm_connect.core.exceptions import LLMError, LLMStoreError
 
 
 class Transactional(Protocol):
@@ -26,6 +26,10 @@ class Transactional(Protocol):
     def roll_back(self, error: BaseException) -> None:
         """Undo what has changed since; may raise a better error."""
         ...
+
+
+def _is_decision(error: BaseException | None) -> bool:
+    return isinstance(error, LLMError) and not isinstance(error, LLMStoreError)
 
 
 class Transaction:
@@ -60,7 +64,7 @@ class Transaction:
         error = sys.exc_info()[1]
         try:
             if self._depth == 1:
-                if error is self._handled or isinstance(error, LLMError):
+                if error is self._handled or _is_decision(error):
                     self._state.commit()
                 else:
                     assert error is not None

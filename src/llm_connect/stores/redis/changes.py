@@ -137,7 +137,8 @@ class StepChanges(Changes):
             self._gate.leases.enter(hold)
         more = hold.bound.minus(NOTHING if granted else before.bound)
         dispatches = not granted and before.dispatched != hold.dispatched
-        return [hold.row, int(not granted), path, more, more, int(not dispatches), self._place(self._text(hold))]
+        needs = False if granted and hold.adopted else more
+        return [hold.row, int(not granted), path, more, needs, int(not dispatches), self._place(self._text(hold))]
 
     def _text(self, hold: StoredHold) -> str:
         assert hold.lease is not None

@@ -182,6 +182,7 @@ class RedisGate(WaitingGate):
 _INFORMED = (
     "change_limits",
     "correct",
+    "in_one_step",
     "join",
     "read",
     "record",

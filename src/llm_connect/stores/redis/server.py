@@ -32,7 +32,11 @@ class Server:
     def call(self, *command: Any) -> Any:
         """The answer to a command that may be given again. Raises LLMStoreError."""
         sent = packed(*command)
-        return self.patiently(lambda again: sent)
+        try:
+            return self.patiently(lambda again: sent)
+        except Doubt as error:
+            # Whether it was done does not matter.
+            raise LLMStoreError(error.message, store=error.store) from None
 
     def patiently(self, command: Callable[[bool], bytes]) -> Any:
         """The answer to a command, which learns whether it may have been done already. Raises LLMStoreError."""
