@@ -56,12 +56,12 @@ def test_a_busy_store_refuses_and_names_itself(url: str) -> None:
 
 def test_who_has_waited_for_long_tries_at_every_chance(url: str) -> None:
     """So that the busiest file lets everybody in (STORE-10)."""
-    connection, tries = gate_of(impatient(url, total=100)).connection, 0
+    budget, tries = impatient(url, total=100), 0
 
     def begin() -> None:
         nonlocal tries
         tries += 1
-        connection.execute("BEGIN IMMEDIATE")
+        gate_of(budget).connection.execute("BEGIN IMMEDIATE")
 
     with Busy(url), pytest.raises(sqlite3.OperationalError, match="locked"):
         schema.patiently(begin, 1.0)
