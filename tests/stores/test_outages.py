@@ -447,7 +447,7 @@ def shared(request: pytest.FixtureRequest, folder: Path) -> Iterator[Store]:
 
 def other_process(store: Store, budget: BudgetTracker) -> BudgetTracker:
     """The same budget as a process has it that does not lose the store, and keeps no allowance."""
-    gate = terms_of(store.others, name=budget.name, prices={}, lease_seconds=LEASE).gate()
+    gate = terms_of(store.others, name=budget.name, prices={}).gate()
     return gate.tracker(gate.root)
 
 

@@ -14,8 +14,8 @@ from llm_connect.core.exceptions import LLMStoreError
 from llm_connect.stores.transaction import Transaction, Transactional
 
 _log = logging.getLogger("llm_connect")
-#: How long after a try the store is tried again.
-_RETRY_SECONDS = 0.2
+#: How long after a try the store is tried again: longer each time, for one that does not come back.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
 
 
 class Enduring(Transactional, Protocol):
@@ -91,8 +91,10 @@ class Outage:
             self._trying.discard(threading.get_ident())
 
     def _try_again(self) -> None:
+        pause = _SHORTEST_PAUSE
         while self._going_on():
-            time.sleep(_RETRY_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
             gate = self._gate()
             try:
                 if gate is not None:
