@@ -30,6 +30,10 @@ class SlicingRedisGate(SlicingGate, RedisGate):
         self._steps_before = 0
         super().__init__(*details)
 
+    def others_wait(self) -> bool:
+        with self.lock.no_transaction():
+            return bool(self.fetch("HLEN", "waiters"))
+
     def roll_back(self, error: BaseException) -> None:
         if not isinstance(error, Doubt):
             super().roll_back(error)
