@@ -1,7 +1,8 @@
 """Rules for all tests.
 
 - No test meets a paid provider: keys and endpoints of the developer's environment are not seen.
-- The tests of the tracker run against a budget in memory; with --all-stores against every store.
+- The tests of the tracker run against a budget in memory, those of stores against a file; with --all-stores against every
+  store.
 - With LLM_CONNECT_REQUIRE_ALL=1 a skipped test fails, unless it is marked `allow_skip`.
 """
 
@@ -17,7 +18,7 @@ PROVIDERS = ("ANTHROPIC_", "CLAUDE_", "GEMINI_", "GOOGLE_", "OPENAI_", "OPENROUT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-stores", action="store_true", help="run the tests of the tracker against every store")
+    parser.addoption("--all-stores", action="store_true", help="run the tests of the tracker and of stores against every store")
 
 
 def pytest_configure(config: pytest.Config) -> None:
