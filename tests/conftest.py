@@ -18,7 +18,9 @@ PROVIDERS = ("ANTHROPIC_", "CLAUDE_", "GEMINI_", "GOOGLE_", "OPENAI_", "OPENROUT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all-stores", action="store_true", help="run the tests of the tracker and of stores against every store")
+    parser.addoption(
+        "--all-stores", action="store_true", help="run the tests of the tracker and of stores against every store"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
