@@ -1,8 +1,8 @@
 """Rules for all tests.
 
 - No test meets a paid provider: keys and endpoints of the developer's environment are not seen.
-- The tests of the tracker run against a budget in memory, those of stores against a file; with --all-stores against every
-  store.
+- The tests of the tracker run against a budget in memory, those of stores against a file; with --all-stores against
+  every store.
 - With LLM_CONNECT_REQUIRE_ALL=1 a skipped test fails, unless it is marked `allow_skip`.
 """
 
