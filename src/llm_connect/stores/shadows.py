@@ -96,7 +96,7 @@ class ShadowGate(Gate):
         self.ledger: Ledger = _Lines(self)
         self.ended: list[StoredHold] = []
         #: What it is told of its holds, as a gate of a store is.
-        self.changes = _Changes()
+        self.changes: _Changes = _Changes()
         self._books._ledger, self._books._ids = self.ledger, real.provisional_ids
         self._books.learned.become(dict(real.learned))
 

@@ -51,7 +51,7 @@ class SlicingGate(StoreGate):
         self.provisional_ids: itertools.count[int] = itertools.count(-2, -1)
         self._booked_as: dict[int, int] = {}
         super().__init__(*details)
-        self.allowances = Allowances(self, self.terms.slice_share)
+        self.allowances: Allowances = Allowances(self, self.terms.slice_share)
 
     def _new_lock(self) -> WatchedTransaction:
         return WatchedTransaction(self)
@@ -328,12 +328,16 @@ class SlicingGate(StoreGate):
         self.allowances.commit()
         left, self._left = self._left, None
         if left is not None:
-            self.shadow, self._returning = None, left.waiters
+            self.leave_shadow(left)
             self.note_ids(left.holds)
         if self.allowances or self.shadow is not None:
             _indebted.add(self)
         else:
             _indebted.discard(self)
+
+    def leave_shadow(self, left: Left) -> None:
+        """The store is used again; those that wait go on waiting there."""
+        self.shadow, self._returning = None, left.waiters
 
     def note_ids(self, states: Iterable[ShadowState]) -> None:
         """Know under which ids the store has what is presumed, so that it can be corrected by those of before, too."""

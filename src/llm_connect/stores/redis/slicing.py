@@ -60,7 +60,7 @@ class SlicingRedisGate(SlicingGate, RedisGate):
             self._let_go_of(hold, as_written)
         for state in self._doubted.ended:
             state.restore()
-        self.shadow, self._returning = None, left.waiters
+        self.leave_shadow(left)
 
     def _let_go_of(self, hold: StoredHold, as_written: Before) -> None:
         hold.undo(as_written)
