@@ -108,6 +108,21 @@ def test_a_full_disk_changes_nothing(url: str) -> None:
     at_rest(budget)
 
 
+def test_a_threshold_whose_transaction_is_undone_is_told_when_it_is_booked(url: str) -> None:
+    """Once, and not before (STORE-10)."""
+    budget, told = open_budget(url, total=100), []
+    budget.on_threshold(0.5, lambda snapshot: told.append(snapshot.spent.tokens))
+    hold = contextvars.Context().run(budget.reserve, 60)
+    connection = gate_of(budget).connection
+    connection.execute("CREATE TRIGGER late BEFORE UPDATE ON trackers BEGIN SELECT RAISE(ABORT, 'not now'); END")
+    hold.settle(60)
+    assert (told, budget.spent) == ([], 0)
+    connection.execute("DROP TRIGGER late")
+    until(lambda: bool(told))
+    assert (told, budget.snapshot().spent.tokens) == ([60], 60)
+    at_rest(budget)
+
+
 def test_a_waiter_whose_grant_could_not_be_written_is_told(url: str) -> None:
     """It was let in by an operation that failed in the end, and so was not (STORE-10)."""
     budget = open_budget(url, total=100)

@@ -10,6 +10,7 @@ from llm_connect.core.demand import CallFacts
 from llm_connect.core.holds import Hold
 from llm_connect.core.ledger import LedgerEntry
 from llm_connect.core.outbox import Outbox
+from llm_connect.core.thresholds import Threshold
 from llm_connect.core.units import Amount
 
 if TYPE_CHECKING:
@@ -26,6 +27,19 @@ class StoredBooks(Books):
         self._gate = gate
         #: Others may have booked more than was held.
         self.surprised = True
+        #: When a transaction began, with what they had told.
+        self._thresholds_before: list[tuple[Threshold, float]] = []
+
+    def begin(self) -> None:
+        """A transaction begins: remember what it may change."""
+        if self._thresholds or self._thresholds_before:
+            self._thresholds_before = [(threshold, threshold.told_until) for threshold in self._thresholds]
+
+    def undo(self) -> None:
+        """It is undone: thresholds that were reached were not."""
+        self._thresholds[:] = [threshold for threshold, _ in self._thresholds_before]
+        for threshold, told_until in self._thresholds_before:
+            threshold.told_until = told_until
 
     @abstractmethod
     def open_presumptions(self) -> list[int]:

@@ -15,7 +15,6 @@ from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.outbox import Outbox
-from llm_connect.core.thresholds import Threshold
 from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.stores.books import StoredBooks
@@ -102,18 +101,6 @@ class ServerBooks(StoredBooks):
         self._ids = itertools.repeat(-1)  # type: ignore[assignment]
         self._presumed = Presumptions(gate)
         self._place: tuple[BudgetTracker, Amount] | None = None
-        self._thresholds_before: list[tuple[Threshold, float]] = []
-
-    def begin(self) -> None:
-        """Remember what a step may change."""
-        if self._thresholds or self._thresholds_before:
-            self._thresholds_before = [(threshold, threshold.told_until) for threshold in self._thresholds]
-
-    def undo(self) -> None:
-        """Thresholds that were reached were not."""
-        self._thresholds[:] = [threshold for threshold, _ in self._thresholds_before]
-        for threshold, told_until in self._thresholds_before:
-            threshold.told_until = told_until
 
     def number(self) -> int:
         return TO_COME + len(self._gate.changes.entries)

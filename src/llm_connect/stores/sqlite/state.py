@@ -77,6 +77,7 @@ class TransactionalGate(StoreGate):
 
     def begin(self) -> None:
         try:
+            self.books.begin()
             connection = self.connection
             begin(connection, self.terms.busy_seconds)
             moved = self._moved()
@@ -110,6 +111,7 @@ class TransactionalGate(StoreGate):
         better, changed = self._as_llm_error(error), bool(self.changes)
         self._refuse_granted(better or error)
         self._undo()
+        self.books.undo()
         self.waiters.undo()
         self.books.last_id = self._version = None
         self.unseen = True
