@@ -61,9 +61,10 @@ def check() -> None:
     lint()
     with installed_wheel():
         run(BIN / "pyright", *VERIFY_TYPES)
-        run(PYTHON, "-m", "pytest", *PARALLEL, "--all-stores", "--cov", "--cov-report=")
+        run(PYTHON, "-m", "pytest", *PARALLEL, "--cov", "--cov-report=")
         run(PYTHON, "-m", "coverage", "report")
         run(PYTHON, "-m", "coverage", "report", "--include", FULLY_COVERED, "--fail-under=100")
+        run(PYTHON, "-m", "pytest", *PARALLEL, "--stores=others")
 
 
 def e2e(*args: str) -> None:

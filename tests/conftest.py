@@ -1,26 +1,26 @@
 """Rules for all tests.
 
 - No test meets a paid provider: keys and endpoints of the developer's environment are not seen.
-- The tests of the tracker run against a budget in memory, those of stores against a file; with --all-stores against
-  every store.
+- The tests of the tracker run against a budget in memory, those of stores against a file. --stores=others runs
+  what is about other stores than these, --stores=all both.
 - With LLM_CONNECT_REQUIRE_ALL=1 a skipped test fails, unless it is marked `allow_skip`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Generator
 
 import pytest
 
 REQUIRE_ALL = "LLM_CONNECT_REQUIRE_ALL"
+OF_SERVERS = re.compile(r"test_redis|Redis|\[[^]]*(redis|server)")
 PROVIDERS = ("ANTHROPIC_", "CLAUDE_", "GEMINI_", "GOOGLE_", "OPENAI_", "OPENROUTER_")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--all-stores", action="store_true", help="run the tests of the tracker and of stores against every store"
-    )
+    parser.addoption("--stores", choices=["default", "others", "all"], default="default", help="where budgets are kept")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,6 +28,23 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "in_memory_only: this test is not run against stores")
     for name in [name for name in os.environ if name.startswith(PROVIDERS)]:
         del os.environ[name]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    chosen = config.getoption("stores")
+    if chosen != "all":
+        left_out = [item for item in items if of_others(item) != (chosen == "others")]
+        config.hook.pytest_deselected(items=left_out)
+        kept = set(items).difference(left_out)
+        items[:] = [item for item in items if item in kept]
+
+
+def of_others(item: pytest.Item) -> bool:
+    """Whether a test is about another store than those of its kind are: a server, or for the tracker a file."""
+    if item.path.parent.name == "stores":
+        return OF_SERVERS.search(item.nodeid) is not None
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("store") in ("sqlite", "redis")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -46,10 +46,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     name = metafunc.module.__name__.rpartition(".")[2]
     if name in ABOUT_THE_TRACKER and hasattr(metafunc.module, "BudgetTracker"):
         in_memory_only = metafunc.definition.get_closest_marker("in_memory_only")
-        everywhere = metafunc.config.getoption("all_stores") and not in_memory_only
         # What calls do with a budget in Redis, tests/stores has.
         stores = STORES[:2] if "calling" in metafunc.module.__name__ else STORES
-        metafunc.parametrize("store", stores if everywhere else ["memory"], indirect=True)
+        metafunc.parametrize("store", ["memory"] if in_memory_only else stores, indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +12,6 @@ import pytest
 from tests.core.conftest import fast_folder
 from tests.core.stores import STORES, new_url
 
-HERE = Path(__file__).parent
-_SERVER = re.compile(r"test_redis|Redis|\[[^]]*(redis|server)")
 #: Files whose tests say the same of every store, but for those that are about what stands in a file.
 OF_EACH_STORE = {
     "test_allowances",
@@ -45,14 +42,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(
             "url", [store for store in STORES if store == "sqlite" or (each and store != "memory")], indirect=True
         )
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is about a server, unless all stores are asked for."""
-    if not config.getoption("all_stores"):
-        left_out = [item for item in items if item.path.parent == HERE and _SERVER.search(item.nodeid)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture
