@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gc
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.core.stores import STORES, Opener
+from tests.core.stores import STORES, Opener, temporary_folder
 
 #: Files whose tests are about the tracker, and what calls do with it.
 ABOUT_THE_TRACKER = {
@@ -60,14 +58,8 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         return
     # What tests of before have left would be collected in this one, perhaps under a tracer.
     gc.collect()
-    folder = Path(tempfile.mkdtemp(prefix="llm-connect-", dir=fast_folder()))
-    opener = Opener(name, folder)
-    monkeypatch.setattr(request.module, "BudgetTracker", opener)
-    yield name
-    opener.shut()
-    shutil.rmtree(folder)
-
-
-def fast_folder() -> str | None:
-    """A folder in memory where there is one: what is tested here is not the disk."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with temporary_folder() as folder:
+        opener = Opener(name, Path(folder))
+        monkeypatch.setattr(request.module, "BudgetTracker", opener)
+        yield name
+        opener.shut()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 import weakref
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ class Opener:
 
     def _url(self) -> str:
         return new_url(self._store, self._folder)
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """An empty folder, in memory where there is one: what is tested with it is not the disk.
+
+    When it is cleaned up, files may vanish meanwhile: a gate that nobody has any more closes its own, in its thread.
+    """
+    return tempfile.TemporaryDirectory(prefix="llm-connect-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 
 
 def new_url(store: str, folder: Path) -> str:

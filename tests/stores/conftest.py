@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.core.conftest import fast_folder
-from tests.core.stores import STORES, new_url
+from tests.core.stores import STORES, new_url, temporary_folder
 
 #: Files whose tests say the same of every store, but for those that are about what stands in a file.
 OF_EACH_STORE = {
@@ -46,10 +43,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """An empty folder, in memory where there is one: what is tested here is not the disk."""
-    path = Path(tempfile.mkdtemp(prefix="llm-connect-", dir=fast_folder()))
-    yield path
-    shutil.rmtree(path)
+    """An empty folder."""
+    with temporary_folder() as path:
+        yield Path(path)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,7 @@ from llm_connect.core.periods import Period
 from llm_connect.core.units import Amount
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.opening import open_budget
-from tests.core.conftest import fast_folder
-from tests.core.stores import new_url
+from tests.core.stores import new_url, temporary_folder
 from tests.core.test_budget_machine import PICK, BudgetMachine, Node
 
 
@@ -28,13 +25,13 @@ class StoreBudgetMachine(BudgetMachine):
     store: str
 
     def open(self, total: int, **details: Any) -> BudgetTracker:
-        self.folder = tempfile.mkdtemp(prefix="llm-connect-", dir=fast_folder())
-        return open_budget(new_url(self.store, Path(self.folder)), total=total, **details)
+        self.folder = temporary_folder()
+        return open_budget(new_url(self.store, Path(self.folder.name)), total=total, **details)
 
     def teardown(self) -> None:
         super().teardown()
         self.root.gate.shut()  # type: ignore[attr-defined]
-        shutil.rmtree(self.folder)
+        self.folder.cleanup()
 
 
 @dataclass(eq=False)
