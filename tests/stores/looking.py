@@ -56,8 +56,8 @@ def let_wait(budget: BudgetTracker, tokens: int, seconds: float) -> None:
     with gate.lock:
         gate.waiters._write(None, waiter, seconds)
         if isinstance(gate, RedisGate):
-            (caller,) = gate.changes.told
-            gate.changes.told[:] = [("nobody.1", *caller[1:])]
+            (caller,) = gate.changes._further.pop("told")
+            gate.changes.tell("nobody.1", *caller[1:])
 
 
 def stored(budget: BudgetTracker, what: str) -> int:

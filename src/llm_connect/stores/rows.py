@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_connect.core.demand import CallFacts
 from llm_connect.core.ledger import LedgerEntry
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.units import NOTHING, Amount, usd_of
 from llm_connect.core.usage import Usage
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.holds import Hold
+    from llm_connect.stores.leases import Lease
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -53,9 +55,38 @@ def start_anew(tracker: BudgetTracker) -> None:
         tracker.window.forget(0)
 
 
+def hold_values(hold: Hold, lease: Lease, tracker: int) -> Row:
+    """An open hold under a lease, on the tracker of this number, as it stands in its row."""
+    facts = hold.facts
+    place = (lease.number, tracker, hold.state, *hold.bound, hold.max_tokens)
+    return (*place, facts.grade, facts.adapter, facts.model, labels_text(facts.labels), hold.reserved_at)
+
+
+def ended_values(hold: Hold) -> Row:
+    """The same as `entry_values(hold.entry)`, in half the time: every call ends one."""
+    facts, ending = hold.facts, hold.ending
+    return (
+        hold.entry_id,
+        hold.tracker.path,
+        ending.outcome,
+        *ending.amount,
+        *hold.bound,
+        facts.grade,
+        facts.adapter,
+        hold.model,
+        labels_text(facts.labels),
+        _usage_text(ending.usage),
+        None if ending.nano_usd is None else f"{usd_of(ending.nano_usd):f}",
+        ending.cost_source,
+        hold.request_id,
+        hold.reserved_at,
+        hold.ended_at,
+        None,
+    )
+
+
 def entry_values(entry: LedgerEntry) -> Row:
     """An entry, as it stands in its row."""
-    usage = None if entry.usage is None else json.dumps(entry.usage.to_dict())
     return (
         entry.id,
         entry.tracker,
@@ -66,7 +97,7 @@ def entry_values(entry: LedgerEntry) -> Row:
         entry.adapter,
         entry.model,
         labels_text(entry.labels),
-        usage,
+        _usage_text(entry.usage),
         None if entry.cost is None else f"{entry.cost:f}",
         entry.cost_source,
         entry.request_id,
@@ -117,6 +148,10 @@ def labels_of(text: str | None) -> dict[str, str]:
 def sum_of(row: Row) -> Amount:
     """Sums of the three units; of no rows they are None."""
     return NOTHING if row[0] is None else Amount(*row)
+
+
+def _usage_text(usage: Usage | None) -> str | None:
+    return None if usage is None else json.dumps(usage.to_dict())
 
 
 def _usage_of(data: dict[str, Any]) -> Usage:

@@ -83,6 +83,8 @@ class Waiters(ABC):
 
     def tell(self, line: Line) -> None:
         """Tell the others who stands first in `line`, as far as they do not know."""
+        if not (line.busy or self._told):
+            return
         first = [] if self._withdrawn else line.first(_TOLD)
         for waiter in self._told.keys() - set(first):
             self._forget(waiter)

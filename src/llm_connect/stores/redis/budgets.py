@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = 1
 _MAKE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('HGET', KEYS[1], 'schema') end
-redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'counts', struct.pack('<dddd', 1, 1, 0, 0), 'on_unknown', ARGV[2],
+redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'counts', struct.pack('<i8i8i8i8', 1, 1, 0, 0), 'on_unknown', ARGV[2],
   'name', ARGV[3])
 redis.call('HSET', KEYS[2], 1, ARGV[4])
 redis.call('ZADD', KEYS[3], 1, 1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.ledger import LedgerEntry
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.stores.changes import Changes
 from llm_connect.stores.holds import Before, StoredHold
-from llm_connect.stores.rows import labels_text
+from llm_connect.stores.redis.server import text_of
+from llm_connect.stores.rows import hold_values
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -30,29 +31,56 @@ class StepChanges(Changes):
         self.entries: list[tuple[LedgerEntry | Hold, list[Any]]] = []
         #: Texts of entries and holds, which the script takes as they are.
         self.texts: list[str] = []
-        #: Slices that it opens, with the lease and what is set aside, or closes.
-        self.slices: list[tuple[BudgetTracker, str, Amount | None]] = []
-        #: Numbers of presumed entries that it corrects, and names of lost holds that it ends late.
-        self.corrects: list[int] = []
-        self.late: list[str] = []
-        #: What leaves windows: the tracker, and how much less of it is spent and presumed.
-        self.left: list[tuple[BudgetTracker, Amount, Amount]] = []
-        #: Callers of whom the others are told: name, place and milliseconds. And the names of those that are forgotten.
-        self.told: list[tuple[str, str, int]] = []
-        self.forgotten: list[str] = []
-        #: Leases that it ends.
-        self.over: list[str] = []
+        #: What few steps have, by its name, as the script reads it.
+        self._further: defaultdict[str, list[Any]] = defaultdict(list)
 
     def __bool__(self) -> bool:
-        further = self.entries or self.over or self.late or self.told or self.forgotten or self._gate.trackers.new
-        return bool(super().__bool__() or further)
+        return bool(self._holds or self._trackers or self.entries or self._further or self._gate.trackers.new)
 
     def clear(self) -> None:
-        super().clear()
-        for of_step in (self.entries, self.texts, self.slices, self.corrects, self.late, self.left, self.over):
-            of_step.clear()
-        self.told.clear()
-        self.forgotten.clear()
+        self._holds.clear()
+        self._trackers.clear()
+        self.entries.clear()
+        self.texts.clear()
+        self._further.clear()
+
+    def add_slice(self, child: BudgetTracker, lease: str, size: Amount | None) -> None:
+        """Let it open a slice under a lease, with so much set aside; or close it, with no lease and size."""
+        self._further["slices"].append((self._gate.trackers.path_of(child), lease, False if size is None else size))
+
+    def add_left(self, tracker: BudgetTracker, spent: Amount, presumed: Amount) -> None:
+        """Let so much leave the window of a tracker."""
+        number = self._gate.trackers.path_of(tracker)[0]
+        self._further["left"].append((number, NOTHING.minus(spent), NOTHING.minus(presumed)))
+
+    def correct(self, entry_id: int) -> bool:
+        """Let it amend a presumed entry; False when it does already."""
+        number = str(entry_id)
+        if number in self._further.get("correct", ()):
+            return False
+        self._further["correct"].append(number)
+        return True
+
+    def end_late(self, name: str) -> None:
+        """Let it end a hold that was lost."""
+        self._further["late"].append(name)
+
+    def end_leases(self, names: list[str]) -> None:
+        """Let it end leases."""
+        self._further["over"].extend(names)
+
+    @property
+    def over(self) -> list[str]:
+        """Leases that it ends."""
+        return self._further.get("over", [])
+
+    def tell(self, name: str, place: str, milliseconds: int) -> None:
+        """Let it tell the others that a caller waits, for so long."""
+        self._further["told"].append((name, place, milliseconds))
+
+    def forget(self, name: str) -> None:
+        """Let it tell the others that a caller waits no longer."""
+        self._further["forgotten"].append(name)
 
     def add(
         self,
@@ -81,38 +109,24 @@ class StepChanges(Changes):
     def step(self) -> dict[str, Any]:
         """It as the script reads it."""
         trackers = self._gate.trackers
-        step: dict[str, Any] = {}
+        step: dict[str, Any] = dict(self._further)
         if self._holds:
             step["holds"] = [found for each in self._holds.items() if (found := self._change(*each)) is not None]
         if self._trackers:
             step["set"] = [each for tracker in self._trackers for each in self._sets(tracker)]
         if self.entries:
             step["entries"] = [details for _, details in self.entries]
-        rare: dict[str, Any] = {
-            "late": self.late,
-            "told": self.told,
-            "forgotten": self.forgotten,
-            "over": self.over,
-            "correct": [str(number) for number in self.corrects],
-        }
-        if self.left:
-            rare["left"] = [(trackers.path_of(each)[0], *map(NOTHING.minus, amounts)) for each, *amounts in self.left]
         if self._gate.windowed:
-            rare["windows"] = trackers.windows(self._trackers)
-        rare["slices"] = [self._slice(*each) for each in self.slices]
-        step.update((name, part) for name, part in rare.items() if part)
+            step["windows"] = trackers.windows(self._trackers)
         if trackers.new:
             step["new"] = trackers.new
-        if self.slices or any(new[3] for new in trackers.new):
+        if "slices" in step or any(new[3] for new in trackers.new):
             step["everybody"] = True
         return step
 
     def missing(self) -> list[StoredHold]:
         """The holds that it takes to be in the store."""
         return [hold for hold, before in self._holds.items() if before.row is not None]
-
-    def _slice(self, child: BudgetTracker, lease: str, size: Amount | None) -> tuple[Any, ...]:
-        return self._gate.trackers.path_of(child), lease, False if size is None else size
 
     def _place(self, text: str) -> int:
         self.texts.append(text)
@@ -140,12 +154,7 @@ class StepChanges(Changes):
         needs = False if granted and hold.adopted else more
         return [hold.row, int(not granted), path, more, needs, int(not dispatches), self._place(self._text(hold))]
 
-    def _text(self, hold: StoredHold) -> str:
+    @staticmethod
+    def _text(hold: StoredHold) -> str:
         assert hold.lease is not None
-        facts = hold.facts
-        return json.dumps(
-            (
-                *(hold.lease.number, hold.tracker.number, hold.state, *hold.bound, hold.max_tokens),
-                *(facts.grade, facts.adapter, facts.model, labels_text(facts.labels), hold.reserved_at),
-            )
-        )
+        return text_of(hold_values(hold, hold.lease, hold.tracker.number))

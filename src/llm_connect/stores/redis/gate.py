@@ -118,14 +118,14 @@ class WaitingGate(RedisState):
             opened = super().open_slice(child)
             if opened:
                 lease = self.trackers.slices[child.number]
-                self.changes.slices.append((child, lease, limits_of(child)))
+                self.changes.add_slice(child, lease, limits_of(child))
         return opened
 
     def _close_slices(self, tracker: BudgetTracker) -> None:
         closed = [child for child in self.trackers.open_slices() if tracker in child.lineage]
         super()._close_slices(tracker)
         for child in sorted(closed, key=lambda child: -len(child.lineage)):
-            self.changes.slices.append((child, "", None))
+            self.changes.add_slice(child, "", None)
 
     def tick(self) -> float:
         try:

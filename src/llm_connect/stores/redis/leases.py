@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import secrets
 import socket
@@ -14,6 +13,7 @@ from llm_connect.core.holds import Ending
 from llm_connect.core.units import NOTHING
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.leases import RENEWALS, Lease, Leases
+from llm_connect.stores.redis.server import text_of
 
 if TYPE_CHECKING:
     from llm_connect.stores.redis.state import RedisState
@@ -56,7 +56,7 @@ class ServerLeases(Leases):
         """The own lease, as a step says it."""
         if self.own is None:
             return None
-        owner = json.dumps([socket.gethostname(), os.getpid(), self._gate.client]) if self._is_new else False
+        owner = text_of([socket.gethostname(), os.getpid(), self._gate.client]) if self._is_new else False
         renews = self._is_new or time.monotonic() >= self._renewed_at + self.seconds / (2 * RENEWALS)
         return [self.own.number, int(self.seconds * 1000) if renews else 0, owner]
 
@@ -101,7 +101,7 @@ class ServerLeases(Leases):
                 self._end_hold(leases[row[0]], (name, *row))
         for number in numbers:
             self._gate.close_slices_of(number)
-        self._gate.changes.over.extend(numbers)
+        self._gate.changes.end_leases(numbers)
 
     def end_late(self, hold: StoredHold, ending: Ending) -> None:
         row = hold.row
@@ -114,7 +114,7 @@ class ServerLeases(Leases):
                 self._gate.books.record(hold.tracker, ending.amount, hold.facts)
             return
         super().end_late(hold, ending)
-        self._gate.changes.late.append(str(row))
+        self._gate.changes.end_late(str(row))
 
     def _left(self, hold: StoredHold) -> tuple[int, str, bool] | None:
         left = self._gate.fetch("HGET", "lost", hold.row)

@@ -19,8 +19,9 @@ from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.stores.books import StoredBooks
 from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.redis.server import text_of
 from llm_connect.stores.redis.windows import TO_COME
-from llm_connect.stores.rows import entry_of, entry_values, facts_of
+from llm_connect.stores.rows import Row, ended_values, entry_of, entry_values, facts_of
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 #: How many entries, and what they come to, as the script keeps it.
-_SUM = struct.Struct("<4d")
+_SUM = struct.Struct("<4q")
 
 
 class ServerLedger(Ledger):
@@ -59,7 +60,7 @@ class ServerLedger(Ledger):
             total = total.plus(of_kind.amount)
         expired = self._gate.fetch_after_all("HGET", "meta", "expired")
         if expired is not None:
-            total = total.plus(Amount(*map(int, _SUM.unpack(expired)[1:])))
+            total = total.plus(Amount(*_SUM.unpack(expired)[1:]))
         for entry in self:
             total = total.minus(entry.amount)
         return total
@@ -82,11 +83,12 @@ def entry_from(text: bytes) -> LedgerEntry:
 def sums_by(by: By, rows: list[bytes]) -> dict[str, Total]:
     """Sums by one thing, from the names and texts of a hash."""
     totals: dict[str, Total] = {}
-    place = None if by == "label" else ("tracker", "adapter", "model").index(by)
+    # All labels beyond the most count under what is no label, but looks like a kind.
+    place = 0 if by == "label" else ("tracker", "adapter", "model").index(by)
     for name, text in zip(rows[::2], rows[1::2], strict=True):
         kind = json.loads(name)
-        key = kind if place is None else kind[place] or ""
-        entries, *amount = map(int, _SUM.unpack(text))
+        key = kind if isinstance(kind, str) else kind[place] or ""
+        entries, *amount = _SUM.unpack(text)
         totals[key] = totals.get(key, Total()).plus(entries, Amount(*amount))
     return dict(sorted(totals.items()))
 
@@ -107,11 +109,11 @@ class ServerBooks(StoredBooks):
 
     def expire(self, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
         super().expire(tracker, spent, presumed)
-        self._gate.changes.left.append((tracker, spent, presumed))  # type: ignore[arg-type]
+        self._gate.changes.add_left(tracker, spent, presumed)  # type: ignore[arg-type]
 
     def add_expiry(self, entry: LedgerEntry) -> None:
         """Let the step at hand write an entry that says what has left a window; the figures say it by themselves."""
-        self._gate.changes.add(entry, ([], entry.amount, NOTHING), (_text(entry), "", []), (False, False))
+        self._gate.changes.add(entry, ([], entry.amount, NOTHING), (_text(entry_values(entry)), "", []), (False, False))
 
     def open_presumptions(self) -> list[int]:
         return sorted(int(number) for number in self._gate.fetch("HKEYS", "open"))
@@ -127,10 +129,8 @@ class ServerBooks(StoredBooks):
         lost: str | bool = False
         is_open = False
         if isinstance(line, StoredHold):
-            entry, tracker, presumed = line.entry, line.tracker, NOTHING
-            assert entry is not None
-            text = _text(entry)
-            if entry.outcome == "presumed":
+            values, tracker, presumed = ended_values(line), line.tracker, NOTHING
+            if line.ending.outcome == "presumed":
                 presumed, is_open = amount, True
             if line.lost and line.row is not None:
                 lost = str(line.row)
@@ -138,19 +138,20 @@ class ServerBooks(StoredBooks):
             assert isinstance(line, LedgerEntry)
             assert self._place is not None
             tracker, presumed = self._place
-            text = _text(line)
+            values = entry_values(line)
         path = self._gate.trackers.path_of(tracker)
-        names = [json.dumps(f"{name}={value}", ensure_ascii=False) for name, value in labels.items()]
-        self._gate.changes.add(line, (path, amount, presumed), (text, _kind_text(kind), names), (is_open, lost))
+        texts = (_text(values), _kind_text(kind), [text_of(f"{name}={value}") for name, value in labels.items()])
+        self._gate.changes.add(line, (path, amount, presumed), texts, (is_open, lost))
 
 
 @lru_cache(maxsize=256)
 def _kind_text(kind: Kind) -> str:
-    return json.dumps(kind, ensure_ascii=False)
+    return text_of(kind)
 
 
-def _text(entry: LedgerEntry) -> str:
-    return json.dumps(entry_values(entry)[1:], ensure_ascii=False)
+def _text(values: Row) -> str:
+    """Without its number, which it gets when it is written."""
+    return text_of(values[1:])
 
 
 class Presumptions(dict[int, Hold]):
@@ -164,11 +165,9 @@ class Presumptions(dict[int, Hold]):
         """Its entry says so."""
 
     def pop(self, entry_id: int, *_: object) -> Any:
-        corrects = self._gate.changes.corrects
-        kept = None if entry_id in corrects else self._gate.fetch("HGET", "open", entry_id)
-        if kept is None:
+        kept = self._gate.fetch("HGET", "open", entry_id)
+        if kept is None or not self._gate.changes.correct(entry_id):
             return None
-        corrects.append(entry_id)
         number, _, row = kept.decode().partition(" ")
         return self._hold_of(int(number), entry_of((entry_id, *json.loads(row))))
 

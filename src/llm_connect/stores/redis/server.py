@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,30 +40,41 @@ class Server:
             raise LLMStoreError(error.message, store=error.store) from None
 
     def patiently(self, command: Callable[[bool], bytes]) -> Any:
-        """The answer to a command, which learns whether it may have been done already. Raises LLMStoreError."""
-        from redis import exceptions
+        """The answer to a command, which learns whether it may have been done already.
 
+        Raises LLMStoreError, and NotLoaded.
+        """
         end, again = time.monotonic() + self._seconds, False
         while True:
             try:
                 connection = self._ready()
                 connection.send_packed_command([command(again)])
                 return connection.read_response()
-            except exceptions.MovedError as error:
-                self.close()
-                self._moved = {"host": error.host, "port": error.port}
-            except exceptions.AuthenticationError as error:
-                raise self._error(error) from None
-            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-                again = again or self._connection is not None
-                self.close()
-                if not self._known or time.monotonic() >= end:
-                    raise self._error(error, doubt=again) from None
-                time.sleep(_PAUSE_SECONDS)
-            except exceptions.NoScriptError:
-                raise
-            except exceptions.RedisError as error:
-                raise self._error(error) from None
+            except Exception as error:
+                again = self._may_try_again(error, end, again)
+
+    def _may_try_again(self, error: Exception, end: float, again: bool) -> bool:
+        """Whether a command that has failed, and may be tried again, may have been done. Raises LLMStoreError."""
+        from redis import exceptions
+
+        if isinstance(error, exceptions.MovedError):
+            self.close()
+            self._moved = {"host": error.host, "port": error.port}
+        elif isinstance(error, exceptions.AuthenticationError):
+            raise self._error(error) from None
+        elif isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
+            again = again or self._connection is not None
+            self.close()
+            if not self._known or time.monotonic() >= end:
+                raise self._error(error, doubt=again) from None
+            time.sleep(_PAUSE_SECONDS)
+        elif isinstance(error, exceptions.NoScriptError):
+            raise NotLoaded from None
+        elif isinstance(error, exceptions.RedisError):
+            raise self._error(error) from None
+        else:
+            raise error
+        return again
 
     def new_connection(self, **details: Any) -> Any:
         """A connection of its own, not yet open. Raises LLMConfigurationError when redis-py is not there."""
@@ -101,6 +113,10 @@ class Server:
         return Doubt.of(self._url, error) if doubt else store_error(self._url, error)
 
 
+#: What goes into a server as JSON, in few bytes. It is made once: `json.dumps` would make one for each text.
+text_of = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
 def packed(*parts: Any) -> bytes:
     """A command as it is sent."""
     return b"*%d\r\n%b" % (len(parts), b"".join(map(part_of, parts)))
@@ -116,6 +132,10 @@ def _check(url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme != "unix" and not parts.path.strip("/").isdigit() and parts.path.strip("/"):
         raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, and db a number.")
+
+
+class NotLoaded(Exception):
+    """The server has no script of this digest; it may have been started anew."""
 
 
 class Doubt(LLMStoreError):

@@ -26,7 +26,7 @@ from llm_connect.stores.redis.keys import NAMES, SCHEMA, Keys
 from llm_connect.stores.redis.leases import ServerLeases
 from llm_connect.stores.redis.ledger import ServerBooks, ServerLedger
 from llm_connect.stores.redis.line import RevisableLine
-from llm_connect.stores.redis.server import Doubt, Server, part_of, store_error
+from llm_connect.stores.redis.server import Doubt, NotLoaded, Server, part_of, store_error, text_of
 from llm_connect.stores.redis.states import MOST
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.trackers import ServerTrackers
@@ -37,8 +37,7 @@ _SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.l
 #: How many parts of a command are the same for all steps, but for one.
 _HEAD_PARTS = 3 + len(NAMES) + 4 - 1
 #: What sums beyond the last kind, or label, count under.
-_OTHERS = json.dumps([OTHERS, OTHERS, OTHERS])
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_OTHERS = text_of([OTHERS, OTHERS, OTHERS])
 
 
 class Again(Exception):
@@ -146,13 +145,11 @@ class RedisState(StoreGate):
         self.stale = True
 
     def _step(self) -> dict[str, Any]:
-        if self.leases.own is None and self.changes.over:
-            own = {"own": True} if set(self.changes.over) & self._own_leases() else {}
-        else:
-            own = {}
-        step = {**self.changes.step(), **own}
+        step = self.changes.step()
+        if self.changes.over and self.leases.own is None and not self._own_leases().isdisjoint(self.changes.over):
+            step["own"] = True
         if self._learned != self._learned_before:
-            learned = [(json.dumps(key), json.dumps(factor)) for key, factor in self._learned.items()]
+            learned = [(text_of(key), text_of(factor)) for key, factor in self._learned.items()]
             step.update(learned=learned, everybody=True)
         if self.fresh:
             step["fresh"] = True
@@ -211,30 +208,36 @@ class RedisState(StoreGate):
         if lease is not None:
             step["lease"] = lease
         reply = self._run(step)
-        head, _, _ = reply.partition(b"\n")
-        outcome, *figures = head.decode().split()
+        head, _, told = reply.partition(b"\n")
+        outcome, *figures = head.split()
         if not figures:
             # What was decided is undone first; then the server is asked anew.
-            return outcome, 0
-        moment, stamp, epoch, first, size, *self._over = figures
-        self.clock.hear(int(moment) / 1000, asked_at)
-        end = len(reply) - int(size)
-        windows, waiters_said, waiters = reply[end:].decode().partition(WAITERS)
-        if lease is not None and lease[1] and outcome == "ok":
+            return outcome.decode(), 0
+        millis, stamp, epoch, first, size, *over = figures
+        moment = int(millis) / 1000
+        self.clock.hear(moment, asked_at)
+        self._over = [name.decode() for name in over]
+        if lease is not None and lease[1] and outcome == b"ok":
             self.leases.renewed(since)
-        self.trackers.absorb(reply[len(head) + 1 : end], windows_in(windows))
-        if waiters_said:
-            self.waiters.hear(waiters, int(moment) / 1000)
+        self._hear(told, len(told) - int(size), moment)
         self.trackers.stamp = int(stamp)
         if int(epoch) != self._epoch:
             self._epoch = int(epoch)
             if "learned" not in step:
                 self._know(self._read_learned())
-        return outcome, int(first)
+        return outcome.decode(), int(first)
+
+    def _hear(self, told: bytes, end: int, moment: float) -> None:
+        """Know what a reply says of trackers, up to this place, and what it says of windows and of those who wait."""
+        windows = {}
+        if end < len(told):
+            of_windows, waiters_said, waiters = told[end:].decode().partition(WAITERS)
+            windows = windows_in(of_windows)
+            if waiters_said:
+                self.waiters.hear(waiters, moment)
+        self.trackers.absorb(told[:end], windows)
 
     def _run(self, step: dict[str, Any]) -> bytes:
-        from redis.exceptions import NoScriptError
-
         def command(again: bool) -> bytes:
             renewed = self.server.connected != self._connected
             self._connected = self.server.connected
@@ -242,7 +245,7 @@ class RedisState(StoreGate):
             if again:
                 step["again"] = True
             texts = self.changes.texts if "number" in step else ()
-            parts = (self._head, part_of(_encode(step)), *map(part_of, texts))
+            parts = (self._head, part_of(text_of(step)), *map(part_of, texts))
             return b"*%d\r\n%b" % (_HEAD_PARTS + len(parts), b"".join(parts))
 
         while True:
@@ -251,7 +254,7 @@ class RedisState(StoreGate):
                     self._head = self._load()
                 reply: bytes = self.server.patiently(command)
                 return reply
-            except NoScriptError:
+            except NotLoaded:
                 self._head = b""
 
     def _load(self) -> bytes:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from llm_connect.core.limits import Limits
 from llm_connect.stores.rows import Row
 
-#: What a number of Lua counts exactly. All figures are doubles, and no larger than this.
+#: What a number of Lua counts exactly. No figure is larger than this.
 MOST = 2**53 - 1
 #: Places at which a step sets what it changes of a state, as Lua counts them.
 CLOSED = 2
 LIMITS = (5, 10, 15)
 #: Number, closed, how long the name of the lease is that keeps a slice open, and which step has changed its window last
 #: (0: it has none); for each unit limit (-1: none), spent, held, presumed and sliced. The name of the lease follows.
-_STATE = struct.Struct("<dBBd15d")
+_STATE = struct.Struct("<qBBq15q")
 _NO_LIMIT = -1
 
 
@@ -50,9 +49,8 @@ def states_of(data: bytes, windows: Mapping[int, str]) -> Iterator[tuple[int, Ro
     while at < len(data):
         number, closed, size, _, *figures = _STATE.unpack_from(data, at)
         at += _STATE.size + size
-        window = windows.get(int(number))
-        row: list[Any] = [closed, data[at - size : at].decode() or None, *map(int, figures), window]
-        for place in (2, 7, 12):
-            if row[place] == _NO_LIMIT:
-                row[place] = None
-        yield int(number), tuple(row)
+        lease = data[at - size : at].decode() if size else None
+        for place in (0, 5, 10):
+            if figures[place] == _NO_LIMIT:
+                figures[place] = None
+        yield number, (closed, lease, *figures, windows.get(number))

@@ -15,12 +15,13 @@ local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
 -- Of a tracker: number, closed, how long the name of the lease is that keeps a slice open, the number of the step that has
 -- changed its window last (0: it has none), for each unit limit (-1: none), spent, held, presumed, sliced; and the name of that
 -- lease behind them.
-local STATE, CLOSED, LEASE_SIZE, WINDOW, FIRST, LEASE = '<dBBdddddddddddddddd', 2, 3, 4, {5, 10, 15}, 20
+local STATE = '<i8BBi8' .. string.rep('i8', 15)
+local CLOSED, LEASE_SIZE, WINDOW, FIRST, LEASE = 2, 3, 4, {5, 10, 15}, 20
 local WINDOW_AT = 11 -- the byte at which that step stands
-local SUM = '<dddd'
+local SUM = '<i8i8i8i8'
 -- The numbers of the last change, of the last that concerns everybody, of the last entry, and of the last change that
 -- concerns who waits; that is below 0 when nobody does.
-local COUNTS = '<dddd'
+local COUNTS = '<i8i8i8i8'
 local NOTHING, NONE = {0, 0, 0}, {}
 
 local step = cjson.decode(ARGV[5])
@@ -61,7 +62,7 @@ local function reply(outcome, first)
   local parts, last = {''}, ''
   local function add(number, text)
     parts[#parts + 1] = text
-    if struct.unpack('<d', text, WINDOW_AT) > seen then
+    if struct.unpack('<i8', text, WINDOW_AT) > seen then
       last = last .. number .. ' ' .. redis.call('HGET', WINDOWS, number) .. '\n'
     end
   end

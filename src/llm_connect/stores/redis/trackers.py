@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.stores.redis.server import store_error
+from llm_connect.stores.redis.server import store_error, text_of
 from llm_connect.stores.redis.states import CLOSED, LIMITS, has_window, limit_figure, new_state, states_of
 from llm_connect.stores.redis.windows import window_of, window_text
 from llm_connect.stores.rows import Row, bring_up_to_date
@@ -57,7 +57,7 @@ class ServerTrackers(Trackers):
             parent = 0 if tracker.parent is None else self.number_of(tracker.parent)
             number = secrets.randbits(_BITS) | 2
             limits: Any = tuple(account.limit for account in tracker.own_accounts)
-            place = json.dumps([parent, tracker.name, tracker.is_slice])
+            place = text_of([parent, tracker.name, tracker.is_slice])
             state = new_state(number, closed=tracker.closed_itself, limits=limits)
             self.new.append((str(number), place, state, joined and _joined(parent, tracker.name)))
             self._enter(tracker, number, lease=None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.units import Amount
 from llm_connect.core.waiters import Waiter
+from llm_connect.stores.redis.server import text_of
 from llm_connect.stores.waiters import Heard, Waiters
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ class ServerWaiters(Waiters):
     def _write(self, row: Any, waiter: Waiter, seconds: float) -> Any:
         name = row or f"{self._gate.client}.{next(self._names)}"
         place = (self._gate.trackers.number_of(waiter.tracker), waiter.arrival, *waiter.demand.smallest)
-        self._gate.changes.told.append((name, json.dumps(place), int(seconds * 1000)))
+        self._gate.changes.tell(name, text_of(place), int(seconds * 1000))
         return name
 
     def _delete(self, row: Any) -> None:
-        self._gate.changes.forgotten.append(row)
+        self._gate.changes.forget(row)
 
 
 def _heard(now: float, until: str, place: str) -> Heard:

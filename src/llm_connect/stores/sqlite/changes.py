@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llm_connect.stores.changes import Changes
 from llm_connect.stores.holds import StoredHold
-from llm_connect.stores.rows import labels_text, tracker_state
+from llm_connect.stores.rows import hold_values, tracker_state
 from llm_connect.stores.sqlite.rows import INSERT_HOLD, UPDATE_TRACKER
 from llm_connect.stores.sqlite.windows import write_window
 
@@ -49,11 +49,8 @@ class FileChanges(Changes):
             )
 
     def _insert(self, connection: sqlite3.Connection, hold: StoredHold) -> None:
-        lease, facts = self._gate.leases.have(), hold.facts
-        row = (
-            *(lease.number, self._gate.trackers.number_of(hold.tracker), hold.state, *hold.bound, hold.max_tokens),
-            *(facts.grade, facts.adapter, facts.model, labels_text(facts.labels), hold.reserved_at),
-        )
+        lease = self._gate.leases.have()
+        row = hold_values(hold, lease, self._gate.trackers.number_of(hold.tracker))
         hold.row = connection.execute(INSERT_HOLD, row).lastrowid
         hold.lease = lease
         self._gate.leases.open_holds += 1

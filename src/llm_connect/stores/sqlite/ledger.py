@@ -15,7 +15,7 @@ from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import Amount
 from llm_connect.stores.books import StoredBooks
 from llm_connect.stores.holds import StoredHold
-from llm_connect.stores.rows import Row, entry_of, entry_values, facts_of, sum_of
+from llm_connect.stores.rows import Row, ended_values, entry_of, entry_values, facts_of, sum_of
 from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, OPEN_PRESUMPTIONS
 
 if TYPE_CHECKING:
@@ -37,14 +37,13 @@ class FileLedger(Ledger):
     def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
         place: tuple[int | None, bool, Any, Any] = (None, False, None, None)
         if isinstance(line, LedgerEntry):
-            entry = line
+            values = entry_values(line)
         else:
             assert isinstance(line, StoredHold)
-            assert line.entry is not None
-            entry = line.entry
+            values = ended_values(line)
             lease, row = (line.lease.number, line.row) if line.lost and line.lease is not None else (None, None)
-            place = (self._gate.trackers.number_of(line.tracker), entry.outcome == "presumed", lease, row)
-        self._gate.connection.execute(INSERT_ENTRY, (*entry_values(entry), self._gate.budget, *place))
+            place = (self._gate.trackers.number_of(line.tracker), line.ending.outcome == "presumed", lease, row)
+        self._gate.connection.execute(INSERT_ENTRY, (*values, self._gate.budget, *place))
 
     def append_expiry(self, entry: LedgerEntry) -> None:
         self.append(entry, (entry.tracker, None, None), entry.labels, entry.amount)
