@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from llm_connect.stores.holds import Before, StoredHold
 from llm_connect.stores.redis.gate import RedisGate
 from llm_connect.stores.redis.server import Doubt
+from llm_connect.stores.redis.states import LAST
 from llm_connect.stores.shadows import Left, ShadowState
 from llm_connect.stores.slicing import SlicingGate
 
@@ -78,7 +79,7 @@ class SlicingRedisGate(SlicingGate, RedisGate):
         last = None if doubted is None else self.fetch("HGET", "lasts", self.client)
         if doubted is None or last is None:
             return
-        number, first = map(int, last.split())
+        number, first = LAST.unpack(last)
         if number == doubted.number:
             self._doubted = None
             ids = {id(line): entry_id for entry_id, line in enumerate(doubted.lines, first)}

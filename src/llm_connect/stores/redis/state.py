@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import secrets
+import struct
 import threading
 import time
 import weakref
@@ -33,6 +34,8 @@ from llm_connect.stores.redis.trackers import ServerTrackers
 from llm_connect.stores.redis.waiters import WAITERS, ServerWaiters
 from llm_connect.stores.redis.windows import windows_in
 
+#: What a reply begins with, as `step.lua` says.
+_HEAD = struct.Struct("<BqqqqII")
 _SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.lua").read_text("utf-8")
 #: How many parts of a command are the same for all steps, but for one.
 _HEAD_PARTS = 3 + len(NAMES) + 4 - 1
@@ -208,34 +211,29 @@ class RedisState(StoreGate):
         if lease is not None:
             step["lease"] = lease
         reply = self._run(step)
-        head, _, told = reply.partition(b"\n")
-        outcome, *figures = head.split()
-        if not figures:
+        if reply.isalpha():
             # What was decided is undone first; then the server is asked anew.
-            return outcome.decode(), 0
-        millis, stamp, epoch, first, size, *over = figures
-        moment = int(millis) / 1000
-        self.clock.hear(moment, asked_at)
-        self._over = [name.decode() for name in over]
-        if lease is not None and lease[1] and outcome == b"ok":
+            return reply.decode(), 0
+        stands, moment, stamp, epoch, first, over, size = _HEAD.unpack_from(reply)
+        self.clock.hear(moment / 1000, asked_at)
+        if stands and lease is not None and lease[1]:
             self.leases.renewed(since)
-        self._hear(told, len(told) - int(size), moment)
-        self.trackers.stamp = int(stamp)
-        if int(epoch) != self._epoch:
-            self._epoch = int(epoch)
+        self._over, windows = self._read_last(reply[len(reply) - size :], over, moment / 1000) if size else ([], {})
+        self.trackers.absorb(reply[_HEAD.size : len(reply) - size], windows)
+        self.trackers.stamp = stamp
+        if epoch != self._epoch:
+            self._epoch = epoch
             if "learned" not in step:
                 self._know(self._read_learned())
-        return outcome.decode(), int(first)
+        return "ok" if stands else "lost", first
 
-    def _hear(self, told: bytes, end: int, moment: float) -> None:
-        """Know what a reply says of trackers, up to this place, and what it says of windows and of those who wait."""
-        windows = {}
-        if end < len(told):
-            of_windows, waiters_said, waiters = told[end:].decode().partition(WAITERS)
-            windows = windows_in(of_windows)
-            if waiters_said:
-                self.waiters.hear(waiters, moment)
-        self.trackers.absorb(told[:end], windows)
+    def _read_last(self, text: bytes, over: int, moment: float) -> tuple[list[str], dict[int, str]]:
+        """What the last part of a reply says: leases that are over, windows that have changed, and who waits."""
+        said, waiters_said, waiters = text.decode().partition(WAITERS)
+        if waiters_said:
+            self.waiters.hear(waiters, moment)
+        lines = said.splitlines()
+        return lines[:over], windows_in(lines[over:])
 
     def _run(self, step: dict[str, Any]) -> bytes:
         def command(again: bool) -> bytes:

@@ -17,6 +17,8 @@ LIMITS = (5, 10, 15)
 #: (0: it has none); for each unit limit (-1: none), spent, held, presumed and sliced. The name of the lease follows.
 _STATE = struct.Struct("<qBBq15q")
 _NO_LIMIT = -1
+#: The number of the last step of a process, and of the first entry that it wrote.
+LAST = struct.Struct("<2q")
 
 
 def limit_figure(limit: int | None) -> int:

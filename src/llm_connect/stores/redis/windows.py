@@ -26,10 +26,9 @@ def window_of(text: str, clock: Clock) -> Window:
     return window
 
 
-def windows_in(text: str) -> dict[int, str]:
+def windows_in(lines: list[str]) -> dict[int, str]:
     """The windows that a reply says have changed, by the number of their tracker."""
-    lines = (line.split(" ", 1) for line in text.splitlines())
-    return {int(number): window for number, window in lines}
+    return {int(number): window for number, window in (line.split(" ", 1) for line in lines)}
 
 
 def be_as(window: Window, text: str) -> None:
