@@ -114,7 +114,7 @@ class Server:
 
 
 #: What goes into a server as JSON, in few bytes. It is made once: `json.dumps` would make one for each text.
-text_of = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+text_of: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def packed(*parts: Any) -> bytes:

@@ -18,7 +18,7 @@ LIMITS = (5, 10, 15)
 _STATE = struct.Struct("<qBBq15q")
 _NO_LIMIT = -1
 #: The number of the last step of a process, and of the first entry that it wrote.
-LAST = struct.Struct("<2q")
+LAST: struct.Struct = struct.Struct("<2q")
 
 
 def limit_figure(limit: int | None) -> int:
