@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, localcontext
@@ -31,6 +30,7 @@ from hypothesis import strategies as st
 from llm_connect.calling import prices
 from llm_connect.calling.prices import ListPrice, list_price
 from llm_connect.core.usage import Usage
+from tests.leftovers import nothing_left
 
 #: The providers of the adapters, by their ids in the snapshot.
 OURS = ("anthropic", "google", "openai", "openrouter")
@@ -392,9 +392,8 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-    threads = threading.active_count()
-    assert list_price("openai", "gpt-4.1-mini") is not None
-    assert threading.active_count() == threads
+    with nothing_left():
+        assert list_price("openai", "gpt-4.1-mini") is not None
 
 
 PROGRAM = """

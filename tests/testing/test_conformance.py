@@ -36,6 +36,7 @@ from llm_connect.testing import (
     check_adapter,
     conformance_rules,
 )
+from tests.leftovers import nothing_left
 from tests.test_contracts import declared
 from tests.testing.broken_adapters import BROKEN, LetsOthersErrorsOut
 from tests.testing.good_adapters import KEY, Good, GoodByItself, Provider, Streaming
@@ -256,10 +257,11 @@ def test_it_leaves_nothing_behind() -> None:
     own = BudgetTracker(name="own")
     adapter = Good(Provider())
     adapter.budget_tracker = own
-    before = (threading.active_count(), list(logging.getLogger().handlers))
-    check_adapter(lambda: adapter, rules=[rule for rule in RULES.values() if not rule.needs])
-    check(Good)
-    assert (threading.active_count(), logging.getLogger().handlers) == before
+    handlers = list(logging.getLogger().handlers)
+    with nothing_left():
+        check_adapter(lambda: adapter, rules=[rule for rule in RULES.values() if not rule.needs])
+        check(Good)
+    assert logging.getLogger().handlers == handlers
     assert adapter.budget_tracker is own
 
 

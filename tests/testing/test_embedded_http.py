@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
 import socket
-import threading
 import time
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from llm_connect.testing.embedded_provider.http_messages import RequestParser
+from tests.leftovers import DESCRIPTORS, nothing_left
 
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nAuthorization: Bearer k\r\n"
@@ -155,28 +154,21 @@ def test_two_thousand_connections_are_served_at_the_same_time(provider: Embedded
     assert asyncio.run(crowd()) == provider.meter.calls == 2000
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc to count open files")
+@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="needs /proc to see open sockets")
 def test_close_leaves_no_thread_and_no_socket() -> None:
     """Also with replies under way: stalled, dripping, delayed, and half a request. (TESTKIT-6)"""
-    gc.collect()
-    before = open_files(), threading.active_count()
-    with EmbeddedProvider() as provider:
-        for behaviour in (Behaviour(stall="after_headers"), Behaviour(drip=1), Behaviour(delay=60)):
-            provider.script(behaviour, times=1)
-        port = int(provider.url.rsplit(":", 1)[1])
-        clients = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(5)]
-        for client in clients[:3]:
-            client.sendall(HEAD + LENGTH + b"\r\n" + BODY)
-        clients[3].sendall(HEAD)
-        provider.wait_for_requests(3)
-    for client in clients:
-        client.close()
-    gc.collect()
-    assert (open_files(), threading.active_count()) == before
+    with nothing_left():
+        with EmbeddedProvider() as provider:
+            for behaviour in (Behaviour(stall="after_headers"), Behaviour(drip=1), Behaviour(delay=60)):
+                provider.script(behaviour, times=1)
+            port = int(provider.url.rsplit(":", 1)[1])
+            clients = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(5)]
+            for client in clients[:3]:
+                client.sendall(HEAD + LENGTH + b"\r\n" + BODY)
+            clients[3].sendall(HEAD)
+            provider.wait_for_requests(3)
+        for client in clients:
+            client.close()
 
 
 def test_close_while_clients_connect_leaves_no_transport() -> None:
