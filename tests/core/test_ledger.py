@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from typing import Any
+
+import pytest
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.demand import CallFacts, PlainDemand
+from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.locks import TreeLock
 from llm_connect.core.models import Usage
@@ -39,6 +43,31 @@ def test_an_entry_without_usage_and_cost() -> None:
     tracker = BudgetTracker()
     data = tracker.record(5).to_dict()
     assert (data["usage"], data["cost"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"adapter": "\ud800"}, {"model": "a\udfff"}, {"labels": {"task": "\ud800"}}, {"labels": "task"}, {"model": 5}],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_held(said: Any) -> None:
+    """A text that a file, a server or a sink could not take would be an error after the call, when it is paid."""
+    tracker = BudgetTracker()
+    with pytest.raises(LLMConfigurationError):
+        tracker.reserve(5, **said)
+    with pytest.raises(LLMConfigurationError):
+        tracker.record(5, **said)
+    with pytest.raises(LLMConfigurationError, match="surrogates"):
+        tracker.child("\ud800")
+    at_rest(tracker)
+
+
+def test_a_model_of_half_characters_is_booked() -> None:
+    """What a provider says of itself is no reason to lose what was paid."""
+    tracker = BudgetTracker()
+    with tracker.reserve(5) as hold:
+        hold.settle(5, model="m\ud800")
+    (entry,) = tracker.ledger
+    assert (entry.model, tracker.spent) == ("m?", 5)
 
 
 def test_memory_stays_flat() -> None:

@@ -121,6 +121,8 @@ def test_defaults_send_nothing_that_was_not_asked_for() -> None:
         ("labels", {"a": 1}),
         ("labels", {1: "a"}),
         ("labels", "a"),
+        ("labels", {"a": "\ud800"}),
+        ("labels", {"\ud800": "a"}),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, value: Any) -> None:

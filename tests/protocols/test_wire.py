@@ -113,3 +113,8 @@ def test_the_hint_is_for_empty_answers_at_their_limit_alone() -> None:
     assert spent_on_thinking("", "length")
     assert spent_on_thinking("x", "length") is None
     assert spent_on_thinking("", "stop") is None
+
+
+def test_a_request_id_of_odd_bytes_can_be_written_down() -> None:
+    """Some HTTP libraries let bytes of a header that are no text through as lone surrogates."""
+    assert request_id(Reply(200, {"x-request-id": "r\udcff1"}, b"")) == "r?1"

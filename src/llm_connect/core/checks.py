@@ -9,9 +9,10 @@ from llm_connect.core.exceptions import LLMConfigurationError
 
 
 def check_name(name: object) -> None:
-    """Raise LLMConfigurationError for a name that is no text, or blank."""
+    """Raise LLMConfigurationError for a name that is no text, blank, or not to be encoded."""
     if not isinstance(name, str) or not name.strip():
         raise LLMConfigurationError("name must be text that is not blank.")
+    check_encodable("name", name)
 
 
 def check_prompt(prompt: object) -> None:
@@ -76,6 +77,18 @@ def check_encodable(name: str, text: str) -> None:
         raise LLMConfigurationError(
             f"The {name} holds lone surrogates, which UTF-8 cannot encode: decode it with errors='replace'."
         ) from None
+
+
+def encodable(text: str) -> str:
+    """The same text, with `?` for the halves of characters that UTF-8 cannot encode."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def check_labels(labels: object) -> None:
+    """Refuse all but a mapping from text to text, that a ledger can be written with."""
+    check_mapping("labels", labels, value_type=str)
+    for name, value in labels.items():  # type: ignore[attr-defined]
+        check_encodable("labels", name + value)
 
 
 def check_mapping(name: str, value: object, *, value_type: type) -> None:

@@ -6,6 +6,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
+from llm_connect.core.checks import encodable
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.ledger import LedgerEntry, Outcome
@@ -189,7 +190,8 @@ class Hold:
             tokens = usage.total_tokens
         actual = checked_actual(self.bound, tokens, calls, usd)
         nano_usd = None if usd is None else actual[2]
-        ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, model))
+        answered_by = None if model is None else encodable(model)
+        ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, answered_by))
         self.tracker.gate.end(self, ending)
 
     def release(self) -> None:

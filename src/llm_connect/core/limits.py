@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from llm_connect.core.checks import check_count
+from llm_connect.core.checks import check_count, check_labels, check_text
 from llm_connect.core.demand import NO_FACTS, CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.units import NANO, Amount, nano_usd_of
@@ -36,7 +36,11 @@ def checked_amount(
     demand: PlainDemand = _tuple(PlainDemand, (tokens, calls, nano_usd))
     if adapter is model is labels is None:
         return demand, NO_FACTS
-    return demand, CallFacts(adapter=adapter, model=model, labels=dict(labels or {}))
+    labels = {} if labels is None else labels
+    check_labels(labels)
+    for name, text in (("adapter", adapter), ("model", model)):
+        check_text(name, text, may_be_blank=True)
+    return demand, CallFacts(adapter=adapter, model=model, labels=dict(labels))
 
 
 def checked_actual(bound: Amount, tokens: object, calls: object, usd: object) -> Amount:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_count as check_count
-from llm_connect.core.checks import check_mapping, check_text
+from llm_connect.core.checks import check_labels, check_mapping, check_text
 from llm_connect.core.checks import check_number as check_number
 from llm_connect.core.checks import check_prompt as check_prompt
 from llm_connect.core.exceptions import LLMConfigurationError
@@ -86,7 +86,7 @@ class RunConfig:
         "grow" the cap is not proven: what the provider writes beyond the text that was seen is billed, but not held.
     budget_tracker: the budget that this call spends from. With one, a missing `max_tokens` becomes the adapter's
         default (2,000), or what is free if that is less; that limit is held and sent.
-    labels: what the call is for, as short text by name; the ledger keeps it.
+    labels: what the call is for, as short text by name, which UTF-8 can encode; the ledger keeps it.
 
     Raises LLMConfigurationError for a value that cannot be meant.
     """
@@ -123,10 +123,10 @@ class RunConfig:
         _check_choice("when_short", self.when_short, WhenShort)
         _check_choice("stream_hold", self.stream_hold, StreamHold)
         _check_tracker(self.budget_tracker)
-        for name, value_type in (("model_params", object), ("labels", str)):
-            value = getattr(self, name)
-            check_mapping(name, value, value_type=value_type)
-            object.__setattr__(self, name, dict(value))
+        check_mapping("model_params", self.model_params, value_type=object)
+        check_labels(self.labels)
+        for name in ("model_params", "labels"):
+            object.__setattr__(self, name, dict(getattr(self, name)))
 
     @property
     def budget_wait_seconds(self) -> float:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_connect.core.bounds import Bound
-from llm_connect.core.checks import check_prompt
+from llm_connect.core.checks import check_prompt, encodable
 from llm_connect.core.demand import BoundDemand, CallFacts, Demand, GrowingDemand
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import RunConfig
@@ -131,7 +131,7 @@ def _replaced_by(adapter: LLMAdapter, tracker: BudgetTracker) -> Hold | None:
 def _text_of(adapter: LLMAdapter, name: str) -> str | None:
     """An attribute that our adapters have; another's may be anything."""
     value = getattr(adapter, name, None)
-    return value if isinstance(value, str) else None
+    return encodable(value) if isinstance(value, str) else None
 
 
 def _demand(bound: Bound, config: RunConfig, price: Price | None, *, grows: bool) -> Demand:

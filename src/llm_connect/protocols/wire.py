@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
+from llm_connect.core.checks import encodable
 from llm_connect.core.exceptions import LLMError, LLMResponseError
 from llm_connect.core.models import FinishReason, Usage
 
@@ -97,7 +98,8 @@ def request_id(reply: Reply) -> str | None:
 
 def request_id_in(headers: Mapping[str, str]) -> str | None:
     """The id in the headers of a reply; of OpenRouter the one by which it tells later what was billed."""
-    return headers.get("x-generation-id") or headers.get("x-request-id") or headers.get("request-id") or None
+    found = headers.get("x-generation-id") or headers.get("x-request-id") or headers.get("request-id")
+    return encodable(found) if found else None
 
 
 def spent_on_thinking(content: str, finish: FinishReason) -> str | None:
@@ -144,9 +146,7 @@ def whole_usage(
 
 def text(value: object) -> str:
     """A text of a reply, without halves of characters that a cut left; what is no text is empty."""
-    if not isinstance(value, str):
-        return ""
-    return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    return encodable(value) if isinstance(value, str) else ""
 
 
 def mapping(value: object) -> JSON:

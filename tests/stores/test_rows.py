@@ -1,0 +1,22 @@
+"""Rows that stores keep."""
+
+from __future__ import annotations
+
+from llm_connect import BudgetTracker, Usage
+from llm_connect.stores.rows import ended_values, entry_of, entry_values
+
+
+def test_the_row_of_an_ended_hold_is_that_of_its_entry() -> None:
+    """Both ways of making one say the same, for every end, and an entry comes back out of it."""
+    tracker = BudgetTracker(total_usd=1).child("a")
+    settled = tracker.reserve(50, usd="0.1", adapter="own", model="m", labels={"task": "x"})
+    settled.request_id = "r"
+    settled.settle(usage=Usage(prompt_tokens=3, completion_tokens=4), usd="0.02", cost_source="provider", model="m-1")
+    presumed, released, plain = tracker.reserve(5), tracker.reserve(5), tracker.reserve(5)
+    presumed.presume()
+    released.release()
+    plain.settle(5)
+    for hold in (settled, presumed, released, plain):
+        assert hold.entry is not None
+        assert ended_values(hold) == entry_values(hold.entry)
+        assert entry_of(ended_values(hold)) == hold.entry
