@@ -529,7 +529,7 @@ def test_processes_go_through_outages_and_keep_the_cap(shared: Store, tmp_path: 
     end, through = time.monotonic() + 2 * SECONDS, 0
     with crew(3, "spender", shared.url, str(tmp_path), LEASE, 0.05) as processes:
         until(lambda: len(list(tmp_path.iterdir())) == 3)
-        # What is presumed is more than its bill, and each keeps an allowance: more than half is billed once it is used up.
+        # More is presumed than billed, and each keeps an allowance: of a budget that is used up, about 60 % is billed.
         while time.monotonic() < end or not (through or bill(tmp_path) > 0.55 * LIMIT):
             assert time.monotonic() < end + PATIENCE
             time.sleep(0.5)

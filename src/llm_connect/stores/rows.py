@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_connect.core.demand import CallFacts
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = tuple[Any, ...]
 
+_figures = attrgetter("limit", "spent", "held", "presumed", "sliced")
+
 #: The labels of a hold that a process keeps so that it can go on while the store is lost.
 ALLOWANCE = {"allowance": "slice"}
 
@@ -26,12 +29,8 @@ ALLOWANCE = {"allowance": "slice"}
 def tracker_state(tracker: BudgetTracker, lease: int | str | None) -> Row:
     """What may change of `tracker`, as it stands in its row. The root is closed for its own process only."""
     closed = tracker.closed_itself and tracker.parent is not None
-    figures = (
-        figure
-        for account in tracker.own_accounts
-        for figure in (account.limit, account.spent, account.held, account.presumed, account.sliced)
-    )
-    return (int(closed), lease, *figures)
+    tokens, calls, usd = tracker.own_accounts
+    return (int(closed), lease, *_figures(tokens), *_figures(calls), *_figures(usd))
 
 
 def bring_up_to_date(tracker: BudgetTracker, state: Row) -> None:

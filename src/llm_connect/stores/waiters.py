@@ -67,6 +67,11 @@ class Waiters(ABC):
         """Let the caller of this row stand there no longer."""
 
     @property
+    def any_heard(self) -> bool:
+        """Whether any caller of the others keeps its place here."""
+        return bool(self._remote)
+
+    @property
     def due(self) -> bool:
         """Whether the time of a caller is over, or one of this process is to be renewed."""
         now = time.monotonic()

@@ -27,6 +27,8 @@ class FileLeases(Leases):
     def __init__(self, gate: TransactionalGate, seconds: float) -> None:
         super().__init__(gate, seconds)
         self._next_look = 0.0
+        #: Whether others have ended the own lease.
+        self.taken: bool = False
 
     @property
     def due(self) -> bool:
@@ -55,15 +57,12 @@ class FileLeases(Leases):
             self._gate.worker.start()
         return self.own
 
-    def begin(self, connection: sqlite3.Connection, *, moved: bool) -> None:
-        """At the begin of a transaction: renew the own lease, and end those that are over, be it the own one.
-
-        moved: whether others have changed the file.
-        """
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """At the begin of a transaction: renew the own lease, and end those that are over, be it the own one."""
         now = time.time()
         if self.own is not None:
-            if now >= self.own.expires_at or (moved and not self._stands(connection, self.own)):
-                self.own, self._next_look = None, 0.0
+            if self.taken or now >= self.own.expires_at:
+                self.own, self.taken, self._next_look = None, False, 0.0
             elif now >= self.own.expires_at - self._renewed_before:
                 self._renew(connection, self.own, now)
         if now >= self._next_look:
@@ -86,10 +85,6 @@ class FileLeases(Leases):
             "SELECT id, outcome, open FROM ledger WHERE lease = ? AND hold = ?", (hold.lease.number, hold.row)
         ).fetchone()
         return row
-
-    @staticmethod
-    def _stands(connection: sqlite3.Connection, lease: Lease) -> bool:
-        return connection.execute("SELECT 1 FROM leases WHERE id = ?", (lease.number,)).fetchone() is not None
 
     def _renew(self, connection: sqlite3.Connection, lease: Lease, now: float) -> None:
         if not self.needed:

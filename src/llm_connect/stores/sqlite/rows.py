@@ -48,6 +48,12 @@ ANY_WAITER = "SELECT 1 FROM waiters WHERE budget = ? LIMIT 1"
 INSERT_WAITER = f"INSERT INTO waiters (budget, {', '.join(_WAITER)}) VALUES (?, {', '.join('?' * len(_WAITER))})"
 RENEW_WAITER = "UPDATE waiters SET until = ? WHERE id = ?"
 
+#: What others may have changed, beside trackers.
+OTHERS = (
+    "SELECT (SELECT ifnull(max(id), 0) FROM ledger), EXISTS (SELECT 1 FROM leases WHERE id = ?), "
+    "EXISTS (SELECT 1 FROM learned WHERE budget = ?), EXISTS (SELECT 1 FROM waiters WHERE budget = ?)"
+)
+
 OPEN_PRESUMPTIONS = "SELECT id FROM ledger WHERE budget = ? AND open ORDER BY id"
 _ENTRY = (
     *("id", "path", "outcome", *_UNITS, *(f"bound_{unit}" for unit in _UNITS), "grade", "adapter", "model", "labels"),

@@ -18,7 +18,7 @@ from llm_connect.stores.processes import keep_for_parent
 from llm_connect.stores.sqlite.changes import FileChanges
 from llm_connect.stores.sqlite.leases import FileLeases
 from llm_connect.stores.sqlite.ledger import FileBooks, FileLedger
-from llm_connect.stores.sqlite.rows import read_learned, write_learned
+from llm_connect.stores.sqlite.rows import OTHERS, read_learned, write_learned
 from llm_connect.stores.sqlite.schema import begin, connect, store_error
 from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.sqlite.trackers import FileTrackers
@@ -71,21 +71,23 @@ class TransactionalGate(StoreGate):
     @property
     def connection(self) -> sqlite3.Connection:
         """The one connection of this process."""
-        if self._connection is None:
-            self._connection = connect(self.terms.path, self.terms.busy_seconds)
-        return self._connection
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = connect(self.terms.path, self.terms.busy_seconds)
+        return connection
 
     def begin(self) -> None:
         try:
             self.books.begin()
             connection = self.connection
             begin(connection, self.terms.busy_seconds)
-            moved = self._moved()
-            if moved:
-                self._catch_up()
+            version = _data_version(connection)
+            if version != self._version:
+                self._version = version
+                self._catch_up(connection)
             if self._windowed:
                 self.roll()
-            self.leases.begin(connection, moved=moved)
+            self.leases.begin(connection)
         except BaseException as error:
             self.roll_back(error)
             raise
@@ -123,23 +125,19 @@ class TransactionalGate(StoreGate):
         if better is not None:
             raise better from None
 
-    def _moved(self) -> bool:
-        version = self._data_version()
-        moved = version != self._version
-        self._version = version
-        return moved
-
-    def _data_version(self) -> int:
-        return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
-
-    def _catch_up(self) -> None:
+    def _catch_up(self, connection: sqlite3.Connection) -> None:
         """Bring up to date what this process knows of the file."""
-        self.books.last_id = None
+        lease, budget = self.leases.own, self.budget
+        others = connection.execute(OTHERS, (None if lease is None else lease.number, budget, budget))
+        self.books.last_id, stands, learned, waiters = others.fetchone()
+        self.leases.taken = lease is not None and not stands
         self.trackers.refresh()
         self._windows.look_again()
-        self._know(read_learned(self.connection, self.budget))
+        if learned or self._learned:
+            self._know(read_learned(connection, budget))
         self.books.look_at_thresholds()
-        self.waiters.read(self._line)
+        if waiters or self.waiters.any_heard:
+            self.waiters.read(self._line)
         self.unseen = True
 
     def _as_llm_error(self, error: BaseException) -> LLMError | None:
@@ -193,7 +191,7 @@ class TransactionalGate(StoreGate):
 
     def _others_wrote(self) -> bool:
         with self.lock.no_transaction():
-            return self._data_version() != self._version
+            return _data_version(self.connection) != self._version
 
     def read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
         """What a query gives, after all that has ended is booked."""
@@ -217,3 +215,10 @@ class TransactionalGate(StoreGate):
     def _give_up(self) -> None:
         super()._give_up()
         self.waiters.withdraw()
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    """What changes when another connection has written."""
+    version: int
+    (version,) = connection.execute("PRAGMA data_version").fetchone()
+    return version

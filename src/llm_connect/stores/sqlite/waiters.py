@@ -24,8 +24,7 @@ class FileWaiters(Waiters):
     def read(self, line: Line) -> None:
         """Let the callers of the others keep their places in `line`, as they stand in the file now."""
         rows = self._gate.connection.execute(READ_WAITERS, (self._gate.budget,)).fetchall()
-        if rows or self._remote:
-            self.see({row: _heard(*caller) for row, *caller in rows}, line)
+        self.see({row: _heard(*caller) for row, *caller in rows}, line)
 
     def end_over(self, connection: sqlite3.Connection, now: float) -> None:
         """Forget the callers whose time is over."""
