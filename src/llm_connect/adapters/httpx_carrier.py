@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -42,9 +43,17 @@ class HttpxCarrier(Carrier):
         return http.reply_of(await client.send(self._made(client, request)))
 
     def _made(self, client: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
-        # Not by the client, which takes all addresses and headers apart and joins them anew for each call.
+        # Not by the client, which takes all addresses and headers apart and joins them anew for each call. And the body
+        # as a stream: for a body in another form, headers are looked through eight times.
         address = _url(self._base_url + request.path)
-        return httpx2.Request(request.method, address, headers=client.headers, json=request.body or None)
+        if not request.body:
+            return httpx2.Request(request.method, address, headers=client.headers)
+        body = _encode(request.body).encode()
+        content = ((b"Content-Length", b"%d" % len(body)), (b"Content-Type", b"application/json"))
+        headers = [(b"Host", address.netloc), *client.headers.raw, *content]
+        made = httpx2.Request(request.method, address, headers=headers, stream=httpx2.ByteStream(body))
+        made.read()
+        return made
 
     def open(self, client: httpx2.Client, request: Request) -> HttpStream:
         return HttpStream(client.send(self._made(client, request), stream=True))
@@ -54,6 +63,9 @@ class HttpxCarrier(Carrier):
 
     def failure_of(self, error: Exception) -> Failure:
         return http.failure_of(error)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 @lru_cache(maxsize=64)

@@ -106,7 +106,8 @@ class Call:
             outcome = yield from self._exchange(request, hold)
             if outcome is not None:
                 self._end(hold, outcome)
-                yield Booked(hold)
+                if hold.stored:
+                    yield Booked(hold)
         finally:
             if not hold.ended:
                 self._end_open(hold)
@@ -140,8 +141,10 @@ class Call:
         if release is None:
             return timed_out("no place came free among the adapter's concurrent requests", maybe_billed=False)
         try:
-            if hold is not None and not (yield Dispatch(hold)):
-                return None
+            if hold is not None:
+                dispatched = (yield Dispatch(hold)) if hold.stored else hold.try_dispatch()
+                if not dispatched:
+                    return None
             self.attempts += 1
             return (yield from self._send(request))
         finally:

@@ -98,6 +98,11 @@ class Hold:
         return "dispatched" if self.dispatched else "reserved"
 
     @property
+    def stored(self) -> bool:
+        """Whether it stands in a store, whose steps take I/O."""
+        return self.tracker.gate.worker is not None
+
+    @property
     def entry(self) -> LedgerEntry | None:
         """The line of the ledger, once the hold has ended."""
         if not self.entry_id:
@@ -190,7 +195,7 @@ class Hold:
             tokens = usage.total_tokens
         actual = checked_actual(self.bound, tokens, calls, usd)
         nano_usd = None if usd is None else actual[2]
-        answered_by = None if model is None else encodable(model)
+        answered_by = model if model is None or model.isascii() else encodable(model)
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, answered_by))
         self.tracker.gate.end(self, ending)
 

@@ -146,7 +146,9 @@ def whole_usage(
 
 def text(value: object) -> str:
     """A text of a reply, without halves of characters that a cut left; what is no text is empty."""
-    return encodable(value) if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return value if value.isascii() else encodable(value)
 
 
 def mapping(value: object) -> JSON:
