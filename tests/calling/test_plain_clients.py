@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -51,6 +52,48 @@ async def test_an_async_response_is_whole_and_knows_its_request(provider: Embedd
     assert response.json()["choices"]
     assert response.request.url == address(provider)
     response.raise_for_status()
+
+
+def parts(request: httpx2.Request) -> Any:
+    """What a server and a transport see of a request."""
+    headers = sorted((name.lower(), value) for name, value in request.headers.raw)
+    return request.method, str(request.url), headers, request.read(), request.extensions
+
+
+KEY = {"X-Key": "key", "Content-Type": "text/plain"}
+ADDRESS = "http://host:8080/a%20b?c=d"
+FORMS: list[dict[str, Any]] = [
+    {"method": "post", "url": ADDRESS, "headers": KEY, "content": b"abc"},
+    {"method": "POST", "url": ADDRESS, "headers": list(KEY.items()), "content": "\u00e4", "params": None},
+    {"method": "POST", "url": httpx2.URL(ADDRESS), "headers": KEY, "content": b"a" * 100_000, "timeout": None},
+    {"method": "PUT", "url": ADDRESS, "headers": {**KEY, "X-Key": "another"}, "content": b""},
+    {"method": "POST", "url": ADDRESS, "headers": {**KEY, "Authorization": "mine"}, "content": b"abc"},
+    {"method": "POST", "url": ADDRESS, "headers": httpx2.Headers(KEY), "content": b"abc"},
+    {"method": "POST", "url": ADDRESS, "headers": KEY, "json": BODY},
+    {"method": "POST", "url": ADDRESS, "headers": KEY, "content": b"abc", "params": {"e": "f"}},
+    {"method": "POST", "url": ADDRESS, "headers": KEY, "content": b"abc", "timeout": 5},
+    {"method": "POST", "url": ADDRESS, "content": b"abc"},
+    {"method": "GET", "url": ADDRESS, "headers": KEY},
+]
+
+
+@pytest.mark.parametrize("kind", [http.sync_client, http.async_client])
+def test_a_request_is_what_httpx2_makes_of_it(kind: Any) -> None:
+    """However it is asked for, and whatever was asked for before: no request has anything of another."""
+    client = kind(1, headers=AUTH)
+    of_httpx2 = super(type(client).__mro__[1], client).build_request
+    for form in (*FORMS, *reversed(FORMS)):
+        assert parts(client.build_request(**form)) == parts(of_httpx2(**form)), form
+
+
+def test_few_headers_are_kept() -> None:
+    """A key that is new in each call does not let a client grow."""
+    client = http.sync_client(1)
+    for number in range(200):
+        sent = client.build_request("POST", ADDRESS, headers={"X-Key": str(number)}, content=b"abc")
+        assert sent.headers["X-Key"] == str(number)
+    assert len(client._joined) <= 64  # type: ignore[attr-defined]
+    client.close()
 
 
 @pytest.mark.usefixtures("transport")

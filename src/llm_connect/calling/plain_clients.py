@@ -1,27 +1,73 @@
 """Clients of httpx2 that send a request as it is, and do no more than that.
 
 A client of httpx2 follows redirects, logs in, keeps cookies and calls hooks. None of it is wanted here, and going
-through it takes a tenth of a call and a dozen objects for each that is under way.
+through it takes a tenth of a call and a dozen objects for each that is under way. So does joining address and headers
+anew for each request, when they are the same for all: here requests share them.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import httpx2
 
 from llm_connect.calling.heads import note_headers
 
-#: An address is taken apart once: a client has few, and taking one apart costs as much as sending it.
-_parsed = lru_cache(maxsize=64)(httpx2.URL)
+_Joined: TypeAlias = tuple[httpx2.URL, httpx2.Headers]
+
+#: So many of them are kept: a client has few addresses, and its key changes rarely.
+_MOST = 64
+_NO_TIMEOUT = {"timeout": httpx2.Timeout(None).as_dict()}
 
 
-class PlainClient(httpx2.Client):
+class _Requests:
+    """Makes requests as httpx2 does, with what is the same for all of them joined once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._joined: dict[tuple[Any, ...], _Joined] = {}
+
+    def build_request(
+        self,
+        method: str,
+        url: httpx2.URL | str,
+        *,
+        headers: Any = None,
+        content: Any = None,
+        timeout: Any = None,
+        **others: Any,
+    ) -> httpx2.Request:
+        """Like that of httpx2, which does it itself unless it is a body with headers and no more."""
+        body = content.encode() if isinstance(content, str) else content
+        given = tuple(headers.items()) if isinstance(headers, Mapping) else headers
+        plain = isinstance(body, bytes) and isinstance(given, tuple | list) and timeout is None
+        if not plain or others != dict.fromkeys(others):
+            parts = {"headers": headers, "content": content, "timeout": timeout, **others}
+            request: httpx2.Request = super().build_request(method, url, **parts)  # type: ignore[misc]
+            return request
+        address, shared = self._join(url, tuple(given))
+        # As a stream, since httpx2 looks through the headers eight times for a body in another form.
+        stream = httpx2.ByteStream(body)
+        request = httpx2.Request(method, address, headers=shared, stream=stream, extensions=_NO_TIMEOUT)
+        request.headers["Content-Length"] = str(len(body))
+        request.read()
+        return request
+
+    def _join(self, url: httpx2.URL | str, headers: tuple[Any, ...]) -> _Joined:
+        """The address, and all headers but the length of the body, as httpx2 makes them."""
+        joined = self._joined.get((url, *headers))
+        if joined is None:
+            first = super().build_request("POST", url, headers=headers, content=b"-")  # type: ignore[misc]
+            del first.headers["Content-Length"]
+            if len(self._joined) >= _MOST:
+                self._joined.clear()
+            joined = self._joined[(url, *headers)] = (first.url, first.headers)
+        return joined
+
+
+class PlainClient(_Requests, httpx2.Client):
     """A client for threads. An open response has to be closed by its caller; else it is read to its end."""
-
-    def build_request(self, method: str, url: httpx2.URL | str, **parts: Any) -> httpx2.Request:
-        return super().build_request(method, _parsed(url), **parts)
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
         _check_open(self)
@@ -36,11 +82,8 @@ class PlainClient(httpx2.Client):
         return response
 
 
-class AsyncPlainClient(httpx2.AsyncClient):
+class AsyncPlainClient(_Requests, httpx2.AsyncClient):
     """A client for one event loop, like `PlainClient`."""
-
-    def build_request(self, method: str, url: httpx2.URL | str, **parts: Any) -> httpx2.Request:
-        return super().build_request(method, _parsed(url), **parts)
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
         _check_open(self)
