@@ -64,6 +64,8 @@ class Call:
         #: What has come of the reply to the last attempt.
         self._head = Head()
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
+        #: Whether its holds may stand in a store, which is waited for.
+        self._stored = self.tracker is not None and self.tracker.gate.worker is not None
 
     @property
     def price(self) -> Price | None:
@@ -106,7 +108,7 @@ class Call:
             outcome = yield from self._exchange(request, hold)
             if outcome is not None:
                 self._end(hold, outcome)
-                if hold.stored:
+                if self._stored:
                     yield Booked(hold)
         finally:
             if not hold.ended:
@@ -142,7 +144,7 @@ class Call:
             return timed_out("no place came free among the adapter's concurrent requests", maybe_billed=False)
         try:
             if hold is not None:
-                dispatched = (yield Dispatch(hold)) if hold.stored else hold.try_dispatch()
+                dispatched = (yield Dispatch(hold)) if self._stored else hold.try_dispatch()
                 if not dispatched:
                     return None
             self.attempts += 1

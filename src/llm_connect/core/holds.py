@@ -98,11 +98,6 @@ class Hold:
         return "dispatched" if self.dispatched else "reserved"
 
     @property
-    def stored(self) -> bool:
-        """Whether it stands in a store, whose steps take I/O."""
-        return self.tracker.gate.worker is not None
-
-    @property
     def entry(self) -> LedgerEntry | None:
         """The line of the ledger, once the hold has ended."""
         if not self.entry_id:
