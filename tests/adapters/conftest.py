@@ -1,16 +1,22 @@
-"""The adapters over HTTP, each with a real SDK or client against a provider on loopback."""
+"""Parts shared by the tests of the adapters: real SDKs and clients, and the `claude` command, against loopback."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm_connect import LLMAdapter, LLMResponse, create_adapter
+from llm_connect.adapters.claude_code import ClaudeCodeAdapter
 from llm_connect.testing import EmbeddedProvider, WireFormat
+from tests.adapters.claude_helpers import KEY as CLAUDE_KEY
+from tests.adapters.claude_helpers import Script
+from tests.adapters.claude_stand_in import stand_in
+from tests.adapters.messages_server import MessagesServer, messages_server
 from tests.transports import TRANSPORTS, Transport, choose
 
 KEY = "sk-loopback-0123456789abcdef"
@@ -151,3 +157,19 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """What carries async calls, for tests that make them themselves."""
     choose(request.param, monkeypatch)
     return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def server() -> Iterator[MessagesServer]:
+    with messages_server() as running:
+        yield running
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    """An adapter whose command is a script of these Python lines; `here` is where it leaves traces."""
+
+    def make(lines: str) -> ClaudeCodeAdapter:
+        return ClaudeCodeAdapter(api_key=CLAUDE_KEY, cli_path=stand_in(tmp_path, lines), base_url="http://127.0.0.1:9")
+
+    return make

@@ -25,7 +25,7 @@ from llm_connect.adapters import openrouter
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.claude_binary import find_claude, needs_claude
 from tests.adapters.conftest import WIRINGS, Make, Wiring
-from tests.adapters.messages_server import MessagesServer, messages_server
+from tests.adapters.messages_server import MessagesServer
 
 PRICE = Price(prompt="1.25", completion=10)
 #: A model of each adapter that costs in the snapshot what the provider on loopback takes, and the source of its cost.
@@ -43,12 +43,6 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GeminiAdapter, "price_list", "google")
     monkeypatch.setattr(OpenRouterAdapter, "price_list", "openrouter")
     monkeypatch.setattr(ClaudeCodeAdapter, "price_list", "anthropic")
-
-
-@pytest.fixture
-def server() -> Iterator[MessagesServer]:
-    with messages_server() as running:
-        yield running
 
 
 def capped(**fields: Any) -> RunConfig:
