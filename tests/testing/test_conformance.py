@@ -38,7 +38,8 @@ from llm_connect.testing import (
 )
 from tests.leftovers import nothing_left
 from tests.test_contracts import declared
-from tests.testing.broken_adapters import BROKEN, LetsOthersErrorsOut
+from tests.testing.broken_adapters import BROKEN
+from tests.testing.broken_errors import LetsOthersErrorsOut
 from tests.testing.good_adapters import KEY, Good, GoodByItself, Provider, Streaming
 
 RULES = {rule.name: rule for rule in conformance_rules()}
