@@ -26,6 +26,8 @@ ABOUT_THE_TRACKER = {
     "test_learning",
     "test_ledger",
     "test_line",
+    "test_metered_ends",
+    "test_metered_once",
     "test_metering",
     "test_one_budget",
     "test_price",
