@@ -11,10 +11,15 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.demand import CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMBudgetExceededError
+from llm_connect.core.holds import Hold
+from llm_connect.core.waiters import Waiter
 
 T = TypeVar("T")
 PATIENCE = 20.0
+#: Seconds that a caller waits.
+WAIT = PATIENCE
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -54,6 +59,17 @@ def waits(tracker: BudgetTracker, number: int) -> None:
 
 async def awaits(tracker: BudgetTracker, number: int) -> None:
     await auntil(lambda: tracker.snapshot().waiting == number)
+
+
+def place(
+    tracker: BudgetTracker, tokens: int, *, calls: int = 0, own: tuple[Hold, ...] = (), seconds: float = 1_000.0
+) -> Waiter:
+    """A caller in line, without a thread."""
+    deadline = time.monotonic() + seconds
+    demand = PlainDemand(tokens, calls)
+    waiter = Waiter(tracker, demand, CallFacts(), arrival=tracker.gate.arrive(), deadline=deadline, own=own)
+    tracker.gate.queue(waiter, may_wait=True)
+    return waiter
 
 
 def refused(work: Callable[[], Any]) -> LLMBudgetExceededError:

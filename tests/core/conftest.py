@@ -25,10 +25,14 @@ ABOUT_THE_TRACKER = {
     "test_holds",
     "test_learning",
     "test_ledger",
+    "test_line",
+    "test_metered_ends",
+    "test_metered_once",
     "test_metering",
     "test_one_budget",
     "test_price",
     "test_races",
+    "test_self_wait",
     "test_slices",
     "test_streaming",
     "test_streams",
@@ -36,6 +40,7 @@ ABOUT_THE_TRACKER = {
     "test_terms",
     "test_thresholds",
     "test_totals",
+    "test_waiters",
     "test_windows",
 }
 

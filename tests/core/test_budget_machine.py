@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextvars
-import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
-from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,226 +25,17 @@ from llm_connect.core.periods import Period
 from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
 from llm_connect.core.waiters import Waiter
+from tests.core.budget_model import UNITS, Caller, Kept, Model, Node
 
-UNITS = (0, 1, 2)
 #: Seconds that a caller waits: it lives to see windows open, or not all of them. The clock of windows is a fake.
 FAR, NEAR = 1_000_000, 1_800.5
 #: The monotonic clock of windows stands still, and is ahead: who does not wait at all never has time left.
 MONOTONIC = time.monotonic() + 1_000_000
 PERIODS: st.SearchStrategy[Period | None] = st.sampled_from([None, "hour", timedelta(hours=1), timedelta(minutes=1)])
-START = 1_795_477_000.25
 
 AMOUNTS = st.builds(Amount, st.integers(0, 12), st.integers(0, 2), st.integers(0, 3))
 LIMITS = st.tuples(st.none() | st.integers(1, 30), st.none() | st.integers(1, 8), st.none() | st.integers(1, 10))
 PICK = st.integers(0, 1_000)
-
-
-@dataclass(eq=False)
-class Node:
-    """The model of a tracker."""
-
-    tracker: BudgetTracker
-    parent: Node | None
-    limits: list[int | None]
-    closed_itself: bool = False
-    slice: bool = False
-    period: Period | None = None
-
-    def counts_until(self, moment: float) -> float:
-        """When what is booked at this moment leaves the window."""
-        if self.period is None:
-            return math.inf
-        part = 3_600 if self.period == "hour" else self.period.total_seconds() / 60  # type: ignore[union-attr]
-        end = math.floor(moment / part) * part + part
-        return end if self.period == "hour" else end + 60 * part
-
-    @cached_property
-    def above(self) -> list[Node]:
-        return [] if self.parent is None else [self.parent, *self.parent.above]
-
-    def path(self) -> list[Node]:
-        return [self, *self.above]
-
-    @property
-    def closed(self) -> bool:
-        return any(node.closed_itself for node in self.path())
-
-    def needs(self, amount: Amount) -> list[tuple[Node, int, int]]:
-        """What a call asks of each tracker on its path: above a slice nothing, as it is set aside there."""
-        asked = []
-        for unit in UNITS:
-            need = amount[unit]
-            for node in self.path():
-                asked.append((node, unit, need))
-                need = 0 if node.slice and node.limits[unit] is not None else need
-        return asked
-
-
-@dataclass(eq=False)
-class Kept:
-    """The model of an open hold."""
-
-    hold: Hold | None
-    node: Node
-    bound: Amount
-    dispatched: bool = False
-
-
-@dataclass(eq=False)
-class Caller:
-    """The model of a waiter."""
-
-    node: Node
-    amounts: dict[int, Amount]
-    own: list[Kept]
-    arrival: int = 0
-    patience: float = 0.0
-    waiter: Waiter | None = None
-    kept: Kept | None = None
-    error: str | None = None
-
-    @property
-    def smallest(self) -> Amount:
-        return self.amounts[min(self.amounts)]
-
-
-@dataclass
-class Model:
-    """Bookings, open holds and the queue, as plain lists; every figure is added up anew."""
-
-    nodes: list[Node] = field(default_factory=list)
-    now: float = START
-    #: A correction is booked at the moment of what it corrects.
-    bookings: list[tuple[Node, Amount, float]] = field(default_factory=list)
-    presumptions: dict[int, tuple[Node, Amount, float]] = field(default_factory=dict)
-    holds: list[Kept] = field(default_factory=list)
-    queue: list[Caller] = field(default_factory=list)
-
-    def spent(self, node: Node, unit: int) -> int:
-        return self.counting(self.bookings, node, unit, self.now)
-
-    def presumed(self, node: Node, unit: int) -> int:
-        return self.counting(self.presumptions.values(), node, unit, self.now)
-
-    def counting(self, booked: Iterable[tuple[Node, Amount, float]], node: Node, unit: int, moment: float) -> int:
-        """What is still in the window of `node` at this moment."""
-        within = (amount for at, amount, when in booked if node in at.path() and node.counts_until(when) > moment)
-        return sum(amount[unit] for amount in within)
-
-    def held(self, node: Node, unit: int) -> int:
-        return sum(kept.bound[unit] for kept in self.holds if node in kept.node.path())
-
-    def sliced(self, node: Node, unit: int) -> int:
-        """What slices right below, with no other slice between, have set aside and not used."""
-        slices = [at for at in self.nodes if at.slice and at.limits[unit] is not None and node in at.above]
-        return sum(self.aside(at, unit) for at in slices if not any(other in at.above for other in slices))
-
-    def aside(self, node: Node, unit: int) -> int:
-        limit = node.limits[unit]
-        return 0 if limit is None else max(0, limit - self.spent(node, unit) - self.held(node, unit))
-
-    def own(self, caller: Caller, node: Node, unit: int) -> int:
-        return sum(kept.bound[unit] for kept in caller.own if kept in self.holds and node in kept.node.path())
-
-    def breached(self, node: Node, unit: int) -> bool:
-        limit = node.limits[unit]
-        return limit is not None and self.spent(node, unit) > limit
-
-    def over(self, node: Node, unit: int, need: int, kept: int, moment: float | None = None) -> bool:
-        limit = node.limits[unit]
-        spent = self.counting(self.bookings, node, unit, self.now if moment is None else moment)
-        if limit is None or not (need > 0 or spent > limit):
-            return False
-        return spent + self.sliced(node, unit) + kept + need > limit
-
-    def opens_at(self, node: Node, amount: Amount, kept: Callable[[Node, int], int]) -> float | None:
-        """The first moment in which it fits beside these holds; None when there is none."""
-        leaving = {at.counts_until(when) for _, _, when in self.bookings for at in node.path()}
-        for moment in [self.now, *sorted(leaving - {math.inf})]:
-            asked = ((at, unit, need, kept(at, unit)) for at, unit, need in node.needs(amount))
-            if moment >= self.now and not any(self.over(*one, moment) for one in asked):
-                return moment
-        return None
-
-    def doomed(self, caller: Caller, kept: Callable[[Node, int], int]) -> bool:
-        opens_at = self.opens_at(caller.node, caller.smallest, kept)
-        return opens_at is None or opens_at - self.now > caller.patience
-
-    def short(self, node: Node, amount: Amount) -> set[tuple[Node, int]]:
-        return {(at, unit) for at, unit, need in node.needs(amount) if self.over(at, unit, need, self.held(at, unit))}
-
-    def obstacle(self, caller: Caller) -> str | None:
-        if caller.node.closed:
-            return "closed"
-        if self.doomed(caller, lambda at, unit: 0):
-            never = self.opens_at(caller.node, caller.smallest, lambda at, unit: 0) is None
-            return "never_fits" if never else "window_full"
-        return "self_wait" if self.doomed(caller, lambda at, unit: self.own(caller, at, unit)) else None
-
-    def scan(self) -> None:
-        self.scan_once()
-        while circle := self.circle():
-            last = max(circle, key=lambda caller: caller.arrival)
-            last.error = "self_wait"
-            self.queue.remove(last)
-            self.scan_once()
-
-    def circle(self) -> list[Caller]:
-        """The largest set of callers that could not be let in though all holds but their own had ended."""
-        circle = [caller for caller in self.queue if any(kept in self.holds for kept in caller.own)]
-        while True:
-            kept = {id(kept): kept for caller in circle for kept in caller.own if kept in self.holds}.values()
-            left = [caller for caller in circle if self.hindered(caller, list(kept))]
-            if left == circle:
-                return circle
-            circle = left
-
-    def hindered(self, caller: Caller, holds: list[Kept]) -> bool:
-        def kept(at: Node, unit: int) -> int:
-            return sum(hold.bound[unit] for hold in holds if at in hold.node.path())
-
-        return self.doomed(caller, kept)
-
-    def scan_once(self) -> None:
-        for caller in self.queue:
-            caller.error = self.obstacle(caller)
-        self.queue = [caller for caller in self.queue if caller.error is None]
-        blocked: set[tuple[Node, int]] = set()
-        for caller in sorted(self.queue, key=lambda caller: caller.arrival):
-            stopped = [
-                (at, unit)
-                for at, unit, need in caller.node.needs(caller.smallest)
-                if need and (at, unit) in blocked and not self.own(caller, at, unit)
-            ]
-            if not stopped and not self.short(caller.node, caller.smallest):
-                self.grant(caller)
-            else:
-                blocked |= self.short(caller.node, caller.smallest)
-
-    def grant(self, caller: Caller) -> None:
-        limit = max(limit for limit, amount in caller.amounts.items() if not self.short(caller.node, amount))
-        caller.kept = Kept(None, caller.node, caller.amounts[limit])
-        self.holds.append(caller.kept)
-        self.queue.remove(caller)
-
-    def join(self, caller: Caller, *, may_wait: bool) -> None:
-        caller.error = self.obstacle(caller)
-        if caller.error is None:
-            self.queue.append(caller)
-            self.scan()
-        if caller in self.queue and not may_wait:
-            self.leave(caller, "refused")
-
-    def leave(self, caller: Caller, error: str) -> None:
-        self.queue.remove(caller)
-        caller.error = error
-        self.scan()
-
-    def end(self, kept: Kept, booked: Amount | None) -> None:
-        self.holds.remove(kept)
-        if booked is not None:
-            self.bookings.append((kept.node, booked, self.now))
-        self.scan()
 
 
 def usd(nano_usd: int) -> Decimal:

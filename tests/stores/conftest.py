@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.core.stores import STORES, new_url, temporary_folder
+from tests.stores.losing import FOR_ALL, FOR_ONE, Store
 
 #: Files whose tests say the same of every store, but for those that are about what stands in a file.
 OF_EACH_STORE = {
@@ -53,3 +55,17 @@ def url(request: pytest.FixtureRequest, folder: Path) -> str:
     """The URL of a store that has no budgets yet; of a budget file that is not there yet."""
     store: str = request.param
     return f"sqlite:///{folder}/budget.db" if store == "sqlite" else new_url(store, folder)
+
+
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """An outage is logged."""
+    caplog.set_level(logging.CRITICAL, "llm_connect")
+
+
+@pytest.fixture(params=[*FOR_ALL, *FOR_ONE])
+def store(request: pytest.FixtureRequest, folder: Path) -> Iterator[Store]:
+    """A store that can be lost."""
+    found = {**FOR_ALL, **FOR_ONE}[request.param](folder)
+    yield found
+    found.stop()

@@ -22,6 +22,10 @@ from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfiguration
 from llm_connect.stores.opening import open_budget
 
 ROOT = Path(__file__).parents[2]
+#: How long processes are killed, stopped, and cut off from power.
+SECONDS = float(os.environ.get("LLM_CONNECT_KILL_SECONDS", "2"))
+#: What is spent by four processes in somewhat less than that time.
+LIMIT = int(10_000 * SECONDS)
 
 
 @contextmanager
@@ -124,6 +128,10 @@ def spend_once(budget: BudgetTracker, chance: random.Random, file: Any) -> None:
     except (LLMBudgetExceededError, LLMStoreError):
         # A store that is busy for longer than a sixth of a short lease counts as lost: nothing was sent.
         time.sleep(0.01)
+
+
+def bill(folder: Path) -> int:
+    return sum(int(line) for path in folder.iterdir() for line in path.read_text().split("\n")[:-1])
 
 
 def halter(number: int, url: str, lease_seconds: float, dispatched: bool) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMStoreError
-from llm_connect.stores.opening import open_budget
+from llm_connect.stores.opening import open_budget, terms_of
 from tests.core.budget_helpers import until
 from tests.stores.looking import gate_of
 from tests.stores.servers import new_server
@@ -205,3 +205,9 @@ FOR_ALL: dict[str, Callable[[Path], Store]] = {
 }
 #: For one process, while others go on.
 FOR_ONE: dict[str, Callable[[Path], Store]] = {"unwritable file": UnwritableFile, "cut off server": CutOffServer}
+
+
+def other_process(store: Store, budget: BudgetTracker) -> BudgetTracker:
+    """The same budget as a process has it that does not lose the store, and keeps no allowance."""
+    gate = terms_of(store.others, name=budget.name, prices={}).gate()
+    return gate.tracker(gate.root)

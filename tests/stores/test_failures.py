@@ -24,8 +24,7 @@ from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
 from llm_connect.stores.sqlite.gate import SqliteGate
 from tests.core.budget_helpers import at_rest, in_thread, outcomes, until, waits
-from tests.stores.crew import crew
-from tests.stores.test_processes import SECONDS, bill
+from tests.stores.crew import SECONDS, bill, crew
 from tests.stores.test_sharing import Busy
 
 

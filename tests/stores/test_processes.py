@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import subprocess
@@ -14,13 +13,8 @@ import pytest
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, until
-from tests.stores.crew import crew, results
+from tests.stores.crew import LIMIT, SECONDS, bill, crew, results
 from tests.stores.looking import stored
-
-#: How long processes are killed, stopped, and cut off from power.
-SECONDS = float(os.environ.get("LLM_CONNECT_KILL_SECONDS", "2"))
-#: What is spent by four processes in somewhat less than that time.
-LIMIT = int(10_000 * SECONDS)
 
 
 def test_eight_processes_are_granted_exactly_the_cap(url: str) -> None:
@@ -44,10 +38,6 @@ def test_processes_of_all_kinds_keep_the_cap(url: str) -> None:
     assert totals["budget/shared"].amount.tokens <= 400
     assert all(total.amount.tokens <= 300 for path, total in totals.items() if path.startswith("budget/own"))
     at_rest(budget)
-
-
-def bill(folder: Path) -> int:
-    return sum(int(line) for path in folder.iterdir() for line in path.read_text().split("\n")[:-1])
 
 
 def halt_one(processes: list[subprocess.Popen[str]], chance: random.Random, seconds: float) -> None:

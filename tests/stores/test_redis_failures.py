@@ -23,10 +23,9 @@ from llm_connect.stores.opening import open_budget
 from llm_connect.stores.redis.server import shown, store_error
 from llm_connect.stores.redis.states import MOST
 from tests.core.budget_helpers import at_rest, outcomes, refused, until
-from tests.stores.crew import crew
+from tests.stores.crew import bill, crew
 from tests.stores.looking import gate_of, second
 from tests.stores.servers import RedisServer, new_server
-from tests.stores.test_processes import bill
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 

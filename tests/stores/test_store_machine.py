@@ -15,8 +15,9 @@ from llm_connect.core.periods import Period
 from llm_connect.core.units import Amount
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.opening import open_budget
+from tests.core.budget_model import Node
 from tests.core.stores import new_url, temporary_folder
-from tests.core.test_budget_machine import PICK, BudgetMachine, Node
+from tests.core.test_budget_machine import PICK, BudgetMachine
 
 
 class StoreBudgetMachine(BudgetMachine):
