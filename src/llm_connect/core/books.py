@@ -49,7 +49,7 @@ class Books:
         hold.entry_id = next(self._ids)
         # One that has ended before it could be booked says when.
         hold.ended_at = hold.ended_at or time.time()
-        outcome, amount, usage = ending[:3]
+        outcome, amount, usage, _, _, model = ending
         path = hold.tracker.accounts
         if accounts.book(path, hold.bound, amount):
             self.surprised = True
@@ -57,7 +57,7 @@ class Books:
             accounts.presume(path, amount)
             self._presumed[hold.entry_id] = hold
         facts = hold.facts
-        self._ledger.append(hold, (hold.tracker.path, facts.adapter, ending[5] or facts.model), facts.labels, amount)
+        self._ledger.append(hold, (hold.tracker.path, facts.adapter, model or facts.model), facts.labels, amount)
         if self._sink is not None or self._thresholds:
             self._tell(hold)
         return usage is not None and self._learn(hold, usage)

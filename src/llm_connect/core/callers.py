@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 from llm_connect.core.holds import Hold
 
-_FEW = 8
+_FEW = 32
 _running_loop, _thread = asyncio._get_running_loop, threading.get_ident
 
 

@@ -10,7 +10,7 @@ from llm_connect.core.checks import encodable
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.ledger import LedgerEntry, Outcome
-from llm_connect.core.limits import checked_actual
+from llm_connect.core.limits import checked_figures
 from llm_connect.core.refusals import refusal_of
 from llm_connect.core.units import NOTHING, Amount, usd_of
 from llm_connect.core.usage import Usage
@@ -188,7 +188,11 @@ class Hold:
         """
         if tokens is None and usage is not None:
             tokens = usage.total_tokens
-        actual = checked_actual(self.bound, tokens, calls, usd)
+        bound = self.bound
+        if type(tokens) is int and tokens >= 0 and calls is usd is None:
+            actual = _tuple(Amount, (tokens, bound[1], bound[2]))
+        else:
+            actual = bound.but(*checked_figures(tokens, calls, usd))
         nano_usd = None if usd is None else actual[2]
         answered_by = model if model is None or model.isascii() else encodable(model)
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, answered_by))

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from llm_connect.core.checks import check_count, check_labels, check_text
 from llm_connect.core.demand import NO_FACTS, CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import NANO, Amount, nano_usd_of
+from llm_connect.core.units import NANO, nano_usd_of
 
 #: Limits in tokens, calls and nano-USD; None where there is none.
 Limits: TypeAlias = tuple[int | None, int | None, int | None]
@@ -41,22 +41,6 @@ def checked_amount(
     for name, text in (("adapter", adapter), ("model", model)):
         check_text(name, text, may_be_blank=True)
     return demand, CallFacts(adapter=adapter, model=model, labels=dict(labels))
-
-
-def checked_actual(bound: Amount, tokens: object, calls: object, usd: object) -> Amount:
-    """What a user says that a call has used; what is not said is what was held. Raises as `checked_figures` does."""
-    if type(tokens) is int and tokens >= 0 and calls is usd is None:
-        return _tuple(Amount, (tokens, bound[1], bound[2]))
-    check_count("tokens", tokens, least=0, optional=True)
-    check_count("calls", calls, least=0, optional=True)
-    return _tuple(
-        Amount,
-        (
-            bound[0] if tokens is None else tokens,
-            bound[1] if calls is None else calls,
-            bound[2] if usd is None else nano_usd_of("usd", usd),
-        ),
-    )
 
 
 def checked_figures(tokens: object, calls: object, usd: object) -> Limits:
