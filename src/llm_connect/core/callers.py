@@ -9,6 +9,7 @@ from contextvars import ContextVar
 
 from llm_connect.core.holds import Hold
 
+#: Beyond so many, ended ones are looked for: in lots, since that costs as much as taking one.
 _FEW = 32
 _running_loop, _thread = asyncio._get_running_loop, threading.get_ident
 
