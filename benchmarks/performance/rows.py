@@ -85,6 +85,7 @@ ROWS = (
     Row("tracker", "the least that books a call", "tracker", None, SCRIPT, 300_000, "bare", least=True),
     Row("tracker", "a booking, in calls of an empty method", "tracker", None, SCRIPT, 222, "empty_calls"),
     Row("tracker", "8 threads in total, beside one", "tracker", None, SCRIPT, 1.0, "eight_threads", least=True),
+    Row("tracker", "the same, each on a tracker of its own", "tracker", None, SCRIPT, 1.0, "eight_apart", least=True),
     Row("tracker", "10,000 waiting callers let in", "tracker", None, SCRIPT, 1.0, "seconds", unit="s"),
     Row("tracker", "the same, in order", "tracker", None, SCRIPT, 1, "in_order", least=True),
     Row("tracker", "the same, threads", "tracker", None, SCRIPT, 1, "threads"),

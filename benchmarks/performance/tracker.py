@@ -37,14 +37,17 @@ def empty_calls() -> float:
 
 
 def rate(
-    tracker: BudgetTracker | BareTracker | InlinedTracker,
+    *trackers: BudgetTracker | BareTracker | InlinedTracker,
     threads: int = 1,
     clock: Callable[[], float] = time.process_time,
 ) -> float:
-    """Bookings per second in total, the best of some rounds."""
+    """Bookings per second in total, the best of some rounds; the threads take the trackers in turn."""
     best = 0.0
     for _ in range(_ROUNDS):
-        working = [threading.Thread(target=book, args=(tracker, _CALLS // threads)) for _ in range(threads)]
+        working = [
+            threading.Thread(target=book, args=(trackers[number % len(trackers)], _CALLS // threads))
+            for number in range(threads)
+        ]
         started = clock()
         for thread in working:
             thread.start()
@@ -52,6 +55,11 @@ def rate(
             thread.join()
         best = max(best, _CALLS / (clock() - started))
     return best
+
+
+def of_eight(*trackers: BudgetTracker) -> float:
+    """What eight threads book in total, beside one."""
+    return rate(*trackers, threads=8, clock=time.perf_counter) / rate(trackers[0], clock=time.perf_counter)
 
 
 async def admitted() -> dict[str, float]:
@@ -83,7 +91,8 @@ if __name__ == "__main__":
         "inlined": rate(InlinedTracker(total=10**15)),
         "inlined_chain": rate(InlinedTracker(total=10**15, depth=3)),
         "chain": rate(child.child("c", total=10**15)),
-        "eight_threads": rate(flat, 8, time.perf_counter) / rate(flat, 1, time.perf_counter),
+        "eight_threads": of_eight(flat),
+        "eight_apart": of_eight(*(BudgetTracker(total=10**15) for _ in range(8))),
         **asyncio.run(admitted()),
     }
     print(json.dumps(figures))
