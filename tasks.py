@@ -67,6 +67,13 @@ def check() -> None:
         run(PYTHON, "-m", "pytest", *PARALLEL, "--stores=others")
 
 
+def nightly(*args: str) -> None:
+    """run the tests that scale at full length, for an hour; more words are arguments of pytest"""
+    sync(*PARTS)
+    chosen = ("-m", "scales", "--nightly", "--stores=all", "-o", "timeout=7200", "-s")
+    run(PYTHON, "-m", "pytest", *PARALLEL, *chosen, *args)
+
+
 def e2e(*args: str) -> None:
     """run the tests on real parts only (tests/e2e); more words are arguments of pytest"""
     test("tests/e2e", *args)
@@ -119,9 +126,9 @@ def parts() -> None:
 
 TASKS: dict[str, Callable[..., None]] = {
     task.__name__: task
-    for task in (demo, test, check, e2e, overshoot, performance, streaming, stores, lint, format, parts)
+    for task in (demo, test, check, nightly, e2e, overshoot, performance, streaming, stores, lint, format, parts)
 }
-WITH_ARGUMENTS = frozenset({"demo", "test", "e2e", "overshoot", "performance", "streaming", "stores"})
+WITH_ARGUMENTS = frozenset({"demo", "test", "nightly", "e2e", "overshoot", "performance", "streaming", "stores"})
 
 
 def sync(*groups: str) -> None:

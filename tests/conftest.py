@@ -4,6 +4,7 @@
 - The tests of the tracker run against a budget in memory, those of stores against a file. --stores=others runs
   what is about other stores than these, --stores=all both.
 - With LLM_CONNECT_REQUIRE_ALL=1 a skipped test fails, unless it is marked `allow_skip`.
+- A test marked `scales` asks the fixture `nightly` how much to do: `tasks.py nightly` runs those tests at full length.
 """
 
 from __future__ import annotations
@@ -21,13 +22,21 @@ PROVIDERS = ("ANTHROPIC_", "CLAUDE_", "GEMINI_", "GOOGLE_", "OPENAI_", "OPENROUT
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--stores", choices=["default", "others", "all"], default="default", help="where budgets are kept")
+    parser.addoption("--nightly", action="store_true", help="run tests that are marked `scales` at full length")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"allow_skip: this test may be skipped although {REQUIRE_ALL} is set")
     config.addinivalue_line("markers", "in_memory_only: this test is not run against stores")
+    config.addinivalue_line("markers", "scales: this test does more with --nightly")
     for name in [name for name in os.environ if name.startswith(PROVIDERS)]:
         del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def nightly(pytestconfig: pytest.Config) -> bool:
+    """Whether tests that scale run at full length."""
+    return bool(pytestconfig.getoption("nightly"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
