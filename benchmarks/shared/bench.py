@@ -50,23 +50,28 @@ class Bench:
             ask = getattr(self, measure.name)
             yield from ((subject, ask(subject)) for subject in _turns(measure, subjects))
             return
-        workers = {name: self._worker(name) for name in sorted({_process(subject) for subject in subjects})}
+        workers = {name: self.worker(name) for name in sorted({_process(subject) for subject in subjects})}
         try:
             for subject in subjects:
                 for earlier in measure.before:
-                    workers[_process(subject)].ask(subject, earlier)
+                    workers[_process(subject)].ask(_named(subject), earlier)
             for subject in _turns(measure, subjects):
-                yield subject, workers[_process(subject)].ask(subject, measure)
+                yield subject, workers[_process(subject)].ask(_named(subject), measure)
         finally:
             for worker in workers.values():
                 worker.close()
 
-    def _worker(self, name: str) -> Child:
+    def worker(self, name: str) -> Child:
+        """The process that measures the subjects of this name."""
         return Child(self.environments.python_of(name), str(self.folder / "worker.py"), self.address, cpu=self.cpu)
 
     def script(self, subject: str) -> dict[str, float]:
         """What a program of its own says, which has the name of its subject."""
-        words = [self.environments.python_of(OURS), str(self.folder / f"{subject}.py")]
+        return self.script_of(self.environments.python_of(OURS), self.folder, subject)
+
+    def script_of(self, python: str, folder: Path, subject: str) -> dict[str, float]:
+        """The same with this interpreter, and the programs of this folder."""
+        words = [python, str(folder / f"{subject}.py")]
         done = subprocess.run(words, env=variables(), stdout=subprocess.PIPE, text=True, check=True)
         answer: dict[str, float] = json.loads(done.stdout)
         return answer
@@ -75,6 +80,11 @@ class Bench:
 def _turns(measure: Measure, subjects: list[str]) -> Iterator[str]:
     for _ in range(measure.turns):
         yield from random.sample(subjects, len(subjects))
+
+
+def _named(subject: str) -> str:
+    """What its worker calls a subject: the commit before a colon chooses the worker."""
+    return subject.rpartition(":")[2]
 
 
 def _process(subject: str) -> str:

@@ -49,16 +49,16 @@ class Environments:
     """The interpreters of the contenders, made on first use."""
 
     def __init__(self, folder: Path, python: str) -> None:
-        self._folder, self._python = folder, python
+        self.folder, self.python = folder, python
         self._ready: set[str] = set()
 
     def python_of(self, subject: str) -> str:
         """The interpreter of a subject's environment. Raises CalledProcessError when it cannot be made."""
         name = subject if subject in PEERS else OURS
-        place = self._folder / name
+        place = self.folder / name
         if name not in self._ready:
             print(f"Making the environment of {name}", flush=True)
-            self._make_ours(place) if name == OURS else self._make(place, PEERS[name])
+            make_ours(place, self.python) if name == OURS else self._make(place, PEERS[name])
             self._ready.add(name)
         return str(place / "bin" / "python")
 
@@ -67,7 +67,7 @@ class Environments:
         found = {}
         for name in sorted(self._ready):
             printed = subprocess.run(
-                [self._folder / name / "bin" / "python", "-c", _PRINT_VERSIONS],
+                [self.folder / name / "bin" / "python", "-c", _PRINT_VERSIONS],
                 check=True,
                 capture_output=True,
                 text=True,
@@ -76,17 +76,19 @@ class Environments:
             found[name] = {shown: all_of_them[shown] for shown in _SHOWN if shown in all_of_them}
         return found
 
-    def _make_ours(self, place: Path) -> None:
-        variables = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(place)}
-        words = ("sync", "--frozen", "--all-extras", "--no-default-groups", "--group", "e2e", "--python", self._python)
-        _uv(*words, "--project", str(ROOT), variables=variables)
-
     def _make(self, place: Path, package: str) -> None:
         if not (place / "bin" / "python").exists():
-            _uv("venv", "--python", self._python, str(place))
+            _uv("venv", "--python", self.python, str(place))
         locked = {package["name"]: package["version"] for package in tomllib.loads(_LOCK.read_text())["package"]}
         pinned = f"{package}=={locked[package]}" if package in locked else package
         _uv("pip", "install", "--python", str(place / "bin" / "python"), pinned)
+
+
+def make_ours(place: Path, python: str, project: Path = ROOT) -> None:
+    """An environment at `place` with the tree of `project` and the raw SDKs, by its lock file."""
+    variables = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(place)}
+    words = ("sync", "--frozen", "--all-extras", "--no-default-groups", "--group", "e2e", "--python", python)
+    _uv(*words, "--project", str(project), variables=variables)
 
 
 def _uv(*words: str, variables: dict[str, str] | None = None) -> None:

@@ -38,7 +38,7 @@ class Report:
 
     def ratio(self, what: str) -> float:
         """The median of the row that is called so."""
-        return statistics.median(next(self._reached(row) for row in self._rows if row.what == what))
+        return statistics.median(next(self.reached(row) for row in self._rows if row.what == what))
 
     def when(self) -> str:
         """Date, machine and versions."""
@@ -51,7 +51,7 @@ class Report:
         rows = [
             {
                 **{name: getattr(row, name) for name in ("group", "what", "must", "least", "value", "unit")},
-                "reached": self._reached(row),
+                "reached": self.reached(row),
                 "figures": {subject: self._figures(subject, row) for subject in row.subjects},
             }
             for row in self._rows
@@ -59,7 +59,7 @@ class Report:
         return {"when": self.when(), "versions": self._versions, "rows": rows}
 
     def _cells(self, row: Row) -> tuple[str, ...]:
-        reached, sign = self._reached(row), "≥" if row.least else "≤"
+        reached, sign = self.reached(row), "≥" if row.least else "≤"
         if not reached:
             return (row.what, f"{sign} {_shown(row.must)}", "not measured", "", "")
         middle = statistics.median(reached)
@@ -74,7 +74,8 @@ class Report:
             absolute,
         )
 
-    def _reached(self, row: Row) -> list[float]:
+    def reached(self, row: Row) -> list[float]:
+        """The figures of ours, or their ratios to those of the reference, turn by turn."""
         ours = self._figures(row.ours, row)
         if row.reference is None:
             return ours
