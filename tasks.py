@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -41,6 +42,9 @@ LINTERS = (
 #: Two workers for each processor, because many tests wait for a deadline.
 PARALLEL = ("-n", str(min(8, 2 * (os.cpu_count() or 1))), "--dist", "loadgroup")
 VERIFY_TYPES = ("--ignoreexternal", "--verifytypes", "llm_connect")
+#: The commands that this task has run, and their seconds.
+TIMES: list[tuple[str, float]] = []
+SHORT_SECONDS = 5
 FULLY_COVERED = "*/llm_connect/core/*,*/llm_connect/calling/*"
 
 
@@ -204,7 +208,19 @@ def status(*command: str | Path, stdout: int | None = None) -> int:
     environment["UV_PROJECT_ENVIRONMENT"] = str(ENVIRONMENT)
     environment["PATH"] = os.pathsep.join((str(BIN), environment.get("PATH", os.defpath)))
     words = [str(word) for word in command]
-    return subprocess.run(words, cwd=ROOT, env=environment, stdout=stdout, check=False).returncode
+    started = time.monotonic()
+    code = subprocess.run(words, cwd=ROOT, env=environment, stdout=stdout, check=False).returncode
+    TIMES.append((" ".join([Path(words[0]).name, *words[1:]]), time.monotonic() - started))
+    return code
+
+
+def print_times() -> None:
+    """Print where the minutes of this task went; steps of a few seconds are summed up."""
+    long = [(name, seconds) for name, seconds in TIMES if seconds >= SHORT_SECONDS]
+    rest = sum(seconds for _, seconds in TIMES) - sum(seconds for _, seconds in long)
+    print("\nMinutes:")
+    for name, seconds in [*long, ("all other steps", rest), ("in all", sum(seconds for _, seconds in TIMES))]:
+        print(f"{seconds / 60:6.1f}  {name[:100]}")
 
 
 def main(name: str = "", *args: str) -> None:
@@ -216,7 +232,11 @@ def main(name: str = "", *args: str) -> None:
         usage = f"python tasks.py TASK [ARGUMENTS]\n\n{listed}"
         sys.exit(f"No such task: {' '.join((name, *args))}\n\n{usage}") if name else print(usage)
         return
-    TASKS[name](*args)
+    try:
+        TASKS[name](*args)
+    finally:
+        if name in {"check", "nightly"}:
+            print_times()
 
 
 if __name__ == "__main__":
