@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import random
 import subprocess
@@ -58,9 +57,9 @@ def results(processes: list[subprocess.Popen[str]], seconds: float = 50.0) -> li
     return found
 
 
-def equal_attempts(number: int, url: str, attempts: int, share: float = 0) -> int:
+def equal_attempts(number: int, url: str, attempts: int) -> int:
     """How many of so many attempts for one token were granted."""
-    budget = open_budget(url, **slicing(share))
+    budget = open_budget(url)
     granted = 0
     for _ in range(attempts):
         try:
@@ -93,24 +92,19 @@ def mixed_attempts(number: int, url: str, attempts: int) -> dict[str, int]:
     return {"billed": billed, "refused": refused}
 
 
-def slicing(share: float) -> dict[str, Any]:
-    """On which terms a process goes on without its store; with a share of 0 it does not."""
-    return {"on_store_error": "slice", "slice_share": share} if share else {}
-
-
-def spender(number: int, url: str, bills: str, lease_seconds: float, share: float = 0) -> None:
+def spender(number: int, url: str, bills: str, lease_seconds: float) -> None:
     """Spends until it is killed; each bill is on the disk before the request would leave, as a provider's would be."""
     chance = random.Random(number)
-    budget = opened_patiently(url, lease_seconds, **slicing(share))
+    budget = opened_patiently(url, lease_seconds)
     with open(f"{bills}/{number}-{os.getpid()}", "a", encoding="utf-8") as file:
         while True:
             spend_once(budget, chance, file)
 
 
-def opened_patiently(url: str, lease_seconds: float, **details: Any) -> BudgetTracker:
+def opened_patiently(url: str, lease_seconds: float) -> BudgetTracker:
     while True:
         try:
-            return open_budget(url, lease_seconds=lease_seconds, **details)
+            return open_budget(url, lease_seconds=lease_seconds)
         except LLMStoreError:
             time.sleep(0.01)
 
@@ -149,26 +143,6 @@ def halter(number: int, url: str, lease_seconds: float, dispatched: bool) -> dic
         reason = getattr(error, "reason", "ended")
     hold.settle(25)
     return {"reason": reason, "entry": hold.entry_id, "held": budget.snapshot().held.tokens, "line": str(budget)}
-
-
-def keeper(number: int, url: str, share: float, lease_seconds: float = 60.0, tokens: int = 0) -> int:
-    """Keeps an allowance until it is told to end; with `tokens`, it spends these then, as far as it is let."""
-    logging.getLogger("llm_connect").setLevel(logging.CRITICAL)
-    budget = open_budget(url, lease_seconds=lease_seconds, **slicing(share))
-    while budget.snapshot().held.tokens == 0:
-        time.sleep(0.005)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    spent = 0
-    while spent < tokens:
-        with suppress(LLMStoreError), budget.reserve(1) as hold:
-            hold.dispatch()
-            hold.settle(1)
-            spent += 1
-    if tokens:
-        print("spent", flush=True)
-        sys.stdin.readline()
-    return spent
 
 
 def crowd(number: int, url: str, tokens: int, threads: int) -> None:

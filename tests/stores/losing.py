@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMStoreError
-from llm_connect.stores.opening import open_budget, terms_of
+from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import until
 from tests.stores.looking import gate_of
 from tests.stores.servers import new_server
@@ -25,14 +24,6 @@ DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 LEASE = 3.0
 
 
-def held_now(budget: BudgetTracker) -> int:
-    """Tokens held in the store; -1 when it is slow, and counts as lost."""
-    try:
-        return budget.snapshot().held.tokens
-    except LLMStoreError:
-        return -1
-
-
 class Store:
     """A store in which tests open budgets; `url` is for the process that loses it, `others` for those that may not."""
 
@@ -40,21 +31,12 @@ class Store:
         self.url = url
         self.others = others or url
 
-    def open(self, total: int | None = 1_000, **details: Any) -> BudgetTracker:
-        """A budget that goes on without its store, with an allowance of a tenth of it."""
-        given = {"on_store_error": "slice", "slice_share": 0.1, "lease_seconds": LEASE, **details}
-        budget = open_budget(self.url, total=total, **given)
-        if total:
-            until(lambda: held_now(budget) > 0)
-        return budget
+    def open(self, **details: Any) -> BudgetTracker:
+        """A budget that is about to lose its store."""
+        return open_budget(self.url, total=1_000, lease_seconds=LEASE, **details)
 
     def lose(self, budget: BudgetTracker) -> None:
         raise NotImplementedError
-
-    def find(self, budget: BudgetTracker) -> None:
-        """The store is there again, and what was spent meanwhile is written."""
-        self.give()
-        until(lambda: gate_of(budget).shadow is None and not gate_of(budget).outage.lost)
 
     def give(self) -> None:
         raise NotImplementedError
@@ -205,9 +187,3 @@ FOR_ALL: dict[str, Callable[[Path], Store]] = {
 }
 #: For one process, while others go on.
 FOR_ONE: dict[str, Callable[[Path], Store]] = {"unwritable file": UnwritableFile, "cut off server": CutOffServer}
-
-
-def other_process(store: Store, budget: BudgetTracker) -> BudgetTracker:
-    """The same budget as a process has it that does not lose the store, and keeps no allowance."""
-    gate = terms_of(store.others, name=budget.name, prices={}).gate()
-    return gate.tracker(gate.root)

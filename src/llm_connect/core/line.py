@@ -77,13 +77,6 @@ class Line:
             self._queues.add(waiter)
         self._look_who_waits()
 
-    def hand_over(self) -> list[Waiter]:
-        """Those that wait here, who all leave, to stand in another line."""
-        waiting = sorted(self._queues)
-        self._queues = Queues()
-        self.see(waiter for waiter in waiting if isinstance(waiter, RemoteWaiter))
-        return [waiter for waiter in waiting if not isinstance(waiter, RemoteWaiter)]
-
     def first(self, number: int) -> list[Waiter]:
         """Those of this process behind whom others wait: so many at most, in order of arrival."""
         return self._queues.first(number) if self.busy else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from llm_connect.core.units import NOTHING
 from llm_connect.stores.holds import Before, StoredHold
 from llm_connect.stores.rows import start_anew
 
@@ -24,11 +23,6 @@ class Changes:
         """`hold` is about to change."""
         if hold not in self._holds:
             self._holds[hold] = hold.before
-
-    def adopt(self, hold: StoredHold) -> None:
-        """`hold` is open, and stands in the store from this transaction on."""
-        hold.adopted = True
-        self._holds[hold] = Before(ended=True, dispatched=False, bound=NOTHING, row=None, lease=None)
 
     def note_trackers(self, trackers: Iterable[BudgetTracker]) -> None:
         """These have changed, or may have."""

@@ -149,8 +149,7 @@ def _who(hold: dict[str, Any]) -> str:
 
 
 def _hold_said(hold: dict[str, Any]) -> list[Any]:
-    said = "allowance" if hold["allowance"] else hold["state"]
-    state = f"{said}, stale" if hold["stale"] else said
+    state = f"{hold['state']}, stale" if hold["stale"] else hold["state"]
     return [state, hold["tokens"], hold["calls"], _money(hold["usd"]), hold["model"], f"{hold['age_seconds']} s"]
 
 

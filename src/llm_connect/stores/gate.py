@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from llm_connect.core import forks
 from llm_connect.core.accounts import amount_of
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from llm_connect.stores.trackers import Trackers
 
 _log = logging.getLogger("llm_connect")
-T = TypeVar("T")
 
 
 class StoreGate(Gate, ABC):
@@ -60,7 +59,7 @@ class StoreGate(Gate, ABC):
         self.terms: Terms = terms
         #: The number of its root.
         self.root = root
-        self.lock: Transaction = self._new_lock()
+        self.lock: Transaction = Transaction(self)
         self._lock = self.lock
         self._worker = StoreWorker(self)
         self._outbox = self._staged = StagedOutbox()
@@ -70,9 +69,6 @@ class StoreGate(Gate, ABC):
         #: Whether this process is done with it.
         self.closed: bool = False
         look_after(self)
-
-    def _new_lock(self) -> Transaction:
-        return Transaction(self)
 
     @property
     def worker(self) -> StoreWorker:  # type: ignore[override]
@@ -101,14 +97,6 @@ class StoreGate(Gate, ABC):
     @abstractmethod
     def leave_connection(self) -> None:
         """In a forked process: what is connected to the store is the parent's."""
-
-    def in_one_step(self, operation: Callable[[], T]) -> T:
-        """What `operation` comes to, all of it in one transaction."""
-        try:
-            with self._lock:
-                return operation()
-        finally:
-            self._tell()
 
     def _settled(self) -> None:
         """A transaction is committed."""
@@ -306,9 +294,6 @@ class StoreGate(Gate, ABC):
     def _give_up(self) -> None:
         """Leave nothing of this process in the store."""
         self.leases.give_up()
-
-    def before_fork(self) -> None:
-        """This process is about to be forked."""
 
     def leave_to_parent(self) -> None:
         """In a forked process: connection, lease, waiters and what is left to do are the parent's."""

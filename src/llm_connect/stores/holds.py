@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from llm_connect.core.exceptions import LLMError, LLMStoreError
+from llm_connect.core.exceptions import LLMError
 from llm_connect.core.holds import NO_ENDING, Ending, Hold
 from llm_connect.core.refusals import refusal_of
 from llm_connect.core.units import NOTHING, Amount
@@ -28,17 +28,13 @@ class Before(NamedTuple):
 class StoredHold(Hold):
     """A hold in a store. Whoever changes its state or bound, its gate is told."""
 
-    __slots__ = ("_bound", "_dispatched", "_ended", "adopted", "lease", "row", "withdrawn")
+    __slots__ = ("_bound", "_dispatched", "_ended", "lease", "row")
 
     def __init__(self, tracker: Any, bound: Amount, max_tokens: int | None, demand: Demand, facts: CallFacts) -> None:
         #: Under which number or name it stands there; None as long as it has none.
         self.row: int | str | None = None
         #: The lease under which it stands there.
         self.lease: Lease | None = None
-        #: Whether it was granted while the store was lost, by what was held for that, and so needs no room.
-        self.adopted: bool = False
-        #: Why it was given back before it was dispatched, when that was because the store was lost.
-        self.withdrawn: LLMStoreError | None = None
         #: A hold that was never written is as good as ended.
         self._ended: bool = True
         self._dispatched: bool = False
@@ -99,8 +95,6 @@ class StoredHold(Hold):
         self.row = None
 
     def given_back(self) -> LLMError:
-        if self.withdrawn is not None:
-            return self.withdrawn
         if self.lost:
             return refusal_of(self.tracker.accounts, self.demand, self.facts, "lease_lost")
         return super().given_back()

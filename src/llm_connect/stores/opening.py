@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Never, get_args
 
 from llm_connect.core.admission import OnUnknown
 from llm_connect.core.books import Sink
@@ -21,9 +21,11 @@ from llm_connect.stores.budgets import open_root
 from llm_connect.stores.redis.server import SCHEMES
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.sqlite.terms import FileTerms
-from llm_connect.stores.terms import OnStoreError, Terms
+from llm_connect.stores.terms import Terms
 
 _SQLITE = "sqlite:///"
+#: Arguments of earlier versions.
+_REMOVED = ("on_store_error", "slice_share")
 
 
 def open_budget(
@@ -41,8 +43,7 @@ def open_budget(
     sink: Sink | None = None,
     lease_seconds: float = 60.0,
     period: Period | None = None,
-    on_store_error: OnStoreError = "refuse",
-    slice_share: float = 0.05,
+    **removed: Never,
 ) -> BudgetTracker:
     """The budget of this name in a store: one cap for all processes that open it.
 
@@ -57,25 +58,23 @@ def open_budget(
         all; the period stays.
     lease_seconds: a process that holds budget says three times in this time that it is there. When it does not any
         more, what it had reserved is released, and what it had dispatched is presumed.
-    on_store_error: what becomes of calls while the store cannot be reached. "refuse": they raise LLMStoreError, and
-        nothing is sent. "slice": they go on from what this process keeps of the budget for that, and never beyond it;
-        what they come to is booked when the store is there again.
-    slice_share: how much that is, as a part of each limit (rounded up), for each process. It counts as held.
     The other arguments are those of `BudgetTracker`, and are this process's own, but for `on_unknown`, which the first
     says for all. Pickled, the tracker stays the same budget, and leaves its `sink` behind.
+
+    While the store cannot be reached, calls raise LLMStoreError, and nothing is sent.
 
     Closing it (`close`, or its `with` block) ends its use by this process; for the others it stays open.
 
     Raises LLMConfigurationError for a URL or limits that cannot be meant, and for limits that are not those of
     the budget; LLMStoreError when the store cannot be used.
     """
+    _refuse(removed)
     check_count("keep_entries", keep_entries, least=0)
     check_number("lease_seconds", lease_seconds, above=0)
     if on_unknown not in get_args(OnUnknown):
         raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
     if sink is not None and not callable(sink):
         raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
-    _check_slice(on_store_error, slice_share)
     terms = terms_of(
         url,
         name=name,
@@ -84,8 +83,6 @@ def open_budget(
         keep_entries=keep_entries,
         sink=sink,
         lease_seconds=lease_seconds,
-        on_store_error=on_store_error,
-        slice_share=slice_share,
     )
     limits = checked_limits(total, total_calls, total_usd)
     return open_root(terms, limits, checked_period(period), on_unknown, change_limits=change_limits)
@@ -96,12 +93,16 @@ async def aopen_budget(url: str, **details: Any) -> BudgetTracker:
     return await asyncio.to_thread(partial(open_budget, url, **details))
 
 
-def _check_slice(on_store_error: object, share: float) -> None:
-    if on_store_error not in get_args(OnStoreError):
-        raise LLMConfigurationError(f"on_store_error must be 'refuse' or 'slice', not {on_store_error!r}.")
-    check_number("slice_share", share, above=0)
-    if share > 1:
-        raise LLMConfigurationError(f"slice_share is a part of the limits: it must be at most 1, not {share!r}.")
+def _refuse(unknown: Mapping[str, object]) -> None:
+    """Raise an error for arguments that there are not, or not any more."""
+    for name in unknown:
+        if name in _REMOVED:
+            raise LLMConfigurationError(
+                f"open_budget takes no {name} any more: leave it out. While the store cannot be reached, every call "
+                "raises LLMStoreError and nothing is sent, as with on_store_error='refuse'. To go on meanwhile, catch "
+                "that error and use a BudgetTracker(total=...) of this process."
+            )
+        raise TypeError(f"open_budget() got an unexpected keyword argument {name!r}")
 
 
 def terms_of(url: str, **details: Any) -> Terms:

@@ -15,10 +15,6 @@ class Leaving(Protocol):
         """The process ends."""
         ...
 
-    def before_fork(self) -> None:
-        """The process is about to be forked."""
-        ...
-
     def leave_to_parent(self) -> None:
         """This process is a fork of the one that the gate was made in."""
         ...
@@ -44,15 +40,10 @@ def _ending() -> None:
         gate.shut()
 
 
-def _forking() -> None:
-    for gate in list(_gates):
-        gate.before_fork()
-
-
 def _forked() -> None:
     for gate in list(_gates):
         gate.leave_to_parent()
 
 
 atexit.register(_ending)
-os.register_at_fork(before=_forking, after_in_child=_forked)
+os.register_at_fork(after_in_child=_forked)

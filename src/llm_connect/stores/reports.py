@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from llm_connect.core.periods import period_said
 from llm_connect.core.units import Amount, usd_of
 from llm_connect.core.windows import Window
-from llm_connect.stores.rows import ALLOWANCE, labels_of
+from llm_connect.stores.rows import labels_of
 
 
 class Report(Protocol):
@@ -56,7 +56,7 @@ def windowed_data(window: Window, figures: Sequence[int | None]) -> dict[str, An
 
 
 def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_usd: int, *rest: Any) -> dict[str, Any]:
-    """An open hold, stale when the lease of its process is over. An allowance is for when the store is lost."""
+    """An open hold, stale when the lease of its process is over."""
     adapter, model, labels, reserved_at, host, pid, expires_at = rest
     return {
         "tracker": path,
@@ -71,7 +71,6 @@ def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_u
         "pid": pid,
         "age_seconds": round(now - reserved_at, 1),
         "stale": expires_at is None or expires_at <= now,
-        "allowance": adapter is None and labels_of(labels) == ALLOWANCE,
     }
 
 

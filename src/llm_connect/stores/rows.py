@@ -22,9 +22,6 @@ Row: TypeAlias = tuple[Any, ...]
 
 _figures = attrgetter("limit", "spent", "held", "presumed", "sliced")
 
-#: The labels of a hold that a process keeps so that it can go on while the store is lost.
-ALLOWANCE = {"allowance": "slice"}
-
 
 def tracker_state(tracker: BudgetTracker, lease: int | str | None) -> Row:
     """What may change of `tracker`, as it stands in its row. The root is closed for its own process only."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from llm_connect.core.books import Sink
 from llm_connect.core.price import Price
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from llm_connect.core.limits import Limits
     from llm_connect.core.periods import Period
     from llm_connect.stores.gate import StoreGate
-
-
-#: What becomes of calls while the store cannot be reached: nothing is sent, or they go on from a slice kept for that.
-OnStoreError: TypeAlias = Literal["refuse", "slice"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +27,6 @@ class Terms(ABC):
     keep_entries: int = 1000
     sink: Sink | None = None
     lease_seconds: float = 60.0
-    on_store_error: OnStoreError = "refuse"
-    slice_share: float = 0.05
 
     @property
     def busy_seconds(self) -> float:

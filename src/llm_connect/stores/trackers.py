@@ -91,11 +91,6 @@ class Trackers(ABC):
         return [self.find(number) for number in self.slices]
 
     @property
-    def known(self) -> list[BudgetTracker]:
-        """Those of the store that anybody here has."""
-        return [tracker for ref in self._known.valuerefs() if (tracker := ref()) is not None]
-
-    @property
     def inserted(self) -> bool:
         """Whether this transaction has inserted any."""
         return bool(self._inserted)

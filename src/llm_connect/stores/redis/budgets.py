@@ -11,7 +11,6 @@ from llm_connect.stores.redis.clock import clock_of
 from llm_connect.stores.redis.gate import RedisGate
 from llm_connect.stores.redis.keys import SCHEMA, Keys
 from llm_connect.stores.redis.server import Server
-from llm_connect.stores.redis.slicing import SlicingRedisGate
 from llm_connect.stores.redis.states import MOST, new_state, packed_state
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.windows import window_text
@@ -42,8 +41,7 @@ def gate_of(terms: ServerTerms) -> RedisGate:
     if schema is None:
         raise LLMStoreError(f"{terms.shown} has no budget {terms.name!r}: open_budget makes it.", store=terms.shown)
     check_schema(terms, schema.decode())
-    kind = SlicingRedisGate if terms.on_store_error == "slice" else RedisGate
-    return kind(terms, on_unknown.decode(), ROOT)
+    return RedisGate(terms, on_unknown.decode(), ROOT)
 
 
 def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:

@@ -151,8 +151,7 @@ class StepChanges(Changes):
             self._gate.leases.enter(hold)
         more = hold.bound.minus(NOTHING if granted else before.bound)
         dispatches = not granted and before.dispatched != hold.dispatched
-        needs = False if granted and hold.adopted else more
-        return [hold.row, int(not granted), path, more, needs, int(not dispatches), self._place(self._text(hold))]
+        return [hold.row, int(not granted), path, more, more, int(not dispatches), self._place(self._text(hold))]
 
     @staticmethod
     def _text(hold: StoredHold) -> str:

@@ -182,7 +182,6 @@ class RedisGate(WaitingGate):
 _INFORMED = (
     "change_limits",
     "correct",
-    "in_one_step",
     "join",
     "read",
     "record",

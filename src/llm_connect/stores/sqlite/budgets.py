@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.exceptions import LLMStoreError
 from llm_connect.core.windows import Window
-from llm_connect.stores.sqlite.gate import SlicingSqliteGate, SqliteGate
+from llm_connect.stores.sqlite.gate import SqliteGate
 from llm_connect.stores.sqlite.rows import FIND_BUDGET, NEW_BUDGET, NEW_ROOT
 from llm_connect.stores.sqlite.schema import begin, connect, store_error, url_of
 from llm_connect.stores.sqlite.terms import FileTerms
@@ -28,8 +28,7 @@ def gate_of(terms: FileTerms) -> SqliteGate:
     if row is None:
         raise LLMStoreError(f"{url_of(terms.path)} has no budget {terms.name!r}: open_budget makes it.")
     budget, on_unknown, root = row
-    kind = SlicingSqliteGate if terms.on_store_error == "slice" else SqliteGate
-    return kind(terms, budget, on_unknown, root)
+    return SqliteGate(terms, budget, on_unknown, root)
 
 
 def make(terms: FileTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:

@@ -8,8 +8,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from llm_connect.stores.slicing import SlicingGate
-from llm_connect.stores.sqlite.rows import ANY_WAITER
 from llm_connect.stores.sqlite.state import TransactionalGate
 
 
@@ -35,16 +33,6 @@ class SqliteGate(TransactionalGate):
             self._worker.put_end()
         else:
             connection.close()
-
-
-class SlicingSqliteGate(SlicingGate, SqliteGate):
-    """The same, which goes on while the file cannot be used."""
-
-    def others_wait(self) -> bool:
-        found: list[Any] = []
-        with suppress(sqlite3.Error), self.lock.no_transaction():
-            found = self.connection.execute(ANY_WAITER, (self.budget,)).fetchall()
-        return bool(found)
 
 
 def _say_farewell(connection: sqlite3.Connection, lease: int | None) -> None:

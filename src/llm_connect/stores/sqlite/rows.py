@@ -44,7 +44,6 @@ HOLDS_OF_LEASE = f"SELECT id, {', '.join(_HOLD)} FROM holds WHERE lease = ? ORDE
 
 _WAITER = ("tracker", "arrived_at", *_UNITS, "until")
 READ_WAITERS = f"SELECT id, {', '.join(_WAITER)} FROM waiters WHERE budget = ?"
-ANY_WAITER = "SELECT 1 FROM waiters WHERE budget = ? LIMIT 1"
 INSERT_WAITER = f"INSERT INTO waiters (budget, {', '.join(_WAITER)}) VALUES (?, {', '.join('?' * len(_WAITER))})"
 RENEW_WAITER = "UPDATE waiters SET until = ? WHERE id = ?"
 

@@ -1,0 +1,54 @@
+"""While the store is lost nothing is sent, and what was sent before is booked afterwards."""
+
+from __future__ import annotations
+
+import contextvars
+from typing import Any
+
+import pytest
+
+from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.stores.opening import open_budget
+from tests.core.budget_helpers import at_rest, until
+from tests.stores.losing import Store
+
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
+def hold_of(budget: Any, tokens: int) -> Any:
+    """A hold that is not the caller's own, so that others may wait for it."""
+    return contextvars.Context().run(budget.reserve, tokens)
+
+
+def test_an_outage_sends_nothing_and_loses_nothing(store: Store) -> None:
+    """Reserving and dispatching name the store; what was dispatched before is booked afterwards (STORE-10)."""
+    budget = store.open()
+    reserved, dispatched = hold_of(budget, 60), hold_of(budget, 50)
+    dispatched.dispatch()
+    store.lose(budget)
+    for use in (lambda: budget.reserve(1), reserved.dispatch, budget.snapshot):
+        with pytest.raises(LLMStoreError, match="cannot be used") as caught:
+            use()
+        assert (caught.value.store, caught.value.maybe_billed) == (store.url, False)
+    dispatched.settle(44)
+    store.give()
+    until(lambda: spent(budget) == 44)
+    reserved.release()
+    at_rest(budget)
+
+
+def spent(budget: Any) -> int:
+    """What is booked; -1 while the store is lost."""
+    try:
+        return int(budget.snapshot().spent.tokens)
+    except LLMStoreError:
+        return -1
+
+
+@pytest.mark.parametrize("removed", [{"on_store_error": "slice"}, {"on_store_error": "refuse"}, {"slice_share": 0.1}])
+def test_what_was_removed_says_what_to_do(url: str, removed: Any) -> None:
+    """Who still asks to go on without a store is told what happens, and what to do instead."""
+    with pytest.raises(LLMConfigurationError, match=r"leave it out.*LLMStoreError.*BudgetTracker\(total="):
+        open_budget(url, total=5, **removed)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'totl'"):
+        open_budget(url, totl=5)
