@@ -27,7 +27,7 @@ PATH = ("flow", "drivers", "steps", "outcomes", "retry", "provider")
 #: torn here.
 FILES = frozenset(
     [str(CALLING / f"{name}.py") for name in (*PATH, "streaming", "stream_steps")]
-    + [str(CORE / f"{name}.py") for name in ("metering", "terms", "waiting", "adapter", "bounds", "growth")]
+    + [str(CORE / f"{name}.py") for name in ("metering", "terms", "waiting", "adapter", "bounds")]
 )
 
 

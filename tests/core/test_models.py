@@ -139,6 +139,15 @@ def test_a_refused_choice_comes_with_the_others() -> None:
         RunConfig(budget_tracker=5_000)  # type: ignore[arg-type]
 
 
+def test_a_stream_cannot_be_told_to_hold_less_than_its_bound() -> None:
+    """Whoever once said so is told what to use instead; "bound" is what happens. (MODEL-6)"""
+    with pytest.raises(LLMConfigurationError, match=r"stream_hold=.grow. does not exist.* smaller max_tokens"):
+        RunConfig(stream_hold="grow")  # type: ignore[arg-type]
+    with pytest.raises(LLMConfigurationError, match="stream_hold"):
+        RunConfig().delegate("b", stream_hold="grow")
+    assert dataclasses.replace(RunConfig(stream_hold="bound"), max_tokens=5) == RunConfig(max_tokens=5)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

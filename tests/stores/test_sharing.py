@@ -17,11 +17,8 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.demand import CallFacts, GrowingDemand
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
-from llm_connect.core.growth import Growth
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
@@ -246,23 +243,6 @@ def test_what_one_process_learns_the_others_know(url: str) -> None:
     blocker.release()
     assert budget.fits(generous, "12345", config) == 27
     other.gate.shut()  # type: ignore[attr-defined]
-    at_rest(budget)
-
-
-async def test_a_growing_hold_grows_in_the_worker(url: str) -> None:
-    """As long as what has come is covered nobody is asked; what does not fit is not covered (STORE-5)."""
-    budget = await aopen_budget(url, total=100)
-    demand = GrowingDemand(Bound(prompt_tokens=10, max_tokens=500), 20, None)
-    hold = await asyncio.to_thread(budget.gate.admit, budget, demand, CallFacts())
-    assert hold is not None
-    await hold.adispatch()
-    growth = Growth.of(hold)
-    assert growth is not None
-    covered = [await growth.acovers("0123456789") for _ in range(10)]
-    assert covered == [True] * 9 + [False]
-    hold.settle(100)
-    await hold.abooked()
-    assert (await budget.asnapshot()).spent.tokens == 100
     at_rest(budget)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_connect.calling.asking import ask_for_count
 from llm_connect.calling.deadline import Deadline
@@ -27,7 +27,7 @@ from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd
-from llm_connect.core.terms import declared_price, limit_for, terms, tracker_of
+from llm_connect.core.terms import declared_price, terms, tracker_of
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
@@ -39,9 +39,6 @@ Outcome: TypeAlias = Answer | Failure
 
 class Call:
     """One call: what stays the same over its attempts, and what they came to."""
-
-    #: Whether the answer is given on while it comes.
-    streamed: ClassVar[bool] = False
 
     def __init__(self, adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> None:
         check_prompt(prompt)
@@ -118,14 +115,13 @@ class Call:
 
     def _reserve(self, tracker: BudgetTracker) -> Generator[Step, Any, Hold]:
         self.bound = self._bound()
-        now, streamed = time.monotonic(), self.streamed
-        asked = terms(self.adapter, tracker, self.config, self.bound, now, self.deadline.at, streamed=streamed)
+        asked = terms(self.adapter, tracker, self.config, self.bound, time.monotonic(), self.deadline.at)
         hold: Hold = yield Reserve(asked, self._arrival)
         return hold
 
     def _request(self, hold: Hold) -> Request:
         """The request that the hold covers: what it assumes is sent."""
-        request = self.adapter.render(self.prompt, self.config, limit_for(hold))
+        request = self.adapter.render(self.prompt, self.config, hold.max_tokens)
         price = hold.facts.price
         return (
             request if price is None or not limits_usd(hold.tracker.accounts) else self.adapter.priced(request, price)

@@ -41,11 +41,11 @@ def end_cut(hold: Hold, counted: Usage | None) -> None:
     """
     if counted is not None:
         completion = max(counted.completion_tokens, hold.max_tokens or 0)
-        settle_above(hold, replace(counted, completion_tokens=completion, estimated=True))
+        _settle_above(hold, replace(counted, completion_tokens=completion, estimated=True))
     hold.end_unsettled()
 
 
-def settle_above(hold: Hold, most: Usage) -> None:
+def _settle_above(hold: Hold, most: Usage) -> None:
     """Settle by an estimate that is more than what is held; else nothing."""
     if hold.state == "dispatched" and most.total_tokens > hold.bound.tokens:
         price = hold.facts.price

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.steps import timed_out
-from llm_connect.core.growth import Growth
 from llm_connect.protocols.wire import Failure
 
 if TYPE_CHECKING:
@@ -74,20 +73,6 @@ class Next:
                 return await self.reply.aread()  # type: ignore[union-attr]
         except Exception as error:
             return self.patience.failure(self.adapter, error)
-
-
-@dataclass(frozen=True, slots=True)
-class Grow:
-    """Whether the hold of a stream covers the next text, after it has grown if need be."""
-
-    growth: Growth
-    text: str
-
-    def run(self) -> bool:
-        return self.growth.covers(self.text)
-
-    async def arun(self) -> bool:
-        return await self.growth.acovers(self.text)
 
 
 @dataclass(frozen=True, slots=True)

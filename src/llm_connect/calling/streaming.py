@@ -17,14 +17,13 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.flow import Call, Outcome
 from llm_connect.calling.heads import Head
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
-from llm_connect.calling.outcomes import end_cut, response_of, settle_above
+from llm_connect.calling.outcomes import end_cut, response_of
 from llm_connect.calling.stream_drivers import StreamFlow, abandon, adrive_stream, drive_stream
-from llm_connect.calling.stream_steps import Close, Grow, Next, Open, Patience
+from llm_connect.calling.stream_steps import Close, Next, Open, Patience
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.callers import remember_own
 from llm_connect.core.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.core.exceptions import LLMConnectionError
-from llm_connect.core.growth import Growth
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.stream_sources import nothing_yet
@@ -41,14 +40,11 @@ _FOR_THE_END_SECONDS = 0.1
 class StreamedCall(Call):
     """One call whose answer is given on while it comes."""
 
-    streamed = True
-
     def __init__(self, adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> None:
         super().__init__(adapter, prompt, config)
         self._texts: list[str] = []
         self._response: LLMResponse | None = None
         self._outcome: Outcome | None = None
-        self._growth: Growth | None = None
         self._reading: Reading = PlainReading()
         self._reply: OpenReply | AsyncOpenReply | None = None
         self._waiting_since = self.started
@@ -97,8 +93,6 @@ class StreamedCall(Call):
             if reading.ended or not piece:
                 self._conclude()
             for text in texts:
-                if self._growth is not None and not (yield Grow(self._growth, text)):
-                    return self._end_at_the_edge()
                 yield from self._give(text)
         if reading.ended:
             yield Next(self.adapter, reply, Patience(Deadline.after(_FOR_THE_END_SECONDS)))
@@ -110,16 +104,6 @@ class StreamedCall(Call):
         if self.hold is not None:
             self._end(self.hold, self._outcome)
 
-    def _end_at_the_edge(self) -> Outcome:
-        """The budget has no more for this answer: it ends here, and is booked as one that was left."""
-        assert self.hold is not None
-        said = self.adapter.parse(self._whole_reply())
-        self._name(self.hold, self._head.request_id)
-        end_cut(self.hold, said.usage)
-        ended = replace(self._unknown(), content=self.text, model=said.model)
-        self._outcome = replace(ended, finish_reason="budget", hint=_NO_MORE)
-        return self._outcome
-
     def _give(self, text: str) -> Generator[StreamChunk, None, None]:
         self._texts.append(text)
         yield TextChunk(text)
@@ -129,18 +113,10 @@ class StreamedCall(Call):
         hold = yield from super()._reserve(tracker)
         # The caller goes on while it is open, so that another call of its own must not wait for it.
         remember_own(hold)
-        self._growth = Growth.of(hold)
         return hold
 
     def _pause_after(self, failure: Failure) -> float | None:
         return None if self._texts else super()._pause_after(failure)
-
-    def _end(self, hold: Hold, outcome: Outcome) -> None:
-        self._name(hold, outcome.request_id)
-        if self._growth is not None and isinstance(outcome, Answer) and outcome.usage is None:
-            # Nobody says what it used: what was held may not cover all of its text.
-            settle_above(hold, self._growth.estimate(outcome.content))
-        super()._end(hold, outcome)
 
     def _end_open(self, hold: Hold) -> None:
         said = self.adapter.parse(self._whole_reply())
@@ -208,7 +184,6 @@ class ProviderStream:
         yield from self._call.chunks()
 
 
-_NO_MORE = "The budget had no more for this answer: raise its limit, or ask when less is held beside it."
 _NO_END = Failure(
     kind=LLMConnectionError,
     message="The stream ended before the answer did: check the network and base_url.",

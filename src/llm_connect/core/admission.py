@@ -16,7 +16,7 @@ from llm_connect.core.books import Books, Sink
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.gates import Lock, Worker
-from llm_connect.core.grants import extend, give_back, grant, grow
+from llm_connect.core.grants import give_back, grant, grow
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits
@@ -123,18 +123,6 @@ class Gate:
                 return True
         hold.release()
         return False
-
-    def extend(self, hold: Hold, more: Amount) -> bool:
-        """Whether a hold that is dispatched keeps `more` from here on: when that fits now, before all who wait."""
-        self.check_process()
-        with self._lock:
-            self._work_off()
-            extended = hold.state == "dispatched" and not hold.tracker.closed and extend(hold, more)
-            if extended and self._line.busy:
-                # Who waits with this hold of its own may wait for nothing but itself by now.
-                self._line.scan()
-        self._tell()
-        return extended
 
     def room(self, tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> int | None:
         """How many such demands fit now; None when no limit concerns them."""

@@ -115,28 +115,6 @@ class BoundDemand:
         return self.bound.amount_at(limit, self.price, self.factor)
 
 
-class GrowingDemand(BoundDemand):
-    """What a stream asks for whose hold grows with it: its input, and the first `least` tokens of its output.
-
-    The output limit that is sent is that of the bound all the same.
-    """
-
-    __slots__ = ()
-
-    def __init__(self, bound: Bound, least: int, price: Price | None, factor: LearnedFactor | None = None) -> None:
-        super().__init__(bound, least, price, factor)
-        self.amount: Amount = self.smallest
-
-    def take(self, path: Path) -> tuple[Amount, int | None] | None:
-        return (self.amount, None) if take(path, self.amount) else None
-
-    def raised(self, factor: LearnedFactor | None) -> Demand:
-        return GrowingDemand(self.bound, self.least, self.price, factor)
-
-    def at(self, max_tokens: int | None) -> Amount:
-        return super().at(self.least if max_tokens is None else max_tokens)
-
-
 @dataclass(slots=True, kw_only=True)
 class CallFacts:
     """What the ledger remembers of a call beside its figures."""

@@ -8,7 +8,7 @@ from llm_connect.core import accounts
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.holds import Hold
 from llm_connect.core.learning import LearnedFactor
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.units import NOTHING
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -35,11 +35,7 @@ def give_back(hold: Hold) -> bool:
 def grow(hold: Hold, factor: LearnedFactor) -> bool:
     """Let a hold cover what its call may need under `factor`; False when that does not fit now."""
     lacking = hold.demand.raised(factor).at(hold.max_tokens).minus(hold.bound)
-    return extend(hold, lacking.but(*(max(0, figure) for figure in lacking)))
-
-
-def extend(hold: Hold, more: Amount) -> bool:
-    """Let a hold keep `more` as well; False when that does not fit now."""
+    more = lacking.but(*(max(0, figure) for figure in lacking))
     if not accounts.take(hold.tracker.accounts, more):
         return False
     hold.bound = hold.bound.plus(more)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.core.chunks import StreamChunk, chunks_of
-from llm_connect.core.growth import Growth
+from llm_connect.core.chunks import StreamChunk
 from llm_connect.core.holds import Hold
 from llm_connect.core.metering import adispatch, dispatch, ends, settled, while_running
 from llm_connect.core.models import LLMResponse, RunConfig
@@ -62,39 +60,32 @@ class MeteredStream:
         self._config = config
         self._inner: LLMStream | AsyncLLMStream | None = None
         self._hold: Hold | None = None
-        self._growth: Growth | None = None
-        self._texts: list[str] = []
-        #: The response of a stream that ended where its hold could grow no more.
-        self._at_the_edge: LLMResponse | None = None
 
     def chunks(self) -> Generator[StreamChunk]:
-        terms = Terms.of(self._adapter, self._prompt, self._config, streamed=True)
+        terms = Terms.of(self._adapter, self._prompt, self._config)
         if terms is None:
             with self._open(self._config) as inner:
                 yield from inner
             return
-        hold = self._begin(dispatch(terms))
+        hold = self._hold = dispatch(terms)
         with ends(hold):
             with self._open(terms.config_for(hold)) as inner:
                 yield from self._given(hold, inner)
             settled(hold, self.response)
-        yield from self._last_chunks()
 
     async def achunks(self) -> AsyncGenerator[StreamChunk]:
-        terms = Terms.of(self._adapter, self._prompt, self._config, streamed=True)
+        terms = Terms.of(self._adapter, self._prompt, self._config)
         if terms is None:
             async with self._open(self._config) as inner:
                 async for chunk in inner:
                     yield chunk
             return
-        hold = self._begin(await adispatch(terms))
+        hold = self._hold = await adispatch(terms)
         with ends(hold):
             async with self._open(terms.config_for(hold)) as inner:
                 async for chunk in self._agiven(hold, inner):
                     yield chunk
             settled(hold, self.response)
-        for chunk in self._last_chunks():
-            yield chunk
 
     def abandon(self) -> None:
         if self._hold is not None:
@@ -102,17 +93,11 @@ class MeteredStream:
 
     @property
     def text(self) -> str:
-        if self._at_the_edge is not None:
-            return self._at_the_edge.content
         return "" if self._inner is None else self._inner.text
 
     @property
     def response(self) -> LLMResponse:
-        return self._at_the_edge or (nothing_yet() if self._inner is None else self._inner.response)
-
-    def _begin(self, hold: Hold) -> Hold:
-        self._hold, self._growth = hold, Growth.of(hold)
-        return hold
+        return nothing_yet() if self._inner is None else self._inner.response
 
     def _open(self, config: RunConfig | None) -> Any:
         self._inner = self._method(self._adapter, self._prompt, config)
@@ -124,8 +109,6 @@ class MeteredStream:
                 chunk = next(chunks, None)
             if chunk is None:
                 return
-            if self._growth is not None and not self._goes_on(chunk, self._growth.covers(chunk.text)):
-                return
             yield chunk
 
     async def _agiven(self, hold: Hold, chunks: AsyncIterator[StreamChunk]) -> AsyncIterator[StreamChunk]:
@@ -134,20 +117,4 @@ class MeteredStream:
                 chunk = await anext(chunks, None)
             if chunk is None:
                 return
-            if self._growth is not None and not self._goes_on(chunk, await self._growth.acovers(chunk.text)):
-                return
             yield chunk
-
-    def _goes_on(self, chunk: StreamChunk, covered: bool) -> bool:
-        """Whether `chunk` may be given on, because it is covered; else the stream ends here."""
-        assert self._growth is not None
-        if covered:
-            self._texts.append(chunk.text)
-            return True
-        text = "".join(self._texts)
-        usage = self._growth.estimate(text)
-        self._at_the_edge = replace(self.response, content=text, usage=usage, finish_reason="budget")
-        return False
-
-    def _last_chunks(self) -> Iterator[StreamChunk]:
-        return iter(()) if self._at_the_edge is None else chunks_of(self._at_the_edge, self.text)

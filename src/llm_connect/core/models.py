@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -19,11 +19,9 @@ from llm_connect.core.usage import Usage as Usage
 Prompt: TypeAlias = str
 
 #: Why the model stopped, in one closed set for all providers.
-FinishReason: TypeAlias = Literal["stop", "length", "content_filter", "tool_calls", "error", "budget", "unknown"]
+FinishReason: TypeAlias = Literal["stop", "length", "content_filter", "tool_calls", "error", "unknown"]
 #: What a call does whose bound does not fit the budget now.
 WhenShort: TypeAlias = Literal["wait", "refuse", "clamp"]
-#: What a stream holds: its bound, or what has come of it and a little more.
-StreamHold: TypeAlias = Literal["bound", "grow"]
 FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
 
 
@@ -81,9 +79,6 @@ class RunConfig:
     when_short: what a call does whose bound does not fit the budget now, but will when others have ended: "wait",
         "refuse", or "clamp" (its output limit becomes what is free, and it waits for `clamp_floor` at the least).
     clamp_floor: the smallest output limit, in tokens, that "clamp" or a missing `max_tokens` may end up with.
-    stream_hold: what a stream holds: "bound", or "grow", which holds `clamp_floor` of output at first, as much again
-        whenever more text has come, and ends the stream (`finish_reason` "budget") where nothing more is free. With
-        "grow" the cap is not proven: what the provider writes beyond the text that was seen is billed, but not held.
     budget_tracker: the budget that this call spends from. With one, a missing `max_tokens` becomes the adapter's
         default (2,000), or what is free if that is less; that limit is held and sent.
     labels: what the call is for, as short text by name, which UTF-8 can encode; the ledger keeps it.
@@ -104,11 +99,12 @@ class RunConfig:
     max_depth: int = 3
     when_short: WhenShort = "wait"
     clamp_floor: int = 256
-    stream_hold: StreamHold = "bound"
     budget_tracker: BudgetTracker | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    #: A stream holds its bound. Nothing else may be said here, which tells those who once said more.
+    stream_hold: InitVar[Literal["bound"]] = "bound"
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, stream_hold: str) -> None:
         check_text("model_name", self.model_name, may_be_blank=False)
         check_text("system_prompt", self.system_prompt, may_be_blank=True)
         check_number("temperature", self.temperature, least=0, optional=True)
@@ -121,7 +117,7 @@ class RunConfig:
         check_count("max_depth", self.max_depth, least=0)
         check_count("clamp_floor", self.clamp_floor, least=1)
         _check_choice("when_short", self.when_short, WhenShort)
-        _check_choice("stream_hold", self.stream_hold, StreamHold)
+        _check_stream_hold(stream_hold)
         _check_tracker(self.budget_tracker)
         check_mapping("model_params", self.model_params, value_type=object)
         check_labels(self.labels)
@@ -180,7 +176,6 @@ _CARRIED = (
     "max_retries",
     "when_short",
     "clamp_floor",
-    "stream_hold",
     "budget_tracker",
     "labels",
 )
@@ -190,6 +185,14 @@ def _check_choice(name: str, value: object, choices: object) -> None:
     if value not in get_args(choices):
         allowed = ", ".join(map(repr, get_args(choices)))
         raise LLMConfigurationError(f"{name} must be one of {allowed}, not {value!r}.")
+
+
+def _check_stream_hold(stream_hold: object) -> None:
+    if stream_hold != "bound":
+        raise LLMConfigurationError(
+            f"stream_hold={stream_hold!r} does not exist: a stream holds its bound. To hold less, give it a smaller "
+            'max_tokens, or when_short="clamp", which sends what is free as its output limit.'
+        )
 
 
 def _check_tracker(tracker: object) -> None:

@@ -67,15 +67,12 @@ def refusal_of(
     )
 
 
-def refuse_unproven(path: Path, facts: CallFacts, *, grows: bool) -> NoReturn:
-    """Raise because a strict budget admits no call whose bound is not proven, or is not held from the beginning."""
+def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
+    """Raise because a strict budget admits no call whose bound is not proven."""
     account = path.levels[0][0]
-    why = f"the bound of {facts.model!r} at {facts.adapter} is {facts.grade}"
-    instead = "a model and an endpoint whose bounds are proven"
-    if grows:
-        why, instead = "a hold that grows with its stream covers less than its bound", 'stream_hold="bound"'
     raise LLMBudgetExceededError(
-        f"Budget {account.path!r} is strict, and {why}: use {instead}, or a budget without strict=True.",
+        f"Budget {account.path!r} is strict, and the bound of {facts.model!r} at {facts.adapter} is {facts.grade}: "
+        "use a model and an endpoint whose bounds are proven, or a budget without strict=True.",
         reason="unproven",
         unit=account.unit,
         path=account.path,

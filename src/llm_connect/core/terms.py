@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.checks import check_prompt, encodable
-from llm_connect.core.demand import BoundDemand, CallFacts, Demand, GrowingDemand
+from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
@@ -37,11 +37,11 @@ class Terms(NamedTuple):
     replaces: Hold | None
 
     @classmethod
-    def of(cls, adapter: LLMAdapter, prompt: Any, config: RunConfig | None, *, streamed: bool = False) -> Terms | None:
+    def of(cls, adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> Terms | None:
         """The terms of a call by its adapter's own `bound`; None when it has no tracker."""
         config = config or RunConfig()
         tracker = tracker_of(adapter, config)
-        return None if tracker is None else terms_on(tracker, adapter, prompt, config, streamed=streamed)
+        return None if tracker is None else terms_on(tracker, adapter, prompt, config)
 
     @property
     def place(self) -> dict[str, Any]:
@@ -50,24 +50,17 @@ class Terms(NamedTuple):
 
     def config_for(self, hold: Hold) -> RunConfig:
         """The config with the output limit that is to be sent."""
-        limit = limit_for(hold)
+        limit = hold.max_tokens
         return self.config if limit == self.config.max_tokens else replace(self.config, max_tokens=limit)
 
 
-def limit_for(hold: Hold) -> int | None:
-    """The output limit that the request of `hold` carries: the one that it assumes, or that it may grow to."""
-    return hold.demand.bound.max_tokens if isinstance(hold.demand, GrowingDemand) else hold.max_tokens
-
-
-def terms_on(
-    tracker: BudgetTracker, adapter: LLMAdapter, prompt: Any, config: RunConfig | None, *, streamed: bool = False
-) -> Terms:
+def terms_on(tracker: BudgetTracker, adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> Terms:
     """The terms of a call on `tracker`, by its adapter's own `bound`."""
     config = config or RunConfig()
     check_prompt(prompt)
     now = time.monotonic()
     bound = adapter.bound(prompt, config)
-    return terms(adapter, tracker, config, bound, now, now + config.timeout_seconds, streamed=streamed)
+    return terms(adapter, tracker, config, bound, now, now + config.timeout_seconds)
 
 
 def tracker_of(adapter: LLMAdapter, config: RunConfig) -> BudgetTracker | None:
@@ -76,31 +69,23 @@ def tracker_of(adapter: LLMAdapter, config: RunConfig) -> BudgetTracker | None:
 
 
 def terms(
-    adapter: LLMAdapter,
-    tracker: BudgetTracker,
-    config: RunConfig,
-    bound: Bound,
-    now: float,
-    deadline: float,
-    *,
-    streamed: bool = False,
+    adapter: LLMAdapter, tracker: BudgetTracker, config: RunConfig, bound: Bound, now: float, deadline: float
 ) -> Terms:
     """The terms of an attempt that begins `now` and must be over by `deadline`."""
-    grows = streamed and config.stream_hold == "grow"
     facts = CallFacts(
         adapter=_text_of(adapter, "provider") or type(adapter).__name__,
         model=config.model_name or _text_of(adapter, "model"),
         labels=config.labels,
-        grade="estimated" if grows and bound.grade == "proven" else bound.grade,
+        grade=bound.grade,
         price=_price(adapter, tracker, config),
     )
     if tracker.strict and facts.grade != "proven":
-        refuse_unproven(tracker.accounts, facts, grows=grows)
+        refuse_unproven(tracker.accounts, facts)
     if facts.price is None:
         refuse_unpriced(tracker.accounts, facts)
     patience = 0.0 if config.when_short == "refuse" else config.budget_wait_seconds
     wait_until = min(now + patience, deadline)
-    demand = _demand(bound, config, facts.price, grows=grows)
+    demand = _demand(bound, config, facts.price)
     return Terms(tracker, config, demand, facts, wait_until, _replaced_by(adapter, tracker))
 
 
@@ -134,10 +119,8 @@ def _text_of(adapter: LLMAdapter, name: str) -> str | None:
     return encodable(value) if isinstance(value, str) else None
 
 
-def _demand(bound: Bound, config: RunConfig, price: Price | None, *, grows: bool) -> Demand:
+def _demand(bound: Bound, config: RunConfig, price: Price | None) -> Demand:
     """With no output limit given, or by wish, a smaller limit is taken when that is what is free."""
     least = min(max(config.clamp_floor, bound.least_max_tokens), bound.max_tokens)
-    if grows:
-        return GrowingDemand(bound, least, price)
     elastic = config.max_tokens is None or config.when_short == "clamp"
     return BoundDemand(bound, least if elastic else bound.max_tokens, price)

@@ -18,7 +18,6 @@ from llm_connect.stores.redis.state import Again, RedisState
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.holds import Hold
-    from llm_connect.core.units import Amount
     from llm_connect.core.waiters import Waiter
 
 _log = logging.getLogger("llm_connect")
@@ -93,13 +92,6 @@ class WaitingGate(RedisState):
             return True
         self.sure()
         return False
-
-    def extend(self, hold: Hold, more: Amount) -> bool:
-        with self._lock:
-            extended = super().extend(hold, more)
-            if not extended:
-                self.sure()
-        return extended
 
     def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
         super().queue(waiter, may_wait=may_wait)
@@ -203,7 +195,6 @@ _REDONE = (
     "_do",
     "admit",
     "dispatch",
-    "extend",
     "look",
     "look_after",
     "take",
