@@ -37,6 +37,8 @@ Ask = Callable[..., LLMResponse]
 class Scripted(OpenRouterAdapter):
     """Sends nothing: each attempt takes the next of `turns`, the last one again when they run out."""
 
+    marks_sent = False
+
     def __init__(self, *turns: Any, **options: Any) -> None:
         super().__init__(**{"api_key": "sk-or-0123456789", "model": "m", **options})
         self.turns = list(turns)

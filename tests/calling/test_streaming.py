@@ -63,6 +63,8 @@ class Opened:
 class Scripted(OpenRouterAdapter):
     """Each attempt opens the next of these replies, or raises it."""
 
+    marks_sent = False
+
     def __init__(self, *replies: Any) -> None:
         super().__init__(api_key="sk-or-0123456789", model="gpt-4.1-mini")
         self.replies = list(replies)

@@ -19,6 +19,7 @@ from llm_connect.adapters.relay_streams import Addresses
 from llm_connect.adapters.strands import Strands
 from llm_connect.adapters.subprocesses import Command, Finished, NotStarted, OutputTooLong
 from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.heads import awaited_head, note_sent
 from llm_connect.calling.provider import ProviderAdapter, Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
@@ -96,6 +97,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
     """
 
     provider: ClassVar[str] = "claude-code"
+    marks_sent: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -140,7 +142,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
         return claude_cli.parse(reply)
 
     def send(self, request: Request, deadline: Deadline) -> Reply:
-        addresses = self._endpoint.addresses() if self._endpoint else ()
+        addresses = self._endpoint.addresses(deadline) if self._endpoint else ()
         with self._run(request.body, deadline, addresses) as run:
             run.ended(subprocesses.run(run.command, deadline, run.strands))
         return run.reply
@@ -158,7 +160,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
         return claude_stream.LinesReading()
 
     def open(self, request: Request, deadline: Deadline) -> CommandStream:
-        addresses = self._endpoint.addresses() if self._endpoint else ()
+        addresses = self._endpoint.addresses(deadline) if self._endpoint else ()
         return self._opened(request.body, deadline, addresses)
 
     async def aopen(self, request: Request, deadline: Deadline) -> CommandStream:
@@ -204,6 +206,9 @@ class ClaudeCodeAdapter(ProviderAdapter):
                 cwd=str(place / "work"),
                 stdin=body["prompt"].encode(),
             )
+            if relay is None and not deadline.passed:
+                # The command goes to its provider by itself, and does not say when.
+                note_sent()
             run = _Run(command, strands, relay)
             try:
                 yield run
@@ -213,7 +218,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
     def _relay(self, body: JSON, addresses: Addresses, strands: Strands) -> Relay | None:
         if self._endpoint is None:
             return None
-        return Relay(self._endpoint, addresses, partial(claude_cli.keeps_the_limit, body), strands)
+        return Relay(self._endpoint, addresses, partial(claude_cli.keeps_the_limit, body), strands, awaited_head())
 
     def _argv(self, body: JSON, place: Path) -> tuple[str, ...]:
         chosen = {"--effort": body.get("effort"), "--json-schema": body.get("json_schema")}
@@ -258,7 +263,7 @@ class _Run:
         """The exit code, the end of standard error, and what the relay saw of the request."""
         headers = {"exit-code": str(finished.return_code), "stderr": finished.stderr}
         if self.relay is not None:
-            headers |= {"sent": "yes" if self.relay.sent else "no", "request-id": self.relay.request_id}
+            headers |= {"sent": "yes" if self.relay.head.sent else "no", "request-id": self.relay.request_id}
         return headers
 
 

@@ -11,6 +11,7 @@ from llm_connect.calling import http
 from llm_connect.calling.carrier import Carrier
 from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.calling.provider import Request
+from llm_connect.calling.sockets import watch
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply
 
@@ -48,7 +49,7 @@ class OpenAICarrier(Carrier):
 
     def make(self) -> openai.OpenAI:
         if self._own_client is not None:
-            http.obey_deadline(self._own_client._client)
+            self.hidden = not watch(self._own_client._client)
             return self._own_client.with_options(max_retries=0)
         _refuse_beside(self._own_async_client, "client")
         made = openai.OpenAI(**self._options, http_client=_bare(http.sync_client(self._max_connections)))
@@ -57,6 +58,7 @@ class OpenAICarrier(Carrier):
 
     def amake(self) -> openai.AsyncOpenAI:
         if self._own_async_client is not None:
+            self.ahidden = not watch(self._own_async_client._client)
             return self._own_async_client.with_options(max_retries=0)
         _refuse_beside(self._own_client, "async_client")
         made = openai.AsyncOpenAI(**self._options, http_client=_bare(http.async_client(self._max_connections)))

@@ -7,7 +7,6 @@ to it. The relay listens on loopback only, and serves only who knows the address
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import json
 import secrets
@@ -18,7 +17,10 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from llm_connect.adapters.relay_streams import Addresses, BadMessage, Head, Stream, connected
-from llm_connect.adapters.strands import READ, Strand, Strands
+from llm_connect.adapters.strands import READ, Strand, Strands, seconds_left
+from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.heads import Head as Sent
+from llm_connect.calling.names import alook_up, look_up
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Reply, request_id
 
@@ -71,22 +73,20 @@ class Endpoint:
                 return cls(parts.scheme == "https", parts.hostname, port, parts.netloc, parts.path.rstrip("/"))
         raise LLMConfigurationError("base_url is no http(s) address: set one such as https://host/path.")
 
-    def addresses(self) -> Addresses:
-        """Look the name up. Raises NotConnected."""
+    def addresses(self, deadline: Deadline) -> Addresses:
+        """Look the name up. Raises NotConnected, and TimeoutError at the deadline."""
         try:
-            return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
+            return look_up(self.host, self.port, seconds_left(deadline))
+        except OSError as error:
+            if deadline.passed:
+                raise
             raise NotConnected from error
 
     async def aaddresses(self) -> Addresses:
         """Like `addresses`, for a coroutine."""
-        with suppress(OSError, UnicodeError):
-            # What is a number needs no lookup, and thereby no thread of the event loop.
-            flags = socket.AI_NUMERICHOST
-            return socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, flags=flags)
         try:
-            return await asyncio.get_running_loop().getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
+            return await alook_up(self.host, self.port)
+        except OSError as error:
             raise NotConnected from error
 
 
@@ -94,7 +94,7 @@ class Relay:
     """The relay of one run, as strands among `strands`, which close it.
 
     url: what the command is given in place of the endpoint's address.
-    sent: whether any byte of a request may have reached the provider.
+    head: is told when the first byte of the request leaves.
     request_id: under which the provider knows a request that it answered with 2xx; else empty.
     admits: whether a request body is the one that the command was told to send.
 
@@ -103,14 +103,14 @@ class Relay:
     """
 
     def __init__(
-        self, endpoint: Endpoint, addresses: Addresses, admits: Callable[[bytes], bool], strands: Strands
+        self, endpoint: Endpoint, addresses: Addresses, admits: Callable[[bytes], bool], strands: Strands, head: Sent
     ) -> None:
         self._endpoint = endpoint
         self._addresses = addresses
         self._admits = admits
         self._strands = strands
         self._taken = False
-        self.sent: bool = False
+        self.head: Sent = head
         self.request_id: str = ""
         listener = socket.create_server(("127.0.0.1", 0))
         self._path = f"/{secrets.token_urlsafe(32)}"
@@ -158,7 +158,7 @@ class Relay:
         except OSError as error:
             raise NotConnected from error
         with closing(provider):
-            self.sent = True
+            self.head.sent = True
             try:
                 yield from self._send(provider, head, path, body)
                 reply = yield from self._good_head(provider)

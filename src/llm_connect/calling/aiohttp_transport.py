@@ -7,12 +7,18 @@ much as on aiohttp.
 from __future__ import annotations
 
 import io
+import socket
 import ssl
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import httpx2
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
+
+from llm_connect.calling.heads import note_sent
+from llm_connect.calling.names import Address, alook_up
 
 #: A body up to this size, in bytes, is written at once; a larger one lets other tasks run in between.
 _AT_ONCE = 1 << 16
@@ -30,6 +36,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     No time limit of its own: its caller bounds it with `asyncio.timeout`. It follows no redirect, reads no variable of
     the environment, keeps no cookies, repeats nothing, and raises the exceptions of httpx2.
     """
+
+    marks_sent = True
 
     def __init__(self, *, max_connections: int, trusted: ssl.SSLContext) -> None:
         self._max_connections = max_connections
@@ -56,8 +64,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=self._max_connections, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=self._trusted
+        connector = _Connector(
+            limit=self._max_connections, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=self._trusted, resolver=_Resolver()
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -67,6 +75,37 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             timeout=aiohttp.ClientTimeout(),
         )
         return self._session
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Says when a request has its connection, which is just before its first byte leaves."""
+
+    async def connect(self, *arguments: Any, **options: Any) -> Any:
+        connection = await super().connect(*arguments, **options)
+        note_sent()
+        return connection
+
+
+class _Resolver(AbstractResolver):
+    """Lookups that keep no loop from its end, as those of a loop's own executor do."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await alook_up(host, port)
+        return [_resolved(host, each) for each in found if family in (socket.AF_UNSPEC, each[0])]
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _resolved(host: str, address: Address) -> ResolveResult:
+    family, _, protocol, _, (number, port, *scope) = address
+    if scope and scope[-1]:
+        number = f"{number}%{scope[-1]}"
+    return ResolveResult(
+        hostname=host, host=number, port=port, family=family, proto=protocol, flags=socket.AI_NUMERICHOST
+    )
 
 
 class _Body(httpx2.AsyncByteStream):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import Flow
+from llm_connect.calling.heads import Head
 from llm_connect.calling.outcomes import error_for
 from llm_connect.calling.retry import pause_before_retry
 from llm_connect.calling.steps import Pause, Send, TakeSlot, timed_out
@@ -33,7 +34,7 @@ def ask(adapter: ProviderAdapter, request: Request, deadline: Deadline) -> Flow[
     if release is None:
         return timed_out("no place came free among the adapter's concurrent requests", maybe_billed=False)
     try:
-        reply: Reply | Failure = yield Send(adapter, request, deadline)
+        reply: Reply | Failure = yield Send(adapter, request, deadline, Head(sent=not adapter.marks_sent))
     finally:
         release()
     return reply

@@ -6,10 +6,11 @@ import threading
 from abc import ABC, abstractmethod
 from functools import cached_property
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 from llm_connect.calling.clients import Clients
 from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.heads import note_sent
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.provider import ProviderAdapter, Request
 from llm_connect.core.exceptions import LLMConfigurationError
@@ -22,7 +23,13 @@ class Carrier(ABC):
     """One SDK or HTTP library: how its clients are made and closed, and how a request is sent once.
 
     A carrier's module imports its library, so an adapter imports the carrier on first use.
+
+    hidden, ahidden: whether a client of the user's own hides the sockets of the sync or the async form, so that nobody
+    says when the first byte leaves; known once a client was made.
     """
+
+    hidden = False
+    ahidden = False
 
     @abstractmethod
     def make(self) -> Any:
@@ -64,6 +71,8 @@ class Carrier(ABC):
 class CarriedAdapter(ProviderAdapter):
     """An adapter that sends through a `Carrier`. A subclass gives `make_carrier`."""
 
+    marks_sent: ClassVar[bool] = True
+
     @abstractmethod
     def make_carrier(self) -> Carrier:
         """The carrier of this adapter, whose module is imported here."""
@@ -87,26 +96,38 @@ class CarriedAdapter(ProviderAdapter):
         return Clients(self, make=carrier.make, close=carrier.close, amake=carrier.amake, aclose=carrier.aclose)
 
     def send(self, request: Request, deadline: Deadline) -> Reply:
-        from llm_connect.calling.http import socket_deadline
+        from llm_connect.calling.sockets import socket_deadline
 
-        client = self._clients.sync()
+        client = self._client()
         with socket_deadline(deadline):
             return self._carrier.post(client, request)
 
     async def asend(self, request: Request, deadline: Deadline) -> Reply:
-        client = await self._clients.of_loop()
+        client = await self._aclient()
         return await self._carrier.apost(client, request)
 
     def open(self, request: Request, deadline: Deadline) -> OpenReply:
-        from llm_connect.calling.http import socket_deadline
+        from llm_connect.calling.sockets import socket_deadline
 
-        client = self._clients.sync()
+        client = self._client()
         with socket_deadline(deadline):
             return self._carrier.open(client, request)
 
     async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply:
-        client = await self._clients.of_loop()
+        client = await self._aclient()
         return await self._carrier.aopen(client, request)
+
+    def _client(self) -> Any:
+        client = self._clients.sync()
+        if self._carrier.hidden:
+            note_sent()
+        return client
+
+    async def _aclient(self) -> Any:
+        client = await self._clients.of_loop()
+        if self._carrier.ahidden:
+            note_sent()
+        return client
 
     def transport_failure(self, error: Exception) -> Failure:
         return self._carrier.failure_of(error)

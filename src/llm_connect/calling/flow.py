@@ -58,7 +58,7 @@ class Call:
         #: The bound of the last attempt.
         self.bound: Bound | None = None
         self._count: Reply | None = None
-        #: What has come of the reply to the last attempt.
+        #: What is known of the last exchange before its reply was whole.
         self._head = Head()
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
         #: Whether its holds may stand in a store, which is waited for.
@@ -99,7 +99,7 @@ class Call:
 
     def _held_attempt(self, tracker: BudgetTracker) -> Generator[Step, Any, Outcome | None]:
         hold = yield from self._reserve(tracker)
-        self.hold = hold
+        self.hold, self._head = hold, Head()
         try:
             request = self._request(hold)
             outcome = yield from self._exchange(request, hold)
@@ -149,7 +149,7 @@ class Call:
             release()
 
     def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
-        self._head = Head()
+        self._head = Head(sent=not self.adapter.marks_sent)
         reply = yield Send(self.adapter, request, self.deadline, self._head)
         return reply if isinstance(reply, Failure) else self.adapter.parse(reply)
 
@@ -158,12 +158,17 @@ class Call:
         return pause_before_retry(failure, self.attempts, self.config.max_retries, self.deadline)
 
     def _end(self, hold: Hold, outcome: Outcome) -> None:
-        """End the hold of an attempt by its outcome."""
+        """End the hold of an attempt by its outcome; a failure that may be billed is ended as one without outcome."""
         self._name(hold, outcome.request_id)
+        if isinstance(outcome, Failure) and outcome.maybe_billed:
+            self._head.sent = True
         end_hold(hold, outcome)
 
     def _end_open(self, hold: Hold) -> None:
         """End the hold of an attempt that has no outcome: it was cancelled, or something failed beside it."""
+        if not self._head.sent:
+            hold.release()
+            return
         self._name(hold, self._head.request_id)
         hold.end_unsettled()
 

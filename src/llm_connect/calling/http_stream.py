@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx2
 
 from llm_connect.calling.deadline import Deadline
-from llm_connect.calling.http import socket_deadline
+from llm_connect.calling.sockets import socket_deadline
 
 
 class HttpStream:

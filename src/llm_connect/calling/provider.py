@@ -63,6 +63,9 @@ class ProviderAdapter(LLMAdapter):
 
     provider: ClassVar[str]
     metered = False
+    #: Whether the transport calls `note_sent` just before the first byte of a request leaves. Else a request counts as
+    #: sent from the moment that it is handed over.
+    marks_sent: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.heads import Head
 from llm_connect.calling.slots import Release, Slots
-from llm_connect.core.exceptions import LLMTimeoutError
+from llm_connect.core.exceptions import LLMConnectionError, LLMTimeoutError
 from llm_connect.core.holds import Hold
 from llm_connect.core.terms import Terms
 from llm_connect.core.waiting import aadmit, admit
@@ -86,8 +86,8 @@ class Send:
     adapter: ProviderAdapter
     request: Request
     deadline: Deadline
-    #: What has come of the reply before the whole of it.
-    head: Head = field(default_factory=Head)
+    #: What is known of the exchange before the whole reply has come.
+    head: Head
 
     def run(self) -> Reply | Failure:
         self.head.await_it()
@@ -106,10 +106,8 @@ class Send:
 
     def _failure(self, error: Exception) -> Failure:
         if self.deadline.passed:
-            failure = timed_out("no whole reply came", maybe_billed=True)
-        else:
-            failure = self.adapter.transport_failure(error)
-        return replace(failure, request_id=failure.request_id or self.head.request_id)
+            return late(self.head, "no whole reply came")
+        return broken(self.adapter, self.head, error)
 
 
 @dataclass(slots=True)
@@ -123,6 +121,21 @@ class Pause:
 
     async def arun(self) -> None:
         await asyncio.sleep(self.seconds)
+
+
+def late(head: Head, missing: str, limit: str = "timeout_seconds") -> Failure:
+    """The failure of an exchange that was not over in time."""
+    what = missing if head.sent else "no connection was made in time, so nothing was sent"
+    return replace(timed_out(what, maybe_billed=head.sent, limit=limit), request_id=head.request_id)
+
+
+def broken(adapter: ProviderAdapter, head: Head, error: Exception) -> Failure:
+    """The failure of an exchange that an exception ended: before anything was sent, it costs nothing and may pass."""
+    failure = adapter.transport_failure(error)
+    if head.sent:
+        return replace(failure, request_id=failure.request_id or head.request_id)
+    retryable = failure.retryable or failure.kind is LLMConnectionError
+    return replace(failure, maybe_billed=False, retryable=retryable)
 
 
 def timed_out(what: str, *, maybe_billed: bool, limit: str = "timeout_seconds") -> Failure:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.heads import Head
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
-from llm_connect.calling.steps import timed_out
+from llm_connect.calling.steps import broken, late
 from llm_connect.protocols.wire import Failure
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ class Patience:
     missing: str = "no whole reply came"
     limit: str = "timeout_seconds"
 
-    def failure(self, adapter: ProviderAdapter, error: Exception) -> Failure:
+    def failure(self, adapter: ProviderAdapter, head: Head, error: Exception) -> Failure:
         """What an exception while waiting means."""
         if self.deadline.passed:
-            return timed_out(self.missing, maybe_billed=True, limit=self.limit)
-        return adapter.transport_failure(error)
+            return late(head, self.missing, self.limit)
+        return broken(adapter, head, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +39,22 @@ class Open:
     adapter: ProviderAdapter
     request: Request
     patience: Patience
+    head: Head
 
     def run(self) -> OpenReply | Failure:
+        self.head.await_it()
         try:
             return self.adapter.open(self.request, self.patience.deadline)
         except Exception as error:
-            return self.patience.failure(self.adapter, error)
+            return self.patience.failure(self.adapter, self.head, error)
 
     async def arun(self) -> AsyncOpenReply | Failure:
+        self.head.await_it()
         try:
             async with asyncio.timeout(self.patience.deadline.remaining()):
                 return await self.adapter.aopen(self.request, self.patience.deadline)
         except Exception as error:
-            return self.patience.failure(self.adapter, error)
+            return self.patience.failure(self.adapter, self.head, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +64,20 @@ class Next:
     adapter: ProviderAdapter
     reply: OpenReply | AsyncOpenReply
     patience: Patience
+    head: Head
 
     def run(self) -> bytes | Failure:
         try:
             return self.reply.read(self.patience.deadline)  # type: ignore[union-attr]
         except Exception as error:
-            return self.patience.failure(self.adapter, error)
+            return self.patience.failure(self.adapter, self.head, error)
 
     async def arun(self) -> bytes | Failure:
         try:
             async with asyncio.timeout(self.patience.deadline.remaining()):
                 return await self.reply.aread()  # type: ignore[union-attr]
         except Exception as error:
-            return self.patience.failure(self.adapter, error)
+            return self.patience.failure(self.adapter, self.head, error)
 
 
 @dataclass(frozen=True, slots=True)

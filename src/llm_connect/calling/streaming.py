@@ -71,9 +71,14 @@ class StreamedCall(Call):
             self._response = self.response
 
     def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
-        self._outcome, self._reading, self._reply, self._head = None, PlainReading(), None, Head()
+        self._outcome, self._reading, self._reply, self._head = (
+            None,
+            PlainReading(),
+            None,
+            Head(sent=not self.adapter.marks_sent),
+        )
         self._waiting_since = time.monotonic()
-        reply = yield Open(self.adapter, self.adapter.streamed(request), self._patience())
+        reply = yield Open(self.adapter, self.adapter.streamed(request), self._patience(), self._head)
         if isinstance(reply, Failure):
             return reply
         self._reply, self._head.headers = reply, reply.headers
@@ -86,16 +91,16 @@ class StreamedCall(Call):
 
     def _read(self, reply: OpenReply | AsyncOpenReply, reading: Reading) -> Generator[Any, Any, Outcome]:
         while self._outcome is None:
-            piece = yield Next(self.adapter, reply, self._patience())
+            piece = yield Next(self.adapter, reply, self._patience(), self._head)
             if isinstance(piece, Failure):
-                return replace(piece, request_id=piece.request_id or self._head.request_id)
+                return piece
             texts = reading.feed(piece) if piece else reading.end()
             if reading.ended or not piece:
                 self._conclude()
             for text in texts:
                 yield from self._give(text)
         if reading.ended:
-            yield Next(self.adapter, reply, Patience(Deadline.after(_FOR_THE_END_SECONDS)))
+            yield Next(self.adapter, reply, Patience(Deadline.after(_FOR_THE_END_SECONDS)), self._head)
         return self._outcome
 
     def _conclude(self) -> None:
@@ -119,6 +124,9 @@ class StreamedCall(Call):
         return None if self._texts else super()._pause_after(failure)
 
     def _end_open(self, hold: Hold) -> None:
+        if not self._head.sent:
+            hold.release()
+            return
         said = self.adapter.parse(self._whole_reply())
         if self._reading.whole and isinstance(said, Answer):
             # The model had come to its end, although nobody waited for the end of the bytes.

@@ -1,0 +1,142 @@
+"""Names of hosts looked up in threads of their own.
+
+The operating system's lookup can hang, and nothing ends it early. A thread that is left behind keeps neither a call nor
+an event loop nor the interpreter; there are never more than a few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+from llm_connect.core import forks
+
+#: What `socket.getaddrinfo` gives.
+Address: TypeAlias = tuple[Any, Any, int, str, Any]
+
+#: Threads that look up at once.
+MOST_LOOKUPS = 8
+#: After so long a lookup counts as one that hangs: nobody else waits for it any more.
+_HANGS_AFTER_SECONDS = 5.0
+
+
+@dataclass(eq=False, slots=True)
+class _Lookup:
+    host: str
+    port: int
+    since: float = field(default_factory=time.monotonic)
+    answer: Future[list[Address]] = field(default_factory=Future)
+
+    @property
+    def hangs(self) -> bool:
+        return time.monotonic() - self.since > _HANGS_AFTER_SECONDS
+
+    def run(self) -> None:
+        self.since = time.monotonic()
+        try:
+            self.answer.set_result(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
+        except UnicodeError:
+            self.answer.set_exception(OSError("the name of the host is none"))
+        except BaseException as error:
+            self.answer.set_exception(error)
+
+
+class Lookups:
+    """At most `most` lookups at once. Calls that ask for the same at the same time share one."""
+
+    def __init__(self, most: int = MOST_LOOKUPS) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._latest: dict[tuple[str, int], _Lookup] = {}
+        self._running: set[_Lookup] = set()
+        self._waiting: deque[_Lookup] = deque()
+
+    def ask(self, host: str, port: int) -> Future[list[Address]]:
+        """What will be known of a name. Raises OSError when every thread hangs."""
+        with self._lock:
+            latest = self._latest.get((host, port))
+            if latest is not None and not latest.hangs:
+                return latest.answer
+            return self._start(_Lookup(host, port)).answer
+
+    def _start(self, lookup: _Lookup) -> _Lookup:
+        if len(self._running) < self._most:
+            threading.Thread(target=self._work, args=(lookup,), name="llm-connect-lookup", daemon=True).start()
+            self._running.add(lookup)
+        elif all(one.hangs for one in self._running):
+            raise OSError(f"{self._most} name lookups hang already: check the resolver of this machine")
+        else:
+            self._waiting.append(lookup)
+        self._latest[lookup.host, lookup.port] = lookup
+        return lookup
+
+    def _work(self, first: _Lookup) -> None:
+        lookup: _Lookup | None = first
+        while lookup is not None:
+            lookup.run()
+            lookup = self._next(lookup)
+
+    def _next(self, ended: _Lookup) -> _Lookup | None:
+        with self._lock:
+            self._running.discard(ended)
+            if self._latest.get((ended.host, ended.port)) is ended:
+                del self._latest[ended.host, ended.port]
+            following = self._waiting.popleft() if self._waiting else None
+            if following is not None:
+                self._running.add(following)
+            return following
+
+
+class _OfThisProcess:
+    """The lookups of this process: in a fork no thread of its parent runs on."""
+
+    def __init__(self) -> None:
+        self._made = (forks.generation, Lookups())
+
+    def get(self) -> Lookups:
+        if self._made[0] != forks.generation:
+            self._made = (forks.generation, Lookups())
+        return self._made[1]
+
+
+_of_this_process = _OfThisProcess()
+
+
+def look_up(host: str, port: int, seconds: float | None) -> list[Address]:
+    """The addresses of `host`. Raises TimeoutError after `seconds`, and OSError."""
+    return _number(host, port) or _of_this_process.get().ask(host, port).result(seconds)
+
+
+async def alook_up(host: str, port: int) -> list[Address]:
+    """Like `look_up`, for a coroutine, whose caller bounds it in time."""
+    number = _number(host, port)
+    if number is not None:
+        return number
+    answer = _of_this_process.get().ask(host, port)
+    known = asyncio.Event()
+    answer.add_done_callback(partial(_tell, asyncio.get_running_loop(), known))
+    await known.wait()
+    return answer.result()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, known: asyncio.Event, _: Future[list[Address]]) -> None:
+    # The loop may be closed by now.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(known.set)
+
+
+def _number(host: str, port: int) -> list[Address] | None:
+    """The address of a host that is a number, which nobody has to look up."""
+    for family, *rest in ((socket.AF_INET,), (socket.AF_INET6, 0, 0)):
+        with suppress(OSError, ValueError):
+            socket.inet_pton(family, host)
+            return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, *rest))]
+    return None

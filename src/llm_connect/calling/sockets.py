@@ -1,0 +1,204 @@
+"""The sockets of httpx2's clients: they obey one deadline, and say when the first byte of a request leaves.
+
+Names are looked up, and addresses tried, within the deadline; a backend that is not httpx2's own does both itself.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import httpcore2
+import httpx2
+from httpcore2._backends.auto import AutoBackend
+from httpcore2._backends.sync import SyncStream
+
+from llm_connect.calling import connecting, names
+from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.heads import note_sent
+
+#: The deadline of the call that this thread is sending; sockets of a sync client obey it.
+_deadline: ContextVar[Deadline | None] = ContextVar("llm_connect_deadline", default=None)
+#: How bytes begin that ask a proxy for a way to the provider: CONNECT, SOCKS and its login. They are no request yet.
+_TO_A_PROXY = (b"CONNECT ", b"\x05", b"\x01")
+
+
+@contextmanager
+def socket_deadline(deadline: Deadline) -> Iterator[None]:
+    """Let every socket operation of this thread's sync clients end by `deadline`.
+
+    A timeout of httpx2 is for one read each, so a server that drips bytes would never meet it.
+    """
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def watch(client: httpx2.Client | httpx2.AsyncClient) -> bool:
+    """Let the connections that `client` will open obey, and say, what this module is for. False where any is hidden."""
+    transports = {client._transport, *(each for each in client._mounts.values() if each is not None)}
+    seen = [_watch_transport(transport) for transport in transports]
+    return all(seen)
+
+
+def _watch_transport(transport: Any) -> bool:
+    pool: Any = getattr(transport, "_pool", None)
+    backend = getattr(pool, "_network_backend", None)
+    if isinstance(backend, _Backend | _AsyncBackend):
+        return True
+    if isinstance(backend, httpcore2.NetworkBackend):
+        pool._network_backend = _Backend(backend)
+    elif isinstance(backend, httpcore2.AsyncNetworkBackend):
+        pool._network_backend = _AsyncBackend(backend)
+    else:
+        return getattr(transport, "marks_sent", False) is True
+    # Those that it has already opened say nothing.
+    return not pool.connections
+
+
+class _Backend(httpcore2.NetworkBackend):
+    def __init__(self, backend: httpcore2.NetworkBackend) -> None:
+        self._backend = backend
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.NetworkStream:
+        limit = _limit(timeout, httpcore2.ConnectTimeout)
+        if type(self._backend) is not httpcore2.SyncBackend:
+            return _Stream(self._backend.connect_tcp(host, port, limit, local_address, socket_options))
+        try:
+            return _Stream(_connect(host, port, limit, local_address, socket_options or ()))
+        except TimeoutError as error:
+            raise httpcore2.ConnectTimeout("no connection in time") from error
+        except OSError as error:
+            raise httpcore2.ConnectError(str(error)) from error
+
+    def connect_unix_socket(self, *arguments: Any, **options: Any) -> httpcore2.NetworkStream:
+        return _Stream(self._backend.connect_unix_socket(*arguments, **options))
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def _connect(
+    host: str, port: int, seconds: float | None, local_address: str | None, options: Iterable[Any]
+) -> SyncStream:
+    began = time.monotonic()
+    addresses = names.look_up(host, port, seconds)
+    left = None if seconds is None else seconds - (time.monotonic() - began)
+    connection = connecting.connect(addresses, left, None if local_address is None else (local_address, 0))
+    try:
+        for option in (*options, _NO_DELAY):
+            connection.setsockopt(*option)
+    except BaseException:
+        connection.close()
+        raise
+    return SyncStream(connection)
+
+
+class _Stream(httpcore2.NetworkStream):
+    def __init__(self, stream: httpcore2.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _limit(timeout, httpcore2.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        # In slices, because the timeout of a socket is for one operation and a slow reader takes many.
+        for start in range(0, len(buffer), _SLICE):
+            part = buffer[start : start + _SLICE]
+            limit = _limit(timeout, httpcore2.WriteTimeout)
+            _note(part)
+            self._stream.write(part, limit)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.NetworkStream:
+        limit = _limit(timeout, httpcore2.ConnectTimeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, limit))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _AsyncBackend(httpcore2.AsyncNetworkBackend):
+    """For a coroutine, whose caller bounds it in time."""
+
+    def __init__(self, backend: httpcore2.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(self, host: str, port: int, *arguments: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
+        connect = self._backend.connect_tcp
+        if type(self._backend) not in (AutoBackend, httpcore2.AnyIOBackend):
+            return _AsyncStream(await connect(host, port, *arguments, **options))
+        try:
+            addresses = await names.alook_up(host, port)
+        except OSError as error:
+            raise httpcore2.ConnectError(str(error)) from error
+        attempts = [partial(connect, place[0], port, *arguments, **options) for *_, place in addresses]
+        return _AsyncStream(await connecting.connect_any(attempts))
+
+    async def connect_unix_socket(self, *arguments: Any, **options: Any) -> httpcore2.AsyncNetworkStream:
+        return _AsyncStream(await self._backend.connect_unix_socket(*arguments, **options))
+
+    async def sleep(self, seconds: float) -> None:
+        await self._backend.sleep(seconds)
+
+
+class _AsyncStream(httpcore2.AsyncNetworkStream):
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return await self._stream.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        _note(buffer)
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.AsyncNetworkStream:
+        return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _note(part: bytes) -> None:
+    if not part.startswith(_TO_A_PROXY):
+        note_sent()
+
+
+_NO_DELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+_SLICE = 1 << 18
+#: Sockets keep their timeout as 32 bits of milliseconds, and a longer one wraps around to a short one.
+_LONGEST_WAIT_SECONDS = 86_400.0
+
+
+def _limit(timeout: float | None, expired: type[Exception]) -> float | None:
+    deadline = _deadline.get()
+    if deadline is None:
+        return timeout
+    remaining = min(deadline.remaining(), _LONGEST_WAIT_SECONDS)
+    if remaining <= 0:
+        raise expired("the deadline of the call has passed")
+    return remaining if timeout is None else min(timeout, remaining)
