@@ -19,6 +19,7 @@ from llm_connect.adapters.relay_streams import Addresses
 from llm_connect.adapters.strands import Strands
 from llm_connect.adapters.subprocesses import Command, Finished, NotStarted, OutputTooLong
 from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.endpoints import base_url_from, same_endpoint
 from llm_connect.calling.heads import awaited_head, note_sent
 from llm_connect.calling.provider import ProviderAdapter, Request, api_key_from
 from llm_connect.core.bounds import Bound
@@ -128,7 +129,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
 
     @property
     def price_list(self) -> str | None:
-        return "anthropic" if self._endpoint in (None, Endpoint.of(BASE_URL)) else None
+        return "anthropic" if self._endpoint is None or same_endpoint(self._endpoint.url, BASE_URL) else None
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model
@@ -299,7 +300,7 @@ def _users_own() -> dict[str, str]:
 
 def _endpoint(base_url: str | None, login: bool) -> Endpoint | None:
     """Where the relay sends to; None where the command itself goes to Anthropic, which its login is for."""
-    named = base_url if base_url is not None else os.environ.get("ANTHROPIC_BASE_URL", "").strip()
+    named = base_url_from(base_url, "ANTHROPIC_BASE_URL")
     return None if login and not named else Endpoint.of(named or BASE_URL)
 
 

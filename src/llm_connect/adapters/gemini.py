@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
 from typing import ClassVar
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
+from llm_connect.calling.endpoints import base_url_from, same_endpoint
 from llm_connect.calling.provider import Counting, Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
@@ -20,6 +20,8 @@ from llm_connect.protocols.stream_reading import EventReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
 _WHOLE, _IN_EVENTS = ":generateContent", ":streamGenerateContent?alt=sse"
+BASE_URL = "https://generativelanguage.googleapis.com"
+_VERSION = re.compile(r"v\d+(?:alpha|beta)?\d*", re.ASCII)
 _MODEL = re.compile(r"[\w.@-]+(/[\w.@-]+)*", re.ASCII)
 
 
@@ -31,7 +33,7 @@ class GeminiAdapter(CarriedAdapter):
 
     api_key: else the environment variable GEMINI_API_KEY, else GOOGLE_API_KEY; without one, LLMConfigurationError.
         It travels in a header, never in the address.
-    base_url: else the environment variable GOOGLE_GEMINI_BASE_URL, which the SDK reads, else Google's.
+    base_url: else the environment variable GOOGLE_GEMINI_BASE_URL, else Google's.
     max_concurrency: requests under way at once, for all threads and for each event loop.
     budget_tracker: the budget of calls whose config has none.
     price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
@@ -58,7 +60,7 @@ class GeminiAdapter(CarriedAdapter):
     ) -> None:
         require("google.genai", extra="gemini")
         self._key = api_key_from(api_key, "GEMINI_API_KEY", "GOOGLE_API_KEY")
-        self._base_url = base_url
+        self._base_url, self._version = _endpoint(base_url_from(base_url, "GOOGLE_GEMINI_BASE_URL") or BASE_URL)
         super().__init__(
             model=model,
             max_concurrency=max_concurrency,
@@ -70,13 +72,14 @@ class GeminiAdapter(CarriedAdapter):
 
     @property
     def price_list(self) -> str | None:
-        elsewhere = self._base_url or os.environ.get("GOOGLE_GEMINI_BASE_URL")
-        return None if elsewhere else "google"
+        return "google" if same_endpoint(self._base_url, BASE_URL) else None
 
     def make_carrier(self) -> Carrier:
         from llm_connect.adapters.gemini_carrier import GeminiCarrier
 
-        return GeminiCarrier(api_key=self._key, base_url=self._base_url, max_connections=self.slots.limit)
+        return GeminiCarrier(
+            api_key=self._key, base_url=self._base_url, version=self._version, max_connections=self.slots.limit
+        )
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model
@@ -107,6 +110,14 @@ def _counting_request(request: Request) -> Request:
 
 def _with_collection(model: str) -> str:
     return model if model.startswith(("models/", "tunedModels/")) else f"models/{model}"
+
+
+def _endpoint(base_url: str) -> tuple[str, str | None]:
+    """The address and the version that the SDK puts behind it; None for its own. Google's may be given with one."""
+    address, _, version = base_url.rstrip("/").rpartition("/")
+    if _VERSION.fullmatch(version) and same_endpoint(address, BASE_URL):
+        return address, version
+    return base_url, None
 
 
 def _check_model(model: str) -> None:

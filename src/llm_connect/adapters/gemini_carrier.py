@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal, TypedDict
 
 import httpx2
@@ -22,9 +23,10 @@ class GeminiCarrier(Carrier):
     SDK is told not to retry and not to turn to Vertex AI, whatever the environment says.
     """
 
-    def __init__(self, *, api_key: str, base_url: str | None, max_connections: int) -> None:
+    def __init__(self, *, api_key: str, base_url: str, version: str | None = None, max_connections: int) -> None:
         self._api_key = api_key
         self._base_url = base_url
+        self._version = version
         self._max_connections = max_connections
 
     def make(self) -> genai.Client:
@@ -55,18 +57,12 @@ class GeminiCarrier(Carrier):
             return _error_reply(error)
 
     def open(self, client: genai.Client, request: Request) -> HttpStream:
-        try:
-            sent = client._api_client._build_request(**_streamed_arguments(request))
-            return HttpStream(_raw(client._api_client._request_once(sent, stream=True)))
-        except errors.APIError as error:
-            return HttpStream(_error_response(error))
+        sender: httpx2.Client = _http(client, "httpx_client")
+        return HttpStream(sender.send(_made(client, sender, request), stream=True))
 
     async def aopen(self, client: genai.Client, request: Request) -> AsyncHttpStream:
-        try:
-            sent = client._api_client._build_request(**_streamed_arguments(request))
-            return AsyncHttpStream(_raw(await client._api_client._async_request_once(sent, stream=True)))
-        except errors.APIError as error:
-            return AsyncHttpStream(_error_response(error))
+        sender: httpx2.AsyncClient = _http(client, "httpx_async_client")
+        return AsyncHttpStream(await sender.send(_made(client, sender, request), stream=True))
 
     def failure_of(self, error: Exception) -> Failure:
         # The SDK decodes a reply by the charset that its header claims.
@@ -78,6 +74,7 @@ class GeminiCarrier(Carrier):
         # Both are given, although one is used: the SDK would load the trusted roots anew for the other.
         options = types.HttpOptions(
             base_url=self._base_url,
+            api_version=self._version,
             retry_options=types.HttpRetryOptions(attempts=1),
             httpx_client=http.sync_client(self._max_connections),
             httpx_async_client=http.async_client(self._max_connections),
@@ -108,13 +105,12 @@ def _error_reply(error: errors.APIError) -> Reply:
     return http.reply_of(_error_response(error))
 
 
-def _streamed_arguments(request: Request) -> dict[str, Any]:
-    return {"http_method": "post", "path": request.path.removeprefix("/"), "request_dict": dict(request.body)}
-
-
-def _raw(response: Any) -> httpx2.Response:
-    """The response underneath, which the SDK would read itself."""
-    return response.response_stream  # type: ignore[no-any-return]
+def _made(client: genai.Client, sender: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
+    """The request of a stream as the SDK makes it; the SDK would take any status but 200 for an error, and read all."""
+    arguments = {**_arguments(request), "request_dict": dict(request.body)}
+    made = client._api_client._build_request(**arguments)  # type: ignore[arg-type]
+    headers = {name: value for name, value in made.headers.items() if value is not None}
+    return sender.build_request(made.method.upper(), made.url, headers=headers, content=json.dumps(made.data).encode())
 
 
 def _error_response(error: errors.APIError) -> httpx2.Response:

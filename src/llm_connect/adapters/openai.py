@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar, Literal
-from urllib.parse import urlsplit
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
+from llm_connect.calling.endpoints import base_url_from, host_of
 from llm_connect.calling.prices import DEFAULT_TIER
 from llm_connect.calling.provider import Counting, Request, api_key_from
 from llm_connect.core.bounds import Bound
@@ -120,7 +119,7 @@ class OpenAIAdapter(CarriedAdapter):
         self._api = _api_of(api)
         own = [given.api_key for given in (client, async_client) if given is not None]
         self._key = own[0] if own else api_key_from(api_key, "OPENAI_API_KEY")
-        self._base_url = base_url or os.environ.get("OPENAI_BASE_URL")
+        self._base_url = base_url_from(base_url, "OPENAI_BASE_URL") or _BASE_URL
         self._own_client, self._own_async_client = client, async_client
         super().__init__(
             model=model,
@@ -135,7 +134,7 @@ class OpenAIAdapter(CarriedAdapter):
     def _own_endpoint(self) -> bool:
         """Whether OpenAI itself is asked, by either form of the call."""
         own = [str(given.base_url) for given in (self._own_client, self._own_async_client) if given is not None]
-        return all(map(_is_openais, own or [self._base_url or _BASE_URL]))
+        return all(map(_is_openais, own or [self._base_url]))
 
     @property
     def price_list(self) -> str | None:
@@ -186,7 +185,7 @@ class OpenAIAdapter(CarriedAdapter):
 
 def _is_openais(address: str) -> bool:
     """Whether OpenAI answers at `address`, in whichever region."""
-    host = urlsplit(address).hostname or ""
+    host = host_of(address)
     return host == _HOST or host.endswith(f".{_HOST}")
 
 

@@ -30,7 +30,7 @@ class OpenAICarrier(Carrier):
         self,
         *,
         api_key: str,
-        base_url: str | None,
+        base_url: str,
         max_connections: int,
         client: openai.OpenAI | None,
         async_client: openai.AsyncOpenAI | None,

@@ -10,6 +10,7 @@ from llm_connect.calling.asking import ask_until_answered
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import Flow, adrive, drive
+from llm_connect.calling.endpoints import base_url_from, same_endpoint
 from llm_connect.calling.provider import Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
@@ -75,7 +76,8 @@ class OpenRouterAdapter(CarriedAdapter):
     ) -> None:
         require("httpx2", extra="openrouter")
         key = api_key_from(api_key, "OPENROUTER_API_KEY")
-        self._base_url = base_url or BASE_URL
+        self._base_url = base_url_from(base_url) or BASE_URL
+        self._own_endpoint = same_endpoint(self._base_url, BASE_URL)
         shown = {"X-OpenRouter-Title": app_name, "HTTP-Referer": app_url}
         self._headers = {name: value for name, value in shown.items() if value}
         self._headers["Authorization"] = f"Bearer {key}"
@@ -90,7 +92,7 @@ class OpenRouterAdapter(CarriedAdapter):
 
     @property
     def price_list(self) -> str | None:
-        return "openrouter" if self._base_url == BASE_URL else None
+        return "openrouter" if self._own_endpoint else None
 
     def make_carrier(self) -> Carrier:
         from llm_connect.adapters.httpx_carrier import HttpxCarrier
@@ -144,7 +146,7 @@ class OpenRouterAdapter(CarriedAdapter):
 
     def streamed(self, request: Request) -> Request:
         body = chat_completions.streamed(request.body)
-        if self._base_url == BASE_URL:
+        if self._own_endpoint:
             # It always tells the usage; what a request asks for besides could keep providers out (require_parameters).
             del body["stream_options"]
         return replace(request, body=body)

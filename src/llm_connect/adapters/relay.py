@@ -73,6 +73,11 @@ class Endpoint:
                 return cls(parts.scheme == "https", parts.hostname, port, parts.netloc, parts.path.rstrip("/"))
         raise LLMConfigurationError("base_url is no http(s) address: set one such as https://host/path.")
 
+    @property
+    def url(self) -> str:
+        """The address, with all of its parts."""
+        return f"{'https' if self.tls else 'http'}://{self.netloc}{self.prefix}"
+
     def addresses(self, deadline: Deadline) -> Addresses:
         """Look the name up. Raises NotConnected, and TimeoutError at the deadline."""
         try:

@@ -1,0 +1,40 @@
+"""Where requests go, and whether that is the provider itself, however its address is written."""
+
+from __future__ import annotations
+
+import os
+from urllib.parse import urlsplit
+
+_PORTS = {"https": 443, "http": 80}
+
+
+def base_url_from(base_url: str | None, *variables: str) -> str | None:
+    """The address given, else that of the first environment variable that is set; what is blank is not set."""
+    for candidate in (base_url, *map(os.environ.get, variables)):
+        if candidate is not None and candidate.strip():
+            return candidate.strip()
+    return None
+
+
+def same_endpoint(address: str, own: str) -> bool:
+    """Whether requests to both go to the same place; case, default port, a dot and slashes at the end are nothing."""
+    place = _place(address)
+    return place is not None and place == _place(own)
+
+
+def host_of(address: str) -> str:
+    """The host's name as it is looked up; empty for what is no http(s) address."""
+    place = _place(address)
+    return "" if place is None else place[1]
+
+
+def _place(address: str) -> tuple[str, str, int, str] | None:
+    try:
+        parts = urlsplit(address.strip())
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in _PORTS or not parts.hostname or parts.query or parts.fragment:
+        return None
+    path = "/".join(filter(None, parts.path.split("/")))
+    return parts.scheme, parts.hostname.rstrip("."), port or _PORTS[parts.scheme], path
