@@ -105,7 +105,7 @@ def bodies(**texts: bytes) -> tuple[Case, ...]:
 
 def openrouter_error(status: int, **error: Any) -> Behaviour:
     """An error with OpenRouter's own fields."""
-    return Behaviour(status=status, body=json.dumps({"error": {"code": status, "message": "no", **error}}).encode())
+    return Behaviour(status=status, body=json.dumps({"error": {"code": status, "message": "no"} | error}).encode())
 
 
 def events(*said: dict[str, Any]) -> Behaviour:
@@ -122,6 +122,21 @@ _PIECE_WITH_UNKNOWN = events(
     _UNKNOWN, {**_SOME_PIECE, "usageMetadata": {"promptTokenCount": 60, "totalTokenCount": 69}}, _UNKNOWN
 )
 _IN_FLIGHT = {"limit_source": "openrouter_in_flight_budget", "reason": "in_flight_budget_exhausted"}
+_PER_DAY = json.dumps(
+    [
+        {
+            "error": {
+                "code": 429,
+                "message": "You exceeded your current quota.",
+                "status": "RESOURCE_EXHAUSTED",
+                "details": [
+                    {"violations": [{"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]},
+                    {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{SOON}s"},
+                ],
+            }
+        }
+    ]
+).encode()
 _FAILED_WITH_USAGE = json.dumps(
     {
         "error": {"code": 502, "message": "the model fell over"},
@@ -198,6 +213,9 @@ TABLE: tuple[Row, ...] = (
         cases=(
             *statuses(400, at=ALL),
             *statuses(422),
+            Case(
+                name="a detail", behaviour=Behaviour(status=422, body=b'{"detail": [{"msg": "no", "loc": ["body"]}]}')
+            ),
             Case(name="a page as body", behaviour=Behaviour(status=400, body=b"<html>", content_type="text/html")),
         ),
     ),
@@ -275,7 +293,7 @@ TABLE: tuple[Row, ...] = (
         ),
     ),
     Row(
-        what="429 for a quota that is used up (`insufficient_quota`)",
+        what="429 for a quota that is used up (`insufficient_quota`, a limit for a day)",
         outcome=LLMRateLimitError,
         hold="released",
         says="add credits",
@@ -285,6 +303,8 @@ TABLE: tuple[Row, ...] = (
                 behaviour=Behaviour(status=429, error_code="insufficient_quota", retry_after=SOON),
                 at=("openai", "openrouter"),
             ),
+            Case(name="Google's for a day", behaviour=Behaviour(status=429, body=_PER_DAY), retry_after=SOON),
+            Case(name="a day in words", behaviour=openrouter_error(429, message="free-models-per-day")),
         ),
     ),
     Row(
@@ -310,7 +330,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         what="a redirect, which is not followed",
         outcome=LLMAPIError,
-        hold="presumed",
+        hold="released",
         says="set base_url to the final address",
         cases=(Case(name="307", behaviour=Behaviour(redirect="http://127.0.0.1:9/elsewhere"), at=ALL),),
     ),

@@ -294,7 +294,7 @@ def test_with_an_own_key_the_upstream_price_is_added() -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "retryable", "maybe_billed"),
     [
-        (307, LLMAPIError, False, True),
+        (307, LLMAPIError, False, False),
         (400, LLMAPIError, False, False),
         (401, LLMAuthenticationError, False, False),
         (402, LLMAPIError, False, False),

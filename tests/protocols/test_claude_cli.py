@@ -182,10 +182,10 @@ def test_an_error_without_an_error_body_is_told_by_its_status(body: bytes) -> No
 
 
 def test_a_redirect_is_an_error() -> None:
-    """It is told as for every other provider, and may have been billed. (WIRE-11)"""
+    """It is told as for every other provider, and was not billed. (WIRE-11)"""
     failed = failure(Reply(307, {"location": "http://127.0.0.1:9"}, b""))
     assert "a redirect, which is not followed" in failed.message
-    assert (failed.retryable, failed.maybe_billed) == (False, True)
+    assert (failed.retryable, failed.maybe_billed) == (False, False)
 
 
 def seen(of: Reply, sent: str) -> Reply:

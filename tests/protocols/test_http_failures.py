@@ -8,7 +8,8 @@ from email.utils import format_datetime
 import pytest
 
 from llm_connect import LLMAPIError, LLMAuthenticationError, LLMRateLimitError
-from llm_connect.protocols.http_failures import ErrorFields, from_status, wait_asked_for
+from llm_connect.protocols.error_bodies import ErrorFields
+from llm_connect.protocols.http_failures import from_status, wait_asked_for
 from llm_connect.protocols.wire import Reply
 
 
@@ -109,6 +110,6 @@ def test_kinds_by_status() -> None:
 
 
 def test_what_is_billed_by_status() -> None:
-    """A complete 4xx is not billed; of any other status nobody knows. (WIRE-11)"""
+    """A complete 3xx or 4xx is not billed; of any other status nobody knows. (WIRE-11)"""
     billed = {s: from_status(Reply(s, {}, b""), ErrorFields()).maybe_billed for s in range(300, 600)}
-    assert {s for s, maybe in billed.items() if not maybe} == set(range(400, 500))
+    assert {s for s, maybe in billed.items() if not maybe} == set(range(300, 500))

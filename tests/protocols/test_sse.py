@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_connect.protocols.sse import EventStream
+from llm_connect.protocols.sse import Event, EventStream
 
 
-def fed(pieces: list[bytes]) -> list[str]:
+def fed(pieces: list[bytes]) -> list[Event]:
     """All that comes of bytes in these pieces."""
     events = EventStream()
-    found = [data for piece in pieces for data in events.feed(piece)]
+    found = [event for piece in pieces for event in events.feed(piece)]
     return [*found, *events.end()]
 
 
@@ -46,7 +46,7 @@ def test_events_are_read_as_the_standard_says(body: bytes, data: list[str]) -> N
 
     (STREAM-10)
     """
-    assert [item for item in fed([body]) if item] == [item for item in data if item]
+    assert [item for name, item in fed([body]) if name is not None and item] == [item for item in data if item]
 
 
 @given(
@@ -62,5 +62,11 @@ def test_where_the_bytes_are_cut_makes_no_difference(parts: list[bytes], places:
 def test_a_lone_return_ends_a_line_at_once() -> None:
     """An event is not kept back for the line feed that may follow its last return. (STREAM-10)"""
     events = EventStream()
-    assert events.feed(b"data: a\r\r") == ["a"]
-    assert events.feed(b"\ndata: b\r\n\r") == ["b"]
+    assert events.feed(b"data: a\r\r") == [("", "a")]
+    assert events.feed(b"\ndata: b\r\n\r") == [("", "b")]
+
+
+def test_names_and_lines_beside_events_are_told_apart() -> None:
+    """An event has its own name only, and a line that is no field of an event is given by itself. (STREAM-10)"""
+    body = b"event: error\ndata: a\n\ndata: b\n\n<html>\nid: 1\nretry: 3\n: c\nevent: ping\n\n" + b'{"error": 1}'
+    assert fed([body]) == [("error", "a"), ("", "b"), (None, "<html>"), ("ping", ""), (None, '{"error": 1}')]

@@ -65,6 +65,11 @@ class Call:
         self._stored = self.tracker is not None and self.tracker.gate.worker is not None
 
     @property
+    def text(self) -> str:
+        """The text that was given on so far, of a call whose answer is given on while it comes."""
+        return ""
+
+    @property
     def price(self) -> Price | None:
         """What the tokens of the last attempt cost."""
         return declared_price(self.adapter, None, self.config) if self.hold is None else self.hold.facts.price

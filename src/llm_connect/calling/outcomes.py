@@ -90,7 +90,26 @@ def error_of(call: Call, failure: Failure) -> LLMError:
         maybe_billed=failure.maybe_billed,
         booked=None if call.tracker is None else call.booked,
         ledger_entry=None if call.hold is None else call.hold.entry_id or None,
+        response=_cut_response(call, failure),
     )
+
+
+def _cut_response(call: Call, failure: Failure) -> LLMResponse | None:
+    """What had come of the answer, when that was text; it was paid for."""
+    content = call.text or failure.content
+    if not content:
+        return None
+    cut = Answer(
+        content=content,
+        model=failure.model,
+        usage=failure.usage,
+        finish_reason="unknown",
+        cost=failure.cost,
+        cost_source=failure.cost_source,
+        service_tier=failure.service_tier,
+        request_id=failure.request_id,
+    )
+    return response_of(call, cut)
 
 
 def error_for(

@@ -28,7 +28,7 @@ from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.stream_sources import nothing_yet
 from llm_connect.protocols.stream_reading import PlainReading, Reading
-from llm_connect.protocols.wire import Answer, Failure, Reply
+from llm_connect.protocols.wire import Answer, Failure, Reply, is_good
 
 if TYPE_CHECKING:
     from llm_connect.calling.provider import ProviderAdapter, Request
@@ -83,7 +83,7 @@ class StreamedCall(Call):
             return reply
         self._reply, self._head.headers = reply, reply.headers
         # Errors do not come as streams.
-        self._reading = self.adapter.reading() if reply.status < 300 else PlainReading()
+        self._reading = self.adapter.reading() if is_good(reply.status) else PlainReading()
         try:
             return (yield from self._read(reply, self._reading))
         finally:

@@ -6,14 +6,15 @@ Sources: OpenAI's API reference and OpenAPI document (2.3.0); OpenRouter's docum
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
-from llm_connect.protocols.openai_replies import answer_of, error_reply, usage_in
+from llm_connect.protocols.http_failures import error_reply, read_answer
+from llm_connect.protocols.openai_replies import answer_of, usage_in
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.prompt_sizes import (
     FRAMING_TOKENS,
@@ -33,7 +34,6 @@ from llm_connect.protocols.wire import (
     count,
     first,
     mapping,
-    read_json,
     text,
     unreadable,
 )
@@ -60,6 +60,15 @@ _FINISH: Mapping[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "error": "error",
+    # What compatible servers say: Mistral, TGI and Together; DeepSeek and vLLM where the model was stopped halfway.
+    "eos": "stop",
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "end_turn": "stop",
+    "model_length": "length",
+    "max_tokens": "length",
+    "insufficient_system_resource": "error",
+    "abort": "error",
 }
 #: What the model reads beside the messages, as JSON.
 _READ_AS_JSON = frozenset({"response_format", "tools", "functions"})
@@ -155,17 +164,13 @@ def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCoun
 
 def parse(reply: Reply) -> Answer | Failure:
     """What a reply says: an answer, or why there is none."""
-    body = read_json(reply)
-    if reply.status != 200:
-        said = {} if isinstance(body, Failure) else body
-        return error_reply(reply, said, usage_of(said))
+    body = read_answer(reply, usage_of)
     if isinstance(body, Failure):
         return body
-    if body.get("error"):
-        return error_reply(reply, body, usage_of(body))
     choice = first(body.get("choices"))
     if choice.get("error"):
-        return error_reply(reply, choice, usage_of(body))
+        failure = error_reply(reply, {"error": choice["error"]}, usage_of(body))
+        return replace(failure, content=_content(mapping(choice.get("message")).get("content")))
     if not isinstance(choice.get("message"), dict):
         return unreadable(reply, "has no choices with a message in them", usage_of(body))
     return _answer(reply, body, choice)
@@ -192,18 +197,22 @@ class StreamAssembly:
         choice = first(event.get("choices"))
         self._seen |= {name: event[name] for name in _OF_THE_WHOLE if event.get(name)}
         self._choice |= {name: choice[name] for name in _OF_A_CHOICE if choice.get(name)}
-        if event.get("usage") or event.get("error"):
+        if event.get("usage") or (event.get("error") and not self._usage.get("final")):
             self._usage = {"usage": event.get("usage"), "final": self.whole}
-        delta = mapping(choice.get("delta"))
+        delta = self._delta(choice)
         for name, pieces in self._texts.items():
             pieces.append(_raw_content(delta.get(name)))
         return self._texts["content"][-1]
+
+    def owns(self, event: JSON) -> bool:
+        return "choices" in event or bool(event.get("usage"))
 
     @property
     def body(self) -> JSON:
         message = {name: "".join(pieces) for name, pieces in self._texts.items()}
         usage = {} if self.whole and not self._usage.get("final") else self._usage
-        return {**self._seen, "usage": usage.get("usage"), "choices": [{**self._choice, "message": message}]}
+        choice = {**self._failed, **self._choice, "message": message}
+        return {**self._seen, "usage": usage.get("usage"), "choices": [choice]}
 
     @property
     def whole(self) -> bool:
@@ -212,6 +221,20 @@ class StreamAssembly:
     @property
     def ended(self) -> bool:
         return bool(self._seen.get("error") or self._choice.get("error"))
+
+    @property
+    def _failed(self) -> JSON:
+        """The error that a stream tells by its finish reason alone: its text was cut."""
+        reason = text(self._choice.get("finish_reason"))
+        cut = _FINISH.get(reason) == "error"
+        return {"error": f"The answer was cut: its finish reason is {reason!r}."} if cut else {}
+
+    def _delta(self, choice: JSON) -> JSON:
+        """What a choice adds; a server that writes a whole message in the end has not always given pieces of it."""
+        delta = choice.get("delta")
+        if isinstance(delta, dict) or any(self._texts["content"]):
+            return mapping(delta)
+        return mapping(choice.get("message"))
 
 
 #: What each chunk may say of the whole reply; what it says last counts.

@@ -16,7 +16,8 @@ from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError, LLMResponseError, LLMSubprocessError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
 from llm_connect.protocols.claude_output import ANSWER_TOOL, Output, cost_of, object_of, read, text_of, usage_of
-from llm_connect.protocols.http_failures import ErrorFields, from_status, no_reply
+from llm_connect.protocols.error_bodies import ErrorFields, said_in
+from llm_connect.protocols.http_failures import error_reply, from_status, no_reply
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.prompt_sizes import TOOL_PROMPT_TOKENS, PromptSizes
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, shown, spent_on_thinking, text
@@ -208,10 +209,7 @@ def _refused_by_api(output: Output, status: int, said: str) -> Failure:
 
 
 def _error_reply(reply: Reply) -> Failure:
-    said = object_of(reply.body)
-    error = mapping(said.get("error"))
-    fields = ErrorFields(message=text(error.get("message")), type=text(error.get("type")) or None)
-    return from_status(reply, fields)
+    return error_reply(reply, said_in(reply.body))
 
 
 def _asked_again(output: Output) -> Failure:

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.counting import TokenCounter
-from llm_connect.core.exceptions import LLMAuthenticationError
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
-from llm_connect.protocols.http_failures import ErrorFields, from_status, seconds
+from llm_connect.protocols.http_failures import read_answer
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.prompt_sizes import STYLE_TOKENS, PromptSizes, are_objects, several, with_count
 from llm_connect.protocols.wire import (
@@ -119,19 +118,15 @@ def counting_body(body: JSON, *, model: str) -> JSON:
 def counted_bound(bound: Bound, reply: Reply, model: str) -> Bound:
     """`bound` by what Gemini counts."""
     said = read_json(reply)
-    counted = None if isinstance(said, Failure) or reply.status != 200 else said_count(said.get("totalTokens"))
+    counted = None if isinstance(said, Failure) or not reply.good else said_count(said.get("totalTokens"))
     return with_count(bound, counted, hidden=hidden_prompt_tokens(model), exact=False)
 
 
 def parse(reply: Reply) -> Answer | Failure:
     """What a reply says: an answer, or why there is none."""
-    body = read_json(reply)
-    if reply.status != 200:
-        return error_reply(reply, {} if isinstance(body, Failure) else body)
+    body = read_answer(reply, usage_of)
     if isinstance(body, Failure):
         return body
-    if body.get("error"):
-        return error_reply(reply, body)
     if mapping(body.get("promptFeedback")).get("blockReason"):
         return _answer(reply, body, {"finishReason": "SAFETY"})
     candidate = first(body.get("candidates"))
@@ -145,9 +140,6 @@ class StreamAssembly:
 
     Figures grow from piece to piece; those that came before the model had ended are not what the whole answer used.
     """
-
-    #: Nothing but the end of the connection says that no further piece follows.
-    ended = False
 
     def __init__(self) -> None:
         self._seen: JSON = {}
@@ -165,6 +157,14 @@ class StreamAssembly:
         self._texts.append("".join(part["text"] for part in _parts(candidate) if _is_text(part)))
         return self._texts[-1]
 
+    def owns(self, event: JSON) -> bool:
+        return not _OF_A_PIECE.isdisjoint(event)
+
+    @property
+    def ended(self) -> bool:
+        """Of an answer, nothing but the end of the connection says that no further piece follows."""
+        return "error" in self._seen
+
     @property
     def body(self) -> JSON:
         usage = {} if self.whole and not self._usage.get("final") else self._usage
@@ -179,6 +179,7 @@ class StreamAssembly:
 
 #: What each piece may say of the whole reply.
 _OF_THE_WHOLE = ("error", "modelVersion", "promptFeedback", "responseId")
+_OF_A_PIECE = frozenset({*_OF_THE_WHOLE, "candidates", "usageMetadata"})
 
 
 def usage_of(body: JSON) -> Usage | None:
@@ -193,19 +194,6 @@ def usage_of(body: JSON) -> Usage | None:
         total=count(usage.get("totalTokenCount")),
         cached=count(usage.get("cachedContentTokenCount")),
         reasoning=thoughts,
-    )
-
-
-def error_reply(reply: Reply, body: JSON) -> Failure:
-    """The failure that an error body stands for. A bad key is a 400 here, told by its reason."""
-    error = mapping(body.get("error"))
-    reason = next((text(detail.get("reason")) for detail in _details(error) if detail.get("reason")), "")
-    return from_status(
-        reply,
-        ErrorFields(message=text(error.get("message")), code=reason or None, type=text(error.get("status"))),
-        status=error.get("code"),
-        kind=LLMAuthenticationError if reason == "API_KEY_INVALID" else None,
-        retry_after=_retry_delay(error),
     )
 
 
@@ -262,12 +250,3 @@ def _parts(candidate: JSON) -> list[JSON]:
 
 def _is_text(part: JSON) -> bool:
     return part.get("thought") is not True and isinstance(part.get("text"), str)
-
-
-def _details(error: JSON) -> list[JSON]:
-    return objects(error.get("details"))
-
-
-def _retry_delay(error: JSON) -> float | None:
-    delays = (seconds(text(detail.get("retryDelay")).removesuffix("s")) for detail in _details(error))
-    return next((delay for delay in delays if delay is not None), None)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TypeGuard
@@ -17,9 +16,11 @@ from llm_connect.core.exceptions import (
     LLMRateLimitError,
 )
 from llm_connect.core.models import Usage
-from llm_connect.protocols.wire import JSON, Failure, Reply, request_id, shown
+from llm_connect.protocols.error_bodies import ErrorFields, read_error, said_in, tells_of_error
+from llm_connect.protocols.wire import JSON, Failure, Reply, first, is_good, read_json, request_id, shown
 
 _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ADVICE = {
     400: "change the request",
     401: "check the API key",
@@ -33,19 +34,27 @@ _ADVICE = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorFields:
-    """What an error body says, in one form for all providers."""
+def read_answer(reply: Reply, usage_of: Callable[[JSON], Usage | None]) -> JSON | Failure:
+    """The object in which an answer may be; the failure that the reply is, by its status or by what it says."""
+    body = read_json(reply)
+    if not reply.good:
+        return error_reply(reply, said_in(reply.body), None if isinstance(body, Failure) else usage_of(body))
+    said = first(said_in(reply.body)) if isinstance(body, Failure) else body
+    return error_reply(reply, said, usage_of(said)) if tells_of_error(said) else body
 
-    message: str = ""
-    code: str | int | None = None
-    type: str | None = None
-    param: str | None = None
 
-    def public(self) -> JSON:
-        """What of the body an error may carry."""
-        values = {"code": self.code, "type": self.type, "param": self.param, "message": self.message}
-        return {name: shown(value) for name, value in values.items() if value not in (None, "")}
+def error_reply(reply: Reply, said: object, usage: Usage | None = None) -> Failure:
+    """The failure that an error stands for, whatever the HTTP status is; `said` is what `said_in` gives of its body."""
+    error = read_error(said)
+    return from_status(
+        reply,
+        error.fields,
+        status=error.status,
+        kind=LLMAuthenticationError if error.bad_key else None,
+        retryable=False if error.used_up else None,
+        retry_after=_longest(error.wait, wait_asked_for(reply.headers)),
+        usage=usage,
+    )
 
 
 def from_status(
@@ -60,16 +69,16 @@ def from_status(
 ) -> Failure:
     """The failure that a complete error reply stands for.
 
-    A 4xx is not billed; any other status leaves open whether the provider had begun to answer. `status` is what
-    the body says, which counts under HTTP 200.
+    A 3xx and a 4xx are not billed; any other status leaves open whether the provider had begun to answer. `status` is
+    what the body says, which counts under a good status.
     """
-    status = status if reply.status == 200 and _is_error_status(status) else reply.status
+    status = status if reply.good and _is_error_status(status) else reply.status
     kind = kind or _kind(status)
     return Failure(
         kind=kind,
         message=_message(status, fields, _advice(status, kind, retryable)),
         retryable=status in _RETRYABLE if retryable is None else retryable,
-        maybe_billed=not 400 <= reply.status < 500,
+        maybe_billed=not 300 <= reply.status < 500,
         retry_after=wait_asked_for(reply.headers) if retry_after is None else retry_after,
         request_id=request_id(reply),
         usage=usage,
@@ -108,6 +117,10 @@ def wait_asked_for(headers: Mapping[str, str]) -> float | None:
     return wait if wait is not None else _seconds_until(value)
 
 
+def _longest(*waits: float | None) -> float | None:
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
 def _kind(status: int) -> type[LLMError]:
     if status == 429:
         return LLMRateLimitError
@@ -115,7 +128,7 @@ def _kind(status: int) -> type[LLMError]:
 
 
 def _message(status: int, fields: ErrorFields, advice: str) -> str:
-    if 300 <= status < 400:
+    if status in _REDIRECTS:
         return f"HTTP {status}: a redirect, which is not followed: set base_url to the final address."
     said = f": {shown(fields.message)}" if fields.message else ""
     return f"HTTP {status}{said} ({advice})."
@@ -125,7 +138,9 @@ def _advice(status: int, kind: type[LLMError], retryable: bool | None) -> str:
     if status == 400 and kind is LLMAuthenticationError:
         status = 401
     if status == 429 and retryable is False:
-        status = 402  # what is used up comes back with credits, not with time
+        return "the quota is used up: add credits, or wait until it is renewed"
+    if is_good(status):
+        return "the server may be overloaded: try again later"
     return _ADVICE.get(status, "try again later" if status >= 500 else "change the request")
 
 

@@ -1,4 +1,4 @@
-"""What the replies of chat completions and of responses have in common: answers, errors, usage and cost."""
+"""What the replies of chat completions and of responses have in common: answers, usage and cost."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from llm_connect.core.models import FinishReason, Usage
-from llm_connect.protocols.http_failures import ErrorFields, from_status
 from llm_connect.protocols.wire import (
     JSON,
     Answer,
-    Failure,
     Reply,
     count,
     mapping,
@@ -23,43 +21,6 @@ from llm_connect.protocols.wire import (
 
 #: Beyond it a figure is no price of one call, and sums could overflow.
 _MOST_USD = 1_000_000
-#: The HTTP status that a code stands for which is a word, as in an error that comes under 200.
-_STATUS_OF_CODE = {"server_error": 500, "rate_limit_exceeded": 429, "rate_limit_error": 429}
-_QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
-
-
-def error_reply(reply: Reply, body: JSON, usage: Usage | None) -> Failure:
-    """The failure that an error body stands for, whatever the HTTP status says."""
-    fields = error_fields(body)
-    used_up = fields.code in _QUOTA_CODES or fields.type in _QUOTA_CODES
-    return from_status(
-        reply,
-        fields,
-        status=_status_of(fields),
-        retryable=False if used_up else None,
-        usage=usage,
-    )
-
-
-def error_fields(body: JSON) -> ErrorFields:
-    """`error` of a reply, which some servers give as plain text."""
-    error = body.get("error")
-    if isinstance(error, str):
-        return ErrorFields(message=text(error))
-    error = mapping(error)
-    code = error.get("code")
-    return ErrorFields(
-        message=text(error.get("message")),
-        code=code if isinstance(code, int) and not isinstance(code, bool) else text(code) or None,
-        type=text(error.get("type")) or None,
-        param=text(error.get("param")) or None,
-    )
-
-
-def _status_of(fields: ErrorFields) -> object:
-    """The HTTP status that the error stands for, by its code or else its type."""
-    said = fields.type if fields.code is None else fields.code
-    return _STATUS_OF_CODE.get(str(said), said)
 
 
 def answer_of(reply: Reply, body: JSON, usage: Usage | None, content: str, finish: FinishReason) -> Answer:

@@ -12,14 +12,14 @@ from urllib.parse import quote
 from llm_connect.core.checks import check_encodable
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.usage import Usage
-from llm_connect.protocols.openai_replies import error_reply, openrouter_cost
+from llm_connect.protocols.http_failures import read_answer
+from llm_connect.protocols.openai_replies import openrouter_cost
 from llm_connect.protocols.wire import (
     JSON,
     Failure,
     Reply,
     count,
     mapping,
-    read_json,
     said_count,
     text,
     unreadable,
@@ -54,13 +54,9 @@ def path_of(request_id: str) -> str:
 
 def parse(reply: Reply) -> Generation | Failure:
     """What a reply says of a generation, or why it says nothing."""
-    body = read_json(reply)
-    if reply.status != 200:
-        return _error(reply, {} if isinstance(body, Failure) else body)
+    body = read_answer(reply, lambda _: None)
     if isinstance(body, Failure):
-        return body
-    if body.get("error"):
-        return _error(reply, body)
+        return _asked_too_early(body)
     data = mapping(body.get("data"))
     usage = _usage_of(data)
     if usage is None:
@@ -76,8 +72,7 @@ def parse(reply: Reply) -> Generation | Failure:
     )
 
 
-def _error(reply: Reply, body: JSON) -> Failure:
-    failure = error_reply(reply, body, None)
+def _asked_too_early(failure: Failure) -> Failure:
     if failure.details.get("status_code") != 404:
         return failure
     message = "OpenRouter knows no such generation, or not yet, as in the first seconds after a reply: ask again later."

@@ -12,7 +12,8 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.counting import TokenCounter
 from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
-from llm_connect.protocols.openai_replies import answer_of, error_reply, usage_in
+from llm_connect.protocols.http_failures import read_answer
+from llm_connect.protocols.openai_replies import answer_of, usage_in
 from llm_connect.protocols.params import JSONSchema, check_known, json_schema
 from llm_connect.protocols.prompt_sizes import (
     FRAMING_TOKENS,
@@ -152,20 +153,15 @@ def counting_body(body: JSON) -> JSON:
 def counted_bound(bound: Bound, reply: Reply, model: str, *, own_endpoint: bool) -> Bound:
     """`bound` by what OpenAI counts: "the exact count the model will receive", by its guide to counting tokens."""
     said = read_json(reply)
-    counted = None if isinstance(said, Failure) or reply.status != 200 else said_count(said.get("input_tokens"))
+    counted = None if isinstance(said, Failure) or not reply.good else said_count(said.get("input_tokens"))
     return with_count(bound, counted, hidden=hidden_prompt_tokens(model), exact=own_endpoint)
 
 
 def parse(reply: Reply) -> Answer | Failure:
     """What a reply says: an answer, or why there is none."""
-    body = read_json(reply)
-    if reply.status != 200:
-        said = {} if isinstance(body, Failure) else body
-        return error_reply(reply, said, usage_of(said))
+    body = read_answer(reply, usage_of)
     if isinstance(body, Failure):
         return body
-    if body.get("error"):
-        return error_reply(reply, body, usage_of(body))
     status, items = text(body.get("status")), objects(body.get("output"))
     if status in _NO_ANSWER or not (items or status in ("completed", "incomplete")):
         return unreadable(reply, f"has no answer in it, and its status is {status or None!r}", usage_of(body))
@@ -194,6 +190,9 @@ class StreamAssembly:
         delta = event.get("delta")
         return delta if kind == "response.output_text.delta" and isinstance(delta, str) else ""
 
+    def owns(self, event: JSON) -> bool:
+        return text(event.get("type")).startswith("response.")
+
     @property
     def body(self) -> JSON:
         return self._reply
@@ -203,7 +202,7 @@ class StreamAssembly:
         return self.ended
 
 
-_LAST_STATES = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_LAST_STATES = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 _STATES = _LAST_STATES | {"response.created", "response.queued", "response.in_progress"}
 
 

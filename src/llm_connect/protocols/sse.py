@@ -1,34 +1,39 @@
 """Server-sent events: from bytes, cut anywhere, to the data of each event.
 
-Source: the HTML Living Standard, "Interpreting an event stream". Only `data` counts here: our formats say in it what
-kind of event it is. Unlike the standard, an event that the end of the stream cuts off is given, too: some servers
-leave out the last empty line.
+Source: the HTML Living Standard, "Interpreting an event stream". Unlike the standard, an event that the end of the
+stream cuts off is given, too, as some servers leave out the last empty line; so is a line that is no field of an event,
+as where a gateway adds a text or a page of its own.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from typing import TypeAlias
 
+#: The name of an event, which is empty as a rule, and its data; for a line that is no field, None and the line.
+Event: TypeAlias = tuple[str | None, str]
+
+_IGNORED = frozenset({b"id", b"retry"})
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
 
 
 class EventStream:
-    """Feed it what comes, and take the data of the events that are complete.
+    """Feed it what comes, and take the events that are complete.
 
-    for data in events.feed(b'data: {"a": 1}\\n\\n'):
+    for name, data in events.feed(b'data: {"a": 1}\\n\\n'):
         ...
     """
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
         self._data: list[bytes] = []
+        self._name = ""
         self._begun = False
         self._after_return = False
 
-    def feed(self, piece: bytes) -> list[str]:
-        """The data of each event that `piece` completes."""
+    def feed(self, piece: bytes) -> list[Event]:
+        """The events that `piece` completes."""
         if self._after_return and piece.startswith(b"\n"):
             piece = piece[1:]
         if not piece:
@@ -40,11 +45,11 @@ class EventStream:
             return []
         lines = (self._whole_line(), *others[:-1])
         self._line.append(others[-1])
-        return [data for line in lines if (data := self._take(line)) is not None]
+        return [event for line in lines if (event := self._take(line)) is not None]
 
-    def end(self) -> list[str]:
-        """The data of an event that the end of the stream cut off."""
-        return list(filter(None, (self._take(line) for line in (self._whole_line(), b""))))
+    def end(self) -> list[Event]:
+        """The event that the end of the stream cut off."""
+        return [event for line in (self._whole_line(), b"") if (event := self._take(line)) is not None]
 
     def _whole_line(self) -> bytes:
         line = b"".join(self._line)
@@ -54,19 +59,27 @@ class EventStream:
             line = line.removeprefix(_BOM)
         return line
 
-    def _take(self, line: bytes) -> str | None:
-        """What a line completes; None when it is no empty line, or one after nothing."""
+    def _take(self, line: bytes) -> Event | None:
+        """What a line completes; None for one that completes nothing."""
         if not line:
-            data, self._data = self._data, []
-            return b"\n".join(data).decode("utf-8", "replace") if data else None
-        name, _, value = line.partition(b":")
-        if name == b"data":
+            return self._event()
+        field, _, value = line.partition(b":")
+        if field == b"data":
             self._data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            self._name = _text(value.removeprefix(b" "))
+        elif field and field not in _IGNORED:
+            return None, _text(line)
         return None
 
+    def _event(self) -> Event | None:
+        """The event that an empty line ends; one without data needs a name, which may be that of an error."""
+        name, self._name = self._name, ""
+        if not self._data:
+            return (name, "") if name else None
+        data, self._data = self._data, []
+        return name, _text(b"\n".join(data))
 
-def events_in(body: bytes) -> Iterator[str]:
-    """The data of all events of a whole body."""
-    events = EventStream()
-    yield from events.feed(body)
-    yield from events.end()
+
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace")

@@ -9,10 +9,17 @@ from __future__ import annotations
 import json
 from typing import Protocol
 
-from llm_connect.protocols.sse import EventStream
-from llm_connect.protocols.wire import JSON, text
+from llm_connect.protocols.error_bodies import said_in, tells_of_error, words_of
+from llm_connect.protocols.sse import Event, EventStream
+from llm_connect.protocols.wire import JSON, mapping, text
 
 _DONE = "[DONE]"
+#: The names under which the events of an answer come; None is a line outside of events.
+_OF_ANSWERS = (None, "", "message")
+#: What an error may say of usage.
+_FIGURES = frozenset({"usage", "usageMetadata"})
+_MOST_STRAYS = 100
+_LOST = "A part of the stream could not be read, so that the answer has a gap."
 
 
 class Assembly(Protocol):
@@ -20,6 +27,10 @@ class Assembly(Protocol):
 
     def add(self, event: JSON) -> str:
         """Take one event; the text that it adds to the answer. An event of an unknown kind adds nothing."""
+        ...
+
+    def owns(self, event: JSON) -> bool:
+        """Whether an event is of a kind that this format has."""
         ...
 
     @property
@@ -66,7 +77,11 @@ class Reading(Protocol):
 
 
 class EventReading:
-    """A reply in server-sent events; one without any event is taken as it is, such as an error or a page."""
+    """A reply in server-sent events; one without any event is taken as it is, such as an error or a page.
+
+    An error may come in many forms, and becomes the one that every assembly knows. Lines and events that are no part of
+    an answer are ignored where the model comes to its end all the same; else they are why it does not.
+    """
 
     def __init__(self, assembly: Assembly) -> None:
         self._assembly = assembly
@@ -74,6 +89,9 @@ class EventReading:
         self._plain: list[bytes] | None = []
         self._characters = _WholeCharacters()
         self._told_end = False
+        self._strays: list[str] = []
+        self._unknown: JSON = {}
+        self._lost = False
 
     def feed(self, piece: bytes) -> list[str]:
         if self._plain is not None:
@@ -81,7 +99,12 @@ class EventReading:
         return self._added(self._events.feed(piece))
 
     def end(self) -> list[str]:
-        return self._added(self._events.end())
+        texts = self._added(self._events.end(), cut=True)
+        if self._plain is not None:
+            texts += self._added(_lines_of_json(b"".join(self._plain)))
+        if not self.ended:
+            self._blame_strays()
+        return texts
 
     @property
     def ended(self) -> bool:
@@ -97,20 +120,59 @@ class EventReading:
             return b"".join(self._plain)
         return json.dumps(self._assembly.body).encode()
 
-    def _added(self, events: list[str]) -> list[str]:
-        return list(filter(None, map(self._take, events)))
+    def _added(self, events: list[Event], *, cut: bool = False) -> list[str]:
+        return [text for name, data in events if (text := self._take(name, data, cut=cut))]
 
-    def _take(self, data: str) -> str:
+    def _take(self, name: str | None, data: str, *, cut: bool) -> str:
         if self.ended:
             return ""
-        if data == _DONE:
+        if data == _DONE or (name is not None and data.strip() == _DONE):
+            self._blame_strays(self._unknown if words_of(self._unknown) else None)
             self._told_end = True
             return ""
         event = _object(data)
+        if name and "error" in name.lower():
+            return self._fail(said_in(data.encode("utf-8", "replace")))
         if event is None:
+            return self._take_stray(name, data, cut=cut)
+        if name is None and self._plain is not None:
             return ""
         self._plain = None
-        return self._characters.whole(self._assembly.add(event))
+        return self._take_object(event)
+
+    def _take_object(self, event: JSON) -> str:
+        if tells_of_error(event) and not event.get("error"):
+            return self._fail(event)
+        added = self._assembly.add(event)
+        if not added and not self._assembly.owns(event):
+            self._unknown = event
+        return self._characters.whole(added)
+
+    def _take_stray(self, name: str | None, data: str, *, cut: bool) -> str:
+        """What is no object: lines of objects without empty lines between them, or no part of an answer."""
+        if "\n" in data:
+            return "".join(self._take(name, line, cut=cut) for line in data.split("\n"))
+        if data.lstrip()[:1] == "{" and name is not None:
+            # A part of the answer is lost; but what the end of the connection cut off is told by that.
+            self._lost = self._lost or not (cut or self._assembly.whole)
+        elif name in _OF_ANSWERS and len(self._strays) < _MOST_STRAYS:
+            self._strays.append(data)
+        return ""
+
+    def _fail(self, said: object) -> str:
+        self._plain = None
+        figures = {name: value for name, value in mapping(said).items() if name in _FIGURES}
+        self._assembly.add({"error": said or "an error without words", **figures})
+        return ""
+
+    def _blame_strays(self, unknown: JSON | None = None) -> None:
+        """At the end: what came beside an answer is why it did not come to an end of its own."""
+        if self._lost:
+            self._fail(_LOST)
+        elif self._plain is None and not self._assembly.whole:
+            said = said_in("\n".join(self._strays).encode("utf-8", "replace")) or unknown
+            if said:
+                self._fail(said)
 
 
 class PlainReading:
@@ -152,6 +214,12 @@ def joined(piece: str) -> str:
     if piece.isascii():
         return piece
     return piece.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+def _lines_of_json(body: bytes) -> list[Event]:
+    """The lines of a body whose lines are objects (NDJSON); none of a body that is something else as a whole."""
+    lines = [line for line in body.decode("utf-8", "replace").splitlines() if line.strip()]
+    return [("", line) for line in lines] if len(lines) > 1 and all(map(_object, lines)) else []
 
 
 def _object(data: str) -> JSON | None:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from llm_connect.core.checks import encodable
 from llm_connect.core.exceptions import LLMError, LLMResponseError
 from llm_connect.core.models import FinishReason, Usage
+from llm_connect.protocols.pages import words_of_page
 
 JSON: TypeAlias = dict[str, Any]
 
@@ -24,6 +25,16 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+    @property
+    def good(self) -> bool:
+        """Whether its status says that all went well: any 2xx may hold an answer."""
+        return is_good(self.status)
+
+
+def is_good(status: int) -> bool:
+    """Whether a status says that all went well."""
+    return 200 <= status < 300
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +64,7 @@ class Failure:
     maybe_billed: False only where it is known that the provider charges nothing: no byte of the request was
         sent, or a complete reply of a kind that is not billed.
     usage: what the failed call used, where the reply says so.
+    content: the text that had come by then.
     """
 
     kind: type[LLMError]
@@ -66,6 +78,7 @@ class Failure:
     cost_source: str | None = None
     service_tier: str | None = None
     model: str = ""
+    content: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -167,12 +180,16 @@ def objects(value: object) -> list[JSON]:
 
 
 def shown(value: object) -> str:
-    """A provider's text, short and on one line."""
+    """A provider's text, short and on one line, without what a terminal obeys."""
     line = " ".join(str(value).split())
+    if not line.isprintable():
+        line = "".join(sign if sign.isprintable() else "?" for sign in line[: _SHOWN_CHARACTERS + 1])
     return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
 
 
 def _describe(body: bytes) -> str:
     if not body.strip():
         return "empty"
-    return "HTML" if body.lstrip()[:1] == b"<" else "broken or other text"
+    kind = "HTML" if body.lstrip()[:1] == b"<" else "broken or other text"
+    words = shown(words_of_page(body))
+    return f"{kind} ({words})" if words and body.lstrip()[:1] not in b"{[" else kind

@@ -1,0 +1,225 @@
+"""What a provider says of an error, in whichever form its server, or a gateway before it, writes it.
+
+Known forms: OpenAI's and Google's `error`, also within a list; FastAPI's `detail`; vLLM's flat object; `message`,
+`errors` and problem details (RFC 9457); a plain text; a page of HTML or XML. Any other JSON is shown as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llm_connect.core.checks import encodable
+from llm_connect.protocols.pages import words_of_page
+from llm_connect.protocols.wire import JSON, mapping, objects, shown, text
+
+#: Where the words of an error stand, the most telling first.
+_WORDS = (
+    "message",
+    "error_message",
+    "errormessage",
+    "detail",
+    "details",
+    "error_description",
+    "msg",
+    "error",
+    "errors",
+    "fault",
+    "faultstring",
+    "title",
+    "reason",
+    "description",
+    "text",
+)
+#: Where an error may be wrapped.
+_WRAPPERS = ("error", "errors", "detail", "fault")
+_STATUSES = ("code", "status", "status_code", "statusCode", "http_status")
+#: The HTTP status that a word stands for, in lower case and without signs, as in an error that comes under 200.
+_STATUS_OF_WORD = {
+    "servererror": 500,
+    "internalservererror": 500,
+    "apierror": 500,
+    "internal": 500,
+    "unavailable": 503,
+    "overloadederror": 529,
+    "ratelimitexceeded": 429,
+    "ratelimiterror": 429,
+    "toomanyrequests": 429,
+    "resourceexhausted": 429,
+    "insufficientquota": 429,
+    "invalidrequesterror": 400,
+    "badrequesterror": 400,
+    "invalidargument": 400,
+    "contextlengthexceeded": 400,
+    "authenticationerror": 401,
+    "unauthenticated": 401,
+    "permissionerror": 403,
+    "permissiondenied": 403,
+    "notfounderror": 404,
+}
+_USED_UP = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance"})
+_LONG_PERIOD = re.compile(r"per[\s_-]?(?:day|week|month)|\b(?:daily|weekly|monthly)\b|\b[rt]pd\b", re.IGNORECASE)
+_SHORT_PERIOD = re.compile(r"per[\s_-]?(?:min|sec|hour)|\b[rt]pm\b", re.IGNORECASE)
+_NOTHING_ALLOWED = re.compile(r"\blimit: 0\b")
+_DEPTH = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorFields:
+    """What an error body says, in one form for all providers."""
+
+    message: str = ""
+    code: str | int | None = None
+    type: str | None = None
+    param: str | None = None
+
+    def public(self) -> JSON:
+        """What of the body an error may carry."""
+        values = {"code": self.code, "type": self.type, "param": self.param, "message": self.message}
+        return {name: shown(value) for name, value in values.items() if value not in (None, "")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaidError:
+    """All that is read from an error body.
+
+    status: the HTTP status that it stands for. wait: seconds until it may be tried again. used_up: whether it tells
+    of a quota that time alone, short of a day, does not bring back. bad_key: whether it refuses the key.
+    """
+
+    fields: ErrorFields
+    status: int | None
+    wait: float | None
+    used_up: bool
+    bad_key: bool
+
+
+def read_error(said: object) -> SaidError:
+    """What an error says, as `said_in` gives it."""
+    inner = _inner(said)
+    details = objects(inner.get("details")) or [mapping(inner.get("details"))]
+    reason = next((text(detail.get("reason")) for detail in details if detail.get("reason")), "")
+    fields = ErrorFields(
+        message=_message(said, inner),
+        code=reason or _code(inner),
+        type=_type(inner),
+        param=text(inner.get("param")) or None,
+    )
+    return SaidError(
+        fields=fields,
+        status=_status(inner),
+        wait=next((wait for detail in details if (wait := _delay(detail.get("retryDelay"))) is not None), None),
+        used_up=_is_used_up(fields, details),
+        bad_key=reason == "API_KEY_INVALID",
+    )
+
+
+def said_in(body: bytes) -> object:
+    """What the body of an error reply is: JSON, else the words of a text or a page."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return words_of_page(body)
+
+
+def tells_of_error(said: JSON) -> bool:
+    """Whether an object that should be an answer, or a piece of one, tells of an error instead."""
+    if said.get("error"):
+        return not text(said.get("type")).startswith("response.")
+    if said.get("choices") or said.get("candidates"):
+        return False
+    if mapping(said.get("x_groq")).get("error") or said.get("errors") or said.get("detail"):
+        return True
+    kind = text(said.get("type")) or text(said.get("object"))
+    if kind:
+        return "error" in kind.lower() and not kind.startswith("response.")
+    named = (said.get(name) for name in ("message", "Message", "error_message", "msg"))
+    return said.get("success") is False or any(map(text, named)) or _status(said) is not None
+
+
+def _inner(said: object, depth: int = _DEPTH) -> JSON:
+    """The object that holds code and type, with what the objects around it say beside it."""
+    if isinstance(said, list):
+        said = next(iter(objects(said)), {})
+    if not isinstance(said, dict) or not depth:
+        return {}
+    wrapped = next((said[name] for name in _WRAPPERS if isinstance(said.get(name), dict | list) and said[name]), None)
+    if wrapped is None:
+        wrapped = mapping(said.get("x_groq")).get("error")
+    return {**said, **_inner(wrapped, depth - 1)}
+
+
+def _message(said: object, inner: JSON) -> str:
+    words = words_of(said)
+    if not words and not inner.get("code") and not inner.get("type") and isinstance(said, dict | list) and said:
+        words = json.dumps(said, ensure_ascii=False)
+    return encodable(words)
+
+
+def words_of(said: object, depth: int = _DEPTH) -> str:
+    """The words of an error; empty where nothing is named as such."""
+    if isinstance(said, str):
+        return said.strip()
+    if isinstance(said, list):
+        return "; ".join(filter(None, (words_of(item, depth - 1) for item in said[:3] if depth)))
+    if not isinstance(said, dict) or not depth:
+        return ""
+    named = {name.lower(): value for name, value in said.items()}
+    named.setdefault("error", mapping(said.get("x_groq")).get("error"))
+    words = next((found for name in _WORDS if (found := words_of(named.get(name), depth - 1))), "")
+    place = named.get("loc")
+    return f"{'.'.join(map(str, place))}: {words}" if words and isinstance(place, list) and place else words
+
+
+def _code(inner: JSON) -> str | int | None:
+    """The code; where Google gives a word in `status`, its number is only the HTTP status again."""
+    code = inner.get("code")
+    if isinstance(code, int) and not isinstance(code, bool):
+        return None if text(inner.get("status")) else code
+    return text(code) or None
+
+
+def _type(inner: JSON) -> str | None:
+    kinds = (text(inner.get(name)) for name in ("type", "status"))
+    return next((kind for kind in kinds if kind and kind != "error"), None)
+
+
+def _status(inner: JSON) -> int | None:
+    """The HTTP status that an error stands for, by a number or else by a word."""
+    said = [inner.get(name) for name in _STATUSES]
+    words = (str(value) for value in (*said[:2], inner.get("type")) if isinstance(value, str))
+    return _first_status(said) or next(filter(None, map(_status_of, words)), None)
+
+
+def _first_status(values: Iterable[object]) -> int | None:
+    return next((value for value in values if isinstance(value, int) and 400 <= value < 600), None)
+
+
+def _status_of(word: str) -> int | None:
+    return _STATUS_OF_WORD.get("".join(filter(str.isalpha, word)).lower())
+
+
+def _delay(value: object) -> float | None:
+    """A duration of protobuf as JSON writes it ("7.5s"), or as an object."""
+    if isinstance(value, dict):
+        value = value.get("seconds")
+    number = text(value).removesuffix("s") if isinstance(value, str) else value
+    try:
+        delay = float(number) if isinstance(number, int | float | str) and not isinstance(number, bool) else -1.0
+    except (ValueError, OverflowError):
+        return None
+    return delay if 0 <= delay < float("inf") else None
+
+
+def _is_used_up(fields: ErrorFields, details: list[JSON]) -> bool:
+    """Whether time alone will not help soon. Google names each quota; others say it in words."""
+    if _USED_UP & {fields.code, fields.type} or _NOTHING_ALLOWED.search(fields.message):
+        return True
+    violations = [violation for detail in details for violation in objects(detail.get("violations"))]
+    quotas = " ".join(text(violation.get("quotaId")) for violation in violations)
+    quotas += " ".join(text(mapping(detail.get("metadata")).get("quota_limit")) for detail in details)
+    if quotas.strip():
+        return _LONG_PERIOD.search(quotas) is not None
+    return bool(_LONG_PERIOD.search(fields.message)) and not _SHORT_PERIOD.search(fields.message)
