@@ -111,7 +111,7 @@ _PLACES = {
     "AsyncLLMStream": "llm_connect.core.streams",
     "Bound": "llm_connect.core.bounds",
     "BudgetSnapshot": "llm_connect.core.snapshot",
-    "BudgetTracker": "llm_connect.core.budget",
+    "BudgetTracker": "llm_connect.calling.trackers",
     "ClaudeCodeAdapter": "llm_connect.adapters.claude_code",
     "ErrorLLMAdapter": "llm_connect.core.mock",
     "FinishChunk": "llm_connect.core.chunks",

@@ -40,7 +40,7 @@ def test_record_books_always() -> None:
     assert (entry.adapter, entry.model, entry.labels) == ("own", "m", {"a": "b"})
     assert (tracker.spent, tracker.spent_calls, tracker.spent_usd) == (25, 2, Decimal("0.1"))
     assert (tracker.breached, tracker.remaining()) == (True, 0)
-    assert refused(lambda: tracker.reserve(0)).unit == "tokens"
+    assert refused(lambda: tracker.reserve(0, usd=0)).unit == "tokens"
     at_rest(tracker)
 
 
@@ -74,10 +74,10 @@ def test_every_unit_has_its_own_refusal() -> None:
     error = refused(lambda: tracker.reserve(0, usd="1.5"))
     assert (error.unit, error.total, error.requested, error.missing) == ("usd", 1, Decimal("1.5"), Decimal("0.5"))
     assert "0.5 USD" in str(error)
-    error = refused(lambda: tracker.reserve(0, calls=3))
+    error = refused(lambda: tracker.reserve(0, calls=3, usd=0))
     assert (error.unit, error.requested, error.missing) == ("calls", 3, 2)
     assert "fewer calls" in str(error)
-    assert "max_tokens" in str(refused(lambda: tracker.reserve(101)))
+    assert "max_tokens" in str(refused(lambda: tracker.reserve(101, usd=0)))
 
 
 def test_limits_can_be_changed() -> None:

@@ -68,13 +68,13 @@ def test_a_second_overrun_adds_to_what_the_first_taught() -> None:
 
 
 def test_what_is_learned_is_of_one_adapter_and_model() -> None:
-    """Another adapter, another model, a user's own amount and another tree know nothing of it (BUDGET-41)."""
+    """Another adapter, another model, an amount without a name and another tree know nothing of it (BUDGET-41)."""
     tracker = BudgetTracker(1_000)
     call(tracker, used(10, 30))
     for facts in (CallFacts(adapter="b", model="m"), CallFacts(adapter="a", model="n"), CallFacts()):
         with take(tracker, demand(), facts) as hold:
             assert hold.bound == Amount(30, 1)
-    with tracker.reserve(30, adapter="a", model="m") as hold:
+    with tracker.reserve(30) as hold:
         hold.dispatch()
         assert hold.bound == Amount(30, 1)
         hold.settle(10)

@@ -34,7 +34,7 @@ def test_an_entry_is_plain_data() -> None:
     assert (data["labels"], data["adapter"]) == ({"task": "x"}, "own")
     assert data["usage"]["total_tokens"] == 7
     assert data["reserved_at"] <= data["ended_at"]
-    assert (data["grade"], data["cost_source"], data["corrects"]) == ("proven", "provider", None)
+    assert (data["grade"], data["cost_source"], data["corrects"]) == ("estimated", "provider", None)
     assert data["request_id"] is None
 
 

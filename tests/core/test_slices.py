@@ -157,7 +157,7 @@ def test_a_slice_of_calls_and_usd() -> None:
         assert tracker.snapshot().sliced == Amount(0, 3, 600_000_000)
         assert (tracker.remaining(), tracker.remaining_calls()) == (100, 1)
         assert tracker.remaining_usd() == Decimal("0.4")
-        slice_.reserve(100, calls=2).release()
+        slice_.reserve(100, calls=2, usd=0).release()
     at_rest(tracker)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 
 from llm_connect.core.bounds import Bound
@@ -38,11 +41,21 @@ async def test_a_strict_budget_admits_only_what_is_proven(named: str | None) -> 
     at_rest(root)
 
 
-def test_a_manual_reserve_is_the_users_own_word() -> None:
-    """An amount that a user says is not graded, and a strict budget takes it."""
+def test_a_strict_budget_takes_a_reservation_that_its_user_calls_proven() -> None:
+    """A number of tokens, or a bound; the error for any other says so. (BUDGET-44)"""
     tracker = BudgetTracker(100, strict=True)
-    with tracker.reserve(10):
-        assert tracker.held == 10
+    bound = Bound(prompt_tokens=1, max_tokens=2)
+    unproven: tuple[dict[str, Any], ...] = ({"tokens": 10}, {"tokens": 10, "grade": "unbounded"}, {"bound": bound})
+    for asked in unproven:
+        error = refused(partial(tracker.reserve, **asked))
+        assert (error.reason, tracker.held) == ("unproven", 0)
+    assert "grade='proven'" in str(error)
+    with (
+        tracker.reserve(10, grade="proven"),
+        tracker.reserve(bound=Bound(prompt_tokens=10, max_tokens=20, grade="proven")),
+    ):
+        assert tracker.held == 40
+    tracker.consume(5)
 
 
 def test_how_many_calls_still_fit() -> None:

@@ -129,7 +129,7 @@ def test_ledger_says_the_last_entries(url: str, capsys: pytest.CaptureFixture[st
 def test_reset_asks_first(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a yes nothing changes; with one the books begin anew, by entries, and limits and holds stay (STORE-9)."""
     budget, hold = used(url)
-    with budget.reserve(10) as presumed:
+    with budget.reserve(10, usd=0) as presumed:
         presumed.dispatch()
     monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
     assert main(["reset", url, "nightly"]) == 1

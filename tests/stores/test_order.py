@@ -64,11 +64,11 @@ def test_who_comes_later_waits_behind_one_of_another_process(url: str) -> None:
     """On the tracker and unit that the earlier one is short of; others pass (STORE-14)."""
     budget = open_budget(url, total=100, total_usd=1)
     other = second(budget)
-    held = reserve(budget, 50)
-    large = waiting(other, 80)
-    assert refused(lambda: budget.reserve(10)).reason == "refused"
+    held = reserve(budget, 50, usd=0)
+    large = waiting(other, 80, usd=0)
+    assert refused(lambda: budget.reserve(10, usd=0)).reason == "refused"
     budget.reserve(usd="0.5").release()
-    small = waiting(budget, 30)
+    small = waiting(budget, 30, usd=0)
     held.release()
     assert (large.result(10).bound.tokens, small.done()) == (80, False)
     large.result().release()

@@ -12,7 +12,7 @@ def test_the_row_of_an_ended_hold_is_that_of_its_entry() -> None:
     settled = tracker.reserve(50, usd="0.1", adapter="own", model="m", labels={"task": "x"})
     settled.request_id = "r"
     settled.settle(usage=Usage(prompt_tokens=3, completion_tokens=4), usd="0.02", cost_source="provider", model="m-1")
-    presumed, released, plain = tracker.reserve(5), tracker.reserve(5), tracker.reserve(5)
+    presumed, released, plain = (tracker.reserve(5, usd=0) for _ in range(3))
     presumed.presume()
     released.release()
     plain.settle(5)

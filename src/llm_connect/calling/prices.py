@@ -74,6 +74,9 @@ class ListPrice(Price):
     def at_most(self, prompt_tokens: int, completion_tokens: int, calls: int) -> int:
         return max(price.at_most(prompt_tokens, completion_tokens, calls) for price in self._may_be)
 
+    def dearest(self, tokens: int, calls: int) -> int:
+        return max(price.dearest(tokens, calls) for price in self._may_be)
+
     def billed_as(self, service_tier: str | None) -> Price | None:
         """Of a model without service tiers, whatever the reply says is the price."""
         return self if service_tier is None or len(self._by_tier) == 1 else self._by_tier.get(service_tier)

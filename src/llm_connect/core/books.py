@@ -8,15 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from llm_connect.core import accounts
-from llm_connect.core.demand import BoundDemand, CallFacts
+from llm_connect.core.demand import CallFacts
 from llm_connect.core.holds import Ending, Hold
-from llm_connect.core.learning import Learned, Seen
+from llm_connect.core.learning import Learned, Used
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.thresholds import Threshold
 from llm_connect.core.units import NOTHING, Amount
-from llm_connect.core.usage import Usage
 from llm_connect.core.windows import follow
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Books:
         hold.entry_id = next(self._ids)
         # One that has ended before it could be booked says when.
         hold.ended_at = hold.ended_at or time.time()
-        outcome, amount, usage, _, _, model = ending
+        outcome, amount, _, _, _, model = ending
         path = hold.tracker.accounts
         if accounts.book(path, hold.bound, amount):
             self.surprised = True
@@ -60,7 +59,8 @@ class Books:
         self._ledger.append(hold, (hold.tracker.path, facts.adapter, model or facts.model), facts.labels, amount)
         if self._sink is not None or self._thresholds:
             self._tell(hold)
-        return usage is not None and self._learn(hold, usage)
+        named = facts.adapter is not None or facts.model is not None
+        return named and outcome == "settled" and self._learn(hold, ending)
 
     def record(
         self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
@@ -143,12 +143,11 @@ class Books:
         if self._thresholds:
             self.look_at_thresholds()
 
-    def _learn(self, hold: Hold, usage: Usage) -> bool:
-        demand = hold.demand
-        if not isinstance(demand, BoundDemand) or usage.estimated:
+    def _learn(self, hold: Hold, ending: Ending) -> bool:
+        usage, amount = ending.usage, ending.amount
+        if usage is not None and usage.estimated:
             return False
-        limit = demand.bound.max_tokens if hold.max_tokens is None else hold.max_tokens
-        seen = Seen.of(demand.bound, limit, usage, demand.price, hold.ending.nano_usd)
-        changed = self.learned.look_at(hold.facts.key, seen)
+        used = Used(amount.tokens, amount.calls, ending.nano_usd, usage, hold.max_tokens)
+        changed = self.learned.look_at(hold.facts.key, hold.demand.seen(used))
         self.surprised = self.surprised or changed
         return changed

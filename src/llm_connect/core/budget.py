@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, Self, get_args
 from llm_connect.core.accounts import Account, Own, Path, hopeless
 from llm_connect.core.admission import Gate, OnUnknown
 from llm_connect.core.books import Sink
+from llm_connect.core.bounds import Bound
 from llm_connect.core.callers import remember_own
 from llm_connect.core.checks import check_count, check_name, check_number
-from llm_connect.core.demand import NO_FACTS, PlainDemand
+from llm_connect.core.demand import NO_FACTS, Grade, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.figures import BudgetFigures
 from llm_connect.core.gates import BudgetGate
@@ -23,6 +24,7 @@ from llm_connect.core.limits import Limits, checked_amount, checked_figures, che
 from llm_connect.core.periods import Period, checked_period
 from llm_connect.core.price import Price, checked_prices
 from llm_connect.core.refusals import Reason, refusal_of
+from llm_connect.core.reservations import asked
 from llm_connect.core.slices import limits_of
 from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold, ThresholdCallback
@@ -149,26 +151,38 @@ class BudgetTracker(BudgetFigures):
         self,
         tokens: int = 0,
         *,
+        bound: Bound | None = None,
+        price: Price | None = None,
         calls: int = 1,
-        usd: int | str | float | Decimal = 0,
+        usd: int | str | float | Decimal | None = None,
         max_wait_seconds: float = 0,
+        clamp_floor: int | None = None,
         adapter: str | None = None,
         model: str | None = None,
+        grade: Grade | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Hold:
         """Set aside what a call may need at most, on this tracker and all above it, and return the hold.
 
-            with tracker.reserve(1_500) as hold:
+            with tracker.reserve(1_500, model="gpt-4.1-mini") as hold:
                 hold.dispatch()
                 ...
                 hold.settle(tokens_used)
 
+        tokens: input and output together; or bound: input and output limit apart, with a grade, as a `Bound`.
+        price: what they cost; else that of `model` in the budget's `prices`, else under a limit in USD its list price
+            (`adapter` may name the provider). Tokens are held, and settled, at its dearest rate, unless a bound and the
+            usage tell input and output apart.
+        usd: what to hold in USD, in place of a price.
         max_wait_seconds: how long to wait until it fits; 0 refuses at once. In a thread whose event loop runs it
             never waits, because that would block those who free the budget: there, await `areserve`.
+        clamp_floor: lets the output limit of `bound` become what is free, but no less than this; `hold.max_tokens` is
+            the one to send.
+        grade: how sure `tokens` are; "estimated" unless you say "proven", and a strict budget admits nothing else.
 
-        Raises LLMBudgetExceededError when it does not fit.
+        Raises LLMBudgetExceededError when it does not fit, or when a limit in USD concerns it and no price is known.
         """
-        demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
+        demand, facts = asked(self, tokens, bound, price, calls, usd, clamp_floor, adapter, model, grade, labels)
         if max_wait_seconds:
             _check_wait(max_wait_seconds)
         hold = self.gate.admit(self, demand, facts)
@@ -181,15 +195,19 @@ class BudgetTracker(BudgetFigures):
         self,
         tokens: int = 0,
         *,
+        bound: Bound | None = None,
+        price: Price | None = None,
         calls: int = 1,
-        usd: int | str | float | Decimal = 0,
+        usd: int | str | float | Decimal | None = None,
         max_wait_seconds: float = 0,
+        clamp_floor: int | None = None,
         adapter: str | None = None,
         model: str | None = None,
+        grade: Grade | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Hold:
         """Like `reserve`; waits without a thread, and a cancelled wait leaves no trace."""
-        demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
+        demand, facts = asked(self, tokens, bound, price, calls, usd, clamp_floor, adapter, model, grade, labels)
         _check_wait(max_wait_seconds)
         hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
         remember_own(hold)

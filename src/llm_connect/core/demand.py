@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from llm_connect.core.accounts import Path, fits, hold, take
-from llm_connect.core.learning import Key, LearnedFactor
+from llm_connect.core.learning import Key, LearnedFactor, Seen, Used
 from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
 
@@ -48,6 +48,10 @@ class Demand(Protocol):
         """The amount with this output limit."""
         ...
 
+    def seen(self, used: Used) -> Seen:
+        """What it said of the call beside what the call used."""
+        ...
+
 
 class PlainDemand(Amount):
     """An amount as a user says it: it is not raised, and it is itself what is held."""
@@ -74,6 +78,48 @@ class PlainDemand(Amount):
 
     def at(self, max_tokens: int | None) -> Amount:
         return self
+
+    def seen(self, used: Used) -> Seen:
+        return Seen.of_total(self[0], used, None)
+
+
+class ManualDemand:
+    """So many tokens as a user says, at `nano_usd`, or at the dearest rate of `price`."""
+
+    __slots__ = ("_nano_usd", "_price", "_said", "amount")
+
+    def __init__(
+        self, tokens: int, calls: int, nano_usd: int | None, price: Price | None, factor: LearnedFactor | None = None
+    ) -> None:
+        self._said = (tokens, calls)
+        self._nano_usd = nano_usd
+        self._price = price
+        if factor is not None:
+            tokens = factor.total(tokens)
+        if nano_usd is None:
+            nano_usd = 0 if price is None else price.dearest(tokens, calls)
+            nano_usd = nano_usd if factor is None else factor.cost(nano_usd)
+        self.amount: Amount = Amount(tokens, calls, nano_usd)
+
+    @property
+    def smallest(self) -> Amount:
+        return self.amount
+
+    @property
+    def likely_tokens(self) -> None:
+        return None
+
+    def take(self, path: Path) -> tuple[Amount, int | None] | None:
+        return (self.amount, None) if take(path, self.amount) else None
+
+    def raised(self, factor: LearnedFactor | None) -> Demand:
+        return ManualDemand(*self._said, self._nano_usd, self._price, factor)
+
+    def at(self, max_tokens: int | None) -> Amount:
+        return self.amount
+
+    def seen(self, used: Used) -> Seen:
+        return Seen.of_total(self._said[0], used, self._price)
 
 
 class BoundDemand:
@@ -114,6 +160,9 @@ class BoundDemand:
         limit = self.bound.max_tokens if max_tokens is None else max_tokens
         return self.bound.amount_at(limit, self.price, self.factor)
 
+    def seen(self, used: Used) -> Seen:
+        return Seen.of(self.bound, used, self.price)
+
 
 @dataclass(slots=True, kw_only=True)
 class CallFacts:
@@ -124,6 +173,8 @@ class CallFacts:
     labels: Mapping[str, str] = field(default_factory=dict)
     grade: Grade = "proven"
     price: Price | None = None
+    #: Whether a user has reserved it, so that the price tells what it came to where nobody else says.
+    manual: bool = False
 
     @property
     def key(self) -> Key:

@@ -12,11 +12,13 @@ from llm_connect.core.exceptions import LLMError
 from llm_connect.core.ledger import LedgerEntry, Outcome
 from llm_connect.core.limits import checked_figures
 from llm_connect.core.refusals import refusal_of
-from llm_connect.core.units import NOTHING, Amount, usd_of
+from llm_connect.core.unbilled import not_billed
+from llm_connect.core.units import NOTHING, Amount, nano_usd_of, usd_of
 from llm_connect.core.usage import Usage
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.price import Price
 
 State: TypeAlias = Literal["reserved", "dispatched", "ended"]
 
@@ -51,7 +53,9 @@ class Hold:
     Call `dispatch` just before the first byte of the request leaves. A hold ends once: by `settle` with what the call
     really used, by `release` when nothing was sent or the provider charges nothing, or by `presume`, which books
     all of it because the outcome is not known. Ending it again changes nothing. Leaving the `with` block without
-    an end releases what was not dispatched and presumes what was; so does losing the last reference to it.
+    an end releases what was not dispatched and presumes what was; so does losing the last reference to it. An exception
+    of an SDK that says that the one request of the hold is not billed (a reply of 3xx or 4xx, no connection) releases
+    it.
     """
 
     __slots__ = (
@@ -182,7 +186,8 @@ class Hold:
         """Book what the call used and free the rest.
 
         tokens: input and output together; else those of `usage`; else what was held.
-        usd: else what was held counts as spent, since the cost is not known.
+        usd: else what `price` makes of tokens and usage, for a reservation of your own that has one; else what was held
+            counts as spent, since the cost is not known.
 
         More than was held is booked in full. Raises LLMConfigurationError for figures that are none.
         """
@@ -194,6 +199,10 @@ class Hold:
         else:
             actual = bound.but(*checked_figures(tokens, calls, usd))
         nano_usd = None if usd is None else actual[2]
+        price = self.facts.price
+        if usd is None and price is not None and self.facts.manual and tokens is not None:
+            nano_usd, cost_source = _reckoned(price, actual, usage), price.source
+            actual = actual.but(None, None, nano_usd)
         answered_by = model if model is None or model.isascii() else encodable(model)
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, answered_by))
         self.tracker.gate.end(self, ending)
@@ -224,6 +233,9 @@ class Hold:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Of several requests only the last one is known to cost nothing.
+        if not self.ended and self.bound[1] <= 1 and not_billed(error):
+            self.release()
         self.end_unsettled()
 
     def __del__(self) -> None:
@@ -239,3 +251,10 @@ class Hold:
 
     def __repr__(self) -> str:
         return f"<Hold {self.state} {self.bound} of {self.tracker.path!r}>"
+
+
+def _reckoned(price: Price, actual: Amount, usage: Usage | None) -> int:
+    """Nano-USD by the price: part by part where the usage says the parts, else at its dearest rate."""
+    if usage is None or usage.estimated:
+        return price.dearest(actual.tokens, actual.calls)
+    return nano_usd_of("cost", price.of(usage, actual.calls))

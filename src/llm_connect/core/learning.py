@@ -46,6 +46,12 @@ class LearnedFactor(NamedTuple):
         """The raised bound of a cost."""
         return _raised(nano_usd, self.cost_permille, self.cost_extra)
 
+    def total(self, tokens: int) -> int:
+        """The raised bound of input and output together, whichever of them the tokens are."""
+        return _raised(
+            tokens, max(self.prompt_permille, self.completion_permille), self.prompt_extra + self.completion_extra
+        )
+
     def after(self, seen: Seen) -> LearnedFactor:
         """The factor under which the bound of this call would have covered what it used."""
         pairs = zip((self[:2], self[2:4], self[4:]), seen.bounds, seen.actual, strict=True)
@@ -59,6 +65,17 @@ class LearnedFactor(NamedTuple):
 NOTHING_LEARNED = LearnedFactor()
 
 
+class Used(NamedTuple):
+    """What a call used: tokens, calls and, where it is known, nano-USD; `usage` has the parts of the tokens."""
+
+    tokens: int
+    calls: int
+    nano_usd: int | None
+    usage: Usage | None
+    #: The output limit of its request.
+    max_tokens: int | None
+
+
 class Seen(NamedTuple):
     """One call as its bound had it, and as it came: input and output in tokens, cost in nano-USD.
 
@@ -70,11 +87,24 @@ class Seen(NamedTuple):
     actual: tuple[int, int, int]
 
     @classmethod
-    def of(cls, bound: Bound, max_tokens: int, usage: Usage, price: Price | None, cost: int | None) -> Seen:
-        used = (usage.prompt_tokens, usage.completion_tokens)
-        priced = 0 if price is None or cost is None else price.at_most(*used, bound.calls)
-        known = 0 if price is None or cost is None else cost
-        return cls((bound.prompt_tokens, bound.outputs * max_tokens, priced), (*used, known))
+    def of(cls, bound: Bound, used: Used, price: Price | None) -> Seen:
+        limit = bound.outputs * (bound.max_tokens if used.max_tokens is None else used.max_tokens)
+        usage, cost = used.usage, used.nano_usd
+        if usage is None:
+            prompt = min(used.tokens, bound.prompt_tokens)
+            parts = (prompt, used.tokens - prompt)
+        else:
+            parts = (usage.prompt_tokens, usage.completion_tokens)
+        if price is None or cost is None:
+            return cls((bound.prompt_tokens, limit, 0), (*parts, 0))
+        return cls((bound.prompt_tokens, limit, price.at_most(*parts, bound.calls)), (*parts, cost))
+
+    @classmethod
+    def of_total(cls, tokens: int, used: Used, price: Price | None) -> Seen:
+        """Of a call whose bound does not tell input and output apart."""
+        if price is None or used.nano_usd is None:
+            return cls((tokens, 0, 0), (used.tokens, 0, 0))
+        return cls((tokens, 0, price.dearest(used.tokens, used.calls)), (used.tokens, 0, used.nano_usd))
 
     @property
     def within(self) -> bool:

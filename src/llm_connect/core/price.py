@@ -77,6 +77,14 @@ class Price:
                 cost = max(cost, price.at_most(prompt_tokens, completion_tokens, calls))
         return cost
 
+    def dearest(self, tokens: int, calls: int) -> int:
+        """Nano-USD of so many tokens, whichever of them are input and whichever output."""
+        cost = calls * self.call + _nano_usd(tokens * max(self._dearest, self.completion))
+        for start, price in self._levels:
+            if tokens > start:
+                cost = max(cost, price.dearest(tokens, calls))
+        return cost
+
     def of(self, usage: Usage, calls: int = 1) -> Decimal:
         """USD of what was used, rounded up once to a nano-dollar."""
         for start, price in self._levels:

@@ -71,8 +71,7 @@ def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
     """Raise because a strict budget admits no call whose bound is not proven."""
     account = path.levels[0][0]
     raise LLMBudgetExceededError(
-        f"Budget {account.path!r} is strict, and the bound of {facts.model!r} at {facts.adapter} is {facts.grade}: "
-        "use a model and an endpoint whose bounds are proven, or a budget without strict=True.",
+        f"Budget {account.path!r} is strict, and {_unproven(facts)}, or a budget without strict=True.",
         reason="unproven",
         unit=account.unit,
         path=account.path,
@@ -83,9 +82,19 @@ def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
     )
 
 
+def _unproven(facts: CallFacts) -> str:
+    if facts.manual:
+        return f"what is to be reserved is {facts.grade}: say grade='proven' if nothing more can be used"
+    bound = f"the bound of {facts.model!r} at {facts.adapter} is {facts.grade}"
+    return f"{bound}: use a model and an endpoint whose bounds are proven"
+
+
 def limits_usd(path: Path) -> bool:
-    """Whether an account of `path` limits USD."""
-    return any(account.limit is not None for account in path.units[USD])
+    """Whether an account of `path` limits USD; written out, because every reservation asks."""
+    for account in path.units[USD]:  # noqa: SIM110
+        if account.limit is not None:
+            return True
+    return False
 
 
 def refuse_unpriced(path: Path, facts: CallFacts) -> None:
@@ -106,6 +115,13 @@ def refuse_unpriced(path: Path, facts: CallFacts) -> None:
 
 def _unpriced(account: Account, facts: CallFacts) -> str:
     price = "Price(prompt=..., completion=...)"
+    if facts.manual:
+        of = "this reservation" if facts.model is None else repr(facts.model)
+        return (
+            f"Budget {account.path!r} limits USD, and no price of {of} is known. Give the reservation a price in USD "
+            f"per million tokens, price={price}, or the USD to hold, usd=...; or name a model that has a list price, "
+            "model=... (list prices come with the extra 'prices')."
+        )
     by_model = "" if facts.model is None else f", or BudgetTracker(prices={{{facts.model!r}: {price}}})"
     return (
         f"Budget {account.path!r} limits USD, and no price of {facts.model!r} is known to {facts.adapter}. "

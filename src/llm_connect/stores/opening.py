@@ -9,9 +9,9 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Never, get_args
 
+from llm_connect.calling.trackers import BudgetTracker
 from llm_connect.core.admission import OnUnknown
 from llm_connect.core.books import Sink
-from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_count, check_number
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.limits import checked_limits

@@ -1,0 +1,119 @@
+"""What a user's own reservation asks for: graded and priced by the rules that an adapter's call has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+
+from llm_connect.core.bounds import Bound
+from llm_connect.core.checks import check_count, check_labels, check_text
+from llm_connect.core.demand import BoundDemand, CallFacts, Demand, Grade, ManualDemand, PlainDemand
+from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.price import Price
+from llm_connect.core.refusals import limits_usd, refuse_unpriced, refuse_unproven
+from llm_connect.core.units import nano_usd_of
+
+if TYPE_CHECKING:
+    from llm_connect.core.budget import BudgetTracker
+
+#: Says what a model costs by a list of prices, given the adapter's name, if one was said, and the model's.
+PriceList: TypeAlias = Callable[[str | None, str], Price | None]
+#: Those that the layer above knows, which puts them here.
+price_lists: list[PriceList] = []
+
+#: The facts of a plain number of tokens: nobody has proven it.
+_PLAIN = CallFacts(grade="estimated", manual=True)
+_tuple = tuple.__new__
+
+
+def asked(
+    tracker: BudgetTracker,
+    tokens: int,
+    bound: Bound | None,
+    price: Price | None,
+    calls: int,
+    usd: Any,
+    clamp_floor: int | None,
+    adapter: str | None,
+    model: str | None,
+    grade: Grade | None,
+    labels: Mapping[str, str] | None,
+) -> tuple[Demand, CallFacts]:
+    """What a reservation asks for, and what is remembered of it.
+
+    Raises LLMConfigurationError for what cannot be meant, LLMBudgetExceededError where a price or a proof is missing.
+    """
+    path = tracker.accounts
+    if (
+        bound is None
+        and price is None
+        and usd is None
+        and adapter is None
+        and model is None
+        and grade is None
+        and labels is None
+        and clamp_floor is None
+        and type(tokens) is type(calls) is int
+        and tokens >= 0
+        and calls >= 0
+        and not (tracker.strict or limits_usd(path))
+    ):
+        return _tuple(PlainDemand, (tokens, calls, 0)), _PLAIN
+    _check(tokens, bound, price, calls, usd, clamp_floor, adapter, model, grade)
+    check_labels({} if labels is None else labels)
+    facts = CallFacts(
+        adapter=adapter,
+        model=model,
+        labels=dict(labels or {}),
+        grade=bound.grade if bound else grade or "estimated",
+        price=price if price is not None or usd is not None else _known_price(tracker, adapter, model),
+        manual=True,
+    )
+    if tracker.strict and facts.grade != "proven":
+        refuse_unproven(path, facts)
+    if usd is None and facts.price is None:
+        refuse_unpriced(path, facts)
+    if bound is None:
+        nano_usd = None if usd is None else nano_usd_of("usd", usd)
+        return ManualDemand(tokens, calls, nano_usd, facts.price), facts
+    least = bound.max_tokens if clamp_floor is None else min(max(clamp_floor, bound.least_max_tokens), bound.max_tokens)
+    return BoundDemand(bound, least, facts.price), facts
+
+
+def _known_price(tracker: BudgetTracker, adapter: str | None, model: str | None) -> Price | None:
+    """The price that the budget declares, else under a limit in USD that of a list."""
+    if model is None:
+        return None
+    declared = tracker.prices.get(model)
+    if declared is not None or not limits_usd(tracker.accounts):
+        return declared
+    return next((price for known in price_lists if (price := known(adapter, model)) is not None), None)
+
+
+def _check(
+    tokens: object,
+    bound: object,
+    price: object,
+    calls: object,
+    usd: object,
+    clamp_floor: object,
+    adapter: object,
+    model: object,
+    grade: object,
+) -> None:
+    check_count("tokens", tokens, least=0)
+    check_count("calls", calls, least=0)
+    check_count("clamp_floor", clamp_floor, least=1, optional=True)
+    for name, text in (("adapter", adapter), ("model", model)):
+        check_text(name, text, may_be_blank=True)
+    if price is not None and not isinstance(price, Price):
+        raise LLMConfigurationError(f"price must be a Price, not {type(price).__name__}.")
+    if grade not in (None, *get_args(Grade)):
+        raise LLMConfigurationError(f"grade must be 'proven', 'estimated' or 'unbounded', not {grade!r}.")
+    if bound is None:
+        if clamp_floor is not None:
+            raise LLMConfigurationError("clamp_floor needs a bound, whose max_tokens becomes what is free.")
+    elif not isinstance(bound, Bound):
+        raise LLMConfigurationError(f"bound must be a Bound, not {type(bound).__name__}.")
+    elif (tokens, calls, usd, grade) != (0, 1, None, None):
+        raise LLMConfigurationError("A bound says tokens, calls and grade itself: leave them out, and usd too.")
