@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import locale
 import logging
@@ -14,7 +15,10 @@ import pytest
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.holds import Ending
 from llm_connect.core.ledger import LedgerEntry
+from llm_connect.core.mock import MockLLMAdapter
+from llm_connect.core.models import RunConfig
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.sinks import JsonLinesSink
 from llm_connect.core.snapshot import BudgetSnapshot
@@ -195,3 +199,71 @@ def test_a_call_put_in_while_another_is_made_is_made_too() -> None:
     outbox.put(first, lambda: "first")
     outbox.deliver()
     assert seen == ["first", "second"]
+
+
+def leaving(kind: type[BaseException]) -> Callable[[Any], object]:
+    def leave(_: Any) -> None:
+        raise kind("half is spent")
+
+    return leave
+
+
+CALLS: dict[str, Callable[[MockLLMAdapter, RunConfig], str]] = {
+    "sync": lambda adapter, config: adapter.execute_prompt("hello", config).content,
+    "async": lambda adapter, config: asyncio.run(adapter.async_execute_prompt("hello", config)).content,
+    "stream": lambda adapter, config: "".join(chunk.text for chunk in adapter.stream_prompt("hello", config)),
+    "async stream": lambda adapter, config: asyncio.run(streamed(adapter, config)),
+}
+
+
+async def streamed(adapter: MockLLMAdapter, config: RunConfig) -> str:
+    async with adapter.async_stream_prompt("hello", config) as stream:
+        return "".join([chunk.text async for chunk in stream])
+
+
+@pytest.mark.parametrize("how", CALLS)
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["sink", "threshold"])
+def test_an_exit_out_of_a_callback_waits_for_the_next_call(how: str, kind: type[BaseException], where: str) -> None:
+    """The answer on its way is returned; the next call ends the program unsent, and that once. (BUDGET-42)"""
+    if where == "sink":
+        tracker = BudgetTracker(1_000, sink=leaving(kind))
+    else:
+        tracker = BudgetTracker(1_000)
+        tracker.on_threshold(0.01, leaving(kind))
+    adapter = MockLLMAdapter("done", prompt_tokens=20, completion_tokens=20)
+    config = RunConfig(budget_tracker=tracker, max_tokens=50)
+    assert CALLS[how](adapter, config) == "done"
+    with pytest.raises(kind, match="half is spent"):
+        CALLS[how](adapter, config)
+    assert (len(adapter.calls), tracker.spent, tracker.held) == (1, 40, 0)
+    assert CALLS[how](adapter, config) == "done"
+    at_rest(tracker)
+
+
+async def test_what_else_a_callback_raises_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A cancellation or the end of a generator out of a callback is nobody's. (BUDGET-42)"""
+    for kind in (asyncio.CancelledError, GeneratorExit):
+        tracker = BudgetTracker(1_000, sink=leaving(kind))
+        (await tracker.areserve(10)).settle(5)
+        await asyncio.sleep(0)
+        tracker.record(5)
+        tracker.reserve(10).release()
+        assert tracker.spent == 10
+    assert "A callback of a budget failed" in caplog.text
+
+
+def test_a_reservation_and_a_record_raise_what_is_owed() -> None:
+    """Whichever operation that may raise comes first. (BUDGET-42)"""
+    tracker = BudgetTracker(1_000, sink=leaving(SystemExit))
+    operations: list[Callable[[], object]] = [
+        lambda: tracker.record(1),
+        lambda: tracker.reserve(1),
+        lambda: tracker.consume(1),
+        lambda: asyncio.run(tracker.areserve(1)),
+    ]
+    for operation in operations:
+        tracker.gate.end(hold := tracker.child("c").reserve(5), Ending("settled", hold.bound))
+        with pytest.raises(SystemExit):
+            operation()
+        assert tracker.held == 0

@@ -70,6 +70,11 @@ class Gate:
         #: Whether any tracker of the tree is closed, or was once: else none has to be asked.
         self.any_closed: bool = False
 
+    def raise_owed(self) -> None:
+        """Raise the SystemExit or KeyboardInterrupt that a callback has raised, before anything is held or sent."""
+        if self._outbox.owed:
+            self._outbox.raise_owed()
+
     def arrive(self) -> int:
         """The next arrival number; a call keeps its number over its retries."""
         return next(self._arrivals)

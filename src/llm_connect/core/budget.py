@@ -64,7 +64,8 @@ class BudgetTracker(BudgetFigures):
     strict: True admits only calls whose bound is proven; the others are refused (`unproven`).
     keep_entries: ledger entries kept in memory; sums are kept for good.
     sink: a function that gets every ledger entry, in order, such as a `JsonLinesSink`. It runs in the thread that ended
-        the call, outside of the lock; when it fails, that is logged, and no call is disturbed.
+        the call, outside of the lock; when it fails, that is logged, and no call is disturbed. A SystemExit or
+        KeyboardInterrupt out of it is raised by the next call or reservation, before that holds or sends anything.
     period: how often the limits begin anew: "hour", "day" or "month" in UTC, or a `timedelta`, which makes them hold
         for every span of that length (in sixtieths, rounded up). None: they are for good. `total_usd=5, period="day"`
         is 5 USD a day. A call counts when it ends. The clock is that of the machine.
@@ -185,6 +186,7 @@ class BudgetTracker(BudgetFigures):
         demand, facts = asked(self, tokens, bound, price, calls, usd, clamp_floor, adapter, model, grade, labels)
         if max_wait_seconds:
             _check_wait(max_wait_seconds)
+        self.gate.raise_owed()
         hold = self.gate.admit(self, demand, facts)
         if hold is None:
             hold = admit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
@@ -233,6 +235,7 @@ class BudgetTracker(BudgetFigures):
     ) -> LedgerEntry:
         """Book what has been spent already, always: `spent` may pass the limit, and then calls are refused."""
         demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
+        self.gate.raise_owed()
         return self.gate.record(self, demand.amount, facts)
 
     def correct(
@@ -310,7 +313,8 @@ class BudgetTracker(BudgetFigures):
         With a period it is called once in each window.
 
         part: of the limit, such as 0.8; if so much is spent already, the call comes at once. The callback gets a
-            `BudgetSnapshot`. It runs in the thread that booked, outside of the lock; when it fails, that is logged.
+            `BudgetSnapshot`. It runs in the thread that booked, outside of the lock; when it fails, that is logged. A
+            SystemExit or KeyboardInterrupt is raised by the next call or reservation of the budget.
         """
         self.gate.watch(Threshold(self, part, callback))
 

@@ -36,6 +36,7 @@ def admit(
     free the budget.
     """
     gate = tracker.gate
+    gate.raise_owed()
     hold = gate.admit(tracker, demand, facts, replaces)
     if hold is not None:
         return hold
@@ -63,6 +64,7 @@ async def aadmit(
 ) -> Hold:
     """Like `admit`, waiting in this task; a cancelled wait leaves no trace."""
     gate, worker = tracker.gate, tracker.gate.worker
+    gate.raise_owed()
     if worker is not None:
         return await _aadmit(gate, worker, tracker, demand, facts, deadline, arrival, replaces)
     hold = gate.admit(tracker, demand, facts, replaces)
