@@ -8,11 +8,13 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from llm_connect import (
+    BudgetTracker,
     ErrorLLMAdapter,
     LLMAdapter,
     LLMConfigurationError,
@@ -21,6 +23,7 @@ from llm_connect import (
     LLMTimeoutError,
     MockLLMAdapter,
     RunConfig,
+    Usage,
 )
 
 Ask = Callable[..., LLMResponse]
@@ -51,6 +54,76 @@ def test_several_texts_answer_in_turn_and_the_last_one_stays(ask: Ask) -> None:
     """Replies are used up in order; the last is repeated. (ADAPTER-9)"""
     adapter = MockLLMAdapter(text for text in ("a", "b"))
     assert [ask(adapter, "x").content for _ in range(4)] == ["a", "b", "b", "b"]
+
+
+def _stream(adapter: LLMAdapter, *arguments: Any) -> LLMResponse:
+    with adapter.stream_prompt(*arguments) as stream:
+        assert "".join(chunk.text for chunk in stream) == stream.response.content
+    return stream.response
+
+
+def _astream(adapter: LLMAdapter, *arguments: Any) -> LLMResponse:
+    async def take() -> LLMResponse:
+        async with adapter.async_stream_prompt(*arguments) as stream:
+            assert "".join([chunk.text async for chunk in stream]) == stream.response.content
+        return stream.response
+
+    return asyncio.run(take())
+
+
+@pytest.fixture(params=[_sync, _async, _stream, _astream], ids=["sync", "async", "stream", "async stream"])
+def ask_or_stream(request: pytest.FixtureRequest) -> Ask:
+    """All four forms of a call."""
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("metered", [False, True])
+def test_exceptions_are_raised_in_their_turn(ask_or_stream: Ask, metered: bool) -> None:
+    """A call whose reply is an exception raises that, and the next one gets its own reply. (ADAPTER-9)"""
+    error = LLMRateLimitError("slow down", status_code=429, maybe_billed=False)
+    tracker = BudgetTracker(100_000) if metered else None
+    config = RunConfig(budget_tracker=tracker, max_tokens=50)
+    adapter = MockLLMAdapter([error, "ok", ValueError("odd")])
+    with pytest.raises(LLMRateLimitError) as caught:
+        ask_or_stream(adapter, "x", config)
+    assert caught.value is error
+    assert ask_or_stream(adapter, "x", config).content == "ok"
+    for _ in range(2):
+        with pytest.raises(ValueError, match="odd"):
+            ask_or_stream(adapter, "x", config)
+    if tracker is not None:
+        assert [entry.outcome for entry in tracker.ledger][:2] == ["released", "settled"]
+        assert tracker.held == 0
+
+
+def test_responses_are_given_as_they_are(ask_or_stream: Ask) -> None:
+    """A whole response is the reply: its usage is what is booked, in each form of a call. (ADAPTER-9)"""
+    usage = Usage(prompt_tokens=3, completion_tokens=4)
+    given = LLMResponse(content="long text", model="m-7", usage=usage, finish_reason="length", cost=Decimal("0.5"))
+    tracker = BudgetTracker(100_000)
+    for adapter in (MockLLMAdapter(given), MockLLMAdapter([given]), MockLLMAdapter(lambda _: given)):
+        response = ask_or_stream(adapter, "x", RunConfig(budget_tracker=tracker, max_tokens=50))
+        assert (response.content, response.model, response.usage) == ("long text", "m-7", usage)
+        assert (response.finish_reason, response.cost) == ("length", Decimal("0.5"))
+    assert tracker.spent == 21
+
+
+def test_a_function_may_give_an_error_or_a_response(ask: Ask) -> None:
+    """What a function gives is a reply like any other; what it raises is raised."""
+    replies = {"a": LLMTimeoutError("late"), "b": "text"}
+    adapter = MockLLMAdapter(lambda prompt: replies[prompt])
+    with pytest.raises(LLMTimeoutError, match="late"):
+        ask(adapter, "a")
+    assert ask(adapter, "b").content == "text"
+
+
+@pytest.mark.parametrize("wrong", [[1], ["ok", None], [LLMRateLimitError], 5, [b"bytes"]])
+def test_what_is_no_reply_is_refused(wrong: Any) -> None:
+    """A number, a class or nothing is refused where it is written, not answered with."""
+    with pytest.raises(LLMConfigurationError, match="is a text, an LLMResponse or an exception, not"):
+        MockLLMAdapter(wrong)
+    with pytest.raises(LLMConfigurationError, match="is a text, an LLMResponse or an exception, not"):
+        MockLLMAdapter(lambda _: 5).execute_prompt("x")  # type: ignore[arg-type, return-value]
 
 
 def test_a_function_answers_by_prompt(ask: Ask) -> None:

@@ -22,7 +22,9 @@ from llm_connect.core.models import (
 )
 from llm_connect.core.price import Price
 
-Reply = str | Iterable[str] | Callable[[str], str]
+#: One reply: a text, a whole response, or what is raised in place of one.
+One = str | LLMResponse | BaseException
+Reply = One | Iterable[One] | Callable[[str], One]
 
 
 class MockLLMAdapter(LLMAdapter):
@@ -32,9 +34,12 @@ class MockLLMAdapter(LLMAdapter):
         assert adapter.execute_prompt("2 + 2?").content == "four"
         assert adapter.prompts == ["2 + 2?"]
 
-    reply: a text for every call, texts for one call each (the last one again when they run out), or a
-        function of the prompt.
-    prompt_tokens, completion_tokens: what each call reports as used.
+        adapter = MockLLMAdapter([LLMRateLimitError("slow down", status_code=429), "four"])
+
+    reply: a text for every call, replies for one call each (the last one again when they run out), or a
+        function of the prompt. A reply is a text, an LLMResponse, which is given as it is, or an exception, which is
+        raised.
+    prompt_tokens, completion_tokens: what each call whose reply is a text reports as used.
     budget_tracker, price, count_tokens: as of every adapter.
     delay_seconds: how long each call takes; longer than its `timeout_seconds`, it ends in an LLMTimeoutError.
 
@@ -80,17 +85,17 @@ class MockLLMAdapter(LLMAdapter):
 
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
         config = config or RunConfig()
-        content = self._take(prompt, config)
+        reply = self._take(prompt, config)
         time.sleep(min(self._delay_seconds, config.timeout_seconds))
-        return self._respond(content, config)
+        return self._respond(reply, config)
 
     async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
         config = config or RunConfig()
-        content = self._take(prompt, config)
+        reply = self._take(prompt, config)
         await asyncio.sleep(min(self._delay_seconds, config.timeout_seconds))
-        return self._respond(content, config)
+        return self._respond(reply, config)
 
-    def _take(self, prompt: Prompt, config: RunConfig) -> str:
+    def _take(self, prompt: Prompt, config: RunConfig) -> One:
         check_prompt(prompt)
         with self._lock:
             self._calls.append((prompt, config))
@@ -98,7 +103,7 @@ class MockLLMAdapter(LLMAdapter):
         # Outside the lock: a reply function may look at `prompts`, or take its time.
         return self._answer(prompt, number)
 
-    def _respond(self, content: str, config: RunConfig) -> LLMResponse:
+    def _respond(self, reply: One, config: RunConfig) -> LLMResponse:
         if self._delay_seconds > config.timeout_seconds:
             raise LLMTimeoutError(
                 f"mock {self.model}: timeout_seconds is over: delay_seconds is longer.",
@@ -106,8 +111,13 @@ class MockLLMAdapter(LLMAdapter):
                 model=self.model,
                 attempts=1,
             )
+        if isinstance(reply, BaseException):
+            # Without it, each raise would add its frames to those of the ones before.
+            raise reply.with_traceback(None)
+        if isinstance(reply, LLMResponse):
+            return reply
         return LLMResponse(
-            content=content,
+            content=reply,
             model=config.model_name or self.model,
             usage=self._usage,
             metadata={"provider": "mock", "latency_seconds": self._delay_seconds, "attempts": 1},
@@ -134,10 +144,19 @@ class ErrorLLMAdapter(LLMAdapter):
         return self.execute_prompt(prompt, config)
 
 
-def _answerer(reply: Reply) -> Callable[[str, int], str]:
+def _answerer(reply: Reply) -> Callable[[str, int], One]:
+    if isinstance(reply, One):
+        return lambda _prompt, _number: reply
     if callable(reply):
-        return lambda prompt, _number: reply(prompt)
-    texts = [reply] if isinstance(reply, str) else list(reply)
-    if not texts:
+        return lambda prompt, _number: _checked(reply(prompt))
+    replies = [_checked(one) for one in reply] if isinstance(reply, Iterable) else [_checked(reply)]
+    if not replies:
         raise LLMConfigurationError("MockLLMAdapter needs at least one reply.")
-    return lambda _prompt, number: texts[min(number, len(texts)) - 1]
+    return lambda _prompt, number: replies[min(number, len(replies)) - 1]
+
+
+def _checked(reply: object) -> One:
+    if isinstance(reply, One):
+        return reply
+    kind = reply.__name__ if isinstance(reply, type) else f"a {type(reply).__name__}"
+    raise LLMConfigurationError(f"A reply of MockLLMAdapter is a text, an LLMResponse or an exception, not {kind}.")
