@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from .http_messages import Pace, Stall
 from .received import WIRE_FORMATS, Question, WireFormat
@@ -67,8 +67,15 @@ class Behaviour:
     byok: bool = False
 
     def __post_init__(self) -> None:
-        if self.status is not None and not 400 <= self.status <= 599:
-            raise ValueError(f"status is an error status from 400 to 599, not {self.status}")
+        if self.status is not None and not (type(self.status) is int and 400 <= self.status <= 599):
+            raise ValueError(f"status is an error status from 400 to 599, not {self.status!r}")
+        for name, value, known in (
+            ("stall", self.stall, get_args(Stall)),
+            ("usage", self.usage, ("missing", "zero")),
+            ("cut", self.cut if isinstance(self.cut, str) else None, ("before_reply",)),
+        ):
+            if value is not None:
+                _check_name(name, value, known)
         figures = (
             self.delay,
             self.chunk_delay,
@@ -109,6 +116,11 @@ class Behaviour:
 NORMAL = Behaviour()
 
 
+def _check_name(what: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{what} is one of {', '.join(map(repr, known))}, not {value!r}")
+
+
 @dataclass(slots=True)
 class _Rule:
     behaviour: Behaviour
@@ -132,8 +144,12 @@ class Script:
 
     def add(self, behaviour: Behaviour, *, times: int | None, wire_format: WireFormat | Question | None) -> None:
         """Adds a behaviour for `times` requests, or for all of them."""
-        if times is not None and times < 1:
-            raise ValueError(f"times is at least 1, or None for all requests, not {times}")
+        if not isinstance(behaviour, Behaviour):
+            raise TypeError(f"script takes a Behaviour, such as Behaviour(status=429), not {behaviour!r}")
+        if times is not None and (type(times) is not int or times < 1):
+            raise ValueError(f"times is a whole number of at least 1, or None for all requests, not {times!r}")
+        if wire_format is not None:
+            _check_name("wire_format", wire_format, (*WIRE_FORMATS, *get_args(Question)))
         with self._lock:
             rules = self._standing if times is None else self._counted
             rules.append(_Rule(behaviour, wire_format, times))

@@ -40,8 +40,9 @@ class EmbeddedProvider:
     - `keep_requests`: how many requests are remembered; bodies are kept whole.
 
     Guarantees: any number of connections in one thread; nothing is printed or logged; no key is kept; after
-    `close` no thread, socket or task is left. Limits: loopback only, no TLS, text only (images and tools other than
-    a forced one are ignored), bodies up to 256 MiB, and the process's limit of open files.
+    `close` no thread, socket or task is left. Limits: loopback only, no TLS, text only (images are ignored, and so
+    are tools, unless the request forces a call: that is made, with arguments that fit its schema), bodies up to
+    256 MiB, and the process's limit of open files.
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class EmbeddedProvider:
         keep_requests: int = 1000,
     ) -> None:
         length = "limit" if reply_tokens is None else reply_tokens
-        if length != "limit" and length < 1:
-            raise ValueError(f"reply_tokens is at least 1, not {reply_tokens}")
+        if length != "limit" and (type(length) is not int or length < 1):
+            raise ValueError(f"reply_tokens is a number of at least 1, or 'limit', not {reply_tokens!r}")
         self.meter: Meter = Meter()
         self._script = Script()
         self._log = RequestLog(keep_requests)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from ..received import ReceivedRequest
 from . import anthropic_stream
 from .events import Events
 from .fields import Asked, bearer, object_of, required_list, required_text, texts_of, whole_number
+from .tools import Tool, chosen, listed, object_of_arguments
 
 # The claude command's own tool: it stands for the flag --json-schema.
 _STRUCTURED_OUTPUT = "StructuredOutput"
@@ -40,18 +40,19 @@ def read(body: Mapping[str, Any]) -> Asked:
         output_limit=limit,
         system=tuple(texts_of(body.get("system"))),
         conversation=tuple(texts_of(list(required_list(body, "messages")))),
-        schema=object_of(tool, "input_schema") if tool is not None else _wanted_schema(body),
+        schema=tool.schema if tool is not None else _wanted_schema(body),
     )
 
 
-def forced_tool(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The tool that has to be called: the chosen one, or the claude command's until it has been called."""
-    tools = [tool for tool in body.get("tools") or () if isinstance(tool, Mapping)]
+def forced_tool(body: Mapping[str, Any]) -> Tool | None:
+    """The tool that has to be called: the chosen one, any, or the claude command's until it has been called."""
+    tools = [Tool(str(item.get("name")), object_of(item, "input_schema")) for item in listed(body.get("tools"))]
     choice = object_of(body, "tool_choice")
-    name = choice.get("name") if choice.get("type") == "tool" else None
-    if name is None and not _tool_was_called(body):
-        name = _STRUCTURED_OUTPUT
-    return next((tool for tool in tools if tool.get("name") == name), None)
+    if choice.get("type") in ("tool", "any"):
+        return chosen(tools, [choice.get("name")] if choice["type"] == "tool" else None)
+    if _tool_was_called(body):
+        return None
+    return next((tool for tool in tools if tool.name == _STRUCTURED_OUTPUT), None)
 
 
 def _tool_was_called(body: Mapping[str, Any]) -> bool:
@@ -107,21 +108,13 @@ def error_event(error: Mapping[str, Any]) -> bytes:
     return anthropic_stream.error_event(error)
 
 
-def _content(answer: Answer, tool: Mapping[str, Any] | None, number: int) -> list[dict[str, Any]]:
+def _content(answer: Answer, tool: Tool | None, number: int) -> list[dict[str, Any]]:
     text = answer.texts[0]
-    arguments = _arguments(answer) if tool is not None else None
+    arguments = object_of_arguments(text, answer) if tool is not None else None
     if tool is None or arguments is None:
         return [{"type": "text", "text": text}] if text else []
     identity = f"toolu_embedded{number:010d}"
-    return [{"type": "tool_use", "id": identity, "name": tool["name"], "input": arguments}]
-
-
-def _arguments(answer: Answer) -> dict[str, Any] | None:
-    try:
-        value = json.loads(answer.texts[0])
-    except ValueError:
-        return {} if answer.cut else None
-    return value if isinstance(value, dict) else None
+    return [{"type": "tool_use", "id": identity, "name": tool.name, "input": arguments}]
 
 
 def _usage(answer: Answer, *, factor: int) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from ..received import ReceivedRequest
 from . import generate_content_stream
 from .events import Events
 from .fields import Asked, object_of, required_list, texts_of, whole_number
+from .tools import Tool, chosen, listed, object_of_arguments
 
+_DECLARATIONS = ("functionDeclarations", "function_declarations")
 _STATUSES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -36,8 +38,21 @@ def read(body: Mapping[str, Any]) -> Asked:
         system=tuple(texts_of(object_of(body, "systemInstruction", "system_instruction"))),
         conversation=tuple(texts_of(list(required_list(body, "contents")))),
         choices=whole_number(config, "candidateCount", "candidate_count") or 1,
-        schema=_wanted_schema(config),
+        schema=tool.schema if (tool := forced_tool(body)) else _wanted_schema(config),
     )
+
+
+def forced_tool(body: Mapping[str, Any]) -> Tool | None:
+    """The first allowed function, where the mode of calling functions is ANY."""
+    config = object_of(object_of(body, "toolConfig", "tool_config"), "functionCallingConfig", "function_calling_config")
+    if str(config.get("mode")).upper() != "ANY":
+        return None
+    lists = [item.get(name) for item in listed(body.get("tools")) for name in _DECLARATIONS]
+    declared = [function for functions in lists for function in listed(functions)]
+    names = ("parametersJsonSchema", "parameters", "parameters_json_schema")
+    tools = [Tool(str(item.get("name")), object_of(item, *names)) for item in declared]
+    allowed = config.get("allowedFunctionNames", config.get("allowed_function_names"))
+    return chosen(tools, allowed if isinstance(allowed, list) and allowed else None)
 
 
 def _wanted_schema(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -56,8 +71,10 @@ def key(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
 def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int) -> dict[str, Any]:
     """A GenerateContentResponse; a candidate without text has no parts."""
     finish = behaviour.finish_reason or ("MAX_TOKENS" if answer.cut else "STOP")
+    tool = forced_tool(request.body)
+    said = [_parts(text, answer, tool) for text in answer.texts]
     body: dict[str, Any] = {
-        "candidates": [_candidate(index, text, finish) for index, text in enumerate(answer.texts)],
+        "candidates": [_candidate(index, parts, finish) for index, parts in enumerate(said)],
         "modelVersion": request.model,
         "responseId": f"embedded{number:010d}",
     }
@@ -81,10 +98,17 @@ def error_event(error: Mapping[str, Any]) -> bytes:
     return generate_content_stream.error_event(error)
 
 
-def _candidate(index: int, text: str, finish: str) -> dict[str, Any]:
+def _parts(text: str, answer: Answer, tool: Tool | None) -> list[dict[str, Any]]:
+    arguments = None if tool is None else object_of_arguments(text, answer)
+    if tool is not None and arguments is not None:
+        return [{"functionCall": {"name": tool.name, "args": arguments}}]
+    return [{"text": text}] if text else []
+
+
+def _candidate(index: int, parts: list[dict[str, Any]], finish: str) -> dict[str, Any]:
     content: dict[str, Any] = {"role": "model"}
-    if text:
-        content["parts"] = [{"text": text}]
+    if parts:
+        content["parts"] = parts
     return {"content": content, "finishReason": finish, "index": index}
 
 

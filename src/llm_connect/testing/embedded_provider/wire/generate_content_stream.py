@@ -12,12 +12,13 @@ def events(message: Mapping[str, Any]) -> Events:
     """The events of a whole reply. The figures grow from one to the next; the last ones are those of the answer."""
     candidate = message["candidates"][0]
     parts = candidate["content"].get("parts", [])
-    text = "".join(part["text"] for part in parts)
+    pieces = [{"text": piece} for part in parts if "text" in part for piece in pieces_of(part["text"])]
+    pieces += [part for part in parts if "text" not in part]
     return Events(
         opening=(
             _event({**message, "candidates": [{"content": {"role": "model"}, "index": 0}], **_figures(message, 0)}),
         ),
-        pieces=tuple(_event(_piece(message, piece, number)) for number, piece in enumerate(pieces_of(text))),
+        pieces=tuple(_event(_piece(message, piece, number)) for number, piece in enumerate(pieces)),
         closing=(_event({**message, "candidates": [{**candidate, "content": {"role": "model"}}]}),),
     )
 
@@ -27,8 +28,8 @@ def error_event(error: Mapping[str, Any]) -> bytes:
     return _event(error)
 
 
-def _piece(message: Mapping[str, Any], piece: str, number: int) -> dict[str, Any]:
-    content = {"role": "model", "parts": [{"text": piece}]}
+def _piece(message: Mapping[str, Any], part: Mapping[str, Any], number: int) -> dict[str, Any]:
+    content = {"role": "model", "parts": [part]}
     return {**message, "candidates": [{"content": content, "index": 0}], **_figures(message, number + 1)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..answer import Answer
@@ -21,6 +21,7 @@ from .fields import (
     texts_of,
     whole_number,
 )
+from .tools import Tool, arguments_of, chosen, listed
 
 SYSTEM_ROLES = ("system", "developer")
 _DEFAULTS: Mapping[int, tuple[str, str | None]] = {
@@ -40,8 +41,29 @@ def read(body: Mapping[str, Any]) -> Asked:
         system=tuple(texts_of(system)),
         conversation=tuple(texts_of(others)),
         choices=whole_number(body, "n") or 1,
-        schema=wanted_schema(object_of(body, "response_format")),
+        schema=tool.schema if (tool := forced_tool(body)) else wanted_schema(object_of(body, "response_format")),
     )
+
+
+def forced_tool(body: Mapping[str, Any]) -> Tool | None:
+    """The function that `tool_choice` names, or the first one where it wishes any."""
+    return chosen_by(body, lambda offered: object_of(offered, "function"))
+
+
+def chosen_by(body: Mapping[str, Any], function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Tool | None:
+    """The same where a function is described elsewhere: `function` finds it in a tool, or in a choice of one."""
+    offered = [function(item) for item in listed(body.get("tools"))]
+    tools = [Tool(item["name"], object_of(item, "parameters")) for item in offered if isinstance(item.get("name"), str)]
+    choice = body.get("tool_choice")
+    if choice in ("required", "any"):
+        return chosen(tools, None)
+    if not isinstance(choice, Mapping):
+        return None
+    if choice.get("type") == "allowed_tools":
+        allowed = object_of(choice, "allowed_tools") or choice
+        names = [function(item).get("name") for item in listed(allowed.get("tools"))]
+        return chosen(tools, names) if allowed.get("mode") == "required" else None
+    return chosen(tools, [function(choice).get("name")]) if choice.get("type") == "function" else None
 
 
 def wanted_schema(response_format: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -61,13 +83,16 @@ def key(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
 
 def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int) -> dict[str, Any]:
     """A `chat.completion` object."""
-    finish = behaviour.finish_reason or ("length" if answer.cut else "stop")
+    tool = forced_tool(request.body)
     body: dict[str, Any] = {
         "id": f"chatcmpl-embedded{number:010d}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": request.model,
-        "choices": [_choice(index, text, finish) for index, text in enumerate(answer.texts)],
+        "choices": [
+            {"index": index, "logprobs": None, **_said(text, answer, behaviour, tool, f"call_embedded{number}_{index}")}
+            for index, text in enumerate(answer.texts)
+        ],
         "service_tier": _tier(request.body.get("service_tier")),
         "system_fingerprint": "fp_embedded",
     }
@@ -92,9 +117,14 @@ def error_event(error: Mapping[str, Any]) -> bytes:
     return openai_chat_stream.error_event(error)
 
 
-def _choice(index: int, text: str, finish: str) -> dict[str, Any]:
+def _said(text: str, answer: Answer, behaviour: Behaviour, tool: Tool | None, call_id: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
-    return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
+    arguments = None if tool is None else arguments_of(text, answer)
+    if tool is not None and arguments is not None:
+        function = {"name": tool.name, "arguments": arguments}
+        message |= {"content": None, "tool_calls": [{"id": call_id, "type": "function", "function": function}]}
+    natural = "tool_calls" if "tool_calls" in message else "stop"
+    return {"message": message, "finish_reason": behaviour.finish_reason or ("length" if answer.cut else natural)}
 
 
 def _tier(asked: Any) -> str:

@@ -18,7 +18,7 @@ def events(message: Mapping[str, Any], *, tells_usage: bool) -> Events:
         last.append({**_chunk(message, None), "usage": message["usage"]})
     return Events(
         opening=(data(_chunk(message, {"delta": {"role": "assistant", "content": ""}})),),
-        pieces=tuple(data(_chunk(message, {"delta": {"content": piece}})) for piece in pieces_of(_text(choice))),
+        pieces=tuple(data(_chunk(message, {"delta": delta})) for delta in _deltas(choice["message"])),
         closing=(*map(data, last), DONE),
     )
 
@@ -28,8 +28,14 @@ def error_event(error: Mapping[str, Any]) -> bytes:
     return data({**error, "object": "error"})
 
 
-def _text(choice: Mapping[str, Any]) -> str:
-    return str(choice["message"]["content"])
+def _deltas(said: Mapping[str, Any]) -> list[dict[str, Any]]:
+    calls = said.get("tool_calls")
+    if not calls:
+        return [{"content": piece} for piece in pieces_of(said["content"])]
+    (call,) = calls
+    first = {**call, "index": 0, "function": {**call["function"], "arguments": ""}}
+    pieces = pieces_of(call["function"]["arguments"])
+    return [{"tool_calls": [item]} for item in (first, *({"index": 0, "function": {"arguments": it}} for it in pieces))]
 
 
 def _chunk(message: Mapping[str, Any], choice: Mapping[str, Any] | None) -> dict[str, Any]:

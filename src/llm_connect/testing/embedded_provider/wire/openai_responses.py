@@ -13,6 +13,7 @@ from ..received import ReceivedRequest
 from . import openai_chat, openai_responses_stream
 from .events import Events
 from .fields import Asked, object_of, required_text, texts_of, whole_number
+from .tools import Tool, arguments_of
 
 
 def read(body: Mapping[str, Any]) -> Asked:
@@ -20,13 +21,19 @@ def read(body: Mapping[str, Any]) -> Asked:
     items = _input_items(body.get("input"))
     system = [item for item in items if item.get("role") in openai_chat.SYSTEM_ROLES]
     others = [item for item in items if item.get("role") not in openai_chat.SYSTEM_ROLES]
+    tool = forced_tool(body)
     return Asked(
         model=required_text(body, "model"),
         output_limit=whole_number(body, "max_output_tokens", minimum=16),
         system=tuple(texts_of([body.get("instructions"), *system])),
         conversation=tuple(texts_of(others)),
-        schema=_wanted_schema(object_of(object_of(body, "text"), "format")),
+        schema=tool.schema if tool else _wanted_schema(object_of(object_of(body, "text"), "format")),
     )
+
+
+def forced_tool(body: Mapping[str, Any]) -> Tool | None:
+    """The function that `tool_choice` names, or the first one where it wishes any."""
+    return openai_chat.chosen_by(body, lambda offered: offered if offered.get("type") == "function" else {})
 
 
 def _input_items(value: Any) -> list[Mapping[str, Any]]:
@@ -61,7 +68,7 @@ def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number
         "error": failed,
         "incomplete_details": {"reason": reason} if reason else None,
         "model": request.model,
-        "output": _output(answer, status, number),
+        "output": _output(answer, status, number, forced_tool(request.body)),
     } | _echo(request.body)
     if behaviour.usage != "missing":
         body["usage"] = _usage(answer, factor=0 if behaviour.usage == "zero" else 1)
@@ -92,22 +99,24 @@ def _status(answer: Answer, finish_reason: str | None) -> tuple[str, str | None]
     return "incomplete", finish_reason
 
 
-def _output(answer: Answer, status: str, number: int) -> list[dict[str, Any]]:
+def _output(answer: Answer, status: str, number: int, tool: Tool | None) -> list[dict[str, Any]]:
     output: list[dict[str, Any]] = []
     if answer.reasoning_tokens:
         output.append({"id": f"rs_embedded{number:010d}", "type": "reasoning", "summary": []})
-    text = answer.texts[0]
-    if text or not output:
-        output.append(
-            {
-                "id": f"msg_embedded{number:010d}",
-                "type": "message",
-                "role": "assistant",
-                "status": "completed" if status == "completed" else "incomplete",
-                "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}],
-            }
-        )
+    if answer.texts[0] or not output:
+        said = _said(answer, number, tool)
+        output.append({**said, "status": "completed" if status == "completed" else "incomplete"})
     return output
+
+
+def _said(answer: Answer, number: int, tool: Tool | None) -> dict[str, Any]:
+    text = answer.texts[0]
+    arguments = None if tool is None else arguments_of(text, answer)
+    if tool is None or arguments is None:
+        content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
+        return {"id": f"msg_embedded{number:010d}", "type": "message", "role": "assistant", "content": content}
+    call = {"call_id": f"call_embedded{number:010d}", "name": tool.name, "arguments": arguments}
+    return {"id": f"fc_embedded{number:010d}", "type": "function_call", **call}
 
 
 def _echo(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,8 +132,8 @@ def _echo(body: Mapping[str, Any]) -> dict[str, Any]:
         "store": body.get("store", True),
         "temperature": body.get("temperature", 1.0),
         "text": {"format": {"type": "text"}, **object_of(body, "text")},
-        "tool_choice": "auto",
-        "tools": [],
+        "tool_choice": body.get("tool_choice") or "auto",
+        "tools": body.get("tools") or [],
         "top_p": body.get("top_p", 1.0),
         "truncation": "disabled",
     }

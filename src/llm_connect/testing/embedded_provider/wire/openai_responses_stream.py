@@ -7,17 +7,27 @@ from typing import Any
 
 from .events import Events, named, numbered, pieces_of
 
+#: Items whose contents come in pieces, and how those are named.
+_KINDS = {"message": "output_text", "function_call": "function_call_arguments"}
+
 
 def events(message: Mapping[str, Any]) -> Events:
     """The events of a whole reply; the last one holds all of it."""
     items: list[dict[str, Any]] = message["output"]
-    index, item = next((found for found in enumerate(items) if found[1]["type"] == "message"), (0, dict[str, Any]()))
-    place = {"item_id": item.get("id", ""), "output_index": index, "content_index": 0}
-    content = item["content"][0]["text"] if item else ""
-    deltas = ({"type": "response.output_text.delta", **place, "delta": piece} for piece in pieces_of(content))
+    index, item = next((found for found in enumerate(items) if found[1]["type"] in _KINDS), (0, dict[str, Any]()))
+    place: dict[str, Any] = {"item_id": item.get("id", ""), "output_index": index}
+    if "content" in item:
+        place["content_index"] = 0
+    content = _content(item)
+    kind = _KINDS[item.get("type", "message")]
+    deltas = ({"type": f"response.{kind}.delta", **place, "delta": piece} for piece in pieces_of(content))
     opening = numbered(_opening(message, item, place))
     pieces = numbered(deltas, len(opening))
     return Events(opening, pieces, numbered(_closing(message, item, place, content), len(opening) + len(pieces)))
+
+
+def _content(item: Mapping[str, Any]) -> str:
+    return str(item["content"][0]["text"] if "content" in item else item.get("arguments", ""))
 
 
 def error_event(error: Mapping[str, Any]) -> bytes:
@@ -32,16 +42,21 @@ def _opening(message: Mapping[str, Any], item: Mapping[str, Any], place: Mapping
     yield {"type": "response.created", "response": {**unfinished, "error": None}}
     yield {"type": "response.in_progress", "response": {**unfinished, "error": None}}
     if item:
-        added = {**item, "status": "in_progress", "content": []}
+        empty: dict[str, Any] = {"content": []} if "content" in item else {"arguments": ""}
+        added = {**item, "status": "in_progress", **empty}
         yield {"type": "response.output_item.added", "output_index": place["output_index"], "item": added}
+    if "content" in item:
         yield {"type": "response.content_part.added", **place, "part": {"type": "output_text", "text": ""}}
 
 
 def _closing(
     message: Mapping[str, Any], item: Mapping[str, Any], place: Mapping[str, Any], content: str
 ) -> Iterator[dict[str, Any]]:
-    if item:
+    if "content" in item:
         yield {"type": "response.output_text.done", **place, "text": content}
         yield {"type": "response.content_part.done", **place, "part": item["content"][0]}
+    elif item:
+        yield {"type": "response.function_call_arguments.done", **place, "name": item["name"], "arguments": content}
+    if item:
         yield {"type": "response.output_item.done", "output_index": place["output_index"], "item": item}
     yield {"type": f"response.{message['status']}", "response": message}

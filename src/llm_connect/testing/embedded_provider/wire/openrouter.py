@@ -38,9 +38,11 @@ def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number
     }
     for choice in body["choices"]:
         choice["native_finish_reason"] = choice["finish_reason"]
+        said = choice["message"]
         choice["message"] = {
+            **{name: value for name, value in said.items() if name == "tool_calls"},
             "role": "assistant",
-            "content": choice["message"]["content"],
+            "content": said["content"],
             "refusal": None,
             "reasoning": "Some thoughts." if answer.reasoning_tokens else None,
         }
