@@ -145,6 +145,25 @@ def halter(number: int, url: str, lease_seconds: float, dispatched: bool) -> dic
     return {"reason": reason, "entry": hold.entry_id, "held": budget.snapshot().held.tokens, "line": str(budget)}
 
 
+def interrupted(number: int, url: str) -> dict[str, Any]:
+    """Spends until all is spent, while alarms interrupt what it says to the server."""
+    from tests.stores.interrupting import Interruption, alarms
+
+    budget, granted, unknown, foreign = open_budget(url), 0, 0, list[str]()
+    with alarms(number) as signals:
+        while True:
+            try:
+                budget.consume(1)
+                granted += 1
+            except Interruption:
+                unknown += 1
+            except LLMBudgetExceededError:
+                break
+            except Exception as error:
+                foreign.append(repr(error))
+    return {"granted": granted, "unknown": unknown, "foreign": foreign, "signals": signals()}
+
+
 def crowd(number: int, url: str, tokens: int, threads: int) -> None:
     """Holds so many tokens in each of so many threads, without pause, until it is killed."""
     budget = open_budget(url)

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("llm_connect")
 
 
+class Again(Exception):
+    """What was decided is not so any more, or was decided on too little: decide anew."""
+
+
 class StoreGate(Gate, ABC):
     """The gate of one budget in a store, in one process.
 
@@ -130,11 +134,17 @@ class StoreGate(Gate, ABC):
     def dispatch(self, hold: Hold) -> bool:
         """Like `Gate.dispatch`; False as well for a hold whose lease was lost, and that has been ended for that."""
         _check_own(hold)
+        before = hold.dispatched
         try:
             return super().dispatch(hold)
         except LLMConfigurationError:
             if isinstance(hold, StoredHold) and hold.late:
                 return False
+            raise
+        except BaseException:
+            # Nothing is sent, whatever the store may say of it.
+            if isinstance(hold, StoredHold):
+                hold.stay_dispatched(before)
             raise
 
     def end(self, hold: Hold, ending: Ending) -> None:
@@ -149,6 +159,12 @@ class StoreGate(Gate, ABC):
             self.lose(hold, ending)
             self._tell()
             _log.warning("What a call came to is booked as soon as the store can be reached: %s", error)
+        except Again:
+            raise
+        except BaseException:
+            # What is not written now the next operation does.
+            self.lose(hold, ending)
+            raise
 
     def lose(self, hold: Hold, ending: Ending) -> None:
         super().lose(hold, ending)

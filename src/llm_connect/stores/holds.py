@@ -68,6 +68,10 @@ class StoredHold(Hold):
         self._gate.changes.note(self)
         self._bound = bound
 
+    def stay_dispatched(self, dispatched: bool) -> None:
+        """Be reserved, or dispatched, for its caller, though the store may have it otherwise."""
+        self._dispatched = dispatched
+
     @property
     def before(self) -> Before:
         return Before(self._ended, self._dispatched, self._bound, self.row, self.lease)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_connect.core.exceptions import LLMStoreError
 from llm_connect.core.slices import limits_of
+from llm_connect.stores.gate import Again
 from llm_connect.stores.redis.line import RevisableLine
 from llm_connect.stores.redis.listener import Listener
-from llm_connect.stores.redis.state import Again, RedisState
+from llm_connect.stores.redis.state import RedisState
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker

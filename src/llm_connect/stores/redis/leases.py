@@ -29,8 +29,6 @@ class ServerLeases(Leases):
 
     def __init__(self, gate: RedisState, seconds: float) -> None:
         super().__init__(gate, seconds)
-        #: Leases that this process has let go, as it does not know whether a step under them was written.
-        self.doubtful: list[str] = []
         self._is_new = False
         self._renewed_at = 0.0
         self._names = itertools.count(1)
@@ -70,12 +68,6 @@ class ServerLeases(Leases):
         self.open_holds: int = 0
         super().commit()
 
-    def doubt(self) -> None:
-        """Let the own lease go: what stands under it may be other than it is known."""
-        if self.own is not None:
-            self.doubtful.append(self.own.number)
-            self.lost()
-
     def commit(self) -> None:
         super().commit()
         self._is_new = False
@@ -83,10 +75,6 @@ class ServerLeases(Leases):
     def undo(self) -> None:
         super().undo()
         self._is_new = False
-
-    def forget(self) -> None:
-        super().forget()
-        self.doubtful.clear()
 
     def give_up(self) -> None:
         if self.own is not None:

@@ -27,54 +27,78 @@ class Server:
         self._moved: dict[str, Any] = {}
         #: Whether there ever was one: then a lost one is worth some patience.
         self._known = False
+        #: Whether the last command may have been done though its answer was not read.
+        self.unsure: bool = False
         #: How often it was made: whoever is connected anew may meet another server, or an older state.
         self.connected: int = 0
 
     def call(self, *command: Any) -> Any:
         """The answer to a command that may be given again. Raises LLMStoreError."""
         sent = packed(*command)
-        try:
-            return self.patiently(lambda again: sent)
-        except Doubt as error:
-            # Whether it was done does not matter.
-            raise LLMStoreError(error.message, store=error.store) from None
+        return self.patiently(lambda again: sent)
 
     def patiently(self, command: Callable[[bool], bytes]) -> Any:
         """The answer to a command, which learns whether it may have been done already.
 
-        Raises LLMStoreError, and NotLoaded.
+        Raises LLMStoreError, and NotLoaded; afterwards `unsure` says whether the command may have been done.
         """
-        end, again = time.monotonic() + self._seconds, False
+        end, self.unsure = time.monotonic() + self._seconds, False
         while True:
+            connection, again = None, self.unsure
             try:
-                connection = self._ready()
-                connection.send_packed_command([command(again)])
-                return connection.read_response()
-            except Exception as error:
-                again = self._may_try_again(error, end, again)
+                connection = self._taken()
+                data = command(again)
+                self.unsure = True
+                connection.send_packed_command([data])
+                answer = connection.read_response()
+            except BaseException as error:
+                self._leave(connection, error, again)
+                self._try_again(error, end)
+            else:
+                self._connection = connection
+                return answer
 
-    def _may_try_again(self, error: Exception, end: float, again: bool) -> bool:
-        """Whether a command that has failed, and may be tried again, may have been done. Raises LLMStoreError."""
+    def _taken(self) -> Any:
+        """The connection, which is away until a whole answer was read: whatever comes between, nobody uses it again."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            connection = self.new_connection()
+            connection.connect()
+            self._known = True
+            self.connected += 1
+        return connection
+
+    def _leave(self, connection: Any, error: BaseException, again: bool) -> None:
+        """Keep a connection whose answer is an error, and close any other."""
+        from redis.exceptions import MovedError, ResponseError
+
+        if connection is None:
+            return
+        if isinstance(error, ResponseError):
+            self.unsure = again
+        if isinstance(error, ResponseError) and not isinstance(error, MovedError):
+            self._connection = connection
+        else:
+            connection.disconnect()
+
+    def _try_again(self, error: BaseException, end: float) -> None:
+        """Return when a command that has failed may be given again. Raises LLMStoreError, NotLoaded, or `error`."""
         from redis import exceptions
 
         if isinstance(error, exceptions.MovedError):
-            self.close()
             self._moved = {"host": error.host, "port": error.port}
         elif isinstance(error, exceptions.AuthenticationError):
-            raise self._error(error) from None
+            raise store_error(self._url, error) from None
         elif isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
-            again = again or self._connection is not None
-            self.close()
             if not self._known or time.monotonic() >= end:
-                raise self._error(error, doubt=again) from None
+                raise store_error(self._url, error) from None
             time.sleep(_PAUSE_SECONDS)
         elif isinstance(error, exceptions.NoScriptError):
             raise NotLoaded from None
         elif isinstance(error, exceptions.RedisError):
-            raise self._error(error) from None
+            raise store_error(self._url, error) from None
         else:
             raise error
-        return again
 
     def new_connection(self, **details: Any) -> Any:
         """A connection of its own, not yet open. Raises LLMConfigurationError when redis-py is not there."""
@@ -101,17 +125,6 @@ class Server:
         if connection is not None:
             connection.disconnect()
 
-    def _ready(self) -> Any:
-        if self._connection is None:
-            connection = self.new_connection()
-            connection.connect()
-            self._connection, self._known = connection, True
-            self.connected += 1
-        return self._connection
-
-    def _error(self, error: Exception, *, doubt: bool = False) -> LLMStoreError:
-        return Doubt.of(self._url, error) if doubt else store_error(self._url, error)
-
 
 #: What goes into a server as JSON, in few bytes. It is made once: `json.dumps` would make one for each text.
 text_of: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -136,14 +149,6 @@ def _check(url: str) -> None:
 
 class NotLoaded(Exception):
     """The server has no script of this digest; it may have been started anew."""
-
-
-class Doubt(LLMStoreError):
-    """The server was lost in the midst of a step: nobody knows whether it was written."""
-
-    @classmethod
-    def of(cls, url: str, error: Exception) -> Doubt:
-        return cls(_said(url, error), store=shown(url))
 
 
 def store_error(url: str, error: Exception | str) -> LLMStoreError:

@@ -15,11 +15,11 @@ import weakref
 from typing import Any
 
 from llm_connect.core.admission import OnUnknown
-from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.ledger import Ledger
 from llm_connect.core.totals import OTHERS
-from llm_connect.stores.gate import StoreGate
+from llm_connect.stores.gate import Again, StoreGate
 from llm_connect.stores.leases import Lease
 from llm_connect.stores.redis.changes import StepChanges
 from llm_connect.stores.redis.clock import ServerClock
@@ -27,7 +27,7 @@ from llm_connect.stores.redis.keys import NAMES, SCHEMA, Keys
 from llm_connect.stores.redis.leases import ServerLeases
 from llm_connect.stores.redis.ledger import ServerBooks, ServerLedger
 from llm_connect.stores.redis.line import RevisableLine
-from llm_connect.stores.redis.server import Doubt, NotLoaded, Server, part_of, store_error, text_of
+from llm_connect.stores.redis.server import NotLoaded, Server, part_of, store_error, text_of
 from llm_connect.stores.redis.states import MOST
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.trackers import ServerTrackers
@@ -41,10 +41,6 @@ _SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.l
 _HEAD_PARTS = 3 + len(NAMES) + 4 - 1
 #: What sums beyond the last kind, or label, count under.
 _OTHERS = text_of([OTHERS, OTHERS, OTHERS])
-
-
-class Again(Exception):
-    """What was decided is not so any more, or was decided on too little: decide anew."""
 
 
 class RedisState(StoreGate):
@@ -70,6 +66,8 @@ class RedisState(StoreGate):
         self.waiters: ServerWaiters = ServerWaiters(self, terms.lease_seconds)
         #: Whether the next step asks the server first.
         self.stale: bool = True
+        #: The step that was sent, until it is known what became of it, and all that it has changed here.
+        self._sent: dict[str, Any] | None = None
         #: Whether the step at hand has asked.
         self.fresh: bool = False
         self._start()
@@ -81,6 +79,7 @@ class RedisState(StoreGate):
         # Not in `__del__`: with the gate the socket would be collected, and complain that nobody has closed it.
         weakref.finalize(self, self.server.close).atexit = False
         self._connected = self._steps = self._epoch = 0
+        self._sent = None
         self._arriving = threading.Lock()
         self._arrived = 0
         #: What all steps begin with, as it is sent; empty until the script is loaded.
@@ -105,6 +104,8 @@ class RedisState(StoreGate):
 
     def begin(self) -> None:
         try:
+            if self._sent is not None:
+                self._learn_what_became(self._sent)
             self.fresh = False
             self.books.begin()
             if self.stale or self.trackers.stamp is None or (self._windowed and not self.clock.known):
@@ -119,22 +120,51 @@ class RedisState(StoreGate):
         try:
             self.waiters.tell(self._line)
             if self._learned != self._learned_before or self.changes:
-                outcome, first = self._send(self._step())
+                outcome = self._write(self._step())
                 if outcome != "ok":
                     raise self._failure(outcome)
-                self.changes.written(first)
-                self.trackers.commit()
+            self._keep()
         except BaseException as error:
             self.roll_back(error)
             raise
+
+    def _write(self, step: dict[str, Any]) -> str:
+        """What becomes of a step. When that is not known, the next transaction sends it again, and so learns it."""
+        self._sent = step
+        outcome, first = self._send(step)
+        if outcome == "ok":
+            self.changes.written(first)
+            self.trackers.commit()
+        else:
+            self._sent = None
+        return outcome
+
+    def _keep(self) -> None:
+        """What was changed is so. It may be done twice."""
         self._line.commit()
         self.waiters.commit()
         self._settled()
+        self._sent = None
+
+    def _learn_what_became(self, step: dict[str, Any]) -> None:
+        """Send a step again, which counts once; or undo it here, when it was not written."""
+        step["again"] = True
+        outcome = self._write(step)
+        if outcome == "ok":
+            self._keep()
+        else:
+            self.roll_back(self._failure(outcome))
+
+    def _may_be_written(self, error: BaseException) -> bool:
+        """Whether the step that was sent may be written though `error` has come between."""
+        assert self._sent is not None
+        return "again" in self._sent or self.server.unsure or not isinstance(error, LLMStoreError)
 
     def roll_back(self, error: BaseException) -> None:
-        if isinstance(error, Doubt):
-            self.leases.undo()
-            self.leases.doubt()
+        if self._sent is not None and self._may_be_written(error):
+            self.stale = True
+            return
+        self._sent = None
         missing = self.changes.missing() if isinstance(error, _Missing) else []
         self._line.undo()
         self.waiters.undo()
@@ -149,7 +179,8 @@ class RedisState(StoreGate):
 
     def _step(self) -> dict[str, Any]:
         step = self.changes.step()
-        if self.changes.over and self.leases.own is None and not self._own_leases().isdisjoint(self.changes.over):
+        before = self.leases._before[0]
+        if self.leases.own is None and before is not None and before.number in self.changes.over:
             step["own"] = True
         if self._learned != self._learned_before:
             learned = [(text_of(key), text_of(factor)) for key, factor in self._learned.items()]
@@ -159,10 +190,6 @@ class RedisState(StoreGate):
         self._steps += 1
         step["number"] = self._steps
         return step
-
-    def _own_leases(self) -> set[str]:
-        before = self.leases._before[0]
-        return {*self.leases.doubtful, *([] if before is None else [before.number])}
 
     def _ask(self) -> None:
         """Know what the server says now, and end the leases that are over."""
@@ -187,21 +214,16 @@ class RedisState(StoreGate):
 
     def _end_over(self) -> bool:
         """End the leases that are over; False when another process was faster."""
-        doubtful = [name for name in self.leases.doubtful if self.fetch("ZSCORE", "leases", name) is not None]
-        over = list(dict.fromkeys([*self._over, *doubtful]))
-        if over:
-            self.leases.end(over)
-            outcome, first = self._send(self._step())
+        if self._over:
+            self.leases.end(self._over)
+            outcome = self._write(self._step())
             if outcome == "again":
                 self._undo()
                 self.books.undo()
                 return False
             if outcome != "ok":
                 raise self._failure(outcome)
-            self.changes.written(first)
-            self.trackers.commit()
-            self._settled()
-        self.leases.doubtful.clear()
+            self._keep()
         return True
 
     def _send(self, step: dict[str, Any]) -> tuple[str, int]:

@@ -84,12 +84,13 @@ local function reply(stands, first)
   return table.concat(parts) .. last
 end
 
--- The answer of a step that was written already got lost.
-if step.again then
+-- The answer of a step that was written already got lost; or a step arrives that was sent again meanwhile.
+if step.number and (step.again or stale) then
   local last = call('HGET', LASTS, CLIENT)
   if last then
     local number, first = unpacked(LAST, last)
     if number == step.number then return reply(true, first) end
+    if number > step.number then return 'again' end
   end
 end
 
