@@ -20,6 +20,7 @@ OF_EACH_STORE = {
     "test_processes",
     "test_sharing",
     "test_windows",
+    "test_worker",
 }
 ABOUT_FILES = {
     "test_a_file_that_is_none_of_ours",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
@@ -13,13 +14,14 @@ from llm_connect.core.ledger import LedgerEntry, Outcome
 from llm_connect.core.limits import checked_figures
 from llm_connect.core.refusals import refusal_of
 from llm_connect.core.unbilled import not_billed
-from llm_connect.core.units import NOTHING, Amount, nano_usd_of, usd_of
+from llm_connect.core.units import MOST, NOTHING, Amount, nano_usd_of, usd_of
 from llm_connect.core.usage import Usage
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.price import Price
 
+_log = logging.getLogger("llm_connect")
 State: TypeAlias = Literal["reserved", "dispatched", "ended"]
 
 
@@ -203,6 +205,11 @@ class Hold:
         if usd is None and price is not None and self.facts.manual and tokens is not None:
             nano_usd, cost_source = _reckoned(price, actual, usage), price.source
             actual = actual.but(None, None, nano_usd)
+        if max(actual) > MOST:
+            # No store could count the sum of a few of them.
+            _log.warning("A call came to a figure above %s, which is not believed: its bound is presumed.", f"{MOST:,}")
+            self.presume()
+            return
         answered_by = model if model is None or model.isascii() else encodable(model)
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, answered_by))
         self.tracker.gate.end(self, ending)

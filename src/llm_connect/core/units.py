@@ -10,6 +10,8 @@ from llm_connect.core.exceptions import LLMConfigurationError
 Unit: TypeAlias = Literal["tokens", "calls", "usd"]
 UNITS: tuple[Unit, ...] = ("tokens", "calls", "usd")
 NANO = 1_000_000_000
+#: No figure of one call is believed above it: 10^15 tokens, or a million USD. Every store counts sums of nine of them.
+MOST = 10**15
 #: Money is counted in it, whatever the decimal context of the thread is.
 _MONEY = Context(prec=60, rounding=ROUND_CEILING, Emin=-60, Emax=60, traps=[InvalidOperation, Overflow])
 

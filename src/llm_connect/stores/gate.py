@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -70,6 +71,8 @@ class StoreGate(Gate, ABC):
         self._learned_before: dict[Any, LearnedFactor] = {}
         #: Notes that the transaction at hand has worked off.
         self._worked_off: list[Callable[[], None]] = []
+        #: Notes by which a transaction may have failed: each is done in one of its own.
+        self._suspects: deque[Callable[[], None]] = deque()
         #: Whether this process is done with it.
         self.closed: bool = False
         look_after(self)
@@ -110,14 +113,53 @@ class StoreGate(Gate, ABC):
         self._staged.commit()
         self._worked_off.clear()
 
-    def _undo(self) -> None:
-        """A transaction is rolled back."""
+    def _undo(self, error: BaseException) -> None:
+        """A transaction is rolled back; what is left to do comes first again, unless it may be why."""
         self.trackers.undo()
         self.changes.undo()
         self.leases.undo()
         self._staged.roll_back()
-        self._notes.extendleft(reversed(self._worked_off))
+        if isinstance(error, Exception) and not self._passes(error):
+            for note in self._worked_off:
+                self._suspect(note)
+        else:
+            self._notes.extendleft(reversed(self._worked_off))
         self._worked_off.clear()
+
+    def _passes(self, error: Exception) -> bool:
+        """Whether the same may succeed later, or when it is decided anew."""
+        return isinstance(error, LLMStoreError | Again)
+
+    def _suspect(self, note: Callable[[], None]) -> None:
+        self._suspects.append(note)
+        self._worker.start()
+        self._worker.put(self._do_suspects)
+
+    def _do_suspects(self) -> None:
+        """Do each note by which a transaction may have failed. Raises LLMStoreError."""
+        while self._suspects:
+            note = self._suspects[0]
+            try:
+                self._do_alone(note)
+            except LLMStoreError:
+                self._worker.put(self._do_suspects)
+                raise
+            except Exception as error:
+                _log.error("What a call came to cannot be booked, so its bound is presumed: %s", type(error).__name__)
+                self._presume(note)
+            self._suspects.popleft()
+
+    def _presume(self, note: Callable[[], None]) -> None:
+        """Presume the hold that `note` would end; when even that fails, it is held until its lease is over."""
+        if isinstance(note, partial) and note.func == self._end:
+            hold = note.args[0]
+            with suppress(LLMConfigurationError, ArithmeticError, ValueError):
+                self._do_alone(partial(self._end, hold, Ending("presumed", hold.bound)))
+
+    def _do_alone(self, note: Callable[[], None]) -> None:
+        with self._lock:
+            note()
+        self._tell()
 
     def _know(self, learned: dict[Key, LearnedFactor]) -> None:
         """Know what others have learned."""
@@ -161,9 +203,12 @@ class StoreGate(Gate, ABC):
             _log.warning("What a call came to is booked as soon as the store can be reached: %s", error)
         except Again:
             raise
-        except BaseException:
-            # What is not written now the next operation does.
-            self.lose(hold, ending)
+        except BaseException as error:
+            # What is not written now the next operation does, or the worker, when it is for others to fail by it.
+            if isinstance(error, Exception):
+                self._suspect(partial(self._end, hold, ending))
+            else:
+                self.lose(hold, ending)
             raise
 
     def lose(self, hold: Hold, ending: Ending) -> None:
@@ -184,6 +229,7 @@ class StoreGate(Gate, ABC):
     def flush(self) -> None:
         """Like `Gate.flush`; what cannot be done because the store cannot be reached is left to the worker."""
         try:
+            self._do_suspects()
             if self._notes:
                 with self._lock:
                     self._work_off()
@@ -299,6 +345,7 @@ class StoreGate(Gate, ABC):
         """Write what is left to do, end what is held, and let the store go. A later operation reaches for it again."""
         self._worker.stop(self.terms.busy_seconds)
         with suppress(LLMStoreError):
+            self._do_suspects()
             with self._lock:
                 self._work_off()
             # What has ended is no longer in the store by now, so that it is not ended again.
@@ -321,6 +368,7 @@ class StoreGate(Gate, ABC):
         self.trackers.undo()
         self._worked_off.clear()
         self._notes.clear()
+        self._suspects.clear()
         self._line = Line()
         self._outbox.calls.clear()
         self._generation = forks.generation

@@ -8,6 +8,7 @@ from decimal import Decimal
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from llm_connect.core.checks import encodable
 from llm_connect.core.demand import CallFacts
 from llm_connect.core.ledger import LedgerEntry
 from llm_connect.core.units import NOTHING, Amount, usd_of
@@ -74,7 +75,7 @@ def ended_values(hold: Hold) -> Row:
         _usage_text(ending.usage),
         None if ending.nano_usd is None else f"{usd_of(ending.nano_usd):f}",
         ending.cost_source,
-        hold.request_id,
+        _request_id_text(hold.request_id),
         hold.reserved_at,
         hold.ended_at,
         None,
@@ -96,7 +97,7 @@ def entry_values(entry: LedgerEntry) -> Row:
         _usage_text(entry.usage),
         None if entry.cost is None else f"{entry.cost:f}",
         entry.cost_source,
-        entry.request_id,
+        _request_id_text(entry.request_id),
         entry.reserved_at,
         entry.ended_at,
         entry.corrects,
@@ -144,6 +145,11 @@ def labels_of(text: str | None) -> dict[str, str]:
 def sum_of(row: Row) -> Amount:
     """Sums of the three units; of no rows they are None."""
     return NOTHING if row[0] is None else Amount(*row)
+
+
+def _request_id_text(request_id: str | None) -> str | None:
+    """A request id as a store takes it, whatever a provider or a user has put there."""
+    return None if request_id is None else encodable(str(request_id))
 
 
 def _usage_text(usage: Usage | None) -> str | None:

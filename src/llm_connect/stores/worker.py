@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -12,6 +14,10 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
+_log = logging.getLogger("llm_connect")
+#: How long one waits after a failure, and how often who waits looks whether the thread is there.
+_PAUSE_SECONDS = _WATCH_SECONDS = 1.0
+_FAILED = "A budget store could not do what was left to do; it goes on with what follows."
 T = TypeVar("T")
 Job = Callable[[], Any]
 
@@ -20,7 +26,7 @@ class Attended(Protocol):
     """A gate that its worker looks after."""
 
     def tick(self) -> float:
-        """Do what is due; seconds after which to come again. It raises nothing."""
+        """Do what is due; seconds after which to come again. What it raises is logged."""
         ...
 
 
@@ -29,14 +35,14 @@ class StoreWorker:
 
     def __init__(self, gate: Attended) -> None:
         self._gate = weakref.ref(gate)
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs = Jobs()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
     def start(self) -> None:
-        """Begin to look after the gate; nothing when it is running."""
+        """Begin to look after the gate; nothing while somebody does."""
         with self._starting:
-            if self._thread is None:
+            if not self.running:
                 self._thread = threading.Thread(
                     target=_work, args=(self._jobs, self._gate), name="llm-connect store", daemon=True
                 )
@@ -55,9 +61,11 @@ class StoreWorker:
         self.start()
         future: Future[T] = Future()
         self._jobs.put(partial(_fulfil, future, operation, args))
+        watch = _Watch(self)
         try:
             return await asyncio.wrap_future(future)
         finally:
+            watch.end()
             # The traceback of a cancellation keeps this frame, which must not keep a hold that nobody takes.
             del future
 
@@ -75,8 +83,24 @@ class StoreWorker:
                 thread.join(patience)
 
 
+class _Watch:
+    """Starts the thread again when it has died, as long as a coroutine waits for it."""
+
+    def __init__(self, worker: StoreWorker) -> None:
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_later(_WATCH_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._worker.start()
+        self._next = self._loop.call_later(_WATCH_SECONDS, self._look)
+
+    def end(self) -> None:
+        self._next.cancel()
+
+
 def _fulfil(future: Future[Any], operation: Callable[..., Any], args: Any) -> None:
-    if not future.set_running_or_notify_cancel():
+    if future.done() or not (future.running() or future.set_running_or_notify_cancel()):
         return
     try:
         result = operation(*args)
@@ -86,21 +110,49 @@ def _fulfil(future: Future[Any], operation: Callable[..., Any], args: Any) -> No
         future.set_result(result)
 
 
-def _work(jobs: SimpleQueue[Job | None], attended: weakref.ref[Attended]) -> None:
-    pause = 0.0
-    while True:
-        job: Job | None = _nothing
-        with suppress(Empty):
-            job = jobs.get(timeout=pause)
-        if job is None:
-            return
-        job()
-        del job
-        gate = attended()
-        if gate is None:
-            return
-        pause = gate.tick()
-        del gate
+def _work(jobs: Jobs, attended: weakref.ref[Attended]) -> None:
+    pause: float | None = 0.0
+    while pause is not None:
+        try:
+            pause = _do_next(jobs, attended, pause)
+        except BaseException:
+            # Thrown into this thread from outside, or by `tick`: others wait for this thread.
+            _log.exception(_FAILED)
+            pause = _PAUSE_SECONDS
+
+
+def _do_next(jobs: Jobs, attended: weakref.ref[Attended], pause: float) -> float | None:
+    """Do the next job, and what is due; seconds after which to come again, or None at the end."""
+    gate = attended() if jobs.do_next(pause) else None
+    return None if gate is None else gate.tick()
+
+
+class Jobs:
+    """Jobs in the order in which they came. Each stays until it is done, so that none dies with a thread."""
+
+    def __init__(self) -> None:
+        self._left: deque[Job | None] = deque()
+        self._woken: SimpleQueue[None] = SimpleQueue()
+
+    def put(self, job: Job | None) -> None:
+        """Add one, or None for the end; a finalizer may do so."""
+        self._left.append(job)
+        self._woken.put(None)
+
+    def do_next(self, seconds: float) -> bool:
+        """Do the next one, for which one waits so long at most; False when it is the end."""
+        if not self._left:
+            with suppress(Empty):
+                self._woken.get(timeout=seconds)
+        job = self._left[0] if self._left else _nothing
+        try:
+            if job is not None:
+                job()
+        except BaseException:
+            _log.exception(_FAILED)
+        if self._left and self._left[0] is job:
+            self._left.popleft()
+        return job is not None
 
 
 def _nothing() -> None:

@@ -168,7 +168,7 @@ class RedisState(StoreGate):
         missing = self.changes.missing() if isinstance(error, _Missing) else []
         self._line.undo()
         self.waiters.undo()
-        self._undo()
+        self._undo(error)
         self.books.undo()
         self.books.learned.become(dict(self._learned_before))
         if isinstance(error, _Lost):
@@ -218,7 +218,7 @@ class RedisState(StoreGate):
             self.leases.end(self._over)
             outcome = self._write(self._step())
             if outcome == "again":
-                self._undo()
+                self._undo(Again())
                 self.books.undo()
                 return False
             if outcome != "ok":
@@ -291,8 +291,8 @@ class RedisState(StoreGate):
             moved = (each for each in self._windows.living() if each.number and each.window.changed)  # type: ignore[union-attr]
             self.changes.note_trackers(moved)
 
-    def _undo(self) -> None:
-        super()._undo()
+    def _undo(self, error: BaseException) -> None:
+        super()._undo(error)
         self._windows.look_again()
 
     @property

@@ -112,7 +112,7 @@ class TransactionalGate(StoreGate):
     def roll_back(self, error: BaseException) -> None:
         better, changed = self._as_llm_error(error), bool(self.changes)
         self._refuse_granted(better or error)
-        self._undo()
+        self._undo(error)
         self.books.undo()
         self.waiters.undo()
         self.books.last_id = self._version = None
@@ -124,6 +124,10 @@ class TransactionalGate(StoreGate):
                 self.trackers.refresh()
         if better is not None:
             raise better from None
+
+    def _passes(self, error: Exception) -> bool:
+        faulty = sqlite3.DataError | sqlite3.IntegrityError | sqlite3.InterfaceError | sqlite3.ProgrammingError
+        return super()._passes(error) or (isinstance(error, sqlite3.Error) and not isinstance(error, faulty))
 
     def _catch_up(self, connection: sqlite3.Connection) -> None:
         """Bring up to date what this process knows of the file."""

@@ -1,0 +1,119 @@
+"""The worker of a store outlives whatever happens in it, and whoever waits for it never waits for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.mock import MockLLMAdapter
+from llm_connect.core.models import RunConfig
+from llm_connect.core.units import MOST
+from llm_connect.stores.opening import open_budget
+from tests.core.budget_helpers import at_rest, outcomes, until
+from tests.stores.looking import gate_of
+
+CONFIG: dict[str, Any] = {"max_tokens": 50, "timeout_seconds": 20, "max_wait_seconds": 10}
+
+
+async def answered(budget: BudgetTracker, **usage: int) -> str:
+    """What a call is answered that comes to this."""
+    adapter = MockLLMAdapter("done", **(usage or {"prompt_tokens": 4, "completion_tokens": 2}))
+    response = await adapter.async_execute_prompt("hello", RunConfig(budget_tracker=budget, **CONFIG))
+    return response.content
+
+
+@pytest.mark.parametrize("tokens", [MOST + 1, 2**53, 2**63 - 1, 2**63, 10**400])
+async def test_a_figure_that_nobody_can_count_is_presumed(
+    url: str, tokens: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer comes back, its bound is booked, the log says so, and the calls that follow are as ever (STORE-19)."""
+    budget = open_budget(url, total=100_000)
+    assert await answered(budget, prompt_tokens=tokens, completion_tokens=1) == "done"
+    assert "not believed" in caplog.text
+    (entry,) = budget.ledger
+    assert (entry.outcome, entry.amount) == ("presumed", entry.bound)
+    assert await answered(budget) == "done"
+    budget.correct(entry.id, 7)
+    assert (await budget.asnapshot()).spent.tokens == 13
+    at_rest(budget)
+
+
+@pytest.mark.parametrize("odd", ["half \ud800", "\x00", 5, b"bytes", object()])
+async def test_an_odd_request_id_is_written_as_text(url: str, odd: Any) -> None:
+    """Whatever a provider calls a request, what it came to is booked (STORE-19)."""
+    budget = open_budget(url, total=1_000)
+    hold = await budget.areserve(10)
+    await hold.adispatch()
+    hold.request_id = odd
+    hold.settle(4)
+    await hold.abooked()
+    (entry,) = budget.ledger
+    assert (entry.amount.tokens, type(entry.request_id)) == (4, str)
+    assert await answered(budget) == "done"
+    at_rest(budget)
+
+
+@pytest.mark.parametrize("kind", [GeneratorExit, RecursionError, MemoryError, SystemExit, KeyboardInterrupt])
+async def test_callbacks_do_not_end_it(url: str, kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
+    """A sink or threshold that raises anything is logged, and disturbs nobody's call (STORE-19)."""
+    caplog.set_level(logging.CRITICAL, "llm_connect")
+
+    def fail(_: object) -> None:
+        raise kind
+
+    budget = open_budget(url, total=1_000, sink=fail)
+    budget.on_threshold(0.001, fail)
+    for _ in range(3):
+        assert await answered(budget) == "done"
+        # What would end the program is told to the next call.
+        gate_of(budget)._outbox.owed.clear()
+    assert outcomes(budget) == ["settled"] * 3
+    at_rest(budget)
+
+
+async def test_a_note_that_always_fails_stops_nobody(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What can never be written is done apart from what can: that is booked, and calls go on (STORE-19)."""
+    caplog.set_level(logging.CRITICAL, "llm_connect")
+    budget = open_budget(url, total=1_000)
+    good, odd = await budget.areserve(10), await budget.areserve(20)
+    for hold in (good, odd):
+        await hold.adispatch()
+    good.settle(6)
+    gate_of(budget).lose(odd, odd.ending._replace(outcome="settled", amount=(object(), 1, 0)))
+    assert await answered(budget) == "done"
+    await asyncio.to_thread(until, lambda: budget.snapshot().held.tokens == 0)
+    assert sorted(outcomes(budget)) == ["presumed", "settled", "settled"]
+    at_rest(budget)
+
+
+async def test_a_thread_that_has_died_is_started_again(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Who waits for it looks after it: what it was told to do the next thread does (STORE-19)."""
+    caplog.set_level(logging.CRITICAL, "llm_connect")
+    budget = open_budget(url, total=1_000)
+    assert await answered(budget) == "done"
+    worker = gate_of(budget).worker
+    thread = worker._thread
+    worker._jobs.put(None)
+    call = asyncio.create_task(answered(budget))
+    await asyncio.to_thread(thread.join, 20)
+    assert await asyncio.wait_for(call, 20) == "done"
+    assert worker._thread is not thread
+    at_rest(budget)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_an_exception_that_another_thread_throws_into_it(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Soft time limits do so: the worker goes on, or another does (STORE-19)."""
+    caplog.set_level(logging.CRITICAL, "llm_connect")
+    budget = open_budget(url, total=1_000)
+    for _ in range(20):
+        assert await answered(budget) == "done"
+        (thread,) = [each for each in threading.enumerate() if each is gate_of(budget).worker._thread]
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+    assert await asyncio.wait_for(answered(budget), 20) == "done"
