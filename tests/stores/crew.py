@@ -150,8 +150,12 @@ def interrupted(number: int, url: str) -> dict[str, Any]:
     from tests.stores.interrupting import Interruption, alarms
 
     budget, granted, unknown, foreign = open_budget(url), 0, 0, list[str]()
-    with alarms(number) as signals:
+    chance = random.Random(number)
+    with alarms() as (set_alarm, signals):
         while True:
+            # Every other time, since who connects anew is slow.
+            if chance.random() < 0.5:
+                set_alarm(chance.uniform(0.00001, 0.002))
             try:
                 budget.consume(1)
                 granted += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import sys
 import threading
@@ -62,22 +61,20 @@ class Injector:
 
 
 @contextmanager
-def alarms(seed: int) -> Iterator[Callable[[], int]]:
-    """In the block alarms at random moments interrupt whatever is said to a server; how often they have."""
-    number, chance = 0, random.Random(seed)
+def alarms() -> Iterator[tuple[Callable[[float], object], Callable[[], int]]]:
+    """Sets an alarm that interrupts what is said to a server then; and how often one has."""
+    number = 0
 
     def interrupt(_: int, frame: FrameType | None) -> None:
         nonlocal number
-        signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.002, 0.02))
         if in_exchange(frame):
             number += 1
             raise Interruption
 
     assert threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.002)
     try:
-        yield lambda: number
+        yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds), lambda: number
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
