@@ -156,7 +156,7 @@ class Call:
     def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
         self._head = Head(sent=not self.adapter.marks_sent)
         reply = yield Send(self.adapter, request, self.deadline, self._head)
-        return reply if isinstance(reply, Failure) else self.adapter.parse(reply)
+        return reply if isinstance(reply, Failure) else self.adapter.read(reply)
 
     def _pause_after(self, failure: Failure) -> float | None:
         """Seconds before the next attempt; None when there is to be none."""
@@ -179,7 +179,7 @@ class Call:
 
     def _name(self, hold: Hold, request_id: str | None) -> None:
         """Let the ledger name the request, so that the provider can be asked later what became of it."""
-        hold.request_id = hold.request_id or self.adapter.scrubber.clean(request_id)
+        hold.request_id = hold.request_id or self.adapter.scrubber.name(request_id)
 
 
 def call(adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.calling.scrub import Scrubber
 from llm_connect.core.bounds import utf8_bytes
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.holds import Ending, Hold
@@ -62,7 +61,7 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
         "attempts": call.attempts,
     }
     if answer.request_id is not None:
-        metadata["request_id"] = call.adapter.scrubber.clean(answer.request_id)
+        metadata["request_id"] = answer.request_id
     if answer.hint is not None:
         metadata["hint"] = answer.hint
     if call.hold is not None:
@@ -116,12 +115,12 @@ def error_for(
     adapter: ProviderAdapter, failure: Failure, *, model: str, prompts: Iterable[str | None] = (), **facts: Any
 ) -> LLMError:
     """The error for a failure, without key and prompt."""
-    scrubber = Scrubber(adapter.secrets, prompts)
+    scrubber = adapter.scrubber.beside(prompts)
     return failure.kind(
         f"{' '.join(filter(None, (adapter.provider, model)))}: {scrubber.clean(failure.message)}",
         provider=adapter.provider,
         model=model or None,
-        request_id=scrubber.clean(failure.request_id),
+        request_id=scrubber.name(failure.request_id),
         retry_after=failure.retry_after,
         **facts,
         **scrubber.clean(dict(failure.details)),

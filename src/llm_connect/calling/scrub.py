@@ -1,61 +1,102 @@
-"""Taking keys and prompts out of what a provider says, before it becomes an error's text."""
+"""Taking keys and prompts out of what a provider says, before it becomes an error's text.
+
+What a provider says is kept only where no reading of it (see `spellings`) shows a part of a key or an echo of a prompt,
+and where it does not look like an encoding that nobody here can read. It is cut before it is looked at, so that the
+time grows with the length of the prompts alone.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import Any
+from itertools import groupby
+from typing import Any, TypeVar
 
-#: A shorter text is a stand-in, and would blank out letters of ordinary words.
-_LEAST_SECRET = 6
-#: A run of this many characters that a message shares with a key is a part of it, as where a message was cut;
-#: longer than what all keys of a provider begin with.
-_KEY_RUN = 12
-#: A run of this many characters that a message shares with a prompt is an echo of it.
-_ECHO = 20
+from llm_connect.calling.echoes import SecretKey, SecretPrompts
+from llm_connect.calling.spellings import Span, readings_of
+from llm_connect.protocols.wire import LONGEST_NAME
+
+_Name = TypeVar("_Name", str, str | None)
+
+#: More letters and digits without a word between them are an encoding.
+_LONGEST_NUMBER = 24
+#: More of a text is not kept.
+_MOST_CHARACTERS = 4_096
+#: A shorter key is a stand-in, and would blank out letters of ordinary words.
+_SHORTEST_KEY = 6
 
 
 class Scrubber:
-    """Hides `keys` and `prompts` where they stand whole, and any longer part of them, at any depth of dicts."""
+    """Hides `keys` and `prompts`, whole or in part, in any spelling, at any depth of dicts and lists."""
 
     def __init__(self, keys: Iterable[str], prompts: Iterable[str | None] = ()) -> None:
-        self._secrets = [("[key]", key, _KEY_RUN) for key in keys if len(key) >= _LEAST_SECRET]
-        for prompt in (" ".join(prompt.split()) for prompt in prompts if prompt):
-            if len(prompt) >= _LEAST_SECRET:
-                self._secrets.append(("[prompt]", prompt, _ECHO))
+        self._keys = [SecretKey(key) for key in keys if len(key) >= _SHORTEST_KEY]
+        self._prompts = SecretPrompts(prompts)
+
+    def beside(self, prompts: Iterable[str | None]) -> Scrubber:
+        """One that hides the same keys, and these prompts."""
+        other = Scrubber((), prompts)
+        other._keys = self._keys
+        return other
 
     def clean(self, value: Any) -> Any:
         if isinstance(value, dict):
             return {name: self.clean(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.clean(item) for item in value]
         if not isinstance(value, str):
             return value
-        for sign, secret, run in self._secrets:
-            value = _without(value, secret, run, sign)
+        text = value[:_MOST_CHARACTERS]
+        return self._cleaned(text, _encodings_in(text))
+
+    def name(self, value: _Name) -> _Name:
+        """A request id or the name of a model, which may look like an encoding; more than 200 characters are cut."""
+        if not value:
+            return value
+        value = value[:LONGEST_NAME]
+        if self._prompts or not _PLAIN_NAME.fullmatch(value) or any(key.may_be_in(value) for key in self._keys):
+            return self._cleaned(value, [])
         return value
 
-
-def _without(message: str, secret: str, run: int, sign: str) -> str:
-    if len(secret) <= run:
-        return message.replace(secret, sign)
-    if not _may_share(message, secret, run):
-        return message
-    kept, position = "", 0
-    while position < len(message):
-        length = _shared_length(message, position, secret, run)
-        kept += sign if length else message[position]
-        position += length or 1
-    return kept
+    def _cleaned(self, text: str, encodings: list[Span]) -> str:
+        readings = readings_of(text)
+        if readings is None:
+            return "[withheld]"
+        keys = [span for key in self._keys for reading in readings for span in key.spans(reading)]
+        return _replaced(text, {"[key]": keys, "[prompt]": self._prompts.spans(readings), "[encoded]": encodings})
 
 
-def _may_share(message: str, secret: str, run: int) -> bool:
-    """False when they cannot share a run: wherever that began, it would hold a whole block of half its length."""
-    half = run // 2
-    return any(message[start : start + half] in secret for start in range(0, len(message) - half + 1, half))
+def _replaced(text: str, hidden: dict[str, list[Span]]) -> str:
+    """`text` with a sign for each part that is hidden; where several hide one, the first."""
+    signs = [""] * len(text)
+    for sign, spans in reversed(hidden.items()):
+        for start, end in spans:
+            signs[start:end] = [sign] * (end - start)
+    parts = groupby(range(len(text)), signs.__getitem__)
+    shown = "".join([sign or "".join([text[at] for at in places]) for sign, places in parts])
+    return _REPEATED_SIGN.sub(r"\1", shown)
 
 
-def _shared_length(message: str, start: int, secret: str, run: int) -> int:
-    end = start + run
-    if end > len(message) or message[start:end] not in secret:
-        return 0
-    while end < len(message) and message[start : end + 1] in secret:
-        end += 1
-    return end - start
+def _encodings_in(text: str) -> list[Span]:
+    """Where much is said, and no word: an encoding, perhaps one that nobody here can read."""
+    gaps, start = [], 0
+    for word in _WORD.finditer(text):
+        gaps.append((start, word.start()))
+        start = word.end()
+    gaps.append((start, len(text)))
+    return [span for span in gaps if len(_SIGN.sub("", text[slice(*span)])) > _LONGEST_NUMBER]
+
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9]+(?:[._:/@-]{1,2}[A-Za-z0-9]+)*")
+_REPEATED_SIGN = re.compile(r"(\[(?:key|prompt|encoded)\])(?:\W{0,3}(?:\1|\[encoded\]))+")
+_SIGN = re.compile(r"[\W_]+")
+#: Ids of the usual forms, moments, and words.
+_WORD = re.compile(
+    r"""(?<![A-Za-z0-9])(?:
+        (?:[a-z]{2,16}[-_])?(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})
+      | (?:req|gen|chatcmpl|resp|msg|org|proj|file|batch|run|thread|asst|call|user)[-_][A-Za-z0-9-]{8,48}
+      | \d{4}-\d\d-\d\dT[0-9:.]{5,20}Z?
+      | [A-Z]?[a-z]{3,20} | [A-Z]{3,20} | (?:[A-Z]?[a-z]{2,15}|[A-Z]{2,5}){2,5}
+    )(?![A-Za-z0-9])""",
+    re.VERBOSE,
+)

@@ -105,7 +105,7 @@ class StreamedCall(Call):
 
     def _conclude(self) -> None:
         """All is known before the last text is given on, which the caller may answer by leaving."""
-        self._outcome = self.adapter.parse(self._whole_reply()) if self._reading.whole else _NO_END
+        self._outcome = self.adapter.read(self._whole_reply()) if self._reading.whole else _NO_END
         if self.hold is not None:
             self._end(self.hold, self._outcome)
 
@@ -127,7 +127,7 @@ class StreamedCall(Call):
         if not self._head.sent:
             hold.release()
             return
-        said = self.adapter.parse(self._whole_reply())
+        said = self.adapter.read(self._whole_reply())
         if self._reading.whole and isinstance(said, Answer):
             # The model had come to its end, although nobody waited for the end of the bytes.
             self._outcome = said
@@ -156,7 +156,8 @@ class StreamedCall(Call):
         return response_of(self, replace(said, content=self.text))
 
     def _unknown(self) -> Answer:
-        return Answer(content="", model="", usage=None, finish_reason="unknown", request_id=self._head.request_id)
+        request_id = self.adapter.scrubber.name(self._head.request_id)
+        return Answer(content="", model="", usage=None, finish_reason="unknown", request_id=request_id)
 
 
 class ProviderStream:

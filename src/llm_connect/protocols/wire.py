@@ -15,6 +15,8 @@ from llm_connect.protocols.pages import words_of_page
 
 JSON: TypeAlias = dict[str, Any]
 
+#: More of a request id or of the name of a model is not kept.
+LONGEST_NAME = 200
 _SHOWN_CHARACTERS = 300
 
 
@@ -112,7 +114,7 @@ def request_id(reply: Reply) -> str | None:
 def request_id_in(headers: Mapping[str, str]) -> str | None:
     """The id in the headers of a reply; of OpenRouter the one by which it tells later what was billed."""
     found = headers.get("x-generation-id") or headers.get("x-request-id") or headers.get("request-id")
-    return encodable(found) if found else None
+    return encodable(found[:LONGEST_NAME]) if found else None
 
 
 def spent_on_thinking(content: str, finish: FinishReason) -> str | None:

@@ -1,0 +1,154 @@
+"""What of a key, or of a prompt, the readings of a text show."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+from llm_connect.calling.spellings import Reading, Span, fold, unescaped
+
+#: A run of this many letters and digits that a text shares with a key is a part of it.
+_KEY_RUN = 8
+#: Shorter parts count where they make up half of a key of at least `_LONG_KEY` letters and digits.
+_KEY_PIECE = 4
+_LONG_KEY = 16
+#: A run of this many letters and digits that a text shares with a prompt is an echo of it.
+_ECHO = 12
+#: A shorter prompt is a word of any text.
+_SHORTEST_PROMPT = 6
+
+
+class SecretKey:
+    """An API key."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._letters = fold(key)
+        self._runs = frozenset(run for way in _turned(self._letters) for run in _windows(way, _KEY_RUN))
+        self._pieces = {piece: at for at, piece in enumerate(_windows(self._letters, _KEY_PIECE))}
+
+    def spans(self, reading: Reading) -> Iterator[Span]:
+        """Where parts of the key stand."""
+        if not self._runs:
+            whole, text = self._key.lower(), "".join([c.lower() if c.isascii() else c for c in reading.text])
+            yield from (reading.span(at, at + len(whole) - 1) for at in _places(whole, text))
+            return
+        runs = enumerate(_windows(reading.letters, _KEY_RUN))
+        yield from [reading.letter_span(at, _KEY_RUN) for at, run in runs if run in self._runs]
+        if len(self._letters) >= _LONG_KEY:
+            yield from self._in_pieces(reading)
+            yield from self._shortened(reading)
+
+    def may_be_in(self, name: str) -> bool:
+        """False where no part of the key stands in `name`, as it is or in an encoding of letters and digits."""
+        letters, half = fold(name), _KEY_RUN // 2
+        if not any(letters[at : at + half] in self._spelled_blocks for at in range(0, len(letters), half)):
+            return False
+        return not self._spelled.isdisjoint(_windows(letters, _KEY_RUN))
+
+    def _in_pieces(self, reading: Reading) -> list[Span]:
+        pieces = enumerate(_windows(reading.letters, _KEY_PIECE))
+        found = {at: self._pieces[piece] for at, piece in pieces if piece in self._pieces}
+        shown = {place + i for place in found.values() for i in range(_KEY_PIECE)}
+        if len(shown) * 2 < len(self._letters):
+            return []
+        return [reading.letter_span(at, _KEY_PIECE) for at in found]
+
+    def _shortened(self, reading: Reading) -> Iterator[Span]:
+        """As `sk-pr***wxyz`, or its last characters alone."""
+        for match in _SHORTENED.finditer(reading.text):
+            head, tail = fold(match[1]), fold(match[2])
+            if (len(head) >= _KEY_PIECE and self._letters.startswith(head)) or self._ends_with(tail, 2):
+                yield reading.span(match.start(), match.end() - 1)
+        for match in _LAST_CHARACTERS.finditer(reading.text):
+            if self._ends_with(match.group().lower(), _KEY_PIECE):
+                yield reading.span(match.start(), match.end() - 1)
+
+    def _ends_with(self, tail: str, least: int) -> bool:
+        return len(tail) >= least and self._letters.endswith(tail)
+
+    @cached_property
+    def _spelled(self) -> frozenset[str]:
+        """The runs of the key in all encodings that a plain name can hold."""
+        spelled = [fold(way) for key in _turned(self._key) for way in (key, *_encoded(key.encode()))]
+        return frozenset(run for way in spelled for turned in _turned(way) for run in _windows(turned, _KEY_RUN))
+
+    @cached_property
+    def _spelled_blocks(self) -> frozenset[str]:
+        return frozenset(block for run in self._spelled for block in _windows(run, _KEY_RUN // 2))
+
+
+class SecretPrompts:
+    """The prompts of a call."""
+
+    def __init__(self, prompts: Iterable[str | None]) -> None:
+        self._texts = [prompt for prompt in prompts if prompt]
+
+    def __bool__(self) -> bool:
+        return bool(self._texts)
+
+    def spans(self, readings: list[Reading]) -> list[Span]:
+        """Where parts of the prompts stand."""
+        runs: defaultdict[str, list[tuple[Reading, int]]] = defaultdict(list)
+        for reading in readings:
+            for at, run in enumerate(_windows(reading.letters, _ECHO)):
+                for way in _turned(run):
+                    runs[way].append((reading, at))
+        spans = [reading.letter_span(at, _ECHO) for run in self._shared(runs) for reading, at in runs[run]]
+        return spans + [span for reading in readings for span in self._short(reading)]
+
+    def _shared(self, runs: Iterable[str]) -> set[str]:
+        runs = frozenset(runs)
+        blocks = {block for run in runs for block in _windows(run, _ECHO // 2)}
+        return {run for prompt in self._folded for run in _shared(runs, blocks, prompt)}
+
+    def _short(self, reading: Reading) -> Iterator[Span]:
+        for prompt in self._folded:
+            if len(prompt) < _ECHO:
+                yield from (reading.letter_span(at, len(prompt)) for at in _places(prompt, reading.letters))
+
+    @cached_property
+    def _folded(self) -> set[str]:
+        """The prompts as they are, and as they are once their own escapes are resolved."""
+        forms = {fold(form) for text in self._texts for form in {text, unescaped(text)}}
+        return {form for form in forms if len(form) >= _SHORTEST_PROMPT}
+
+
+def _shared(runs: frozenset[str], blocks: set[str], prompt: str) -> Iterator[str]:
+    """Which of `runs` stand in `prompt`; wherever one does, it holds a whole block of half its length."""
+    half = _ECHO // 2
+    for at in [at for at in range(0, len(prompt), half) if prompt[at : at + half] in blocks]:
+        for start in range(max(0, at - half), at + 1):
+            if (run := prompt[start : start + _ECHO]) in runs:
+                yield run
+
+
+def _turned(text: str) -> list[str]:
+    """`text` forwards and backwards, as it is and in ROT13."""
+    return [way[::step] for way in (text, text.translate(_ROT13)) for step in (1, -1)]
+
+
+def _windows(text: str, size: int) -> list[str]:
+    return [text[at : at + size] for at in range(len(text) - size + 1)]
+
+
+def _places(part: str, text: str) -> Iterator[int]:
+    return (match.start() for match in re.finditer(re.escape(part), text))
+
+
+def _encoded(key: bytes) -> list[str]:
+    aligned = [base64.b64encode(b"\0" * before + key).decode() for before in range(3)]
+    return [*aligned, key.hex(), "".join(map(str, key))]
+
+
+#: What stands for the middle of a key that is shown in part.
+_SHORTENED = re.compile(
+    r"(?<![\w-])([\w-]*)(?:[*#\u2022]{2,}|\.{2,}|\u2026|[xX]{4,})[*#.\u2022\u2026]*([\w-]*)", re.ASCII
+)
+_LAST_CHARACTERS = re.compile(r"(?<![A-Za-z0-9])[A-Za-z0-9]{4,6}(?![A-Za-z0-9])")
+_ROT13 = str.maketrans(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", "NOPQRSTUVWXYZABCDEFGHIJKLMnopqrstuvwxyzabcdefghijklm"
+)

@@ -1,0 +1,310 @@
+"""The ways in which a text may be read: escapes resolved, encodings decoded, and where each character stood.
+
+A provider's error may say a key or a prompt as JSON in JSON, in an address, as HTML, as bytes, in base64 or hex,
+backwards, in pieces. Whoever looks for them looks at all readings. Each is made in a time linear in the text, and their
+number is bounded.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+Span: TypeAlias = tuple[int, int]
+
+#: All readings together are no longer than that, but for texts that are made to have many.
+_MOST_CHARACTERS = 32_768
+#: Escapes within escapes are resolved this often.
+_DEEPEST = 6
+#: What a decoder brings to light counts from this length on.
+_LEAST = 8
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text as it may be read; character `i` of it was `starts[i]` to `ends[i]` of the original."""
+
+    text: str
+    starts: Sequence[int]
+    ends: Sequence[int]
+
+    def span(self, first: int, last: int) -> Span:
+        """What of the original the characters `first` to `last` were; a reading may go backwards."""
+        return min(self.starts[first], self.starts[last]), max(self.ends[first], self.ends[last])
+
+    @property
+    def letters(self) -> str:
+        """The letters and digits, without case and marks."""
+        return self._letters_and_places[0]
+
+    def letter_span(self, first: int, length: int) -> Span:
+        """What of the original `length` letters and digits were, from `first` on."""
+        places = self._letters_and_places[1]
+        return self.span(places[first], places[first + length - 1])
+
+    @cached_property
+    def _letters_and_places(self) -> tuple[str, list[int]]:
+        if self.text.isascii():
+            places = [i for i, character in enumerate(self.text) if character.isalnum()]
+            return "".join([self.text[i] for i in places]).lower(), places
+        pieces = [fold(character) for character in self.text]
+        return "".join(pieces), [i for i, piece in enumerate(pieces) for _ in piece]
+
+
+def readings_of(text: str) -> list[Reading] | None:
+    """All readings of `text`, itself the first; None when they are too much to look at."""
+    found = [Reading(text, range(len(text)), range(1, len(text) + 1))]
+    seen, size = {text}, len(text)
+    for reading in found:  # grows by what is found
+        for child in _further(reading):
+            if child.text in seen:
+                continue
+            size += len(child.text)
+            if size > _MOST_CHARACTERS:
+                return None
+            seen.add(child.text)
+            found.append(child)
+    return found
+
+
+def fold(text: str) -> str:
+    """The letters and digits of `text` without case and marks."""
+    if text.isascii():
+        return text.translate(_ONLY_LETTERS_AND_DIGITS)
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", _TAGS.sub(_untagged, text)).casefold())
+    return _SEPARATORS.sub("", plain)
+
+
+def unescaped(text: str) -> str:
+    """`text` with its escapes resolved, as often as they are nested."""
+    for _ in range(_DEEPEST):
+        if (again := _ESCAPE.sub(lambda token: _resolved(token.group()), text)) == text:
+            break
+        text = again
+    return text
+
+
+def _further(reading: Reading) -> Iterator[Reading]:
+    """What one step makes of a reading."""
+    if (plain := _compatible(reading)) is not None:
+        yield plain
+        return
+    backwards = Reading(reading.text[::-1], reading.starts[::-1], reading.ends[::-1])
+    if odd := _odd_part(reading.text):
+        yield _without(_WORDS_BETWEEN, reading)
+        yield from _base64(reading, *odd)
+        yield from _base64(backwards, len(reading.text) - odd[1], len(reading.text) - odd[0])
+    if _MAY_ESCAPE.search(reading.text):
+        yield backwards
+        yield _without(_WHITE_SPACE, reading)
+    if _ESCAPE.search(reading.text):
+        yield _without_escapes(reading)
+        return
+    for way in (reading, backwards):
+        yield from _numbers(way)
+    if odd:
+        yield from _hex(reading, *odd)
+        yield from _hex(backwards, len(reading.text) - odd[1], len(reading.text) - odd[0])
+
+
+# Characters
+
+
+def _compatible(reading: Reading) -> Reading | None:
+    """The same in plain characters, where it has wide, mathematical, tagged or invisible ones; else None."""
+    if reading.text.isascii():
+        return None
+    pieces = [_plain(character) for character in reading.text]
+    if all(map(str.__eq__, pieces, reading.text)):
+        return None
+    return _spread(reading, [(piece, i, i) for i, piece in enumerate(pieces)])
+
+
+def _plain(character: str) -> str:
+    if character.isascii():
+        return character
+    if unicodedata.category(character) == "Cf":
+        return _TAGS.sub(_untagged, character) if _TAGS.match(character) else ""
+    return unicodedata.normalize("NFKC", character)
+
+
+def _untagged(tag: re.Match[str]) -> str:
+    return chr(ord(tag.group()) - 0xE0000)
+
+
+def _spread(reading: Reading, pieces: list[tuple[str, int, int]]) -> Reading:
+    """A reading of `pieces`, each of which was some characters of `reading`, the first to the last."""
+    starts: list[int] = []
+    ends: list[int] = []
+    for piece, first, last in pieces:
+        start, end = reading.span(first, last)
+        starts += [start] * len(piece)
+        ends += [end] * len(piece)
+    return Reading("".join([piece for piece, _, _ in pieces]), starts, ends)
+
+
+# Escapes
+
+
+def _without(filler: re.Pattern[str], reading: Reading) -> Reading:
+    """The same as one piece, where it was given in several."""
+    kept, done = [], 0
+    for match in filler.finditer(reading.text):
+        kept.append(slice(done, match.start()))
+        done = match.end()
+    kept.append(slice(done, None))
+    return Reading(
+        "".join([reading.text[part] for part in kept]),
+        [start for part in kept for start in reading.starts[part]],
+        [end for part in kept for end in reading.ends[part]],
+    )
+
+
+def _without_escapes(reading: Reading) -> Reading:
+    """The same with its escapes resolved, as often as they are nested."""
+    for _ in range(_DEEPEST):
+        pieces = list(_resolved_pieces(reading.text))
+        if len(pieces) == len(reading.text):
+            break
+        reading = _spread(reading, pieces)
+    return reading
+
+
+def _resolved_pieces(text: str) -> Iterator[tuple[str, int, int]]:
+    done = 0
+    for token in _ESCAPE.finditer(text):
+        yield from ((text[i], i, i) for i in range(done, token.start()))
+        yield _resolved(token.group()), token.start(), token.end() - 1
+        done = token.end()
+    yield from ((text[i], i, i) for i in range(done, len(text)))
+
+
+def _resolved(token: str) -> str:
+    if token[0] == "&":
+        return _entity(token)
+    if token[0] == "\\" and token[1] not in "uUx01234567":
+        return _LETTER_ESCAPES.get(token[1], token[1])
+    if octets := _OCTETS.fullmatch(token):
+        return bytes.fromhex(token.replace(octets[1], "")).decode("utf-8", "replace")
+    if token[0] == "=":
+        return ""
+    return _code_points(token)
+
+
+def _entity(token: str) -> str:
+    import html
+
+    return html.unescape(token)
+
+
+def _code_points(token: str) -> str:
+    if token[1].isdigit():
+        return chr(int(token[1:], 8))
+    codes = [int(code, 16) for code in re.findall("[0-9A-Fa-f]{4,8}|(?<=[{])[0-9A-Fa-f]+", token)]
+    if len(codes) == 2:
+        return chr(0x10000 + ((codes[0] & 0x3FF) << 10) + (codes[1] & 0x3FF))
+    return chr(codes[0]) if codes[0] < 0x110000 else ""
+
+
+# Encodings
+
+
+def _odd_part(text: str) -> tuple[int, int] | None:
+    """From the first to the last of what is no plain word or number, if it is long enough to say something."""
+    odd = [run for run in _RUN.finditer(text) if not _WORDS.fullmatch(run.group())]
+    if not odd or odd[-1].end() - odd[0].start() < _LEAST:
+        return None
+    return odd[0].start(), odd[-1].end()
+
+
+def _base64(reading: Reading, start: int, end: int) -> Iterator[Reading]:
+    streams = {}
+    for alphabet in _BASE64_ALPHABETS:
+        at = [i for i in range(start, end) if reading.text[i] in alphabet]
+        streams["".join([reading.text[i] for i in at]).translate(_TO_STANDARD)] = at
+    for stream, at in streams.items():
+        for offset in range(4):
+            decoded = binascii.a2b_base64(stream[offset:] + "A" * (-len(stream[offset:]) % 4))
+            yield from _legible(reading, decoded, lambda k, o=offset, a=at: _quartet(k, o, a))  # type: ignore[misc]
+
+
+def _quartet(octet: int, offset: int, at: list[int]) -> tuple[int, int]:
+    first = offset + octet // 3 * 4 + octet % 3
+    return at[min(first, len(at) - 1)], at[min(first + 1, len(at) - 1)]
+
+
+def _hex(reading: Reading, start: int, end: int) -> Iterator[Reading]:
+    prefixes = {i for prefix in _HEX_PREFIX.finditer(reading.text, start, end) for i in range(*prefix.span())}
+    at = [i for i in range(start, end) if reading.text[i] in _HEX_DIGITS and i not in prefixes]
+    for offset in range(2):
+        digits = at[offset : len(at) - (len(at) - offset) % 2]
+        decoded = bytes.fromhex("".join([reading.text[i] for i in digits]))
+        yield from _legible(reading, decoded, lambda k, d=digits: (d[2 * k], d[2 * k + 1]))  # type: ignore[misc]
+
+
+def _numbers(reading: Reading) -> Iterator[Reading]:
+    """Lists of the codes of characters."""
+    for pattern, base in _CODES:
+        tokens = [token for token in pattern.finditer(reading.text) if int(token[1], base) < 256]
+        if len(tokens) >= _LEAST:
+            decoded = bytes([int(token[1], base) for token in tokens])
+            yield from _legible(reading, decoded, lambda k, t=tokens: (t[k].start(), t[k].end() - 1))  # type: ignore[misc]
+
+
+def _legible(reading: Reading, decoded: bytes, place: Callable[[int], tuple[int, int]]) -> Iterator[Reading]:
+    """The parts of what was decoded that are text; `place` says which characters of `reading` an octet was."""
+    for part in _LEGIBLE.finditer(decoded):
+        pieces, octet = [], part.start()
+        for character in part.group().decode("utf-8", "replace"):
+            size = len(character.encode())
+            pieces.append((character, place(octet)[0], place(min(octet + size, part.end()) - 1)[1]))
+            octet += size
+        yield _spread(reading, pieces)
+
+
+_SEPARATORS = re.compile(r"[\W_]+")
+_TAGS = re.compile("[\U000e0020-\U000e007e]")
+_ONLY_LETTERS_AND_DIGITS = {code: chr(code).lower() if chr(code).isalnum() else None for code in range(128)}
+_HEX = "[0-9A-Fa-f]"
+_OCTETS = re.compile(rf"(\\x|%|=){_HEX}{{2}}(?:\1{_HEX}{{2}})*", re.IGNORECASE)
+_ESCAPE = re.compile(
+    rf"""
+    [\\%=&U](?i:  # looked for by its first character, so that a long prompt is passed over quickly
+        (?<=\\)(?:
+            x[c-f]{_HEX}(?:\\x[89ab]{_HEX}){{1,3}} | x{_HEX}{{2}} | [ux]\{{{_HEX}{{1,6}}\}}
+          | ud[89ab]{_HEX}{{2}}\\ud[c-f]{_HEX}{{2}} | (?-i:U){_HEX}{{8}} | u{_HEX}{{4}}
+          | [0-3]?[0-7]{{1,2}} | [^ux0-7]
+        )
+      | (?<=%)(?:[c-f]{_HEX}(?:%[89ab]{_HEX}){{1,3}} | {_HEX}{{2}} | u{_HEX}{{4}})
+      | (?<==)(?:[c-f]{_HEX}(?:=[89ab]{_HEX}){{1,3}} | {_HEX}{{2}} | \r?\n)
+      | (?<=&)(?:\#\d{{1,7}};? | \#x{_HEX}{{1,6}};? | [a-z][a-z0-9]{{1,31}};)
+      | (?<=U)\+{_HEX}{{4,6}}
+    )
+    """,
+    re.VERBOSE | re.ASCII,
+)
+_MAY_ESCAPE = re.compile(r"[\\%=&]")
+_WHITE_SPACE = re.compile(r"\s+")
+_WORDS_BETWEEN = re.compile(r"\s*(?<![A-Za-z0-9])[A-Z]?[a-z]{3,20}(?![A-Za-z0-9])[\s:,]*")
+_LETTER_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+_RUN = re.compile(r"(?:\b[A-Za-z0-9]\b[\W_]*){6,}|[A-Za-z0-9]+", re.ASCII)
+_WORDS = re.compile(r"[A-Z]?[a-z]{1,20}|[A-Z]{1,20}|(?:[A-Z][a-z]{2,15}){1,4}|\d{1,9}")
+_LETTERS_AND_DIGITS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
+_BASE64_ALPHABETS = tuple(_LETTERS_AND_DIGITS | set(more) for more in ("+/-_", "+/", "-_", ""))
+_TO_STANDARD = str.maketrans("-_", "+/")
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+_HEX_PREFIX = re.compile(r"0x|\\x", re.I)
+_CODES = (
+    (re.compile(r"(?<![0-9A-Za-z])(\d{2,3})(?![0-9A-Za-z])", re.ASCII), 10),
+    (re.compile(r"(?<![0-9A-Za-z])(?:0x)?([0-9A-Fa-f]{2})(?![0-9A-Za-z])"), 16),
+    (re.compile(r"(?<![0-9A-Za-z])(?:0o?)?([0-7]{2,3})(?![0-9A-Za-z])"), 8),
+    (re.compile(r"(?<![0-9A-Za-z])(?:0b)?([01]{7,8})(?![0-9A-Za-z])"), 2),
+)
+_LEGIBLE = re.compile(
+    rb"(?:[\x00\t\n\r\x20-\x7e]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}){8,}"
+)
