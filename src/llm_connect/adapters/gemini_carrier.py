@@ -44,6 +44,10 @@ class GeminiCarrier(Carrier):
         client.close()
         await _http(client, "httpx_async_client").aclose()
 
+    def abandon(self, client: genai.Client) -> None:
+        client.close()
+        http.abandon(_http(client, "httpx_async_client"))
+
     def post(self, client: genai.Client, request: Request) -> Reply:
         try:
             return _reply(client._api_client.request(**_arguments(request)))

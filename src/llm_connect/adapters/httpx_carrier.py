@@ -38,6 +38,9 @@ class HttpxCarrier(Carrier):
     async def aclose(self, client: httpx2.AsyncClient) -> None:
         await client.aclose()
 
+    def abandon(self, client: httpx2.AsyncClient) -> None:
+        http.abandon(client)
+
     def post(self, client: httpx2.Client, request: Request) -> Reply:
         return http.reply_of(client.send(self._made(client, request)))
 

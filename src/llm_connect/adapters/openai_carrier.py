@@ -73,6 +73,10 @@ class OpenAICarrier(Carrier):
         if self._own_async_client is None:
             await client.close()
 
+    def abandon(self, client: openai.AsyncOpenAI) -> None:
+        if self._own_async_client is None:
+            http.abandon(client._client)
+
     def post(self, client: openai.OpenAI, request: Request) -> Reply:
         try:
             return http.reply_of(client.post(self._base + request.path, **_arguments(request)))

@@ -6,18 +6,22 @@ much as on aiohttp.
 
 from __future__ import annotations
 
+import asyncio
 import io
 import socket
 import ssl
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import aiohttp
 import httpx2
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from llm_connect.calling.heads import note_sent
+from llm_connect.calling.lost_loops import close_transports
 from llm_connect.calling.names import Address, alook_up
 
 #: A body up to this size, in bytes, is written at once; a larger one lets other tasks run in between.
@@ -63,10 +67,26 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         if session is not None:
             await session.close()
 
+    def abandon(self) -> None:
+        """Close all connections where their event loop is gone."""
+        session, self._session = self._session, None
+        connector: Any = None if session is None else session.connector
+        if session is None or connector is None:
+            return
+        session.detach()
+        idle = [protocol for kept in connector._conns.values() for protocol, _ in kept]
+        protocols = (*idle, *connector._acquired)
+        connector._conns.clear()
+        connector._closed = True
+        for protocol in protocols:
+            protocol.abandon()
+
     def _open(self) -> aiohttp.ClientSession:
         connector = _Connector(
             limit=self._max_connections, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=self._trusted, resolver=_Resolver()
         )
+        made: Any = partial(_Connection, loop=asyncio.get_running_loop())
+        connector._factory = made
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -108,6 +128,25 @@ def _resolved(host: str, address: Address) -> ResolveResult:
     )
 
 
+class _Connection(ResponseHandler):
+    """A connection that can be closed after its event loop, as a finalizer does."""
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            self.abandon()
+        super().close()
+
+    def abort(self) -> None:
+        if self._loop.is_closed():
+            self.abandon()
+        super().abort()
+
+    def abandon(self) -> None:
+        """Close it where its event loop is gone."""
+        transport, self.transport = self.transport, None
+        close_transports([transport])
+
+
 class _Body(httpx2.AsyncByteStream):
     """The body of a response, read as it comes when the client asks for it."""
 
@@ -124,6 +163,14 @@ class _Body(httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         # A connection whose response was not read to its end is closed, not reused.
         self._response.release()
+
+    def abandon(self) -> None:
+        """Close the connection where its event loop is gone."""
+        connection = self._response.connection
+        if connection is not None and isinstance(connection.protocol, _Connection):
+            connection.protocol.abandon()
+            # Asked to close, or collected as garbage, both would turn to the event loop.
+            self._response._connection = connection._protocol = None
 
 
 def _body(content: bytes) -> bytes | io.BytesIO:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
-from functools import cached_property
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_connect.calling.clients import Clients
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.heads import note_sent
+from llm_connect.calling.leases import Lease
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.provider import ProviderAdapter, Request
+from llm_connect.core import forks
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply
 
-_first_use = threading.RLock()
+if TYPE_CHECKING:
+    from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
+
+_first_use = forks.ForkLock()
 
 
 class Carrier(ABC):
@@ -56,11 +59,15 @@ class Carrier(ABC):
         """Like `post`; the caller bounds it in time."""
 
     @abstractmethod
-    def open(self, client: Any, request: Request) -> OpenReply:
+    def abandon(self, client: Any) -> None:
+        """Close what a client of `amake` holds, where its loop is gone and nothing can be awaited."""
+
+    @abstractmethod
+    def open(self, client: Any, request: Request) -> HttpStream:
         """Send once and wait for the status; sockets obey the deadline of the call."""
 
     @abstractmethod
-    async def aopen(self, client: Any, request: Request) -> AsyncOpenReply:
+    async def aopen(self, client: Any, request: Request) -> AsyncHttpStream:
         """Like `open`; the caller bounds it in time."""
 
     @abstractmethod
@@ -77,57 +84,67 @@ class CarriedAdapter(ProviderAdapter):
     def make_carrier(self) -> Carrier:
         """The carrier of this adapter, whose module is imported here."""
 
-    @cached_property
-    def _carrier(self) -> Carrier:
-        return self.make_carrier()
-
     @property
     def _clients(self) -> Clients[Any, Any]:
         made: Clients[Any, Any] | None = self.__dict__.get("_made_clients")
         if made is None:
             # Threads that come first at the same time must not make a set of clients each: one alone is closed.
             with _first_use:
-                made = self._made_clients
+                made = self.__dict__.get("_made_clients") or self._make_clients()
         return made
 
-    @cached_property
-    def _made_clients(self) -> Clients[Any, Any]:
-        carrier = self._carrier
-        return Clients(self, make=carrier.make, close=carrier.close, amake=carrier.amake, aclose=carrier.aclose)
+    @property
+    def _carrier(self) -> Carrier:
+        if "_made_carrier" not in self.__dict__:
+            with _first_use:
+                self.__dict__.setdefault("_made_carrier", self.make_carrier())
+        made: Carrier = self.__dict__["_made_carrier"]
+        return made
+
+    def _make_clients(self) -> Clients[Any, Any]:
+        way = self._carrier
+        self._made_clients: Clients[Any, Any] = Clients(
+            self, make=way.make, close=way.close, amake=way.amake, aclose=way.aclose, abandon=way.abandon
+        )
+        return self._made_clients
 
     def send(self, request: Request, deadline: Deadline) -> Reply:
         from llm_connect.calling.sockets import socket_deadline
 
-        client = self._client()
-        with socket_deadline(deadline):
+        with self._lease() as client, socket_deadline(deadline):
             return self._carrier.post(client, request)
 
     async def asend(self, request: Request, deadline: Deadline) -> Reply:
-        client = await self._aclient()
-        return await self._carrier.apost(client, request)
+        with await self._lease_in_loop() as client:
+            return await self._carrier.apost(client, request)
 
     def open(self, request: Request, deadline: Deadline) -> OpenReply:
         from llm_connect.calling.sockets import socket_deadline
 
-        client = self._client()
-        with socket_deadline(deadline):
-            return self._carrier.open(client, request)
+        lease = self._lease()
+        with lease as client, socket_deadline(deadline):
+            reply = self._carrier.open(client, request)
+            reply.keep(lease)
+            return reply
 
     async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply:
-        client = await self._aclient()
-        return await self._carrier.aopen(client, request)
+        lease = await self._lease_in_loop()
+        with lease as client:
+            reply = await self._carrier.aopen(client, request)
+            reply.keep(lease)
+            return reply
 
-    def _client(self) -> Any:
-        client = self._clients.sync()
+    def _lease(self) -> Lease[Any]:
+        lease = self._clients.lease()
         if self._carrier.hidden:
             note_sent()
-        return client
+        return lease
 
-    async def _aclient(self) -> Any:
-        client = await self._clients.of_loop()
+    async def _lease_in_loop(self) -> Lease[Any]:
+        lease = await self._clients.lease_in_loop()
         if self._carrier.ahidden:
             note_sent()
-        return client
+        return lease
 
     def transport_failure(self, error: Exception) -> Failure:
         return self._carrier.failure_of(error)

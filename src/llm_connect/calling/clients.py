@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from llm_connect.calling.leases import Lease, LoopLease
 from llm_connect.calling.loops import PerLoop
+from llm_connect.core import forks
 
 C = TypeVar("C")
 A = TypeVar("A")
@@ -17,9 +17,7 @@ A = TypeVar("A")
 class Clients(Generic[C, A]):
     """A sync client and an async client per running loop, made on first use and closed with their owner.
 
-    An async client is bound to the loop that made it. An async generator holds it, so the loop itself closes it:
-    `asyncio.run` closes open generators before its loop, and a generator that is garbage collected is closed
-    by its loop as well. No client outlives its loop and none is closed from outside it.
+    A fork makes clients of its own. Those of its parent it neither uses nor closes: they share their sockets.
     """
 
     def __init__(
@@ -30,52 +28,67 @@ class Clients(Generic[C, A]):
         close: Callable[[C], None],
         amake: Callable[[], A],
         aclose: Callable[[A], Awaitable[None]],
+        abandon: Callable[[A], None],
     ) -> None:
         self._make, self._close = make, close
-        self._amake, self._aclose = amake, aclose
-        self._lock = threading.Lock()
-        self._sync: list[C] = []
-        self._async: PerLoop[tuple[A, AsyncGenerator[A]]] = PerLoop()
-        weakref.finalize(owner, _close_all, self._sync, close)
+        self._amake, self._aclose, self._abandon = amake, aclose, abandon
+        self._first_use = forks.ForkLock()
+        self._kept: _Kept[C, A] = _Kept()
+        weakref.finalize(owner, self.close)
 
-    def sync(self) -> C:
-        """The client that all threads share."""
-        with suppress(IndexError):
-            return self._sync[0]
-        with self._lock:
-            if not self._sync:
-                self._sync.append(self._make())
-            return self._sync[0]
+    def lease(self) -> Lease[C]:
+        """The client that all threads share, to be given back."""
+        while True:
+            lease = self._of_this_process().shared or self._made()
+            if lease.take():
+                return lease
 
-    async def of_loop(self) -> A:
-        """The client of the running loop."""
-        held = self._async.get()
-        if held is None:
-            keeper = _keep(self._amake(), self._aclose)
-            held = self._async.put((await anext(keeper), keeper))
-        return held[0]
+    async def lease_in_loop(self) -> LoopLease[A]:
+        """The client of the running loop, to be given back."""
+        loops = self._of_this_process().loops
+        lease = loops.get()
+        if lease is None or not lease.take():
+            lease = loops.put(await LoopLease.of(self._amake(), self._aclose, self._abandon))
+            lease.take()
+        return lease
 
     def close(self) -> None:
-        """Close the sync client; the clients of loops are let go, and each loop closes its own."""
-        with self._lock:
-            _close_all(self._sync, self._close)
-            self._async.clear()
+        """Let the clients go. Who is the last to use one closes it, and each loop its own."""
+        kept = self._of_this_process()
+        shared, kept.shared = kept.shared, None
+        if shared is not None:
+            shared.let_go()
+        for lease in kept.loops.pop_all():
+            lease.let_go()
 
     async def aclose(self) -> None:
-        """Close the sync client and wait until the running loop's client is closed."""
-        held = self._async.pop()
-        if held is not None:
-            await held[1].aclose()
+        """Like `close`, and waits until the running loop's client is closed, unless somebody uses it."""
+        lease = self._of_this_process().loops.pop()
+        if lease is not None:
+            await lease.alet_go()
         self.close()
 
+    def _made(self) -> Lease[C]:
+        with self._first_use:
+            kept = self._of_this_process()
+            if kept.shared is None:
+                client = self._make()
+                kept.shared = Lease(client, lambda: self._close(client))
+            return kept.shared
 
-async def _keep(client: A, aclose: Callable[[A], Awaitable[None]]) -> AsyncGenerator[A]:
-    try:
-        yield client
-    finally:
-        await aclose(client)
+    def _of_this_process(self) -> _Kept[C, A]:
+        if self._kept.generation != forks.generation:
+            with self._first_use:
+                if self._kept.generation != forks.generation:
+                    forks.keep_for_parent(self._kept)
+                    self._kept = _Kept()
+        return self._kept
 
 
-def _close_all(clients: list[C], close: Callable[[C], None]) -> None:
-    while clients:
-        close(clients.pop())
+class _Kept(Generic[C, A]):
+    """The clients of one process."""
+
+    def __init__(self) -> None:
+        self.generation = forks.generation
+        self.shared: Lease[C] | None = None
+        self.loops: PerLoop[LoopLease[A]] = PerLoop()

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 
+from llm_connect.calling.lost_loops import close_transports, transports_of_pool, transports_of_stream
 from llm_connect.calling.plain_clients import AsyncPlainClient, PlainClient
 from llm_connect.calling.sockets import watch
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError
@@ -29,6 +30,24 @@ def async_client(max_connections: int, **options: Any) -> httpx2.AsyncClient:
     client = AsyncPlainClient(**_options(max_connections), transport=transport, **options)
     watch(client)
     return client
+
+
+def abandon(client: httpx2.AsyncClient) -> None:
+    """Close the connections of a client whose event loop is gone, where nothing can be awaited."""
+    transport = client._transport
+    if isinstance(transport, httpx2.AsyncHTTPTransport):
+        close_transports(transports_of_pool(transport._pool))
+    else:
+        transport.abandon()  # type: ignore[attr-defined]
+
+
+def abandon_response(response: httpx2.Response) -> None:
+    """Close the connection of a response whose event loop is gone."""
+    stream = response.extensions.get("network_stream")
+    if stream is not None:
+        close_transports(transports_of_stream(stream))
+    else:
+        response.stream.abandon()  # type: ignore[union-attr]
 
 
 def reply_of(response: httpx2.Response) -> Reply:

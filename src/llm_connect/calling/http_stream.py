@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx2
 
 from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.http import abandon_response
+from llm_connect.calling.leases import Lease
 from llm_connect.calling.sockets import socket_deadline
 
 
-class HttpStream:
+class _Leased:
+    """What uses a client until it is closed."""
+
+    def __init__(self) -> None:
+        self._leases: list[Lease[Any]] = []
+
+    def keep(self, lease: Lease[Any]) -> None:
+        """Use the client of `lease`, too, which its caller has."""
+        lease.take_too()
+        self._leases.append(lease)
+
+    def _give_back(self) -> None:
+        while self._leases:
+            self._leases.pop().give_back()
+
+
+class HttpStream(_Leased):
     """The response of a sync client, whose body has not been read."""
 
     def __init__(self, response: httpx2.Response) -> None:
+        super().__init__()
         self.status: int = response.status_code
         self.headers: httpx2.Headers = response.headers
         self._response = response
@@ -22,13 +43,20 @@ class HttpStream:
             return next(filter(None, self._pieces), b"")
 
     def close(self) -> None:
-        self._response.close()
+        try:
+            self._response.close()
+        finally:
+            self._give_back()
+
+    def abandon(self) -> None:
+        self.close()
 
 
-class AsyncHttpStream:
+class AsyncHttpStream(_Leased):
     """The response of an async client, whose body has not been read."""
 
     def __init__(self, response: httpx2.Response) -> None:
+        super().__init__()
         self.status: int = response.status_code
         self.headers: httpx2.Headers = response.headers
         self._response = response
@@ -44,7 +72,13 @@ class AsyncHttpStream:
         try:
             await self._pieces.aclose()
         finally:
-            await self._response.aclose()
+            try:
+                await self._response.aclose()
+            finally:
+                self._give_back()
 
     def abandon(self) -> None:
-        """Its socket has gone with the event loop."""
+        try:
+            abandon_response(self._response)
+        finally:
+            self._give_back()

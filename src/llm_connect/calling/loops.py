@@ -12,26 +12,54 @@ V = TypeVar("V")
 class PerLoop(Generic[V]):
     """One value for each running event loop, for loops in several threads.
 
-    A value may refer to its loop, so weak keys alone would keep every loop that ever was: closed ones are dropped
-    when a new one comes.
+    Its loop keeps a value, and lets it go when it is closed. Nothing else does: a value may refer to its loop and to
+    the tasks that wait in it, and would keep them, and the holds they have, for as long as an adapter lives.
     """
 
     def __init__(self) -> None:
-        self._values: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, V] = weakref.WeakKeyDictionary()
+        self._boxes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Box[V]]]
+        self._boxes = weakref.WeakKeyDictionary()
 
     def get(self) -> V | None:
-        return self._values.get(asyncio.get_running_loop())
+        box = self._box_of(asyncio.get_running_loop())
+        return None if box is None else box.value
 
     def put(self, value: V) -> V:
-        for reference in self._values.keyrefs():
-            loop = reference()
-            if loop is not None and loop.is_closed():
-                self._values.pop(loop, None)
-        self._values[asyncio.get_running_loop()] = value
+        loop = asyncio.get_running_loop()
+        box = self._box_of(loop)
+        if box is None:
+            box = _Box()
+            # A timer that never comes: what a loop has planned it keeps until it is closed.
+            loop.call_later(_NEVER_SECONDS, _Box.pop, box)
+            self._boxes[loop] = weakref.ref(box)
+        box.value = value
         return value
 
     def pop(self) -> V | None:
-        return self._values.pop(asyncio.get_running_loop(), None)
+        box = self._box_of(asyncio.get_running_loop())
+        return None if box is None else box.pop()
 
-    def clear(self) -> None:
-        self._values.clear()
+    def pop_all(self) -> list[V]:
+        """The values of all loops, which have none from now on."""
+        boxes = [ref() for ref in list(self._boxes.values())]
+        values = [box.pop() for box in boxes if box is not None]
+        return [value for value in values if value is not None]
+
+    def _box_of(self, loop: asyncio.AbstractEventLoop) -> _Box[V] | None:
+        ref = self._boxes.get(loop)
+        return None if ref is None else ref()
+
+
+class _Box(Generic[V]):
+    __slots__ = ("__weakref__", "value")
+
+    def __init__(self) -> None:
+        self.value: V | None = None
+
+    def pop(self) -> V | None:
+        value, self.value = self.value, None
+        return value
+
+
+#: Thirty years.
+_NEVER_SECONDS = 1e9

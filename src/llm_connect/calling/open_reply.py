@@ -24,6 +24,10 @@ class OpenReply(Protocol):
         """Give the connection back where the body was read to its end, else close it: at once."""
         ...
 
+    def abandon(self) -> None:
+        """Like `close`, where the stream is garbage."""
+        ...
+
 
 class AsyncOpenReply(Protocol):
     """Such a reply in an event loop."""
@@ -42,5 +46,5 @@ class AsyncOpenReply(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Let go where nothing can be awaited: the event loop is gone, and its connections with it."""
+        """Close the connection where nothing can be awaited, because the event loop is gone."""
         ...

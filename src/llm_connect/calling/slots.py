@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.loops import PerLoop
+from llm_connect.core import forks
 from llm_connect.core.models import check_count
 
 Release = Callable[[], None]
@@ -22,12 +23,15 @@ class Slots:
     def __init__(self, limit: int) -> None:
         check_count("max_concurrency", limit, least=1)
         self.limit = limit
-        self._threads = threading.BoundedSemaphore(limit)
+        #: By the generation of the process: a fork finds all places free, whoever had them in its parent.
+        self._threads = {forks.generation: threading.BoundedSemaphore(limit)}
         self._loops: PerLoop[asyncio.BoundedSemaphore] = PerLoop()
 
     def take(self, deadline: Deadline) -> Release | None:
         """Wait for a place and return what gives it back; None when the deadline came first."""
-        places = self._threads
+        places = self._threads.get(forks.generation) or self._threads.setdefault(
+            forks.generation, threading.BoundedSemaphore(self.limit)
+        )
         if places.acquire(blocking=False) or places.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX)):
             return places.release
         return None

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+import anyio
+import anyio.abc
 import httpcore2
 import httpx2
 from httpcore2._backends.auto import AutoBackend
@@ -165,6 +167,9 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
         self._stream = stream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        inner = getattr(self._stream, "_stream", None)
+        if timeout is None and isinstance(inner, anyio.abc.ByteStream):
+            return await _received(inner, max_bytes)
         return await self._stream.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -181,6 +186,16 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+async def _received(stream: anyio.abc.ByteStream, max_bytes: int) -> bytes:
+    """What the stream of httpcore2 would read, without its timer: anyio keeps a task in one, after its loop, too."""
+    try:
+        return await stream.receive(max_bytes)
+    except anyio.EndOfStream:
+        return b""
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+        raise httpcore2.ReadError(type(error).__name__) from error
 
 
 def _note(part: bytes) -> None:

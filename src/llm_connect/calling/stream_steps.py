@@ -96,4 +96,5 @@ class Close:
 
     def abandon(self) -> None:
         """The same where nothing can be awaited."""
-        self.reply.abandon()  # type: ignore[union-attr]
+        with suppress(Exception):
+            self.reply.abandon()

@@ -84,10 +84,18 @@ class StreamedCall(Call):
         self._reply, self._head.headers = reply, reply.headers
         # Errors do not come as streams.
         self._reading = self.adapter.reading() if is_good(reply.status) else PlainReading()
+        is_driven = True
         try:
             return (yield from self._read(reply, self._reading))
+        except GeneratorExit:
+            # Garbage, with the event loop that was closed under it: nobody takes a step any more.
+            is_driven = False
+            raise
         finally:
-            yield Close(reply)
+            if is_driven:
+                yield Close(reply)
+            else:
+                Close(reply).abandon()
 
     def _read(self, reply: OpenReply | AsyncOpenReply, reading: Reading) -> Generator[Any, Any, Outcome]:
         while self._outcome is None:

@@ -1,8 +1,11 @@
-"""Telling whether this process is a fork of the one in which an object was made."""
+"""Telling whether this process is a fork of the one in which an object was made, and what a fork does then."""
 
 from __future__ import annotations
 
 import os
+import threading
+from types import TracebackType
+from typing import Any
 
 from llm_connect.core.exceptions import LLMConfigurationError
 
@@ -19,9 +22,33 @@ def check(made_in: int) -> None:
         )
 
 
+def keep_for_parent(*things: Any) -> None:
+    """Never let these end, not at the end of this process either: their connections are those of its parent."""
+    from ctypes import py_object, pythonapi
+
+    pythonapi.Py_IncRef(py_object(things))
+
+
+class ForkLock:
+    """A reentrant lock that a fork finds free, whichever thread of its parent had it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        self._locks.setdefault(generation, threading.RLock()).acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._locks[generation].release()
+
+
 def _forked() -> None:
     global generation
     generation += 1
 
 
-os.register_at_fork(after_in_child=_forked)
+# There is no fork on Windows.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from _thread import start_new_thread
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from contextlib import suppress
 from inspect import GEN_CLOSED, getgeneratorstate
 from types import TracebackType
@@ -13,6 +13,8 @@ from typing import Self
 
 from llm_connect.core import forks
 from llm_connect.core.chunks import StreamChunk
+from llm_connect.core.closing import close_in_loop, is_closed
+from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import LLMResponse
 from llm_connect.core.stream_sources import AsyncPieces, Pieces, StreamSource, Written
 
@@ -20,6 +22,8 @@ from llm_connect.core.stream_sources import AsyncPieces, Pieces, StreamSource, W
 class _Stream:
     def __init__(self, source: StreamSource) -> None:
         self._source = source
+        #: That of the process in which it began.
+        self._generation: int | None = None
 
     @property
     def text(self) -> str:
@@ -34,6 +38,18 @@ class _Stream:
         is `estimated` unless the provider's final figures had come.
         """
         return self._source.response
+
+    def _begin(self) -> None:
+        """Let it belong to this process. Raises LLMConfigurationError where it has begun in another one."""
+        if self._generation is not None:
+            raise LLMConfigurationError(
+                "This stream began before os.fork: only the process that opened it reads it. Open one in each process."
+            )
+        self._generation = forks.generation
+
+    @property
+    def _is_of_another_process(self) -> bool:
+        return self._generation not in (None, forks.generation)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self.text)} characters so far>"
@@ -74,10 +90,15 @@ class LLMStream(_Stream):
         return self
 
     def __next__(self) -> StreamChunk:
+        if self._generation != forks.generation:
+            self._begin()
         return next(self._chunks)
 
     def close(self) -> None:
-        """Close the connection and end the hold; nothing when the stream has ended."""
+        """Close the connection and end the hold; nothing when the stream has ended, or in a fork of its process."""
+        if self._is_of_another_process:
+            forks.keep_for_parent(self._chunks)
+            return
         self._chunks.close()
 
     def __enter__(self) -> Self:
@@ -100,7 +121,7 @@ class AsyncLLMStream(_Stream):
     def __init__(self, source: StreamSource) -> None:
         super().__init__(source)
         self._chunks = source.achunks()
-        self._is_guarded = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
     def of(cls, pieces: AsyncPieces) -> Self:
@@ -111,15 +132,34 @@ class AsyncLLMStream(_Stream):
         return self
 
     async def __anext__(self) -> StreamChunk:
-        if not self._is_guarded:
-            self._is_guarded = True
-            loop = asyncio.get_running_loop()
-            weakref.finalize(self, _close_in_loop, loop, self._chunks, self._source, forks.generation)
+        if self._generation != forks.generation:
+            self._begin()
+            self._loop = asyncio.get_running_loop()
         return await anext(self._chunks)
 
     async def aclose(self) -> None:
-        """Close the connection and end the hold; nothing when the stream has ended."""
-        await self._chunks.aclose()
+        """Close the connection and end the hold; nothing when the stream has ended, or in a fork of its process."""
+        if self._is_of_another_process:
+            forks.keep_for_parent(self._chunks)
+        elif self._loop is not None and self._loop.is_closed():
+            self._source.abandon()
+        else:
+            await self._chunks.aclose()
+
+    def __del__(self) -> None:
+        # Not by `weakref.finalize`, whose arguments would keep it: its chunks wait for what the event loop has, and
+        # that knows the task which reads them. Where the loop was closed, all of them go together.
+        if self._loop is not None and not is_closed(self._chunks):
+            self._close_lost(self._loop)
+
+    def _close_lost(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._is_of_another_process:
+            forks.keep_for_parent(self._chunks, self._source)
+            return
+        with suppress(RuntimeError):
+            close_in_loop(loop, self._chunks)
+            return
+        self._source.abandon()
 
     async def __aenter__(self) -> Self:
         return self
@@ -135,29 +175,13 @@ def _close_elsewhere(chunks: Generator[StreamChunk], generation: int) -> None:
 
     In a thread of their own, because this thread may have any lock at this moment, that of the connections among them.
     """
-    if getgeneratorstate(chunks) == GEN_CLOSED or generation != forks.generation:
+    if generation != forks.generation:
+        forks.keep_for_parent(chunks)
+        return
+    if getgeneratorstate(chunks) == GEN_CLOSED:
         return
     try:
         start_new_thread(chunks.close, ())
     except RuntimeError:
         # The interpreter ends, and starts no thread any more.
         chunks.close()
-
-
-def _close_in_loop(
-    loop: asyncio.AbstractEventLoop, chunks: AsyncGenerator[StreamChunk], source: StreamSource, generation: int
-) -> None:
-    if generation != forks.generation:
-        return
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(_close_soon, loop, chunks)
-        return
-    source.abandon()
-
-
-def _close_soon(loop: asyncio.AbstractEventLoop, chunks: AsyncGenerator[StreamChunk]) -> None:
-    loop.create_task(_aclose(chunks))
-
-
-async def _aclose(chunks: AsyncGenerator[StreamChunk]) -> None:
-    await chunks.aclose()

@@ -1,0 +1,118 @@
+"""Clients that several use: closing an adapter breaks no call that is under way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from llm_connect.core import forks
+from llm_connect.core.closing import close_in_loop, is_closed
+
+C = TypeVar("C")
+
+
+class Lease(Generic[C]):
+    """A client that several use, ended once: by whoever is the last to give it back after it was let go.
+
+    Nothing here takes a lock, as a finalizer may run while its thread has any. In a fork nothing is ended.
+    """
+
+    def __init__(self, client: C, end: Callable[[], None]) -> None:
+        self.client = client
+        self._ends = [end]
+        self._users: list[None] = []
+        self._is_let_go = False
+        self._generation = forks.generation
+
+    def take(self) -> bool:
+        """Begin to use it; False when it was let go meanwhile, so that another one is to be used."""
+        self._users.append(None)
+        if self._is_let_go:
+            self.give_back()
+            return False
+        return True
+
+    def take_too(self) -> None:
+        """Begin another use, while the caller has it."""
+        self._users.append(None)
+
+    def __enter__(self) -> C:
+        return self.client
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Use it no longer; so does leaving its block."""
+        self._users.pop()
+        if self._is_let_go and not self._users:
+            self._end()
+
+    def let_go(self) -> None:
+        """Let nobody begin to use it any more."""
+        self._is_let_go = True
+        if not self._users:
+            self._end()
+
+    def _end(self) -> None:
+        if self._generation != forks.generation:
+            forks.keep_for_parent(self._ends, self.client)
+            return
+        # Two may be the last at once.
+        with suppress(IndexError):
+            self._ends.pop()()
+
+    def __del__(self) -> None:
+        # A call was interrupted before it could give back, or an event loop has gone with its tasks.
+        self._end()
+
+
+class LoopLease(Lease[C]):
+    """The client of one event loop, which closes it.
+
+    An async generator that stands open tells when the loop ends, as `asyncio.run` closes these before its loop. Where a
+    loop ends without that, nothing can be awaited any more, and what the client holds is abandoned.
+    """
+
+    def __init__(self, client: C, keeper: AsyncGenerator[None], abandon: Callable[[C], None]) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(client, lambda: _end_in_loop(loop, keeper, lambda: abandon(client)))
+        self._keeper = keeper
+
+    @classmethod
+    async def of(cls, client: C, aclose: Callable[[C], Awaitable[None]], abandon: Callable[[C], None]) -> Self:
+        """A lease on a client of the running loop."""
+        keeper = _keep(client, aclose)
+        await anext(keeper)
+        return cls(client, keeper, abandon)
+
+    async def alet_go(self) -> None:
+        """Like `let_go`, and waits until it is closed, unless somebody uses it."""
+        if not self._users:
+            await self._keeper.aclose()
+        self.let_go()
+
+
+async def _keep(client: C, aclose: Callable[[C], Awaitable[None]]) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        await aclose(client)
+
+
+def _end_in_loop(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None], abandon: Callable[[], None]) -> None:
+    if is_closed(keeper):
+        return
+    if loop.is_running():
+        with suppress(RuntimeError):
+            close_in_loop(loop, keeper)
+            return
+    abandon()
+    # Nothing is left to be awaited. Left open, its loop would be asked to close it, though it may never run again.
+    with suppress(StopIteration, Exception):
+        keeper.aclose().__await__().send(None)

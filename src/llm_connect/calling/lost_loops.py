@@ -1,0 +1,42 @@
+"""Closing what an async client holds where its event loop is gone, so that nothing can be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+
+def close_transports(transports: Iterable[Any]) -> None:
+    """Close asyncio's transports, in a loop that does not run: each with its socket, and without a warning."""
+    for transport in transports:
+        if transport is not None:
+            with suppress(Exception):
+                _close(transport)
+
+
+def transports_of_pool(pool: Any) -> Iterator[asyncio.BaseTransport | None]:
+    """Those of a connection pool of httpcore2, over anyio."""
+    for connection in pool._connections:
+        yield from transports_of_stream(getattr(connection._connection, "_network_stream", None))
+
+
+def transports_of_stream(stream: Any) -> Iterator[asyncio.BaseTransport | None]:
+    """That of one connection of such a pool."""
+    while stream is not None:
+        stream = getattr(stream, "_stream", None) or getattr(stream, "transport_stream", None)
+        yield getattr(stream, "_transport", None)
+
+
+def _close(transport: Any) -> None:
+    by_tls = getattr(transport, "_ssl_protocol", None)
+    if by_tls is not None:
+        transport._closed = True
+        transport = by_tls._transport
+    loop = transport._loop
+    if not loop.is_closed():
+        transport.abort()
+        return
+    connection, transport._sock = transport._sock, None
+    connection.close()
