@@ -237,11 +237,15 @@ class Gate:
             self._line.scan()
         self._tell()
 
-    def open_slice(self, child: BudgetTracker) -> bool:
-        """Set the limits of `child` aside above it; False when they do not fit there now, or it is closed."""
+    def open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
+        """Set the limits of `child` aside above it, in the place of what is `kept`; False when it is closed above it.
+
+        It may fail as well when by an overrun more is spent there by now.
+        """
         self.check_process()
         with self._lock:
             self._work_off()
+            give_back(kept)
             child.closed_itself = False
             opened = not child.closed and self._slices.open(child)
             child.closed_itself = not opened

@@ -25,7 +25,7 @@ _WHY: dict[Reason, str] = {
     "wait_expired": "did not fit before the wait was over",
     "refused": "does not fit now, and this call does not wait",
     "closed": "is refused, because the budget is closed",
-    "self_wait": "would wait for a hold that its own caller keeps open",
+    "self_wait": "waited for holds that its own caller kept open",
     "lease_lost": "was not sent in time: its process lost the lease of its hold",
 }
 
@@ -33,8 +33,7 @@ _WHY: dict[Reason, str] = {
 def refusal(waiter: Waiter, reason: Reason) -> LLMBudgetExceededError:
     """The error for `waiter`, about the first account that stops it."""
     path, needed = waiter.tracker.accounts, waiter.demand.smallest
-    never = hopeless(path, needed) or hopeless(path, needed, waiter.own_on)
-    return refusal_of(path, waiter.demand, waiter.facts, reason, never)
+    return refusal_of(path, waiter.demand, waiter.facts, reason, hopeless(path, needed))
 
 
 def refusal_of(
@@ -152,8 +151,8 @@ def _figures(account: Account) -> dict[str, Any]:
 def _missing(account: Account, reason: Reason, requested: int) -> int:
     if account.limit is None:
         return 0
-    held = 0 if reason in ("never_fits", "window_full") else account.held
-    return max(0, account.spent + account.sliced + held + requested - account.limit)
+    kept = 0 if reason in ("never_fits", "window_full") else account.held + account.sliced
+    return max(0, account.spent + kept + requested - account.limit)
 
 
 def _message(account: Account, reason: Reason, requested: int, likely: int | None, opens_at: float | None) -> str:
@@ -176,7 +175,7 @@ def _advice(account: Account, reason: Reason, requested: int, opens_at: float | 
     if reason == "closed":
         return "Use the parent's budget, or open another child."
     if reason == "self_wait":
-        return "End the outer hold first, or set metered = False on the adapter that only wraps another one."
+        return "End the outer hold first, or set metered = False on an adapter that only wraps another one."
     if reason == "lease_lost":
         return "Reserve anew, and open the budget with a longer lease_seconds if this process is often held up so long."
     if reason == "refused":
