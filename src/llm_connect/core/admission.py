@@ -26,7 +26,7 @@ from llm_connect.core.outbox import Outbox
 from llm_connect.core.slices import Slices
 from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.units import NOTHING, Amount, usd_of
 from llm_connect.core.waiters import Waiter
 from llm_connect.core.windows import Clock, Windows, seconds_until_open, wall_clock
 
@@ -321,7 +321,9 @@ class Gate:
         tokens, calls, usd = (account.limit for account in own)
         return BudgetSnapshot(
             path=tracker.path,
-            total=(tokens, calls, usd),
+            total=tokens,
+            total_calls=calls,
+            total_usd=None if usd is None else usd_of(usd),
             spent=accounts.amount_of(own, "spent"),
             held=accounts.amount_of(own, "held"),
             presumed=accounts.amount_of(own, "presumed"),

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from llm_connect.core.accounts import Account, Path, fits, hold, needs, short
+from llm_connect.core.exceptions import BudgetReason
 from llm_connect.core.grants import give_back, grant
 from llm_connect.core.learning import Key, LearnedFactor
 from llm_connect.core.queues import Queues
-from llm_connect.core.refusals import Reason, refusal
+from llm_connect.core.refusals import refusal
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.waiters import RemoteWaiter, Waiter
 from llm_connect.core.windows import doomed
@@ -50,7 +51,7 @@ class Line:
             self._queues.add(waiter)
             self.scan()
 
-    def end_wait(self, waiter: Waiter, reason: Reason) -> None:
+    def end_wait(self, waiter: Waiter, reason: BudgetReason) -> None:
         """Refuse `waiter`, if it still waits; the reason of a wait for its own holds alone is `self_wait`."""
         if waiter.waiting:
             by_itself = reason == "wait_expired" and _waits_for_itself(waiter)
@@ -115,7 +116,7 @@ class Line:
         self.busy = bool(self._queues)
         self.busy_here = bool(self.first(1))
 
-    def _refuse(self, waiter: Waiter, reason: Reason) -> None:
+    def _refuse(self, waiter: Waiter, reason: BudgetReason) -> None:
         waiter.error = refusal(waiter, reason)
         self.ready.append(waiter)
 
@@ -167,7 +168,7 @@ class Line:
         )
 
 
-def _obstacle(waiter: Waiter) -> Reason | None:
+def _obstacle(waiter: Waiter) -> BudgetReason | None:
     """What stands against a waiter however many other holds end, and whatever leaves a window in time."""
     if waiter.tracker.closed:
         return "closed"

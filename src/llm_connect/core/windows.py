@@ -236,10 +236,10 @@ def fits_by(deadline: float, path: Path, amount: Amount) -> bool:
     if hopeless(path, amount) is None:
         return True
     opens_at = opening(path, amount)
-    return opens_at is not None and time.monotonic() + max(0.0, opens_at - _now_on(path)) <= deadline
+    return opens_at is not None and time.monotonic() + max(0.0, opens_at - now_on(path)) <= deadline
 
 
-def _now_on(path: Path) -> float:
+def now_on(path: Path) -> float:
     """The moment by the clock of the windows on `path`, of which there is one."""
     return next(account.window.clock() for account in path.units[0] if account.window is not None)
 
