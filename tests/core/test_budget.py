@@ -244,3 +244,14 @@ def test_what_is_not_recorded_is_nothing() -> None:
     assert tracker.record(calls=1).amount == Amount(0, 1)
     assert tracker.record(usd=1).amount == Amount(0, 0, 10**9)
     assert tracker.record(1).amount == Amount(1)
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a\x9b", "\u202ea"])
+@pytest.mark.parametrize("field", ["adapter", "model"])
+def test_a_name_of_more_than_a_line_is_refused(field: str, name: str) -> None:
+    """Adapter and model of a user's own entry are names that a report can show, as in a config; nothing is booked."""
+    tracker = BudgetTracker(100)
+    for call in (tracker.record, tracker.reserve):
+        with pytest.raises(LLMConfigurationError, match=field):
+            call(7, **{field: name})
+    assert (tracker.spent, tracker.held) == (0, 0)

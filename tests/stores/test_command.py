@@ -54,7 +54,7 @@ def test_ls_says_what_is_spent_held_and_left(url: str, capsys: pytest.CaptureFix
     assert nightly["tokens"] == {
         "limit": 10_000, "spent": 680, "held": 1_200, "left": 8_120, "presumed": 0, "sliced": 0
     }  # fmt: skip
-    assert (nightly["usd"]["spent"], nightly["usd"]["left"]) == ("0.00076", "4.98924")
+    assert (nightly["usd"]["spent"], nightly["usd"]["left"]) == ("0.000760000", "4.989240000")
     assert (other["tokens"]["spent"], other["tokens"]["left"]) == (7, None)
     text = said(capsys, "ls", url).splitlines()
     assert text[2].split() == ["nightly", "tokens", "680", "1,200", "8,120", "10,000", "1"]
@@ -71,7 +71,7 @@ def test_show_says_by_whom(url: str, capsys: pytest.CaptureFixture[str]) -> None
         ("nightly", 680),
         ("nightly/team", 340),
     ]
-    assert shown["spent_by"]["label"] == {"job=report": {"entries": 2, "tokens": 680, "calls": 2, "usd": "0.00076"}}
+    assert shown["spent_by"]["label"] == {"job=report": {"entries": 2, "tokens": 680, "calls": 2, "usd": "0.000760000"}}
     assert shown["spent_by"]["model"]["mock"]["tokens"] == 680
     (held,) = shown["holds"]
     assert (held["state"], held["tokens"], held["model"], held["stale"]) == ("dispatched", 1_200, "m", False)
@@ -139,7 +139,7 @@ def test_reset_asks_first(url: str, capsys: pytest.CaptureFixture[str], monkeypa
     assert main(["reset", url, "nightly"]) == 0
     snapshot = budget.snapshot()
     assert (snapshot.spent, snapshot.presumed, snapshot.held.tokens) == (NOTHING, NOTHING, 1_200)
-    assert snapshot.total == 10_000
+    assert snapshot.total[0] == 10_000
     assert budget.child("team", join=True).snapshot().spent == NOTHING
     assert len(budget.ledger) == 6
     hold.release()
@@ -180,3 +180,39 @@ def test_the_module_is_the_command(url: str) -> None:
     assert done.stdout.splitlines()[2].split()[:2] == ["budget", "tokens"]
     done = subprocess.run([*run, "else"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.startswith("usage: python -m llm_connect budget")) == (1, True)
+
+
+ODD = {
+    "escape": "\x1b[31mred\x1b]0;owned\x07",
+    "line": "a\nnightly  tokens  0  0  999999",
+    "return": "a\r\nb",
+    "8-bit escape": "a\x9b31mb",
+    "right to left": "\u202eabc",
+    "separator": "a\u2028b",
+    "unicode": "名前💩",
+}
+
+
+@pytest.mark.parametrize("name", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_names_do_not_command_a_terminal(
+    name: str, form: tuple[str, ...], url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a name, a label, a model or an error holds is printed on one line, with escapes. (STORE-30)"""
+    budget = open_budget(url, name=name, total=1_000)
+    budget.record(7, labels={name: name})
+    budget.child(f"child {name}", total=10, join=True).record(1)
+    with contextvars.Context().run(budget.reserve, 5) as answered:
+        answered.dispatch()
+        answered.settle(5, model=name)
+    hold = contextvars.Context().run(budget.reserve, 5)
+    for words in (["ls", url], ["show", url, name], ["ledger", url, name]):
+        text = said(capsys, *words, *form)
+        assert all(line.isprintable() for line in text.split("\n"))
+        if form:
+            assert name in json.dumps(json.loads(text), ensure_ascii=False) or not name.isprintable()
+        else:
+            assert (name if name.isprintable() else name.encode("unicode_escape").decode()) in text
+    hold.release()
+    assert main(["show", url, f"no {name}"]) == 1
+    assert capsys.readouterr().err[:-1].isprintable()

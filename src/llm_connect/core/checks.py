@@ -70,6 +70,13 @@ def check_text(name: str, value: object, *, may_be_blank: bool) -> None:
     check_encodable(name, value)
 
 
+def check_line(name: str, value: object) -> None:
+    """Refuse all but None and a text that can be shown on one line as it is, since reports show it."""
+    check_text(name, value, may_be_blank=True)
+    if isinstance(value, str) and not value.isprintable():
+        raise LLMConfigurationError(f"{name} holds line breaks or control characters: leave them out.")
+
+
 def check_encodable(name: str, text: str) -> None:
     try:
         text.encode("utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from llm_connect.core.checks import check_count, check_labels, check_text
+from llm_connect.core.checks import check_count, check_labels, check_line
 from llm_connect.core.demand import NO_FACTS, CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.units import NANO, nano_usd_of
@@ -39,7 +39,7 @@ def checked_amount(
     labels = {} if labels is None else labels
     check_labels(labels)
     for name, text in (("adapter", adapter), ("model", model)):
-        check_text(name, text, may_be_blank=True)
+        check_line(name, text)
     return demand, CallFacts(adapter=adapter, model=model, labels=dict(labels))
 
 

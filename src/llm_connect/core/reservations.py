@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from llm_connect.core.bounds import Bound
-from llm_connect.core.checks import check_count, check_labels, check_text
+from llm_connect.core.checks import check_count, check_labels, check_line
 from llm_connect.core.demand import BoundDemand, CallFacts, Demand, Grade, ManualDemand, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.price import Price
@@ -105,7 +105,7 @@ def _check(
     check_count("calls", calls, least=0)
     check_count("clamp_floor", clamp_floor, least=1, optional=True)
     for name, text in (("adapter", adapter), ("model", model)):
-        check_text(name, text, may_be_blank=True)
+        check_line(name, text)
     if price is not None and not isinstance(price, Price):
         raise LLMConfigurationError(f"price must be a Price, not {type(price).__name__}.")
     if grade not in (None, *get_args(Grade)):

@@ -21,7 +21,7 @@ from llm_connect.stores.redis import report as redis_report
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.reports import Report
 from llm_connect.stores.sqlite.report import reading
-from llm_connect.stores.tables import cell, table
+from llm_connect.stores.tables import cell, printable, table
 
 _UNITS = ("tokens", "calls", "usd")
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(given.run(given))
     except LLMError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(str(error))}\n")
         return 1
 
 
@@ -158,7 +158,9 @@ def _money(text: str | None) -> str | None:
 
 
 def _json(data: Any) -> int:
-    return _say(json.dumps(data, ensure_ascii=False, indent=2))
+    text = json.dumps(data, ensure_ascii=False, indent=2)
+    # JSON escapes only a part of what a terminal obeys.
+    return _say("".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text))
 
 
 def _say(text: str) -> int:

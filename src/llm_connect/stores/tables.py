@@ -26,7 +26,14 @@ def cell(value: Any) -> str:
     """A value as it stands in a table."""
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """The text on one line, with escapes (`\\x1b`, `\\n`) for what a terminal obeys and for what is not seen."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def _is_figure(text: str) -> bool:
