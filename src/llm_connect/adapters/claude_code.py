@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from llm_connect.adapters.relay import ConnectionBroke, Endpoint, ErrorReply, No
 from llm_connect.adapters.relay_streams import Addresses
 from llm_connect.adapters.strands import Strands
 from llm_connect.adapters.subprocesses import Command, Finished, NotStarted, OutputTooLong
+from llm_connect.adapters.workplaces import workplace
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.endpoints import base_url_from, same_endpoint
 from llm_connect.calling.heads import awaited_head, note_sent
@@ -192,11 +192,10 @@ class ClaudeCodeAdapter(ProviderAdapter):
     @contextmanager
     def _run(self, body: JSON, deadline: Deadline, addresses: Addresses) -> Iterator[_Run]:
         """The command for one request, with the directory and the relay that it has while it runs."""
-        with subprocesses.starting():
-            directory = tempfile.TemporaryDirectory(prefix="llm-connect-", ignore_cleanup_errors=True)
-        with directory as name, Strands() as strands:
-            place = Path(name)
+        with ExitStack() as ends:
             with subprocesses.starting():
+                place = ends.enter_context(workplace())
+                strands = ends.enter_context(Strands())
                 (place / "work").mkdir()
                 # In a file, because arguments are short, and shown to every user of the machine.
                 (place / "system-prompt").write_bytes(body["system_prompt"].encode())

@@ -7,17 +7,19 @@ to it. The relay listens on loopback only, and serves only who knows the address
 
 from __future__ import annotations
 
+import errno
 import hmac
 import json
 import secrets
 import socket
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from llm_connect.adapters.relay_streams import Addresses, BadMessage, Head, Stream, connected
-from llm_connect.adapters.strands import READ, Strand, Strands, seconds_left
+from llm_connect.adapters.strands import READ, Pause, Strand, Strands, seconds_left
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.heads import Head as Sent
 from llm_connect.calling.names import alook_up, look_up
@@ -27,6 +29,10 @@ from llm_connect.protocols.wire import Reply, request_id
 _MESSAGES = "/v1/messages"
 _MOST_REQUEST_BYTES = 256 * 1024 * 1024
 _MOST_ERROR_BYTES = 1024 * 1024
+#: More clients that have not shown that they know the address are not served at the same time.
+_MOST_STRANGERS = 8
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_UNTIL_THERE_IS_ROOM = Pause(0.05)
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -115,6 +121,8 @@ class Relay:
         self._admits = admits
         self._strands = strands
         self._taken = False
+        #: Who has not shown that it knows the address, the oldest first.
+        self._strangers: OrderedDict[Stream, Strand] = OrderedDict()
         self.head: Sent = head
         self.request_id: str = ""
         listener = socket.create_server(("127.0.0.1", 0))
@@ -127,15 +135,30 @@ class Relay:
             listener.setblocking(False)
             while True:
                 yield ((listener, READ),)
-                with suppress(OSError):
+                try:
                     connection, _ = listener.accept()
-                    connection.setblocking(False)
-                    self._strands.start(self._serve(Stream(connection)))
+                except OSError as error:
+                    if error.errno in _NO_ROOM:
+                        # Who waits to be accepted goes on waiting, and costs nothing.
+                        yield (_UNTIL_THERE_IS_ROOM,)
+                    continue
+                connection.setblocking(False)
+                self._take_in(Stream(connection))
+
+    def _take_in(self, client: Stream) -> None:
+        """Serve a client. Strangers cannot use up descriptors: the one that has been silent for longest makes room."""
+        if len(self._strangers) >= _MOST_STRANGERS:
+            self._strands.end(self._strangers.popitem(last=False)[1])
+        strand = self._strangers[client] = self._serve(client)
+        self._strands.start(strand)
 
     def _serve(self, client: Stream) -> Strand:
         with closing(client), suppress(OSError, BadMessage):
-            head = yield from client.head()
-            path = self._path_asked_for(head)
+            try:
+                head = yield from client.head()
+                path = self._path_asked_for(head)
+            finally:
+                self._strangers.pop(client, None)
             if path is None:
                 yield from client.write(_refusal(404, "There is nothing here."))
                 return

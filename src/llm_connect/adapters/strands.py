@@ -1,6 +1,7 @@
 """Several things done side by side in one call, each waiting for its own sockets and pipes.
 
-A strand is a generator that never blocks: it yields the files that it waits for, and goes on when one of them is ready.
+A strand is a generator that never blocks: it yields the files that it waits for, or a pause, and goes on when the first
+of them is ready or over.
 All strands of a call wait on one selector, which a thread waits on itself and an event loop watches as one more file.
 So both forms of a call run the same code, without a thread or a task that could outlive it.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import selectors
 import socket
+import time
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -19,8 +22,16 @@ from llm_connect.calling.deadline import Deadline
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
-#: What a strand waits for: files, each with READ or WRITE. The first that is ready wakes it.
-Wants: TypeAlias = tuple[tuple[int | socket.socket, int], ...]
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A wait for no file."""
+
+    seconds: float
+
+
+#: What a strand waits for: files, each with READ or WRITE, and pauses. The first that is ready or over wakes it.
+Wants: TypeAlias = tuple[tuple[int | socket.socket, int] | Pause, ...]
 Strand: TypeAlias = Generator[Wants, None, Any]
 
 #: What `poll` takes at most, in milliseconds, is a C int.
@@ -40,6 +51,7 @@ class Strands:
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._waiting: dict[Strand, Wants] = {}
+        self._pauses: dict[Strand, float] = {}
 
     def start(self, strand: Strand) -> None:
         """Run `strand` up to where it first waits."""
@@ -48,7 +60,7 @@ class Strands:
     def run(self, done: Callable[[], bool], deadline: Deadline) -> None:
         """Run all strands until `done()`. Raises TimeoutError at the deadline."""
         while not done():
-            ready = self._selector.select(seconds_left(deadline))
+            ready = self._selector.select(min(seconds_left(deadline), self._next_pause()))
             # Whether or not something is ready: a file that always is must not hold the call beyond its deadline.
             if deadline.passed:
                 raise TimeoutError
@@ -63,7 +75,12 @@ class Strands:
         loop.add_reader(watched, ready.set)
         try:
             while not done():
-                await ready.wait()
+                alarm = loop.call_later(self._next_pause(), ready.set) if self._pauses else None
+                try:
+                    await ready.wait()
+                finally:
+                    if alarm is not None:
+                        alarm.cancel()
                 ready.clear()
                 self._turn(self._selector.select(0))
         finally:
@@ -86,17 +103,39 @@ class Strands:
         self.close()
 
     def _turn(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
-        for strand in dict.fromkeys(key.data for key, _ in ready):
-            self._resume(strand)
+        over = [strand for strand, at in self._pauses.items() if at <= time.monotonic()] if self._pauses else []
+        for strand in dict.fromkeys((*(key.data for key, _ in ready), *over)):
+            # One that ran before it may have ended it.
+            if strand in self._waiting:
+                self._resume(strand)
+
+    def end(self, strand: Strand) -> None:
+        """Close a strand that waits, and with it what it holds."""
+        self._forget(strand)
+        strand.close()
 
     def _resume(self, strand: Strand) -> None:
-        for file, _ in self._waiting.pop(strand, ()):
-            self._selector.unregister(file)
+        self._forget(strand)
         wants = next(strand, None)
         if wants is not None:
-            for file, events in wants:
-                self._selector.register(file, events, strand)
             self._waiting[strand] = wants
+            for want in wants:
+                if isinstance(want, Pause):
+                    self._pauses[strand] = time.monotonic() + want.seconds
+                else:
+                    self._selector.register(*want, strand)
+
+    def _forget(self, strand: Strand) -> None:
+        self._pauses.pop(strand, None)
+        for want in self._waiting.pop(strand, ()):
+            if not isinstance(want, Pause):
+                self._selector.unregister(want[0])
+
+    def _next_pause(self) -> float:
+        """Seconds until the first pause is over; the longest wait there is where nothing pauses."""
+        if not self._pauses:
+            return _LONGEST_WAIT_SECONDS
+        return max(0.0, min(self._pauses.values()) - time.monotonic())
 
 
 def seconds_left(deadline: Deadline) -> float:

@@ -1,7 +1,9 @@
 """One subprocess under a deadline, sync and async. POSIX only: it relies on process groups.
 
 The child gets a session of its own, and nothing of its group is left when a call is over: not after its end,
-a timeout, a cancellation (even a second one), an exception, or an event loop that is torn down under it.
+a timeout, a cancellation (even a second one), an exception, or an event loop that is torn down under it. On Linux,
+nothing is left of those that have left the group either, see process_marks.py. Its output ends with the child itself,
+whoever may still hold the pipe.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 
-from llm_connect.adapters.strands import READ, Strand, Strands, seconds_left
+from llm_connect.adapters.process_marks import kill_marked, new_mark
+from llm_connect.adapters.strands import READ, Pause, Strand, Strands, seconds_left
 from llm_connect.calling.deadline import Deadline
 
 #: More than this on standard output ends the child.
@@ -24,6 +27,8 @@ MOST_OUTPUT_BYTES = 64 * 1024 * 1024
 
 _STDERR_BYTES = 4_000
 _CHUNK_BYTES = 64 * 1024
+#: Chunks that a pipe can hold at most, of those that were written before the child's end.
+_MOST_IN_A_PIPE = 16
 _LONGEST_GRACE_SECONDS = 1.0
 _GRACE_PART_OF_TIMEOUT = 0.05
 _FIRST_PAUSE_SECONDS = 0.001
@@ -108,6 +113,7 @@ def started(command: Command, deadline: Deadline) -> Iterator[Child]:
     if deadline.passed:
         raise TimeoutError
     with ExitStack() as files:
+        mark = new_mark()
         with starting():
             stdin = files.enter_context(tempfile.TemporaryFile())
             stderr = files.enter_context(tempfile.TemporaryFile())
@@ -115,7 +121,7 @@ def started(command: Command, deadline: Deadline) -> Iterator[Child]:
             stdin.seek(0)
             process = subprocess.Popen(  # noqa: S603 - no shell, and the path is the user's choice
                 command.argv,
-                env=dict(command.environment),
+                env={**command.environment, **mark},
                 cwd=command.cwd,
                 stdin=stdin,
                 stdout=subprocess.PIPE,
@@ -123,7 +129,7 @@ def started(command: Command, deadline: Deadline) -> Iterator[Child]:
                 start_new_session=True,
             )
         assert process.stdout is not None
-        child = Child(process, process.stdout, stderr)
+        child = Child(process, process.stdout, stderr, mark)
         try:
             with process.stdout:
                 yield child
@@ -134,18 +140,28 @@ def started(command: Command, deadline: Deadline) -> Iterator[Child]:
 class Child:
     """A child that runs, and what it has written."""
 
-    def __init__(self, process: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes], mark: dict[str, str]
+    ) -> None:
         self._process = process
+        self._mark = mark
+        self._killed = False
         self._stdout = stdout.fileno()
+        os.set_blocking(self._stdout, False)
         self._stderr = stderr
         self._chunks: list[bytes] = []
         self._size = 0
         self._at_end = False
 
     def read_all(self) -> Strand:
-        while not self._at_end:
-            yield ((self._stdout, READ),)
-            self._read_some()
+        with _exit_of(self._process) as exit_of:
+            while not self._at_end:
+                yield ((self._stdout, READ), exit_of)
+                ended = self._process.poll() is not None
+                for _ in range(_MOST_IN_A_PIPE if ended else 1):
+                    if not self._read_some():
+                        break
+                self._at_end = self._at_end or ended
 
     def all_read(self) -> bool:
         return self._at_end
@@ -190,20 +206,28 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """End what is left of the group, and reap the child."""
+        """End what is left of the group and of those that have left it, and reap the child."""
         self._signal(signal.SIGKILL)
         self._process.wait()
+        if not self._killed:
+            kill_marked(self._mark)
+            self._killed = True
 
     def finished(self) -> Finished:
         return Finished(self._process.returncode, b"".join(self._chunks), self._end_of_stderr())
 
-    def _read_some(self) -> None:
-        chunk = os.read(self._stdout, _CHUNK_BYTES)
+    def _read_some(self) -> bool:
+        """Read what is there; whether there may be more."""
+        try:
+            chunk = os.read(self._stdout, _CHUNK_BYTES)
+        except BlockingIOError:
+            return False
         self._chunks.append(chunk)
         self._size += len(chunk)
         self._at_end = not chunk
         if self._size > MOST_OUTPUT_BYTES:
             raise OutputTooLong
+        return not self._at_end
 
     def _signal(self, number: signal.Signals) -> None:
         # PermissionError: macOS says so of a group whose members are all zombies.
@@ -214,6 +238,20 @@ class Child:
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - _STDERR_BYTES))
         return self._stderr.read().decode("utf-8", "replace").strip()
+
+
+@contextmanager
+def _exit_of(process: subprocess.Popen[bytes]) -> Iterator[tuple[int, int] | Pause]:
+    """What a strand waits for so that it sees the exit soon: a file where the system has one for it."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):
+        yield Pause(_LONGEST_PAUSE_SECONDS)
+        return
+    try:
+        yield handle, READ
+    finally:
+        os.close(handle)
 
 
 def grace_of(deadline: Deadline) -> float:

@@ -1,0 +1,82 @@
+"""The folder of one run of a command: it goes with the run, and what a killed process left goes at the next start.
+
+A run holds a lock on a file in its folder, which the kernel lets go of when the process ends, however that comes about.
+So a folder whose lock can be taken belongs to nobody, in another container with the same temporary directory, too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_PREFIX = "llm-connect-"
+_LOCK = "lock"
+_MOST_TRIES = 100
+
+_cleared: set[str] = set()
+_clearing = threading.Lock()
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder that is there for as long as the block. Raises OSError where none can be made."""
+    _clear_once(tempfile.gettempdir())
+    place, lock = _made()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(lock)
+
+
+def _made() -> tuple[Path, int]:
+    """A folder, and its lock, which is held; another process that clears may be quicker with a new one."""
+    for _ in range(_MOST_TRIES):
+        place = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = os.open(place / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        if _locked(lock) and os.fstat(lock).st_nlink:
+            return place, lock
+        os.close(lock)
+    raise OSError("no folder of a run's own could be made")
+
+
+def _clear_once(parent: str) -> None:
+    """What dead processes left there, at the first run of this process."""
+    with _clearing:
+        if parent in _cleared:
+            return
+        _cleared.add(parent)
+    with suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX):
+                _clear(entry.path)
+
+
+def _clear(path: str) -> None:
+    """Remove a folder that is this user's, whose run is over; a link and a folder without a lock are not touched."""
+    with suppress(OSError):
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            return
+        lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if _locked(lock):
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
