@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -133,57 +133,33 @@ class Model:
         spent = self.counting(self.bookings, node, unit, self.now if moment is None else moment)
         if limit is None or not (need > 0 or spent > limit):
             return False
-        return spent + self.sliced(node, unit) + kept + need > limit
+        return spent + kept + need > limit
 
-    def opens_at(self, node: Node, amount: Amount, kept: Callable[[Node, int], int]) -> float | None:
-        """The first moment in which it fits beside these holds; None when there is none."""
+    def opens_at(self, node: Node, amount: Amount) -> float | None:
+        """The first moment in which it fits with no hold and no slice open; None when there is none."""
         leaving = {at.counts_until(when) for _, _, when in self.bookings for at in node.path()}
         for moment in [self.now, *sorted(leaving - {math.inf})]:
-            asked = ((at, unit, need, kept(at, unit)) for at, unit, need in node.needs(amount))
+            asked = ((at, unit, need, 0) for at, unit, need in node.needs(amount))
             if moment >= self.now and not any(self.over(*one, moment) for one in asked):
                 return moment
         return None
 
-    def doomed(self, caller: Caller, kept: Callable[[Node, int], int]) -> bool:
-        opens_at = self.opens_at(caller.node, caller.smallest, kept)
-        return opens_at is None or opens_at - self.now > caller.patience
-
     def short(self, node: Node, amount: Amount) -> set[tuple[Node, int]]:
-        return {(at, unit) for at, unit, need in node.needs(amount) if self.over(at, unit, need, self.held(at, unit))}
+        return {
+            (at, unit)
+            for at, unit, need in node.needs(amount)
+            if self.over(at, unit, need, self.held(at, unit) + self.sliced(at, unit))
+        }
 
     def obstacle(self, caller: Caller) -> str | None:
         if caller.node.closed:
             return "closed"
-        if self.doomed(caller, lambda at, unit: 0):
-            never = self.opens_at(caller.node, caller.smallest, lambda at, unit: 0) is None
-            return "never_fits" if never else "window_full"
-        return "self_wait" if self.doomed(caller, lambda at, unit: self.own(caller, at, unit)) else None
+        opens_at = self.opens_at(caller.node, caller.smallest)
+        if opens_at is None:
+            return "never_fits"
+        return "window_full" if opens_at - self.now > caller.patience else None
 
     def scan(self) -> None:
-        self.scan_once()
-        while circle := self.circle():
-            last = max(circle, key=lambda caller: caller.arrival)
-            last.error = "self_wait"
-            self.queue.remove(last)
-            self.scan_once()
-
-    def circle(self) -> list[Caller]:
-        """The largest set of callers that could not be let in though all holds but their own had ended."""
-        circle = [caller for caller in self.queue if any(kept in self.holds for kept in caller.own)]
-        while True:
-            kept = {id(kept): kept for caller in circle for kept in caller.own if kept in self.holds}.values()
-            left = [caller for caller in circle if self.hindered(caller, list(kept))]
-            if left == circle:
-                return circle
-            circle = left
-
-    def hindered(self, caller: Caller, holds: list[Kept]) -> bool:
-        def kept(at: Node, unit: int) -> int:
-            return sum(hold.bound[unit] for hold in holds if at in hold.node.path())
-
-        return self.doomed(caller, kept)
-
-    def scan_once(self) -> None:
         for caller in self.queue:
             caller.error = self.obstacle(caller)
         self.queue = [caller for caller in self.queue if caller.error is None]
@@ -198,6 +174,10 @@ class Model:
                 self.grant(caller)
             else:
                 blocked |= self.short(caller.node, caller.smallest)
+
+    def waits_for_itself(self, caller: Caller) -> bool:
+        lacking = self.short(caller.node, caller.smallest)
+        return bool(lacking) and all(0 < self.held(*one) <= self.own(caller, *one) for one in lacking)
 
     def grant(self, caller: Caller) -> None:
         limit = max(limit for limit, amount in caller.amounts.items() if not self.short(caller.node, amount))

@@ -101,14 +101,15 @@ class BudgetMachine(RuleBasedStateMachine):
         money = None if nano_usd is None else usd(nano_usd)
         name = f"s{len(self.model.nodes)}"
         tracker = parent.tracker.child(name, tokens, total_calls=calls, total_usd=money, slice=True)
-        asked = Caller(parent, {0: Amount(*(limit or 0 for limit in limits))}, [])
-        expected = self.model.obstacle(asked)
-        if expected is None and self.model.short(parent, asked.smallest):
-            expected = "refused"
-        assert self.outcome(tracker.__enter__) == expected
-        node = Node(tracker, parent, list(limits), closed_itself=expected is not None, slice=expected is None)
+        size = Amount(*(limit or 0 for limit in limits))
+        caller = Caller(parent, {0: size}, [], arrival=self.root.gate.arrive())
+        reason = self.outcome(lambda: contextvars.Context().run(tracker.__enter__))
+        self.model.join(caller, may_wait=False)
+        assert reason == caller.error
+        node = Node(tracker, parent, list(limits), closed_itself=caller.kept is None, slice=caller.kept is not None)
         self.model.nodes.append(node)
-        self.model.scan()
+        if caller.kept is not None:
+            self.model.end(caller.kept, None)
 
     @rule(pick=PICK)
     @precondition(lambda self: len(self.model.nodes) > 3)
@@ -123,7 +124,7 @@ class BudgetMachine(RuleBasedStateMachine):
     @rule(pick=PICK, limits=LIMITS)
     def set_limits(self, pick: int, limits: tuple[int | None, int | None, int | None]) -> None:
         node = self.node(pick)
-        if node.slice:
+        if node.slice or node.tracker._opens_as_slice:
             return
         tokens, calls, nano_usd = limits
         money = None if nano_usd is None else usd(nano_usd)
@@ -211,7 +212,7 @@ class BudgetMachine(RuleBasedStateMachine):
         waiter = caller.waiter
         assert waiter is not None
         if caller in self.model.queue:
-            self.model.leave(caller, "wait_expired")
+            self.model.leave(caller, "self_wait" if self.model.waits_for_itself(caller) else "wait_expired")
         holds: list[Hold] = []
         reason = self.outcome(lambda: holds.append(self.root.gate.take(waiter)))
         assert reason == caller.error

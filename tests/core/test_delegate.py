@@ -16,7 +16,7 @@ def test_a_limit_makes_a_child() -> None:
     child = config.budget_tracker
     assert child is not None
     assert (child.parent, child.path) == (tracker, "budget/b")
-    assert (child.total, str(child.total_usd), child.total_calls) == (100, "0.500000000", 3)
+    assert (child.total, str(child.total_usd), child.total_calls) == (100, "0.5", 3)
 
 
 def test_without_limits_the_budget_is_shared() -> None:

@@ -30,7 +30,7 @@ def test_an_entry_is_plain_data() -> None:
     data = json.loads(json.dumps(entry.to_dict()))
     assert data["usd"] == data["cost"] == "0.000000001"
     assert (data["tracker"], data["outcome"], data["tokens"], data["calls"]) == ("budget/a", "settled", 7, 1)
-    assert (data["bound"], data["model"]) == ({"tokens": 50, "calls": 1, "usd": "0.100000000"}, "m-1")
+    assert (data["bound"], data["model"]) == ({"tokens": 50, "calls": 1, "usd": "0.1"}, "m-1")
     assert (data["labels"], data["adapter"]) == ({"task": "x"}, "own")
     assert data["usage"]["total_tokens"] == 7
     assert data["reserved_at"] <= data["ended_at"]
@@ -145,7 +145,7 @@ def test_every_field_of_an_entry_has_its_name() -> None:
         "tokens": 30,
         "calls": 1,
         "usd": "0.000000005",
-        "bound": {"tokens": 100, "calls": 2, "usd": "9.000000000"},
+        "bound": {"tokens": 100, "calls": 2, "usd": "9"},
         "grade": "estimated",
         "adapter": "a",
         "model": "m",

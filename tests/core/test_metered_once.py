@@ -64,9 +64,10 @@ class Forgetful(LLMAdapter):
 
 
 def test_a_wrapper_that_forgot_to_say_so_is_told() -> None:
-    """Waiting for the wrapper's own hold would be for ever: it is an error with the remedy in it (BUDGET-9)."""
+    """It has waited for nothing but the wrapper's own hold: an error with the remedy in it (BUDGET-9)."""
     tracker, provider = BudgetTracker(150), Provider()
-    error = refused(lambda: Forgetful(Sync(provider)).execute_prompt(PROMPT, config_of(tracker)))
+    config = dataclasses.replace(config_of(tracker), max_wait_seconds=0.01)
+    error = refused(lambda: Forgetful(Sync(provider)).execute_prompt(PROMPT, config))
     assert error.reason == "self_wait"
     assert "metered = False" in str(error)
     assert provider.billed == 0
@@ -76,7 +77,8 @@ def test_a_wrapper_that_forgot_to_say_so_is_told() -> None:
 async def test_a_wrapper_that_forgot_is_told_in_a_coroutine() -> None:
     """The same through the worker thread of the async form (BUDGET-9)."""
     tracker, provider = BudgetTracker(150), Provider()
-    call = Forgetful(Sync(provider)).async_execute_prompt(PROMPT, config_of(tracker))
+    config = dataclasses.replace(config_of(tracker), max_wait_seconds=0.01)
+    call = Forgetful(Sync(provider)).async_execute_prompt(PROMPT, config)
     assert (await arefused(call)).reason == "self_wait"
     at_rest(tracker)
 

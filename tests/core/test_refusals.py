@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import time
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -9,12 +12,12 @@ import pytest
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMBudgetExceededError
+from llm_connect.core.exceptions import LLMBudgetExceededError, LLMBudgetNeverFitsError, LLMBudgetWaitError
 from llm_connect.core.holds import Hold
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
-from llm_connect.core.units import NOTHING
+from llm_connect.core.units import NOTHING, Amount
 from tests.core.budget_helpers import PATIENCE, in_thread, refused
 
 HINT = " It is likely to use about 200 tokens: count_tokens= on the adapter tightens its bound."
@@ -77,10 +80,10 @@ def test_a_wait_for_oneself() -> None:
     """The line says whose hold is in the way; a smaller call is not what would help."""
     tracker = BudgetTracker(1_000)
     with tracker.reserve(600):
-        assert str(call(tracker)) == (
-            "Budget 'budget': a call of up to 500 tokens would wait for a hold that its own caller keeps open (0 "
-            "tokens spent and 600 tokens held of 1,000 tokens). End the outer hold first, or set metered = False on "
-            "the adapter that only wraps another one."
+        assert str(call(tracker, max_wait_seconds=0.01)) == (
+            "Budget 'budget': a call of up to 500 tokens waited for holds that its own caller kept open (0 tokens "
+            "spent and 600 tokens held of 1,000 tokens). End the outer hold first, or set metered = False on an "
+            "adapter that only wraps another one."
         )
 
 
@@ -148,9 +151,59 @@ def test_a_refusal_is_about_the_limit_that_stays_in_the_way() -> None:
 
 
 def test_a_wait_for_oneself_is_about_the_limit_that_ones_own_hold_fills() -> None:
-    """Though another limit is short just now, too, that one will be free again when others have ended."""
+    """The caller's own holds are in the way on it, and nothing else is on any. (BUDGET-9)"""
     root = BudgetTracker(100)
     team = root.child("team", 70)
-    with root.reserve(50), held_elsewhere(team, 30):
-        error = refused(lambda: team.reserve(55, max_wait_seconds=PATIENCE))
+    with root.reserve(50):
+        error = refused(lambda: team.reserve(55, max_wait_seconds=0.01))
     assert (error.reason, error.path, error.total) == ("self_wait", "budget", 100)
+
+
+def test_never_and_later_are_classes() -> None:
+    """Each refusal is of one of two kinds, and stays so when it is pickled. (ERROR-7, ERROR-4)"""
+    tracker = BudgetTracker(100, total_usd=1, strict=True)
+    closed = tracker.child("c")
+    closed.close()
+    with tracker.reserve(60, usd=0, grade="proven"):
+        errors = [
+            refused(lambda: tracker.reserve(101, usd=0, grade="proven")),
+            refused(lambda: closed.reserve(1, usd=0, grade="proven")),
+            refused(lambda: tracker.reserve(1, grade="proven")),
+            refused(lambda: tracker.reserve(1)),
+            refused(lambda: tracker.reserve(60, usd=0, grade="proven")),
+            refused(lambda: tracker.reserve(60, usd=0, grade="proven", max_wait_seconds=0.01)),
+        ]
+    reasons = ["never_fits", "closed", "unpriced", "unproven", "refused", "self_wait"]
+    assert [error.reason for error in errors] == reasons
+    kinds = [LLMBudgetNeverFitsError] * 4 + [LLMBudgetWaitError] * 2
+    assert [type(error) for error in errors] == kinds
+    assert [type(pickle.loads(pickle.dumps(error))) for error in errors] == kinds
+    assert {error.retry_after for error in errors} == {None}
+
+
+def test_a_full_window_says_in_how_many_seconds_it_opens() -> None:
+    """For whoever would send `Retry-After`. (ERROR-7)"""
+    tracker = BudgetTracker(100, period=timedelta(hours=1))
+    tracker.record(80)
+    error = refused(lambda: tracker.reserve(30))
+    assert isinstance(error, LLMBudgetWaitError)
+    assert error.reason == "window_full"
+    assert error.retry_after is not None
+    assert error.opens_at is not None
+    assert 0 < error.retry_after <= error.opens_at - time.time() + 30
+    assert 3_500 < error.retry_after < 3_700
+
+
+def test_a_snapshot_has_limits_as_the_tracker_has_them() -> None:
+    """In tokens, calls and USD, and money without zeros at its end. (BUDGET-62)"""
+    tracker = BudgetTracker(100, total_usd="2.50", total_calls=4)
+    with tracker.reserve(10, usd="0.25") as hold:
+        snapshot = tracker.snapshot()
+        limits = (snapshot.total, snapshot.total_calls, snapshot.total_usd)
+        assert limits == (tracker.total, tracker.total_calls, tracker.total_usd) == (100, 4, Decimal("2.5"))
+        figures = (snapshot.spent_usd, snapshot.held_usd, snapshot.spent_calls, snapshot.held_calls)
+        assert figures == (tracker.spent_usd, tracker.held_usd, tracker.spent_calls, tracker.held_calls)
+        hold.settle(5, usd="0.10")
+    shown = [str(usd) for usd in (tracker.total_usd, tracker.spent_usd, tracker.held_usd, BudgetTracker().spent_usd)]
+    assert shown == ["2.5", "0.1", "0", "0"]
+    assert str(Amount(nano_usd=-100 * 10**9).usd) == "-100"

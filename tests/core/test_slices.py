@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Callable
+from contextlib import ExitStack
 from decimal import Decimal
 from typing import Any
 
@@ -13,7 +15,7 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Hold
 from llm_connect.core.units import NOTHING, Amount
-from tests.core.budget_helpers import PATIENCE, at_rest, in_thread, refused, waits
+from tests.core.budget_helpers import PATIENCE, at_rest, awaits, in_thread, refused, waits
 
 
 def spend(tracker: BudgetTracker, tokens: int, *, bound: int | None = None) -> None:
@@ -32,8 +34,8 @@ def test_a_slice_is_set_aside() -> None:
     tracker = BudgetTracker(100)
     with tracker.child("s", 60, slice=True) as slice_:
         assert (tracker.sliced, tracker.held, tracker.remaining(), slice_.remaining()) == (60, 0, 40, 60)
-        error = refused(lambda: tracker.reserve(41, max_wait_seconds=PATIENCE))
-        assert (error.reason, error.sliced, error.missing) == ("never_fits", 60, 1)
+        error = refused(lambda: tracker.reserve(41, max_wait_seconds=0.01))
+        assert (error.reason, error.sliced, error.missing) == ("wait_expired", 60, 1)
         spend(tracker, 40)
         spend(slice_, 25)
         assert (tracker.spent, tracker.sliced, tracker.remaining(), slice_.remaining()) == (65, 35, 0, 35)
@@ -162,16 +164,15 @@ def test_a_slice_of_calls_and_usd() -> None:
 
 
 def test_waiters_get_what_a_slice_returns() -> None:
-    """The rest of a slice goes to those who wait, and one that opens tells those who can no longer fit."""
+    """The rest of a slice goes to those who wait; what was spent of it tells those who can no longer fit."""
     tracker = BudgetTracker(100)
-    hold = tracker.reserve(30)
-    patient = in_thread(lambda: tracker.reserve(75, max_wait_seconds=PATIENCE))
-    waits(tracker, 1)
-    with tracker.child("s", 30, slice=True):
-        assert isinstance(patient.exception(PATIENCE), Exception)
-        later = in_thread(lambda: tracker.reserve(70, max_wait_seconds=PATIENCE))
+    with tracker.child("s", 50, slice=True) as slice_:
+        patient = in_thread(lambda: tracker.reserve(75, max_wait_seconds=PATIENCE))
         waits(tracker, 1)
-    hold.release()
+        later = in_thread(lambda: tracker.reserve(70, max_wait_seconds=PATIENCE))
+        waits(tracker, 2)
+        slice_.consume(26)
+        assert isinstance(patient.exception(PATIENCE), Exception)
     later.result(PATIENCE).release()
     at_rest(tracker)
 
@@ -199,3 +200,92 @@ def test_the_limits_of_an_open_slice_stay() -> None:
             slice_.set_limits(total=6)
     slice_.set_limits(total=6)
     assert (slice_.total, tracker.sliced) == (6, 0)
+
+
+def test_what_lacks_only_what_slices_will_give_back_fits_later() -> None:
+    """A reservation and a further slice are refused for now, not for good; when the slices end they fit. (BUDGET-40)"""
+    tracker = BudgetTracker(3_560)
+    with ExitStack() as stack:
+        for name in "abc":
+            stack.enter_context(tracker.child(name, 900, slice=True)).consume(10)
+        fourth = tracker.child("d", 900, slice=True)
+        assert refused(fourth.__enter__).reason == "refused"
+        error = refused(lambda: tracker.reserve(3_000))
+        assert (error.reason, error.missing, error.sliced) == ("refused", 2_140, 2_670)
+        assert refused(lambda: tracker.reserve(3_531)).reason == "never_fits"
+    with fourth:
+        assert tracker.sliced == 900
+    tracker.reserve(3_530).release()
+    at_rest(tracker)
+
+
+def test_a_call_waits_for_what_a_slice_gives_back() -> None:
+    """It is let in when the block is left. (BUDGET-2, BUDGET-40)"""
+    tracker = BudgetTracker(1_000)
+    with tracker.child("s", 900, slice=True):
+        waiting = in_thread(lambda: tracker.reserve(500, max_wait_seconds=PATIENCE))
+        waits(tracker, 1)
+    waiting.result(PATIENCE).release()
+    at_rest(tracker)
+
+
+def test_a_slice_waits_in_line() -> None:
+    """For calls and for other slices; a call that came after it waits behind it. (BUDGET-5, BUDGET-40)"""
+    tracker = BudgetTracker(100)
+    hold = alone(tracker, 50)
+    slice_ = tracker.child("s", 80, slice=True, max_wait_seconds=PATIENCE)
+    opening = in_thread(slice_.__enter__)
+    waits(tracker, 1)
+    later = in_thread(lambda: tracker.reserve(40, max_wait_seconds=PATIENCE))
+    waits(tracker, 2)
+    hold.release()
+    assert opening.result(PATIENCE) is slice_
+    assert (tracker.sliced, tracker.held) == (80, 0)
+    slice_.close()
+    later.result(PATIENCE).release()
+    at_rest(tracker)
+
+
+def test_a_slice_that_waits_in_vain_may_be_entered_again() -> None:
+    """The error says that the wait is over. (BUDGET-40)"""
+    tracker = BudgetTracker(100)
+    slice_ = tracker.child("s", 80, slice=True, max_wait_seconds=0.01)
+    hold = alone(tracker, 50)
+    assert refused(slice_.__enter__).reason == "wait_expired"
+    hold.release()
+    with slice_:
+        slice_.consume(80)
+    at_rest(tracker)
+
+
+async def test_a_slice_waits_in_a_task() -> None:
+    """By `async with`; `with` does not wait in a running event loop. A cancelled wait leaves no trace. (BUDGET-40)"""
+    tracker = BudgetTracker(100)
+    hold = await tracker.areserve(50)
+    assert refused(tracker.child("s", 80, slice=True, max_wait_seconds=PATIENCE).__enter__).reason == "refused"
+    given_up = asyncio.create_task(tracker.child("g", 80, slice=True, max_wait_seconds=PATIENCE).__aenter__())
+    await awaits(tracker, 1)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+
+    async def use() -> None:
+        async with tracker.child("s", 80, slice=True, max_wait_seconds=PATIENCE) as slice_:
+            (await slice_.areserve(80)).settle(30)
+
+    using = asyncio.create_task(use())
+    await awaits(tracker, 1)
+    hold.release()
+    await using
+    async with tracker.child("c", 10) as child:
+        child.consume(10)
+    assert (child.closed, tracker.sliced, tracker.spent) == (True, 0, 40)
+    at_rest(tracker)
+
+
+def test_only_a_slice_waits_when_it_is_entered() -> None:
+    """Calls of another child wait by themselves. (BUDGET-40)"""
+    with pytest.raises(LLMConfigurationError, match="max_wait_seconds is for a slice"):
+        BudgetTracker(100).child("c", 10, max_wait_seconds=1)
+    with pytest.raises(LLMConfigurationError, match="max_wait_seconds"):
+        BudgetTracker(100).child("c", 10, slice=True, max_wait_seconds=-1)

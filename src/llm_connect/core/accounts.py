@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llm_connect.core.periods import period_said
@@ -125,9 +125,9 @@ def room(path: Path, amount: Amount) -> int | None:
     return min(counts, default=None)
 
 
-def hopeless(path: Path, amount: Amount, own: Callable[[Account], int] = lambda _: 0) -> Account | None:
-    """The first account on which `amount` would not fit even with no hold open but the caller's `own`."""
-    return next((account for account, need in needs(path, amount) if _over(account, own(account) + need)), None)
+def hopeless(path: Path, amount: Amount) -> Account | None:
+    """The first account on which `amount` would not fit even with no hold and no slice open."""
+    return next((account for account, need in needs(path, amount) if account.spent + need > account.limit), None)  # type: ignore[operator]
 
 
 def left_on(accounts: Iterable[Account]) -> int | None:

@@ -26,7 +26,7 @@ from llm_connect.core.outbox import Outbox
 from llm_connect.core.slices import Slices
 from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.units import NOTHING, Amount, usd_of
 from llm_connect.core.waiters import Waiter
 from llm_connect.core.windows import Clock, Windows, seconds_until_open, wall_clock
 
@@ -237,11 +237,15 @@ class Gate:
             self._line.scan()
         self._tell()
 
-    def open_slice(self, child: BudgetTracker) -> bool:
-        """Set the limits of `child` aside above it; False when they do not fit there now, or it is closed."""
+    def open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
+        """Set the limits of `child` aside above it, in the place of what is `kept`; False when it is closed above it.
+
+        It may fail as well when by an overrun more is spent there by now.
+        """
         self.check_process()
         with self._lock:
             self._work_off()
+            give_back(kept)
             child.closed_itself = False
             opened = not child.closed and self._slices.open(child)
             child.closed_itself = not opened
@@ -317,7 +321,9 @@ class Gate:
         tokens, calls, usd = (account.limit for account in own)
         return BudgetSnapshot(
             path=tracker.path,
-            total=(tokens, calls, usd),
+            total=tokens,
+            total_calls=calls,
+            total_usd=None if usd is None else usd_of(usd),
             spent=accounts.amount_of(own, "spent"),
             held=accounts.amount_of(own, "held"),
             presumed=accounts.amount_of(own, "presumed"),

@@ -8,7 +8,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
-from llm_connect.core.accounts import Account, Own, Path, hopeless
+from llm_connect.core.accounts import Account, Own, Path
 from llm_connect.core.admission import Gate, OnUnknown
 from llm_connect.core.books import Sink
 from llm_connect.core.bounds import Bound
@@ -23,7 +23,6 @@ from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits, checked_amount, checked_figures, checked_limits
 from llm_connect.core.periods import Period, checked_period
 from llm_connect.core.price import Price, checked_prices
-from llm_connect.core.refusals import Reason, refusal_of
 from llm_connect.core.reservations import asked
 from llm_connect.core.slices import limits_of
 from llm_connect.core.snapshot import BudgetSnapshot
@@ -127,6 +126,7 @@ class BudgetTracker(BudgetFigures):
         self.closed_itself = is_slice
         self.is_slice: bool = is_slice
         self._opens_as_slice: bool = is_slice
+        self._max_wait_seconds: float = 0
         self._joined: dict[str, BudgetTracker] = {}
         self.window: Window | None = None if period is None else Window(period, gate.clock)
         if self.window is not None:
@@ -267,6 +267,7 @@ class BudgetTracker(BudgetFigures):
         period: Period | None = None,
         join: bool = False,
         slice: bool = False,  # noqa: A002 - what it is
+        max_wait_seconds: float = 0,
     ) -> BudgetTracker:
         """A ceiling of its own within this budget: what it spends and holds counts here too.
 
@@ -277,9 +278,14 @@ class BudgetTracker(BudgetFigures):
         and its limits and period stay as they are.
         period: as of a `BudgetTracker`; each child has a window of its own, whatever those above have.
         slice: True sets the limits aside from this budget for as long as the `with` block lasts, so that nobody else
-            can take them; what is not used comes back at its end. Entering the block raises LLMBudgetExceededError when
-            they do not fit now; outside of the block a slice is closed.
+            can take them; what is not used comes back at its end. Entering the block (`with`, or in a coroutine `async
+            with`) raises LLMBudgetExceededError when they do not fit; outside of the block a slice is closed.
+        max_wait_seconds: how long entering the block of a slice may wait until it fits, in line with calls; as with
+            `reserve`, `with` never waits in a running event loop.
         """
+        _check_wait(max_wait_seconds)
+        if max_wait_seconds and not slice:
+            raise LLMConfigurationError("max_wait_seconds is for a slice: calls of a child wait by themselves.")
         child = BudgetTracker.__new__(BudgetTracker)
         child.prices = self.prices
         child.strict = self.strict
@@ -289,6 +295,7 @@ class BudgetTracker(BudgetFigures):
         if slice and period is not None:
             raise LLMConfigurationError("A slice is set aside for its block, and has no period: open a child in it.")
         child._become(name, self, self.gate, limits, checked_period(period), is_slice=slice)
+        child._max_wait_seconds = max_wait_seconds
         return self.gate.join(self._joined, child) if join else child
 
     def fits(self, adapter: LLMAdapter, prompt: Prompt, config: RunConfig | None = None) -> int | None:
@@ -343,19 +350,39 @@ class BudgetTracker(BudgetFigures):
         self.gate.close(self)
 
     def __enter__(self) -> Self:
-        if self._opens_as_slice:
-            self._open_slice()
+        if self.parent is not None and self._opens_as_slice:
+            size, until = self._asked_as_slice()
+            while not self.gate.open_slice(self, admit(self.parent, size, NO_FACTS, deadline=until)):
+                pass  # by an overrun more is spent there by now: it waits anew, or is refused
+            self._opens_as_slice = False
         return self
 
-    def _open_slice(self) -> None:
-        assert self.parent is not None
-        self._opens_as_slice = False
-        if not self.gate.open_slice(self):
-            size = PlainDemand(*limits_of(self))
-            above = self.parent.accounts
-            never = hopeless(above, size.amount)
-            reason: Reason = "closed" if self.parent.closed else "refused" if never is None else "never_fits"
-            raise refusal_of(above, size, NO_FACTS, reason, never)
+    async def __aenter__(self) -> Self:
+        if self.parent is not None and self._opens_as_slice:
+            size, until = self._asked_as_slice()
+            while not await self._aopen_slice(await aadmit(self.parent, size, NO_FACTS, deadline=until)):
+                pass
+            self._opens_as_slice = False
+        return self
+
+    def _asked_as_slice(self) -> tuple[PlainDemand, float]:
+        """What a slice needs above it, and until when it waits for that."""
+        return PlainDemand(*limits_of(self)), time.monotonic() + self._max_wait_seconds
+
+    async def _aopen_slice(self, kept: Hold) -> bool:
+        worker = self.gate.worker
+        if worker is None:
+            return self.gate.open_slice(self, kept)
+        return await worker.run(self.gate.open_slice, self, kept)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        worker = self.gate.worker
+        if worker is None:
+            self.__exit__(kind, error, trace)
+        else:
+            await worker.run(self.__exit__, kind, error, trace)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

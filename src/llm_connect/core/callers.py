@@ -1,4 +1,4 @@
-"""Who makes a call, and which open holds are its own: what waits for those would wait for ever."""
+"""Who makes a call, and which open holds are its own: it passes those who wait for these, and is told of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,21 @@ from llm_connect.core.holds import Hold
 
 #: Beyond so many, ended ones are looked for: in lots, since that costs as much as taking one.
 _FEW = 32
-_running_loop, _thread = asyncio._get_running_loop, threading.get_ident
+_running_loop = asyncio._get_running_loop
+
+
+class _Caller:
+    """Stands for one thread: unlike its number, nothing else ever will."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.caller = _Caller()
+
+
+_here = _Here()
 
 
 class _Own:
@@ -19,8 +33,9 @@ class _Own:
 
     __slots__ = ("caller", "most", "refs")
 
-    def __init__(self, caller: int) -> None:
-        self.caller = caller
+    def __init__(self, caller: object) -> None:
+        #: The task, or what stands for the thread; weak, since their contexts hold this.
+        self.caller = weakref.ref(caller)
         self.refs: list[weakref.ref[Hold]] = []
         self.most = _FEW
 
@@ -39,7 +54,7 @@ def own_holds() -> tuple[Hold, ...]:
     A task that inherits the context of another one is not that caller: the other may end its hold meanwhile.
     """
     own = _own.get()
-    if own is None or own.caller != _caller():
+    if own is None or own.caller() is not _caller():
         return ()
     return tuple(hold for ref in own.refs if (hold := ref()) is not None and not hold.ended)
 
@@ -47,8 +62,8 @@ def own_holds() -> tuple[Hold, ...]:
 def remember_own(hold: Hold) -> None:
     """Count `hold` among the caller's own."""
     own = _own.get()
-    caller = _thread() if _running_loop() is None else _caller()
-    if own is None or own.caller != caller:
+    caller = _here.caller if _running_loop() is None else _caller()
+    if own is None or own.caller() is not caller:
         own = _Own(caller)
         _own.set(own)
     refs = own.refs
@@ -57,8 +72,7 @@ def remember_own(hold: Hold) -> None:
     refs.append(weakref.ref(hold))
 
 
-def _caller() -> int:
+def _caller() -> object:
     if _running_loop() is None:
-        return _thread()
-    task = asyncio.current_task()
-    return _thread() if task is None else id(task)
+        return _here.caller
+    return asyncio.current_task() or _here.caller

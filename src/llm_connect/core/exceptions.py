@@ -3,6 +3,8 @@
     LLMError
     ├── LLMConfigurationError (ValueError)   a value, key, extra or command is missing or wrong
     ├── LLMBudgetExceededError               the call does not fit its budget, and was not sent
+    │   ├── LLMBudgetNeverFitsError          waiting does not help: it has to be changed, or the budget
+    │   └── LLMBudgetWaitError               it may fit later
     ├── LLMStoreError                        the store that keeps the budget cannot be used; nothing was sent
     ├── LLMTimeoutError                      `timeout_seconds` is over
     ├── LLMConnectionError                   no connection, or it broke before a whole reply was read
@@ -17,7 +19,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -61,7 +63,7 @@ class LLMError(Exception):
         self.provider = provider
         self.model = model
         self.request_id = request_id
-        #: Seconds that the provider asked to wait before the next try.
+        #: Seconds to wait before the next try: as the provider asked, or until the window of a budget opens.
         self.retry_after = retry_after
         #: Requests that were sent for this call.
         self.attempts = attempts
@@ -161,8 +163,16 @@ class LLMResponseError(LLMAPIError):
     """A reply came that is not the provider's format: HTML, empty, cut, or without an answer in it."""
 
 
+#: Why a budget has refused a call.
+BudgetReason: TypeAlias = Literal[
+    "never_fits", "window_full", "wait_expired", "refused", "closed", "unpriced", "unproven", "self_wait", "lease_lost"
+]
+
+
 class LLMBudgetExceededError(LLMError):
     """A call was not sent, because its upper bound does not fit the budget.
+
+    It is an `LLMBudgetWaitError` where the same call may fit later, else an `LLMBudgetNeverFitsError`.
 
         except LLMBudgetExceededError as error:
             print(error.reason, error.unit, error.requested, error.total, error.spent, error.held)
@@ -170,7 +180,7 @@ class LLMBudgetExceededError(LLMError):
     reason: `never_fits` (not even with no hold open), `window_full` (only later, when what is spent has left the window
         of a limit with a period), `wait_expired`, `refused` (it fits later, but does not wait), `closed`, `unpriced` (a
         USD limit, and no price known), `unproven` (a strict budget, and a bound that is not proven), `self_wait` (it
-        would wait for its own caller), `lease_lost` (its process was held up for longer than the lease of its hold).
+        has waited for its own caller), `lease_lost` (its process was held up for longer than the lease of its hold).
     unit: what is short: "tokens", "calls" or "usd"; the figures are of that unit, USD as Decimal.
     path: the tracker that is short, as `parent/child`.
     total, spent, held: its limit, what is spent, and what open holds keep; `presumed` is the part of `spent` that
@@ -178,15 +188,15 @@ class LLMBudgetExceededError(LLMError):
     requested: the upper bound of the call. likely: about what it would use, in tokens; None when nothing is known.
     missing: the smallest raise of the limit with which it would fit.
     opens_at: for limits with a period, when there is room by what leaves it, if no hold is open then: in seconds since
-        the epoch; None when it needs none, or when that does not help.
+        the epoch; None when it needs none, or when that does not help. retry_after: the same in seconds from now.
     """
 
     def __init__(
         self,
         message: str,
         *,
-        reason: str,
-        unit: str = "tokens",
+        reason: BudgetReason,
+        unit: Literal["tokens", "calls", "usd"] = "tokens",
         path: str = "",
         total: int | Decimal | None = None,
         spent: int | Decimal = 0,
@@ -200,8 +210,8 @@ class LLMBudgetExceededError(LLMError):
         **details: Any,
     ) -> None:
         super().__init__(message, **details, maybe_billed=False)
-        self.reason = reason
-        self.unit = unit
+        self.reason: BudgetReason = reason
+        self.unit: Literal["tokens", "calls", "usd"] = unit
         self.path = path
         self.total = total
         self.spent = spent
@@ -212,3 +222,15 @@ class LLMBudgetExceededError(LLMError):
         self.missing = missing
         self.likely = likely
         self.opens_at = opens_at
+
+
+class LLMBudgetNeverFitsError(LLMBudgetExceededError):
+    """No waiting helps: `never_fits`, `closed`, `unpriced` or `unproven`. Change the call, or the budget."""
+
+
+class LLMBudgetWaitError(LLMBudgetExceededError):
+    """The same call may fit later: `window_full`, `wait_expired`, `refused`, `self_wait` or `lease_lost`.
+
+    except LLMBudgetWaitError as error:
+        headers["Retry-After"] = str(math.ceil(error.retry_after or 1))
+    """

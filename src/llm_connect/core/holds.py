@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
+from llm_connect.core.accounts import hopeless
 from llm_connect.core.checks import encodable
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMError
@@ -162,7 +163,9 @@ class Hold:
 
     def given_back(self) -> LLMError:
         """Why the hold was given back before it was dispatched."""
-        return refusal_of(self.tracker.accounts, self.demand, self.facts, "never_fits")
+        path, needed = self.tracker.accounts, self.demand.smallest
+        never = hopeless(path, needed)
+        return refusal_of(path, self.demand, self.facts, "refused" if never is None else "never_fits", never)
 
     def booked(self) -> None:
         """Return once its end is in the ledger: in a running event loop, a store's worker sees to that."""

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from llm_connect.core.accounts import Account, Path, fits, hold, needs, short
-from llm_connect.core.circles import stuck
+from llm_connect.core.exceptions import BudgetReason
 from llm_connect.core.grants import give_back, grant
 from llm_connect.core.learning import Key, LearnedFactor
 from llm_connect.core.queues import Queues
-from llm_connect.core.refusals import Reason, refusal
+from llm_connect.core.refusals import refusal
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.waiters import RemoteWaiter, Waiter
 from llm_connect.core.windows import doomed
@@ -51,10 +51,11 @@ class Line:
             self._queues.add(waiter)
             self.scan()
 
-    def end_wait(self, waiter: Waiter, reason: Reason) -> None:
-        """Refuse `waiter`, if it still waits."""
+    def end_wait(self, waiter: Waiter, reason: BudgetReason) -> None:
+        """Refuse `waiter`, if it still waits; the reason of a wait for its own holds alone is `self_wait`."""
         if waiter.waiting:
-            self._refuse(waiter, reason)
+            by_itself = reason == "wait_expired" and _waits_for_itself(waiter)
+            self._refuse(waiter, "self_wait" if by_itself else reason)
             self.scan()
 
     def leave(self, waiter: Waiter) -> None:
@@ -103,24 +104,19 @@ class Line:
 
     def scan(self) -> None:
         """Let in, in order of arrival, all that fit now; refuse those that nothing can help any more."""
-        while self._queues:
+        if self._queues:
             self._blocked.clear()
             for waiter in self._queues.hopeless():
-                self._refuse(waiter, _obstacle(waiter) or "never_fits")
+                self._refuse(waiter, "never_fits")
             self._queues.scan(self._decide, self._may_block)
             self._return_kept()
-            circle = stuck(self._queues.owners())
-            if not circle:
-                break
-            # They wait for each other: the last one makes way, since nobody else can.
-            self._refuse(circle[-1], "self_wait")
         self._look_who_waits()
 
     def _look_who_waits(self) -> None:
         self.busy = bool(self._queues)
         self.busy_here = bool(self.first(1))
 
-    def _refuse(self, waiter: Waiter, reason: Reason) -> None:
+    def _refuse(self, waiter: Waiter, reason: BudgetReason) -> None:
         waiter.error = refusal(waiter, reason)
         self.ready.append(waiter)
 
@@ -172,10 +168,14 @@ class Line:
         )
 
 
-def _obstacle(waiter: Waiter) -> Reason | None:
+def _obstacle(waiter: Waiter) -> BudgetReason | None:
     """What stands against a waiter however many other holds end, and whatever leaves a window in time."""
     if waiter.tracker.closed:
         return "closed"
-    if doomed(waiter):
-        return "never_fits"
-    return "self_wait" if doomed(waiter, waiter.own_on) else None
+    return "never_fits" if doomed(waiter) else None
+
+
+def _waits_for_itself(waiter: Waiter) -> bool:
+    """Whether nothing stands in its way by now but open holds that it has taken itself."""
+    lacking = short(waiter.tracker.accounts, waiter.demand.smallest)
+    return bool(lacking) and all(0 < account.held <= waiter.own_on(account) for account in lacking)

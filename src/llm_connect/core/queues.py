@@ -36,7 +36,7 @@ class Queues:
         needs = tuple(bool(value) for value in amount)
         alone = bool(waiter.own) or isinstance(waiter, RemoteWaiter)
         key = (waiter.tracker, needs, waiter if alone else None)
-        self._groups.setdefault(key, _Group(waiter.tracker.accounts, own=bool(waiter.own))).add(waiter)
+        self._groups.setdefault(key, _Group(waiter.tracker.accounts)).add(waiter)
 
     def sort_anew(self) -> None:
         """Group the waiters by what they ask for now."""
@@ -59,19 +59,14 @@ class Queues:
         firsts = (group.first() for group in self._groups.values())
         return heapq.nsmallest(number, (one for one in firsts if one and not isinstance(one, RemoteWaiter)))
 
-    def owners(self) -> list[Waiter]:
-        """The waiters that have open holds of their own, in order of arrival."""
-        return sorted(waiter for group in self._groups.values() if group.own for waiter in group.waiters())
-
     def hopeless(self) -> list[Waiter]:
         """The waiters that can no longer fit, however many holds end."""
         return [waiter for group in self._groups.values() for waiter in group.hopeless()]
 
 
 class _Group:
-    def __init__(self, path: Path, *, own: bool) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self.own = own
         self._heap: list[Waiter] = []
         self._largest = NOTHING
         self._earliest = math.inf
@@ -102,9 +97,9 @@ class _Group:
 
     def hopeless(self) -> list[Waiter]:
         """Looks at each waiter only when the largest demand, with the earliest deadline, says that one may be."""
-        if not self.own and fits_by(self._earliest, self._path, self._largest):
+        if fits_by(self._earliest, self._path, self._largest):
             return []
-        return [waiter for waiter in self._measured() if doomed(waiter, waiter.own_on)]
+        return [waiter for waiter in self._measured() if doomed(waiter)]
 
     def _measured(self) -> list[Waiter]:
         """All waiters, after a new look at how large their demands are."""

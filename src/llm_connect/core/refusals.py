@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from llm_connect.core.accounts import Account, Path, figures_of, hopeless, short
 from llm_connect.core.demand import CallFacts, Demand
-from llm_connect.core.exceptions import LLMBudgetExceededError
+from llm_connect.core.exceptions import (
+    BudgetReason,
+    LLMBudgetExceededError,
+    LLMBudgetNeverFitsError,
+    LLMBudgetWaitError,
+)
 from llm_connect.core.periods import moment_said
 from llm_connect.core.units import NOTHING, shown, usd_of
-from llm_connect.core.windows import opening
+from llm_connect.core.windows import now_on, opening
 
 if TYPE_CHECKING:
     from llm_connect.core.waiters import Waiter
 
-Reason: TypeAlias = Literal[
-    "never_fits", "window_full", "wait_expired", "refused", "closed", "unpriced", "unproven", "self_wait", "lease_lost"
-]
+#: Those for which no waiting helps.
+_NEVER: frozenset[BudgetReason] = frozenset({"never_fits", "closed", "unpriced", "unproven"})
 
-_WHY: dict[Reason, str] = {
+_WHY: dict[BudgetReason, str] = {
     "never_fits": "does not fit even when nothing is running",
     "window_full": "does not fit before its wait is over",
     "wait_expired": "did not fit before the wait was over",
     "refused": "does not fit now, and this call does not wait",
     "closed": "is refused, because the budget is closed",
-    "self_wait": "would wait for a hold that its own caller keeps open",
+    "self_wait": "waited for holds that its own caller kept open",
     "lease_lost": "was not sent in time: its process lost the lease of its hold",
 }
 
 
-def refusal(waiter: Waiter, reason: Reason) -> LLMBudgetExceededError:
+def refusal(waiter: Waiter, reason: BudgetReason) -> LLMBudgetExceededError:
     """The error for `waiter`, about the first account that stops it."""
     path, needed = waiter.tracker.accounts, waiter.demand.smallest
-    never = hopeless(path, needed) or hopeless(path, needed, waiter.own_on)
-    return refusal_of(path, waiter.demand, waiter.facts, reason, never)
+    return refusal_of(path, waiter.demand, waiter.facts, reason, hopeless(path, needed))
 
 
 def refusal_of(
-    path: Path, demand: Demand, facts: CallFacts, reason: Reason, about: Account | None = None
+    path: Path, demand: Demand, facts: CallFacts, reason: BudgetReason, about: Account | None = None
 ) -> LLMBudgetExceededError:
     """The error for a demand on `path`, about this account, else the first that it does not fit on.
 
@@ -51,7 +54,7 @@ def refusal_of(
     account = about or next(iter(short(path, needed)), path.levels[0][0])
     requested = needed[account.place]
     likely = demand.likely_tokens if account.unit == "tokens" else None
-    return LLMBudgetExceededError(
+    return _kind(reason)(
         _message(account, reason, requested, likely, opens_at),
         reason=reason,
         unit=account.unit,
@@ -61,6 +64,7 @@ def refusal_of(
         missing=_figure(account, _missing(account, reason, requested)),
         likely=likely,
         opens_at=opens_at,
+        retry_after=_retry_after(path, reason, opens_at),
         provider=facts.adapter,
         model=facts.model,
         booked=NOTHING,
@@ -70,7 +74,7 @@ def refusal_of(
 def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
     """Raise because a strict budget admits no call whose bound is not proven."""
     account = path.levels[0][0]
-    raise LLMBudgetExceededError(
+    raise LLMBudgetNeverFitsError(
         f"Budget {account.path!r} is strict, and {_unproven(facts)}, or a budget without strict=True.",
         reason="unproven",
         unit=account.unit,
@@ -80,6 +84,17 @@ def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
         model=facts.model,
         booked=NOTHING,
     )
+
+
+def _kind(reason: BudgetReason) -> type[LLMBudgetExceededError]:
+    return LLMBudgetNeverFitsError if reason in _NEVER else LLMBudgetWaitError
+
+
+def _retry_after(path: Path, reason: BudgetReason, opens_at: float | None) -> float | None:
+    """Seconds after which the call is worth another try, where that is known."""
+    if reason == "lease_lost":
+        return 0.0
+    return None if opens_at is None or reason in _NEVER else max(0.0, opens_at - now_on(path))
 
 
 def _unproven(facts: CallFacts) -> str:
@@ -101,7 +116,7 @@ def refuse_unpriced(path: Path, facts: CallFacts) -> None:
     """Raise when an account of `path` limits USD: nothing is known of what the call may cost."""
     for account in path.units[USD]:
         if account.limit is not None:
-            raise LLMBudgetExceededError(
+            raise LLMBudgetNeverFitsError(
                 _unpriced(account, facts),
                 reason="unpriced",
                 unit="usd",
@@ -149,14 +164,14 @@ def _figures(account: Account) -> dict[str, Any]:
     }
 
 
-def _missing(account: Account, reason: Reason, requested: int) -> int:
+def _missing(account: Account, reason: BudgetReason, requested: int) -> int:
     if account.limit is None:
         return 0
-    held = 0 if reason in ("never_fits", "window_full") else account.held
-    return max(0, account.spent + account.sliced + held + requested - account.limit)
+    kept = 0 if reason in ("never_fits", "window_full") else account.held + account.sliced
+    return max(0, account.spent + kept + requested - account.limit)
 
 
-def _message(account: Account, reason: Reason, requested: int, likely: int | None, opens_at: float | None) -> str:
+def _message(account: Account, reason: BudgetReason, requested: int, likely: int | None, opens_at: float | None) -> str:
     unit = account.unit
     line = f"Budget {account.path!r}: a call of up to {shown(unit, requested)} {_WHY[reason]}"
     if account.limit is not None:
@@ -167,7 +182,7 @@ def _message(account: Account, reason: Reason, requested: int, likely: int | Non
     return f"{line} It is likely to use about {shown(unit, likely)}: count_tokens= on the adapter tightens its bound."
 
 
-def _advice(account: Account, reason: Reason, requested: int, opens_at: float | None) -> str:
+def _advice(account: Account, reason: BudgetReason, requested: int, opens_at: float | None) -> str:
     if reason == "window_full" and opens_at is not None:
         missing = shown(account.unit, _missing(account, reason, requested))
         return f"There is room again at {moment_said(opens_at)}: come again then, or raise the limit by {missing}."
@@ -176,7 +191,7 @@ def _advice(account: Account, reason: Reason, requested: int, opens_at: float | 
     if reason == "closed":
         return "Use the parent's budget, or open another child."
     if reason == "self_wait":
-        return "End the outer hold first, or set metered = False on the adapter that only wraps another one."
+        return "End the outer hold first, or set metered = False on an adapter that only wraps another one."
     if reason == "lease_lost":
         return "Reserve anew, and open the budget with a longer lease_seconds if this process is often held up so long."
     if reason == "refused":

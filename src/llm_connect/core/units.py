@@ -55,8 +55,9 @@ def amount_of(tokens: int, calls: int, nano_usd: int) -> Amount:
 
 
 def usd_of(nano_usd: int) -> Decimal:
-    """Nano-USD as USD, exactly, whatever the decimal context of the thread is."""
-    return Decimal(f"{nano_usd}E-9")
+    """Nano-USD as USD, exactly and without zeros at the end, whatever the decimal context of the thread is."""
+    whole, part = divmod(nano_usd, NANO)
+    return Decimal(whole) if part == 0 else Decimal(f"{nano_usd}E-9").normalize(_MONEY)
 
 
 def nano_usd_of(name: str, value: object) -> int:

@@ -215,15 +215,14 @@ def follow(books: Books, hold: Hold, difference: Amount) -> None:
             books.expire(tracker, difference, NOTHING.minus(hold.amount))
 
 
-def opening(path: Path, amount: Amount, own: Callable[[Account], int] = lambda _: 0) -> float | None:
-    """When `amount` would fit with no hold open but the caller's `own`, by what leaves windows.
+def opening(path: Path, amount: Amount) -> float | None:
+    """When `amount` would fit with no hold and no slice open, by what leaves windows.
 
     0 when it would now; None when it never will.
     """
     opens_at = 0.0
     for account, need in needs(path, amount):
-        asked = account.sliced + own(account) + need if need else 0
-        lacking = account.spent + asked - account.limit  # type: ignore[operator]
+        lacking = account.spent + need - account.limit  # type: ignore[operator]
         if lacking > 0:
             frees = None if account.window is None else account.window.frees(account, lacking)
             if frees is None:
@@ -232,19 +231,19 @@ def opening(path: Path, amount: Amount, own: Callable[[Account], int] = lambda _
     return opens_at
 
 
-def fits_by(deadline: float, path: Path, amount: Amount, own: Callable[[Account], int] = lambda _: 0) -> bool:
-    """Whether `amount` fits by `deadline` on the monotonic clock, if all holds but the caller's `own` end by then."""
-    if hopeless(path, amount, own) is None:
+def fits_by(deadline: float, path: Path, amount: Amount) -> bool:
+    """Whether `amount` fits by `deadline` on the monotonic clock, if all holds and slices end by then."""
+    if hopeless(path, amount) is None:
         return True
-    opens_at = opening(path, amount, own)
-    return opens_at is not None and time.monotonic() + max(0.0, opens_at - _now_on(path)) <= deadline
+    opens_at = opening(path, amount)
+    return opens_at is not None and time.monotonic() + max(0.0, opens_at - now_on(path)) <= deadline
 
 
-def _now_on(path: Path) -> float:
+def now_on(path: Path) -> float:
     """The moment by the clock of the windows on `path`, of which there is one."""
     return next(account.window.clock() for account in path.units[0] if account.window is not None)
 
 
-def doomed(waiter: Waiter, own: Callable[[Account], int] = lambda _: 0) -> bool:
-    """Whether `waiter` would not fit in time though all holds but `own` ended."""
-    return not fits_by(waiter.patient_until, waiter.tracker.accounts, waiter.demand.smallest, own)
+def doomed(waiter: Waiter) -> bool:
+    """Whether `waiter` would not fit in time though all holds and slices ended."""
+    return not fits_by(waiter.patient_until, waiter.tracker.accounts, waiter.demand.smallest)

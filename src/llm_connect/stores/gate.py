@@ -249,9 +249,9 @@ class StoreGate(Gate, ABC):
         self._worker.start()
         self.tidy()
 
-    def open_slice(self, child: BudgetTracker) -> bool:
+    def open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
         with self._lock:
-            opened = super().open_slice(child)
+            opened = super().open_slice(child, kept)
             if opened:
                 number = self.trackers.number_of(child)
                 self.trackers.slices[number] = self.leases.have().number

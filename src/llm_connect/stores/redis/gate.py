@@ -106,9 +106,9 @@ class WaitingGate(RedisState):
             self._line.note(waiter)
             return super().take(waiter)
 
-    def open_slice(self, child: BudgetTracker) -> bool:
+    def open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
         with self._lock:
-            opened = super().open_slice(child)
+            opened = super().open_slice(child, kept)
             if opened:
                 lease = self.trackers.slices[child.number]
                 self.changes.add_slice(child, lease, limits_of(child))

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from llm_connect.core.exceptions import BudgetReason
 from llm_connect.core.line import _TAKING_SECONDS, Line
 from llm_connect.core.queues import Queues
-from llm_connect.core.refusals import Reason
 from llm_connect.core.waiters import Waiter
 
 
@@ -44,7 +44,7 @@ class RevisableLine(Line):
             self.note(waiter)
         super().reclaim()
 
-    def _refuse(self, waiter: Waiter, reason: Reason) -> None:
+    def _refuse(self, waiter: Waiter, reason: BudgetReason) -> None:
         if reason != "wait_expired":
             self._sure()
         self.note(waiter)
