@@ -237,19 +237,44 @@ def test_a_correction_keeps_what_it_does_not_say() -> None:
     assert (tracker.spent, tracker.spent_calls, tracker.spent_usd) == (10, 1, Decimal("0.5"))
 
 
-def test_only_open_presumptions_are_corrected_and_once() -> None:
-    """A settled, unknown or already corrected entry is refused."""
+def test_what_is_no_open_presumption_is_corrected_once_at_most() -> None:
+    """A released, recorded, unknown or already corrected entry is refused. (BUDGET-63)"""
     tracker = BudgetTracker(100)
-    settled, presumed = tracker.reserve(10), tracker.reserve(20)
-    settled.settle(10)
+    released, presumed = tracker.reserve(10), tracker.reserve(20)
+    released.release()
     presumed.presume()
-    assert settled.entry is not None
+    assert released.entry is not None
     assert presumed.entry is not None
-    tracker.correct(presumed.entry.id, 0, calls=0)
-    for entry_id in (settled.entry.id, presumed.entry.id, 99):
-        with pytest.raises(LLMConfigurationError, match="not an open presumption"):
+    recorded = tracker.record(10)
+    corrected = tracker.correct(presumed.entry.id, 0, calls=0)
+    for entry_id in (released.entry.id, presumed.entry.id, recorded.id, corrected.id, 99):
+        with pytest.raises(LLMConfigurationError, match="nothing that this budget has presumed"):
             tracker.correct(entry_id, 0)
     assert tracker.spent == 10
+    at_rest(tracker)
+
+
+def test_what_was_settled_is_corrected_once(store: str) -> None:
+    """The difference is booked on its tracker and above it, and none of it is presumed. (BUDGET-63)"""
+    if store == "redis":
+        pytest.skip("a server knows only of open presumptions whose they are")
+    tracker = BudgetTracker(100)
+    child = tracker.child("c")
+    holds = [child.reserve(10), child.reserve(30)]
+    for hold in holds:
+        hold.settle(10)
+    entry = tracker.correct(holds[0].entry_id, 25)
+    assert (entry.outcome, entry.amount, entry.corrects, entry.tracker) == (
+        "corrected",
+        Amount(15),
+        holds[0].entry_id,
+        "budget/c",
+    )
+    assert (tracker.spent, child.spent, tracker.snapshot().presumed) == (35, 35, NOTHING)
+    with pytest.raises(LLMConfigurationError, match="corrected before"):
+        tracker.correct(holds[0].entry_id, 0)
+    tracker.correct(holds[1].entry_id, 0)
+    assert (tracker.spent, sum(entry.amount.tokens for entry in tracker.ledger)) == (25, 25)
     at_rest(tracker)
 
 

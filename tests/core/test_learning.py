@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -263,7 +264,7 @@ def test_an_estimated_usage_teaches_nothing() -> None:
     assert tracker.snapshot().learned == {}
 
 
-AMOUNT = st.integers(0, 10_000)
+AMOUNT = st.integers(0, 2_048)
 
 
 @given(AMOUNT, AMOUNT, AMOUNT, AMOUNT, AMOUNT, AMOUNT)
@@ -320,4 +321,70 @@ def test_a_sync_call_whose_hold_was_given_back_reserves_anew() -> None:
     for future in waiting:
         future.result(PATIENCE)
     assert tracker.spent == 105
+    at_rest(tracker)
+
+
+def test_one_absurd_figure_does_not_keep_a_model_out() -> None:
+    """One call is believed so far and no further; the model fits, and a sibling's call does. (BUDGET-41, BUDGET-2)"""
+    tracker = BudgetTracker()
+    wrong, sibling = tracker.child("wrong", 50_000), tracker.child("sibling", 5_000)
+    call(wrong, used(10**9, 10**9))
+    assert tracker.snapshot().learned == {KEY: LearnedFactor(4_000, 2_048, 4_000, 2_048)}
+    with take(sibling, demand()) as hold:
+        assert hold.bound.tokens == 4 * 30 + 2 * 2_048
+    assert refused(lambda: take(wrong, demand())).reason == "never_fits"
+    wrong.set_limits(total=2 * 10**9 + 5_000)
+    take(wrong, demand()).release()
+    with take(sibling, demand(), CallFacts(adapter="a", model="n")) as hold:
+        assert hold.bound.tokens == 30
+
+
+def test_what_calls_confirm_is_believed_further() -> None:
+    """A hidden prompt of 30,000 tokens is covered after three calls. (BUDGET-41)"""
+    tracker = BudgetTracker()
+    extras = []
+    for _ in range(4):
+        call(tracker, used(30_000, 1))
+        extras.append(tracker.snapshot().learned[KEY].prompt_extra)
+    assert extras == [2_048, 8_192, 29_960, 29_960]
+
+
+def test_a_correction_teaches_what_a_call_really_came_to(store: str) -> None:
+    """In the place of what the call had taught, and whoever waits asks for that. (BUDGET-63)"""
+    if store == "redis":
+        pytest.skip("a server knows only of open presumptions whose they are")
+    tracker = BudgetTracker(50_000)
+    absurd = call(tracker, used(10**9, 1))
+    tracker.correct(absurd.entry_id, 20)
+    assert (tracker.snapshot().learned, tracker.spent) == ({}, 20)
+    low = call(tracker, used(5, 5))
+    tracker.correct(low.entry_id, 60)
+    assert set(tracker.snapshot().learned) == {KEY}
+    with take(tracker, demand()) as hold:
+        assert hold.bound.tokens >= 60
+    within = call(tracker, used(5, 5))
+    tracker.correct(within.entry_id, 11)
+    assert set(tracker.snapshot().learned) == {KEY}
+
+
+def test_a_presumption_that_is_corrected_above_its_bound_teaches() -> None:
+    """As a call that had said so itself. (BUDGET-63)"""
+    tracker = BudgetTracker(50_000)
+    hold = take(tracker, demand())
+    hold.presume()
+    tracker.correct(hold.entry_id, 45)
+    assert set(tracker.snapshot().learned) == {KEY}
+
+
+def test_a_waiting_call_gains_by_a_correction(store: str) -> None:
+    """What a wrong figure has raised is taken back from those who wait. (BUDGET-63)"""
+    if store == "redis":
+        pytest.skip("a server knows only of open presumptions whose they are")
+    tracker = BudgetTracker(1_200)
+    wrong = call(tracker, used(1_000, 1))
+    blocker = tracker.reserve(150)
+    assert refused(lambda: take(tracker, demand())).reason == "never_fits"
+    tracker.correct(wrong.entry_id, 20)
+    take(tracker, demand()).release()
+    blocker.release()
     at_rest(tracker)

@@ -214,15 +214,22 @@ class Gate:
         return entry
 
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry:
-        """Append what a presumed entry really came to; once for each."""
+        """Append what a presumed or settled entry really came to; once for each."""
         self.check_process()
         with self._lock:
             self._work_off()
+            before = dict(self._learned)
             entry = self._books.correct(entry_id, figures)
+            for key in before.keys() | self._learned.keys():
+                if before.get(key) != self._learned.get(key):
+                    self._line.raise_demands(key, self._learned.get(key))
             self._line.scan()
         self._tell()
         if entry is None:
-            raise LLMConfigurationError(f"Entry {entry_id} is not an open presumption of this budget.")
+            raise LLMConfigurationError(
+                f"Entry {entry_id} is nothing that this budget has presumed, or settled and still keeps; or it was "
+                "corrected before."
+            )
         return entry
 
     def change_limits(self, tracker: BudgetTracker, limits: dict[Account, int | None]) -> None:

@@ -39,6 +39,8 @@ class Books:
         self._sink = sink
         self._ids = itertools.count(1)
         self._presumed: dict[int, Hold] = {}
+        #: Entries that were settled, are in the ledger, and were corrected.
+        self._amended: set[int] = set()
         self._thresholds: list[Threshold] = []
 
     def end(self, hold: Hold, ending: Ending) -> bool:
@@ -101,14 +103,25 @@ class Books:
         return next(self._ids)
 
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
-        """Book the difference between what was presumed and what it came to; None when it is no open presumption."""
-        hold = self._presumed.pop(entry_id, None)
+        """Book the difference between what was presumed or settled and what it came to; None when it cannot be."""
+        hold = self._presumed.pop(entry_id, None) or self._settled(entry_id)
         if hold is None:
             return None
-        accounts.presume(hold.tracker.accounts, NOTHING.minus(hold.amount))
-        difference = hold.amount.but(*figures).minus(hold.amount)
-        follow(self, hold, difference)
+        presumed = hold.amount if hold.ending.outcome == "presumed" else NOTHING
+        accounts.presume(hold.tracker.accounts, NOTHING.minus(presumed))
+        actual = hold.amount.but(*figures)
+        difference = actual.minus(hold.amount)
+        follow(self, hold, difference, presumed)
+        self._learn_better(hold, actual, None if figures[2] is None else actual.nano_usd)
         return self.record(hold.tracker, difference, hold.facts, corrects=hold)
+
+    def _settled(self, entry_id: int) -> Hold | None:
+        """What was settled by this entry, if the ledger still has it and it was not corrected before."""
+        hold = self._ledger.hold_of(entry_id)
+        if hold is None or hold.ending.outcome != "settled" or entry_id in self._amended:
+            return None
+        self._amended = {number for number in self._amended if self._ledger.hold_of(number) is not None} | {entry_id}
+        return hold
 
     def watch(self, threshold: Threshold) -> None:
         """Tell of a threshold once it is reached, which may be now."""
@@ -142,6 +155,16 @@ class Books:
             self._outbox.put(self._sink, lambda: line if isinstance(line, LedgerEntry) else line.entry)
         if self._thresholds:
             self.look_at_thresholds()
+
+    def _learn_better(self, hold: Hold, actual: Amount, nano_usd: int | None) -> None:
+        """What a correction says of the bound of its call, in the place of what the call itself had taught."""
+        key, ending = hold.facts.key, hold.ending
+        settled = Used(ending.amount.tokens, ending.amount.calls, ending.nano_usd, ending.usage, hold.max_tokens)
+        if ending.outcome == "settled" and not hold.demand.seen(settled).within:
+            self.learned.forget(key)
+        seen = hold.demand.seen(Used(actual.tokens, actual.calls, nano_usd, None, hold.max_tokens))
+        if key != (None, None) and not seen.within:
+            self.learned.look_at(key, seen)
 
     def _learn(self, hold: Hold, ending: Ending) -> bool:
         usage, amount = ending.usage, ending.amount

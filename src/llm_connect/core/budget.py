@@ -246,14 +246,16 @@ class BudgetTracker(BudgetFigures):
         calls: int | None = None,
         usd: int | str | float | Decimal | None = None,
     ) -> LedgerEntry:
-        """Say what a presumed entry really came to, and return the entry that amends it.
+        """Say what a presumed or settled entry really came to, and return the entry that amends it.
 
-        A figure that is left out stays as it was presumed.
+        A figure that is left out stays as it was booked. What the entry has taught of the bounds of its adapter and
+        model is learned anew.
 
             presumed = [entry for entry in tracker.ledger if entry.outcome == "presumed"]
             tracker.correct(presumed[0].id, tokens=812)
 
-        Raises LLMConfigurationError for an entry that is not presumed, or that has been corrected.
+        Raises LLMConfigurationError for an entry that was corrected before, that is neither, or that was settled and is
+        no longer among the entries that are kept.
         """
         return self.gate.correct(entry_id, checked_figures(tokens, calls, usd))
 

@@ -16,6 +16,10 @@ Key: TypeAlias = tuple[str | None, str | None]
 
 #: More than four times a bound is not a matter of scale, but of something that the provider adds each time.
 _MOST_PERMILLE = 4_000
+#: So much at most is added after one call, for input, output and cost: one absurd figure must not keep a model out. It
+#: may be four times as much each time that another call goes beyond what was learned by then.
+_MOST_EXTRA = (2_048, 2_048, 10_000_000)
+_FURTHER = 4
 #: So many calls in a row within their bounds halve what was learned.
 CALM_CALLS = 100
 
@@ -24,7 +28,7 @@ class LearnedFactor(NamedTuple):
     """By how much the bounds of one adapter and model are raised after an overrun: input, output and cost apart.
 
     A bound of `n` counts as `n * permille / 1000 + extra`: a factor of at most four, and in `extra` (tokens, for cost
-    nano-USD) what a bound of the size that was overrun would lack beyond that.
+    nano-USD) what a bound of the size that was overrun would lack beyond that, as far as one call is believed.
     """
 
     prompt_permille: int = 1_000
@@ -53,9 +57,9 @@ class LearnedFactor(NamedTuple):
         )
 
     def after(self, seen: Seen) -> LearnedFactor:
-        """The factor under which the bound of this call would have covered what it used."""
-        pairs = zip((self[:2], self[2:4], self[4:]), seen.bounds, seen.actual, strict=True)
-        return LearnedFactor(*(figure for known, bound, actual in pairs for figure in _learn(known, bound, actual)))
+        """The factor under which the bound of this call would have covered what it used, if that is not absurd."""
+        parts = zip((self[:2], self[2:4], self[4:]), seen.bounds, seen.actual, _MOST_EXTRA, strict=True)
+        return LearnedFactor(*(figure for part in parts for figure in _learn(*part)))
 
     def halved(self) -> LearnedFactor:
         """Half as much of everything."""
@@ -127,6 +131,11 @@ class Learned:
         self.factors[key] = before.after(seen)
         return self.factors[key] != before
 
+    def forget(self, key: Key) -> None:
+        """Know nothing of `key`: what taught it was wrong."""
+        self.factors.pop(key, None)
+        self._calm.pop(key, None)
+
     def become(self, factors: dict[Key, LearnedFactor]) -> None:
         """Know what others have learned."""
         self.factors.clear()
@@ -144,12 +153,13 @@ class Learned:
         return True
 
 
-def _learn(known: tuple[int, ...], bound: int, actual: int) -> tuple[int, int]:
+def _learn(known: tuple[int, ...], bound: int, actual: int, most: int) -> tuple[int, int]:
     permille, extra = known
-    if actual > bound:
-        permille = max(permille, min(_MOST_PERMILLE, -(-actual * 1_000 // bound) if bound else 1_000))
-        extra = max(extra, actual - _raised(bound, permille, 0))
-    return permille, extra
+    if actual <= bound:
+        return permille, extra
+    believed = extra if actual <= _raised(bound, permille, extra) else max(most, _FURTHER * extra)
+    permille = max(permille, min(_MOST_PERMILLE, -(-actual * 1_000 // bound) if bound else 1_000))
+    return permille, max(extra, min(believed, actual - _raised(bound, permille, 0)))
 
 
 def _raised(bound: int, permille: int, extra: int) -> int:

@@ -138,6 +138,12 @@ class Ledger:
             kept = [line.amount for line in self._lines]
             return reduce(Amount.minus, kept, self._totals.sum.plus(self._expired))
 
+    def hold_of(self, entry_id: int) -> Hold | None:
+        """The hold whose end is this entry, while it is kept; the caller has the lock."""
+        return next(
+            (line for line in self._lines if not isinstance(line, LedgerEntry) and line.entry_id == entry_id), None
+        )
+
     def __iter__(self) -> Iterator[LedgerEntry]:
         with self._lock:
             lines = self._lines.copy()

@@ -205,14 +205,14 @@ def seconds_until_open(tracker: BudgetFigures) -> float:
     return min((window.opens_at - window.clock() for window in windows), default=math.inf)
 
 
-def follow(books: Books, hold: Hold, difference: Amount) -> None:
-    """Let a correction of what was presumed for `hold` count in the windows in which that counts.
+def follow(books: Books, hold: Hold, difference: Amount, presumed: Amount) -> None:
+    """Let a correction of what was booked, or `presumed`, for `hold` count in the windows in which that counts.
 
     Where it has left, the correction leaves at once, so that no window shows less, or more, than was spent in it.
     """
     for tracker in hold.tracker.lineage:
-        if tracker.window is not None and not tracker.window.amend(hold.entry_id, difference, hold.amount):
-            books.expire(tracker, difference, NOTHING.minus(hold.amount))
+        if tracker.window is not None and not tracker.window.amend(hold.entry_id, difference, presumed):
+            books.expire(tracker, difference, NOTHING.minus(presumed))
 
 
 def opening(path: Path, amount: Amount) -> float | None:

@@ -115,6 +115,9 @@ class ServerBooks(StoredBooks):
         """Let the step at hand write an entry that says what has left a window; the figures say it by themselves."""
         self._gate.changes.add(entry, ([], entry.amount, NOTHING), (_text(entry_values(entry)), "", []), (False, False))
 
+    def _settled(self, entry_id: int) -> None:
+        """A server knows of an entry whose it was only while it is an open presumption."""
+
     def open_presumptions(self) -> list[int]:
         return sorted(int(number) for number in self._gate.fetch("HKEYS", "open"))
 

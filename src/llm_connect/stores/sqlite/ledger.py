@@ -9,7 +9,7 @@ from llm_connect.core.books import Sink
 from llm_connect.core.demand import PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
-from llm_connect.core.ledger import Ledger, LedgerEntry
+from llm_connect.core.ledger import Ledger, LedgerEntry, Outcome
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import Amount
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 #: All but what moves spending out of windows.
 _LASTING = "budget = ? AND outcome <> 'expired'"
 _SUMS = "sum(tokens), sum(calls), sum(nano_usd)"
+
+
+#: What of an entry is needed to correct it.
+_CORRECTED = (
+    "tracker, tokens, calls, nano_usd, bound_tokens, bound_calls, bound_nano_usd, "
+    "grade, adapter, model, labels, request_id, reserved_at"
+)
 
 
 class FileLedger(Ledger):
@@ -98,6 +105,14 @@ class FileBooks(StoredBooks):
             self.last_id = int(self._gate.connection.execute("SELECT ifnull(max(id), 0) FROM ledger").fetchone()[0])
         return self.last_id + 1
 
+    def _settled(self, entry_id: int) -> Hold | None:
+        row = self._gate.connection.execute(
+            f"SELECT {_CORRECTED} FROM ledger WHERE id = ? AND budget = ? AND outcome = 'settled' "
+            "AND NOT EXISTS (SELECT 1 FROM ledger AS later WHERE later.corrects = ?)",
+            (entry_id, self._gate.budget, entry_id),
+        ).fetchone()
+        return None if row is None else _hold_of(self._gate, entry_id, "settled", row)
+
     def open_presumptions(self) -> list[int]:
         rows = self._gate.connection.execute(OPEN_PRESUMPTIONS, (self._gate.budget,)).fetchall()
         return [entry_id for (entry_id,) in rows]
@@ -115,17 +130,17 @@ class Presumptions(dict[int, Hold]):
 
     def pop(self, entry_id: int, *_: object) -> Any:
         row = self._gate.connection.execute(
-            "UPDATE ledger SET open = 0 WHERE id = ? AND budget = ? AND open "
-            "RETURNING tracker, tokens, calls, nano_usd, bound_tokens, bound_calls, bound_nano_usd, "
-            "grade, adapter, model, labels, request_id, reserved_at",
+            f"UPDATE ledger SET open = 0 WHERE id = ? AND budget = ? AND open RETURNING {_CORRECTED}",
             (entry_id, self._gate.budget),
         ).fetchone()
-        return None if row is None else self._hold_of(entry_id, row)
+        return None if row is None else _hold_of(self._gate, entry_id, "presumed", row)
 
-    def _hold_of(self, entry_id: int, row: Row) -> Hold:
-        bound = Amount(*row[4:7])
-        hold = StoredHold(self._gate.trackers.find(row[0]), bound, None, PlainDemand(*bound), facts_of(*row[7:11]))
-        hold.leave_row()
-        hold.entry_id, hold.ending = entry_id, Ending("presumed", Amount(*row[1:4]))
-        hold.request_id, hold.reserved_at = row[11:]
-        return hold
+
+def _hold_of(gate: TransactionalGate, entry_id: int, outcome: Outcome, row: Row) -> Hold:
+    """The hold that has ended by an entry which is to be corrected."""
+    bound = Amount(*row[4:7])
+    hold = StoredHold(gate.trackers.find(row[0]), bound, None, PlainDemand(*bound), facts_of(*row[7:11]))
+    hold.leave_row()
+    hold.entry_id, hold.ending = entry_id, Ending(outcome, Amount(*row[1:4]))
+    hold.request_id, hold.reserved_at = row[11:]
+    return hold
