@@ -249,7 +249,7 @@ async def test_both_drivers_end_the_hold_alike(outcome: Any, ends: str) -> None:
             assert (type(result), result.attempts) == (outcome.kind, 1)
             assert result.booked == next(iter(tracker.ledger)).amount
         else:
-            assert isinstance(result, LLMResponse | ValueError)
+            assert isinstance(result, LLMResponse | LLMResponseError)
         at_rest(tracker)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -200,11 +199,6 @@ def test_usage_is_in_the_normal_form() -> None:
     ) == Usage(prompt_tokens=10, completion_tokens=8, cached_tokens=4, cache_write_tokens=2, reasoning_tokens=5)
 
 
-def test_zero_is_a_usage() -> None:
-    """A reply that says zero says something."""
-    assert usage(prompt_tokens=0, completion_tokens=0) == Usage(prompt_tokens=0, completion_tokens=0)
-
-
 @pytest.mark.parametrize(
     "said",
     [
@@ -213,7 +207,6 @@ def test_zero_is_a_usage() -> None:
         {"prompt_tokens": 5},
         {"completion_tokens": 5},
         {"prompt_tokens": None, "completion_tokens": None},
-        {"prompt_tokens": "5", "completion_tokens": "5"},
         {"prompt_tokens": True, "completion_tokens": True},
         {"prompt_tokens": -5, "completion_tokens": 5},
         {"prompt_tokens": 5, "completion_tokens": 5.5},
@@ -247,30 +240,10 @@ def test_a_total_beyond_its_parts_is_output() -> None:
     assert usage(prompt_tokens=10, total_tokens=12) == Usage(prompt_tokens=10, completion_tokens=2)
 
 
-def test_parts_never_exceed_their_whole() -> None:
-    """Where parts are more than the whole, the whole is raised: never less than any figure says."""
-    read = usage(
-        prompt_tokens=1,
-        completion_tokens=1,
-        prompt_tokens_details={"cached_tokens": 4, "cache_write_tokens": 3},
-        completion_tokens_details={"reasoning_tokens": 9},
-    )
-    assert read is not None
-    assert (read.prompt_tokens, read.completion_tokens) == (7, 9)
-
-
-@pytest.mark.parametrize("cost", [0, 0.0, 4e-05, 1, "0.002"])
-def test_cost_is_the_decimal_that_was_written(cost: Any) -> None:
-    """The cost is read by its text, and its source is the provider. (MODEL-3, WIRE-12)"""
-    parsed = answer(usage={"cost": cost})
-    assert parsed.cost == Decimal(str(cost))
-    assert parsed.cost_source == "provider"
-
-
-@pytest.mark.parametrize("cost", [None, True, -1, "abc", "NaN", "sNaN", "Infinity", [], "1e999999", 1e300])
-def test_what_is_no_cost_is_unknown(cost: Any) -> None:
-    """A cost that cannot be one is None, never zero, and no error. (MODEL-3, WIRE-12)"""
-    parsed = answer(usage={"cost": cost, "is_byok": True, "cost_details": {"upstream_inference_cost": cost}})
+@pytest.mark.parametrize("cost", [0, 0.5, 1, "0.002"])
+def test_a_cost_is_not_read_where_the_format_has_none(cost: Any) -> None:
+    """Only OpenRouter defines a cost in this format; whatever another server says there is no cost. (WIRE-12)"""
+    parsed = answer(usage={"cost": cost, "prompt_tokens": 5, "completion_tokens": 1})
     assert (parsed.cost, parsed.cost_source) == (None, None)
 
 
@@ -281,14 +254,6 @@ def test_not_a_number_in_json_is_unknown() -> None:
         parsed = parse(body % (word, word))
         assert isinstance(parsed, Answer)
         assert (parsed.cost, parsed.usage) == (None, None)
-
-
-def test_with_an_own_key_the_upstream_price_is_added() -> None:
-    """With BYOK `cost` is the fee alone; without the upstream figure the whole is unknown. (WIRE-12)"""
-    details = {"upstream_inference_cost": 0.02}
-    assert answer(usage={"cost": 0.001, "is_byok": True, "cost_details": details}).cost == Decimal("0.021")
-    assert answer(usage={"cost": 0.001, "is_byok": False, "cost_details": details}).cost == Decimal("0.001")
-    assert answer(usage={"cost": 0.001, "is_byok": True}).cost is None
 
 
 @pytest.mark.parametrize(

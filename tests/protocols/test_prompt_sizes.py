@@ -298,7 +298,7 @@ BYTES = Bound(prompt_tokens=100, max_tokens=10, grade="estimated")
         (30, 0, False, 30, "estimated"),
         (30, 60, True, 90, "estimated"),
         (101, 0, True, 100, "estimated"),
-        (0, 0, True, 0, "proven"),
+        (0, 0, True, 100, "estimated"),
         (None, 0, True, 100, "estimated"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -248,10 +247,10 @@ def test_a_reply_without_usage_gives_none(figures: Any) -> None:
     assert answer(usage=figures).usage is None
 
 
-def test_a_cost_is_read_where_there_is_one() -> None:
-    """A server that reports its price, as OpenRouter does, is believed. (WIRE-12)"""
+def test_a_cost_is_not_read() -> None:
+    """This format has no cost: whatever a server says there beside the tokens is none. (WIRE-12)"""
     parsed = answer(usage=USAGE | {"cost": 4e-05})
-    assert (parsed.cost, parsed.cost_source) == (Decimal("0.00004"), "provider")
+    assert (parsed.cost, parsed.cost_source) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from llm_connect.core.price import Price
 from llm_connect.core.units import nano_usd_of
 from llm_connect.protocols import chat_completions, openrouter_generations
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
+from llm_connect.protocols.openrouter_costs import cost_in
 from llm_connect.protocols.openrouter_errors import with_openrouters_words
 from llm_connect.protocols.openrouter_generations import Generation
 from llm_connect.protocols.stream_reading import EventReading, Reading
@@ -155,7 +156,7 @@ class OpenRouterAdapter(CarriedAdapter):
         return EventReading(chat_completions.StreamAssembly())
 
     def parse(self, reply: Reply) -> Answer | Failure:
-        outcome = chat_completions.parse(reply)
+        outcome = chat_completions.parse(reply, cost_in)
         return with_openrouters_words(outcome, reply) if isinstance(outcome, Failure) else outcome
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.bounds import utf8_bytes
-from llm_connect.core.exceptions import LLMError
+from llm_connect.core.exceptions import LLMError, LLMResponseError
 from llm_connect.core.holds import Ending, Hold
+from llm_connect.core.metering import log_unreadable, presumed_on_error
 from llm_connect.core.models import LLMResponse
 from llm_connect.core.price import Price, cost_of
+from llm_connect.core.units import nano_usd_of
 from llm_connect.core.usage import Usage
 from llm_connect.protocols.wire import Answer, Failure
 
@@ -23,34 +24,69 @@ if TYPE_CHECKING:
 
 def end_hold(hold: Hold, outcome: Answer | Failure) -> None:
     """Settle by the usage that the reply gives; without one, an answer was paid for, and a failure may have been."""
-    if outcome.usage is not None:
-        cost, source = _cost(outcome, hold.facts.price)
-        hold.settle(usage=outcome.usage, usd=cost, cost_source=source, model=outcome.model or None)
-    elif isinstance(outcome, Answer):
+    with presumed_on_error(hold):
+        if outcome.usage is not None:
+            cost, source = _cost(outcome, hold.facts.price)
+            hold.settle(usage=outcome.usage, usd=cost, cost_source=source, model=outcome.model or None)
+        elif isinstance(outcome, Answer) or outcome.maybe_billed:
+            _settle_above(hold, outcome)
+    if isinstance(outcome, Answer):
         hold.presume()
-    elif not outcome.maybe_billed:
+    elif outcome.usage is None and not outcome.maybe_billed:
         hold.release()
 
 
-def end_cut(hold: Hold, counted: Usage | None) -> None:
+def end_cut(hold: Hold, so_far: Answer | Failure) -> None:
     """End the hold of a reply that was not read to its end; nothing when it has ended.
 
-    The provider may go on and bill all of it, so what it had `counted` by then matters only where that, with all of the
+    The provider may go on and bill all of it, so what it had counted by then matters only where that, with all of the
     output, is more.
     """
-    if counted is not None:
-        completion = max(counted.completion_tokens, hold.max_tokens or 0)
-        _settle_above(hold, replace(counted, completion_tokens=completion, estimated=True))
+    with presumed_on_error(hold):
+        _settle_above(hold, so_far)
     hold.end_unsettled()
 
 
-def _settle_above(hold: Hold, most: Usage) -> None:
-    """Settle by an estimate that is more than what is held; else nothing."""
-    if hold.state == "dispatched" and most.total_tokens > hold.bound.tokens:
-        price = hold.facts.price
-        priced = 0 if price is None else price.at_most(most.prompt_tokens, most.completion_tokens, 1)
-        amount = hold.bound.but(most.total_tokens, None, max(priced, hold.bound.nano_usd))
+def _settle_above(hold: Hold, outcome: Answer | Failure) -> None:
+    """Settle by what the call used at least, with the rest of its bound, where that is more than is held."""
+    least = outcome.usage or outcome.used_at_least
+    if hold.state != "dispatched" or (least is None and not outcome.cost):
+        return
+    bound, price, most = hold.bound, hold.facts.price, _with_bound(hold, least or _NOTHING)
+    nano_usd = max(bound.nano_usd, nano_usd_of("cost", outcome.cost or 0))
+    if most.total_tokens > bound.tokens and price is not None:
+        nano_usd = max(nano_usd, price.at_most(most.prompt_tokens, most.completion_tokens, 1))
+    if most.total_tokens > bound.tokens or nano_usd > bound.nano_usd:
+        amount = bound.but(max(most.total_tokens, bound.tokens), None, nano_usd)
         hold.tracker.gate.end(hold, Ending("settled", amount, most))
+
+
+def _with_bound(hold: Hold, least: Usage) -> Usage:
+    """Each part of it by what is held, where that is more."""
+    limit = min(hold.max_tokens or 0, hold.bound.tokens)
+    return Usage(
+        prompt_tokens=max(least.prompt_tokens, hold.bound.tokens - limit),
+        completion_tokens=max(least.completion_tokens, limit),
+        estimated=True,
+    )
+
+
+def outcome_of(parse: Callable[[], Answer | Failure]) -> Answer | Failure:
+    """What `parse` makes of a reply; a failure, where it cannot read it."""
+    try:
+        return parse()
+    except LLMError:
+        raise
+    except Exception as error:
+        return not_read(error)
+
+
+def not_read(error: Exception) -> Failure:
+    """The failure of a reply that could not be read; it may have been billed."""
+    return Failure(
+        kind=LLMResponseError,
+        message=f"The reply cannot be read ({type(error).__name__}): check that base_url names the provider's API.",
+    )
 
 
 def response_of(call: Call, answer: Answer) -> LLMResponse:
@@ -66,7 +102,7 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
         metadata["hint"] = answer.hint
     if call.hold is not None:
         metadata["ledger_entry"] = call.hold.entry_id
-    cost, source = _cost(answer, call.price)
+    cost, source = _cost_told(call, answer)
     return LLMResponse(
         content=answer.content,
         model=answer.model or call.model,
@@ -102,6 +138,7 @@ def _cut_response(call: Call, failure: Failure) -> LLMResponse | None:
         content=content,
         model=failure.model,
         usage=failure.usage,
+        used_at_least=failure.used_at_least,
         finish_reason="unknown",
         cost=failure.cost,
         cost_source=failure.cost_source,
@@ -131,6 +168,32 @@ def _cost(outcome: Answer | Failure, price: Price | None) -> tuple[Decimal | Non
     return cost_of(outcome.cost, outcome.cost_source, outcome.usage, price, outcome.service_tier)
 
 
+def _cost_told(call: Call, answer: Answer) -> tuple[Decimal | None, str | None]:
+    """What the response says of its cost; nothing, where that cannot be reckoned."""
+    try:
+        return _cost(answer, call.price)
+    except Exception as error:
+        log_unreadable("cost", error)
+        return None, None
+
+
 def _estimate(call: Call, answer: Answer) -> Usage:
-    bound = call.bound or call.adapter.bound_of(call.adapter.render(call.prompt, call.config, None), 0)
-    return Usage(prompt_tokens=bound.prompt_tokens, completion_tokens=utf8_bytes(answer.content), estimated=True)
+    least = answer.used_at_least or _NOTHING
+    return Usage(
+        prompt_tokens=max(_prompt_bound(call), least.prompt_tokens),
+        completion_tokens=max(utf8_bytes(answer.content), least.completion_tokens),
+        estimated=True,
+    )
+
+
+def _prompt_bound(call: Call) -> int:
+    if call.bound is not None:
+        return call.bound.prompt_tokens
+    try:
+        return call.adapter.bound_of(call.adapter.render(call.prompt, call.config, None), 0).prompt_tokens
+    except Exception as error:
+        log_unreadable("bound", error)
+        return utf8_bytes(call.prompt)
+
+
+_NOTHING = Usage(prompt_tokens=0, completion_tokens=0)

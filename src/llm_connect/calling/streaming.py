@@ -17,7 +17,7 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.flow import Call, Outcome
 from llm_connect.calling.heads import Head
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
-from llm_connect.calling.outcomes import end_cut, response_of
+from llm_connect.calling.outcomes import end_cut, not_read, outcome_of, response_of
 from llm_connect.calling.stream_drivers import StreamFlow, abandon, adrive_stream, drive_stream
 from llm_connect.calling.stream_steps import Close, Next, Open, Patience
 from llm_connect.core.budget import BudgetTracker
@@ -102,7 +102,10 @@ class StreamedCall(Call):
             piece = yield Next(self.adapter, reply, self._patience(), self._head)
             if isinstance(piece, Failure):
                 return piece
-            texts = reading.feed(piece) if piece else reading.end()
+            try:
+                texts = reading.feed(piece) if piece else reading.end()
+            except Exception as error:
+                return not_read(error)
             if reading.ended or not piece:
                 self._conclude()
             for text in texts:
@@ -113,7 +116,7 @@ class StreamedCall(Call):
 
     def _conclude(self) -> None:
         """All is known before the last text is given on, which the caller may answer by leaving."""
-        self._outcome = self.adapter.read(self._whole_reply()) if self._reading.whole else _NO_END
+        self._outcome = self._parsed() if self._reading.whole else _NO_END
         if self.hold is not None:
             self._end(self.hold, self._outcome)
 
@@ -135,13 +138,13 @@ class StreamedCall(Call):
         if not self._head.sent:
             hold.release()
             return
-        said = self.adapter.read(self._whole_reply())
+        said = self._parsed()
         if self._reading.whole and isinstance(said, Answer):
             # The model had come to its end, although nobody waited for the end of the bytes.
             self._outcome = said
             self._end(hold, said)
         self._name(hold, self._head.request_id)
-        end_cut(hold, said.usage)
+        end_cut(hold, said)
 
     def _patience(self) -> Patience:
         seconds = self.config.idle_seconds if self._texts else self.config.first_chunk_seconds
@@ -151,6 +154,10 @@ class StreamedCall(Call):
         if self._texts:
             return Patience(until, "no further text came", "idle_seconds")
         return Patience(until, "no text came", "first_chunk_seconds")
+
+    def _parsed(self) -> Outcome:
+        """What has come of the reply, as without streaming."""
+        return outcome_of(lambda: self.adapter.read(self._whole_reply()))
 
     def _whole_reply(self) -> Reply:
         reply = self._reply
@@ -165,7 +172,7 @@ class StreamedCall(Call):
 
     def _unknown(self) -> Answer:
         request_id = self.adapter.scrubber.name(self._head.request_id)
-        return Answer(content="", model="", usage=None, finish_reason="unknown", request_id=request_id)
+        return Answer(content="", model="", finish_reason="unknown", request_id=request_id)
 
 
 class ProviderStream:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
@@ -22,10 +23,14 @@ from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, RunConfig
 from llm_connect.core.price import cost_of
 from llm_connect.core.terms import Terms, running
+from llm_connect.core.units import NANO, nano_usd_of
+from llm_connect.core.usage import MOST_USD, can_be_true
 from llm_connect.core.waiting import aadmit, admit
 
 if TYPE_CHECKING:
     from llm_connect.core.adapter import LLMAdapter
+
+_log = logging.getLogger("llm_connect")
 
 Execute = Callable[..., LLMResponse]
 AsyncExecute = Callable[..., Awaitable[LLMResponse]]
@@ -145,17 +150,39 @@ def while_running(adapter: LLMAdapter, hold: Hold) -> Iterator[None]:
 
 
 def settled(hold: Hold, response: LLMResponse) -> LLMResponse:
-    """Settle `hold` by what a response says of itself."""
-    usage = response.usage
-    if usage is None or usage.estimated:
-        hold.presume()
-    try:
-        cost, source = cost_of(response.cost, response.cost_source, usage, hold.facts.price)
-        hold.settle(usage=usage, usd=cost, cost_source=source, model=response.model)
-    except (LLMConfigurationError, TypeError):
-        # Figures that are none: what was paid for is booked by its bound, and the answer is not lost.
-        hold.presume()
+    """Settle `hold` by what a response says of itself, where that can be true."""
+    with presumed_on_error(hold):
+        usage = response.usage
+        wrote = bool(response.content) or response.finish_reason in ("length", "tool_calls")
+        if usage is not None and not usage.estimated and can_be_true(usage, wrote=wrote):
+            cost, source = cost_of(response.cost, response.cost_source, usage, hold.facts.price)
+            hold.settle(usage=usage, usd=_checked(cost), cost_source=source, model=response.model)
+    hold.presume()
     return response
+
+
+def _checked(cost: Any) -> Any:
+    """A cost that a call can have. Raises LLMConfigurationError for any other."""
+    if cost is not None and nano_usd_of("cost", cost) > MOST_USD * NANO:
+        raise LLMConfigurationError(f"No call costs more than {MOST_USD} USD.")
+    return cost
+
+
+@contextmanager
+def presumed_on_error(hold: Hold) -> Iterator[None]:
+    """After an answer has come: figures that nobody can reckon with are booked by the bound, and the answer stays."""
+    try:
+        yield
+    except Exception as error:
+        log_unreadable("usage", error)
+        hold.presume()
+
+
+def log_unreadable(what: str, error: Exception) -> None:
+    """Say that a figure of a reply could not be read; not what it was."""
+    _log.warning(
+        "The %s of a reply cannot be reckoned with (%s): an estimate stands for it.", what, type(error).__name__
+    )
 
 
 def end_failed(hold: Hold, error: LLMError) -> None:

@@ -90,8 +90,10 @@ class Price:
         for start, price in self._levels:
             if usage.prompt_tokens > start:
                 return price.of(usage, calls)
-        plain = max(0, usage.prompt_tokens - usage.cached_tokens - usage.cache_write_tokens)
-        parts = plain * self.prompt + usage.cached_tokens * self.cached + usage.cache_write_tokens * self.cache_write
+        written = min(usage.cache_write_tokens, usage.prompt_tokens)
+        cached = min(usage.cached_tokens, usage.prompt_tokens - written)
+        plain = usage.prompt_tokens - written - cached
+        parts = plain * self.prompt + cached * self.cached + written * self.cache_write
         return usd_of(calls * self.call + _nano_usd(parts + usage.completion_tokens * self.completion))
 
     def billed_as(self, service_tier: str | None) -> Price | None:
@@ -118,13 +120,14 @@ def cost_of(
 ) -> tuple[Decimal | None, str | None]:
     """What a call cost and who says so; None when nobody knows.
 
-    What the provider's reply says goes before the price. Where it is only reckoned, the dearer of the two counts.
+    What the provider's reply says goes before the price. Where it is only reckoned, or says 0, the dearer of the two
+    counts.
     """
     billed = None if price is None else price.billed_as(service_tier)
     if price is None or billed is None or usage is None or usage.estimated:
         return reported, source
     own = billed.of(usage)
-    if reported is None or (source in _RECKONED and own > reported):
+    if reported is None or (own > reported and (source in _RECKONED or not reported)):
         return own, price.source
     return reported, source
 

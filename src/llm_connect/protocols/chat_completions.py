@@ -5,16 +5,17 @@ Sources: OpenAI's API reference and OpenAPI document (2.3.0); OpenRouter's docum
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from decimal import Decimal
+from typing import Any, TypeAlias
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
+from llm_connect.core.models import FinishReason, Prompt, RunConfig
 from llm_connect.protocols.http_failures import error_reply, read_answer
-from llm_connect.protocols.openai_replies import answer_of, usage_in
+from llm_connect.protocols.openai_replies import answer_of, told_by
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.prompt_sizes import (
     FRAMING_TOKENS,
@@ -26,16 +27,20 @@ from llm_connect.protocols.prompt_sizes import (
     several,
     texts_of,
 )
+from llm_connect.protocols.streamed_figures import StreamedFigures, merged
 from llm_connect.protocols.wire import (
     JSON,
     Answer,
+    AnyOutcome,
     Failure,
     Reply,
     count,
     first,
     mapping,
+    objects,
     text,
     unreadable,
+    with_figures,
 )
 
 #: Parameters that change neither how many answers there are nor how the reply is read.
@@ -162,18 +167,39 @@ def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCoun
     )
 
 
-def parse(reply: Reply) -> Answer | Failure:
+#: The cost that the account of a call tells, with the model that has answered; None where it tells none.
+CostIn: TypeAlias = Callable[[JSON, str], Decimal | None]
+
+
+def parse(reply: Reply, cost_in: CostIn | None = None) -> Answer | Failure:
     """What a reply says: an answer, or why there is none."""
-    body = read_answer(reply, usage_of)
-    if isinstance(body, Failure):
-        return body
+
+    def figured(outcome: AnyOutcome, body: JSON) -> AnyOutcome:
+        usage = _usage_in(body)
+        cost = None if cost_in is None else cost_in(usage, text(body.get("model")))
+        said = told_by(usage, body, "prompt_tokens", "completion_tokens", lambda: _wrote(body))
+        return with_figures(outcome, said, cost)
+
+    body = read_answer(reply, figured)
+    return body if isinstance(body, Failure) else figured(_outcome(reply, body), body)
+
+
+def _outcome(reply: Reply, body: JSON) -> Answer | Failure:
     choice = first(body.get("choices"))
     if choice.get("error"):
-        failure = error_reply(reply, {"error": choice["error"]}, usage_of(body))
+        failure = error_reply(reply, {"error": choice["error"]})
         return replace(failure, content=_content(mapping(choice.get("message")).get("content")))
     if not isinstance(choice.get("message"), dict):
-        return unreadable(reply, "has no choices with a message in them", usage_of(body))
+        return unreadable(reply, "has no choices with a message in them")
     return _answer(reply, body, choice)
+
+
+def _usage_in(body: JSON) -> JSON:
+    """The account of its tokens that a body gives; some servers give it in a choice, Groq in a field of its own."""
+    said, choice = mapping(body.get("usage")), first(body.get("choices"))
+    if "x_groq" not in body and "usage" not in choice:
+        return said
+    return merged((said, mapping(body.get("x_groq")).get("usage"), choice.get("usage")))
 
 
 def streamed(body: JSON) -> JSON:
@@ -182,26 +208,29 @@ def streamed(body: JSON) -> JSON:
 
 
 class StreamAssembly:
-    """Chunks as they come, put together into a `chat.completion`.
-
-    Usage that came before the model had ended is not what the whole answer used.
-    """
+    """Chunks as they come, put together into a `chat.completion`."""
 
     def __init__(self) -> None:
         self._seen: JSON = {}
         self._choice: JSON = {}
         self._texts: dict[str, list[str]] = {"content": [], "refusal": []}
-        self._usage: JSON = {}
+        self._others: JSON = {}
+        self._figures = StreamedFigures(("completion_tokens", None), ("total_tokens", "prompt_tokens"))
 
     def add(self, event: JSON) -> str:
         choice = first(event.get("choices"))
         self._seen |= {name: event[name] for name in _OF_THE_WHOLE if event.get(name)}
         self._choice |= {name: choice[name] for name in _OF_A_CHOICE if choice.get(name)}
-        if event.get("usage") or (event.get("error") and not self._usage.get("final")):
-            self._usage = {"usage": event.get("usage"), "final": self.whole}
         delta = self._delta(choice)
         for name, pieces in self._texts.items():
             pieces.append(_raw_content(delta.get(name)))
+        # Of what is no text it only matters that there was some.
+        others = {name: delta[name] for name in delta if name not in _NO_OTHERS and delta[name]}
+        self._others |= others
+        if others or any(pieces[-1] for pieces in self._texts.values()) or (self.ended and not self._choice):
+            self._figures.wrote()
+        if event.get("usage") or "x_groq" in event or "usage" in choice:
+            self._figures.take(_usage_in(event))
         return self._texts["content"][-1]
 
     def owns(self, event: JSON) -> bool:
@@ -209,10 +238,9 @@ class StreamAssembly:
 
     @property
     def body(self) -> JSON:
-        message = {name: "".join(pieces) for name, pieces in self._texts.items()}
-        usage = {} if self.whole and not self._usage.get("final") else self._usage
+        message = {**self._others, **{name: "".join(pieces) for name, pieces in self._texts.items()}}
         choice = {**self._failed, **self._choice, "message": message}
-        return {**self._seen, "usage": usage.get("usage"), "choices": [choice]}
+        return {**self._seen, **self._figures.named("usage", whole=self.whole), "choices": [choice]}
 
     @property
     def whole(self) -> bool:
@@ -240,11 +268,16 @@ class StreamAssembly:
 #: What each chunk may say of the whole reply; what it says last counts.
 _OF_THE_WHOLE = ("id", "model", "service_tier", "error")
 _OF_A_CHOICE = ("finish_reason", "error")
+_NO_OTHERS = frozenset({"role", "content", "refusal"})
 
 
-def usage_of(body: JSON) -> Usage | None:
-    """Usage in the normal form; None when the reply gives none."""
-    return usage_in(body, "prompt", "completion")
+def _wrote(body: JSON) -> bool:
+    """Whether the model has written anything: text, calls, thinking, or all that its limit allowed."""
+    return any(
+        choice.get("finish_reason") == "length" or any(message[name] for name in message if name != "role")
+        for choice in objects(body.get("choices"))
+        for message in (mapping(choice.get("message")),)
+    )
 
 
 def _texts(messages: list[JSON]) -> list[str]:
@@ -290,7 +323,7 @@ def _answer(reply: Reply, body: JSON, choice: JSON) -> Answer:
     content = _content(message.get("content"))
     if not content and text(message.get("refusal")):
         content, finish = text(message["refusal"]), "content_filter"
-    return answer_of(reply, body, usage_of(body), content, finish)
+    return answer_of(reply, body, content, finish)
 
 
 def _content(content: Any) -> str:

@@ -14,8 +14,8 @@ from dataclasses import replace
 from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError, LLMResponseError, LLMSubprocessError
-from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
-from llm_connect.protocols.claude_output import ANSWER_TOOL, Output, cost_of, object_of, read, text_of, usage_of
+from llm_connect.core.models import FinishReason, Prompt, RunConfig
+from llm_connect.protocols.claude_output import ANSWER_TOOL, Output, cost_of, object_of, read, text_of
 from llm_connect.protocols.error_bodies import ErrorFields, said_in
 from llm_connect.protocols.http_failures import error_reply, from_status, no_reply
 from llm_connect.protocols.params import check_known, json_schema
@@ -170,11 +170,12 @@ def _structured(output: Output) -> Answer | Failure:
 
 
 def _answer(output: Output, content: str, finish: FinishReason) -> Answer:
-    cost = cost_of(output.result)
+    cost, said = cost_of(output.result), output.told
     return Answer(
         content=content,
         model=output.model,
-        usage=usage_of(output.result),
+        usage=said.usage,
+        used_at_least=said.least,
         finish_reason=finish,
         cost=cost,
         cost_source=None if cost is None else "claude-cli",
@@ -199,13 +200,13 @@ def _failure(reply: Reply, output: Output) -> Failure:
     if result.get("terminal_reason") in ("api_error", "structured_output_retry_exhausted"):
         return _unusable(output, f"No answer came ({shown(said)}): check that base_url names the provider's API.")
     said = shown(said) or f"it ended by {result.get('terminal_reason')}"
-    return _command_failed(reply, said, usage_of(result))
+    return _with_usage(_command_failed(reply, said), output)
 
 
 def _refused_by_api(output: Output, status: int, said: str) -> Failure:
     headers = {"request-id": output.request_id} if output.request_id else {}
     fields = ErrorFields(message=said, type=text(output.result.get("api_error_type")) or None)
-    return from_status(Reply(status, headers, b""), fields, usage=usage_of(output.result))
+    return _with_usage(from_status(Reply(status, headers, b""), fields), output)
 
 
 def _error_reply(reply: Reply) -> Failure:
@@ -235,14 +236,19 @@ def _no_json(output: Output) -> Failure:
 
 
 def _unusable(output: Output, message: str, *, retryable: bool = False) -> Failure:
-    return Failure(
+    failure = Failure(
         kind=LLMResponseError,
         message=message,
         retryable=retryable,
         request_id=output.request_id,
-        usage=usage_of(output.result),
         details={"status_code": 200},
     )
+    return _with_usage(failure, output)
+
+
+def _with_usage(failure: Failure, output: Output) -> Failure:
+    said = output.told
+    return replace(failure, usage=said.usage, used_at_least=said.least)
 
 
 def _nothing_sent(message: str) -> Failure:
@@ -258,14 +264,13 @@ def _no_result(reply: Reply, output: Output) -> Failure:
     return _command_failed(reply, shown(said) or "it printed no result", maybe_billed=not refused)
 
 
-def _command_failed(reply: Reply, said: str, usage: Usage | None = None, *, maybe_billed: bool = True) -> Failure:
+def _command_failed(reply: Reply, said: str, *, maybe_billed: bool = True) -> Failure:
     code = int(reply.headers.get("exit-code", "0"))
     advice = "check that the command at cli_path runs by itself"
     return Failure(
         kind=LLMSubprocessError,
         message=f"The claude command failed (exit code {code}): {said} ({advice}).",
         maybe_billed=maybe_billed,
-        usage=usage,
         details={"return_code": code, "stderr": reply.headers.get("stderr", "")},
     )
 

@@ -5,12 +5,11 @@ Source: the real command (2.1.330), see claude_cli.py. Messages of the model `<s
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from decimal import Decimal
 
-from llm_connect.core.models import Usage
-from llm_connect.protocols.wire import JSON, count, mapping, objects, text
+from llm_connect.protocols.usage_figures import Figures, Told, figure, told, usd_figure
+from llm_connect.protocols.wire import JSON, loaded, mapping, objects, text
 
 ANSWER_TOOL = "StructuredOutput"
 
@@ -50,7 +49,27 @@ class Output:
     @property
     def tells_of_a_request(self) -> bool:
         """Whether anything here can only have come from a provider."""
-        return bool(self.messages or usage_of(self.result) or self.result.get("api_error_status"))
+        return bool(self.messages or any(self.told) or self.result.get("api_error_status"))
+
+    @property
+    def told(self) -> Told:
+        """What was used, each part the greater of the two accounts in `result`, which may differ."""
+        usage = mapping(self.result.get("usage"))
+        models = models_in(self.result)
+
+        def most(account: JSON, name: str, model_name: str) -> int:
+            return max(figure(account.get(name)) or 0, sum(figure(model.get(model_name)) or 0 for model in models))
+
+        cached = most(usage, "cache_read_input_tokens", "cacheReadInputTokens")
+        cache_write = most(usage, "cache_creation_input_tokens", "cacheCreationInputTokens")
+        said = Figures(
+            prompt=most(usage, "input_tokens", "inputTokens") + cached + cache_write,
+            completion=most(usage, "output_tokens", "outputTokens"),
+            cached=cached,
+            cache_write=cache_write,
+            reasoning=most(mapping(usage.get("output_tokens_details")), "thinking_tokens", "thinkingTokens"),
+        )
+        return told(said, lambda: bool(self.blocks))
 
     @property
     def asked_for_json(self) -> bool:
@@ -73,45 +92,15 @@ def read(stdout: bytes) -> Output:
     )
 
 
-def usage_of(result: JSON) -> Usage | None:
-    """Usage in the normal form, each part the greater of the two accounts in `result`, which may differ.
-
-    None when there is nothing in either, because no request is without tokens.
-    """
-    usage = mapping(result.get("usage"))
-    models = _models(result)
-
-    def most(account: JSON, name: str, model_name: str) -> int:
-        return max(count(account.get(name)), sum(count(model.get(model_name)) for model in models))
-
-    cached = most(usage, "cache_read_input_tokens", "cacheReadInputTokens")
-    written = most(usage, "cache_creation_input_tokens", "cacheCreationInputTokens")
-    prompt = most(usage, "input_tokens", "inputTokens") + cached + written
-    completion = most(usage, "output_tokens", "outputTokens")
-    thinking = most(mapping(usage.get("output_tokens_details")), "thinking_tokens", "thinkingTokens")
-    if not prompt and not completion:
-        return None
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=max(completion, thinking),
-        cached_tokens=cached,
-        cache_write_tokens=written,
-        reasoning_tokens=thinking,
-    )
-
-
 def cost_of(result: JSON) -> Decimal | None:
     """USD by the command's own list prices; None for a model that it does not know: it guesses a price."""
-    total = result.get("total_cost_usd")
-    models = _models(result)
-    if isinstance(total, bool) or not isinstance(total, int | float) or not 0 < total < float("inf"):
+    if any(model.get("costBasis") == "unknown" for model in models_in(result)):
         return None
-    if any(model.get("costBasis") == "unknown" for model in models):
-        return None
-    return Decimal(str(total))
+    return usd_figure(result.get("total_cost_usd")) or None
 
 
-def _models(result: JSON) -> list[JSON]:
+def models_in(result: JSON) -> list[JSON]:
+    """The accounts of the models that took part."""
     return [mapping(model) for model in mapping(result.get("modelUsage")).values()]
 
 
@@ -135,6 +124,6 @@ def _lines(stdout: bytes) -> list[JSON]:
 def object_of(line: bytes) -> JSON:
     """The JSON object that these bytes are; empty for any others."""
     try:
-        return mapping(json.loads(line)) if line.strip() else {}
+        return mapping(loaded(line)) if line.strip() else {}
     except (ValueError, RecursionError):
         return {}

@@ -10,14 +10,17 @@ from collections.abc import Mapping
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.counting import TokenCounter
-from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
+from llm_connect.core.models import FinishReason, Prompt, RunConfig
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.http_failures import read_answer
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.prompt_sizes import STYLE_TOKENS, PromptSizes, are_objects, several, with_count
+from llm_connect.protocols.streamed_figures import SO_FAR, StreamedFigures
+from llm_connect.protocols.usage_figures import Figures, Told, before_the_end, figure, figures, told
 from llm_connect.protocols.wire import (
     JSON,
     Answer,
+    AnyOutcome,
     Failure,
     Reply,
     count,
@@ -26,11 +29,10 @@ from llm_connect.protocols.wire import (
     objects,
     read_json,
     request_id,
-    said_count,
     spent_on_thinking,
     text,
     unreadable,
-    whole_usage,
+    with_figures,
 )
 
 #: Names that `model_params` may have, and where in `generationConfig` they go.
@@ -62,6 +64,13 @@ _BOUNDED_GENERATION = frozenset(
     }
 )
 _BOUNDED_PARTS = frozenset({"functionCall", "functionResponse", "text", "thought", "thoughtSignature"})
+_COUNTS = (
+    "promptTokenCount",
+    "totalTokenCount",
+    "cachedContentTokenCount",
+    "thoughtsTokenCount",
+    "toolUsePromptTokenCount",
+)
 _FINISH: Mapping[str, FinishReason] = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
@@ -118,43 +127,51 @@ def counting_body(body: JSON, *, model: str) -> JSON:
 def counted_bound(bound: Bound, reply: Reply, model: str) -> Bound:
     """`bound` by what Gemini counts."""
     said = read_json(reply)
-    counted = None if isinstance(said, Failure) or not reply.good else said_count(said.get("totalTokens"))
+    counted = None if isinstance(said, Failure) or not reply.good else figure(said.get("totalTokens"))
     return with_count(bound, counted, hidden=hidden_prompt_tokens(model), exact=False)
 
 
 def parse(reply: Reply) -> Answer | Failure:
     """What a reply says: an answer, or why there is none."""
-    body = read_answer(reply, usage_of)
-    if isinstance(body, Failure):
-        return body
+    body = read_answer(reply, _figured)
+    return body if isinstance(body, Failure) else _figured(_outcome(reply, body), body)
+
+
+def _figured(outcome: AnyOutcome, body: JSON) -> AnyOutcome:
+    return with_figures(outcome, _told(body))
+
+
+def _outcome(reply: Reply, body: JSON) -> Answer | Failure:
     if mapping(body.get("promptFeedback")).get("blockReason"):
         return _answer(reply, body, {"finishReason": "SAFETY"})
     candidate = first(body.get("candidates"))
-    if not candidate:
-        return unreadable(reply, "has no candidates in it", usage_of(body))
-    return _answer(reply, body, candidate)
+    return _answer(reply, body, candidate) if candidate else unreadable(reply, "has no candidates in it")
 
 
 class StreamAssembly:
-    """Replies that each hold a piece, put together into one.
-
-    Figures grow from piece to piece; those that came before the model had ended are not what the whole answer used.
-    """
+    """Replies that each hold a piece, put together into one."""
 
     def __init__(self) -> None:
         self._seen: JSON = {}
         self._finish: JSON = {}
         self._texts: list[str] = []
-        self._usage: JSON = {}
+        self._others: list[JSON] = []
+        self._figures = StreamedFigures(
+            ("candidatesTokenCount", None), ("thoughtsTokenCount", None), ("totalTokenCount", "promptTokenCount")
+        )
 
     def add(self, event: JSON) -> str:
         candidate = first(event.get("candidates"))
         self._seen |= {name: event[name] for name in _OF_THE_WHOLE if event.get(name)}
         if candidate.get("finishReason"):
             self._finish = {"finishReason": candidate["finishReason"]}
-        if event.get("usageMetadata"):
-            self._usage = {"usageMetadata": event["usageMetadata"], "final": self.whole}
-        self._texts.append("".join(part["text"] for part in _parts(candidate) if _is_text(part)))
+        parts = _parts(candidate)
+        if any(map(_is_written, parts)) or (event.get("error") and not self._finish):
+            self._figures.wrote()
+        # Of what is no text it only matters that there was some.
+        self._others = [part for part in parts if not _is_text(part)][-1:] or self._others
+        self._figures.take(event.get("usageMetadata"))
+        self._texts.append("".join(part["text"] for part in parts if _is_text(part)))
         return self._texts[-1]
 
     def owns(self, event: JSON) -> bool:
@@ -167,9 +184,10 @@ class StreamAssembly:
 
     @property
     def body(self) -> JSON:
-        usage = {} if self.whole and not self._usage.get("final") else self._usage
-        candidate = {"content": {"parts": [{"text": "".join(self._texts)}]}, **self._finish}
-        return {**self._seen, "usageMetadata": usage.get("usageMetadata"), "candidates": [candidate]}
+        parts = [{"text": "".join(self._texts)}, *self._others]
+        candidate = {"content": {"parts": parts}, **self._finish}
+        figures = self._figures.named("usageMetadata", whole=self.whole)
+        return {**self._seen, **figures, "candidates": [candidate]}
 
     @property
     def whole(self) -> bool:
@@ -182,18 +200,32 @@ _OF_THE_WHOLE = ("error", "modelVersion", "promptFeedback", "responseId")
 _OF_A_PIECE = frozenset({*_OF_THE_WHOLE, "candidates", "usageMetadata"})
 
 
-def usage_of(body: JSON) -> Usage | None:
-    """Usage in the normal form; None when the reply gives none. Thoughts are output that is not in the candidates."""
-    usage = mapping(body.get("usageMetadata"))
-    if said_count(usage.get("promptTokenCount")) is None and said_count(usage.get("totalTokenCount")) is None:
-        return None
-    thoughts = count(usage.get("thoughtsTokenCount"))
-    return whole_usage(
-        prompt=count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount")),
-        completion=count(usage.get("candidatesTokenCount")) + thoughts,
-        total=count(usage.get("totalTokenCount")),
-        cached=count(usage.get("cachedContentTokenCount")),
+def _told(body: JSON) -> Told:
+    """What a body says of its tokens."""
+    if not body.get("usageMetadata") and (so_far := body.get(SO_FAR)):
+        return before_the_end(told(_figures(mapping(so_far)), lambda: False))
+    return told(_figures(mapping(body.get("usageMetadata"))), lambda: _wrote(body))
+
+
+def _figures(usage: JSON) -> Figures:
+    """This format leaves out what is 0, so that an output which is not there is 0."""
+    prompt, total, cached, thoughts, tools = figures(usage, *_COUNTS)
+    return Figures(
+        prompt,
+        figure(usage.get("candidatesTokenCount", 0)),
+        total,
+        cached=cached,
         reasoning=thoughts,
+        tools=tools,
+        thinks_apart=True,
+    )
+
+
+def _wrote(body: JSON) -> bool:
+    """Whether the model has written anything: text, calls, thinking, or all that its limit allowed."""
+    return any(
+        candidate.get("finishReason") == "MAX_TOKENS" or any(map(_is_written, _parts(candidate)))
+        for candidate in objects(body.get("candidates"))
     )
 
 
@@ -237,7 +269,6 @@ def _answer(reply: Reply, body: JSON, candidate: JSON) -> Answer:
     return Answer(
         content=content,
         model=text(body.get("modelVersion")),
-        usage=usage_of(body),
         finish_reason=finish,
         request_id=request_id(reply) or text(body.get("responseId")) or None,
         hint=spent_on_thinking(content, finish),
@@ -250,3 +281,7 @@ def _parts(candidate: JSON) -> list[JSON]:
 
 def _is_text(part: JSON) -> bool:
     return part.get("thought") is not True and isinstance(part.get("text"), str)
+
+
+def _is_written(part: JSON) -> bool:
+    return any(part[name] for name in part if name != "thought")

@@ -15,7 +15,6 @@ from llm_connect.core.exceptions import (
     LLMError,
     LLMRateLimitError,
 )
-from llm_connect.core.models import Usage
 from llm_connect.protocols.error_bodies import ErrorFields, read_error, said_in, tells_of_error
 from llm_connect.protocols.wire import JSON, Failure, Reply, first, is_good, read_json, request_id, shown
 
@@ -34,16 +33,19 @@ _ADVICE = {
 }
 
 
-def read_answer(reply: Reply, usage_of: Callable[[JSON], Usage | None]) -> JSON | Failure:
-    """The object in which an answer may be; the failure that the reply is, by its status or by what it says."""
+def read_answer(reply: Reply, figured: Callable[[Failure, JSON], Failure]) -> JSON | Failure:
+    """The object in which an answer may be; the failure that the reply is, by its status or by what it says.
+
+    figured: the failure with what such an object says of tokens and cost.
+    """
     body = read_json(reply)
     if not reply.good:
-        return error_reply(reply, said_in(reply.body), None if isinstance(body, Failure) else usage_of(body))
+        return figured(error_reply(reply, said_in(reply.body)), {} if isinstance(body, Failure) else body)
     said = first(said_in(reply.body)) if isinstance(body, Failure) else body
-    return error_reply(reply, said, usage_of(said)) if tells_of_error(said) else body
+    return figured(error_reply(reply, said), said) if tells_of_error(said) else body
 
 
-def error_reply(reply: Reply, said: object, usage: Usage | None = None) -> Failure:
+def error_reply(reply: Reply, said: object) -> Failure:
     """The failure that an error stands for, whatever the HTTP status is; `said` is what `said_in` gives of its body."""
     error = read_error(said)
     return from_status(
@@ -53,7 +55,6 @@ def error_reply(reply: Reply, said: object, usage: Usage | None = None) -> Failu
         kind=LLMAuthenticationError if error.bad_key else None,
         retryable=False if error.used_up else None,
         retry_after=_longest(error.wait, wait_asked_for(reply.headers)),
-        usage=usage,
     )
 
 
@@ -65,7 +66,6 @@ def from_status(
     kind: type[LLMError] | None = None,
     retryable: bool | None = None,
     retry_after: float | None = None,
-    usage: Usage | None = None,
 ) -> Failure:
     """The failure that a complete error reply stands for.
 
@@ -81,7 +81,6 @@ def from_status(
         maybe_billed=not 300 <= reply.status < 500,
         retry_after=wait_asked_for(reply.headers) if retry_after is None else retry_after,
         request_id=request_id(reply),
-        usage=usage,
         details={"status_code": status, "response_body": fields.public()},
     )
 

@@ -13,17 +13,15 @@ from llm_connect.core.checks import check_encodable
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.usage import Usage
 from llm_connect.protocols.http_failures import read_answer
-from llm_connect.protocols.openai_replies import openrouter_cost
+from llm_connect.protocols.openrouter_costs import charged
+from llm_connect.protocols.usage_figures import Figures, clipped, figure
 from llm_connect.protocols.wire import (
     JSON,
     Failure,
     Reply,
-    count,
     mapping,
-    said_count,
     text,
     unreadable,
-    whole_usage,
 )
 
 
@@ -54,7 +52,7 @@ def path_of(request_id: str) -> str:
 
 def parse(reply: Reply) -> Generation | Failure:
     """What a reply says of a generation, or why it says nothing."""
-    body = read_answer(reply, lambda _: None)
+    body = read_answer(reply, lambda failure, _: failure)
     if isinstance(body, Failure):
         return _asked_too_early(body)
     data = mapping(body.get("data"))
@@ -65,7 +63,7 @@ def parse(reply: Reply) -> Generation | Failure:
         request_id=text(data.get("id")),
         model=text(data.get("model")),
         usage=usage,
-        cost=openrouter_cost(
+        cost=charged(
             data.get("total_cost"), is_byok=data.get("is_byok") is True, upstream=data.get("upstream_inference_cost")
         ),
         cancelled=data.get("cancelled") is True,
@@ -80,13 +78,13 @@ def _asked_too_early(failure: Failure) -> Failure:
 
 
 def _usage_of(data: JSON) -> Usage | None:
-    prompt, completion = (said_count(data.get(f"native_tokens_{name}")) for name in ("prompt", "completion"))
+    prompt, completion = (figure(data.get(f"native_tokens_{name}")) for name in ("prompt", "completion"))
     if prompt is None and completion is None:
         return None
-    return whole_usage(
-        prompt=prompt or 0,
-        completion=completion or 0,
-        total=0,
-        cached=count(data.get("native_tokens_cached")),
-        reasoning=count(data.get("native_tokens_reasoning")),
+    said = Figures(
+        prompt=prompt,
+        completion=completion,
+        cached=figure(data.get("native_tokens_cached")),
+        reasoning=figure(data.get("native_tokens_reasoning")),
     )
+    return clipped(said, max(prompt or 0, said.cached or 0), max(completion or 0, said.reasoning or 0))

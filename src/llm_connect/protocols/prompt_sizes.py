@@ -99,10 +99,11 @@ def are_functions(tools: Any) -> bool:
 def with_count(bound: Bound, counted: int | None, *, hidden: int, exact: bool) -> Bound:
     """`bound`, with the tokens that the provider itself has counted in place of bytes, where those are fewer.
 
+    A count of 0 says nothing, since there is a prompt.
     exact: whether the count is told to be what will be read. More than the bytes says that something is added of
     which nobody knows how much it will be.
     """
-    if counted is None or bound.grade == "unbounded":
+    if not counted or bound.grade == "unbounded":
         return bound
     tokens = counted + hidden
     if tokens > bound.prompt_tokens:

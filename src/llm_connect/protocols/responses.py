@@ -10,10 +10,10 @@ from typing import Any
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.counting import TokenCounter
-from llm_connect.core.models import FinishReason, Prompt, RunConfig, Usage
+from llm_connect.core.models import FinishReason, Prompt, RunConfig
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.http_failures import read_answer
-from llm_connect.protocols.openai_replies import answer_of, usage_in
+from llm_connect.protocols.openai_replies import answer_of, told_by
 from llm_connect.protocols.params import JSONSchema, check_known, json_schema
 from llm_connect.protocols.prompt_sizes import (
     FRAMING_TOKENS,
@@ -26,17 +26,20 @@ from llm_connect.protocols.prompt_sizes import (
     texts_of,
     with_count,
 )
+from llm_connect.protocols.streamed_figures import merged
+from llm_connect.protocols.usage_figures import figure
 from llm_connect.protocols.wire import (
     JSON,
     Answer,
+    AnyOutcome,
     Failure,
     Reply,
     mapping,
     objects,
     read_json,
-    said_count,
     text,
     unreadable,
+    with_figures,
 )
 
 #: The smallest output limit that the format takes (OpenAPI document 2.3.0).
@@ -153,18 +156,25 @@ def counting_body(body: JSON) -> JSON:
 def counted_bound(bound: Bound, reply: Reply, model: str, *, own_endpoint: bool) -> Bound:
     """`bound` by what OpenAI counts: "the exact count the model will receive", by its guide to counting tokens."""
     said = read_json(reply)
-    counted = None if isinstance(said, Failure) or not reply.good else said_count(said.get("input_tokens"))
+    counted = None if isinstance(said, Failure) or not reply.good else figure(said.get("input_tokens"))
     return with_count(bound, counted, hidden=hidden_prompt_tokens(model), exact=own_endpoint)
 
 
 def parse(reply: Reply) -> Answer | Failure:
     """What a reply says: an answer, or why there is none."""
-    body = read_answer(reply, usage_of)
-    if isinstance(body, Failure):
-        return body
+    body = read_answer(reply, _figured)
+    return body if isinstance(body, Failure) else _figured(_outcome(reply, body), body)
+
+
+def _figured(outcome: AnyOutcome, body: JSON) -> AnyOutcome:
+    usage = mapping(body.get("usage"))
+    return with_figures(outcome, told_by(usage, body, "input_tokens", "output_tokens", lambda: _wrote(body)))
+
+
+def _outcome(reply: Reply, body: JSON) -> Answer | Failure:
     status, items = text(body.get("status")), objects(body.get("output"))
     if status in _NO_ANSWER or not (items or status in ("completed", "incomplete")):
-        return unreadable(reply, f"has no answer in it, and its status is {status or None!r}", usage_of(body))
+        return unreadable(reply, f"has no answer in it, and its status is {status or None!r}")
     return _answer(reply, body, items)
 
 
@@ -187,6 +197,7 @@ class StreamAssembly:
             self._reply, self.ended = {"error": event.get("error") or event}, True
         elif kind in _STATES:
             self._reply, self.ended = mapping(event.get("response")), kind in _LAST_STATES
+            self._reply |= {"usage": merged((self._reply.get("usage"), event.get("usage")))}
         delta = event.get("delta")
         return delta if kind == "response.output_text.delta" and isinstance(delta, str) else ""
 
@@ -206,9 +217,16 @@ _LAST_STATES = frozenset({"response.completed", "response.incomplete", "response
 _STATES = _LAST_STATES | {"response.created", "response.queued", "response.in_progress"}
 
 
-def usage_of(body: JSON) -> Usage | None:
-    """Usage in the normal form; None when the reply gives none."""
-    return usage_in(body, "input", "output")
+def _wrote(body: JSON) -> bool:
+    """Whether the model has written anything: text, calls, thinking, or all that its limit allowed."""
+    reason = mapping(body.get("incomplete_details")).get("reason")
+    return reason == "max_output_tokens" or any(
+        not _is_message(item) or _has_text(item) for item in objects(body.get("output"))
+    )
+
+
+def _has_text(item: JSON) -> bool:
+    return any(part.get("text") or part.get("refusal") for part in objects(item.get("content")))
 
 
 def _with_params(body: JSON, config: RunConfig) -> JSON:
@@ -269,7 +287,7 @@ def _answer(reply: Reply, body: JSON, items: list[JSON]) -> Answer:
     finish = _finish(body, items)
     if refusal and not content:
         content, finish = refusal, "content_filter"
-    return answer_of(reply, body, usage_of(body), content, finish)
+    return answer_of(reply, body, content, finish)
 
 
 def _finish(body: JSON, items: list[JSON]) -> FinishReason:

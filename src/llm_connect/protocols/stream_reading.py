@@ -11,7 +11,7 @@ from typing import Protocol
 
 from llm_connect.protocols.error_bodies import said_in, tells_of_error, words_of
 from llm_connect.protocols.sse import Event, EventStream
-from llm_connect.protocols.wire import JSON, mapping, text
+from llm_connect.protocols.wire import JSON, loaded, mapping, text
 
 _DONE = "[DONE]"
 #: The names under which the events of an answer come; None is a line outside of events.
@@ -224,7 +224,7 @@ def _lines_of_json(body: bytes) -> list[Event]:
 
 def _object(data: str) -> JSON | None:
     try:
-        value = json.loads(data)
+        value = loaded(data)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from llm_connect.core.checks import encodable
 from llm_connect.core.exceptions import LLMError, LLMResponseError
 from llm_connect.core.models import FinishReason, Usage
 from llm_connect.protocols.pages import words_of_page
+from llm_connect.protocols.usage_figures import Told
 
 JSON: TypeAlias = dict[str, Any]
 
@@ -41,15 +42,17 @@ def is_good(status: int) -> bool:
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """What a good reply says. `usage` is None when it does not say.
+    """What a good reply says.
 
+    usage: what the call used; None when that is not known. used_at_least: what is known of it then.
     service_tier: at whose prices the provider has served the request, where it says so.
     """
 
     content: str
     model: str
-    usage: Usage | None
     finish_reason: FinishReason
+    usage: Usage | None = None
+    used_at_least: Usage | None = None
     cost: Decimal | None = None
     cost_source: str | None = None
     service_tier: str | None = None
@@ -65,7 +68,7 @@ class Failure:
     retryable: whether the same request may go through later.
     maybe_billed: False only where it is known that the provider charges nothing: no byte of the request was
         sent, or a complete reply of a kind that is not billed.
-    usage: what the failed call used, where the reply says so.
+    usage, used_at_least: what the failed call used, where the reply says so, as of an answer.
     content: the text that had come by then.
     """
 
@@ -76,6 +79,7 @@ class Failure:
     retry_after: float | None = None
     request_id: str | None = None
     usage: Usage | None = None
+    used_at_least: Usage | None = None
     cost: Decimal | None = None
     cost_source: str | None = None
     service_tier: str | None = None
@@ -87,7 +91,7 @@ class Failure:
 def read_json(reply: Reply) -> JSON | Failure:
     """The body as a JSON object, or why it is none."""
     try:
-        value = json.loads(reply.body)
+        value = loaded(reply.body)
     except (ValueError, RecursionError):
         return unreadable(reply, f"is not JSON but {_describe(reply.body)}")
     if not isinstance(value, dict):
@@ -95,13 +99,37 @@ def read_json(reply: Reply) -> JSON | Failure:
     return value
 
 
-def unreadable(reply: Reply, what: str, usage: Usage | None = None) -> Failure:
+def loaded(text: str | bytes) -> Any:
+    """JSON as Python's objects. A whole number with more digits than Python reads is infinite.
+
+    Raises ValueError and RecursionError for what is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=_int_or_infinite)
+
+
+AnyOutcome = TypeVar("AnyOutcome", bound=Answer | Failure)
+
+
+def with_figures(outcome: AnyOutcome, said: Told, cost: Decimal | None = None) -> AnyOutcome:
+    """The same, with what the reply says of its tokens and of its cost."""
+    source = None if cost is None else "provider"
+    if isinstance(outcome, Failure):
+        return replace(outcome, usage=said.usage, used_at_least=said.least, cost=cost, cost_source=source)
+    outcome.usage, outcome.used_at_least, outcome.cost, outcome.cost_source = said.usage, said.least, cost, source
+    return outcome
+
+
+def unreadable(reply: Reply, what: str) -> Failure:
     """A reply under a good status that holds no answer; it may have been billed."""
     return Failure(
         kind=LLMResponseError,
         message=f"The reply (HTTP {reply.status}) {what}: check that base_url names the provider's API.",
         request_id=request_id(reply),
-        usage=usage,
         details={"status_code": reply.status},
     )
 
@@ -124,39 +152,11 @@ def spent_on_thinking(content: str, finish: FinishReason) -> str | None:
     return "The output limit was spent before any text was written, as by thinking: raise max_tokens."
 
 
-def said_count(value: object) -> int | None:
-    """A token count of a reply, which some servers write as `12.0`; None for what is no count."""
+def count(value: object) -> int:
+    """A number of a request, which may be written as `2.0`; what is no such number is 0."""
     if type(value) is float and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value >= 0 else None
-
-
-def count(value: object) -> int:
-    """A token count of a reply; what is no count is 0."""
-    return said_count(value) or 0
-
-
-def whole_usage(
-    *,
-    prompt: int,
-    completion: int,
-    total: int,
-    cached: int = 0,
-    cache_write: int = 0,
-    reasoning: int = 0,
-) -> Usage:
-    """Usage in the normal form, where the figures of a reply do not agree: never less than any of them says.
-
-    What a total has beyond input and output is output: some servers leave thinking out of their count of it.
-    """
-    prompt = max(prompt, cached + cache_write)
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=max(completion, reasoning, total - prompt),
-        cached_tokens=cached,
-        cache_write_tokens=cache_write,
-        reasoning_tokens=reasoning,
-    )
+    return value if type(value) is int and value >= 0 else 0
 
 
 def text(value: object) -> str:
@@ -195,3 +195,10 @@ def _describe(body: bytes) -> str:
     kind = "HTML" if body.lstrip()[:1] == b"<" else "broken or other text"
     words = shown(words_of_page(body))
     return f"{kind} ({words})" if words and body.lstrip()[:1] not in b"{[" else kind
+
+
+def _int_or_infinite(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        return float("inf")

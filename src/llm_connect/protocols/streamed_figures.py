@@ -1,0 +1,76 @@
+"""The usage of a stream, some of which is told in one event and some in others, early, late, or twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+from llm_connect.core.usage import MOST_TOKENS
+from llm_connect.protocols.usage_figures import figure, usd_figure
+
+#: Where the assembly of a stream puts figures that are not of the whole reply.
+SO_FAR = "usage_so_far"
+
+
+class StreamedFigures:
+    """The figures of a stream. They only grow, so that one that says less, or nothing, takes nothing back.
+
+    wholes: the figures that tell how much was written, output and total: the name of each, and of the figure that is
+    within it and was not written.
+    """
+
+    def __init__(self, *wholes: tuple[str, str | None]) -> None:
+        self._wholes = wholes
+        self._final = True
+        self.said: dict[str, Any] = {}
+
+    def wrote(self) -> None:
+        """More was written, or may have been, so that the figures so far are not of the whole reply."""
+        self._final = False
+
+    def take(self, said: object) -> None:
+        """Take the figures of an event, if they are any."""
+        if isinstance(said, dict) and said:
+            merge(self.said, said)
+            self._final = self._final or any(self._is_told(said, *whole) for whole in self._wholes)
+
+    def named(self, name: str, *, whole: bool) -> dict[str, Any]:
+        """The figures as a reply in one piece has them; of one that is `whole`, apart where more was written later."""
+        return {SO_FAR if whole and not self._final else name: self.said}
+
+    def _is_told(self, said: dict[str, Any], name: str, within: str | None) -> bool:
+        now = figure(said.get(name)) or 0
+        inside = 0 if within is None else figure(said.get(within)) or 0
+        return now > inside and now >= (figure(self.said.get(name)) or 0)
+
+
+def merged(accounts: Iterable[object]) -> dict[str, Any]:
+    """Several accounts of the same reply as one: of each figure the greatest that can be true."""
+    whole: dict[str, Any] = {}
+    for account in accounts:
+        if isinstance(account, dict):
+            merge(whole, account)
+    return whole
+
+
+def merge(whole: dict[str, Any], account: dict[str, Any]) -> None:
+    """Add to `whole` what `account` says beyond it."""
+    for name, value in account.items():
+        before = whole.get(name)
+        if type(value) is int and type(before) is int:
+            if before < value <= MOST_TOKENS or before > MOST_TOKENS:
+                whole[name] = value
+        elif isinstance(before, dict):
+            parts = value.items() if isinstance(value, dict) else ()
+            whole[name] = before | {key: part for key, part in parts if _size(part) > _size(before.get(key))}
+        elif name not in whole or isinstance(value, dict) or _size(value) > _size(before):
+            whole[name] = value
+
+
+def _size(value: object) -> Decimal | int:
+    if isinstance(value, bool):
+        return int(value)
+    count = figure(value)
+    size = usd_figure(value) if count is None else count
+    return -1 if size is None else size
