@@ -108,6 +108,8 @@ class Recording:
     status: int
     request: dict[str, Any]
     raw: Any
+    #: What there was beside text: tools, media, earlier turns.
+    has: tuple[str, ...] = ()
 
     @property
     def response(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ class Recording:
         """Whether the provider was given nothing but the texts that our adapters can send, too."""
         reasoning = self.request.get("reasoning")
         known = set(self.request) <= PLAIN_FIELDS and set(_object(reasoning)) <= PLAIN_REASONING
-        return known and self.asked.is_one_prompt
+        return known and self.asked.is_one_prompt and not self.has
 
     @property
     def said(self) -> Said:
@@ -157,7 +159,7 @@ def streams() -> list[Recording]:
 def _all(kind: str) -> list[Recording]:
     paths = sorted(Path(os.environ["LLM_CONNECT_RECORDINGS"]).glob("*.json"))
     items = [item for path in paths for item in json.loads(path.read_text("utf-8"))]
-    return [_recording(item) for item in items if item["provider"] in PROVIDERS and item["kind"] == kind]
+    return [_recording(item) for item in items if item.get("provider") in PROVIDERS and item["kind"] == kind]
 
 
 def asked(request: dict[str, Any]) -> Asked:
@@ -176,9 +178,8 @@ def asked(request: dict[str, Any]) -> Asked:
 
 def _recording(item: dict[str, Any]) -> Recording:
     name = f"{item['provider']}-{item['endpoint']}-{item['id']}"
-    return Recording(
-        name, item["provider"], item["endpoint"], item["status"], _object(item["request"]), item["response"]
-    )
+    request, has = _object(item["request"]), tuple(item.get("has", ()))
+    return Recording(name, item["provider"], item["endpoint"], item["status"], request, item["response"], has)
 
 
 def _schema(request: dict[str, Any]) -> Any:
@@ -307,7 +308,8 @@ _SAID: dict[str, Callable[[Recording], Said]] = {
 
 
 def _openai_usage(usage: Any, prompt: str, completion: str) -> Usage | None:
-    if not isinstance(usage, dict) or usage.get(f"{prompt}_tokens") is None:
+    if not isinstance(usage, dict) or not usage.get(f"{prompt}_tokens"):
+        # One recorded reply says zeros beside its calls, which cannot be true.
         return None
     inputs, outputs = (_object(usage.get(f"{name}_tokens_details")) for name in (prompt, completion))
     sent, written = usage[f"{prompt}_tokens"], usage.get(f"{completion}_tokens") or 0
