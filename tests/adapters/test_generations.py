@@ -25,6 +25,7 @@ from llm_connect import (
     Price,
     RunConfig,
 )
+from llm_connect.calling.slots import Turn
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.conftest import KEY, Ask
 
@@ -223,7 +224,7 @@ def test_it_ends_by_its_deadline(adapter: OpenRouterAdapter, provider: EmbeddedP
 def test_it_waits_for_a_place_like_any_request(provider: EmbeddedProvider) -> None:
     """With the only place taken it ends by its deadline, and nothing was sent. (PROVIDER-30)"""
     with OpenRouterAdapter(api_key=KEY, base_url=provider.openrouter_url, max_concurrency=1) as adapter:
-        assert adapter.slots._threads.acquire()
+        assert adapter.slots.take(Turn(20))
         with pytest.raises(LLMTimeoutError, match="no place"):
             adapter.look_up_generation("gen-1", timeout_seconds=0.05)
 

@@ -15,6 +15,7 @@ from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
 from llm_connect.calling.heads import Head, note_headers
 from llm_connect.calling.provider import Counting, Request
+from llm_connect.calling.slots import Turn
 from llm_connect.calling.steps import Reserve, Send, TakeSlot
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
@@ -112,20 +113,20 @@ def test_turned_off_during_a_call_it_counts_no_more() -> None:
     running.close()
 
 
-def test_no_place_for_the_question_leaves_the_bytes() -> None:
-    """When all places are taken for too long, the question is not asked, and the call waits on. (BUDGET-34)"""
-    tracker, adapter = BudgetTracker(1_000), Asking(GOOD, counts=[], max_concurrency=1)
-    release = adapter.slots.take(Deadline.after(1))
-    assert release is not None
+def test_the_question_is_asked_in_the_place_of_its_call() -> None:
+    """It waits for no place of its own, and its time does not begin before its call has one. (BUDGET-34, CALL-36)"""
+    tracker, adapter = BudgetTracker(1_000), Asking(GOOD, counts=[200], max_concurrency=1)
+    place = adapter.slots.take(Turn(20))
+    assert place is not None
     running = call(adapter, "hello", config_of(tracker, timeout_seconds=2))
-    step = next(running)
-    assert isinstance(step, TakeSlot)
-    assert step.deadline.remaining() <= 0.5
-    step = running.send(step.run())
-    assert isinstance(step, Reserve)
-    release()
+    waiting = next(running)
+    assert isinstance(waiting, TakeSlot)
+    place.give_back()
+    step = running.send(waiting.run())
+    assert isinstance(step, Send)
+    assert step.request is COUNT
     to_its_end(running, step)
-    assert adapter.questions == 0
+    assert adapter.questions == 1
     at_rest(tracker)
 
 
@@ -197,4 +198,4 @@ def test_pauses_are_no_part_of_asking() -> None:
     """A count that fails is not asked again, and only a store is waited for: no time is lost. (BUDGET-34)"""
     adapter = Asking(GOOD, counts=[503])
     running = call(adapter, "hello", config_of(BudgetTracker(1_000)))
-    assert to_its_end(running, next(running)) == [TakeSlot, Send, Reserve, TakeSlot, Send]
+    assert to_its_end(running, next(running)) == [TakeSlot, Send, Reserve, Send]

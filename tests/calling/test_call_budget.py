@@ -146,7 +146,7 @@ THROWN: list[Callable[[], BaseException]] = [
     lambda: LLMConfigurationError("known"),
 ]
 #: At which step, and what the ledger says then.
-STEPS = [(Reserve, []), (TakeSlot, ["released"]), (Send, ["presumed"]), (Pause, ["presumed"])]
+STEPS = [(TakeSlot, []), (Reserve, []), (Send, ["presumed"]), (Pause, ["presumed"])]
 
 
 @pytest.mark.parametrize("error", THROWN, ids=lambda make: type(make()).__name__)
@@ -294,15 +294,15 @@ def test_errors_add_up_what_all_attempts_cost() -> None:
     assert tracker.snapshot().spent == caught.value.booked
 
 
-def test_no_slot_before_the_deadline_releases() -> None:
-    """A call that found no place among the concurrent requests was not sent and costs nothing (BUDGET-3)."""
+def test_no_place_in_time_holds_nothing() -> None:
+    """A call that found no place among the concurrent requests was not sent, and held nothing (BUDGET-3)."""
     tracker, adapter = BudgetTracker(1_000), Stub(GOOD, max_concurrency=1)
     running = call(adapter, "hello", RunConfig())
     steps_to(running, Send)
     with pytest.raises(LLMTimeoutError) as caught:
-        adapter.execute_prompt("hello", config_of(tracker, timeout_seconds=0.02))
+        adapter.execute_prompt("hello", config_of(tracker, max_queue_seconds=0.02))
     assert (caught.value.attempts, caught.value.booked) == (0, NOTHING)
-    assert outcomes(tracker) == ["released"]
+    assert outcomes(tracker) == []
     running.close()
 
 
@@ -323,16 +323,16 @@ def test_a_render_that_fails_after_the_reservation_releases(monkeypatch: pytest.
 
 
 def test_a_hold_that_no_longer_covers_its_call_is_reserved_anew() -> None:
-    """What was learned while a call had to wait for a place counts before it is sent, in its next hold (BUDGET-41)."""
+    """What is learned between the hold of a call and its sending counts, in its next hold (BUDGET-41)."""
     tracker, adapter = BudgetTracker(2_000), Stub(GOOD, GOOD)
     overrun = Usage(prompt_tokens=10, completion_tokens=120)
     waiting = call(adapter, "hello", config_of(tracker))
-    taken = steps_to(waiting, TakeSlot)
+    hold = steps_to(waiting, Reserve).run()
     bound = bound_of(adapter, config_of(tracker))
     filler = tracker.reserve(2_000 - 2 * bound.tokens)
     other = Stub(Answer(content="much", model="m", usage=overrun, finish_reason="stop"))
     other.execute_prompt("hello", config_of(tracker))
-    step = waiting.send(taken.run())
+    step = waiting.send(hold)
     while not isinstance(step, Reserve):
         step = waiting.send(step.run())
     assert adapter.limits == []

@@ -22,6 +22,7 @@ from llm_connect import (
     OpenRouterAdapter,
     RunConfig,
 )
+from llm_connect.calling.slots import Turn
 from llm_connect.protocols.wire import Failure, Reply
 
 GOOD = Reply(
@@ -206,31 +207,26 @@ def test_a_send_that_ends_after_the_deadline_is_a_timeout(ask: Ask) -> None:
             raise OSError("cut")
 
     adapter = Late(GOOD)
+    adapter.warm_up()
     error = fails(ask, adapter, RunConfig(timeout_seconds=0.1))
     assert type(error) is LLMTimeoutError
     assert (error.attempts, len(adapter.sent)) == (1, 1)
 
 
-async def test_waiting_for_a_place_ends_at_the_deadline() -> None:
-    """With every place taken a call ends in a timeout that says so."""
+async def test_waiting_for_a_place_ends_when_it_has_taken_too_long() -> None:
+    """With every place taken a call ends in a timeout that says so, when its `max_queue_seconds` are over. (CALL-36)"""
     adapter = Scripted(GOOD, max_concurrency=1)
-    release = adapter.slots.take(_soon())
-    arelease = await adapter.slots.atake(_soon())
-    config = RunConfig(timeout_seconds=0.1)
+    release = adapter.slots.take(Turn(20))
+    arelease = await adapter.slots.atake(Turn(20))
+    config = RunConfig(max_queue_seconds=0.1)
     for error in (await _fails_async(adapter, config), fails(Scripted.execute_prompt, adapter, config)):
         assert type(error) is LLMTimeoutError
         assert "concurrent" in str(error)
     assert adapter.sent == []
-    for give_back in (release, arelease):
-        assert give_back is not None
-        give_back()
+    for place in (release, arelease):
+        assert place is not None
+        place.give_back()
     assert adapter.execute_prompt("x").content == "hi"
-
-
-def _soon() -> Any:
-    from llm_connect.calling.deadline import Deadline
-
-    return Deadline.after(5)
 
 
 async def _fails_async(adapter: Scripted, config: RunConfig) -> LLMError:

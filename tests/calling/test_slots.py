@@ -10,18 +10,17 @@ from typing import Any
 import pytest
 
 from llm_connect import LLMConfigurationError
-from llm_connect.calling.deadline import Deadline
-from llm_connect.calling.slots import Slots
+from llm_connect.calling.slots import Slots, Turn
 
 SOON = 0.05
 
 
-def soon() -> Deadline:
-    return Deadline.after(SOON)
+def soon() -> Turn:
+    return Turn(20, time.monotonic() + SOON)
 
 
-def later() -> Deadline:
-    return Deadline.after(20)
+def later() -> Turn:
+    return Turn(20, time.monotonic() + 20)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.0, True, None, "3"])
@@ -32,7 +31,7 @@ def test_a_limit_is_a_count(limit: Any) -> None:
 
 
 def test_there_are_as_many_places_as_the_limit_says() -> None:
-    """The next one waits to its deadline, and a place given back is free."""
+    """The next one waits as long as its turn says, and a place given back is free."""
     slots = Slots(2)
     releases = [slots.take(later()) for _ in range(2)]
     assert all(releases)
@@ -40,14 +39,14 @@ def test_there_are_as_many_places_as_the_limit_says() -> None:
     assert slots.take(soon()) is None
     assert time.monotonic() - started >= SOON * 0.9
     assert releases[0] is not None
-    releases[0]()
+    releases[0].give_back()
     assert slots.take(soon()) is not None
 
 
 def test_a_free_place_needs_no_time() -> None:
-    """A deadline that has passed does not keep a free place away from this thread; the sending will tell."""
-    assert Slots(1).take(Deadline.after(-1)) is not None
-    assert asyncio.run(Slots(1).atake(Deadline.after(-1))) is not None
+    """A turn that is over does not keep a free place away from this thread; the sending will tell."""
+    assert Slots(1).take(Turn(20, 0.0)) is not None
+    assert asyncio.run(Slots(1).atake(Turn(20, 0.0))) is not None
 
 
 def test_a_thread_that_waits_gets_the_place() -> None:
@@ -55,7 +54,7 @@ def test_a_thread_that_waits_gets_the_place() -> None:
     slots = Slots(1)
     release = slots.take(later())
     assert release is not None
-    threading.Timer(0.05, release).start()
+    threading.Timer(0.05, release.give_back).start()
     assert slots.take(later()) is not None
 
 
@@ -65,8 +64,8 @@ def test_a_deadline_beyond_what_a_lock_can_wait_is_waited_for(seconds: float) ->
     slots = Slots(1)
     release = slots.take(later())
     assert release is not None
-    threading.Timer(0.02, release).start()
-    assert slots.take(Deadline.after(seconds)) is not None
+    threading.Timer(0.02, release.give_back).start()
+    assert slots.take(Turn(seconds, time.monotonic() + seconds)) is not None
 
 
 async def test_each_loop_has_its_own_places() -> None:
@@ -88,11 +87,11 @@ async def test_a_task_that_waits_gets_the_place_in_turn() -> None:
         mine = await slots.atake(later())
         order.append(number)
         assert mine is not None
-        mine()
+        mine.give_back()
 
     tasks = [asyncio.create_task(wait(number)) for number in range(3)]
     await asyncio.sleep(0)
-    release()
+    release.give_back()
     await asyncio.gather(*tasks)
     assert order == [0, 1, 2]
 
@@ -105,7 +104,7 @@ async def test_a_cancelled_task_takes_no_place_along() -> None:
     waiting = [asyncio.create_task(slots.atake(later())) for _ in range(2)]
     await asyncio.sleep(0)
     waiting[0].cancel()
-    release()
+    release.give_back()
     waiting[1].cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
     assert all(task.cancelled() for task in waiting)
@@ -119,7 +118,7 @@ async def test_a_task_that_gave_up_takes_no_place_along() -> None:
     assert await asyncio.gather(*(slots.atake(soon()) for _ in range(20))) == [None] * 20
     for release in held:
         assert release is not None
-        release()
+        release.give_back()
     again = [await slots.atake(soon()) for _ in range(3)]
     assert [place is not None for place in again] == [True, True, False]
 
@@ -141,7 +140,7 @@ def test_threads_never_exceed_the_limit() -> None:
             with lock:
                 now -= 1
                 done += 1
-            release()
+            release.give_back()
 
     threads = [threading.Thread(target=work) for _ in range(16)]
     for thread in threads:

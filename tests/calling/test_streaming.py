@@ -14,6 +14,7 @@ from llm_connect import BudgetTracker, LLMAdapter, LLMError, OpenRouterAdapter, 
 from llm_connect.calling import retry
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
+from llm_connect.calling.slots import Turn
 from llm_connect.calling.steps import Pause, Reserve, TakeSlot
 from llm_connect.calling.stream_drivers import Leave, abandon
 from llm_connect.calling.stream_steps import Close, Next, Open
@@ -263,15 +264,14 @@ def test_an_error_while_closing_is_nobodys(run: Run) -> None:
 
 
 @both
-def test_no_place_before_the_deadline_sends_nothing(run: Run) -> None:
+def test_no_place_in_time_sends_nothing(run: Run) -> None:
     """As in a call. (CALL-7)"""
     adapter, tracker = Scripted(Opened(200, *GOOD)), BudgetTracker(10_000)
     adapter.slots.__init__(1)  # type: ignore[misc]
-    deadline = Deadline.after(5)
     if run is run_sync:
-        adapter.slots.take(deadline)
+        adapter.slots.take(Turn(20))
         with pytest.raises(LLMError, match="no place came free"):
-            run(adapter, config_of(tracker, timeout_seconds=0.2))
+            run(adapter, config_of(tracker, max_queue_seconds=0.2))
     assert (tracker.held, tracker.spent) == (0, 0)
 
 

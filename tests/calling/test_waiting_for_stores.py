@@ -16,8 +16,8 @@ from llm_connect.calling.steps import Booked, Dispatch, Reserve, Send, TakeSlot
 from tests.calling.test_call_budget import GOOD, Stub, config_of
 from tests.core.budget_helpers import at_rest
 
-IN_MEMORY = [Reserve, TakeSlot, Send]
-IN_A_STORE = [Reserve, TakeSlot, Dispatch, Send, Booked]
+IN_MEMORY = [TakeSlot, Reserve, Send]
+IN_A_STORE = [TakeSlot, Reserve, Dispatch, Send, Booked]
 
 
 def noted(flow: Any, kinds: list[type[Any]]) -> Any:

@@ -16,6 +16,7 @@ from llm_connect import BudgetTracker, LLMAdapter, LLMError, LLMResponse, RunCon
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.claude_binary import find_claude, needs_claude
 from tests.adapters.claude_stand_in import stand_in
+from tests.dead_ends import DEAD_ENDS
 from tests.e2e.failure_table import CLAUDE, TABLE, Case, Row
 from tests.transports import choose
 
@@ -53,8 +54,10 @@ class Play:
     def run(self, provider: EmbeddedProvider, folder: Path, behaviour: Behaviour | None = None) -> Played:
         """Make the call; `behaviour` stands in for that of the case."""
         tracker = BudgetTracker(total=self.case.total)
-        with self._adapter(provider, folder) as adapter:
-            if "timeout_seconds" in self.case.config and self.adapter not in CLAUDE:
+        with self._address(provider) as url, self._adapter(url, folder) as adapter:
+            if self.case.dead_end is not None:
+                adapter.warm_up()
+            elif "timeout_seconds" in self.case.config and self.adapter not in CLAUDE:
                 # A first call imports and connects, which may take longer than such a short deadline.
                 self._call(adapter, RunConfig())
                 provider.reset()
@@ -85,11 +88,17 @@ class Play:
         return RunConfig(budget_tracker=tracker, system_prompt=self.system_prompt, **fields)
 
     @contextmanager
-    def _adapter(self, provider: EmbeddedProvider, folder: Path) -> Iterator[Any]:
-        address = "anthropic_url" if self.adapter in CLAUDE else f"{self.adapter}_url"
-        url = getattr(provider, address)
-        options = {"model": "test-model", "api_key": self.key}
-        options["base_url"] = url if self.case.listening else url.replace(provider.url, _nobody())
+    def _address(self, provider: EmbeddedProvider) -> Iterator[str]:
+        url = str(getattr(provider, "anthropic_url" if self.adapter in CLAUDE else f"{self.adapter}_url"))
+        if self.case.dead_end is not None:
+            with DEAD_ENDS[self.case.dead_end]() as dead:
+                yield url.replace(provider.url, dead)
+        else:
+            yield url if self.case.listening else url.replace(provider.url, _nobody())
+
+    @contextmanager
+    def _adapter(self, url: str, folder: Path) -> Iterator[Any]:
+        options = {"model": "test-model", "api_key": self.key, "base_url": url}
         if self.adapter in CLAUDE:
             options["cli_path"] = stand_in(folder, self.case.command) if self.case.command else find_claude()
         with create_adapter(self.adapter, **options) as adapter:  # type: ignore[attr-defined]

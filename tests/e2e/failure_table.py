@@ -24,6 +24,7 @@ from llm_connect import (
     LLMTimeoutError,
 )
 from llm_connect.testing import Behaviour
+from tests.dead_ends import DEAD_ENDS
 
 HTTP = ("openai", "gemini", "openrouter")
 CLAUDE = ("claude-code",)
@@ -40,7 +41,8 @@ class Case:
     behaviour: what the provider does; by_adapter: the same, where formats differ.
     at: the adapters that it is played at.
     config: fields of the call's config. total: the tracker's limit in tokens. listening: False for a port where
-        nobody is. command: the lines of a stand-in for the `claude` command, see claude_stand_in.py.
+        nobody is. dead_end: where no connection can be made, see dead_ends.py.
+    command: the lines of a stand-in for the `claude` command, see claude_stand_in.py.
     forms: whether it is played as calls, as streams, or as both. requests: how many requests one attempt is.
     retry_after: the wait that the body asks for.
     """
@@ -52,6 +54,7 @@ class Case:
     config: Mapping[str, Any] = field(default_factory=dict)
     total: int = 100_000
     listening: bool = True
+    dead_end: str | None = None
     command: str | None = None
     forms: Literal["calls", "streams", "both"] = "both"
     requests: int = 1
@@ -87,10 +90,16 @@ class Row:
     @property
     def documented(self) -> str:
         """The row as it stands in docs/adapters.md."""
+        sent = "yes" if self.sent else "no"
         if isinstance(self.outcome, str):
-            return f"| {self.what} | none: {self.outcome} | - | {self.hold} |"
+            return f"| {self.what} | none: {self.outcome} | - | {sent} | {self.hold} |"
         repeated = "yes" if self.repeated else "no"
-        return f"| {self.what} | `{self.outcome.__name__}` | {repeated} | {self.hold or 'none'} |"
+        return f"| {self.what} | `{self.outcome.__name__}` | {repeated} | {sent} | {self.hold or 'none'} |"
+
+    @property
+    def sent(self) -> bool:
+        """Whether the request has begun to leave."""
+        return self.hold is not None and all(case.requests for case in self.cases)
 
 
 def statuses(*numbers: int, at: tuple[str, ...] = HTTP, **fields: Any) -> tuple[Case, ...]:
@@ -168,6 +177,17 @@ TABLE: tuple[Row, ...] = (
         cases=(Case(name="closed port", listening=False, requests=0, at=ALL),),
     ),
     Row(
+        what="no connection is made before the deadline: a name lookup hangs, packets are dropped, TLS stalls",
+        outcome=LLMTimeoutError,
+        hold="released",
+        says="so nothing was sent",
+        cases=tuple(
+            Case(name=name, dead_end=name, config={"timeout_seconds": seconds}, requests=0, at=at)
+            for name in DEAD_ENDS
+            for at, seconds in ((HTTP, 0.3), (CLAUDE, 2.5))
+        ),
+    ),
+    Row(
         what="the connection breaks before the whole reply",
         outcome=LLMConnectionError,
         repeated=True,
@@ -194,13 +214,13 @@ TABLE: tuple[Row, ...] = (
             Case(
                 name="no reply",
                 behaviour=Behaviour(stall="before_headers"),
-                config={"timeout_seconds": 2.5},
+                config={"timeout_seconds": 8},
                 at=CLAUDE,
             ),
             Case(
                 name="a stream that stalls",
                 behaviour=Behaviour(stall="after_headers"),
-                config={"timeout_seconds": 2.5},
+                config={"timeout_seconds": 8},
                 at=CLAUDE,
             ),
         ),
@@ -436,6 +456,21 @@ TABLE: tuple[Row, ...] = (
                 behaviour=_CHAT_WITH_UNKNOWN,
                 by_adapter={"gemini": _PIECE_WITH_UNKNOWN},
                 forms="streams",
+            ),
+        ),
+    ),
+    Row(
+        what="the `claude` command has not sent its request when the deadline comes",
+        outcome=LLMTimeoutError,
+        hold="released",
+        says="so nothing was sent",
+        cases=(
+            Case(
+                name="a slow start",
+                command="time.sleep(60); ask()",
+                config={"timeout_seconds": 1.5},
+                requests=0,
+                at=CLAUDE,
             ),
         ),
     ),

@@ -101,7 +101,7 @@ def test_the_documented_table_is_this_one() -> None:
     section = SECTION.search(DOCUMENT.read_text(encoding="utf-8"))
     assert section is not None
     lines = [line for line in section[1].splitlines() if line.startswith("|")]
-    assert lines[:2] == ["| what happens | error | repeated | the hold |", "|---|---|---|---|"]
+    assert lines[:2] == ["| what happens | error | repeated | sent? | the hold |", "|---|---|---|---|---|"]
     assert lines[2:] == [row.documented for row in TABLE]
 
 

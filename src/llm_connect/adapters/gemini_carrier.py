@@ -29,6 +29,11 @@ class GeminiCarrier(Carrier):
         self._version = version
         self._max_connections = max_connections
 
+    def prepare(self) -> None:
+        """The SDK imports more with its first client, and with the first use of its async form."""
+        with self._client() as client:
+            _ = client.aio
+
     def make(self) -> genai.Client:
         return self._client()
 

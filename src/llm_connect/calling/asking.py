@@ -14,7 +14,8 @@ from llm_connect.calling.drivers import Flow
 from llm_connect.calling.heads import Head
 from llm_connect.calling.outcomes import error_for
 from llm_connect.calling.retry import pause_before_retry
-from llm_connect.calling.steps import Pause, Send, TakeSlot, timed_out
+from llm_connect.calling.slots import Turn
+from llm_connect.calling.steps import Pause, Send, TakeSlot
 from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.protocols.wire import Failure, Reply
 
@@ -30,13 +31,17 @@ _COUNT_PART_OF_TIMEOUT = 0.25
 
 def ask(adapter: ProviderAdapter, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
     """One request and its reply, whatever that says."""
-    release = yield TakeSlot(adapter.slots, deadline)
-    if release is None:
-        return timed_out("no place came free among the adapter's concurrent requests", maybe_billed=False)
+    place = yield TakeSlot(adapter.slots, Turn(deadline.remaining(), deadline.at), "timeout_seconds")
+    if isinstance(place, Failure):
+        return place
     try:
-        reply: Reply | Failure = yield Send(adapter, request, deadline, Head(sent=not adapter.marks_sent))
+        return (yield from _ask(adapter, request, deadline))
     finally:
-        release()
+        place.give_back()
+
+
+def _ask(adapter: ProviderAdapter, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
+    reply: Reply | Failure = yield Send(adapter, request, deadline, Head(sent=not adapter.marks_sent))
     return reply
 
 
@@ -45,14 +50,14 @@ def ask_for_count(
 ) -> Flow[Reply | None]:
     """What the provider says of the size of a prompt, where `count_tokens` wishes it; None when it does not say.
 
-    A call must not fail for it, so it is not waited for to the end.
+    It is asked in the place of the call, which must not fail for it, so it is not waited for to the end.
     """
     counting = adapter.counting
     if counting is None:
         return None
     request = counting.request(adapter.render(prompt, config, config.max_tokens))
     longest = min(_LONGEST_COUNT_SECONDS, _COUNT_PART_OF_TIMEOUT * deadline.remaining())
-    reply = yield from ask(adapter, request, Deadline(time.monotonic() + longest))
+    reply = yield from _ask(adapter, request, Deadline(time.monotonic() + longest))
     return None if isinstance(reply, Failure) else reply
 
 

@@ -34,6 +34,9 @@ class Carrier(ABC):
     hidden = False
     ahidden = False
 
+    def prepare(self) -> None:  # noqa: B027 - most have nothing more
+        """Let the library import what it would import with the first client or request, in whatever thread."""
+
     @abstractmethod
     def make(self) -> Any:
         """A client for threads."""
@@ -107,6 +110,25 @@ class CarriedAdapter(ProviderAdapter):
             self, make=way.make, close=way.close, amake=way.amake, aclose=way.aclose, abandon=way.abandon
         )
         return self._made_clients
+
+    @property
+    def cold(self) -> bool:
+        return "_made_clients" not in self.__dict__
+
+    def prepare(self) -> None:
+        from llm_connect.calling import http
+
+        http.prepare()
+        self._carrier.prepare()
+        _ = self._clients
+
+    def make_client(self) -> None:
+        with self._clients.lease():
+            """It stays, for calls."""
+
+    async def amake_client(self) -> None:
+        with await self._clients.lease_in_loop():
+            """It stays, for calls of this loop."""
 
     def send(self, request: Request, deadline: Deadline) -> Reply:
         from llm_connect.calling.sockets import socket_deadline

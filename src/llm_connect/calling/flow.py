@@ -1,6 +1,6 @@
 """The one call path, without I/O: a generator that yields what it waits for.
 
-    render request -> bound its cost -> reserve -> dispatch -> send -> parse -> settle -> LLMResponse
+    take a place -> render request -> bound its cost -> reserve -> dispatch -> send -> parse -> settle -> LLMResponse
 
 One hold for each attempt. Whatever ends the generator, an exception thrown into it or its garbage collection
 included, the hold of the attempt has ended by then.
@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from llm_connect.calling import prices
 from llm_connect.calling.asking import ask_for_count
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import Step
 from llm_connect.calling.heads import Head
 from llm_connect.calling.outcomes import end_hold, error_of, outcome_of, response_of
 from llm_connect.calling.retry import pause_before_retry
+from llm_connect.calling.slots import Place, Turn
 from llm_connect.calling.steps import Booked, Dispatch, Pause, Reserve, Send, TakeSlot, timed_out
+from llm_connect.calling.warming import WarmUp
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_prompt
@@ -57,7 +61,10 @@ class Call:
         self.hold: Hold | None = None
         #: The bound of the last attempt.
         self.bound: Bound | None = None
+        self._counted = False
         self._count: Reply | None = None
+        #: The last place among the adapter's requests; None before the first one.
+        self._place: Place | None = None
         #: What is known of the last exchange before its reply was whole.
         self._head = Head()
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
@@ -76,9 +83,8 @@ class Call:
 
     def run(self) -> Generator[Step, Any, LLMResponse]:
         """Attempts, until one succeeds, none can help any more, or the deadline has come."""
+        yield from self._warm_up()
         failure: Failure | None = None
-        if self.tracker is not None:
-            self._count = yield from ask_for_count(self.adapter, self.prompt, self.config, self.deadline)
         while True:
             try:
                 outcome = yield from self._attempt()
@@ -96,18 +102,56 @@ class Call:
                 raise error_of(self, failure)
             yield Pause(pause)
 
+    def _warm_up(self) -> Generator[Step, Any, None]:
+        priced = not prices.loaded() and self._priced_by_list()
+        if priced or self.adapter.cold:
+            failure = yield WarmUp(self.adapter, self.deadline, priced)
+            if failure is not None:
+                raise error_of(self, failure)
+
+    def _priced_by_list(self) -> bool:
+        tracker, adapter = self.tracker, self.adapter
+        if tracker is None or not limits_usd(tracker.accounts) or adapter.price_list is None:
+            return False
+        return declared_price(adapter, tracker, self.config) is None
+
     def _attempt(self) -> Generator[Step, Any, Outcome | None]:
-        """One attempt; None when its hold was given back before anything was sent."""
-        if self.tracker is not None:
-            return self._held_attempt(self.tracker)
-        return self._exchange(self.adapter.render(self.prompt, self.config, self.config.max_tokens))
+        """One attempt, in a place of its own; None when its hold was given back before anything was sent."""
+        failure = yield from self._take_place()
+        try:
+            if failure is not None:
+                return failure
+            if self.tracker is not None:
+                return (yield from self._held_attempt(self.tracker))
+            return (yield from self._exchange(self.adapter.render(self.prompt, self.config, self.config.max_tokens)))
+        finally:
+            self._give_place_back()
+
+    def _take_place(self) -> Generator[Step, Any, Failure | None]:
+        """Queue with a clock of its own; who has begun comes first."""
+        most = self.config.max_queue_seconds
+        until = inf if most is None else time.monotonic() + most
+        turn = Turn(self.deadline.remaining(), until, first=self._place is not None)
+        place = yield TakeSlot(self.adapter.slots, turn)
+        if isinstance(place, Failure):
+            return place
+        self._place = place
+        if place.waited:
+            self.deadline = Deadline(self.deadline.at + place.waited)
+        return None
+
+    def _give_place_back(self) -> None:
+        if self._place is not None:
+            self._place.give_back()
 
     def _held_attempt(self, tracker: BudgetTracker) -> Generator[Step, Any, Outcome | None]:
+        if not self._counted:
+            self._counted = True
+            self._count = yield from ask_for_count(self.adapter, self.prompt, self.config, self.deadline)
         hold = yield from self._reserve(tracker)
         self.hold, self._head = hold, Head()
         try:
-            request = self._request(hold)
-            outcome = yield from self._exchange(request, hold)
+            outcome = yield from self._exchange_under(hold)
             if outcome is not None:
                 self._end(hold, outcome)
                 if self._stored:
@@ -118,10 +162,20 @@ class Call:
             self.booked = self.booked.plus(hold.amount)
         return outcome
 
+    def _exchange_under(self, hold: Hold) -> Generator[Step, Any, Outcome | None]:
+        """The exchange that a hold covers; its place was given to others while it waited for budget."""
+        request = self._request(hold)
+        if self._place is not None and not self._place.held:
+            failure = yield from self._take_place()
+            if failure is not None:
+                return failure
+        return (yield from self._exchange(request, hold))
+
     def _reserve(self, tracker: BudgetTracker) -> Generator[Step, Any, Hold]:
         self.bound = self._bound()
         asked = terms(self.adapter, tracker, self.config, self.bound, time.monotonic(), self.deadline.at)
-        hold: Hold = yield Reserve(asked, self._arrival)
+        assert self._place is not None
+        hold: Hold = yield Reserve(asked, self._arrival, self._place)
         return hold
 
     def _request(self, hold: Hold) -> Request:
@@ -140,18 +194,14 @@ class Call:
         return counting.bound(bound, self._count, self.model)
 
     def _exchange(self, request: Request, hold: Hold | None = None) -> Generator[Step, Any, Outcome | None]:
-        release = yield TakeSlot(self.adapter.slots, self.deadline)
-        if release is None:
-            return timed_out("no place came free among the adapter's concurrent requests", maybe_billed=False)
-        try:
-            if hold is not None:
-                dispatched = (yield Dispatch(hold)) if self._stored else hold.try_dispatch()
-                if not dispatched:
-                    return None
-            self.attempts += 1
-            return (yield from self._send(request))
-        finally:
-            release()
+        if hold is not None:
+            dispatched = (yield Dispatch(hold)) if self._stored else hold.try_dispatch()
+            if not dispatched:
+                return None
+        if self.deadline.passed:
+            return timed_out("it was over before anything was sent", maybe_billed=False)
+        self.attempts += 1
+        return (yield from self._send(request))
 
     def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
         self._head = Head(sent=not self.adapter.marks_sent)

@@ -17,6 +17,12 @@ from llm_connect.protocols.http_failures import no_reply
 from llm_connect.protocols.wire import Failure, Reply
 
 
+def prepare() -> None:
+    """Import and load what clients of either form need, which takes long, in whatever thread."""
+    _trusted_roots()
+    _aiohttp_transport(1)
+
+
 def sync_client(max_connections: int, **options: Any) -> httpx2.Client:
     """A client for threads; use it under `socket_deadline`."""
     client = PlainClient(**_options(max_connections), **options)

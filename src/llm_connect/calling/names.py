@@ -6,7 +6,6 @@ an event loop nor the interpreter; there are never more than a few.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
 import time
@@ -14,9 +13,9 @@ from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeAlias
 
+from llm_connect.calling.threads import known
 from llm_connect.core import forks
 
 #: What `socket.getaddrinfo` gives.
@@ -120,17 +119,7 @@ async def alook_up(host: str, port: int) -> list[Address]:
     number = _number(host, port)
     if number is not None:
         return number
-    answer = _of_this_process.get().ask(host, port)
-    known = asyncio.Event()
-    answer.add_done_callback(partial(_tell, asyncio.get_running_loop(), known))
-    await known.wait()
-    return answer.result()
-
-
-def _tell(loop: asyncio.AbstractEventLoop, known: asyncio.Event, _: Future[list[Address]]) -> None:
-    # The loop may be closed by now.
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(known.set)
+    return await known(_of_this_process.get().ask(host, port))
 
 
 def _number(host: str, port: int) -> list[Address] | None:

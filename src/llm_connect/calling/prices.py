@@ -6,9 +6,11 @@ an hour for each model: prices change on dates that the snapshot knows in advanc
 
 from __future__ import annotations
 
+import importlib
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, localcontext
 from functools import lru_cache
@@ -89,6 +91,26 @@ def list_price(provider: str, model: str, service_tier: str = DEFAULT_TIER) -> L
     has parts that no limit on tokens bounds or no usage tells apart, such as searches, or images that are made.
     """
     return _list_price(provider, model.lower(), service_tier, int(time.time() // 3600))
+
+
+class _Snapshot:
+    """Whether the prices are there without an import."""
+
+    loaded = False
+
+
+def loaded() -> bool:
+    """Whether looking a price up imports nothing any more."""
+    return _Snapshot.loaded
+
+
+def load() -> None:
+    """Import the prices, where they are installed; that takes up to two seconds."""
+    if find_spec("genai_prices") is not None:
+        # One that does not import gives no prices.
+        with suppress(Exception):
+            importlib.import_module("genai_prices.data")
+    _Snapshot.loaded = True
 
 
 @lru_cache(maxsize=1_000)

@@ -14,10 +14,13 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
+from llm_connect.calling.outcomes import error_for
 from llm_connect.calling.prices import DEFAULT_TIER, list_price
 from llm_connect.calling.scrub import Scrubber
 from llm_connect.calling.slots import Slots
 from llm_connect.calling.streaming import ProviderStream
+from llm_connect.calling.threads import Once
+from llm_connect.calling.warming import WarmUp
 from llm_connect.core.adapter import DEFAULT_MAX_TOKENS, LLMAdapter
 from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.budget import BudgetTracker
@@ -82,6 +85,7 @@ class ProviderAdapter(LLMAdapter):
             raise LLMConfigurationError("model must name a model of the provider.")
         self.model = model
         self.slots: Slots = Slots(max_concurrency)
+        self.warming: Once = Once()
         self.secrets = secrets
         #: Takes keys out of what the provider says.
         self.scrubber: Scrubber = Scrubber(secrets)
@@ -109,6 +113,39 @@ class ProviderAdapter(LLMAdapter):
         except LLMConfigurationError:
             return False
         return True
+
+    def warm_up(self) -> None:
+        """Do now what the first call would do first: import the SDK and the list prices, and make a client.
+
+            adapter = OpenAIAdapter()
+            adapter.warm_up()
+
+        Nothing is sent, and doing it again costs nothing. Without it the first call does it, within its deadline.
+        Raises LLMConfigurationError.
+        """
+        self._raise(WarmUp(self, None, self.price_list is not None).run())
+
+    async def async_warm_up(self) -> None:
+        """Like `warm_up`, for a coroutine: what takes long happens in a thread, and the event loop goes on."""
+        self._raise(await WarmUp(self, None, self.price_list is not None).arun())
+
+    def _raise(self, failure: Failure | None) -> None:
+        if failure is not None:
+            raise error_for(self, failure, model=self.model, maybe_billed=False)
+
+    @property
+    def cold(self) -> bool:
+        """Whether the first call has still to import something."""
+        return False
+
+    def prepare(self) -> None:
+        """Import what calls need, in whatever thread."""
+
+    def make_client(self) -> None:
+        """Make the client of calls in threads."""
+
+    async def amake_client(self) -> None:
+        """Make the client of calls in the running event loop."""
 
     @abstractmethod
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:

@@ -1,52 +1,181 @@
-"""A limit on the requests that one adapter has under way at once."""
+"""A limit on the requests that one adapter has under way at once, and the queue before it."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from math import inf
 
-from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.loops import PerLoop
 from llm_connect.core import forks
 from llm_connect.core.models import check_count
 
-Release = Callable[[], None]
+#: So long after its deadline a call may still be giving its place back.
+_TO_GIVE_BACK_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Turn:
+    """How a call stands in the queue.
+
+    seconds: how long it will hold its place, at most. until: the moment up to which it waits for one.
+    first: before those that have not begun.
+    """
+
+    seconds: float
+    until: float = inf
+    first: bool = False
+
+
+class Place:
+    """A place that was taken, and how long it was waited for."""
+
+    __slots__ = ("_places", "held", "waited")
+
+    def __init__(self, places: _Places, waited: float) -> None:
+        self._places = places
+        self.waited: float = waited
+        self.held: bool = True
+
+    def give_back(self) -> None:
+        """Let the next one have it; nothing when that was done before."""
+        if self.held:
+            self.held = False
+            self._places.give()
 
 
 class Slots:
     """`limit` places for all threads together, and as many again for each event loop.
 
-    A loop cannot wait for a thread without a thread of its own, so loops and threads do not share places.
+    A loop cannot wait for a thread without a thread of its own, so loops and threads do not share places. A call waits
+    as long as its turn says, but not for ever: once every call that holds a place should long be over, none comes free.
     """
 
     def __init__(self, limit: int) -> None:
         check_count("max_concurrency", limit, least=1)
         self.limit = limit
         #: By the generation of the process: a fork finds all places free, whoever had them in its parent.
-        self._threads = {forks.generation: threading.BoundedSemaphore(limit)}
-        self._loops: PerLoop[asyncio.BoundedSemaphore] = PerLoop()
+        self._threads = {forks.generation: _Places(limit)}
+        self._loops: PerLoop[_Places] = PerLoop()
 
-    def take(self, deadline: Deadline) -> Release | None:
-        """Wait for a place and return what gives it back; None when the deadline came first."""
-        places = self._threads.get(forks.generation) or self._threads.setdefault(
-            forks.generation, threading.BoundedSemaphore(self.limit)
-        )
-        if places.acquire(blocking=False) or places.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX)):
-            return places.release
-        return None
+    def take(self, turn: Turn) -> Place | None:
+        """A place, as soon as one is free; None when none was in time."""
+        places = self._threads.get(forks.generation) or self._threads.setdefault(forks.generation, _Places(self.limit))
+        if places.take(turn):
+            return Place(places, 0.0)
+        came = threading.Event()
+        waiter = _Waiter(turn, came.set)
+        try:
+            places.join(waiter)
+            while not waiter.granted and (seconds := places.seconds_left(turn)) > 0:
+                came.wait(min(seconds, threading.TIMEOUT_MAX))
+        except BaseException:
+            places.give_up(waiter)
+            raise
+        return places.leave(waiter)
 
-    async def atake(self, deadline: Deadline) -> Release | None:
+    async def atake(self, turn: Turn) -> Place | None:
         """Like `take`, for a coroutine."""
         places = self._loops.get()
         if places is None:
-            places = self._loops.put(asyncio.BoundedSemaphore(self.limit))
-        if not places.locked():
-            await places.acquire()
-            return places.release
+            places = self._loops.put(_Places(self.limit))
+        if places.take(turn):
+            return Place(places, 0.0)
+        came = asyncio.Event()
+        waiter = _Waiter(turn, partial(_call_in, asyncio.get_running_loop(), came.set))
         try:
-            async with asyncio.timeout(deadline.remaining()):
-                await places.acquire()
-        except TimeoutError:
+            places.join(waiter)
+            while not waiter.granted and (seconds := places.seconds_left(turn)) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await came.wait()
+        except BaseException:
+            places.give_up(waiter)
+            raise
+        return places.leave(waiter)
+
+
+class _Waiter:
+    __slots__ = ("came", "granted", "turn", "wake")
+
+    def __init__(self, turn: Turn, wake: Callable[[], object]) -> None:
+        self.turn = turn
+        self.wake = wake
+        self.came: float = time.monotonic()
+        self.granted: bool = False
+
+
+class _Places:
+    """A place that is given back goes to the one that is next, so that nobody overtakes."""
+
+    def __init__(self, limit: int) -> None:
+        # A finalizer may give a place back while its own thread is in here.
+        self._lock = threading.RLock()
+        self._free = limit
+        self._first: deque[_Waiter] = deque()
+        self._others: deque[_Waiter] = deque()
+        #: By then each call that holds a place should be over.
+        self._over_at = 0.0
+
+    def take(self, turn: Turn) -> bool:
+        with self._lock:
+            if self._free == 0:
+                return False
+            self._free -= 1
+            self._lend(turn)
+            return True
+
+    def join(self, waiter: _Waiter) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                self._grant(waiter)
+            else:
+                (self._first if waiter.turn.first else self._others).append(waiter)
+
+    def give(self) -> None:
+        with self._lock:
+            queue = self._first or self._others
+            if queue:
+                self._grant(queue.popleft())
+            else:
+                self._free += 1
+
+    def leave(self, waiter: _Waiter) -> Place | None:
+        """The place of one that waits no longer; None when it has not got one."""
+        with self._lock:
+            if waiter.granted:
+                return Place(self, time.monotonic() - waiter.came)
+            with suppress(ValueError):
+                (self._first if waiter.turn.first else self._others).remove(waiter)
             return None
-        return places.release
+
+    def give_up(self, waiter: _Waiter) -> None:
+        """End a wait that was broken off, also where a place has just come."""
+        place = self.leave(waiter)
+        if place is not None:
+            place.give_back()
+
+    def seconds_left(self, turn: Turn) -> float:
+        """How long it makes sense to wait, as far as is known now."""
+        return min(turn.until, self._over_at + _TO_GIVE_BACK_SECONDS) - time.monotonic()
+
+    def _grant(self, waiter: _Waiter) -> None:
+        waiter.granted = True
+        self._lend(waiter.turn)
+        waiter.wake()
+
+    def _lend(self, turn: Turn) -> None:
+        self._over_at = max(self._over_at, time.monotonic() + turn.seconds)
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    # Whoever waited in a loop that is closed has left.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)

@@ -5,6 +5,7 @@ Names are looked up, and addresses tried, within the deadline; a backend that is
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -182,7 +183,12 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.AsyncNetworkStream:
-        return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        except asyncio.CancelledError:
+            # The stream underneath closes itself after an Exception only.
+            await self._stream.aclose()
+            raise
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -199,7 +205,7 @@ async def _received(stream: anyio.abc.ByteStream, max_bytes: int) -> bytes:
 
 
 def _note(part: bytes) -> None:
-    if not part.startswith(_TO_A_PROXY):
+    if part and not part.startswith(_TO_A_PROXY):
         note_sent()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.heads import Head
-from llm_connect.calling.slots import Release, Slots
+from llm_connect.calling.slots import Place, Slots, Turn
 from llm_connect.core.exceptions import LLMConnectionError, LLMTimeoutError
 from llm_connect.core.holds import Hold
 from llm_connect.core.terms import Terms
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Reserve:
-    """A hold on the terms of the call, under its arrival number."""
+    """A hold on the terms of the call, under its arrival number; if it has to wait, after the place was given back."""
 
     terms: Terms
     arrival: int | None
+    place: Place
 
     def run(self) -> Hold:
         asked = self.terms
@@ -36,7 +37,7 @@ class Reserve:
         return await aadmit(asked.tracker, asked.demand, asked.facts, **self._place())
 
     def _place(self) -> dict[str, Any]:
-        return {"arrival": self.arrival, **self.terms.place}
+        return {"arrival": self.arrival, "before_waiting": self.place.give_back, **self.terms.place}
 
 
 @dataclass(slots=True)
@@ -67,16 +68,27 @@ class Booked:
 
 @dataclass(slots=True)
 class TakeSlot:
-    """A place among the adapter's concurrent requests; None when the deadline came first."""
+    """A place among the adapter's concurrent requests, or why there was none."""
 
     slots: Slots
-    deadline: Deadline
+    turn: Turn
+    limit: str = "max_queue_seconds"
 
-    def run(self) -> Release | None:
-        return self.slots.take(self.deadline)
+    def run(self) -> Place | Failure:
+        return self.slots.take(self.turn) or self._failure()
 
-    async def arun(self) -> Release | None:
-        return await self.slots.atake(self.deadline)
+    async def arun(self) -> Place | Failure:
+        return await self.slots.atake(self.turn) or self._failure()
+
+    def _failure(self) -> Failure:
+        if time.monotonic() >= self.turn.until:
+            what = "no place came free among the adapter's concurrent requests"
+            return timed_out(what, maybe_billed=False, limit=self.limit)
+        message = (
+            "Every place among the adapter's concurrent requests is held by a stream that is over its own deadline: "
+            "close streams, or raise max_concurrency."
+        )
+        return Failure(kind=LLMTimeoutError, message=message, maybe_billed=False)
 
 
 @dataclass(slots=True)

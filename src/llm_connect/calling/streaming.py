@@ -77,7 +77,7 @@ class StreamedCall(Call):
             None,
             Head(sent=not self.adapter.marks_sent),
         )
-        self._waiting_since = time.monotonic()
+        self._waiting_since, self._until_deadline = time.monotonic(), Patience(self.deadline)
         reply = yield Open(self.adapter, self.adapter.streamed(request), self._patience(), self._head)
         if isinstance(reply, Failure):
             return reply

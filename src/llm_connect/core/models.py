@@ -70,9 +70,11 @@ class RunConfig:
     max_tokens: limit of the output in tokens, thinking included; None means that none is sent.
     model_params: further parameters; portable keys such as `json_schema` are translated for each provider,
         keys that a provider does not know are refused.
-    timeout_seconds: a total over waiting, sending, reading and retries.
+    timeout_seconds: a total over waiting for budget, sending, reading and retries; not over `max_queue_seconds`.
     first_chunk_seconds: how long a stream may take from sending to its first text; None leaves it to `timeout_seconds`.
     idle_seconds: how long a stream may be without further text, once it has begun; None likewise.
+    max_queue_seconds: how long each attempt may wait for a place among the adapter's `max_concurrency` requests, which
+        does not count as `timeout_seconds`; None means as long as it takes.
     max_wait_seconds: how long each attempt may wait for budget; None means half of `timeout_seconds`.
     max_retries: further attempts after one that failed in a way that may pass.
     max_depth: how many more times this config may be delegated.
@@ -94,6 +96,7 @@ class RunConfig:
     timeout_seconds: float = 300.0
     first_chunk_seconds: float | None = None
     idle_seconds: float | None = None
+    max_queue_seconds: float | None = None
     max_wait_seconds: float | None = None
     max_retries: int = 2
     max_depth: int = 3
@@ -112,6 +115,7 @@ class RunConfig:
         check_number("timeout_seconds", self.timeout_seconds, above=0)
         check_number("first_chunk_seconds", self.first_chunk_seconds, above=0, optional=True)
         check_number("idle_seconds", self.idle_seconds, above=0, optional=True)
+        check_number("max_queue_seconds", self.max_queue_seconds, least=0, optional=True)
         check_number("max_wait_seconds", self.max_wait_seconds, least=0, optional=True)
         check_count("max_retries", self.max_retries, least=0)
         check_count("max_depth", self.max_depth, least=0)
@@ -172,6 +176,7 @@ _CARRIED = (
     "timeout_seconds",
     "first_chunk_seconds",
     "idle_seconds",
+    "max_queue_seconds",
     "max_wait_seconds",
     "max_retries",
     "when_short",

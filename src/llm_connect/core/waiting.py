@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 W = TypeVar("W", bound=Waiter)
 
 
+def _nothing() -> None:
+    """For a wait that nobody has to be told of."""
+
+
 def admit(
     tracker: BudgetTracker,
     demand: Demand,
@@ -27,10 +32,12 @@ def admit(
     deadline: float,
     arrival: int | None = None,
     replaces: Hold | None = None,
+    before_waiting: Callable[[], None] = _nothing,
 ) -> Hold:
     """A hold for `demand`, waiting in this thread until `deadline` on the monotonic clock.
 
-    It takes the place of the hold that it `replaces`, whether it has to wait or not.
+    It takes the place of the hold that it `replaces`, whether it has to wait or not. `before_waiting` is called if it
+    has to wait.
 
     Raises LLMBudgetExceededError; at once in a thread whose event loop runs, since waiting would block those that
     free the budget.
@@ -43,6 +50,8 @@ def admit(
     waiter = _waiter(ThreadWaiter, tracker, demand, facts, deadline, arrival)
     gate.queue(waiter, may_wait=not in_running_loop() and deadline > time.monotonic())
     try:
+        if waiter.waiting:
+            before_waiting()
         while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
             waiter.wait(seconds)
         if waiter.waiting:
@@ -61,18 +70,21 @@ async def aadmit(
     deadline: float,
     arrival: int | None = None,
     replaces: Hold | None = None,
+    before_waiting: Callable[[], None] = _nothing,
 ) -> Hold:
     """Like `admit`, waiting in this task; a cancelled wait leaves no trace."""
     gate, worker = tracker.gate, tracker.gate.worker
     gate.raise_owed()
     if worker is not None:
-        return await _aadmit(gate, worker, tracker, demand, facts, deadline, arrival, replaces)
+        return await _aadmit(gate, worker, tracker, demand, facts, deadline, arrival, replaces, before_waiting)
     hold = gate.admit(tracker, demand, facts, replaces)
     if hold is not None:
         return hold
     waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
     gate.queue(waiter, may_wait=deadline > time.monotonic())
     try:
+        if waiter.waiting:
+            before_waiting()
         while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
             await waiter.wait(seconds)
         if waiter.waiting:
@@ -92,6 +104,7 @@ async def _aadmit(
     deadline: float,
     arrival: int | None,
     replaces: Hold | None,
+    before_waiting: Callable[[], None],
 ) -> Hold:
     """The same, with each operation done by the worker of the gate, which looks after windows, too."""
     hold = await worker.run(gate.admit, tracker, demand, facts, replaces)
@@ -101,6 +114,7 @@ async def _aadmit(
     try:
         await worker.run(partial(gate.queue, waiter, may_wait=deadline > time.monotonic()))
         if waiter.waiting:
+            before_waiting()
             await waiter.wait(deadline - time.monotonic())
         return await worker.run(gate.take, waiter)
     except BaseException:

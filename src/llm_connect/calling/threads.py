@@ -1,0 +1,85 @@
+"""Work that blocks, in threads that can be left behind: no call, no event loop and no interpreter waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from llm_connect.core import forks
+
+T = TypeVar("T")
+
+_LONGEST_WAIT_BEFORE_FORK_SECONDS = 30.0
+
+
+def in_thread(work: Callable[[], T]) -> Future[T]:
+    """Begin `work` in a thread of its own."""
+    future: Future[T] = Future()
+    threading.Thread(target=_answer, args=(future, work), name="llm-connect", daemon=True).start()
+    return future
+
+
+async def known(future: Future[T]) -> T:
+    """What `future` comes to, for a coroutine; cancelled, it lets the work go on."""
+    if not future.done():
+        there = asyncio.Event()
+        future.add_done_callback(partial(_tell, asyncio.get_running_loop(), there))
+        await there.wait()
+    return future.result()
+
+
+class Once:
+    """Work that is done once for all threads and loops that ask at the same time; again, once it has failed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: tuple[int, Future[Any]] | None = None
+
+    def begin(self, work: Callable[[], None]) -> Future[None]:
+        """The work that is under way, or that begins now."""
+        with self._lock:
+            if self._under_way is None or self._under_way[0] != forks.generation or self._under_way[1].done():
+                self._under_way = (forks.generation, in_thread(partial(_unforked, work)))
+            return self._under_way[1]
+
+
+def _answer(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, there: asyncio.Event, _: Future[Any]) -> None:
+    # The loop may be closed by now.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(there.set)
+
+
+#: Work during which no process is forked: in the fork, what it has locked would stay locked.
+_unfit_to_fork: dict[int, Future[None]] = {}
+
+
+def _unforked(work: Callable[[], None]) -> None:
+    ended: Future[None] = Future()
+    _unfit_to_fork[threading.get_ident()] = ended
+    try:
+        work()
+    finally:
+        del _unfit_to_fork[threading.get_ident()]
+        ended.set_result(None)
+
+
+def _before_fork() -> None:
+    others = [ended for thread, ended in list(_unfit_to_fork.items()) if thread != threading.get_ident()]
+    wait(others, _LONGEST_WAIT_BEFORE_FORK_SECONDS)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
