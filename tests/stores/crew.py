@@ -168,6 +168,16 @@ def interrupted(number: int, url: str) -> dict[str, Any]:
     return {"granted": granted, "unknown": unknown, "foreign": foreign, "signals": signals()}
 
 
+def holder(number: int, url: str) -> int:
+    """Spends 3, waits to be told to go on, spends 2, and says what is spent."""
+    budget = open_budget(url)
+    budget.consume(3)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    budget.consume(2)
+    return budget.snapshot().spent.tokens
+
+
 def crowd(number: int, url: str, tokens: int, threads: int) -> None:
     """Holds so many tokens in each of so many threads, without pause, until it is killed."""
     budget = open_budget(url)

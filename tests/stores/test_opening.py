@@ -11,7 +11,8 @@ import pytest
 
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.price import Price
-from llm_connect.stores.opening import aopen_budget, open_budget, path_of
+from llm_connect.stores.opening import aopen_budget, open_budget
+from llm_connect.stores.urls import path_of
 
 
 def test_who_joins_says_the_same_limits_or_none(url: str) -> None:
@@ -83,3 +84,42 @@ def test_urls_are_those_of_sqlalchemy() -> None:
     """Three slashes before a path from here, four before an absolute one."""
     assert path_of("sqlite:///budget.db") == os.path.join(os.path.realpath(os.getcwd()), "budget.db")
     assert path_of("sqlite:////tmp/budget.db") == os.path.realpath("/tmp/budget.db")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("budget.db", "did you mean sqlite:///budget.db?"),
+        ("/var/lib/budget.db", "did you mean sqlite:////var/lib/budget.db?"),
+        ("sqlite://budget.db", "did you mean sqlite:///budget.db?"),
+        ("sqlite:budget.db", "did you mean sqlite:///budget.db?"),
+        ("sqlite3:///budget.db", "did you mean sqlite:///budget.db?"),
+        ("SQLite:///budget.db", "did you mean sqlite:///budget.db?"),
+        ("sqlite+aiosqlite:///budget.db", "did you mean sqlite:///budget.db?"),
+        ("file:budget.db", "did you mean sqlite:///budget.db?"),
+        ("file:///var/budget.db", "did you mean sqlite:////var/budget.db?"),
+        ("sqlite:///budget.db?timeout=5", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///budget.db#main", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///budget.db\n", "did you mean sqlite:///budget.db?"),
+        (" sqlite:///budget.db", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///budget\x00.db", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///~/budget.db", f"did you mean sqlite:///{os.path.expanduser('~/budget.db')}?"),
+        ("sqlite:///:memory:", "a budget in memory is BudgetTracker(total=...)"),
+        ("sqlite://", "a budget in memory is BudgetTracker(total=...)"),
+        (":memory:", "a budget in memory is BudgetTracker(total=...)"),
+        ("REDIS://localhost/0", "did you mean redis://localhost/0?"),
+        ("redis:localhost/0", "did you mean redis://localhost/0?"),
+        ("redis://localhost:6379/0\n", "did you mean redis://localhost:6379/0?"),
+        ("redis://localhost/0?timeout=5", "not timeout. How long"),
+        ("redis://localhost/0#x", "not #. How long"),
+        ("postgresql://me:secret@localhost/budget", "no other store is known"),
+    ],
+)
+def test_a_url_that_is_written_otherwise(written: str, said: str, folder: Path, monkeypatch: Any) -> None:
+    """Nothing is opened by a guess; the error says how to write it, and no password (STORE-21)."""
+    monkeypatch.chdir(folder)
+    with pytest.raises(LLMConfigurationError) as caught:
+        open_budget(written, total=5)
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert list(folder.iterdir()) == []

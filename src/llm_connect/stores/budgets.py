@@ -68,7 +68,7 @@ def _gate(terms: Terms) -> StoreGate:
     """The gate of this process for a budget that has been made."""
     key = (terms.shown, terms.name)
     gate = _open.get(key)
-    if gate is None or gate.closed:
+    if gate is None or gate.closed or gate.gone:
         gate = _open[key] = terms.gate()
     return gate
 

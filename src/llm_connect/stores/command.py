@@ -16,12 +16,13 @@ from llm_connect.core.demand import CallFacts
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.units import plain
 from llm_connect.stores.budgets import forget_spending
-from llm_connect.stores.opening import path_of, terms_of
+from llm_connect.stores.opening import terms_of
 from llm_connect.stores.redis import report as redis_report
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.reports import Report
 from llm_connect.stores.sqlite.report import reading
 from llm_connect.stores.tables import cell, printable, table
+from llm_connect.stores.urls import path_of
 
 _UNITS = ("tokens", "calls", "usd")
 

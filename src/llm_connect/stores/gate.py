@@ -81,6 +81,11 @@ class StoreGate(Gate, ABC):
     def worker(self) -> StoreWorker:  # type: ignore[override]
         return self._worker
 
+    @property
+    def gone(self) -> bool:
+        """Whether the store has not the budget any more that was opened."""
+        return False
+
     @abstractmethod
     def begin(self) -> None:
         """Bring what is known up to date with the store."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import partial
@@ -18,12 +17,11 @@ from llm_connect.core.limits import checked_limits
 from llm_connect.core.periods import Period, checked_period
 from llm_connect.core.price import Price, checked_prices
 from llm_connect.stores.budgets import open_root
-from llm_connect.stores.redis.server import SCHEMES
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.terms import Terms
+from llm_connect.stores.urls import is_server, path_of
 
-_SQLITE = "sqlite:///"
 #: Arguments of earlier versions.
 _REMOVED = ("on_store_error", "slice_share")
 
@@ -43,6 +41,7 @@ def open_budget(
     sink: Sink | None = None,
     lease_seconds: float = 60.0,
     period: Period | None = None,
+    allow_eviction: bool = False,
     **removed: Never,
 ) -> BudgetTracker:
     """The budget of this name in a store: one cap for all processes that open it.
@@ -58,6 +57,8 @@ def open_budget(
         all; the period stays.
     lease_seconds: a process that holds budget says three times in this time that it is there. When it does not any
         more, what it had reserved is released, and what it had dispatched is presumed.
+    allow_eviction: a Redis server that throws keys away when it is full is refused unless this is True: with them
+        goes what was spent.
     The other arguments are those of `BudgetTracker`, and are this process's own, but for `on_unknown`, which the first
     says for all. Pickled, the tracker stays the same budget, and leaves its `sink` behind.
 
@@ -83,6 +84,7 @@ def open_budget(
         keep_entries=keep_entries,
         sink=sink,
         lease_seconds=lease_seconds,
+        allow_eviction=allow_eviction,
     )
     limits = checked_limits(total, total_calls, total_usd)
     return open_root(terms, limits, checked_period(period), on_unknown, change_limits=change_limits)
@@ -107,17 +109,6 @@ def _refuse(unknown: Mapping[str, object]) -> None:
 
 def terms_of(url: str, **details: Any) -> Terms:
     """The terms of a budget by the URL of its store. Raises LLMConfigurationError for another URL."""
-    if isinstance(url, str) and url.partition("://")[0] in SCHEMES:
+    if is_server(url):
         return ServerTerms(url=url, **details)
     return FileTerms(path=path_of(url), **details)
-
-
-def path_of(url: str) -> str:
-    """The absolute path of the file that a URL names. Raises LLMConfigurationError for another URL."""
-    if not isinstance(url, str) or not url.startswith(_SQLITE) or not url.removeprefix(_SQLITE):
-        begin = url.partition("://")[0] if isinstance(url, str) and "://" in url else type(url).__name__
-        raise LLMConfigurationError(
-            "The URL of a store is sqlite:/// and the path of a file, or redis://host:port/db; not one that begins "
-            f"with {begin!r}."
-        )
-    return os.path.realpath(url.removeprefix(_SQLITE))

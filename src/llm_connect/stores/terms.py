@@ -27,6 +27,8 @@ class Terms(ABC):
     keep_entries: int = 1000
     sink: Sink | None = None
     lease_seconds: float = 60.0
+    #: Whether a server may throw budgets away when it is full.
+    allow_eviction: bool = False
 
     @property
     def busy_seconds(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
     from llm_connect.core.limits import Limits
     from llm_connect.core.periods import Period
 
+_log = logging.getLogger("llm_connect")
+#: Servers that do not say what they throw away.
+_warned: set[str] = set()
 #: The number of the root of each budget.
 ROOT = 1
 _MAKE = """
 if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('HGET', KEYS[1], 'schema') end
 redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'counts', struct.pack('<i8i8i8i8', 1, 1, 0, 0), 'on_unknown', ARGV[2],
-  'name', ARGV[3])
+  'name', ARGV[3], 'born', ARGV[6])
 redis.call('HSET', KEYS[2], 1, ARGV[4])
 redis.call('ZADD', KEYS[3], 1, 1)
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[4], 1, ARGV[5]) end
@@ -37,11 +42,11 @@ def gate_of(terms: ServerTerms) -> RedisGate:
     """A gate of a budget that has been made."""
     keys = Keys(terms.name)
     with closing(Server(terms.url, terms.busy_seconds)) as server:
-        schema, on_unknown = server.call("HMGET", keys.of("meta"), "schema", "on_unknown")
+        schema, on_unknown, born = server.call("HMGET", keys.of("meta"), "schema", "on_unknown", "born")
     if schema is None:
         raise LLMStoreError(f"{terms.shown} has no budget {terms.name!r}: open_budget makes it.", store=terms.shown)
     check_schema(terms, schema.decode())
-    return RedisGate(terms, on_unknown.decode(), ROOT)
+    return RedisGate(terms, on_unknown.decode(), ROOT, born or b"")
 
 
 def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
@@ -53,10 +58,30 @@ def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: 
     with closing(Server(terms.url, terms.busy_seconds)) as server:
         window = "" if period is None else window_text(Window(period, clock_of(server)))
         state = packed_state(new_state(ROOT, closed=False, limits=limits, window=bool(window)))
-        made = server.call("EVAL", _MAKE, 4, *names, SCHEMA, on_unknown, terms.name, state, window).decode()
+        _check_eviction(server, terms)
+        born = secrets.token_hex(8)
+        made = server.call("EVAL", _MAKE, 4, *names, SCHEMA, on_unknown, terms.name, state, window, born).decode()
     if made != "made":
         check_schema(terms, made)
     return bool(made == "made")
+
+
+def _check_eviction(server: Server, terms: ServerTerms) -> None:
+    """Refuse a server that throws budgets away when it is full; one that does not say so is logged, once."""
+    if terms.allow_eviction:
+        return
+    try:
+        _, policy = server.call("CONFIG", "GET", "maxmemory-policy")
+    except LLMStoreError as error:
+        if terms.shown not in _warned:
+            _warned.add(terms.shown)
+            _log.warning("Whether %s throws budgets away when it is full cannot be seen: %s", terms.shown, error)
+        return
+    if policy != b"noeviction":
+        raise LLMConfigurationError(
+            f"{terms.shown} throws keys away when it is full (maxmemory-policy {policy.decode()}), and with them what "
+            "budgets have spent: set maxmemory-policy noeviction, or accept it with allow_eviction=True."
+        )
 
 
 def check_schema(terms: ServerTerms, schema: str) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llm_connect.stores.redis.state import RedisState
 
 #: How many arguments of the script come before the texts.
-_BEFORE = 5
+_BEFORE = 6
 
 
 class StepChanges(Changes):

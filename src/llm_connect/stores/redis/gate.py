@@ -121,6 +121,8 @@ class WaitingGate(RedisState):
             self.changes.add_slice(child, "", None)
 
     def tick(self) -> float:
+        if self.gone:
+            return self.leases.pause
         try:
             now, due = time.monotonic(), self.leases.due
             waits = self._line.busy_here and (

@@ -10,7 +10,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 
-SCHEMES = ("redis", "rediss", "unix")
+#: What may be asked of redis-py behind a question mark.
+_OPTIONS = {"db", "username", "password"} | {
+    f"ssl_{option}"
+    for option in ("keyfile", "certfile", "cert_reqs", "ca_certs", "ca_path", "ca_data", "check_hostname", "password")
+}
 _PAUSE_SECONDS = 0.02
 
 
@@ -143,6 +147,12 @@ def part_of(part: Any) -> bytes:
 
 def _check(url: str) -> None:
     parts = urlsplit(url)
+    unknown = {*parse_qs(parts.query, keep_blank_values=True)} - _OPTIONS
+    if parts.fragment or unknown:
+        raise LLMConfigurationError(
+            "The URL of a Redis store takes db, username, password and the ssl_ options of redis-py, and no fragment: "
+            f"not {', '.join(sorted(unknown)) or '#'}. How long it is waited for follows from lease_seconds."
+        )
     if parts.scheme != "unix" and not parts.path.strip("/").isdigit() and parts.path.strip("/"):
         raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, and db a number.")
 

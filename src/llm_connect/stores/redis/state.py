@@ -38,7 +38,7 @@ from llm_connect.stores.redis.windows import windows_in
 _HEAD = struct.Struct("<BqqqqII")
 _SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.lua").read_text("utf-8")
 #: How many parts of a command are the same for all steps, but for one.
-_HEAD_PARTS = 3 + len(NAMES) + 4 - 1
+_HEAD_PARTS = 3 + len(NAMES) + 5 - 1
 #: What sums beyond the last kind, or label, count under.
 _OTHERS = text_of([OTHERS, OTHERS, OTHERS])
 
@@ -54,8 +54,11 @@ class RedisState(StoreGate):
     books: ServerBooks
     _line: RevisableLine
 
-    def __init__(self, terms: ServerTerms, on_unknown: OnUnknown, root: int) -> None:
+    def __init__(self, terms: ServerTerms, on_unknown: OnUnknown, root: int, born: bytes) -> None:
         super().__init__(terms, on_unknown, root, ServerClock())
+        self._born = born
+        #: Why the server has not the budget any more that was opened.
+        self._gone: LLMStoreError | None = None
         self.keys: Keys = Keys(terms.name)
         self.changes = StepChanges(self)
         self.leases = ServerLeases(self, terms.lease_seconds)
@@ -79,6 +82,8 @@ class RedisState(StoreGate):
         # Not in `__del__`: with the gate the socket would be collected, and complain that nobody has closed it.
         weakref.finalize(self, self.server.close).atexit = False
         self._connected = self._steps = self._epoch = 0
+        #: The number of the last step that stands there as written by this process; 0 when none does.
+        self._last = 0
         self._sent = None
         self._arriving = threading.Lock()
         self._arrived = 0
@@ -86,6 +91,10 @@ class RedisState(StoreGate):
         self._head = b""
         #: Leases that were over when the server was asked last.
         self._over: list[str] = []
+
+    @property
+    def gone(self) -> bool:
+        return self._gone is not None
 
     def arrive(self) -> int:
         """The moment, by the clock of the server, so that it orders the callers of all processes."""
@@ -104,6 +113,8 @@ class RedisState(StoreGate):
 
     def begin(self) -> None:
         try:
+            if self._gone is not None:
+                raise LLMStoreError(str(self._gone), store=self._gone.store)
             if self._sent is not None:
                 self._learn_what_became(self._sent)
             self.fresh = False
@@ -133,6 +144,10 @@ class RedisState(StoreGate):
         self._sent = step
         outcome, first = self._send(step)
         if outcome == "ok":
+            if "over" not in step:
+                self._last = step["number"]
+            elif "own" in step:
+                self._last = 0
             self.changes.written(first)
             self.trackers.commit()
         else:
@@ -172,7 +187,7 @@ class RedisState(StoreGate):
         self.books.undo()
         self.books.learned.become(dict(self._learned_before))
         if isinstance(error, _Lost):
-            self.leases.lost()
+            self._lose_lease()
         for hold in missing:
             hold.lease = Lease("", 0.0)
         self.stale = True
@@ -189,6 +204,8 @@ class RedisState(StoreGate):
             step["fresh"] = True
         self._steps += 1
         step["number"] = self._steps
+        if self._last:
+            step["last"] = self._last
         return step
 
     def _ask(self) -> None:
@@ -196,7 +213,7 @@ class RedisState(StoreGate):
         while True:
             outcome, _ = self._send({})
             if outcome == "lost":
-                self.leases.lost()
+                self._lose_lease()
             elif outcome != "ok":
                 raise self._failure(outcome)
             self.fresh, self.stale = True, False
@@ -211,6 +228,11 @@ class RedisState(StoreGate):
         self.waiters.read(self._line)
         if self._windowed:
             self.roll()
+
+    def _lose_lease(self) -> None:
+        """Others have ended the own lease, and with it went what it had written last."""
+        self.leases.lost()
+        self._last = 0
 
     def _end_over(self) -> bool:
         """End the leases that are over; False when another process was faster."""
@@ -261,7 +283,10 @@ class RedisState(StoreGate):
         def command(again: bool) -> bytes:
             renewed = self.server.connected != self._connected
             self._connected = self.server.connected
-            step["seen"] = 0 if renewed or self.trackers.stamp is None else self.trackers.stamp
+            known = self.trackers.stamp or 0
+            step["seen"] = 0 if renewed else known
+            if renewed and known:
+                step["known"] = known
             if again:
                 step["again"] = True
             texts = self.changes.texts if "number" in step else ()
@@ -281,7 +306,7 @@ class RedisState(StoreGate):
         """Load the script; what a step begins with."""
         digest = self.server.call("SCRIPT", "LOAD", _SCRIPT)
         keys = self.keys.all
-        head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel, SCHEMA, self.client, _OTHERS)
+        head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel, SCHEMA, self.client, _OTHERS, self._born)
         return b"".join(map(part_of, head))
 
     def _roll(self) -> None:
@@ -313,8 +338,14 @@ class RedisState(StoreGate):
             return Again()
         if outcome == "large":
             return LLMConfigurationError(f"A figure is too large for a budget in Redis, which counts up to {MOST:,}.")
+        if outcome in _LASTING:
+            self._gone = LLMStoreError(
+                f"The budget store {self.terms.shown} cannot be used: {_LASTING[outcome]}. Open the budget again to go "
+                "on with what is there now.",
+                store=self.terms.shown,
+            )
+            return self._gone
         said = {
-            "gone": f"it has no budget {self.terms.name!r} any more",
             "schema": f"budget {self.terms.name!r} is of another version of llm-connect",
             "unknown": f"it has lost a tracker of budget {self.terms.name!r}",
         }
@@ -350,6 +381,14 @@ class RedisState(StoreGate):
         self._windows.look_again()
         self.waiters.leave_to_parent()
         self._start()
+
+
+#: What a process has to open the budget anew for.
+_LASTING = {
+    "gone": "it has lost the budget",
+    "other": "it has lost the budget, and another one was made there since",
+    "older": "it has lost steps, after a failover or from a backup, and may have forgotten what was spent",
+}
 
 
 class _Missing(Again):

@@ -1,7 +1,7 @@
 -- One step of a process on a budget: all of it is written, or nothing.
 --
 -- KEYS are those of `keys.py`, in its order. ARGV has the channel, the schema, who asks, what sums beyond the last kind
--- count under, the step as `changes.py` writes it down, and the texts that it has the places of.
+-- count under, by what the budget is told from another of its name, the step as `changes.py` writes it down, and the texts that it has the places of.
 -- The reply of a step that was not written is one word, which says why. That of others begins with figures, as HEAD has them:
 -- whether the lease of who asks stands, the time in milliseconds, the number of the last change, that of the last change that
 -- concerns everybody, the number of the first entry that was written, how many leases are over (when the step only asks), and
@@ -10,7 +10,7 @@
 -- its number and the window; and when that has changed, who waits.
 local META, TRACKERS, CHANGED, HOLDS, LEASES, OWNERS, LEDGER = unpack(KEYS, 1, 7)
 local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, WINDOWS, WAITERS, LASTS = unpack(KEYS, 8, 16)
-local CHANNEL, SCHEMA, CLIENT, OTHERS = unpack(ARGV, 1, 4)
+local CHANNEL, SCHEMA, CLIENT, OTHERS, BORN = unpack(ARGV, 1, 5)
 local MOST = 9007199254740991 -- what a number of Lua counts exactly
 local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
 -- Of a tracker: number, closed, how long the name of the lease is that keeps a slice open, the number of the step that has
@@ -29,18 +29,19 @@ local HEAD = '<Bi8i8i8i8i4i4'
 local NOTHING, NONE = {0, 0, 0}, {}
 local call, pack, unpacked = redis.call, struct.pack, struct.unpack
 
-local step = cjson.decode(ARGV[5])
+local step = cjson.decode(ARGV[6])
 local holds, lines, sets, new = step.holds or NONE, step.entries or NONE, step.set or NONE, step.new or NONE
 local over, corrects, late, left = step.over or NONE, step.correct or NONE, step.late or NONE, step.left or NONE
 local slices, windows, told = step.slices or NONE, step.windows or NONE, step.told or NONE
-local meta = call('HMGET', META, 'schema', 'counts')
+local meta = call('HMGET', META, 'schema', 'counts', 'born')
 if not meta[1] then return 'gone' end
 if meta[1] ~= SCHEMA then return 'schema' end
+if (meta[3] or '') ~= BORN then return 'other' end
 local stamp, epoch, entries, waiting = unpacked(COUNTS, meta[2])
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local seen, states, written = step.seen, {}, {}
-if seen > stamp then seen = 0 end
+if (step.known or seen) > stamp then return 'older' end
 local stale = seen ~= stamp
 
 -- All that wait, a line each; those whose time is over are forgotten.
@@ -104,6 +105,11 @@ for at = 1, #over do
   if not ends or (tonumber(ends) > now and not step.own) then return 'again' end
 end
 
+-- Another state was restored when it lacks what this process has written; only what its lost lease has left is taken away.
+if stale and step.last then
+  local last = call('HGET', LASTS, CLIENT)
+  if not last or unpacked(LAST, last) < step.last then return 'older' end
+end
 if stale and step.number and step.epoch ~= epoch then return 'again' end
 for at = 1, #holds do
   local hold = holds[at]

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from llm_connect.stores.sqlite.identity import Identity, close
 from llm_connect.stores.sqlite.state import TransactionalGate
 
 
@@ -29,14 +30,14 @@ class SqliteGate(TransactionalGate):
             return
         lease = self.leases.own
         if self._worker.running:
-            self._worker.put(partial(_say_farewell, connection, None if lease is None else lease.number))
+            self._worker.put(partial(_say_farewell, connection, self._file, None if lease is None else lease.number))
             self._worker.put_end()
         else:
-            connection.close()
+            close(connection, self._file)
 
 
-def _say_farewell(connection: sqlite3.Connection, lease: int | None) -> None:
+def _say_farewell(connection: sqlite3.Connection, file: Identity, lease: int | None) -> None:
     """Close the file of a gate that nobody has any more; so nobody has a hold of it either."""
     with suppress(sqlite3.Error):
         connection.execute("DELETE FROM leases WHERE id = ? AND id NOT IN (SELECT lease FROM holds)", (lease,))
-    connection.close()
+    close(connection, file)

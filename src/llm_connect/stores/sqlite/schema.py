@@ -185,6 +185,14 @@ def read_only(path: str) -> sqlite3.Connection:
     return connection
 
 
+def peek(path: str) -> sqlite3.Connection:
+    """A connection that reads the file as it is without its log. Raises sqlite3.Error.
+
+    Only SQLite itself may open the file: closing it otherwise would let go the locks of the other connections.
+    """
+    return sqlite3.connect(f"file:{quote(path)}?immutable=1", uri=True, isolation_level=None, timeout=0)
+
+
 def begin(connection: sqlite3.Connection, busy_seconds: float) -> None:
     """Begin a transaction that writes. Raises sqlite3.Error when others keep the file busy for longer."""
     try:

@@ -16,6 +16,7 @@ from llm_connect.core.ledger import Ledger
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.processes import keep_for_parent
 from llm_connect.stores.sqlite.changes import FileChanges
+from llm_connect.stores.sqlite.identity import Identity, close
 from llm_connect.stores.sqlite.leases import FileLeases
 from llm_connect.stores.sqlite.ledger import FileBooks, FileLedger
 from llm_connect.stores.sqlite.rows import OTHERS, read_learned, write_learned
@@ -54,6 +55,8 @@ class TransactionalGate(StoreGate):
         self.ledger: Ledger = FileLedger(terms.keep_entries, self)
         self._books = self.books = FileBooks(self, self._staged, terms.sink)
         self._learned = self._books.learned.factors
+        #: The file that was opened, so that no other is taken for it.
+        self._file = Identity(terms.path)
         #: What `PRAGMA data_version` said last: it changes when another process has written.
         self._version: int | None = None
 
@@ -76,11 +79,18 @@ class TransactionalGate(StoreGate):
             connection = self._connection = connect(self.terms.path, self.terms.busy_seconds)
         return connection
 
+    @property
+    def gone(self) -> bool:
+        return self._file.lost
+
     def begin(self) -> None:
         try:
             self.books.begin()
+            if self._file.lost:
+                self._file.check()
             connection = self.connection
             begin(connection, self.terms.busy_seconds)
+            self._file.check()
             version = _data_version(connection)
             if version != self._version:
                 self._version = version
@@ -104,6 +114,8 @@ class TransactionalGate(StoreGate):
         except BaseException as error:
             self.roll_back(error)
             raise
+        if self.books.last_id is not None:
+            self._file.note_entry(self.books.last_id)
         if self.changes or self.trackers.inserted:
             self.trackers.commit()
         self.waiters.commit()
@@ -134,6 +146,7 @@ class TransactionalGate(StoreGate):
         lease, budget = self.leases.own, self.budget
         others = connection.execute(OTHERS, (None if lease is None else lease.number, budget, budget))
         self.books.last_id, stands, learned, waiters = others.fetchone()
+        self._file.check_entry(self.books.last_id)
         self.leases.taken = lease is not None and not stands
         self.trackers.refresh()
         self._windows.look_again()
@@ -169,12 +182,15 @@ class TransactionalGate(StoreGate):
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            if self._file.lost:
+                self.disconnect()
         except sqlite3.Error:
-            self._connection = None
-            connection.close()
+            self.disconnect()
 
     def tick(self) -> float:
         """What the worker does now and then: what is left to do, the lease, and a look at what others have done."""
+        if self.gone:
+            return self.leases.pause
         try:
             if self._notes or self.leases.due or (self._line.busy_here and self._may_let_in()):
                 with self._lock:
@@ -208,9 +224,11 @@ class TransactionalGate(StoreGate):
     def disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            close(connection, self._file)
+        self._file.forget_log()
 
     def leave_connection(self) -> None:
+        self._file.forget_log()
         if self._connection is not None:
             keep_for_parent(self._connection)
         self._connection = self._version = None

@@ -1,0 +1,69 @@
+"""URLs of stores: what they name, and how to write those that name nothing, or two things."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from llm_connect.core.exceptions import LLMConfigurationError
+
+_SQLITE = "sqlite:///"
+#: Schemes of URLs of a Redis server.
+SCHEMES = ("redis", "rediss", "unix")
+#: What comes before the path in other spellings of a budget file.
+_OTHER_SPELLINGS = re.compile(r"(sqlite[0-9]*|file)(\+\w+)?:(//)?", re.IGNORECASE)
+_FORMS = "The URL of a store is sqlite:/// and the path of a file, or redis://host:port/db"
+
+
+def is_server(url: object) -> bool:
+    """Whether a URL names a server. Raises LLMConfigurationError for one that has characters that no URL has."""
+    if not isinstance(url, str):
+        raise LLMConfigurationError(f"{_FORMS}; not of type {type(url).__name__}.")
+    clean = "".join(character for character in url if character.isprintable()).strip()
+    if clean != url:
+        raise LLMConfigurationError(f"{_FORMS}, without white space around it and line breaks in it: {meant(clean)}")
+    return url.partition("://")[0] in SCHEMES
+
+
+def path_of(url: str) -> str:
+    """The absolute path of the file that a URL names. Raises LLMConfigurationError for another URL."""
+    path = url.removeprefix(_SQLITE)
+    if path == url or path != _plain(path) or not path:
+        raise LLMConfigurationError(f"{_FORMS}; not {_begin(url)!r}: {meant(url)}")
+    return os.path.realpath(path)
+
+
+def meant(url: str) -> str:
+    """What somebody may have meant who wrote that."""
+    if any(url.lower().startswith(f"{scheme}:") for scheme in SCHEMES):
+        scheme, _, rest = url.partition(":")
+        return f"did you mean {scheme.lower()}://{_after_secrets(rest.lstrip('/'))}?"
+    other = _OTHER_SPELLINGS.match(url)
+    if other is None and "://" in url:
+        return "no other store is known."
+    path = url[other.end() :] if other else url
+    if other and other[3] and other[1].lower() != "file":
+        # Behind the place of a host there is a slash that is no part of the path.
+        path = path.removeprefix("/")
+    path = _plain(path)
+    if not path or path == ":memory:":
+        return "a budget in memory is BudgetTracker(total=...)."
+    return f"did you mean {_SQLITE}{path}?"
+
+
+def _plain(path: str) -> str:
+    """A path without what only looks like a part of it: options, a fragment, a folder of the user's own."""
+    path = re.split(r"[?#]", path, maxsplit=1)[0].strip()
+    if path.strip("/") == ":memory:":
+        return ":memory:" if path != ":memory:" else ""
+    return os.path.expanduser(path)
+
+
+def _begin(url: str) -> str:
+    """As much of a URL as may be shown: it may be one with a password."""
+    scheme, mark, rest = url.partition("://")
+    return f"{scheme}{mark}{_after_secrets(rest)}" if mark else url
+
+
+def _after_secrets(rest: str) -> str:
+    return rest.rpartition("@")[2]
