@@ -126,7 +126,7 @@ class EventReading:
     def _take(self, name: str | None, data: str, *, cut: bool) -> str:
         if self.ended:
             return ""
-        if data == _DONE or (name is not None and data.strip() == _DONE):
+        if data[:6] == _DONE and data.strip() == _DONE:
             self._blame_strays(self._unknown if words_of(self._unknown) else None)
             self._told_end = True
             return ""
@@ -144,9 +144,11 @@ class EventReading:
         if tells_of_error(event) and not event.get("error"):
             return self._fail(event)
         added = self._assembly.add(event)
-        if not added and not self._assembly.owns(event):
+        if added:
+            return self._characters.whole(added)
+        if not self._assembly.owns(event):
             self._unknown = event
-        return self._characters.whole(added)
+        return ""
 
     def _take_stray(self, name: str | None, data: str, *, cut: bool) -> str:
         """What is no object: lines of objects without empty lines between them, or no part of an answer."""
