@@ -112,6 +112,64 @@ def test_a_stream_is_the_whole_reply_in_pieces(wire: str, size: int) -> None:
     assert reading.whole
 
 
+def lines(*events: Any) -> bytes:
+    return b"".join(json.dumps(event).encode() + b"\n" for event in events)
+
+
+CHUNKS = (delta("hi "), delta("😀"), delta(None, finish_reason="stop"), {"choices": [], "usage": USAGE})
+PIECES = (piece("hi "), {**piece("😀", finishReason="STOP"), "usageMetadata": FIGURES})
+SPELLINGS: dict[str, tuple[str, bytes]] = {
+    "one line after the other": ("chat", b"".join(event[:-1] for event in chat(*CHUNKS)) + b"data: [DONE]\n"),
+    "blanks around the end": ("chat", b"".join(chat(*CHUNKS)) + b"data: [DONE]  \n\n"),
+    "objects in lines": ("chat", lines(*CHUNKS)),
+    "objects in lines that break as on Windows": ("chat", lines(*CHUNKS).replace(b"\n", b"\r\n")),
+    "objects in lines, of Gemini": ("gemini", lines(*PIECES)),
+    "objects in a list, of Gemini": ("gemini", json.dumps(PIECES, indent=1).encode()),
+    "several lines of data": (
+        "chat",
+        b"".join(
+            b"data: " + json.dumps(one, indent=1).encode().replace(b"\n", b"\ndata: ") + b"\n\n" for one in CHUNKS
+        ),
+    ),
+    "a whole message": (
+        "chat",
+        b"".join(
+            chat({**delta(None), "choices": [{"message": {"content": "hi 😀"}, "finish_reason": "stop"}]}, CHUNKS[-1])
+        ),
+    ),
+    "a whole message at the end, beside its pieces": (
+        "chat",
+        b"".join(
+            chat(*CHUNKS[:2], {"choices": [{"message": {"content": "hi 😀"}, "finish_reason": "stop"}]}, CHUNKS[-1])
+        ),
+    ),
+    "the same beside every piece": (
+        "chat",
+        b"".join(
+            chat(*({"choices": [{**one["choices"][0], "message": {"content": "x"}}]} for one in CHUNKS[:3]), CHUNKS[-1])
+        ),
+    ),
+    "other words for the finish": (
+        "chat",
+        b"".join(chat(*CHUNKS[:2], delta(None, finish_reason="eos_token"), CHUNKS[-1])),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+@pytest.mark.parametrize("size", [1, 50, 1 << 20])
+def test_a_stream_may_be_written_in_other_ways(name: str, size: int) -> None:
+    """What servers make of the standard is read as they mean it: the same text, finish and figures. (STREAM-1)"""
+    wire, body = SPELLINGS[name]
+    reading = MAKE[wire]()
+    text = read(reading, body, size)
+    answer = PARSE[wire](Reply(200, {}, reading.body))
+    assert isinstance(answer, Answer)
+    assert (text or answer.content, answer.content, answer.finish_reason) == ("hi 😀", "hi 😀", "stop")
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == 5
+
+
 @each_format
 def test_a_stream_without_its_end_is_not_whole(wire: str) -> None:
     """Cut before the model said that it had ended, an answer is not whole. (STREAM-8)"""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from llm_connect.core.checks import encodable
 from llm_connect.protocols.pages import words_of_page
-from llm_connect.protocols.wire import JSON, mapping, objects, shown, text
+from llm_connect.protocols.wire import JSON, loaded, mapping, objects, shown, text
 
 #: Where the words of an error stand, the most telling first.
 _WORDS = (
@@ -119,7 +119,7 @@ def read_error(said: object) -> SaidError:
 def said_in(body: bytes) -> object:
     """What the body of an error reply is: JSON, else the words of a text or a page."""
     try:
-        return json.loads(body)
+        return loaded(body)
     except (ValueError, RecursionError):
         return words_of_page(body)
 

@@ -7,11 +7,12 @@ and errors are read in one place, by the `parse` of the format.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Protocol
 
 from llm_connect.protocols.error_bodies import said_in, tells_of_error, words_of
 from llm_connect.protocols.sse import Event, EventStream
-from llm_connect.protocols.wire import JSON, loaded, mapping, text
+from llm_connect.protocols.wire import JSON, loaded, mapping, objects, text
 
 _DONE = "[DONE]"
 #: The names under which the events of an answer come; None is a line outside of events.
@@ -101,7 +102,7 @@ class EventReading:
     def end(self) -> list[str]:
         texts = self._added(self._events.end(), cut=True)
         if self._plain is not None:
-            texts += self._added(_lines_of_json(b"".join(self._plain)))
+            texts += self._added(_objects_of(b"".join(self._plain)))
         if not self.ended:
             self._blame_strays()
         return texts
@@ -218,10 +219,14 @@ def joined(piece: str) -> str:
     return piece.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
-def _lines_of_json(body: bytes) -> list[Event]:
-    """The lines of a body whose lines are objects (NDJSON); none of a body that is something else as a whole."""
-    lines = [line for line in body.decode("utf-8", "replace").splitlines() if line.strip()]
-    return [("", line) for line in lines] if len(lines) > 1 and all(map(_object, lines)) else []
+def _objects_of(body: bytes) -> list[Event]:
+    """The objects of a body that is a list of them, or has one in each line (NDJSON); none of any other body."""
+    written = body.decode("utf-8", "replace")
+    with suppress(ValueError, RecursionError):
+        whole = loaded(written)
+        return [("", json.dumps(one)) for one in objects(whole)] if isinstance(whole, list) else []
+    lines = [line for line in written.splitlines() if line.strip()]
+    return [("", line) for line in lines] if all(map(_object, lines)) else []
 
 
 def _object(data: str) -> JSON | None:
