@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from importlib import import_module
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args, overload
 
+from llm_connect.config.options import Provider
 from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.exceptions import LLMConfigurationError
+
+if TYPE_CHECKING:
+    from llm_connect.adapters.claude_code import ClaudeCodeAdapter
+    from llm_connect.adapters.gemini import GeminiAdapter
+    from llm_connect.adapters.openai import OpenAIAdapter
+    from llm_connect.adapters.openrouter import OpenRouterAdapter
+    from llm_connect.config.options import (
+        AdapterOptions,
+        ClaudeCodeOptions,
+        GeminiOptions,
+        MockOptions,
+        OpenAIOptions,
+        OpenRouterOptions,
+    )
+    from llm_connect.core.mock import MockLLMAdapter
 
 _ADAPTERS = {
     "claude-code": ("llm_connect.adapters.claude_code", "ClaudeCodeAdapter"),
@@ -18,9 +34,21 @@ _ADAPTERS = {
 }
 
 #: The names that `create_adapter` knows.
-PROVIDERS = tuple(sorted(_ADAPTERS))
+PROVIDERS: tuple[str, ...] = get_args(Provider)
 
 
+@overload
+def create_adapter(provider: Literal["claude-code"], **options: Unpack[ClaudeCodeOptions]) -> ClaudeCodeAdapter: ...
+@overload
+def create_adapter(provider: Literal["gemini"], **options: Unpack[GeminiOptions]) -> GeminiAdapter: ...
+@overload
+def create_adapter(provider: Literal["mock"], **options: Unpack[MockOptions]) -> MockLLMAdapter: ...
+@overload
+def create_adapter(provider: Literal["openai"], **options: Unpack[OpenAIOptions]) -> OpenAIAdapter: ...
+@overload
+def create_adapter(provider: Literal["openrouter"], **options: Unpack[OpenRouterOptions]) -> OpenRouterAdapter: ...
+@overload
+def create_adapter(provider: Provider, **options: Unpack[AdapterOptions]) -> LLMAdapter: ...
 def create_adapter(provider: str, **options: Any) -> LLMAdapter:
     """The adapter of a provider, made with the options of its constructor.
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args
 
 from llm_connect.core.accounts import Account, Own, Path
 from llm_connect.core.admission import Gate, OnUnknown
@@ -42,6 +42,7 @@ class _Unchanged:
 
 
 _UNCHANGED: Final = _Unchanged()
+_Limit = TypeVar("_Limit")
 
 
 class BudgetTracker(BudgetFigures):
@@ -328,7 +329,11 @@ class BudgetTracker(BudgetFigures):
         self.gate.watch(Threshold(self, part, callback))
 
     def set_limits(
-        self, *, total: Any = _UNCHANGED, total_usd: Any = _UNCHANGED, total_calls: Any = _UNCHANGED
+        self,
+        *,
+        total: int | _Unchanged | None = _UNCHANGED,
+        total_usd: int | str | float | Decimal | _Unchanged | None = _UNCHANGED,
+        total_calls: int | _Unchanged | None = _UNCHANGED,
     ) -> None:
         """Change limits of this tracker (None: no limit); what is left out stays. Waiting calls are looked at anew.
 
@@ -337,7 +342,7 @@ class BudgetTracker(BudgetFigures):
         if any(account.slice for account in self.own_accounts) or self._opens_as_slice:
             raise LLMConfigurationError("The limits of a slice are set aside: close it, and open another one.")
         given = (total, total_calls, total_usd)
-        checked = checked_limits(*(None if value is _UNCHANGED else value for value in given))
+        checked = checked_limits(_said(total), _said(total_calls), _said(total_usd))
         self.gate.change_limits(
             self,
             {
@@ -403,3 +408,7 @@ class BudgetTracker(BudgetFigures):
 
 def _check_wait(max_wait_seconds: float) -> None:
     check_number("max_wait_seconds", max_wait_seconds, least=0)
+
+
+def _said(limit: _Limit | _Unchanged) -> _Limit | None:
+    return None if isinstance(limit, _Unchanged) else limit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field
 from decimal import Decimal
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_count as check_count
@@ -56,6 +56,26 @@ class LLMResponse:
             "cost_source": self.cost_source,
             "metadata": dict(self.metadata),
         }
+
+
+class RunConfigFields(TypedDict, total=False):
+    """The fields of `RunConfig`, for those who pass some of them on; a test compares the two."""
+
+    model_name: str | None
+    system_prompt: str | None
+    temperature: float | None
+    max_tokens: int | None
+    model_params: Mapping[str, Any]
+    timeout_seconds: float
+    first_chunk_seconds: float | None
+    idle_seconds: float | None
+    max_wait_seconds: float | None
+    max_retries: int
+    max_depth: int
+    when_short: WhenShort
+    clamp_floor: int
+    budget_tracker: BudgetTracker | None
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +160,7 @@ class RunConfig:
         total: int | None = None,
         total_usd: int | str | float | Decimal | None = None,
         total_calls: int | None = None,
-        **fields: Any,
+        **fields: Unpack[RunConfigFields],
     ) -> RunConfig:
         """The config for a sub-agent: one level less, and with a limit a child budget of its own.
 

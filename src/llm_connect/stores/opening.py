@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import partial
-from typing import Any, Never, get_args
+from typing import Any, Never, TypedDict, Unpack, get_args
 
 from llm_connect.calling.trackers import BudgetTracker
 from llm_connect.core.admission import OnUnknown
@@ -90,7 +90,24 @@ def open_budget(
     return open_root(terms, limits, checked_period(period), on_unknown, change_limits=change_limits)
 
 
-async def aopen_budget(url: str, **details: Any) -> BudgetTracker:
+class BudgetOptions(TypedDict, total=False):
+    """The options of `open_budget`; a test compares the two."""
+
+    name: str
+    total: int | None
+    total_usd: int | str | float | Decimal | None
+    total_calls: int | None
+    change_limits: bool
+    prices: Mapping[str, Price] | None
+    on_unknown: OnUnknown
+    strict: bool
+    keep_entries: int
+    sink: Sink | None
+    lease_seconds: float
+    period: Period | None
+
+
+async def aopen_budget(url: str, **details: Unpack[BudgetOptions]) -> BudgetTracker:
     """Like `open_budget`, without blocking the event loop."""
     return await asyncio.to_thread(partial(open_budget, url, **details))
 

@@ -1,0 +1,65 @@
+"""The options of each adapter, for type checkers: `create_adapter` takes them by the name of the provider.
+
+A test compares them with the constructors.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+
+from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.counting import CountTokens
+from llm_connect.core.price import Price
+
+if TYPE_CHECKING:
+    import openai
+
+    from llm_connect.core.mock import Reply
+
+#: The names that `create_adapter` knows.
+Provider: TypeAlias = Literal["claude-code", "gemini", "mock", "openai", "openrouter"]
+
+
+class AdapterOptions(TypedDict, total=False):
+    """What all adapters take."""
+
+    model: str
+    budget_tracker: BudgetTracker | None
+    price: Price | None
+    count_tokens: CountTokens
+
+
+class ServiceOptions(AdapterOptions, total=False):
+    """What the adapters of a paid service take."""
+
+    api_key: str | None
+    base_url: str | None
+    max_concurrency: int
+
+
+class ClaudeCodeOptions(ServiceOptions, total=False):
+    cli_path: str | os.PathLike[str] | None
+    login: bool
+
+
+class GeminiOptions(ServiceOptions, total=False):
+    pass
+
+
+class MockOptions(AdapterOptions, total=False):
+    reply: Reply
+    prompt_tokens: int
+    completion_tokens: int
+    delay_seconds: float
+
+
+class OpenAIOptions(ServiceOptions, total=False):
+    api: Literal["chat_completions", "responses"]
+    client: openai.OpenAI | None
+    async_client: openai.AsyncOpenAI | None
+
+
+class OpenRouterOptions(ServiceOptions, total=False):
+    app_name: str | None
+    app_url: str | None
