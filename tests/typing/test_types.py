@@ -124,4 +124,4 @@ def test_what_create_adapter_takes_is_what_the_adapters_take(adapter: Any, table
 def test_create_adapter_has_a_type_for_each_provider() -> None:
     """Each provider has its own form of `create_adapter`, and there is one for all. (MODEL-11)"""
     providers = [form.__annotations__["provider"] for form in get_overloads(create_adapter)]
-    assert providers == [*(f'Literal["{name}"]' for name in PROVIDERS), "Provider"]
+    assert providers == [*(f"Literal[{name!r}]" for name in PROVIDERS), "Provider"]

@@ -18,7 +18,7 @@ from llm_connect.calling.asking import ask_for_count
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import Step
 from llm_connect.calling.heads import Head
-from llm_connect.calling.outcomes import end_hold, error_of, outcome_of, response_of
+from llm_connect.calling.outcomes import end_hold, error_of, outcome_of, read, response_of
 from llm_connect.calling.retry import pause_before_retry
 from llm_connect.calling.slots import Place, Turn
 from llm_connect.calling.steps import Booked, Dispatch, Pause, Reserve, Send, TakeSlot, timed_out
@@ -206,7 +206,7 @@ class Call:
     def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
         self._head = Head(sent=not self.adapter.marks_sent)
         reply = yield Send(self.adapter, request, self.deadline, self._head)
-        return reply if isinstance(reply, Failure) else outcome_of(lambda: self.adapter.read(reply))
+        return reply if isinstance(reply, Failure) else outcome_of(lambda: read(self.adapter, reply))
 
     def _pause_after(self, failure: Failure) -> float | None:
         """Seconds before the next attempt; None when there is to be none."""

@@ -15,11 +15,20 @@ from llm_connect.core.models import LLMResponse
 from llm_connect.core.price import Price, cost_of
 from llm_connect.core.units import nano_usd_of
 from llm_connect.core.usage import Usage
-from llm_connect.protocols.wire import Answer, Failure
+from llm_connect.protocols.wire import Answer, Failure, Reply
 
 if TYPE_CHECKING:
     from llm_connect.calling.flow import Call
     from llm_connect.calling.provider import ProviderAdapter
+
+
+def read(adapter: ProviderAdapter, reply: Reply) -> Answer | Failure:
+    """What `reply` says; the names in it are short and show no key."""
+    outcome = adapter.parse(reply)
+    request_id, model = adapter.scrubber.name(outcome.request_id), adapter.scrubber.name(outcome.model)
+    if (request_id, model) == (outcome.request_id, outcome.model):
+        return outcome
+    return replace(outcome, request_id=request_id, model=model)
 
 
 def end_hold(hold: Hold, outcome: Answer | Failure) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Literal, Self
 
@@ -200,14 +200,6 @@ class ProviderAdapter(LLMAdapter):
     @abstractmethod
     def parse(self, reply: Reply) -> Answer | Failure:
         """What `reply` says."""
-
-    def read(self, reply: Reply) -> Answer | Failure:
-        """What `reply` says, by `parse`; the names in it are short and show no key."""
-        outcome = self.parse(reply)
-        request_id, model = self.scrubber.name(outcome.request_id), self.scrubber.name(outcome.model)
-        if (request_id, model) == (outcome.request_id, outcome.model):
-            return outcome
-        return replace(outcome, request_id=request_id, model=model)
 
     @abstractmethod
     def send(self, request: Request, deadline: Deadline) -> Reply:

@@ -17,7 +17,7 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.flow import Call, Outcome
 from llm_connect.calling.heads import Head
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
-from llm_connect.calling.outcomes import end_cut, not_read, outcome_of, response_of
+from llm_connect.calling.outcomes import end_cut, not_read, outcome_of, read, response_of
 from llm_connect.calling.stream_drivers import StreamFlow, abandon, adrive_stream, drive_stream
 from llm_connect.calling.stream_steps import Close, Next, Open, Patience
 from llm_connect.core.budget import BudgetTracker
@@ -157,7 +157,7 @@ class StreamedCall(Call):
 
     def _parsed(self) -> Outcome:
         """What has come of the reply, as without streaming."""
-        return outcome_of(lambda: self.adapter.read(self._whole_reply()))
+        return outcome_of(lambda: read(self.adapter, self._whole_reply()))
 
     def _whole_reply(self) -> Reply:
         reply = self._reply
