@@ -28,6 +28,7 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_prompt
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
+from llm_connect.core.log import CLAMPED, CUT, RETRIED, tell
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd
@@ -95,11 +96,13 @@ class Call:
             if outcome is None:
                 continue
             if isinstance(outcome, Answer):
+                self._tell_of_a_cut(outcome)
                 return response_of(self, outcome)
             failure = outcome
             pause = self._pause_after(failure)
             if pause is None:
                 raise error_of(self, failure)
+            self._tell_of_a_retry(failure, pause)
             yield Pause(pause)
 
     def _warm_up(self) -> Generator[Step, Any, None]:
@@ -176,6 +179,9 @@ class Call:
         asked = terms(self.adapter, tracker, self.config, self.bound, time.monotonic(), self.deadline.at)
         assert self._place is not None
         hold: Hold = yield Reserve(asked, self._arrival, self._place)
+        if hold.max_tokens is not None and hold.max_tokens < self.bound.max_tokens:
+            facts = {"provider": hold.facts.adapter, "model": hold.model}
+            tell(CLAMPED, path=tracker.path, max_tokens=hold.max_tokens, asked=self.bound.max_tokens, **facts)
         return hold
 
     def _request(self, hold: Hold) -> Request:
@@ -226,6 +232,22 @@ class Call:
             return
         self._name(hold, self._head.request_id)
         hold.end_unsettled()
+
+    def _tell_of_a_retry(self, failure: Failure, pause: float) -> None:
+        tell(
+            RETRIED,
+            provider=self.adapter.provider,
+            model=self.model,
+            attempt=self.attempts,
+            error=failure.kind.__name__,
+            status=failure.details.get("status_code"),
+            seconds=pause,
+        )
+
+    def _tell_of_a_cut(self, answer: Answer) -> None:
+        limit = None if self.hold is None else self.hold.max_tokens
+        if answer.finish_reason == "length" and limit is not None and limit != self.config.max_tokens:
+            tell(CUT, provider=self.adapter.provider, model=self.model, max_tokens=limit)
 
     def _name(self, hold: Hold, request_id: str | None) -> None:
         """Let the ledger name the request, so that the provider can be asked later what became of it."""

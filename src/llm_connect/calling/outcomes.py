@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.bounds import utf8_bytes
 from llm_connect.core.exceptions import LLMError, LLMResponseError
 from llm_connect.core.holds import Ending, Hold
+from llm_connect.core.log import OVERRUN, tell_of_end
 from llm_connect.core.metering import log_unreadable, presumed_on_error
 from llm_connect.core.models import LLMResponse
 from llm_connect.core.price import Price, cost_of
@@ -67,7 +69,9 @@ def _settle_above(hold: Hold, outcome: Answer | Failure) -> None:
         nano_usd = max(nano_usd, price.at_most(most.prompt_tokens, most.completion_tokens, 1))
     if most.total_tokens > bound.tokens or nano_usd > bound.nano_usd:
         amount = bound.but(max(most.total_tokens, bound.tokens), None, nano_usd)
-        hold.tracker.gate.end(hold, Ending("settled", amount, most))
+        ending = Ending("settled", amount, most)
+        hold.tracker.gate.end(hold, ending)
+        tell_of_end(OVERRUN, hold, ending)
 
 
 def _with_bound(hold: Hold, least: Usage) -> Usage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
@@ -13,6 +12,7 @@ from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.ledger import LedgerEntry, Outcome
 from llm_connect.core.limits import checked_figures
+from llm_connect.core.log import IMPLAUSIBLE, OVERRUN, PRESUMED, tell, tell_of_end, tell_of_refusal
 from llm_connect.core.refusals import refusal_of
 from llm_connect.core.unbilled import not_billed
 from llm_connect.core.units import MOST, NOTHING, Amount, nano_usd_of, usd_of
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.price import Price
 
-_log = logging.getLogger("llm_connect")
 State: TypeAlias = Literal["reserved", "dispatched", "ended"]
 
 
@@ -165,7 +164,9 @@ class Hold:
         """Why the hold was given back before it was dispatched."""
         path, needed = self.tracker.accounts, self.demand.smallest
         never = hopeless(path, needed)
-        return refusal_of(path, self.demand, self.facts, "refused" if never is None else "never_fits", never)
+        error = refusal_of(path, self.demand, self.facts, "refused" if never is None else "never_fits", never)
+        tell_of_refusal(error)
+        return error
 
     def booked(self) -> None:
         """Return once its end is in the ledger: in a running event loop, a store's worker sees to that."""
@@ -210,12 +211,14 @@ class Hold:
             actual = actual.but(None, None, nano_usd)
         if max(actual) > MOST:
             # No store could count the sum of a few of them.
-            _log.warning("A call came to a figure above %s, which is not believed: its bound is presumed.", f"{MOST:,}")
+            tell(IMPLAUSIBLE, path=self.tracker.path, provider=self.facts.adapter, model=self.model, most=f"{MOST:,}")
             self.presume()
             return
         answered_by = model if model is None or model.isascii() else encodable(model)
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, answered_by))
         self.tracker.gate.end(self, ending)
+        if actual[0] > bound[0] or actual[2] > bound[2] > 0:
+            tell_of_end(OVERRUN, self, ending)
 
     def release(self) -> None:
         """Free all of it: nothing was sent, or the provider charges nothing for its reply."""
@@ -223,7 +226,8 @@ class Hold:
 
     def presume(self) -> None:
         """Book all of it, since the outcome is not known; `BudgetTracker.correct` amends it later."""
-        self.tracker.gate.end(self, Ending("presumed", self.bound))
+        if not self.ended:
+            self._end(Ending("presumed", self.bound))
 
     def end_unsettled(self) -> None:
         """Release what was not dispatched, presume what was; nothing when it has ended.
@@ -231,7 +235,11 @@ class Hold:
         With `BudgetTracker(on_unknown="release")`, what was dispatched is released as well.
         """
         if not self.ended:
-            self.tracker.gate.end(self, self._unsettled())
+            self._end(self._unsettled())
+
+    def _end(self, ending: Ending) -> None:
+        self.tracker.gate.end(self, ending)
+        tell_of_end(PRESUMED, self, ending)
 
     def _unsettled(self) -> Ending:
         presumed = self.dispatched and self.tracker.gate.on_unknown == "presume"

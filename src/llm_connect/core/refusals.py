@@ -13,6 +13,7 @@ from llm_connect.core.exceptions import (
     LLMBudgetNeverFitsError,
     LLMBudgetWaitError,
 )
+from llm_connect.core.log import tell_of_refusal
 from llm_connect.core.periods import moment_said
 from llm_connect.core.units import NOTHING, shown, usd_of
 from llm_connect.core.windows import now_on, opening
@@ -74,9 +75,18 @@ def refusal_of(
 def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
     """Raise because a strict budget admits no call whose bound is not proven."""
     account = path.levels[0][0]
-    raise LLMBudgetNeverFitsError(
+    _refuse(
+        account,
+        facts,
+        "unproven",
         f"Budget {account.path!r} is strict, and {_unproven(facts)}, or a budget without strict=True.",
-        reason="unproven",
+    )
+
+
+def _refuse(account: Account, facts: CallFacts, reason: BudgetReason, message: str) -> NoReturn:
+    error = LLMBudgetNeverFitsError(
+        message,
+        reason=reason,
         unit=account.unit,
         path=account.path,
         **_figures(account),
@@ -84,6 +94,8 @@ def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
         model=facts.model,
         booked=NOTHING,
     )
+    tell_of_refusal(error)
+    raise error
 
 
 def _kind(reason: BudgetReason) -> type[LLMBudgetExceededError]:
@@ -116,16 +128,7 @@ def refuse_unpriced(path: Path, facts: CallFacts) -> None:
     """Raise when an account of `path` limits USD: nothing is known of what the call may cost."""
     for account in path.units[USD]:
         if account.limit is not None:
-            raise LLMBudgetNeverFitsError(
-                _unpriced(account, facts),
-                reason="unpriced",
-                unit="usd",
-                path=account.path,
-                **_figures(account),
-                provider=facts.adapter,
-                model=facts.model,
-                booked=NOTHING,
-            )
+            _refuse(account, facts, "unpriced", _unpriced(account, facts))
 
 
 def _unpriced(account: Account, facts: CallFacts) -> str:

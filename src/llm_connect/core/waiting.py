@@ -12,6 +12,7 @@ from llm_connect.core.callers import own_holds
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.gates import BudgetGate, Worker
 from llm_connect.core.holds import Hold
+from llm_connect.core.log import told_of_a_wait
 from llm_connect.core.waiters import LoopWaiter, ThreadWaiter, Waiter
 
 if TYPE_CHECKING:
@@ -47,19 +48,20 @@ def admit(
     hold = gate.admit(tracker, demand, facts, replaces)
     if hold is not None:
         return hold
-    waiter = _waiter(ThreadWaiter, tracker, demand, facts, deadline, arrival)
-    gate.queue(waiter, may_wait=not in_running_loop() and deadline > time.monotonic())
-    try:
-        if waiter.waiting:
-            before_waiting()
-        while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
-            waiter.wait(seconds)
-        if waiter.waiting:
-            waiter.wait(deadline - time.monotonic())
-    except BaseException:
-        gate.abandon(waiter)
-        raise
-    return gate.take(waiter)
+    with told_of_a_wait(tracker.path):
+        waiter = _waiter(ThreadWaiter, tracker, demand, facts, deadline, arrival)
+        gate.queue(waiter, may_wait=not in_running_loop() and deadline > time.monotonic())
+        try:
+            if waiter.waiting:
+                before_waiting()
+            while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
+                waiter.wait(seconds)
+            if waiter.waiting:
+                waiter.wait(deadline - time.monotonic())
+        except BaseException:
+            gate.abandon(waiter)
+            raise
+        return gate.take(waiter)
 
 
 async def aadmit(
@@ -80,19 +82,20 @@ async def aadmit(
     hold = gate.admit(tracker, demand, facts, replaces)
     if hold is not None:
         return hold
-    waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
-    gate.queue(waiter, may_wait=deadline > time.monotonic())
-    try:
-        if waiter.waiting:
-            before_waiting()
-        while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
-            await waiter.wait(seconds)
-        if waiter.waiting:
-            await waiter.wait(deadline - time.monotonic())
-    except BaseException:
-        gate.abandon(waiter)
-        raise
-    return gate.take(waiter)
+    with told_of_a_wait(tracker.path):
+        waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
+        gate.queue(waiter, may_wait=deadline > time.monotonic())
+        try:
+            if waiter.waiting:
+                before_waiting()
+            while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
+                await waiter.wait(seconds)
+            if waiter.waiting:
+                await waiter.wait(deadline - time.monotonic())
+        except BaseException:
+            gate.abandon(waiter)
+            raise
+        return gate.take(waiter)
 
 
 async def _aadmit(
@@ -110,16 +113,17 @@ async def _aadmit(
     hold = await worker.run(gate.admit, tracker, demand, facts, replaces)
     if hold is not None:
         return hold
-    waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
-    try:
-        await worker.run(partial(gate.queue, waiter, may_wait=deadline > time.monotonic()))
-        if waiter.waiting:
-            before_waiting()
-            await waiter.wait(deadline - time.monotonic())
-        return await worker.run(gate.take, waiter)
-    except BaseException:
-        gate.abandon(waiter)
-        raise
+    with told_of_a_wait(tracker.path):
+        waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
+        try:
+            await worker.run(partial(gate.queue, waiter, may_wait=deadline > time.monotonic()))
+            if waiter.waiting:
+                before_waiting()
+                await waiter.wait(deadline - time.monotonic())
+            return await worker.run(gate.take, waiter)
+        except BaseException:
+            gate.abandon(waiter)
+            raise
 
 
 def _waiter(

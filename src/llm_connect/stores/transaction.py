@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol
 
 from llm_connect.core.exceptions import LLMError, LLMStoreError
+from llm_connect.stores.outages import Outage
 
 
 class Transactional(Protocol):
@@ -40,6 +41,7 @@ class Transaction:
 
     def __init__(self, state: Transactional) -> None:
         self._state = state
+        self._outage = Outage()
         self.reset()
 
     def reset(self) -> None:
@@ -55,22 +57,32 @@ class Transaction:
             self._handled = sys.exc_info()[1]
             try:
                 self._state.begin()
-            except BaseException:
+            except BaseException as error:
                 self._leave()
+                self._outage.note(error)
                 raise
 
     def release(self) -> None:
         """Commit; or roll back, in a `finally` that an exception passes."""
-        error = sys.exc_info()[1]
+        passing = sys.exc_info()[1]
+        error = None if passing is self._handled or _is_decision(passing) else passing
+        outermost = self._depth == 1
         try:
-            if self._depth == 1:
-                if error is self._handled or _is_decision(error):
-                    self._state.commit()
-                else:
-                    assert error is not None
-                    self._state.roll_back(error)
+            if outermost:
+                self._conclude(error)
+        except BaseException as failure:
+            error = failure
+            raise
         finally:
             self._leave()
+            if outermost:
+                self._outage.note(error)
+
+    def _conclude(self, error: BaseException | None) -> None:
+        if error is None:
+            self._state.commit()
+        else:
+            self._state.roll_back(error)
 
     def owned(self) -> bool:
         """Whether this very thread has it."""

@@ -1,0 +1,116 @@
+"""What happens to calls and budgets, for those who listen to `logging.getLogger("llm_connect")`.
+
+Each event is one line, and its fields are attributes of the record whose names begin with `llm_`. No text of a prompt,
+an answer, a provider or a header is among them. While nobody listens, nothing is put together.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llm_connect.core.exceptions import LLMBudgetExceededError
+
+if TYPE_CHECKING:
+    from llm_connect.core.holds import Ending, Hold
+
+_log = logging.getLogger("llm_connect")
+#: Shorter waits are as usual.
+_LONG_SECONDS = 1.0
+
+
+class Event(NamedTuple):
+    """A kind of event: its name in `llm_event`, its level, and its line with the fields by name."""
+
+    name: str
+    level: int
+    line: str
+
+
+RETRIED = Event(
+    "retried",
+    logging.INFO,
+    "%(provider)s %(model)r: attempt %(attempt)d failed (%(error)s); the next one begins in %(seconds).1f s.",
+)
+WAITED = Event("waited", logging.INFO, "A call waited %(seconds).1f s for budget %(path)r.")
+REFUSED = Event(
+    "refused",
+    logging.INFO,
+    "Budget %(path)r refuses a call (%(reason)s): it asks for %(requested)s %(unit)s, and %(missing)s are missing.",
+)
+CLAMPED = Event(
+    "clamped",
+    logging.INFO,
+    "A call of budget %(path)r gets an output limit of %(max_tokens)d tokens instead of %(asked)d: no more is free.",
+)
+CUT = Event(
+    "cut",
+    logging.INFO,
+    "%(provider)s %(model)r: the answer ended at an output limit of %(max_tokens)d tokens, which the budget has set.",
+)
+PRESUMED = Event(
+    "presumed",
+    logging.WARNING,
+    "The outcome of a call of budget %(path)r is not known: its bound of %(tokens)d tokens is booked.",
+)
+OVERRUN = Event(
+    "overrun",
+    logging.WARNING,
+    "A call of budget %(path)r came to %(tokens)d tokens, and %(held_tokens)d were held.",
+)
+IMPLAUSIBLE = Event(
+    "implausible",
+    logging.WARNING,
+    "A call of budget %(path)r came to a figure above %(most)s, which is not believed: its bound is presumed.",
+)
+STORE_LOST = Event(
+    "store_lost", logging.WARNING, "The store %(store)s cannot be used: its budgets refuse every call until it is back."
+)
+STORE_BACK = Event("store_back", logging.INFO, "The store %(store)s can be used again, after %(seconds).1f s.")
+
+
+def tell(event: Event, **fields: Any) -> None:
+    """Log `event` with its fields."""
+    if _log.isEnabledFor(event.level):
+        extra = {"llm_event": event.name, **{f"llm_{name}": value for name, value in fields.items()}}
+        _log.log(event.level, event.line, fields, extra=extra, stacklevel=2)
+
+
+def tell_of_refusal(error: LLMBudgetExceededError) -> None:
+    """Log that a budget refuses a call."""
+    names = ("path", "reason", "unit", "requested", "missing", "total", "spent", "held", "provider", "model")
+    tell(REFUSED, **{name: getattr(error, name) for name in names})
+
+
+def tell_of_end(event: Event, hold: Hold, ending: Ending) -> None:
+    """Log that `ending` has ended `hold`, if it has, and books what the event is about."""
+    if hold.ending is not ending or ending.outcome == "released":
+        return
+    tell(
+        event,
+        path=hold.tracker.path,
+        provider=hold.facts.adapter,
+        model=hold.model,
+        entry=hold.entry_id or None,
+        request_id=hold.request_id,
+        tokens=ending.amount.tokens,
+        usd=ending.amount.usd,
+        held_tokens=hold.bound.tokens,
+        held_usd=hold.bound.usd,
+    )
+
+
+@contextmanager
+def told_of_a_wait(path: str) -> Iterator[None]:
+    """Log a long wait for budget, and a refusal at its end."""
+    began = time.monotonic()
+    try:
+        yield
+    except LLMBudgetExceededError as error:
+        tell_of_refusal(error)
+        raise
+    if (seconds := time.monotonic() - began) > _LONG_SECONDS:
+        tell(WAITED, path=path, seconds=seconds)
