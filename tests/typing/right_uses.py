@@ -1,5 +1,7 @@
 """Right uses: a type checker finds no error here. Never run."""
 
+# pyright: reportUnnecessaryComparison=true
+
 from __future__ import annotations
 
 from decimal import Decimal

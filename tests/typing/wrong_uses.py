@@ -1,5 +1,7 @@
 """Wrong uses: a type checker has to find an error in each line that is marked, and in no other. Never run."""
 
+# pyright: reportUnnecessaryComparison=true
+
 from __future__ import annotations
 
 from llm_connect import (

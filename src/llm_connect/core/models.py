@@ -69,6 +69,7 @@ class RunConfigFields(TypedDict, total=False):
     timeout_seconds: float
     first_chunk_seconds: float | None
     idle_seconds: float | None
+    max_queue_seconds: float | None
     max_wait_seconds: float | None
     max_retries: int
     max_depth: int

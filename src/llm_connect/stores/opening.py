@@ -105,6 +105,7 @@ class BudgetOptions(TypedDict, total=False):
     sink: Sink | None
     lease_seconds: float
     period: Period | None
+    allow_eviction: bool
 
 
 async def aopen_budget(url: str, **details: Unpack[BudgetOptions]) -> BudgetTracker:
