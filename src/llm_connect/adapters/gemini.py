@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.endpoints import base_url_from, same_endpoint
+from llm_connect.calling.http_options import DEFAULT_REPLY_BYTES, DEFAULT_STRUCTURE, HttpOptions, Verify
 from llm_connect.calling.provider import Counting, Request, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
@@ -18,6 +19,9 @@ from llm_connect.core.price import Price
 from llm_connect.protocols import generate_content
 from llm_connect.protocols.stream_reading import EventReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply
+
+if TYPE_CHECKING:
+    import httpx2
 
 _WHOLE, _IN_EVENTS = ":generateContent", ":streamGenerateContent?alt=sse"
 BASE_URL = "https://generativelanguage.googleapis.com"
@@ -40,6 +44,13 @@ class GeminiAdapter(CarriedAdapter):
         Google's own endpoint the list price.
     count_tokens: a tokenizer, which makes the bound of a prompt tighter than its bytes; "provider" asks Gemini itself
         (`countTokens`) before each call with a budget, which takes a round trip and costs nothing.
+    verify: True trusts SSL_CERT_FILE and SSL_CERT_DIR of the environment, else certifi's roots; or the path of a file
+        or directory of certificates, an `ssl.SSLContext`, or False for no check at all.
+    proxy: the address of a proxy, such as "http://user:password@proxy.example:3128"; by default none.
+    http_client, async_http_client: clients of httpx2 of your own, each for its form of the call. They are not closed,
+        follow no redirect here, and an async one belongs to the one event loop that uses it.
+    max_reply_bytes, max_reply_structure: the bytes of a reply, unpacked, and its brackets and commas. Whoever raises
+        them lets one reply stop an event loop: reading 64 MiB takes 2 to 5 s, and up to 22 times its size in memory.
 
     Vertex AI is not used, whatever GOOGLE_GENAI_USE_VERTEXAI says. The SDK's retries are off, redirects are not
     followed, proxies of the environment are not used.
@@ -57,8 +68,23 @@ class GeminiAdapter(CarriedAdapter):
         budget_tracker: BudgetTracker | None = None,
         price: Price | None = None,
         count_tokens: CountTokens = None,
+        verify: Verify = True,
+        proxy: str | None = None,
+        http_client: httpx2.Client | None = None,
+        async_http_client: httpx2.AsyncClient | None = None,
+        max_reply_bytes: int = DEFAULT_REPLY_BYTES,
+        max_reply_structure: int = DEFAULT_STRUCTURE,
     ) -> None:
         require("google.genai", extra="gemini")
+        self.max_reply_bytes = max_reply_bytes
+        self._options = HttpOptions(
+            verify=verify,
+            proxy=proxy,
+            http_client=http_client,
+            async_http_client=async_http_client,
+            max_reply_bytes=max_reply_bytes,
+            max_reply_structure=max_reply_structure,
+        )
         self._key = api_key_from(api_key, "GEMINI_API_KEY", "GOOGLE_API_KEY")
         self._base_url, self._version = _endpoint(base_url_from(base_url, "GOOGLE_GEMINI_BASE_URL") or BASE_URL)
         super().__init__(
@@ -78,7 +104,11 @@ class GeminiAdapter(CarriedAdapter):
         from llm_connect.adapters.gemini_carrier import GeminiCarrier
 
         return GeminiCarrier(
-            api_key=self._key, base_url=self._base_url, version=self._version, max_connections=self.slots.limit
+            api_key=self._key,
+            base_url=self._base_url,
+            version=self._version,
+            max_connections=self.slots.limit,
+            options=self._options,
         )
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:

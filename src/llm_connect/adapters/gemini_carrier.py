@@ -11,8 +11,10 @@ from google.genai import errors, types
 
 from llm_connect.calling import http
 from llm_connect.calling.carrier import Carrier
+from llm_connect.calling.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.calling.provider import Request
+from llm_connect.calling.sockets import watch
 from llm_connect.protocols.wire import Failure, Reply, unreadable
 
 
@@ -23,11 +25,20 @@ class GeminiCarrier(Carrier):
     SDK is told not to retry and not to turn to Vertex AI, whatever the environment says.
     """
 
-    def __init__(self, *, api_key: str, base_url: str, version: str | None = None, max_connections: int) -> None:
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        base_url: str,
+        version: str | None = None,
+        max_connections: int,
+        options: HttpOptions = DEFAULT_OPTIONS,
+    ) -> None:
         self._api_key = api_key
         self._base_url = base_url
         self._version = version
         self._max_connections = max_connections
+        self._options = options
 
     def prepare(self) -> None:
         """The SDK imports more with its first client, and with the first use of its async form."""
@@ -35,9 +46,15 @@ class GeminiCarrier(Carrier):
             _ = client.aio
 
     def make(self) -> genai.Client:
+        own, other = self._options.http_client, self._options.async_http_client
+        http.refuse_half(own, other, "http_client")
+        self.hidden = own is not None and not watch(own)
         return self._client()
 
     def amake(self) -> genai.Client:
+        own, other = self._options.async_http_client, self._options.http_client
+        http.refuse_half(own, other, "async_http_client")
+        self.ahidden = own is not None and not watch(own)
         return self._client()
 
     def close(self, client: genai.Client) -> None:
@@ -85,8 +102,8 @@ class GeminiCarrier(Carrier):
             base_url=self._base_url,
             api_version=self._version,
             retry_options=types.HttpRetryOptions(attempts=1),
-            httpx_client=http.sync_client(self._max_connections),
-            httpx_async_client=http.async_client(self._max_connections),
+            httpx_client=http.sync_client(self._max_connections, self._options),
+            httpx_async_client=http.async_client(self._max_connections, self._options),
         )
         return genai.Client(api_key=self._api_key, vertexai=False, http_options=options)
 

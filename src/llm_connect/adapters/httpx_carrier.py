@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import httpx2
 
 from llm_connect.calling import http
 from llm_connect.calling.carrier import Carrier
+from llm_connect.calling.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.calling.provider import Request
+from llm_connect.calling.sockets import watch
 from llm_connect.protocols.wire import Failure, Reply
 
 _JSON = {"Content-Type": "application/json"}
@@ -21,16 +22,25 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 class HttpxCarrier(Carrier):
     """Sends JSON to paths below `base_url`, with the given headers."""
 
-    def __init__(self, *, base_url: str, headers: Mapping[str, str], max_connections: int) -> None:
+    def __init__(
+        self, *, base_url: str, headers: Mapping[str, str], max_connections: int, options: HttpOptions = DEFAULT_OPTIONS
+    ) -> None:
         self._base_url = base_url.rstrip("/")
-        self._options: dict[str, Any] = {"headers": dict(headers)}
+        self._headers = dict(headers)
         self._max_connections = max_connections
+        self._options = options
 
     def make(self) -> httpx2.Client:
-        return http.sync_client(self._max_connections, **self._options)
+        own, other = self._options.http_client, self._options.async_http_client
+        http.refuse_half(own, other, "http_client")
+        self.hidden = own is not None and not watch(own)
+        return http.sync_client(self._max_connections, self._options)
 
     def amake(self) -> httpx2.AsyncClient:
-        return http.async_client(self._max_connections, **self._options)
+        own, other = self._options.async_http_client, self._options.http_client
+        http.refuse_half(own, other, "async_http_client")
+        self.ahidden = own is not None and not watch(own)
+        return http.async_client(self._max_connections, self._options)
 
     def close(self, client: httpx2.Client) -> None:
         client.close()
@@ -50,8 +60,9 @@ class HttpxCarrier(Carrier):
     def _made(self, client: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
         address = self._base_url + request.path
         if not request.body:
-            return client.build_request(request.method, address)
-        return client.build_request(request.method, address, headers=_JSON, content=_encode(request.body).encode())
+            return client.build_request(request.method, address, headers=self._headers)
+        content = _encode(request.body).encode()
+        return client.build_request(request.method, address, headers=self._headers | _JSON, content=content)
 
     def open(self, client: httpx2.Client, request: Request) -> HttpStream:
         return HttpStream(client.send(self._made(client, request), stream=True))

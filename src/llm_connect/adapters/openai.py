@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.endpoints import base_url_from, host_of
+from llm_connect.calling.http_options import DEFAULT_REPLY_BYTES, DEFAULT_STRUCTURE, HttpOptions, Verify
 from llm_connect.calling.prices import DEFAULT_TIER
 from llm_connect.calling.provider import Counting, Request, api_key_from
 from llm_connect.core.bounds import Bound
@@ -23,6 +24,7 @@ from llm_connect.protocols.stream_reading import Assembly, EventReading, Reading
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 
 if TYPE_CHECKING:
+    import httpx2
     import openai
 
 _HOST = "api.openai.com"
@@ -90,6 +92,13 @@ class OpenAIAdapter(CarriedAdapter):
     count_tokens: a tokenizer, which makes the bound of a prompt tighter than its bytes; with api="responses" also
         "provider", which asks OpenAI itself (`/responses/input_tokens`) before each call with a budget: a round trip
         that costs nothing.
+    verify: True trusts SSL_CERT_FILE and SSL_CERT_DIR of the environment, else certifi's roots; or the path of a file
+        or directory of certificates, an `ssl.SSLContext`, or False for no check at all.
+    proxy: the address of a proxy, such as "http://user:password@proxy.example:3128"; by default none.
+    http_client, async_http_client: clients of httpx2 of your own, each for its form of the call. They are not closed,
+        follow no redirect here, and an async one belongs to the one event loop that uses it.
+    max_reply_bytes, max_reply_structure: the bytes of a reply, unpacked, and its brackets and commas. Whoever raises
+        them lets one reply stop an event loop: reading 64 MiB takes 2 to 5 s, and up to 22 times its size in memory.
 
     The output limit is sent as `max_completion_tokens`, or as `max_output_tokens` of responses; both cover thinking
     (OpenAPI document 2.3.0). Responses takes no limit below 16: a smaller one is held and sent as 16. A reply of
@@ -114,8 +123,25 @@ class OpenAIAdapter(CarriedAdapter):
         budget_tracker: BudgetTracker | None = None,
         price: Price | None = None,
         count_tokens: CountTokens = None,
+        verify: Verify = True,
+        proxy: str | None = None,
+        http_client: httpx2.Client | None = None,
+        async_http_client: httpx2.AsyncClient | None = None,
+        max_reply_bytes: int = DEFAULT_REPLY_BYTES,
+        max_reply_structure: int = DEFAULT_STRUCTURE,
     ) -> None:
         require("openai", extra="openai")
+        self.max_reply_bytes = max_reply_bytes
+        self._options = HttpOptions(
+            verify=verify,
+            proxy=proxy,
+            http_client=http_client,
+            async_http_client=async_http_client,
+            max_reply_bytes=max_reply_bytes,
+            max_reply_structure=max_reply_structure,
+        )
+        if (client or async_client) and self._options.connects_otherwise:
+            raise LLMConfigurationError("Give verify=, proxy= and http_client= to your own SDK client, not beside it.")
         self._api = _api_of(api)
         own = [given.api_key for given in (client, async_client) if given is not None]
         self._key = own[0] if own else api_key_from(api_key, "OPENAI_API_KEY")
@@ -147,6 +173,7 @@ class OpenAIAdapter(CarriedAdapter):
             api_key=self._key,
             base_url=self._base_url,
             max_connections=self.slots.limit,
+            options=self._options,
             client=self._own_client,
             async_client=self._own_async_client,
         )

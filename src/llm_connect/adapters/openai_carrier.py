@@ -9,10 +9,11 @@ import openai
 
 from llm_connect.calling import http
 from llm_connect.calling.carrier import Carrier
+from llm_connect.calling.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
+from llm_connect.calling.lent_clients import AsyncLentClient, LentClient
 from llm_connect.calling.provider import Request
 from llm_connect.calling.sockets import watch
-from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply
 
 T = TypeVar("T", httpx2.Client, httpx2.AsyncClient)
@@ -32,6 +33,7 @@ class OpenAICarrier(Carrier):
         api_key: str,
         base_url: str,
         max_connections: int,
+        options: HttpOptions = DEFAULT_OPTIONS,
         client: openai.OpenAI | None,
         async_client: openai.AsyncOpenAI | None,
     ) -> None:
@@ -43,25 +45,33 @@ class OpenAICarrier(Carrier):
             "default_headers": {f"X-Stainless-{name}": openai.Omit() for name in _ABOUT_THIS_MACHINE},
         }
         self._max_connections = max_connections
+        self._http = options
         self._own_client, self._own_async_client = client, async_client
         #: What the SDK would put before a path at each call; a client of the user's own has rules of its own for that.
         self._base = ""
 
     def make(self) -> openai.OpenAI:
-        if self._own_client is not None:
-            self.hidden = not watch(self._own_client._client)
-            return self._own_client.with_options(max_retries=0)
-        _refuse_beside(self._own_async_client, "client")
-        made = openai.OpenAI(**self._options, http_client=_bare(http.sync_client(self._max_connections)))
+        own = self._own_client
+        if own is not None:
+            self.hidden = not watch(own._client)
+            return own.with_options(max_retries=0, http_client=LentClient(own._client, self._http.limits))
+        http.refuse_half(own, self._own_async_client, "client")
+        http.refuse_half(self._http.http_client, self._http.async_http_client, "http_client")
+        self.hidden = self._http.http_client is not None and not watch(self._http.http_client)
+        made = openai.OpenAI(**self._options, http_client=_bare(http.sync_client(self._max_connections, self._http)))
         self._base = str(made.base_url).rstrip("/")
         return made
 
     def amake(self) -> openai.AsyncOpenAI:
-        if self._own_async_client is not None:
-            self.ahidden = not watch(self._own_async_client._client)
-            return self._own_async_client.with_options(max_retries=0)
-        _refuse_beside(self._own_client, "async_client")
-        made = openai.AsyncOpenAI(**self._options, http_client=_bare(http.async_client(self._max_connections)))
+        own = self._own_async_client
+        if own is not None:
+            self.ahidden = not watch(own._client)
+            return own.with_options(max_retries=0, http_client=AsyncLentClient(own._client, self._http.limits))
+        http.refuse_half(own, self._own_client, "async_client")
+        http.refuse_half(self._http.async_http_client, self._http.http_client, "async_http_client")
+        self.ahidden = self._http.async_http_client is not None and not watch(self._http.async_http_client)
+        http_client = _bare(http.async_client(self._max_connections, self._http))
+        made = openai.AsyncOpenAI(**self._options, http_client=http_client)
         self._base = str(made.base_url).rstrip("/")
         return made
 
@@ -120,9 +130,3 @@ def _arguments(request: Request) -> dict[str, Any]:
 
 def _streamed_arguments(request: Request) -> dict[str, Any]:
     return {**_arguments(request), "stream": True}
-
-
-def _refuse_beside(own: object, missing: str) -> None:
-    """A client made here would not have the address and settings of the user's own, and send elsewhere."""
-    if own is not None:
-        raise LLMConfigurationError(f"This form of the call needs a client of your own, too: pass {missing}=.")

@@ -20,10 +20,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
+from llm_connect.calling.framing import MOST_HEAD_BYTES, BadFraming
 from llm_connect.calling.heads import note_sent
 from llm_connect.calling.lost_loops import close_transports
 from llm_connect.calling.names import Address, alook_up
 
+#: One header of a reply, and all of them.
+_MOST_FIELD_BYTES, _MOST_HEADERS = 100 * 1024, 1000
+_WITHOUT_END = "does not end"
 #: A body up to this size, in bytes, is written at once; a larger one lets other tasks run in between.
 _AT_ONCE = 1 << 16
 #: As httpx2 keeps a connection that is not used.
@@ -92,6 +96,10 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_HEADERS_OF_HTTPX2,
+            # What h11 takes, which reads the replies of the sync form.
+            max_line_size=_MOST_FIELD_BYTES,
+            max_field_size=_MOST_FIELD_BYTES,
+            max_headers=_MOST_HEADERS,
             timeout=aiohttp.ClientTimeout(),
         )
         return self._session
@@ -129,7 +137,22 @@ def _resolved(host: str, address: Address) -> ResolveResult:
 
 
 class _Connection(ResponseHandler):
-    """A connection that can be closed after its event loop, as a finalizer does."""
+    """A connection that can be closed after its event loop, as a finalizer does, and takes no head without end."""
+
+    _head_bytes = 0
+
+    def set_response_params(self, **options: Any) -> None:
+        self._head_bytes = 0
+        super().set_response_params(**options)
+
+    def data_received(self, data: bytes) -> None:
+        if self._payload is None or self._payload.is_eof():
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES + len(data):
+                self.set_exception(aiohttp.ServerDisconnectedError(_WITHOUT_END))
+                self.abort()
+                return
+        super().data_received(data)
 
     def close(self) -> None:
         if self._loop.is_closed():
@@ -177,8 +200,12 @@ def _body(content: bytes) -> bytes | io.BytesIO:
     return content if len(content) <= _AT_ONCE else io.BytesIO(content)
 
 
-def _error_of_httpx2(error: Exception) -> httpx2.TransportError:
+def _error_of_httpx2(error: Exception) -> Exception:
     """What httpx2 would raise; to be raised without its cause, which may hold the request with its key."""
+    if isinstance(error, aiohttp.ServerDisconnectedError) and error.message == _WITHOUT_END:
+        return BadFraming(_WITHOUT_END)
+    if isinstance(error, aiohttp.ClientResponseError) and "ontent-length" in error.message.lower():
+        return BadFraming()
     if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
         return httpx2.UnsupportedProtocol("not an http(s) address")
     if isinstance(error, aiohttp.ClientConnectorError):

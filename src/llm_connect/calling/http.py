@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import httpx2
 
-from llm_connect.calling.lost_loops import close_transports, transports_of_pool, transports_of_stream
+from llm_connect.calling.certificates import CertificateRefused, trusted
+from llm_connect.calling.framing import BadFraming
+from llm_connect.calling.http_options import DEFAULT_OPTIONS, HttpOptions
+from llm_connect.calling.lent_clients import AsyncLentClient, LentClient
+from llm_connect.calling.lost_loops import close_transports, transports_of_pool
+from llm_connect.calling.measuring import ReplyRefused
 from llm_connect.calling.plain_clients import AsyncPlainClient, PlainClient
 from llm_connect.calling.sockets import watch
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError
@@ -19,41 +22,55 @@ from llm_connect.protocols.wire import Failure, Reply
 
 def prepare() -> None:
     """Import and load what clients of either form need, which takes long, in whatever thread."""
-    _trusted_roots()
-    _aiohttp_transport(1)
+    trusted(True)
+    if find_spec("aiohttp") is not None:
+        pass
 
 
-def sync_client(max_connections: int, **options: Any) -> httpx2.Client:
-    """A client for threads; use it under `socket_deadline`."""
-    client = PlainClient(**_options(max_connections), **options)
+def sync_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, **more: Any) -> httpx2.Client:
+    """A client for threads, or the user's own; use it under `socket_deadline`."""
+    if options.http_client is not None:
+        return LentClient(options.http_client, options.limits)
+    transport = httpx2.HTTPTransport(**_options(max_connections, options))
+    client = PlainClient(transport=transport, reply_limits=options.limits, **_PLAIN, **more)
     watch(client)
     return client
 
 
-def async_client(max_connections: int, **options: Any) -> httpx2.AsyncClient:
-    """A client for one event loop, on aiohttp where it is installed; its caller bounds it with `asyncio.timeout`."""
-    transport = _aiohttp_transport(max_connections)
-    client = AsyncPlainClient(**_options(max_connections), transport=transport, **options)
+def async_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, **more: Any) -> httpx2.AsyncClient:
+    """A client for one event loop, on aiohttp where it is installed, or the user's own; its caller bounds it in time.
+
+    Through a proxy it is on httpx2 alone, which speaks to every kind of one.
+    """
+    if options.async_http_client is not None:
+        return AsyncLentClient(options.async_http_client, options.limits)
+    transport: httpx2.AsyncBaseTransport
+    if options.proxy is None and find_spec("aiohttp") is not None:
+        from llm_connect.calling.aiohttp_transport import AiohttpTransport
+
+        transport = AiohttpTransport(max_connections=max_connections, trusted=trusted(options.verify))
+    else:
+        transport = httpx2.AsyncHTTPTransport(**_options(max_connections, options))
+    client = AsyncPlainClient(transport=transport, reply_limits=options.limits, **_PLAIN, **more)
     watch(client)
     return client
+
+
+def refuse_half(given: object, other: object, missing: str) -> None:
+    """Refuse the form of a call for which the user has no client: ours would have other settings, and go elsewhere."""
+    if given is None and other is not None:
+        raise LLMConfigurationError(f"This form of the call needs a client of your own, too: pass {missing}=.")
 
 
 def abandon(client: httpx2.AsyncClient) -> None:
     """Close the connections of a client whose event loop is gone, where nothing can be awaited."""
     transport = client._transport
+    if isinstance(client, AsyncLentClient):
+        return
     if isinstance(transport, httpx2.AsyncHTTPTransport):
         close_transports(transports_of_pool(transport._pool))
     else:
         transport.abandon()  # type: ignore[attr-defined]
-
-
-def abandon_response(response: httpx2.Response) -> None:
-    """Close the connection of a response whose event loop is gone."""
-    stream = response.extensions.get("network_stream")
-    if stream is not None:
-        close_transports(transports_of_stream(stream))
-    else:
-        response.stream.abandon()  # type: ignore[union-attr]
 
 
 def reply_of(response: httpx2.Response) -> Reply:
@@ -64,6 +81,8 @@ def reply_of(response: httpx2.Response) -> Reply:
 
 def failure_of(error: Exception) -> Failure:
     """What an exception of httpx2 means: only a failed connection is known to have sent nothing."""
+    if isinstance(error, ReplyRefused | BadFraming | CertificateRefused):
+        return error.failure
     if isinstance(error, LLMError):
         return Failure(kind=type(error), message=error.message, maybe_billed=False)
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
@@ -73,26 +92,16 @@ def failure_of(error: Exception) -> Failure:
     return no_reply(type(error).__name__, unsent=unsent, retryable=isinstance(error, httpx2.TransportError))
 
 
-def _options(max_connections: int) -> dict[str, Any]:
+_PLAIN: dict[str, Any] = {"timeout": None, "follow_redirects": False, "trust_env": False}
+
+
+def _options(max_connections: int, options: HttpOptions) -> dict[str, Any]:
     limits = httpx2.Limits(max_connections=max_connections, max_keepalive_connections=max_connections)
-    return {
-        "limits": limits,
-        "timeout": None,
-        "follow_redirects": False,
-        "trust_env": False,
-        "verify": _trusted_roots(),
-    }
+    return {"limits": limits, "trust_env": False, "verify": trusted(options.verify), "proxy": _proxy(options)}
 
 
-def _aiohttp_transport(max_connections: int) -> httpx2.AsyncBaseTransport | None:
-    if find_spec("aiohttp") is None:
+def _proxy(options: HttpOptions) -> httpx2.Proxy | None:
+    if options.proxy is None:
         return None
-    from llm_connect.calling.aiohttp_transport import AiohttpTransport
-
-    return AiohttpTransport(max_connections=max_connections, trusted=_trusted_roots())
-
-
-@cache
-def _trusted_roots() -> ssl.SSLContext:
-    """Made once, because loading the roots takes longer than a call."""
-    return httpx2.create_ssl_context(trust_env=False)
+    by_tls = options.proxy.startswith("https")
+    return httpx2.Proxy(options.proxy, ssl_context=trusted(options.verify) if by_tls else None)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx2
 
 from llm_connect.calling.deadline import Deadline
-from llm_connect.calling.http import abandon_response
 from llm_connect.calling.leases import Lease
+from llm_connect.calling.lost_loops import abandon_response
 from llm_connect.calling.sockets import socket_deadline
+
+#: So much of what has come is read at a time.
+_PART_BYTES = 1 << 16
 
 
 class _Leased:
@@ -61,8 +65,18 @@ class AsyncHttpStream(_Leased):
         self.headers: httpx2.Headers = response.headers
         self._response = response
         self._pieces = response.aiter_bytes()
+        self._more = b""
 
     async def aread(self) -> bytes:
+        if self._more:
+            # One that unpacks to much more than came must not keep other tasks waiting.
+            await asyncio.sleep(0)
+        else:
+            self._more = await self._next()
+        part, self._more = self._more[:_PART_BYTES], self._more[_PART_BYTES:]
+        return part
+
+    async def _next(self) -> bytes:
         async for piece in self._pieces:
             if piece:
                 return piece

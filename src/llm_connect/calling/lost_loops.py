@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import httpx2
+
 
 def close_transports(transports: Iterable[Any]) -> None:
     """Close asyncio's transports, in a loop that does not run: each with its socket, and without a warning."""
@@ -27,6 +29,15 @@ def transports_of_stream(stream: Any) -> Iterator[asyncio.BaseTransport | None]:
     while stream is not None:
         stream = getattr(stream, "_stream", None) or getattr(stream, "transport_stream", None)
         yield getattr(stream, "_transport", None)
+
+
+def abandon_response(response: httpx2.Response) -> None:
+    """Close the connection of a response whose event loop is gone."""
+    stream = response.extensions.get("network_stream")
+    if stream is not None:
+        close_transports(transports_of_stream(stream))
+    else:
+        response.stream.abandon()  # type: ignore[union-attr]
 
 
 def _close(transport: Any) -> None:

@@ -12,7 +12,11 @@ from typing import Any, TypeAlias
 
 import httpx2
 
+from llm_connect.calling.certificates import told_of_certificate
 from llm_connect.calling.heads import note_headers
+from llm_connect.calling.http_options import DEFAULT_LIMITS, ReplyLimits
+from llm_connect.calling.lost_loops import abandon_response
+from llm_connect.calling.measuring import measure
 
 _Joined: TypeAlias = tuple[httpx2.URL, httpx2.Headers]
 
@@ -24,8 +28,9 @@ _NO_TIMEOUT = {"timeout": httpx2.Timeout(None).as_dict()}
 class _Requests:
     """Makes requests as httpx2 does, with what is the same for all of them joined once."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, reply_limits: ReplyLimits = DEFAULT_LIMITS, **options: Any) -> None:
         super().__init__(**options)
+        self.reply_limits = reply_limits
         self._joined: dict[tuple[Any, ...], _Joined] = {}
 
     def build_request(
@@ -71,9 +76,13 @@ class PlainClient(_Requests, httpx2.Client):
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
         _check_open(self)
-        response = self._transport.handle_request(request)
+        try:
+            response = self._transport.handle_request(request)
+        except httpx2.ConnectError as error:
+            raise told_of_certificate(error, request) from None
         _note(response, request)
         try:
+            measure(response, self.reply_limits, streamed=stream)
             if not stream:
                 response.read()
         except BaseException:
@@ -87,11 +96,19 @@ class AsyncPlainClient(_Requests, httpx2.AsyncClient):
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
         _check_open(self)
-        response = await self._transport.handle_async_request(request)
+        try:
+            response = await self._transport.handle_async_request(request)
+        except httpx2.ConnectError as error:
+            raise told_of_certificate(error, request) from None
         _note(response, request)
         try:
+            measure(response, self.reply_limits, streamed=stream)
             if not stream:
                 await response.aread()
+        except GeneratorExit:
+            # The task goes with its event loop: nothing can be awaited.
+            abandon_response(response)
+            raise
         except BaseException:
             await response.aclose()
             raise

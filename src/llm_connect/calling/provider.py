@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, Self
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
+from llm_connect.calling.http_options import DEFAULT_REPLY_BYTES
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.outcomes import error_for
 from llm_connect.calling.prices import DEFAULT_TIER, list_price
@@ -69,6 +70,8 @@ class ProviderAdapter(LLMAdapter):
     #: Whether the transport calls `note_sent` just before the first byte of a request leaves. Else a request counts as
     #: sent from the moment that it is handed over.
     marks_sent: ClassVar[bool] = False
+    #: More text of one answer is not kept.
+    max_reply_bytes: int = DEFAULT_REPLY_BYTES
 
     def __init__(
         self,

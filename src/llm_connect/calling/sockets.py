@@ -23,6 +23,7 @@ from httpcore2._backends.sync import SyncStream
 
 from llm_connect.calling import connecting, names
 from llm_connect.calling.deadline import Deadline
+from llm_connect.calling.framing import ReplyHead
 from llm_connect.calling.heads import note_sent
 
 #: The deadline of the call that this thread is sending; sockets of a sync client obey it.
@@ -114,9 +115,12 @@ def _connect(
 class _Stream(httpcore2.NetworkStream):
     def __init__(self, stream: httpcore2.NetworkStream) -> None:
         self._stream = stream
+        self._head = ReplyHead()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _limit(timeout, httpcore2.ReadTimeout))
+        data = self._stream.read(max_bytes, _limit(timeout, httpcore2.ReadTimeout))
+        self._head.take(data)
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         # In slices, because the timeout of a socket is for one operation and a slow reader takes many.
@@ -124,6 +128,7 @@ class _Stream(httpcore2.NetworkStream):
             part = buffer[start : start + _SLICE]
             limit = _limit(timeout, httpcore2.WriteTimeout)
             _note(part)
+            self._head.await_it()
             self._stream.write(part, limit)
 
     def close(self) -> None:
@@ -166,15 +171,20 @@ class _AsyncBackend(httpcore2.AsyncNetworkBackend):
 class _AsyncStream(httpcore2.AsyncNetworkStream):
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
+        self._head = ReplyHead()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         inner = getattr(self._stream, "_stream", None)
         if timeout is None and isinstance(inner, anyio.abc.ByteStream):
-            return await _received(inner, max_bytes)
-        return await self._stream.read(max_bytes, timeout)
+            data = await _received(inner, max_bytes)
+        else:
+            data = await self._stream.read(max_bytes, timeout)
+        self._head.take(data)
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         _note(buffer)
+        self._head.await_it()
         await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:

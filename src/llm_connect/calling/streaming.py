@@ -23,7 +23,7 @@ from llm_connect.calling.stream_steps import Close, Next, Open, Patience
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.callers import remember_own
 from llm_connect.core.chunks import StreamChunk, TextChunk, chunks_of
-from llm_connect.core.exceptions import LLMConnectionError
+from llm_connect.core.exceptions import LLMAPIError, LLMConnectionError
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.stream_sources import nothing_yet
@@ -43,6 +43,7 @@ class StreamedCall(Call):
     def __init__(self, adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> None:
         super().__init__(adapter, prompt, config)
         self._texts: list[str] = []
+        self._length = 0
         self._response: LLMResponse | None = None
         self._outcome: Outcome | None = None
         self._reading: Reading = PlainReading()
@@ -106,6 +107,9 @@ class StreamedCall(Call):
                 texts = reading.feed(piece) if piece else reading.end()
             except Exception as error:
                 return not_read(error)
+            self._length += sum(map(len, texts))
+            if self._length > self.adapter.max_reply_bytes:
+                return _TOO_LONG
             if reading.ended or not piece:
                 self._conclude()
             for text in texts:
@@ -208,6 +212,10 @@ class ProviderStream:
         yield from self._call.chunks()
 
 
+_TOO_LONG = Failure(
+    kind=LLMAPIError,
+    message="The text of the stream is over max_reply_bytes: where it is to be read, give the adapter a larger one.",
+)
 _NO_END = Failure(
     kind=LLMConnectionError,
     message="The stream ended before the answer did: check the network and base_url.",

@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
+from llm_connect.calling.http_options import Verify
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.counting import CountTokens
 from llm_connect.core.price import Price
 
 if TYPE_CHECKING:
+    import httpx2
     import openai
 
     from llm_connect.core.mock import Reply
@@ -38,12 +40,23 @@ class ServiceOptions(AdapterOptions, total=False):
     max_concurrency: int
 
 
+class HttpAdapterOptions(ServiceOptions, total=False):
+    """What the adapters over HTTP take."""
+
+    verify: Verify
+    proxy: str | None
+    http_client: httpx2.Client | None
+    async_http_client: httpx2.AsyncClient | None
+    max_reply_bytes: int
+    max_reply_structure: int
+
+
 class ClaudeCodeOptions(ServiceOptions, total=False):
     cli_path: str | os.PathLike[str] | None
     login: bool
 
 
-class GeminiOptions(ServiceOptions, total=False):
+class GeminiOptions(HttpAdapterOptions, total=False):
     pass
 
 
@@ -54,12 +67,12 @@ class MockOptions(AdapterOptions, total=False):
     delay_seconds: float
 
 
-class OpenAIOptions(ServiceOptions, total=False):
+class OpenAIOptions(HttpAdapterOptions, total=False):
     api: Literal["chat_completions", "responses"]
     client: openai.OpenAI | None
     async_client: openai.AsyncOpenAI | None
 
 
-class OpenRouterOptions(ServiceOptions, total=False):
+class OpenRouterOptions(HttpAdapterOptions, total=False):
     app_name: str | None
     app_url: str | None

@@ -1,0 +1,63 @@
+"""The head of a reply as it comes over the wire: it says once how long the reply is, and comes to an end."""
+
+from __future__ import annotations
+
+from llm_connect.core.exceptions import LLMConnectionError
+from llm_connect.protocols.wire import Failure
+
+#: Of all heads of one reply together, those of 1xx included.
+MOST_HEAD_BYTES = 1 << 20
+_LENGTH, _CODING = b"content-length:", b"transfer-encoding:"
+
+
+class BadFraming(Exception):
+    """Nobody can say for sure where the reply ends."""
+
+    def __init__(self, what: str = "says its length twice (Content-Length)") -> None:
+        super().__init__(what)
+        self.what = what
+
+    @property
+    def failure(self) -> Failure:
+        """Whatever sent it would send it again."""
+        message = f"The head of the reply {self.what}, and is refused: repair the server or proxy at base_url."
+        return Failure(kind=LLMConnectionError, message=message)
+
+
+class ReplyHead:
+    """Looks at the bytes that follow a request, up to the end of the reply's head. Raises BadFraming."""
+
+    def __init__(self) -> None:
+        self._seen: bytearray | None = None
+        self._informed = 0
+
+    def await_it(self) -> None:
+        """A request is sent."""
+        self._seen, self._informed = bytearray(), 0
+
+    def take(self, data: bytes) -> None:
+        """What has come next."""
+        seen = self._seen
+        if seen is None:
+            return
+        begun = max(len(seen) - 3, 0)
+        seen += data
+        while (end := seen.find(b"\r\n\r\n", begun)) >= 0:
+            if not seen.startswith(b"HTTP/1.1 1"):
+                self._seen = None
+                _check(bytes(seen[:end]))
+                return
+            del seen[: end + 4]
+            begun = 0
+            self._informed += end
+        if len(seen) + self._informed > MOST_HEAD_BYTES:
+            raise BadFraming("does not end")
+
+
+def _check(head: bytes) -> None:
+    lines = head.lower().split(b"\r\n")
+    lengths = [line for line in lines if line.startswith(_LENGTH)]
+    if len(lengths) > 1 or (lengths and b"," in lengths[0]):
+        raise BadFraming
+    if lengths and any(line.startswith(_CODING) for line in lines):
+        raise BadFraming("says its length twice (Content-Length beside Transfer-Encoding)")

@@ -1,0 +1,88 @@
+"""How an adapter over HTTP connects, and how much of a reply it takes. Imports no HTTP library."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
+
+from llm_connect.core.checks import check_count
+from llm_connect.core.exceptions import LLMConfigurationError
+
+if TYPE_CHECKING:
+    import httpx2
+
+Verify: TypeAlias = bool | str | os.PathLike[str] | ssl.SSLContext
+
+#: More of an error than this is not read.
+MOST_ERROR_BYTES = 1 << 20
+#: The events of a stream may come to so many times the bytes of one reply: each text has hundreds of bytes around it.
+STREAM_FACTOR = 4
+DEFAULT_REPLY_BYTES = 16 << 20
+DEFAULT_STRUCTURE = 500_000
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyLimits:
+    """How much of a reply is taken, counted while it comes: bytes after decoding, and its brackets and commas."""
+
+    reply_bytes: int = DEFAULT_REPLY_BYTES
+    structure: int = DEFAULT_STRUCTURE
+
+    def __post_init__(self) -> None:
+        check_count("max_reply_bytes", self.reply_bytes, least=1)
+        check_count("max_reply_structure", self.structure, least=1)
+
+
+DEFAULT_LIMITS = ReplyLimits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """What the clients of an adapter are made by."""
+
+    verify: Verify = True
+    proxy: str | None = None
+    http_client: httpx2.Client | None = None
+    async_http_client: httpx2.AsyncClient | None = None
+    max_reply_bytes: int = DEFAULT_REPLY_BYTES
+    max_reply_structure: int = DEFAULT_STRUCTURE
+
+    def __post_init__(self) -> None:
+        own = self.http_client is not None or self.async_http_client is not None
+        if own and (self.verify is not True or self.proxy is not None):
+            raise LLMConfigurationError("Give verify= and proxy= to your own HTTP client, not to the adapter.")
+        _check_verify(self.verify)
+        _check_proxy(self.proxy)
+        _ = self.limits
+
+    @property
+    def connects_otherwise(self) -> bool:
+        """Whether anything but the limits differs from the default."""
+        return self != HttpOptions(max_reply_bytes=self.max_reply_bytes, max_reply_structure=self.max_reply_structure)
+
+    @property
+    def limits(self) -> ReplyLimits:
+        """How much of a reply is taken."""
+        return ReplyLimits(self.max_reply_bytes, self.max_reply_structure)
+
+
+def _check_verify(verify: object) -> None:
+    if isinstance(verify, str | os.PathLike):
+        if not os.path.exists(verify):
+            raise LLMConfigurationError("verify= names no file or directory of certificates.")
+    elif not isinstance(verify, bool | ssl.SSLContext):
+        raise LLMConfigurationError("verify= must be True, False, a path of certificates or an ssl.SSLContext.")
+
+
+def _check_proxy(proxy: object) -> None:
+    if proxy is None:
+        return
+    # The address may hold a password, so it is not shown.
+    if not isinstance(proxy, str) or urlsplit(proxy).scheme not in ("http", "https", "socks5", "socks5h"):
+        raise LLMConfigurationError("proxy= must be an address such as http://proxy.example:3128.")
+
+
+DEFAULT_OPTIONS = HttpOptions()

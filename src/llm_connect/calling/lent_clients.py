@@ -1,0 +1,70 @@
+"""HTTP clients of a user's own: used, measured and never closed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+
+from llm_connect.calling.certificates import told_of_certificate
+from llm_connect.calling.heads import note_headers
+from llm_connect.calling.http_options import ReplyLimits
+from llm_connect.calling.measuring import measure
+
+
+class LentClient(httpx2.Client):
+    """Sends by `own`, which makes its requests, too."""
+
+    def __init__(self, own: httpx2.Client, limits: ReplyLimits) -> None:
+        super().__init__(transport=own._transport, timeout=None, trust_env=False)
+        self._own, self._limits = own, limits
+
+    def build_request(self, *arguments: Any, **options: Any) -> httpx2.Request:
+        return self._own.build_request(*arguments, **options)
+
+    def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        try:
+            response = self._own.send(request, **{**options, "stream": True, "follow_redirects": False})
+        except httpx2.ConnectError as error:
+            raise told_of_certificate(error, request) from None
+        note_headers(response.headers)
+        try:
+            measure(response, self._limits, streamed=stream)
+            if not stream:
+                response.read()
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def close(self) -> None:
+        """It is the user's to close."""
+
+
+class AsyncLentClient(httpx2.AsyncClient):
+    """Like `LentClient`, for one event loop."""
+
+    def __init__(self, own: httpx2.AsyncClient, limits: ReplyLimits) -> None:
+        super().__init__(transport=own._transport, timeout=None, trust_env=False)
+        self._own, self._limits = own, limits
+
+    def build_request(self, *arguments: Any, **options: Any) -> httpx2.Request:
+        return self._own.build_request(*arguments, **options)
+
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        try:
+            response = await self._own.send(request, **{**options, "stream": True, "follow_redirects": False})
+        except httpx2.ConnectError as error:
+            raise told_of_certificate(error, request) from None
+        note_headers(response.headers)
+        try:
+            measure(response, self._limits, streamed=stream)
+            if not stream:
+                await response.aread()
+        except BaseException:
+            await response.aclose()
+            raise
+        return response
+
+    async def aclose(self) -> None:
+        """It is the user's to close."""
