@@ -16,7 +16,6 @@ from llm_connect import (
     OpenRouterAdapter,
     RunConfig,
 )
-from llm_connect.calling.endpoints import base_url_from, same_endpoint
 from llm_connect.testing import EmbeddedProvider
 
 OWN: dict[str, tuple[str, str, str]] = {
@@ -127,11 +126,3 @@ def test_an_own_client_at_openai_is_at_home() -> None:
     """Its address counts, whatever the environment says. (PROVIDER-41)"""
     with openai.OpenAI(api_key="key-1", base_url="https://API.openai.com:443/v1/") as client:
         assert is_at_home(OpenAIAdapter(client=client))
-
-
-@pytest.mark.parametrize("address", ["", "x", "ftp://h", "https://", "https://[", "https://h:99999", "https://h?x=1"])
-def test_what_is_no_address_is_no_place(address: str) -> None:
-    """Nothing raises, and nothing is the same as what is none."""
-    assert not same_endpoint(address, address)
-    assert not same_endpoint(address, "https://h")
-    assert base_url_from(None, "LLM_CONNECT_NOT_SET") is None
