@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import time
 from typing import Any
 
 import pytest
@@ -52,3 +53,23 @@ def test_what_was_removed_says_what_to_do(url: str, removed: Any) -> None:
         open_budget(url, total=5, **removed)
     with pytest.raises(TypeError, match="unexpected keyword argument 'totl'"):
         open_budget(url, totl=5)
+
+
+def test_an_outage_costs_its_first_call_alone_some_patience(store: Store) -> None:
+    """From then on every call is told at once, in the public class, until the store is there again (STORE-22)."""
+    budget = store.open()
+    store.lose(budget)
+    with pytest.raises(LLMStoreError):
+        budget.reserve(1)
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(LLMStoreError, match="cannot be used") as caught:
+            budget.reserve(1)
+        assert type(caught.value) is LLMStoreError
+    # Each of them would have waited for half a second.
+    assert time.monotonic() - began < 5
+    store.give()
+    until(lambda: spent(budget) == 0)
+    budget.consume(5)
+    assert budget.snapshot().spent.tokens == 5
+    at_rest(budget)

@@ -15,7 +15,45 @@ _OPTIONS = {"db", "username", "password"} | {
     f"ssl_{option}"
     for option in ("keyfile", "certfile", "cert_reqs", "ca_certs", "ca_path", "ca_data", "check_hostname", "password")
 }
+#: How long a server that hangs is tried the first time.
+_SHORTEST_TRY = 0.05
 _PAUSE_SECONDS = 0.02
+
+
+class Outage:
+    """What is known of a server that was waited for in vain: nobody waits for it again before it answers.
+
+    One that refuses is tried by every call, which costs no time. One that hangs is tried by one call now and then, for
+    a fifth of the time since the last try.
+    """
+
+    def __init__(self) -> None:
+        self._error: LLMStoreError | None = None
+        self._next_try = 0.0
+        #: For how long a server that hangs is tried; 0 for one that does not.
+        self.try_seconds: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        return self._error is not None
+
+    def note(self, error: LLMStoreError, *, hangs: bool) -> None:
+        """It was waited for in vain."""
+        self._error = error
+        self.try_seconds = min(1.0, max(_SHORTEST_TRY, 2 * self.try_seconds)) if hangs else 0.0
+        self._next_try = time.monotonic() + 5 * self.try_seconds
+
+    def end(self) -> None:
+        """It has answered."""
+        self._error, self.try_seconds = None, 0.0
+
+    def patience(self, seconds: float) -> float:
+        """For how long a call may try again. Raises LLMStoreError when it is not to try at all."""
+        if self._error is None:
+            return seconds
+        if time.monotonic() < self._next_try:
+            raise LLMStoreError(self._error.message, store=self._error.store)
+        return 0.0
 
 
 class Server:
@@ -33,6 +71,7 @@ class Server:
         self._known = False
         #: Whether the last command may have been done though its answer was not read.
         self.unsure: bool = False
+        self._outage = Outage()
         #: How often it was made: whoever is connected anew may meet another server, or an older state.
         self.connected: int = 0
 
@@ -46,7 +85,7 @@ class Server:
 
         Raises LLMStoreError, and NotLoaded; afterwards `unsure` says whether the command may have been done.
         """
-        end, self.unsure = time.monotonic() + self._seconds, False
+        end, self.unsure = time.monotonic() + self._outage.patience(self._seconds), False
         while True:
             connection, again = None, self.unsure
             try:
@@ -59,7 +98,7 @@ class Server:
                 self._leave(connection, error, again)
                 self._try_again(error, end)
             else:
-                self._connection = connection
+                self._keep(connection)
                 return answer
 
     def _taken(self) -> Any:
@@ -71,6 +110,14 @@ class Server:
             self._known = True
             self.connected += 1
         return connection
+
+    def _keep(self, connection: Any) -> None:
+        if self._outage.known:
+            # It was made to be tried for a moment only.
+            self._outage.end()
+            connection.disconnect()
+        else:
+            self._connection = connection
 
     def _leave(self, connection: Any, error: BaseException, again: bool) -> None:
         """Keep a connection whose answer is an error, and close any other."""
@@ -94,8 +141,12 @@ class Server:
         elif isinstance(error, exceptions.AuthenticationError):
             raise store_error(self._url, error) from None
         elif isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
-            if not self._known or time.monotonic() >= end:
+            if not self._known:
                 raise store_error(self._url, error) from None
+            if time.monotonic() >= end:
+                lost = store_error(self._url, error)
+                self._outage.note(lost, hangs=isinstance(error, exceptions.TimeoutError))
+                raise lost from None
             time.sleep(_PAUSE_SECONDS)
         elif isinstance(error, exceptions.NoScriptError):
             raise NotLoaded from None
@@ -118,9 +169,10 @@ class Server:
         except ValueError:
             raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, and db a number.") from None
         kind: Any = place.pop("connection_class", Connection)
-        limits = {"socket_timeout": self._seconds, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+        seconds = self._outage.try_seconds or self._seconds
+        limits = {"socket_timeout": seconds, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
         if urlsplit(self._url).scheme != "unix":
-            limits["socket_connect_timeout"] = self._seconds
+            limits["socket_connect_timeout"] = seconds
         return kind(**{**place, **limits, **self._moved, **details})
 
     def close(self) -> None:

@@ -12,10 +12,12 @@ import struct
 import threading
 import time
 import weakref
+from functools import partial
 from typing import Any
 
 from llm_connect.core.admission import OnUnknown
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.core.holds import RELEASED
 from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.ledger import Ledger
 from llm_connect.core.totals import OTHERS
@@ -166,7 +168,11 @@ class RedisState(StoreGate):
         step["again"] = True
         outcome = self._write(step)
         if outcome == "ok":
+            waiting = {waiter.hold for _, _, waiter in self._line.untaken}
+            # Who asked for these was told that it had failed.
+            nobody_has = [hold for hold in self.changes.granted() if hold not in waiting]
             self._keep()
+            self._notes.extend(partial(self._end, hold, RELEASED) for hold in nobody_has)
         else:
             self.roll_back(self._failure(outcome))
 

@@ -28,6 +28,8 @@ from llm_connect.stores.sqlite.waiters import FileWaiters
 _log = logging.getLogger("llm_connect")
 #: How often one looks whether other processes have freed what a caller waits for.
 _POLL_SECONDS = 0.01
+#: How long one waits for a file for which others have just waited in vain.
+_SHORT_SECONDS = 0.02
 #: How long one waits before the store is tried again.
 _RETRY_SECONDS = 1.0
 #: By the id of their gate, apart from it: what is garbage together with a gate is finalized before it can be closed.
@@ -57,6 +59,8 @@ class TransactionalGate(StoreGate):
         self._learned = self._books.learned.factors
         #: The file that was opened, so that no other is taken for it.
         self._file = Identity(terms.path)
+        #: Whether the last who waited for the file did so in vain.
+        self._busy = False
         #: What `PRAGMA data_version` said last: it changes when another process has written.
         self._version: int | None = None
 
@@ -89,7 +93,7 @@ class TransactionalGate(StoreGate):
             if self._file.lost:
                 self._file.check()
             connection = self.connection
-            begin(connection, self.terms.busy_seconds)
+            self._wait_for_file(connection)
             self._file.check()
             version = _data_version(connection)
             if version != self._version:
@@ -101,6 +105,13 @@ class TransactionalGate(StoreGate):
         except BaseException as error:
             self.roll_back(error)
             raise
+
+    def _wait_for_file(self, connection: sqlite3.Connection) -> None:
+        """Begin a transaction. After somebody has waited in vain nobody waits, until one gets in."""
+        patience = self.terms.busy_seconds
+        busy, self._busy = self._busy, True
+        begin(connection, min(patience, _SHORT_SECONDS) if busy else patience)
+        self._busy = False
 
     def commit(self) -> None:
         connection = self.connection
