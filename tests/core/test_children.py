@@ -81,11 +81,36 @@ def test_joined_children_are_one_ceiling() -> None:
 def test_a_closed_child_is_not_joined() -> None:
     """After the joined one was closed, the next to come make a new one together."""
     root = BudgetTracker(1_000)
-    with root.child("a", 10, join=True) as first:
-        pass
+    first = root.child("a", 10, join=True)
+    first.close()
     second = root.child("a", 10, join=True)
     assert second is not first
     assert root.child("a", join=True) is second
+
+
+def test_leaving_a_joined_child_does_not_close_it() -> None:
+    """Others use it: it admits as before, and the next to join finds what was spent (BUDGET-64)."""
+    root = BudgetTracker(1_000)
+    used_elsewhere = root.child("user-1", 100, join=True)
+    for number in range(2):
+        with root.child("user-1", 100, join=True) as child:
+            child.consume(30)
+        assert child is used_elsewhere
+        assert (child.closed, child.snapshot().spent.tokens) == (False, 30 * (number + 1))
+    assert refused(lambda: used_elsewhere.consume(41)).path == "budget/user-1"
+    used_elsewhere.consume(40)
+    with root.child("other", 10) as own:
+        pass
+    assert own.closed
+
+
+async def test_leaving_a_joined_child_in_a_coroutine() -> None:
+    """The async form of its block does not close it either (BUDGET-64)."""
+    root = BudgetTracker(1_000)
+    async with root.child("user-1", 100, join=True) as child:
+        child.consume(30)
+    assert root.child("user-1", join=True) is child
+    assert (await child.asnapshot()).spent.tokens == 30
 
 
 def test_those_who_join_at_once_join_one() -> None:

@@ -13,6 +13,7 @@ from tests.stores.losing import FOR_ALL, FOR_ONE, Store
 
 #: Files whose tests say the same of every store, but for those that are about what stands in a file.
 OF_EACH_STORE = {
+    "test_closing",
     "test_command",
     "test_leases",
     "test_opening",

@@ -40,7 +40,7 @@ def server() -> Iterator[RedisServer]:
 
 def test_a_lost_server_refuses_and_names_itself(server: RedisServer) -> None:
     """Fail closed: nothing is admitted or dispatched while the server is gone (STORE-10)."""
-    budget = open_budget(server.url, total=100, lease_seconds=1.2)
+    budget = open_budget(server.url, total=100, lease_seconds=30.0)
     hold = contextvars.Context().run(budget.reserve, 10)
     server.kill()
     for use in (lambda: budget.reserve(1), hold.dispatch, budget.snapshot, lambda: budget.set_limits(total=5)):
@@ -48,8 +48,10 @@ def test_a_lost_server_refuses_and_names_itself(server: RedisServer) -> None:
             use()
         assert (caught.value.store, caught.value.maybe_billed) == (server.url, False)
     server.start()
-    assert refused(hold.dispatch).reason == "lease_lost"
-    assert budget.snapshot().held == NOTHING
+    until(lambda: spent_now(budget) == 0)
+    hold.dispatch()
+    hold.settle(4)
+    assert budget.snapshot().spent.tokens == 4
     at_rest(budget)
 
 
@@ -68,6 +70,13 @@ async def test_an_answer_is_not_lost_with_the_server(server: RedisServer, caplog
         await asyncio.to_thread(server.start)
         await asyncio.to_thread(until, lambda: spent_now(budget) == 7)
     at_rest(budget)
+
+
+def held_now(budget: Any) -> int:
+    try:
+        return int(budget.snapshot().held.tokens)
+    except LLMStoreError:
+        return -1
 
 
 def spent_now(budget: Any) -> int:
@@ -122,8 +131,8 @@ def test_a_hung_server_counts_as_lost(server: RedisServer) -> None:
         budget.reserve(10)
     assert time.monotonic() - started < 1.2
     os.kill(server.pid, signal.SIGCONT)
-    # It may do what it was told to before it hung: nobody knows of that hold, and its lease ends.
-    until(lambda: budget.snapshot().held == NOTHING)
+    # It may do what it was told to before it hung: nobody has that hold, so it is released.
+    until(lambda: held_now(budget) == 0)
     at_rest(budget)
 
 

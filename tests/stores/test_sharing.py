@@ -273,7 +273,8 @@ def test_a_closed_child_is_closed_for_all(url: str) -> None:
     """What a process closes below the budget, no other one uses (STORE-6)."""
     budget = open_budget(url, total=100)
     other = second(budget)
-    mine = budget.child("shared", 50, join=True)
+    with budget.child("shared", 50, join=True) as mine:
+        pass
     theirs = other.child("shared", join=True)
     assert (theirs.number, theirs.total) == (mine.number, 50)
     mine.consume(30)
@@ -295,7 +296,7 @@ def test_outcomes_of_all_processes_are_in_one_ledger(url: str, folder: Path) -> 
     assert [entry.id for entry in budget.ledger] == [1, 2, 3, 4, 5]
     assert outcomes(budget) == [*["recorded"] * 4, "presumed"]
     budget.correct(5, 2)
-    with pytest.raises(LLMConfigurationError, match="not an open presumption"):
+    with pytest.raises(LLMConfigurationError, match="or it was corrected before"):
         other.correct(5, 2)
     assert other.snapshot().spent.tokens == 6
     other.gate.shut()  # type: ignore[attr-defined]

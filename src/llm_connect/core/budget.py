@@ -127,6 +127,8 @@ class BudgetTracker(BudgetFigures):
         self.closed_itself = is_slice
         self.is_slice: bool = is_slice
         self._opens_as_slice: bool = is_slice
+        #: Whether it was joined: then leaving its block closes it for nobody.
+        self._others_use_it = False
         self._max_wait_seconds: float = 0
         self._joined: dict[str, BudgetTracker] = {}
         self.window: Window | None = None if period is None else Window(period, gate.clock)
@@ -278,7 +280,7 @@ class BudgetTracker(BudgetFigures):
                 config = RunConfig(budget_tracker=research)
 
         Each call makes a new ceiling; with `join=True` the open one of that name that was joined before is shared,
-        and its limits and period stay as they are.
+        and its limits and period stay as they are. Leaving its block does not close it for the others; `close` does.
         period: as of a `BudgetTracker`; each child has a window of its own, whatever those above have.
         slice: True sets the limits aside from this budget for as long as the `with` block lasts, so that nobody else
             can take them; what is not used comes back at its end. Entering the block (`with`, or in a coroutine `async
@@ -299,7 +301,11 @@ class BudgetTracker(BudgetFigures):
             raise LLMConfigurationError("A slice is set aside for its block, and has no period: open a child in it.")
         child._become(name, self, self.gate, limits, checked_period(period), is_slice=slice)
         child._max_wait_seconds = max_wait_seconds
-        return self.gate.join(self._joined, child) if join else child
+        if not join:
+            return child
+        joined = self.gate.join(self._joined, child)
+        joined._others_use_it = True
+        return joined
 
     def fits(self, adapter: LLMAdapter, prompt: Prompt, config: RunConfig | None = None) -> int | None:
         """How many calls such as this one still fit at the same time, by their bound; None when nothing limits them.
@@ -394,7 +400,8 @@ class BudgetTracker(BudgetFigures):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if not self._others_use_it:
+            self.close()
 
     def __copy__(self) -> Self:
         return self

@@ -253,6 +253,19 @@ class StoreGate(Gate, ABC):
         self._notes.append(partial(self._close, tracker))
         self._worker.start()
         self.tidy()
+        if self.idle and not in_running_loop():
+            self.part()
+
+    @property
+    def idle(self) -> bool:
+        """Whether this process is done with the budget, and nothing is held or left to do."""
+        return self.closed and not (self._notes or self._suspects or self.leases.open_holds)
+
+    def part(self) -> None:
+        """Give back the thread and the connection; whoever asks once more gets them again."""
+        self._worker.stop(self.terms.busy_seconds)
+        with self.lock.no_transaction():
+            self.disconnect()
 
     def open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
         with self._lock:

@@ -29,6 +29,15 @@ class Attended(Protocol):
         """Do what is due; seconds after which to come again. What it raises is logged."""
         ...
 
+    @property
+    def idle(self) -> bool:
+        """Whether there will be nothing to do any more."""
+        ...
+
+    def part(self) -> None:
+        """Give back the thread and the connection."""
+        ...
+
 
 class StoreWorker:
     """Does jobs in the order in which they came, in a daemon thread that ends with its gate."""
@@ -124,7 +133,12 @@ def _work(jobs: Jobs, attended: weakref.ref[Attended]) -> None:
 def _do_next(jobs: Jobs, attended: weakref.ref[Attended], pause: float) -> float | None:
     """Do the next job, and what is due; seconds after which to come again, or None at the end."""
     gate = attended() if jobs.do_next(pause) else None
-    return None if gate is None else gate.tick()
+    if gate is None:
+        return None
+    pause = gate.tick()
+    if gate.idle:
+        gate.part()
+    return pause
 
 
 class Jobs:

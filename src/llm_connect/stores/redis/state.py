@@ -95,6 +95,10 @@ class RedisState(StoreGate):
         self._over: list[str] = []
 
     @property
+    def idle(self) -> bool:
+        return super().idle and self._sent is None
+
+    @property
     def gone(self) -> bool:
         return self._gone is not None
 

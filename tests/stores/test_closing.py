@@ -1,0 +1,77 @@
+"""Closing a budget gives back what this process had for it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+
+import pytest
+
+from llm_connect.core.mock import MockLLMAdapter
+from llm_connect.core.models import RunConfig
+from llm_connect.stores import budgets, processes
+from llm_connect.stores.opening import aopen_budget, open_budget
+from tests.core.budget_helpers import at_rest, auntil, until
+from tests.leftovers import DESCRIPTORS
+
+
+def left() -> tuple[int, int]:
+    """Threads of stores, and descriptors of this process."""
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("llm-connect")]
+    return len(threads), len(os.listdir(DESCRIPTORS))
+
+
+def test_a_hundred_budgets_leave_nothing(url: str) -> None:
+    """No thread, no descriptor and no place in a registry, however many are opened and closed (STORE-23)."""
+    open_budget(url, name="first", total=10).close()
+    gc.collect()
+    before, known = left(), len(processes._gates)
+    for number in range(100):
+        budget = open_budget(url, name=f"budget {number % 5}", total=1_000_000)
+        budget.consume(1)
+        budget.close()
+        assert left()[0] == before[0]
+    assert left() == before
+    del budget
+    gc.collect()
+    assert len(processes._gates) <= known
+    assert len(budgets._open) <= known + 1
+
+
+async def test_a_hundred_budgets_of_a_coroutine_leave_nothing(url: str) -> None:
+    """The worker lets go by itself, so that no event loop waits for it (STORE-23)."""
+    open_budget(url, name="first", total=10).close()
+    gc.collect()
+    before = left()
+    adapter = MockLLMAdapter("x", prompt_tokens=1, completion_tokens=1)
+    for number in range(20):
+        budget = await aopen_budget(url, name=f"budget {number % 5}", total=1_000_000)
+        await adapter.async_execute_prompt("hello", RunConfig(budget_tracker=budget, max_tokens=5))
+        budget.close()
+    await auntil(lambda: left() == before)
+
+
+def test_a_call_under_way_ends_after_its_budget_was_closed(url: str) -> None:
+    """What it came to is booked; then the thread and the connection go as well (STORE-23)."""
+    budget = open_budget(url, total=100, lease_seconds=0.6)
+    hold = budget.reserve(10)
+    hold.dispatch()
+    budget.close()
+    hold.settle(4)
+    until(lambda: left()[0] == 0 or all("store" not in thread.name for thread in threading.enumerate()))
+    again = open_budget(url)
+    assert again.snapshot().spent.tokens == 4
+    at_rest(again)
+
+
+@pytest.mark.parametrize("closes", [1, 2])
+def test_a_closed_budget_can_still_be_read(url: str, closes: int) -> None:
+    """It reaches for the store again (STORE-23)."""
+    budget = open_budget(url, total=100)
+    budget.consume(7)
+    for _ in range(closes):
+        budget.close()
+    assert budget.snapshot().spent.tokens == 7
+    assert [entry.amount.tokens for entry in budget.ledger] == [7]
+    at_rest(budget)
