@@ -89,7 +89,7 @@ def test_a_closed_child_is_not_joined() -> None:
 
 
 def test_leaving_a_joined_child_does_not_close_it() -> None:
-    """Others use it: it admits as before, and the next to join finds what was spent (BUDGET-64)."""
+    """Others use it: it admits as before, and the next to join finds what was spent (BUDGET-65)."""
     root = BudgetTracker(1_000)
     used_elsewhere = root.child("user-1", 100, join=True)
     for number in range(2):
@@ -105,7 +105,7 @@ def test_leaving_a_joined_child_does_not_close_it() -> None:
 
 
 async def test_leaving_a_joined_child_in_a_coroutine() -> None:
-    """The async form of its block does not close it either (BUDGET-64)."""
+    """The async form of its block does not close it either (BUDGET-65)."""
     root = BudgetTracker(1_000)
     async with root.child("user-1", 100, join=True) as child:
         child.consume(30)
