@@ -216,7 +216,7 @@ HEADS = {
 
 @pytest.mark.parametrize("case", HEADS)
 def test_a_length_that_is_said_twice_is_refused_alike(case: str, ask: Ask, raw: RawServer) -> None:
-    """All forms refuse framing that one of them cannot read: once, presumed, and with words. (CALL-42)"""
+    """All forms refuse framing that one of them cannot read: once, presumed, and with words. (CALL-48)"""
     header, said = HEADS[case]
     raw.reply = reply(OK, header)
     assert said in str(refused(raw, ask))
@@ -224,7 +224,7 @@ def test_a_length_that_is_said_twice_is_refused_alike(case: str, ask: Ask, raw: 
 
 @pytest.mark.parametrize("flood", [b"X-Flood: " + b"a" * 1000 + b"\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
 def test_a_head_without_end_is_refused(flood: bytes, ask: Ask, raw: RawServer) -> None:
-    """Headers, and informational replies, do not come for ever. (CALL-42)"""
+    """Headers, and informational replies, do not come for ever. (CALL-48)"""
     begin = b"" if flood.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\n"
     raw.reply = begin + flood * (4 * MIB // len(flood))
     tracker = BudgetTracker(total=1_000_000)
@@ -237,7 +237,7 @@ def test_a_head_without_end_is_refused(flood: bytes, ask: Ask, raw: RawServer) -
 
 @pytest.mark.parametrize("headers", [[f"X-Big: {'a' * 61_000}"], [f"X-{n}: {'a' * 60}" for n in range(900)]])
 def test_large_heads_are_taken_in_all_forms(headers: list[str], ask: Ask, raw: RawServer) -> None:
-    """A header of 60 kB, and 900 headers, are taken sync and async. (CALL-42)"""
+    """A header of 60 kB, and 900 headers, are taken sync and async. (CALL-48)"""
     raw.reply = reply(OK, *headers)
     adapter = create_adapter("openrouter", model="m", api_key="sk-0123456789", base_url=raw.url)
     assert ask(adapter, "Hello").content == "hi"

@@ -113,6 +113,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
         price: Price | None = None,
         count_tokens: CountTokens = None,
     ) -> None:
+        _check_system()
         self._login = login
         self._credentials = _credentials(api_key, login)
         self._endpoint = _endpoint(base_url, login)
@@ -265,6 +266,11 @@ class _Run:
         if self.relay is not None:
             headers |= {"sent": "yes" if self.relay.head.sent else "no", "request-id": self.relay.request_id}
         return headers
+
+
+def _check_system() -> None:
+    if not hasattr(os, "killpg"):
+        raise LLMConfigurationError("ClaudeCodeAdapter needs POSIX, as on Linux, macOS or WSL.")
 
 
 def _credentials(api_key: str | None, login: bool) -> dict[str, str]:

@@ -46,4 +46,6 @@ def _forked() -> None:
 
 
 atexit.register(_ending)
-os.register_at_fork(after_in_child=_forked)
+# There is no fork on Windows.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
