@@ -14,7 +14,7 @@ from typing import Any
 import httpcore2
 import pytest
 
-from llm_connect.calling import connecting, http, names, sockets, threads
+from llm_connect.calling import aiohttp_transport, connecting, http, names, sockets, threads
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.names import Lookups, alook_up, look_up
 from tests.dead_ends import dropped_packets, hanging_lookups, silent_tls
@@ -267,3 +267,46 @@ async def test_an_async_backend_of_the_users_own_does_too() -> None:
         await stream.aclose()
     await backend.sleep(0)
     assert inner.asked == ["known-to-it", "/its/path", 0]
+
+
+def test_a_socket_that_takes_an_option_not_is_closed() -> None:
+    """An option that the system does not know is a failed connection; a socket left open would fail this test."""
+    backend = sockets._Backend(httpcore2.SyncBackend())
+    with listening() as url, pytest.raises(httpcore2.ConnectError):
+        backend.connect_tcp("127.0.0.1", int(url.rpartition(":")[2]), socket_options=[(socket.SOL_SOCKET, 9999, 1)])
+
+
+def test_the_zone_of_an_address_is_kept() -> None:
+    """An address of the local link means nothing without its interface. (CALL-35)"""
+    found = aiohttp_transport._resolved("h", (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("fe80::1", 80, 0, 3)))
+    assert (found["host"], found["port"]) == ("fe80::1%3", 80)
+
+
+async def test_work_that_has_ended_is_known_at_once() -> None:
+    """Nobody waits for what is there, and an error is raised where it is asked for. (CALL-34)"""
+    done = threads.in_thread(lambda: 5)
+    assert done.result(20) == await threads.known(done) == 5
+    failed = threads.in_thread(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        await threads.known(failed)
+
+
+def test_a_fork_waits_for_an_import_in_another_thread() -> None:
+    """What an import has locked would stay locked in the fork; its own thread does not wait for itself. (CALL-34)"""
+    begun, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        threads._before_fork()
+        begun.set()
+        over.wait(20)
+
+    once = threads.Once()
+    first = once.begin(work)
+    assert once.begin(work) is first
+    assert begun.wait(20)
+    forking = threads.in_thread(threads._before_fork)
+    assert not forking.done()
+    over.set()
+    forking.result(20)
+    first.result(20)
+    assert once.begin(lambda: None) is not first

@@ -81,5 +81,5 @@ def _before_fork() -> None:
     wait(others, _LONGEST_WAIT_BEFORE_FORK_SECONDS)
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - absent on Windows
     os.register_at_fork(before=_before_fork)
