@@ -141,7 +141,7 @@ def test_an_overrun_raises_the_next_reservation_of_its_name() -> None:
     with tracker.reserve(100, adapter="a", model="m", price=PRICE) as hold:
         assert hold.bound == Amount(200, 1, 1_600_000)
     with tracker.reserve(bound=Bound(prompt_tokens=10, max_tokens=10), adapter="a", model="m", price=PRICE) as hold:
-        assert hold.bound.tokens == 30
+        assert hold.bound.tokens == 40
     for other in ({"adapter": "b", "model": "m"}, {"adapter": "a", "model": "n"}, {}):
         with tracker.reserve(100, price=PRICE, **other) as hold:
             assert hold.bound == Amount(100, 1, 400_000)

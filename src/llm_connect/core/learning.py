@@ -105,10 +105,11 @@ class Seen(NamedTuple):
 
     @classmethod
     def of_total(cls, tokens: int, used: Used, price: Price | None) -> Seen:
-        """Of a call whose bound does not tell input and output apart."""
+        """Of a call whose bound does not tell input and output apart: each of them may be what was too low."""
         if price is None or used.nano_usd is None:
-            return cls((tokens, 0, 0), (used.tokens, 0, 0))
-        return cls((tokens, 0, price.dearest(used.tokens, used.calls)), (used.tokens, 0, used.nano_usd))
+            return cls((tokens, tokens, 0), (used.tokens, used.tokens, 0))
+        priced = price.dearest(used.tokens, used.calls)
+        return cls((tokens, tokens, priced), (used.tokens, used.tokens, used.nano_usd))
 
     @property
     def within(self) -> bool:
