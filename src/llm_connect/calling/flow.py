@@ -32,7 +32,7 @@ from llm_connect.core.log import CLAMPED, CUT, RETRIED, tell
 from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd
-from llm_connect.core.terms import declared_price, terms, tracker_of
+from llm_connect.core.terms import declared_price, log_cut, terms, tracker_of
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
@@ -223,6 +223,8 @@ class Call:
         self._name(hold, outcome.request_id)
         if isinstance(outcome, Failure) and outcome.maybe_billed:
             self._head.sent = True
+        if isinstance(outcome, Answer) and not hold.ended:
+            log_cut(hold, self.config, outcome.finish_reason)
         end_hold(hold, outcome)
 
     def _end_open(self, hold: Hold) -> None:

@@ -15,6 +15,7 @@ from llm_connect.core.log import OVERRUN, tell_of_end
 from llm_connect.core.metering import log_unreadable, presumed_on_error
 from llm_connect.core.models import LLMResponse
 from llm_connect.core.price import Price, cost_of
+from llm_connect.core.terms import cut_by
 from llm_connect.core.units import nano_usd_of
 from llm_connect.core.usage import Usage
 from llm_connect.protocols.wire import Answer, Failure, Reply
@@ -111,8 +112,9 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
     }
     if answer.request_id is not None:
         metadata["request_id"] = answer.request_id
-    if answer.hint is not None:
-        metadata["hint"] = answer.hint
+    cut = None if call.hold is None else cut_by(call.hold, call.config, answer.finish_reason)
+    if answer.hint is not None or cut is not None:
+        metadata["hint"] = " ".join(filter(None, (answer.hint, cut)))
     if call.hold is not None:
         metadata["ledger_entry"] = call.hold.entry_id
     cost, source = _cost_told(call, answer)

@@ -125,6 +125,11 @@ def room(path: Path, amount: Amount) -> int | None:
     return min(counts, default=None)
 
 
+def limits_output(path: Path) -> bool:
+    """Whether any limit on `path` concerns how much a call writes: one in tokens, or in USD."""
+    return any(account.limit is not None for unit in (0, 2) for account in path.units[unit])
+
+
 def hopeless(path: Path, amount: Amount) -> Account | None:
     """The first account on which `amount` would not fit even with no hold and no slice open."""
     return next((account for account, need in needs(path, amount) if account.spent + need > account.limit), None)  # type: ignore[operator]

@@ -16,7 +16,7 @@ from llm_connect.core.books import Books, Sink
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.gates import Lock, Worker
-from llm_connect.core.grants import give_back, grant, grow
+from llm_connect.core.grants import give_back, grant, grow, is_unlimited
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits
@@ -345,7 +345,8 @@ class Gate:
 
     def _covers(self, hold: Hold) -> bool:
         """Whether the hold covers its call by what is known now, after it has grown if need be."""
-        if not accounts.fits(hold.tracker.accounts, NOTHING):
+        path = hold.tracker.accounts
+        if not accounts.fits(path, NOTHING) or (is_unlimited(hold) and accounts.limits_output(path)):
             return False
         factor = self._learned.get(hold.facts.key)
         return factor is None or grow(hold, factor)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from llm_connect.core.accounts import Path, fits, hold, take
+from llm_connect.core.accounts import Path, fits, hold, limits_output, take
 from llm_connect.core.learning import Key, LearnedFactor, Seen, Used
 from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
@@ -123,11 +123,23 @@ class ManualDemand:
 
 
 class BoundDemand:
-    """What a call with a bound asks for, with an output limit from `least` to that of the bound."""
+    """What a call with a bound asks for, with an output limit from `least` to that of the bound.
 
-    __slots__ = ("amount", "bound", "factor", "least", "price")
+    One that was `unasked` for is sent only where a limit in tokens or USD needs it.
+    """
 
-    def __init__(self, bound: Bound, least: int, price: Price | None, factor: LearnedFactor | None = None) -> None:
+    __slots__ = ("amount", "bound", "factor", "least", "price", "unasked")
+
+    def __init__(
+        self,
+        bound: Bound,
+        least: int,
+        price: Price | None,
+        factor: LearnedFactor | None = None,
+        *,
+        unasked: bool = False,
+    ) -> None:
+        self.unasked: bool = unasked
         self.amount: Amount = bound.amount_at(bound.max_tokens, price, factor)
         self.bound: Bound = bound
         self.least: int = least
@@ -146,7 +158,7 @@ class BoundDemand:
     def take(self, path: Path) -> tuple[Amount, int | None] | None:
         most = self.bound.max_tokens
         if take(path, self.amount):
-            return self.amount, most
+            return self.amount, None if self.unasked and not limits_output(path) else most
         if self.least == most or not fits(path, self.smallest):
             return None
         limit = _largest(self.least, most, lambda limit: fits(path, self.at(limit)))
@@ -154,7 +166,7 @@ class BoundDemand:
         return self.at(limit), limit
 
     def raised(self, factor: LearnedFactor | None) -> Demand:
-        return BoundDemand(self.bound, self.least, self.price, factor)
+        return BoundDemand(self.bound, self.least, self.price, factor, unasked=self.unasked)
 
     def at(self, max_tokens: int | None) -> Amount:
         limit = self.bound.max_tokens if max_tokens is None else max_tokens

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llm_connect.core import accounts
-from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.holds import Hold
 from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.units import NOTHING
@@ -20,6 +21,9 @@ def grant(tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | No
     if taken is None:
         return None
     amount, max_tokens = taken
+    if max_tokens is None and isinstance(demand, BoundDemand):
+        # Nobody limits what is written.
+        facts = replace(facts, grade="unbounded")
     return tracker.gate.hold_type(tracker, amount, max_tokens, demand, facts)
 
 
@@ -40,3 +44,8 @@ def grow(hold: Hold, factor: LearnedFactor) -> bool:
         return False
     hold.bound = hold.bound.plus(more)
     return True
+
+
+def is_unlimited(hold: Hold) -> bool:
+    """Whether the request of `hold` carries no output limit, because no limit concerned it when it was granted."""
+    return hold.max_tokens is None and isinstance(hold.demand, BoundDemand)

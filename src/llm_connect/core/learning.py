@@ -76,7 +76,7 @@ class Used(NamedTuple):
     calls: int
     nano_usd: int | None
     usage: Usage | None
-    #: The output limit of its request.
+    #: The output limit of its request; without one whatever it wrote is no overrun.
     max_tokens: int | None
 
 
@@ -92,7 +92,7 @@ class Seen(NamedTuple):
 
     @classmethod
     def of(cls, bound: Bound, used: Used, price: Price | None) -> Seen:
-        limit = bound.outputs * (bound.max_tokens if used.max_tokens is None else used.max_tokens)
+        limit = bound.outputs * used.max_tokens if used.max_tokens is not None else used.tokens
         usage, cost = used.usage, used.nano_usd
         if usage is None:
             prompt = min(used.tokens, bound.prompt_tokens)

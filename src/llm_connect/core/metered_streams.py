@@ -16,7 +16,7 @@ from llm_connect.core.metering import adispatch, dispatch, ends, settled, while_
 from llm_connect.core.models import LLMResponse, RunConfig
 from llm_connect.core.stream_sources import nothing_yet
 from llm_connect.core.streams import AsyncLLMStream, LLMStream
-from llm_connect.core.terms import Terms
+from llm_connect.core.terms import Terms, hinted, log_cut
 
 if TYPE_CHECKING:
     from llm_connect.core.adapter import LLMAdapter
@@ -72,6 +72,7 @@ class MeteredStream:
             with self._open(terms.config_for(hold)) as inner:
                 yield from self._given(hold, inner)
             settled(hold, self.response)
+            log_cut(hold, terms.config, self.response.finish_reason)
 
     async def achunks(self) -> AsyncGenerator[StreamChunk]:
         terms = Terms.of(self._adapter, self._prompt, self._config)
@@ -86,6 +87,7 @@ class MeteredStream:
                 async for chunk in self._agiven(hold, inner):
                     yield chunk
             settled(hold, self.response)
+            log_cut(hold, terms.config, self.response.finish_reason)
 
     def abandon(self) -> None:
         if self._hold is not None:
@@ -97,7 +99,9 @@ class MeteredStream:
 
     @property
     def response(self) -> LLMResponse:
-        return nothing_yet() if self._inner is None else self._inner.response
+        if self._inner is None:
+            return nothing_yet()
+        return hinted(self._inner.response, self._hold, self._config or RunConfig())
 
     def _open(self, config: RunConfig | None) -> Any:
         self._inner = self._method(self._adapter, self._prompt, config)

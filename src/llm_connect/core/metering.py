@@ -22,7 +22,7 @@ from llm_connect.core.exceptions import LLMConfigurationError, LLMError
 from llm_connect.core.holds import Hold
 from llm_connect.core.models import LLMResponse, RunConfig
 from llm_connect.core.price import cost_of
-from llm_connect.core.terms import Terms, running
+from llm_connect.core.terms import Terms, hinted, log_cut, running
 from llm_connect.core.units import NANO, nano_usd_of
 from llm_connect.core.usage import MOST_USD, can_be_true
 from llm_connect.core.waiting import aadmit, admit
@@ -62,7 +62,7 @@ async def execute_in_thread(adapter: LLMAdapter, prompt: Any, config: RunConfig 
             raise asyncio.CancelledError
         dispatched = hold if hold.try_dispatch() else dispatch(terms)
         with _attempt(adapter, dispatched):
-            return settled(dispatched, method(adapter, prompt, terms.config_for(dispatched)))
+            return _answered(terms, dispatched, method(adapter, prompt, terms.config_for(dispatched)))
 
     try:
         return await asyncio.to_thread(work)
@@ -80,7 +80,7 @@ def _metered(method: Execute) -> Execute:
             return method(self, prompt, config)
         hold = dispatch(terms)
         with _attempt(self, hold):
-            response = settled(hold, method(self, prompt, terms.config_for(hold)))
+            response = _answered(terms, hold, method(self, prompt, terms.config_for(hold)))
         hold.booked()
         return response
 
@@ -96,7 +96,7 @@ def _ametered(method: AsyncExecute) -> AsyncExecute:
             return await method(self, prompt, config)
         hold = await adispatch(terms)
         with _attempt(self, hold):
-            response = settled(hold, await method(self, prompt, terms.config_for(hold)))
+            response = _answered(terms, hold, await method(self, prompt, terms.config_for(hold)))
         await hold.abooked()
         return response
 
@@ -147,6 +147,15 @@ def while_running(adapter: LLMAdapter, hold: Hold) -> Iterator[None]:
         yield
     finally:
         running.reset(token)
+
+
+def _answered(terms: Terms, hold: Hold, response: LLMResponse) -> LLMResponse:
+    """Settle `hold`, and say so where its output limit has cut the answer."""
+    settled(hold, response)
+    hint = hinted(response, hold, terms.config)
+    if hint is not response:
+        log_cut(hold, terms.config, response.finish_reason)
+    return hint
 
 
 def settled(hold: Hold, response: LLMResponse) -> LLMResponse:

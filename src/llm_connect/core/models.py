@@ -102,8 +102,9 @@ class RunConfig:
     when_short: what a call does whose bound does not fit the budget now, but will when others have ended: "wait",
         "refuse", or "clamp" (its output limit becomes what is free, and it waits for `clamp_floor` at the least).
     clamp_floor: the smallest output limit, in tokens, that "clamp" or a missing `max_tokens` may end up with.
-    budget_tracker: the budget that this call spends from. With one, a missing `max_tokens` becomes the adapter's
-        default (2,000), or what is free if that is less; that limit is held and sent.
+    budget_tracker: the budget that this call spends from. Under a limit in tokens or USD a missing `max_tokens` becomes
+        the adapter's default (2,000), or what is free if that is less; that limit is held and sent, and an answer that
+        it cuts says so in `metadata["hint"]`. Without such a limit nothing is sent.
     labels: what the call is for, as short text by name, which UTF-8 can encode; the ledger keeps it.
 
     Raises LLMConfigurationError for a value that cannot be meant.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import weakref
 from contextvars import ContextVar
@@ -12,13 +13,15 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.checks import check_prompt, encodable
 from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.holds import Hold
-from llm_connect.core.models import RunConfig
+from llm_connect.core.models import LLMResponse, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd, refuse_unpriced, refuse_unproven
 
 if TYPE_CHECKING:
     from llm_connect.core.adapter import LLMAdapter
     from llm_connect.core.budget import BudgetTracker
+
+_log = logging.getLogger("llm_connect")
 
 #: The metered call that is running around this one: its adapter and its hold, weak, so that a lost one is noticed.
 running: ContextVar[tuple[LLMAdapter, weakref.ref[Hold]] | None] = ContextVar("llm_connect_running", default=None)
@@ -85,8 +88,35 @@ def terms(
         refuse_unpriced(tracker.accounts, facts)
     patience = 0.0 if config.when_short == "refuse" else config.budget_wait_seconds
     wait_until = min(now + patience, deadline)
-    demand = _demand(bound, config, facts.price)
+    demand = _demand(bound, config, facts.price, strict=tracker.strict)
     return Terms(tracker, config, demand, facts, wait_until, _replaced_by(adapter, tracker))
+
+
+def cut_by(hold: Hold, config: RunConfig, finish_reason: str) -> str | None:
+    """A hint for an answer that was cut by an output limit of the budget's, not of its caller's; else None."""
+    limit, demand = hold.max_tokens, hold.demand
+    if finish_reason != "length" or limit is None or limit == config.max_tokens or not isinstance(demand, BoundDemand):
+        return None
+    why = "the adapter's default" if limit == demand.bound.max_tokens else "which was free"
+    return (
+        f"The answer was cut at {limit:,} tokens, {why} under the limits of budget {hold.tracker.path!r}: "
+        "set max_tokens, or raise the limit."
+    )
+
+
+def hinted(response: LLMResponse, hold: Hold | None, config: RunConfig) -> LLMResponse:
+    """The response with a hint in `metadata` where the budget has cut it."""
+    if hold is None or not isinstance(response, LLMResponse):
+        return response
+    hint = cut_by(hold, config, response.finish_reason)
+    return response if hint is None else replace(response, metadata={**response.metadata, "hint": hint})
+
+
+def log_cut(hold: Hold, config: RunConfig, finish_reason: str) -> None:
+    """Say in the log that the budget has cut an answer."""
+    hint = cut_by(hold, config, finish_reason)
+    if hint is not None:
+        _log.warning("%s", hint, extra={"tracker": hold.tracker.path, "max_tokens": hold.max_tokens})
 
 
 def declared_price(adapter: LLMAdapter, tracker: BudgetTracker | None, config: RunConfig) -> Price | None:
@@ -119,8 +149,9 @@ def _text_of(adapter: LLMAdapter, name: str) -> str | None:
     return encodable(value) if isinstance(value, str) else None
 
 
-def _demand(bound: Bound, config: RunConfig, price: Price | None) -> Demand:
+def _demand(bound: Bound, config: RunConfig, price: Price | None, *, strict: bool) -> Demand:
     """With no output limit given, or by wish, a smaller limit is taken when that is what is free."""
     least = min(max(config.clamp_floor, bound.least_max_tokens), bound.max_tokens)
-    elastic = config.max_tokens is None or config.when_short == "clamp"
-    return BoundDemand(bound, least if elastic else bound.max_tokens, price)
+    unasked = config.max_tokens is None
+    elastic = unasked or config.when_short == "clamp"
+    return BoundDemand(bound, least if elastic else bound.max_tokens, price, unasked=unasked and not strict)
