@@ -167,3 +167,53 @@ def test_a_child_needs_a_name_and_limits_that_can_be_meant() -> None:
     for make in (lambda: root.child(""), lambda: root.child("a", 0), lambda: root.child("a", -5, join=True)):
         with pytest.raises(LLMConfigurationError):
             make()
+
+
+def test_a_name_that_an_open_child_has_gets_a_number(caplog: pytest.LogCaptureFixture) -> None:
+    """Whether anybody keeps that child or not, and the log says so once; a closed one gives its back. (BUDGET-64)"""
+    root = BudgetTracker(500)
+    for _ in range(3):
+        root.child("user-1", 100).record(80)
+    kept = root.child("user-1")
+    assert (kept.name, kept.path) == ("user-1#4", "budget/user-1#4")
+    assert [entry.tracker for entry in root.ledger] == ["budget/user-1", "budget/user-1#2", "budget/user-1#3"]
+    said = [record.getMessage() for record in caplog.records if "join=True" in record.getMessage()]
+    assert len(said) == 1
+    for _ in range(3):
+        with root.child("step") as step, step.child("user-1") as below:
+            assert (step.path, below.path) == ("budget/step", "budget/step/user-1")
+    kept.close()
+    assert root.child("user-1").path == "budget/user-1#4"
+
+
+def test_names_of_children_that_nobody_closes_do_not_pile_up() -> None:
+    """The last thousand are remembered. (BUDGET-64)"""
+    root = BudgetTracker()
+    names = [root.child(f"user-{number}").name for number in range(1_001)]
+    assert names == [f"user-{number}" for number in range(1_001)]
+    assert root.child("user-0").name == "user-0"
+    assert root.child("user-1000").name == "user-1000#2"
+
+
+def test_leaving_a_block_of_a_joined_child_does_not_close_it() -> None:
+    """Others go on, and the next who joins finds what was spent; `close` ends it. (BUDGET-64)"""
+    root = BudgetTracker(500)
+    with root.child("user-1", 100, join=True) as first:
+        first.consume(80)
+        with root.child("user-1", 100, join=True) as again:
+            assert again is first
+        first.consume(5)
+    assert not first.closed
+    assert refused(lambda: root.child("user-1", 100, join=True).consume(20)).missing == 5
+    assert root.child("user-1").path == "budget/user-1#2"
+    first.close()
+    assert root.child("user-1", 100, join=True).spent == 0
+
+
+async def test_leaving_an_async_block_of_a_joined_child_does_not_close_it() -> None:
+    """As with a sync one. (BUDGET-64)"""
+    root = BudgetTracker(500)
+    child = root.child("user-1", 100, join=True)
+    async with child:
+        (await child.areserve(10)).settle(10)
+    assert (child.closed, child.spent) == (False, 10)

@@ -14,6 +14,7 @@ from llm_connect.core.books import Sink
 from llm_connect.core.bounds import Bound
 from llm_connect.core.callers import remember_own
 from llm_connect.core.checks import check_count, check_name, check_number
+from llm_connect.core.child_names import ChildNames
 from llm_connect.core.demand import NO_FACTS, Grade, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.figures import BudgetFigures
@@ -131,6 +132,7 @@ class BudgetTracker(BudgetFigures):
         self._others_use_it = False
         self._max_wait_seconds: float = 0
         self._joined: dict[str, BudgetTracker] = {}
+        self._names = ChildNames()
         self.window: Window | None = None if period is None else Window(period, gate.clock)
         if self.window is not None:
             for account in self.own_accounts:
@@ -279,8 +281,9 @@ class BudgetTracker(BudgetFigures):
             with tracker.child("research", total=5_000) as research:
                 config = RunConfig(budget_tracker=research)
 
-        Each call makes a new ceiling; with `join=True` the open one of that name that was joined before is shared,
-        and its limits and period stay as they are. Leaving its block does not close it for the others; `close` does.
+        Each call makes a new ceiling; one whose name an open child has gets a path of its own, such as `research#2`.
+        With `join=True` the open one of that name that was joined before is shared, and its limits and period stay as
+        they are: that is a budget for each user, say. Leaving its block does not close it for the others; `close` does.
         period: as of a `BudgetTracker`; each child has a window of its own, whatever those above have.
         slice: True sets the limits aside from this budget for as long as the `with` block lasts, so that nobody else
             can take them; what is not used comes back at its end. Entering the block (`with`, or in a coroutine `async
@@ -299,6 +302,8 @@ class BudgetTracker(BudgetFigures):
             raise LLMConfigurationError("A slice needs a limit that is set aside for it, and is never joined.")
         if slice and period is not None:
             raise LLMConfigurationError("A slice is set aside for its block, and has no period: open a child in it.")
+        check_name(name)
+        name = self._names.take(name, self.path, shared=join)
         child._become(name, self, self.gate, limits, checked_period(period), is_slice=slice)
         child._max_wait_seconds = max_wait_seconds
         if not join:
@@ -361,6 +366,8 @@ class BudgetTracker(BudgetFigures):
     def close(self) -> None:
         """Admit nothing more here and below. Open holds and later corrections are still booked."""
         self.gate.close(self)
+        if self.parent is not None:
+            self.parent._names.give_back(self.name)
 
     def __enter__(self) -> Self:
         if self.parent is not None and self._opens_as_slice:
