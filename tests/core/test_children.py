@@ -170,7 +170,7 @@ def test_a_child_needs_a_name_and_limits_that_can_be_meant() -> None:
 
 
 def test_a_name_that_an_open_child_has_gets_a_number(caplog: pytest.LogCaptureFixture) -> None:
-    """Whether anybody keeps that child or not, and the log says so once; a closed one gives its back. (BUDGET-64)"""
+    """Whether anybody keeps that child or not, and the log says so once; a closed one gives its back. (BUDGET-69)"""
     root = BudgetTracker(500)
     for _ in range(3):
         root.child("user-1", 100).record(80)
@@ -187,7 +187,7 @@ def test_a_name_that_an_open_child_has_gets_a_number(caplog: pytest.LogCaptureFi
 
 
 def test_names_of_children_that_nobody_closes_do_not_pile_up() -> None:
-    """The last thousand are remembered. (BUDGET-64)"""
+    """The last thousand are remembered. (BUDGET-69)"""
     root = BudgetTracker()
     names = [root.child(f"user-{number}").name for number in range(1_001)]
     assert names == [f"user-{number}" for number in range(1_001)]
@@ -196,7 +196,7 @@ def test_names_of_children_that_nobody_closes_do_not_pile_up() -> None:
 
 
 def test_leaving_a_block_of_a_joined_child_does_not_close_it() -> None:
-    """Others go on, and the next who joins finds what was spent; `close` ends it. (BUDGET-64)"""
+    """Others go on, and the next who joins finds what was spent; `close` ends it. (BUDGET-69)"""
     root = BudgetTracker(500)
     with root.child("user-1", 100, join=True) as first:
         first.consume(80)
@@ -211,7 +211,7 @@ def test_leaving_a_block_of_a_joined_child_does_not_close_it() -> None:
 
 
 async def test_leaving_an_async_block_of_a_joined_child_does_not_close_it() -> None:
-    """As with a sync one. (BUDGET-64)"""
+    """As with a sync one. (BUDGET-69)"""
     root = BudgetTracker(500)
     child = root.child("user-1", 100, join=True)
     async with child:
