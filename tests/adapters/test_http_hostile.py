@@ -264,7 +264,8 @@ async def watched():
 def run():
     if way == "async": return asyncio.run(watched())
     try: adapter.execute_prompt("Hello", config)
-    except LLMError: return 0.0
+    except LLMError: pass
+    return 0.0
 run()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 worst = run()
