@@ -289,3 +289,10 @@ def test_no_long_part_of_a_prompt_stays(before: str, after: str, start: int, siz
 def test_any_text_can_be_cleaned(text: str) -> None:
     """Whatever a provider writes, cleaning it ends in a text. (ERROR-5)"""
     assert isinstance(clean(text, PROMPT), str)
+
+
+def test_escapes_that_stand_for_no_character_hide_nothing() -> None:
+    """A code beyond the last character, and a line that quoted-printable breaks, are passed over. (ERROR-5)"""
+    spelled = f"{KEY[:14]}\\UFFFFFFFF{KEY[14:26]}=\n{KEY[26:]}"
+    assert clean(f"bad key {spelled}") == "bad key [key]"
+    assert clean("bad \\UFFFFFFFF key") == "bad \\UFFFFFFFF key"
