@@ -79,7 +79,16 @@ def test_the_names_are_sorted_and_complete() -> None:
         (
             "claude-code",
             {"cli_path": sys.executable},
-            {"claude_code", "command_stream", "relay", "relay_streams", "strands", "subprocesses"},
+            {
+                "claude_code",
+                "command_stream",
+                "process_marks",
+                "relay",
+                "relay_streams",
+                "strands",
+                "subprocesses",
+                "workplaces",
+            },
         ),
         ("gemini", {}, {"gemini"}),
         ("openai", {}, {"openai"}),

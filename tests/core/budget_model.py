@@ -10,7 +10,8 @@ from functools import cached_property
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.holds import Hold
 from llm_connect.core.periods import Period
-from llm_connect.core.units import Amount
+from llm_connect.core.snapshot import BudgetSnapshot
+from llm_connect.core.units import Amount, nano_usd_of
 from llm_connect.core.waiters import Waiter
 
 UNITS = (0, 1, 2)
@@ -203,3 +204,9 @@ class Model:
         if booked is not None:
             self.bookings.append((kept.node, booked, self.now))
         self.scan()
+
+
+def limits_of(snapshot: BudgetSnapshot) -> list[int | None]:
+    """The limits of a tracker as the model has them, USD in nano-dollars."""
+    usd = snapshot.total_usd
+    return [snapshot.total, snapshot.total_calls, None if usd is None else nano_usd_of("total_usd", usd)]

@@ -136,7 +136,9 @@ def test_a_snapshot_is_of_one_moment() -> None:
     hold.release()
     assert snapshot == BudgetSnapshot(
         path="budget",
-        total=(100, 2, None),
+        total=100,
+        total_calls=2,
+        total_usd=None,
         spent=NOTHING,
         held=Amount(40, 1),
         presumed=NOTHING,

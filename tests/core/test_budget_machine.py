@@ -25,7 +25,7 @@ from llm_connect.core.periods import Period
 from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
 from llm_connect.core.waiters import Waiter
-from tests.core.budget_model import UNITS, Caller, Kept, Model, Node
+from tests.core.budget_model import UNITS, Caller, Kept, Model, Node, limits_of
 
 #: Seconds that a caller waits: it lives to see windows open, or not all of them. The clock of windows is a fake.
 FAR, NEAR = 1_000_000, 1_800.5
@@ -323,7 +323,7 @@ class BudgetMachine(RuleBasedStateMachine):
             for name in ("spent", "held", "presumed", "sliced"):
                 expected = tuple(getattr(self.model, name)(node, unit) for unit in UNITS)
                 assert tuple(getattr(snapshot, name)) == expected, (name, node.tracker.path)
-            assert list(snapshot.total) == node.limits
+            assert limits_of(snapshot) == node.limits
             assert snapshot.period == node.period
             assert snapshot.closed == node.closed
             assert snapshot.breached == any(self.model.breached(node, unit) for unit in UNITS)

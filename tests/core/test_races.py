@@ -17,6 +17,7 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
 from tests.core.budget_helpers import at_rest, in_thread
+from tests.core.budget_model import limits_of
 
 THREADS = 32
 LOOPS = 4
@@ -57,7 +58,7 @@ class Watcher:
             for tracker in self.trackers:
                 seen = tracker.snapshot()
                 self.looks += 1
-                for spent, held, sliced, total in zip(seen.spent, seen.held, seen.sliced, seen.total, strict=True):
+                for spent, held, sliced, total in zip(seen.spent, seen.held, seen.sliced, limits_of(seen), strict=True):
                     if min(spent, held, sliced) < 0 or (total is not None and spent + held + sliced > total):
                         self.wrong.append(repr(seen))
 
