@@ -14,6 +14,7 @@ from llm_connect import (
     GeminiAdapter,
     LLMAPIError,
     LLMBudgetExceededError,
+    LLMBudgetNeverFitsError,
     LLMConfigurationError,
     LLMResponse,
     OpenAIAdapter,
@@ -345,7 +346,7 @@ def test_children_and_limits_hold_with_counts(provider: EmbeddedProvider) -> Non
 
     adapter = COUNTERS["gemini"](provider.gemini_url, count_tokens="provider")
     results = asyncio.run(all_at_once(adapter))
-    assert {type(result) for result in results} == {LLMResponse, LLMBudgetExceededError}
+    assert {type(result) for result in results} == {LLMResponse, LLMBudgetNeverFitsError}
     assert provider.meter.total_tokens == tracker.spent <= 3_000
     assert tracker.spent > 3_000 - adapter.bound(PROMPT, config).total_tokens
     assert tracker.held == 0

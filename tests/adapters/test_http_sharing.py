@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import socket
 import threading
 import warnings
 import weakref
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from llm_connect import LLMAdapter, RunConfig, create_adapter
+from llm_connect.calling import connecting
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.conftest import Ask, Make, Wiring
 from tests.adapters.http_helpers import PROMPT, each_transport
@@ -179,8 +179,8 @@ def test_an_adapter_that_nobody_closed_leaves_no_warning(wiring: Wiring, provide
 def test_connections_are_reused(make: Make, provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten calls in a row need one connection. (CALL-9)"""
     connects: list[Any] = []
-    create = socket.create_connection
-    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: connects.append(a) or create(*a, **k))
+    connect = connecting.connect
+    monkeypatch.setattr(connecting, "connect", lambda *a, **k: connects.append(a) or connect(*a, **k))
     adapter = make()
     for _ in range(10):
         adapter.execute_prompt(PROMPT)

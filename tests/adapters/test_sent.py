@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.abc
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -354,6 +355,22 @@ async def test_a_warm_adapter_imports_nothing_more(
                 await adapter.async_execute_prompt("hello")
                 assert not slow.begun.is_set()
     assert len(provider.requests) == 2
+
+
+@each_format
+def test_a_further_client_loads_no_trusted_roots(
+    wiring: Wiring, provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warm adapter has them, so that its first call in another loop does not stop that loop. (CALL-34)"""
+    loaded: list[object] = []
+    load = ssl.SSLContext.load_verify_locations
+    with cold(wiring, provider) as adapter:
+        adapter.warm_up()
+        monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *a, **k: loaded.append(a) or load(*a, **k))
+        adapter.execute_prompt("hello")
+        asyncio.run(adapter.async_execute_prompt("hello"))
+    assert len(provider.requests) == 2
+    assert loaded == []
 
 
 @each_form

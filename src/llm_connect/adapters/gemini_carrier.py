@@ -11,6 +11,7 @@ from google.genai import errors, types
 
 from llm_connect.calling import http
 from llm_connect.calling.carrier import Carrier
+from llm_connect.calling.certificates import trusted
 from llm_connect.calling.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.calling.provider import Request
@@ -97,13 +98,15 @@ class GeminiCarrier(Carrier):
         return http.failure_of(error)
 
     def _client(self) -> genai.Client:
-        # Both are given, although one is used: the SDK would load the trusted roots anew for the other.
+        # Both are given, although one is used, and a context for websockets, which are not used at all: for each that
+        # is missing, the SDK loads the trusted roots, which takes longer than a call and stops an event loop meanwhile.
         options = types.HttpOptions(
             base_url=self._base_url,
             api_version=self._version,
             retry_options=types.HttpRetryOptions(attempts=1),
             httpx_client=http.sync_client(self._max_connections, self._options),
             httpx_async_client=http.async_client(self._max_connections, self._options),
+            async_client_args={"ssl": trusted(self._options.verify)},
         )
         return genai.Client(api_key=self._api_key, vertexai=False, http_options=options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,7 +25,7 @@ def prepare() -> None:
     """Import and load what clients of either form need, which takes long, in whatever thread."""
     trusted(True)
     if find_spec("aiohttp") is not None:
-        pass
+        import_module("llm_connect.calling.aiohttp_transport")
 
 
 def sync_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, **more: Any) -> httpx2.Client:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
+from weakref import ref
 
 from llm_connect.core import forks
 
@@ -29,7 +30,8 @@ async def known(future: Future[T]) -> T:
     """What `future` comes to, for a coroutine; cancelled, it lets the work go on."""
     if not future.done():
         there = asyncio.Event()
-        future.add_done_callback(partial(_tell, asyncio.get_running_loop(), there))
+        # A future keeps what it calls back, for as long as the work goes on and after it.
+        future.add_done_callback(partial(_tell, ref(asyncio.get_running_loop()), ref(there)))
         await there.wait()
     return future.result()
 
@@ -56,10 +58,12 @@ def _answer(future: Future[T], work: Callable[[], T]) -> None:
         future.set_exception(error)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, there: asyncio.Event, _: Future[Any]) -> None:
-    # The loop may be closed by now.
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(there.set)
+def _tell(loop: ref[asyncio.AbstractEventLoop], there: ref[asyncio.Event], _: Future[Any]) -> None:
+    waiting_in, event = loop(), there()
+    if waiting_in is not None and event is not None:
+        # The loop may be closed by now.
+        with suppress(RuntimeError):
+            waiting_in.call_soon_threadsafe(event.set)
 
 
 #: Work during which no process is forked: in the fork, what it has locked would stay locked.
