@@ -124,11 +124,12 @@ class BudgetMachine(RuleBasedStateMachine):
     @rule(pick=PICK, limits=LIMITS)
     def set_limits(self, pick: int, limits: tuple[int | None, int | None, int | None]) -> None:
         node = self.node(pick)
-        if node.slice or node.tracker._opens_as_slice:
+        tracker = node.tracker
+        if node.slice or tracker._opens_as_slice:
             return
         tokens, calls, nano_usd = limits
         money = None if nano_usd is None else usd(nano_usd)
-        node.tracker.set_limits(total=tokens, total_calls=calls, total_usd=money)
+        tracker.set_limits(total=tokens, total_calls=calls, total_usd=money)
         node.limits = list(limits)
         self.over.clear()
         self.model.scan()

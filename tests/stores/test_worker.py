@@ -35,7 +35,7 @@ async def test_a_figure_that_nobody_can_count_is_presumed(
     """The answer comes back, its bound is booked, the log says so, and the calls that follow are as ever (STORE-19)."""
     budget = open_budget(url, total=100_000)
     assert await answered(budget, prompt_tokens=tokens, completion_tokens=1) == "done"
-    assert "not believed" in caplog.text
+    assert "its bound of 55 tokens is booked" in caplog.text
     (entry,) = budget.ledger
     assert (entry.outcome, entry.amount) == ("presumed", entry.bound)
     assert await answered(budget) == "done"

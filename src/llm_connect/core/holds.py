@@ -226,8 +226,7 @@ class Hold:
 
     def presume(self) -> None:
         """Book all of it, since the outcome is not known; `BudgetTracker.correct` amends it later."""
-        if not self.ended:
-            self._end(Ending("presumed", self.bound))
+        self._end(Ending("presumed", self.bound))
 
     def end_unsettled(self) -> None:
         """Release what was not dispatched, presume what was; nothing when it has ended.
