@@ -14,7 +14,7 @@ from typing import Any, Literal
 from llm_connect import (
     LLMAPIError,
     LLMAuthenticationError,
-    LLMBudgetExceededError,
+    LLMBudgetNeverFitsError,
     LLMConfigurationError,
     LLMConnectionError,
     LLMError,
@@ -163,7 +163,7 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         what="the bound does not fit the budget",
-        outcome=LLMBudgetExceededError,
+        outcome=LLMBudgetNeverFitsError,
         hold=None,
         says="does not fit",
         cases=(Case(name="small budget", total=10, at=ALL),),
