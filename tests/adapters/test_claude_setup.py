@@ -16,24 +16,6 @@ from llm_connect.core.models import RunConfig
 from tests.adapters.claude_helpers import GOOD_RESULT, KEY, ONCE, Script, called, error_of
 
 
-def test_environment_is_made_for_the_command(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the caller's environment but PATH is passed on, and HOME is gone afterwards. (PROVIDER-11)"""
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
-    monkeypatch.setenv("CLAUDECODE", "1")
-    adapter = script("sys.stderr.write(repr(dict(os.environ)) + '|' + repr(os.listdir('.')))\nsys.exit(2)\n")
-    error = error_of(adapter)
-    assert isinstance(error, LLMSubprocessError)
-    seen, listed = error.stderr.split("|")
-    environment = eval(seen)
-    assert listed == "[]"
-    assert not {"OPENAI_API_KEY", "CLAUDECODE", "PYTHONPATH"} & environment.keys()
-    assert environment["PATH"] == os.environ["PATH"]
-    assert environment["HOME"] == environment["CLAUDE_CONFIG_DIR"]
-    # Without it, settings of the machine's administrator would give the command another address or a proxy.
-    assert environment["CLAUDE_CODE_PROVIDER_MANAGED_BY_HOST"] == "1"
-    assert not Path(environment["HOME"]).exists()
-
-
 def test_prompts_are_not_in_the_process_list(script: Script) -> None:
     """Arguments, which every user of the machine can read, hold neither prompt."""
     adapter = script("sys.stderr.write(repr(sys.argv))\nsys.exit(2)\n")
@@ -54,6 +36,21 @@ def started(directory: Path) -> tuple[list[str], dict[str, str], list[str]]:
     """Arguments, environment and working directory of the one process that was started."""
     (trace,) = directory.glob("start-*")
     return tuple(json.loads(trace.read_text()))  # type: ignore[return-value]
+
+
+def test_environment_is_made_for_the_command(script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the caller's environment but PATH is passed on, and HOME is gone afterwards. (PROVIDER-11)"""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    monkeypatch.setenv("CLAUDECODE", "1")
+    assert isinstance(error_of(script(f"{TRACE}sys.exit(2)\n")), LLMSubprocessError)
+    _, environment, listed = started(tmp_path)
+    assert listed == []
+    assert not {"OPENAI_API_KEY", "CLAUDECODE", "PYTHONPATH"} & environment.keys()
+    assert environment["PATH"] == os.environ["PATH"]
+    assert environment["HOME"] == environment["CLAUDE_CONFIG_DIR"]
+    # Without it, settings of the machine's administrator would give the command another address or a proxy.
+    assert environment["CLAUDE_CODE_PROVIDER_MANAGED_BY_HOST"] == "1"
+    assert not Path(environment["HOME"]).exists()
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])

@@ -42,7 +42,7 @@ def config_of(tracker: BudgetTracker) -> RunConfig:
 def sockets_to(provider: EmbeddedProvider) -> list[socket.socket]:
     """The sockets of this process that are connected to the provider."""
     port = urlsplit(provider.openai_url).port
-    return [it for it in gc.get_objects() if isinstance(it, socket.socket) and _peer(it) == port]
+    return [it for it in gc.get_objects() if issubclass(type(it), socket.socket) and _peer(it) == port]
 
 
 def _peer(one: socket.socket) -> int | None:

@@ -15,7 +15,7 @@ import httpx2
 from llm_connect.calling.certificates import told_of_certificate
 from llm_connect.calling.heads import note_headers
 from llm_connect.calling.http_options import DEFAULT_LIMITS, ReplyLimits
-from llm_connect.calling.lost_loops import abandon_response
+from llm_connect.calling.lost_loops import abandon_response, close_transports, transports_of_pool
 from llm_connect.calling.measuring import measure
 
 _Joined: TypeAlias = tuple[httpx2.URL, httpx2.Headers]
@@ -113,6 +113,16 @@ class AsyncPlainClient(_Requests, httpx2.AsyncClient):
             await response.aclose()
             raise
         return response
+
+    async def aclose(self) -> None:
+        """Like that of httpx2, which leaves the other connections open where it is cancelled at one of them."""
+        pool = getattr(self._transport, "_pool", None)
+        held = [] if pool is None else list(transports_of_pool(pool))
+        try:
+            await super().aclose()
+        except BaseException:
+            close_transports(held)
+            raise
 
 
 def _check_open(client: httpx2.Client | httpx2.AsyncClient) -> None:
