@@ -83,8 +83,8 @@ class StreamedCall(Call):
         if isinstance(reply, Failure):
             return reply
         self._reply, self._head.headers = reply, reply.headers
-        # Errors do not come as streams.
-        self._reading = self.adapter.reading() if is_good(reply.status) else PlainReading()
+        # Errors do not come as streams; a command has no status, and streams all that it says.
+        self._reading = self.adapter.reading() if not reply.status or is_good(reply.status) else PlainReading()
         is_driven = True
         try:
             return (yield from self._read(reply, self._reading))
