@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,6 +81,30 @@ async def test_tasks_under_way_end_undisturbed(
     assert text + "".join([chunk.text async for chunk in stream]) == "ANS-s."
     await adapter.aclose()
     assert {entry.outcome for entry in tracker.ledger} == {"settled"}
+
+
+@each_adapter
+def test_a_loop_that_ends_while_a_client_closes_keeps_no_connection(
+    name: str, server: EchoServer, config: RunConfig, transport: str
+) -> None:
+    """`asyncio.run` cancels what closes a client with three connections, and all three are closed. (CALL-9)"""
+    adapter = adapter_of(name, server)
+
+    async def use() -> None:
+        calls = [asyncio.create_task(adapter.async_execute_prompt(f"SLOW ASK-{n}.", config)) for n in range(3)]
+        await asyncio.to_thread(server.wait_for, 3)
+        server.go.set()
+        await asyncio.gather(*calls)
+        adapter.close()
+        # The loop begins to close the client in its next turn, and ends with it.
+        await asyncio.sleep(0)
+
+    gc.collect()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        asyncio.run(use())
+        gc.collect()
+    assert [str(each.message) for each in said] == []
 
 
 @each_adapter
