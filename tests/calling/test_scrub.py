@@ -140,9 +140,11 @@ def test_of_a_shortened_key_no_character_stays(said: str) -> None:
 
 def test_pieces_that_make_up_half_of_a_key_are_hidden() -> None:
     """A key in pieces with words between them is a key; a few of its letters in a word are none. (ERROR-5)"""
-    pieces = [KEY[at : at + 5] for at in range(8, len(KEY), 5)]
+    pieces = [KEY[at : at + 5] for at in range(8, len(KEY) - 1, 5)]
     cleaned = clean("; next comes ".join(pieces))
     assert not any(piece in cleaned for piece in pieces)
+    marked = ["".join(f"{c}\u0301" for c in piece) for piece in pieces]
+    assert not any(piece in clean("; next comes ".join(marked)) for piece in marked)
     assert clean(f"see {pieces[0]} in the list") == f"see {pieces[0]} in the list"
 
 
@@ -167,7 +169,7 @@ def test_an_echo_of_the_prompt_is_hidden() -> None:
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [
-        (PROMPT.replace(" ", "\n\t"), "Tell me all about the secret merger!"),
+        (PROMPT.replace(" ", "\n\t"), "Tell me all about the secret merger"),
         ('{"question": "tell me all\\nabout the merger"}', "tell me all about the merger"),
         ("caf\u00e9 au lait, s'il vous pla\u00eet, monsieur", "CAFE\u0301 AU LAIT, S'IL VOUS PLAI\u0302T"),
         ("Stra\u00dfenbahnhaltestelle im Westen", "STRASSENBAHNHALTESTELLE"),
@@ -244,7 +246,7 @@ def test_an_id_shows_no_key_in_any_spelling(spelling: str) -> None:
 def test_ids_and_texts_are_cut_before_they_are_looked_at() -> None:
     """200 characters of an id and 4,096 of a text are kept at most."""
     assert len(Scrubber([KEY]).name("a" * 9_000)) == 200
-    assert len(clean("no, " * 5_000)) == 4_096
+    assert len(clean("not, " * 5_000)) == 4_096
 
 
 @pytest.mark.parametrize(
@@ -282,6 +284,19 @@ def test_no_long_part_of_a_prompt_stays(before: str, after: str, start: int, siz
     """Whatever stands around it, no part of twenty characters of the prompt is left. (ERROR-5)"""
     cleaned = clean(before + PROMPT[start : start + size] + after, PROMPT)
     assert not any(PROMPT[i : i + 20] in cleaned for i in range(len(PROMPT) - 19))
+
+
+@pytest.mark.parametrize("octets", ["e08080", "eda080", "f0808080", "f4908080"])
+def test_octets_that_are_no_text_are_passed_over(octets: str) -> None:
+    """Hex that stands for invalid UTF-8 is cleaned like any other, and raises nothing. (ERROR-5)"""
+    said = b"request ".hex() + octets * 8 + KEY.encode().hex() + octets * 8
+    assert not is_readable(KEY, KEY.encode().hex(), clean(f"bad {said}"), KEY_RUN)
+
+
+def test_a_text_that_cannot_be_read_is_withheld(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in the search for keys hides the text, and does not replace the provider's error. (ERROR-5)"""
+    monkeypatch.setattr("llm_connect.calling.scrub.readings_of", lambda text: [][len(text)])
+    assert clean(f"bad key {KEY}") == "[withheld]"
 
 
 @settings(max_examples=150, deadline=None, database=None)

@@ -37,7 +37,7 @@ class SecretKey:
             yield from (reading.span(at, at + len(whole) - 1) for at in _places(whole, text))
             return
         runs = enumerate(_windows(reading.letters, _KEY_RUN))
-        yield from [reading.letter_span(at, _KEY_RUN) for at, run in runs if run in self._runs]
+        yield from [reading.letter_span(at, _KEY_RUN) for at, run in runs if run in self._runs or run in self._spelled]
         if len(self._letters) >= _LONG_KEY:
             yield from self._in_pieces(reading)
             yield from self._shortened(reading)
@@ -72,8 +72,8 @@ class SecretKey:
 
     @cached_property
     def _spelled(self) -> frozenset[str]:
-        """The runs of the key in all encodings that a plain name can hold."""
-        spelled = [fold(way) for key in _turned(self._key) for way in (key, *_encoded(key.encode()))]
+        """The runs of the key in encodings of letters and digits, which can be told even when their case is lost."""
+        spelled = [fold(way) for key in _turned(self._key) for way in (key, *_encoded(key.encode(errors="replace")))]
         return frozenset(run for way in spelled for turned in _turned(way) for run in _windows(turned, _KEY_RUN))
 
     @cached_property
@@ -140,7 +140,8 @@ def _places(part: str, text: str) -> Iterator[int]:
 
 
 def _encoded(key: bytes) -> list[str]:
-    aligned = [base64.b64encode(b"\0" * before + key).decode() for before in range(3)]
+    wide = key.decode().encode("utf-16-le")
+    aligned = [base64.b64encode(b"\0" * before + way).decode() for way in (key, wide) for before in range(3)]
     return [*aligned, key.hex(), "".join(map(str, key))]
 
 

@@ -47,7 +47,7 @@ class Scrubber:
         if not isinstance(value, str):
             return value
         text = value[:_MOST_CHARACTERS]
-        return self._cleaned(text, _encodings_in(text))
+        return self._cleaned(text)
 
     def name(self, value: _Name) -> _Name:
         """A request id or the name of a model, which may look like an encoding; more than 200 characters are cut."""
@@ -55,10 +55,17 @@ class Scrubber:
             return value
         value = value[:LONGEST_NAME]
         if self._prompts or not _PLAIN_NAME.fullmatch(value) or any(key.may_be_in(value) for key in self._keys):
-            return self._cleaned(value, [])
+            return self._cleaned(value, may_be_encoded=True)
         return value
 
-    def _cleaned(self, text: str, encodings: list[Span]) -> str:
+    def _cleaned(self, text: str, may_be_encoded: bool = False) -> str:
+        """`text` without its secrets; a text that cannot be read is withheld, and never raises."""
+        try:
+            return self._shown(text, [] if may_be_encoded else _encodings_in(text))
+        except Exception:
+            return "[withheld]"
+
+    def _shown(self, text: str, encodings: list[Span]) -> str:
         readings = readings_of(text)
         if readings is None:
             return "[withheld]"
@@ -84,11 +91,20 @@ def _encodings_in(text: str) -> list[Span]:
         gaps.append((start, word.start()))
         start = word.end()
     gaps.append((start, len(text)))
-    return [span for span in gaps if len(_SIGN.sub("", text[slice(*span)])) > _LONGEST_NUMBER]
+    return [_trimmed(text, *gap) for gap in gaps if len(_SIGN.sub("", text[slice(*gap)])) > _LONGEST_NUMBER]
+
+
+def _trimmed(text: str, start: int, end: int) -> Span:
+    """Without the punctuation, and one short word such as `is`, at either edge."""
+    part = text[start:end]
+    return start + len(part) - len(_EDGE.sub("", part)), start + len(_EDGE.sub("", part[::-1]))
 
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9]+(?:[._:/@-]{1,2}[A-Za-z0-9]+)*")
-_REPEATED_SIGN = re.compile(r"(\[(?:key|prompt|encoded)\])(?:\W{0,3}(?:\1|\[encoded\]))+")
+_REPEATED_SIGN = re.compile(
+    r"(?:\[encoded\]\W{0,3})*(\[(?:key|prompt|encoded)\])(?:\W{0,3}(?:\1|\[encoded\]))*",
+)
+_EDGE = re.compile(r"""\A[\s.,:;!?'"()]*(?:[a-z]{2}\s+)?""")
 _SIGN = re.compile(r"[\W_]+")
 #: Ids of the usual forms, moments, and words.
 _WORD = re.compile(

@@ -116,7 +116,7 @@ def _further(reading: Reading) -> Iterator[Reading]:
 
 
 def _compatible(reading: Reading) -> Reading | None:
-    """The same in plain characters, where it has wide, mathematical, tagged or invisible ones; else None."""
+    """The same in plain characters, where it has wide, mathematical, tagged, invisible ones or marks; else None."""
     if reading.text.isascii():
         return None
     pieces = [_plain(character) for character in reading.text]
@@ -128,7 +128,7 @@ def _compatible(reading: Reading) -> Reading | None:
 def _plain(character: str) -> str:
     if character.isascii():
         return character
-    if unicodedata.category(character) == "Cf":
+    if unicodedata.category(character) in _NOT_SEEN_ALONE:
         return _TAGS.sub(_untagged, character) if _TAGS.match(character) else ""
     return unicodedata.normalize("NFKC", character)
 
@@ -260,14 +260,15 @@ def _legible(reading: Reading, decoded: bytes, place: Callable[[int], tuple[int,
     """The parts of what was decoded that are text; `place` says which characters of `reading` an octet was."""
     for part in _LEGIBLE.finditer(decoded):
         pieces, octet = [], part.start()
-        for character in part.group().decode("utf-8", "replace"):
+        for character in part.group().decode():
             size = len(character.encode())
-            pieces.append((character, place(octet)[0], place(min(octet + size, part.end()) - 1)[1]))
+            pieces.append((character, place(octet)[0], place(octet + size - 1)[1]))
             octet += size
         yield _spread(reading, pieces)
 
 
 _SEPARATORS = re.compile(r"[\W_]+")
+_NOT_SEEN_ALONE = frozenset({"Cf", "Mn", "Me"})
 _TAGS = re.compile("[\U000e0020-\U000e007e]")
 _ONLY_LETTERS_AND_DIGITS = {code: chr(code).lower() if chr(code).isalnum() else None for code in range(128)}
 _HEX = "[0-9A-Fa-f]"
@@ -305,6 +306,12 @@ _CODES = (
     (re.compile(r"(?<![0-9A-Za-z])(?:0o?)?([0-7]{2,3})(?![0-9A-Za-z])"), 8),
     (re.compile(r"(?<![0-9A-Za-z])(?:0b)?([01]{7,8})(?![0-9A-Za-z])"), 2),
 )
+#: Eight or more characters of valid UTF-8: each octet of a match belongs to exactly one character.
 _LEGIBLE = re.compile(
-    rb"(?:[\x00\t\n\r\x20-\x7e]|[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}){8,}"
+    rb"""(?:
+        [\x00\t\n\r\x20-\x7e] | [\xc2-\xdf][\x80-\xbf]
+      | \xe0[\xa0-\xbf][\x80-\xbf] | \xed[\x80-\x9f][\x80-\xbf] | [\xe1-\xec\xee\xef][\x80-\xbf]{2}
+      | \xf0[\x90-\xbf][\x80-\xbf]{2} | \xf4[\x80-\x8f][\x80-\xbf]{2} | [\xf1-\xf3][\x80-\xbf]{3}
+    ){8,}""",
+    re.VERBOSE,
 )
