@@ -6,8 +6,9 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from llm_connect.core.budget import BudgetTracker
@@ -15,6 +16,7 @@ from llm_connect.core.demand import CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
 from llm_connect.core.waiters import Waiter
+from llm_connect.core.waiting import _granted
 
 T = TypeVar("T")
 PATIENCE = 20.0
@@ -28,6 +30,28 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.001)
+
+
+def leave(tracker: BudgetTracker, waiter: Waiter) -> None:
+    """Let a caller go that no longer waits."""
+    tracker.gate.notes.append(waiter)
+    tracker.gate.work_off()
+
+
+def taken(tracker: BudgetTracker, waiter: Waiter) -> Hold:
+    """What was granted to a caller; raises why there is nothing."""
+    return _granted(waiter, tracker.gate.take(waiter))
+
+
+@contextmanager
+def inside(tracker: BudgetTracker) -> Iterator[None]:
+    """In the midst of an operation of this thread."""
+    gate: Any = tracker.gate
+    gate._lock.wait()
+    gate._inside = True
+    yield
+    gate._inside = False
+    gate._lock.release()
 
 
 async def auntil(condition: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ from llm_connect.core.demand import CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
 from llm_connect.core.waiting import aadmit
-from tests.core.budget_helpers import WAIT, at_rest, auntil, awaits, in_thread, place, refused, until, waits
+from tests.core.budget_helpers import WAIT, at_rest, auntil, awaits, in_thread, place, refused, taken, until, waits
 
 
 def test_a_call_that_fits_goes_at_once() -> None:
@@ -171,7 +171,7 @@ def test_a_closed_budget_tells_those_that_wait() -> None:
     assert "parent" in str(refused(lambda: child.reserve(1)))
     assert elsewhere.waiting
     hold.release()
-    root.gate.take(elsewhere).release()
+    taken(root, elsewhere).release()
     at_rest(root)
 
 
@@ -181,7 +181,7 @@ def test_a_raised_limit_lets_waiters_in() -> None:
     hold = tracker.reserve(10)
     waiter = place(tracker, 5)
     tracker.set_limits(total=15)
-    tracker.gate.take(waiter).release()
+    taken(tracker, waiter).release()
     hold.release()
     at_rest(tracker)
 

@@ -25,6 +25,7 @@ from llm_connect.core.periods import Period
 from llm_connect.core.price import Price
 from llm_connect.core.units import Amount
 from llm_connect.core.waiters import Waiter
+from tests.core.budget_helpers import leave, taken
 from tests.core.budget_model import UNITS, Caller, Kept, Model, Node, limits_of
 
 #: Seconds that a caller waits: it lives to see windows open, or not all of them. The clock of windows is a fake.
@@ -215,7 +216,7 @@ class BudgetMachine(RuleBasedStateMachine):
         if caller in self.model.queue:
             self.model.leave(caller, "self_wait" if self.model.waits_for_itself(caller) else "wait_expired")
         holds: list[Hold] = []
-        reason = self.outcome(lambda: holds.append(self.root.gate.take(waiter)))
+        reason = self.outcome(lambda: holds.append(taken(self.root, waiter)))
         assert reason == caller.error
         if caller.kept is not None:
             caller.kept.hold = holds.pop()
@@ -227,7 +228,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def abandon(self, pick: int) -> None:
         caller = self.callers.pop(pick % len(self.callers))
         assert caller.waiter is not None
-        self.root.gate.abandon(caller.waiter)
+        leave(self.root, caller.waiter)
         if caller in self.model.queue:
             self.model.leave(caller, "gone")
         elif caller.kept is not None:
@@ -361,7 +362,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         for caller in self.callers:
             assert caller.waiter is not None
-            self.root.gate.abandon(caller.waiter)
+            leave(self.root, caller.waiter)
         for kept in self.model.holds:
             if kept.hold is not None:
                 kept.hold.release()

@@ -20,7 +20,7 @@ from llm_connect.core.units import Amount
 from llm_connect.core.usage import Usage
 from llm_connect.core.waiters import Waiter
 from llm_connect.core.waiting import admit
-from tests.core.budget_helpers import PATIENCE, at_rest, in_thread, refused, waits
+from tests.core.budget_helpers import PATIENCE, at_rest, in_thread, refused, taken, waits
 
 FACTS = CallFacts(adapter="a", model="m")
 KEY = ("a", "m")
@@ -249,7 +249,7 @@ def test_a_waiting_call_gains_by_what_is_forgotten() -> None:
         tracker.gate.queue(waiter, may_wait=True)
         assert waiter.waiting
         last.settle(usage=used(10, 20))
-    hold = tracker.gate.take(waiter)
+    hold = taken(tracker, waiter)
     assert hold.bound.tokens == 10 + 25
     hold.release()
     at_rest(tracker)

@@ -12,7 +12,6 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.demand import CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.ledger import Ledger, LedgerEntry
-from llm_connect.core.locks import TreeLock
 from llm_connect.core.models import Usage
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.waiting import admit
@@ -113,7 +112,7 @@ def test_ids_are_in_order_over_the_tree() -> None:
 
 def test_an_empty_ledger() -> None:
     """Before anything is spent, there is nothing in it."""
-    ledger = Ledger(10, TreeLock())
+    ledger = Ledger(10, lambda operation, *args: operation(*args))
     assert (list(ledger), len(ledger), ledger.earlier) == ([], 0, NOTHING)
     assert Amount() == NOTHING
 

@@ -9,7 +9,7 @@ import time
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.demand import CallFacts, PlainDemand
 from llm_connect.core.waiting import aadmit, admit
-from tests.core.budget_helpers import WAIT, at_rest, awaits, in_thread, place, refused, waits
+from tests.core.budget_helpers import WAIT, at_rest, awaits, in_thread, leave, place, refused, taken, waits
 
 
 def test_first_come_first_served() -> None:
@@ -22,7 +22,7 @@ def test_first_come_first_served() -> None:
         hold.release()
         (granted,) = [waiter for waiter in line if waiter.hold is not None]
         order.append(line.index(granted))
-        hold = tracker.gate.take(granted)
+        hold = taken(tracker, granted)
     assert order == [0, 1, 2, 3, 4]
     hold.release()
     at_rest(tracker)
@@ -39,8 +39,8 @@ def test_a_large_call_is_not_starved_by_small_ones() -> None:
     first.release()
     assert large.hold is not None
     assert small.waiting
-    tracker.gate.take(large).release()
-    tracker.gate.take(small).release()
+    taken(tracker, large).release()
+    taken(tracker, small).release()
     at_rest(tracker)
 
 
@@ -55,7 +55,7 @@ def test_a_waiter_blocks_only_what_it_is_short_of() -> None:
     root.reserve(90).release()
     assert place(one, 1).waiting
     hold.release()
-    tracker_hold = root.gate.take(waiter)
+    tracker_hold = taken(root, waiter)
     tracker_hold.release()
 
 
@@ -66,7 +66,7 @@ def test_a_waiter_blocks_only_the_unit_it_is_short_of() -> None:
     waiter = place(tracker, 10)
     tracker.reserve(0, calls=5).release()
     hold.release()
-    tracker.gate.abandon(waiter)
+    leave(tracker, waiter)
     at_rest(tracker)
 
 
@@ -79,11 +79,11 @@ def test_one_behind_another_blocks_what_it_is_short_of() -> None:
     fourth = place(tracker, 10, calls=1)
     third = place(tracker, 0, calls=1)
     assert third.waiting
-    tracker.gate.abandon(second)
-    tracker.gate.abandon(fourth)
-    tracker.gate.take(third).release()
+    leave(tracker, second)
+    leave(tracker, fourth)
+    taken(tracker, third).release()
     hold.release()
-    tracker.gate.take(first).release()
+    taken(tracker, first).release()
     at_rest(tracker)
 
 
@@ -96,7 +96,7 @@ def test_one_who_may_pass_and_does_not_wait_is_let_in() -> None:
     for _ in range(100):
         root.consume(1)
         root.reserve(5).release()
-    root.gate.abandon(waiter)
+    leave(root, waiter)
     hold.release()
     assert root.spent == 100
     at_rest(root)
@@ -117,7 +117,7 @@ def test_the_arrival_number_is_kept_for_retries() -> None:
     waits(tracker, 2)
     hold.release()
     again.result(WAIT).release()
-    tracker.gate.take(later).release()
+    taken(tracker, later).release()
     at_rest(tracker)
 
 
@@ -132,7 +132,7 @@ async def test_a_task_keeps_its_arrival_number_for_retries() -> None:
     await awaits(tracker, 2)
     hold.release()
     (await again).release()
-    tracker.gate.take(later).release()
+    taken(tracker, later).release()
     at_rest(tracker)
 
 
@@ -143,6 +143,6 @@ def test_a_thousand_waiters_are_served_in_order() -> None:
     line = [place(tracker, 10) for _ in range(1_000)]
     for waiter in line:
         hold.release()
-        hold = tracker.gate.take(waiter)
+        hold = taken(tracker, waiter)
     hold.release()
     at_rest(tracker)

@@ -14,7 +14,7 @@ from llm_connect.core import forks
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import RunConfig
-from tests.core.budget_helpers import at_rest
+from tests.core.budget_helpers import at_rest, inside
 
 
 def test_copies_of_a_config_share_the_budget() -> None:
@@ -45,7 +45,7 @@ def test_a_forked_process_has_no_budget() -> None:
     """After os.fork every use raises, also when the lock was held, and finalizers do nothing (BUDGET-11)."""
     tracker = BudgetTracker(100)
     hold, lost = tracker.reserve(10), [tracker.reserve(10)]
-    with tracker.gate._lock:
+    with inside(tracker):
         child = os.fork()
         if child == 0:
             os._exit(_uses_that_do_not_raise(tracker, hold, lost))
@@ -64,7 +64,7 @@ def test_a_fork_in_the_midst_of_anothers_operation_does_not_hang() -> None:
     tracker, taken, done = BudgetTracker(100), threading.Event(), threading.Event()
 
     def work() -> None:
-        with tracker.gate._lock:
+        with inside(tracker):
             taken.set()
             done.wait(30)
 

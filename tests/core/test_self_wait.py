@@ -8,7 +8,7 @@ import gc
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.callers import own_holds
-from tests.core.budget_helpers import WAIT, arefused, at_rest, awaits, in_thread, place, refused, waits
+from tests.core.budget_helpers import WAIT, arefused, at_rest, awaits, in_thread, place, refused, taken, waits
 
 
 def test_a_hold_that_another_thread_ends_is_waited_for() -> None:
@@ -69,11 +69,11 @@ def test_a_wait_that_others_stand_in_the_way_of_has_just_expired() -> None:
     tracker = BudgetTracker(100)
     other, own = tracker.reserve(30), tracker.reserve(40)
     waiter = place(tracker, 50, own=(own,), seconds=0)
-    assert refused(lambda: tracker.gate.take(waiter)).reason == "wait_expired"
+    assert refused(lambda: taken(tracker, waiter)).reason == "wait_expired"
     waiter = place(tracker, 50, own=(own,))
     other.settle(30)
     assert waiter.waiting
-    assert refused(lambda: tracker.gate.take(waiter)).reason == "self_wait"
+    assert refused(lambda: taken(tracker, waiter)).reason == "self_wait"
     own.release()
     at_rest(tracker)
 
@@ -85,9 +85,9 @@ def test_nested_holds_do_not_deadlock() -> None:
     large = place(tracker, 100)
     inner = place(tracker, 30, own=(outer,))
     assert inner.hold is not None
-    tracker.gate.take(inner).release()
+    taken(tracker, inner).release()
     outer.release()
-    tracker.gate.take(large).release()
+    taken(tracker, large).release()
     at_rest(tracker)
 
 
@@ -98,9 +98,9 @@ def test_callers_that_wait_for_each_others_holds_end_at_the_first_deadline() -> 
     first, second = (place(tracker, 40, own=(hold,)) for hold in holds)
     assert first.waiting
     assert second.waiting
-    assert refused(lambda: tracker.gate.take(second)).reason == "wait_expired"
+    assert refused(lambda: taken(tracker, second)).reason == "wait_expired"
     holds[1].release()
-    tracker.gate.take(first).release()
+    taken(tracker, first).release()
     holds[0].release()
     at_rest(tracker)
 

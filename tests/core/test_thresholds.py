@@ -192,11 +192,11 @@ def test_a_call_put_in_while_another_is_made_is_made_too() -> None:
 
     def first(value: str) -> None:
         seen.append(value)
-        outbox.put(seen.append, lambda: "second")
+        outbox.put(seen.append, lambda: "second", "second")
         outbox.deliver()
         assert seen == ["first"]
 
-    outbox.put(first, lambda: "first")
+    outbox.put(first, lambda: "first", "first")
     outbox.deliver()
     assert seen == ["first", "second"]
 

@@ -16,7 +16,7 @@ from llm_connect.core.demand import CallFacts, PlainDemand
 from llm_connect.core.holds import Hold
 from llm_connect.core.units import Amount
 from llm_connect.core.waiters import LoopWaiter, Waiter
-from tests.core.budget_helpers import WAIT, at_rest, awaits, in_thread, place, refused, until, waits
+from tests.core.budget_helpers import WAIT, at_rest, awaits, in_thread, inside, place, refused, taken, until, waits
 
 
 async def test_a_cancelled_waiter_leaves_no_trace() -> None:
@@ -83,7 +83,7 @@ def test_a_dead_loops_waiter_is_dropped_and_the_settler_not_disturbed() -> None:
     alive = place(tracker, 10)
     hold.settle(0)
     assert alive.hold is not None
-    tracker.gate.take(alive).release()
+    taken(tracker, alive).release()
     at_rest(tracker)
 
 
@@ -107,22 +107,22 @@ def test_a_late_wake_up_that_fails_takes_no_hold_away() -> None:
     """A hold that was taken stays with its owner, though waking it fails afterwards (BUDGET-1)."""
     tracker = BudgetTracker(10)
     first = tracker.reserve(10)
-    taken: list[Hold] = []
+    got: list[Hold] = []
 
     class Overtaken(Waiter):
         """Its own timeout came first: it has taken the grant before it is woken, and its loop is closed by now."""
 
         def wake(self) -> None:
-            taken.append(tracker.gate.take(self))
+            got.append(taken(tracker, self))
             raise RuntimeError("Event loop is closed")
 
     waiter = Overtaken(tracker, PlainDemand(10), CallFacts(), arrival=tracker.gate.arrive(), deadline=1e18, own=())
     tracker.gate.queue(waiter, may_wait=True)
     first.release()
-    until(lambda: bool(taken))
-    assert taken[0].state == "reserved"
+    until(lambda: bool(got))
+    assert got[0].state == "reserved"
     assert tracker.held == 10
-    taken[0].release()
+    got[0].release()
 
 
 def test_an_untaken_grant_is_reclaimed_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +140,8 @@ def test_an_untaken_grant_is_reclaimed_at_its_deadline(monkeypatch: pytest.Monke
     monkeypatch.setattr(line.time, "monotonic", lambda: now + 61)
     tracker.snapshot()
     assert after.hold is not None
-    assert refused(lambda: tracker.gate.take(blocked)).reason == "wait_expired"
-    tracker.gate.take(after).release()
+    assert refused(lambda: taken(tracker, blocked)).reason == "wait_expired"
+    taken(tracker, after).release()
     at_rest(tracker)
 
 
@@ -153,7 +153,7 @@ def test_a_grant_at_the_end_of_the_wait_can_still_be_taken() -> None:
     hold.release()
     time.sleep(0.01)
     tracker.snapshot()
-    tracker.gate.take(waiter).release()
+    taken(tracker, waiter).release()
     at_rest(tracker)
 
 
@@ -166,8 +166,8 @@ def test_a_loop_that_stands_still_keeps_nobody_waiting(monkeypatch: pytest.Monke
     assert small.waiting
     now = time.monotonic()
     monkeypatch.setattr(line.time, "monotonic", lambda: now + 5)
-    tracker.gate.take(small).release()
-    assert refused(lambda: tracker.gate.take(stuck)).reason == "wait_expired"
+    taken(tracker, small).release()
+    assert refused(lambda: taken(tracker, stuck)).reason == "wait_expired"
     hold.release()
     at_rest(tracker)
 
@@ -183,7 +183,7 @@ def test_a_finalizer_inside_the_lock_waits_for_the_next_operation() -> None:
 
     abandoned = stream()
     next(abandoned)
-    with tracker.gate._lock:
+    with inside(tracker):
         del abandoned
         gc.collect()
     assert tracker.snapshot().presumed == Amount(10, 1)
@@ -198,7 +198,7 @@ async def test_a_waiter_that_is_collected_inside_the_lock_leaves_no_trace() -> N
     waiting = tracker.areserve(10, max_wait_seconds=WAIT)
     waiting.send(None)
     assert tracker.snapshot().waiting == 1
-    with tracker.gate._lock:
+    with inside(tracker):
         del waiting
         gc.collect()
     assert tracker.snapshot().waiting == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llm_connect.core.budget import BudgetTracker
@@ -25,10 +27,20 @@ def second(budget: BudgetTracker) -> BudgetTracker:
     return gate.terms.gate().tracker(gate.root)  # type: ignore[no-any-return]
 
 
+@contextmanager
+def alone(gate: Any) -> Iterator[None]:
+    """The lock of a gate, without a transaction."""
+    gate._lock.wait()
+    try:
+        yield
+    finally:
+        gate._lock.release()
+
+
 def end_leases(budget: BudgetTracker) -> None:
     """Let all leases be over."""
     gate = gate_of(budget)
-    with gate.lock.no_transaction():
+    with alone(gate):
         if isinstance(gate, SqliteGate):
             gate.connection.execute("UPDATE leases SET expires_at = 0")
             gate.leases._next_look = 0.0
@@ -44,7 +56,7 @@ def told(budget: BudgetTracker) -> list[tuple[int]]:
     if isinstance(gate, SqliteGate):
         return gate.read_rows("SELECT tokens FROM waiters ORDER BY arrived_at", ())  # type: ignore[no-any-return]
     budget.snapshot()
-    with gate.lock.no_transaction():
+    with alone(gate):
         rows = [json.loads(text.decode().split(" ", 1)[1]) for text in gate.fetch("HVALS", "waiters")]
     return [(tokens,) for _, _, tokens, *_ in sorted(rows, key=lambda row: row[1])]
 
@@ -53,17 +65,20 @@ def let_wait(budget: BudgetTracker, tokens: int, seconds: float) -> None:
     """Let it look as if a process that nobody hears of again had told of a caller."""
     gate = gate_of(budget)
     waiter = Waiter(budget, PlainDemand(tokens, 1), NO_FACTS, arrival=0, deadline=math.inf, own=())
-    with gate.lock:
+
+    def tell() -> None:
         gate.waiters._write(None, waiter, seconds)
         if isinstance(gate, RedisGate):
             (caller,) = gate.changes._further.pop("told")
             gate.changes.tell("nobody.1", *caller[1:])
 
+    gate._run(tell)
+
 
 def stored(budget: BudgetTracker, what: str) -> int:
     """How many holds or leases stand in the store."""
     gate = gate_of(budget)
-    with gate.lock.no_transaction():
+    with alone(gate):
         if isinstance(gate, SqliteGate):
             return int(gate.connection.execute(f"SELECT count(*) FROM {what}").fetchone()[0])
         return int(gate.fetch({"holds": "HLEN", "leases": "ZCARD"}[what], what))

@@ -16,7 +16,7 @@ from typing import Any
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import until
-from tests.stores.looking import gate_of
+from tests.stores.looking import alone, gate_of
 from tests.stores.servers import new_server
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
@@ -81,7 +81,7 @@ class UnwritableFile(Store):
     def _set(self, value: str) -> None:
         assert self._budget is not None
         gate = gate_of(self._budget)
-        with gate.lock.no_transaction():
+        with alone(gate):
             gate.connection.execute(f"PRAGMA query_only = {value}")
 
 

@@ -25,6 +25,7 @@ from llm_connect.stores.sqlite import schema
 from llm_connect.stores.sqlite.gate import SqliteGate
 from tests.core.budget_helpers import at_rest, in_thread, outcomes, until, waits
 from tests.stores.crew import SECONDS, bill, crew
+from tests.stores.looking import alone
 from tests.stores.test_sharing import Busy
 
 
@@ -100,7 +101,7 @@ def test_a_full_disk_changes_nothing(url: str) -> None:
         budget.record(5, labels=labels)
     hold.facts = CallFacts(labels=labels)
     hold.settle(7)
-    with gate.lock.no_transaction():  # the worker is about to try again
+    with alone(gate):  # the worker is about to try again
         assert (hold.state, budget.held, budget.spent) == ("dispatched", 10, 0)
     gate.connection.execute("PRAGMA max_page_count = 1000000")
     until(lambda: budget.snapshot().spent.tokens == 7)
@@ -116,7 +117,7 @@ def test_a_threshold_whose_transaction_is_undone_is_told_when_it_is_booked(url: 
     gate = gate_of(budget)
     gate.connection.execute("CREATE TRIGGER late BEFORE UPDATE ON trackers BEGIN SELECT RAISE(ABORT, 'not now'); END")
     hold.settle(60)
-    with gate.lock.no_transaction():  # the worker is about to try again
+    with alone(gate):  # the worker is about to try again
         assert (told, budget.spent) == ([], 0)
         gate.connection.execute("DROP TRIGGER late")
     until(lambda: bool(told))
@@ -182,8 +183,7 @@ def look_at_copy(copy: Path) -> None:
     budget = open_budget(f"sqlite:///{copy}/budget.db", total=1_000_000)
     gate = gate_of(budget)
     assert gate.read_rows("PRAGMA integrity_check", ()) == [("ok",)]
-    with gate.lock:
-        gate.connection.execute("UPDATE leases SET expires_at = 0")
+    gate._run(lambda: gate.connection.execute("UPDATE leases SET expires_at = 0"))
     gate.leases._next_look = 0.0
     assert budget.snapshot().spent.tokens >= bill(copy / "bills") > 0
     at_rest(budget)

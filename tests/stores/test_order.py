@@ -21,7 +21,7 @@ from llm_connect.core.models import RunConfig
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, in_thread, refused, until, waits
 from tests.stores.crew import crew
-from tests.stores.looking import end_leases, gate_of, let_wait, second, stored, told
+from tests.stores.looking import alone, end_leases, gate_of, let_wait, second, stored, told
 
 #: A sixth of it is how long a store may be busy, and a machine that runs tests is.
 LEASE = 1.5
@@ -197,7 +197,7 @@ def test_one_that_can_never_fit_blocks_nobody(url: str) -> None:
     other = second(budget)
     held = reserve(budget, 50)
     large = waiting(other, 80)
-    with gate_of(other).lock.no_transaction():
+    with alone(gate_of(other)):
         budget.set_limits(total=70)
         reserve(budget, 10).release()
     assert refused(lambda: large.result(10)).reason == "never_fits"
@@ -230,7 +230,7 @@ def test_what_another_thread_has_seen_of_others_wakes_those_that_wait(url: str) 
     other = second(budget)
     held = reserve(other, 80)
     small = waiting(budget, 50)
-    with gate_of(budget).lock.no_transaction():
+    with alone(gate_of(budget)):
         held.release()
         assert budget.snapshot().held.tokens == 0
     assert small.result(10).bound.tokens == 50

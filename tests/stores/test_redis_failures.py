@@ -24,7 +24,7 @@ from llm_connect.stores.redis.server import shown, store_error
 from llm_connect.stores.redis.states import MOST
 from tests.core.budget_helpers import at_rest, outcomes, refused, until
 from tests.stores.crew import bill, crew
-from tests.stores.looking import gate_of, second
+from tests.stores.looking import alone, gate_of, second
 from tests.stores.servers import RedisServer, new_server
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
@@ -142,7 +142,7 @@ def test_what_the_server_forgot_is_booked_all_the_same(server: RedisServer) -> N
     sent, kept = (contextvars.Context().run(budget.reserve, 10) for _ in range(2))
     sent.dispatch()
     gate = gate_of(budget)
-    with gate.lock.no_transaction():
+    with alone(gate):
         for key in ("holds", "leases", "owners"):
             gate.fetch("DEL", key)
     assert refused(kept.dispatch).reason == "lease_lost"
@@ -154,7 +154,7 @@ def test_a_budget_of_another_version_is_left_alone(server: RedisServer) -> None:
     """What another version has laid out is neither read nor written (STORE-12)."""
     budget = open_budget(server.url, total=100)
     gate = gate_of(budget)
-    with gate.lock.no_transaction():
+    with alone(gate):
         gate.fetch("HSET", "meta", "schema", "99")
     for use in (lambda: budget.reserve(1), lambda: second(budget)):
         with pytest.raises(LLMStoreError, match="another version"):

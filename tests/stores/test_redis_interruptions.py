@@ -14,7 +14,7 @@ from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, until
 from tests.stores.crew import crew, results
 from tests.stores.interrupting import Injector
-from tests.stores.looking import gate_of, second
+from tests.stores.looking import alone, gate_of, second
 from tests.stores.losing import DURABLE
 from tests.stores.servers import RedisServer, new_server
 
@@ -109,7 +109,7 @@ def test_an_interrupted_step_in_an_outage_is_written_once(server: RedisServer) -
     counting = Injector()
     assert not counting.run(lambda: budget.record(3))
     assert Injector(counting.passed).run(lambda: budget.record(5))
-    with gate.lock.no_transaction():
+    with alone(gate):
         assert gate._sent is not None
         server.kill()
     with pytest.raises(LLMStoreError):

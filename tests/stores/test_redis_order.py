@@ -67,8 +67,8 @@ def test_what_a_step_of_unknown_fate_has_told_does_not_block_its_own_process(red
     budget = open_budget(redis_url, total=100)
     other = second(budget)
     gate = gate_of(budget)
-    with gate.lock:
-        gate.waiters._write(None, Waiter(budget, PlainDemand(80, 1), NO_FACTS, arrival=0, deadline=0, own=()), 60)
+    unknown = Waiter(budget, PlainDemand(80, 1), NO_FACTS, arrival=0, deadline=0, own=())
+    gate._run(lambda: gate.waiters._write(None, unknown, 60))
     assert told(budget) == [(80,)]
     reserve(budget, 50).release()
     assert refused(lambda: other.reserve(50)).reason == "refused"

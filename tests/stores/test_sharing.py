@@ -24,7 +24,7 @@ from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
 from llm_connect.stores.opening import aopen_budget, open_budget
 from tests.core.budget_helpers import at_rest, auntil, in_thread, outcomes, refused, until
-from tests.stores.looking import gate_of, second
+from tests.stores.looking import alone, gate_of, second
 
 
 class Busy:
@@ -167,7 +167,7 @@ def test_a_fork_goes_on_with_the_budget(url: str) -> None:
     """A forked process uses the budget as another process; the holds of before are its parent's (STORE-6)."""
     budget = open_budget(url, total=100)
     held, lost = contextvars.Context().run(budget.reserve, 10), [contextvars.Context().run(budget.reserve, 10)]
-    with gate_of(budget).lock.no_transaction():
+    with alone(gate_of(budget)):
         child = os.fork()
         if child == 0:
             os._exit(in_the_fork(budget, held, lost))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from llm_connect.core.journal import Journal, Plan
 from llm_connect.core.periods import period_said
 from llm_connect.core.units import NOTHING, UNITS, Amount, Unit, shown
 
@@ -16,7 +17,7 @@ class Account:
     """What one tracker has spent and held of one unit, against its limit (None: no limit).
 
     The limit of a slice is set aside on the accounts above it, up to the next slice: what it has neither spent nor held
-    of it (`aside`) is a part of their `sliced`.
+    of it is a part of their `sliced`.
     """
 
     __slots__ = ("held", "limit", "path", "place", "presumed", "slice", "sliced", "spent", "unit", "window")
@@ -44,11 +45,6 @@ class Account:
         return None if self.limit is None else max(0, self.limit - self.spent - self.held - self.sliced)
 
     @property
-    def aside(self) -> int:
-        """What of a slice is kept for it on the accounts above."""
-        return max(0, self.limit - self.spent - self.held) if self.slice and self.limit is not None else 0
-
-    @property
     def breached(self) -> bool:
         return self.limit is not None and self.spent > self.limit
 
@@ -60,9 +56,13 @@ Own: TypeAlias = tuple[Account, Account, Account]
 class Path:
     """The accounts of a tracker and its ancestors, from itself to the root."""
 
-    __slots__ = ("levels", "sliced", "units")
+    __slots__ = ("journal", "levels", "sliced", "units")
 
-    def __init__(self, own: Own, above: Path | None = None, *, is_slice: bool = False) -> None:
+    def __init__(
+        self, own: Own, above: Path | None = None, *, is_slice: bool = False, journal: Journal | None = None
+    ) -> None:
+        #: That of the whole tree.
+        self.journal: Journal = journal or Journal()
         #: By tracker.
         self.levels: tuple[Own, ...] = (own,)
         #: By unit, in the order of an `Amount`.
@@ -99,7 +99,10 @@ def fits(path: Path, amount: Amount) -> bool:
 
 
 def take(path: Path, amount: Amount) -> bool:
-    """Add to what is held on all of `path`, if that fits now; written out, because every call asks."""
+    """Add to what is held on all of `path`, if that fits now; written out, because every call asks.
+
+    Until its caller clears the intent, that is undone by whoever finds it.
+    """
     if path.sliced:
         return fits(path, amount) and hold(path, amount)
     need_tokens, need_calls, need_usd = amount
@@ -111,11 +114,19 @@ def take(path: Path, amount: Amount) -> bool:
         ):
             # What asks for nothing of a unit fits there all the same, unless more is spent than its limit.
             return fits(path, amount) and hold(path, amount)
+    journal = path.journal
+    journal.level = None
+    journal.intent = _untaken, path, amount
     for tokens, calls, usd in path.levels:
-        tokens.held += need_tokens
-        calls.held += need_calls
-        if need_usd:
-            usd.held += need_usd
+        journal.level = (
+            tokens,
+            of_tokens := tokens.held + need_tokens,
+            of_calls := calls.held + need_calls,
+            of_usd := usd.held + need_usd,
+        )
+        tokens.held = of_tokens
+        calls.held = of_calls
+        usd.held = of_usd
     return True
 
 
@@ -154,63 +165,85 @@ def _over(account: Account, more: int) -> bool:
 
 
 def hold(path: Path, amount: Amount) -> Literal[True]:
-    """Add to what is held on all of `path`, whether it fits or not."""
-    _change(path, amount, NOTHING)
+    """Add to what is held on all of `path`, whether it fits or not; undone like `take`."""
+    plan, journal = Plan(), path.journal
+    change(plan, path, amount, NOTHING)
+    journal.intent = _restored, plan.before()
+    plan.carry_out()
     return True
 
 
-def book(path: Path, held: Amount, spent: Amount) -> bool:
-    """Free what was held on all of `path`, and add what was spent; whether that is more of any unit."""
-    held_tokens, held_calls, held_usd = held
-    tokens, calls, nano_usd = spent
-    more = tokens > held_tokens or calls > held_calls or nano_usd > held_usd
-    if path.sliced:
-        _change(path, NOTHING.minus(held), spent)
-        return more
-    for of_tokens, of_calls, of_usd in path.levels:
-        of_tokens.held -= held_tokens
-        of_tokens.spent += tokens
-        of_calls.held -= held_calls
-        of_calls.spent += calls
-        if held_usd or nano_usd:
-            of_usd.held -= held_usd
-            of_usd.spent += nano_usd
-    return more
+def _untaken(journal: Journal, path: Path, amount: Amount) -> Plan:
+    """Undo what `take` has done until now."""
+    plan = Plan()
+    if journal.level is not None:
+        for level in path.levels:
+            begun = level[0] is journal.level[0]
+            after = journal.level[1:] if begun else [account.held for account in level]
+            for account, held, figure in zip(level, after, amount, strict=True):
+                plan.set(account, "held", held - figure)
+            if begun:
+                break
+    return _restored(journal, plan)
 
 
-def _change(path: Path, held: Amount, spent: Amount) -> None:
-    """Add to what is held and spent on all of `path`; what a slice sets aside above it changes with that."""
-    for accounts, more_held, more_spent in zip(path.units, held, spent, strict=True):
-        aside = 0
+def _restored(journal: Journal, plan: Plan) -> Plan:
+    """Let the hold that was granted meanwhile be none, and the figures as before."""
+    if journal.hold is not None:
+        plan.set(journal.hold, "ended", True)
+    return plan
+
+
+def booked(plan: Plan, path: Path, held: Amount, spent: Amount) -> None:
+    """Complete what `Books.end` has done of the figures until now."""
+    level, waits = path.journal.level, path.journal.level is not None
+    for accounts in path.levels:
+        if level is not None and accounts[0] is level[0]:
+            figures = iter(level[1:])
+            for account in accounts:
+                plan.set(account, "held", next(figures))
+                plan.set(account, "spent", next(figures))
+            waits = False
+        elif not waits:
+            for account, free, more in zip(accounts, held, spent, strict=True):
+                plan.add(account, "held", -free)
+                plan.add(account, "spent", more)
+
+
+def change(plan: Plan, path: Path, held: Amount, spent: Amount, presumed: Amount = NOTHING) -> None:
+    """Add to what is held, spent and presumed on all of `path`; what a slice sets aside above it changes with that."""
+    for accounts, *more in zip(path.units, held, spent, presumed, strict=True):
+        set_aside = 0
         for account in accounts:
-            account.sliced += aside
-            before = account.aside
-            account.held += more_held
-            account.spent += more_spent
+            plan.add(account, "sliced", set_aside)
+            before = aside(plan, account)
+            for name, figure in zip(("held", "spent", "presumed"), more, strict=True):
+                plan.add(account, name, figure)
             if account.slice:
-                aside = account.aside - before
+                set_aside = aside(plan, account) - before
 
 
-def set_aside(accounts: Iterable[Account], amount: int) -> None:
+def aside(plan: Plan, account: Account) -> int:
+    """What is kept for a slice above it when the plan is carried out: what it has neither spent nor held."""
+    if not plan.get(account, "slice") or account.limit is None:
+        return 0
+    left: int = account.limit - plan.get(account, "spent") - plan.get(account, "held")
+    return max(0, left)
+
+
+def set_aside(plan: Plan, accounts: Iterable[Account], amount: int) -> None:
     """Set `amount` aside (less, when negative) on the accounts above a slice, up to the next slice."""
     for account in accounts:
-        account.sliced += amount
-        if account.slice:
+        plan.add(account, "sliced", amount)
+        if plan.get(account, "slice"):
             return
 
 
-def presume(path: Path, amount: Amount) -> None:
-    """Count `amount` of what is spent as presumed (less of it, when negative)."""
-    for level in path.levels:
-        for account, figure in zip(level, amount, strict=True):
-            account.presumed += figure
-
-
-def expire(own: Own, spent: Amount, presumed: Amount) -> None:
+def expire(plan: Plan, own: Own, spent: Amount, presumed: Amount) -> None:
     """Take off one tracker's own accounts what has left its window; those above keep it."""
     for account, figure, unknown in zip(own, spent, presumed, strict=True):
-        account.spent -= figure
-        account.presumed -= unknown
+        plan.add(account, "spent", -figure)
+        plan.add(account, "presumed", -unknown)
 
 
 def amount_of(accounts: Iterable[Account], field: str) -> Amount:

@@ -8,16 +8,18 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from llm_connect.core import accounts, forks
 from llm_connect.core.accounts import Account
 from llm_connect.core.books import Books, Sink
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.gates import Lock, Worker
+from llm_connect.core.gates import Note, Worker
 from llm_connect.core.grants import give_back, grant, grow, is_unlimited
-from llm_connect.core.holds import Ending, Hold
+from llm_connect.core.holds import Ending, Hold, OpenHold, gather_lost, lost
+from llm_connect.core.journal import Journal, Plan
+from llm_connect.core.learning import Key
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits
 from llm_connect.core.line import Line
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 #: What becomes of a hold whose outcome is not known after dispatch.
 OnUnknown: TypeAlias = Literal["presume", "release"]
+T = TypeVar("T")
 
 
 class Gate:
@@ -47,13 +50,15 @@ class Gate:
     #: Operations of this gate do no I/O, so that a coroutine may call them.
     worker: Worker | None = None
     #: What is granted.
-    hold_type: type[Hold] = Hold
+    hold_type: type[Hold] = OpenHold
 
     def __init__(self, keep_entries: int, on_unknown: OnUnknown, sink: Sink | None, clock: Clock = wall_clock) -> None:
-        # What a slot of it holds is callable, which pyright takes for an unbound method.
-        self._lock: Lock = TreeLock()  # pyright: ignore[reportAttributeAccessIssue]
+        self._lock: TreeLock = TreeLock()
+        #: Whether an operation has begun and not ended: it goes on, or it was interrupted.
+        self._inside: bool = False
+        self.journal: Journal = Journal()
         self.on_unknown: OnUnknown = on_unknown
-        self.ledger: Ledger = Ledger(keep_entries, self._lock)
+        self.ledger: Ledger = Ledger(keep_entries, self._run)
         self._outbox = Outbox()
         self._books = Books(self.ledger, self._outbox, sink)
         self._learned = self._books.learned.factors
@@ -63,8 +68,8 @@ class Gate:
         self._windows = Windows(clock)
         #: Whether there is any window: else no operation looks at the clock.
         self._windowed: bool = False
-        #: What finalizers left to do; the next operation works it off.
-        self._notes: deque[Callable[[], None]] = deque()
+        #: What is left to do; the next operation works it off.
+        self.notes: deque[Note] = deque()
         self._generation = forks.generation
         self._arrivals = itertools.count(1)
         #: Whether any tracker of the tree is closed, or was once: else none has to be asked.
@@ -79,6 +84,9 @@ class Gate:
         """The next arrival number; a call keeps its number over its retries."""
         return next(self._arrivals)
 
+    # An operation has the form that `TreeLock` shows, and says by `_inside` that it has begun and that it is done.
+    # The two that every call needs are written out; `_run` does all others.
+
     def admit(
         self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None = None
     ) -> Hold | None:
@@ -88,23 +96,106 @@ class Gate:
         """
         if self._generation != forks.generation:
             self.check_process()
-        line = self._line
-        self._lock.acquire()
+        if self._inside:
+            self._refuse_reentry()
+        lock, line = self._lock, self._line
         try:
-            if self._notes or line.untaken or self._windowed:
+            if not lock.take(False):
+                lock.wait()
+            if self._inside:
+                self._repair()
+            self._inside = True
+            if lost or self.notes or line.untaken or self._windowed:
                 self._work_off()
-            replaced = replaces is not None and give_back(replaces)
             if self._learned:
                 demand = demand.raised(self._learned.get(facts.key))
-            free = (replaced or not line.busy) and not (self.any_closed and tracker.closed)
-            hold = grant(tracker, demand, facts) if free else None
-            if replaced:
-                line.scan()
+            if replaces is not None or line.busy or self.any_closed:
+                hold = self._admit(tracker, demand, facts, replaces)
+            else:
+                hold = grant(tracker, demand, facts)
+            self._inside = False
         finally:
-            self._lock.release()
+            try:
+                lock.release()
+            except BaseException as error:
+                if lock.let_go(error):
+                    raise
         if line.ready or self._outbox.calls:
             self._tell()
         return hold
+
+    def end(self, hold: Hold, ending: Ending) -> None:
+        """End `hold` with what it came to; nothing when it has ended."""
+        if self._generation != forks.generation:
+            self.check_process()
+        if self._inside and self._lock.owned():
+            # A finalizer, or a signal handler, runs in the midst of an operation of this thread: the next one does it.
+            self.lose(hold, ending)
+            return
+        lock, line = self._lock, self._line
+        try:
+            if not lock.take(False):
+                lock.wait()
+            if self._inside:
+                self._repair()
+            self._inside = True
+            if lost or self.notes or line.untaken or self._windowed:
+                self._work_off()
+            if not hold.ended:
+                if self._books.end(hold, ending):
+                    self._raise_demands(hold.facts.key)
+                if line.busy:
+                    line.scan()
+            self._inside = False
+        finally:
+            try:
+                lock.release()
+            except BaseException as error:
+                if lock.let_go(error):
+                    raise
+        if line.ready or self._outbox.calls:
+            self._tell()
+
+    def _run(self, operation: Callable[..., T], *args: Any) -> T:
+        """What `operation` comes to, after what was left to do is done. Raises LLMConfigurationError in one."""
+        self.check_process()
+        if self._inside:
+            self._refuse_reentry()
+        lock = self._lock
+        try:
+            if not lock.take(False):
+                lock.wait()
+            if self._inside:
+                self._repair()
+            self._inside = True
+            self._work_off()
+            result = operation(*args)
+            self._inside = False
+        finally:
+            try:
+                lock.release()
+            except BaseException as error:
+                if lock.let_go(error):
+                    raise
+        if self._line.ready or self._outbox.calls:
+            self._tell()
+        return result
+
+    def _refuse_reentry(self) -> None:
+        """Raise LLMConfigurationError when this very thread is in the midst of an operation."""
+        if self._lock.owned():
+            raise LLMConfigurationError(
+                "This thread is in the midst of an operation on this budget: a signal handler or finalizer that "
+                "runs in it cannot use the budget as well. Let it set a flag, and use the budget afterwards."
+            )
+
+    def _repair(self) -> None:
+        """Put in order what an operation has left that was interrupted."""
+        self.journal.finish()
+        for key in list(self._learned):
+            self._raise_demands(key)
+        self._books.look_at_thresholds()
+        self._line.repair()
 
     def dispatch(self, hold: Hold) -> bool:
         """Whether the request of `hold` may be sent. Raises LLMConfigurationError when it has ended.
@@ -120,84 +211,41 @@ class Gate:
             # Without the lock: what surprises meanwhile comes after this request.
             hold.dispatched = True
             return True
-        with self._lock:
-            if hold.ended:
-                raise LLMConfigurationError("This hold has ended: reserve anew for another request.")
-            if hold.dispatched or self._covers(hold):
-                hold.dispatched = True
-                return True
-        hold.release()
-        return False
+        dispatched = self._run(self._dispatch, hold)
+        if dispatched is None:
+            raise LLMConfigurationError("This hold has ended: reserve anew for another request.")
+        if not dispatched:
+            hold.release()
+        return dispatched
 
     def room(self, tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> int | None:
         """How many such demands fit now; None when no limit concerns them."""
-        self.check_process()
-        with self._lock:
-            self._work_off()
-            counts = accounts.room(tracker.accounts, self._raised(demand, facts).amount)
-            room = 0 if tracker.closed else counts
-        self._tell()
-        return room
+        return self._run(self._room, tracker, demand, facts)
 
     def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
         """Let `waiter` stand in line: afterwards it has a hold, an error, or waits.
 
         With `may_wait` False it does not wait: what would have to, is refused.
         """
-        with self._lock:
-            self._work_off()
-            waiter.demand = self._raised(waiter.demand, waiter.facts)
-            self._line.join(waiter)
-            if not may_wait:
-                self._line.end_wait(waiter, "refused")
-        self._tell()
+        self._run(self._queue, waiter, may_wait)
 
-    def take(self, waiter: Waiter) -> Hold:
-        """The hold that was granted. Raises LLMBudgetExceededError when there is none, or no longer."""
-        with self._lock:
-            if waiter.waiting:
-                self._work_off()
-                self._line.scan()
-                self._line.end_wait(waiter, "wait_expired")
-            hold = waiter.leave()
-        self._tell()
-        if hold is not None:
-            return hold
-        assert waiter.error is not None
-        raise waiter.error
+    def take(self, waiter: Waiter) -> Hold | None:
+        """The hold that was granted; None when there is none, or no longer, and then the waiter has an error."""
+        return self._run(self._take, waiter)
 
-    def abandon(self, waiter: Waiter) -> None:
-        """The caller no longer waits: a grant that it has not taken goes back."""
-        self._do(partial(self._line.leave, waiter))
-
-    def end(self, hold: Hold, ending: Ending) -> None:
-        """End `hold` with what it came to; nothing when it has ended."""
-        if self._generation != forks.generation:
-            self.check_process()
-        if self._lock.owned():
-            # A finalizer runs in the midst of an operation of this thread: the next one does it.
-            self.lose(hold, ending)
-            return
-        self._lock.acquire()
-        try:
-            if self._notes or self._line.untaken or self._windowed:
-                self._work_off()
-            self._end(hold, ending)
-        finally:
-            self._lock.release()
-        if self._line.ready or self._outbox.calls:
-            self._tell()
+    def work_off(self) -> None:
+        """Do what the notes say; in the midst of an operation of this thread that is left to the next one."""
+        if not self._lock.owned() and self._generation == forks.generation:
+            self._run(_nothing)
 
     def lose(self, hold: Hold, ending: Ending) -> None:
         """Let the next operation end a hold that was garbage collected."""
-        self._notes.append(partial(self._end, hold, ending))
+        self.notes.append(partial(self._end, hold, ending))
 
     def tidy(self) -> None:
-        """Work off what finalizers left and what has left windows, so that figures do not count what is gone."""
-        if (self._notes or (self._windowed and self._windows.due)) and self._generation == forks.generation:
-            with self._lock:
-                self._work_off()
-            self._tell()
+        """Work off what is left to do and what has left windows, so that figures do not count what is gone."""
+        if self._inside or lost or self.notes or (self._windowed and self._windows.due):
+            self.work_off()
 
     def flush(self) -> None:
         """Do what is left to do, also in a running event loop."""
@@ -205,26 +253,11 @@ class Gate:
 
     def record(self, tracker: BudgetTracker, amount: Amount, facts: CallFacts) -> LedgerEntry:
         """Book what has been spent already, whatever the limits say."""
-        self.check_process()
-        with self._lock:
-            self._work_off()
-            entry = self._books.record(tracker, amount, facts)
-            self._line.scan()
-        self._tell()
-        return entry
+        return self._run(self._record, tracker, amount, facts)
 
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry:
         """Append what a presumed or settled entry really came to; once for each."""
-        self.check_process()
-        with self._lock:
-            self._work_off()
-            before = dict(self._learned)
-            entry = self._books.correct(entry_id, figures)
-            for key in before.keys() | self._learned.keys():
-                if before.get(key) != self._learned.get(key):
-                    self._line.raise_demands(key, self._learned.get(key))
-            self._line.scan()
-        self._tell()
+        entry = self._run(self._correct, entry_id, figures)
         if entry is None:
             raise LLMConfigurationError(
                 f"Entry {entry_id} is nothing that this budget has presumed, or settled and still keeps; or it was "
@@ -234,49 +267,24 @@ class Gate:
 
     def change_limits(self, tracker: BudgetTracker, limits: dict[Account, int | None]) -> None:
         """Set limits of `tracker`, all at the same moment, and look who fits now."""
-        self.check_process()
-        with self._lock:
-            self._work_off()
-            for account, limit in limits.items():
-                account.limit = limit
-            self._books.surprised = True
-            self._books.look_at_thresholds()
-            self._line.scan()
-        self._tell()
+        self._run(self._change_limits, tracker, limits)
 
     def open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
         """Set the limits of `child` aside above it, in the place of what is `kept`; False when it is closed above it.
 
         It may fail as well when by an overrun more is spent there by now.
         """
-        self.check_process()
-        with self._lock:
-            self._work_off()
-            give_back(kept)
-            child.closed_itself = False
-            opened = not child.closed and self._slices.open(child)
-            child.closed_itself = not opened
-            self._line.scan()
-        self._tell()
-        return opened
+        return self._run(self._open_slice, child, kept)
 
     def close(self, tracker: BudgetTracker) -> None:
         """Admit nothing more on `tracker` and below it, tell those that wait there, and return the rest of slices."""
         self.check_process()
-        with self._lock:
-            self._work_off()
-            tracker.closed_itself = True
-            self._slices.close(tracker)
-            self._line.close()
-        self._tell()
+        self.notes.append(partial(self._close, tracker))
+        self.work_off()
 
     def watch(self, threshold: Threshold) -> None:
         """Tell of a threshold once it is reached."""
-        self.check_process()
-        with self._lock:
-            self._work_off()
-            self._books.watch(threshold)
-        self._tell()
+        self._run(self._books.watch, threshold)
 
     def keep_window(self, tracker: BudgetTracker) -> None:
         """Let what `tracker` has spent leave its window in time."""
@@ -285,32 +293,15 @@ class Gate:
 
     def look(self, tracker: BudgetTracker) -> float:
         """Let in who fits by what has left windows; seconds until more leaves one of `tracker` or above it."""
-        if not self._windowed:
-            return math.inf
-        self.check_process()
-        with self._lock:
-            self._work_off()
-            seconds = seconds_until_open(tracker)
-        self._tell()
-        return seconds
+        return self._run(seconds_until_open, tracker) if self._windowed else math.inf
 
     def read(self, tracker: BudgetTracker) -> BudgetSnapshot:
         """The figures of `tracker`, all of one moment."""
-        self.check_process()
-        with self._lock:
-            self._work_off()
-            snapshot = self._snapshot(tracker)
-        self._tell()
-        return snapshot
+        return self._run(self._snapshot, tracker)
 
     def join(self, joined: dict[str, BudgetTracker], child: BudgetTracker) -> BudgetTracker:
         """The open child of this name among `joined`, else `child`, which joins them."""
-        self.check_process()
-        with self._lock:
-            shared = joined.get(child.name)
-            if shared is None or shared.closed:
-                shared = joined[child.name] = child
-        return shared
+        return self._run(self._join, joined, child)
 
     def handle(self, tracker: BudgetTracker) -> Any:
         """What `tracker` is pickled as. Raises TypeError."""
@@ -322,6 +313,82 @@ class Gate:
     def check_process(self) -> None:
         """Raise LLMConfigurationError in a forked process, where a copy of the budget would be a second one."""
         forks.check(self._generation)
+
+    # What operations do under the lock.
+
+    def _admit(
+        self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None = None
+    ) -> Hold | None:
+        replaced = replaces is not None and give_back(replaces)
+        free = (replaced or not self._line.busy) and not (self.any_closed and tracker.closed)
+        hold = grant(tracker, demand, facts) if free else None
+        if replaced:
+            self._line.scan()
+        return hold
+
+    def _dispatch(self, hold: Hold) -> bool | None:
+        """Whether it may be sent; None when it has ended."""
+        if hold.ended:
+            return None
+        if hold.dispatched or self._covers(hold):
+            hold.dispatched = True
+        return hold.dispatched
+
+    def _room(self, tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> int | None:
+        counts = accounts.room(tracker.accounts, self._raised(demand, facts).amount)
+        return 0 if tracker.closed else counts
+
+    def _queue(self, waiter: Waiter, may_wait: bool) -> None:
+        waiter.demand = self._raised(waiter.demand, waiter.facts)
+        self._line.join(waiter)
+        if not may_wait:
+            self._line.end_wait(waiter, "refused")
+
+    def _take(self, waiter: Waiter) -> Hold | None:
+        if waiter.waiting:
+            self._line.scan()
+            self._line.end_wait(waiter, "wait_expired")
+        return waiter.leave()
+
+    def _record(self, tracker: BudgetTracker, amount: Amount, facts: CallFacts) -> LedgerEntry:
+        entry = self._books.record(tracker, amount, facts)
+        self._line.scan()
+        return entry
+
+    def _correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
+        before = dict(self._learned)
+        entry = self._books.correct(entry_id, figures)
+        for key in before.keys() | self._learned.keys():
+            if before.get(key) != self._learned.get(key):
+                self._raise_demands(key)
+        self._line.scan()
+        return entry
+
+    def _change_limits(self, tracker: BudgetTracker, limits: dict[Account, int | None]) -> None:
+        plan = Plan()
+        for account, limit in limits.items():
+            plan.set(account, "limit", limit)
+        plan.set(self._books, "surprised", True)
+        self.journal.carry_out(plan)
+        self._books.look_at_thresholds()
+        self._line.scan()
+
+    def _open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
+        assert child.parent is not None
+        give_back(kept)
+        opened = not child.parent.closed and self._slices.open(child)
+        self._line.scan()
+        return opened
+
+    def _close(self, tracker: BudgetTracker) -> None:
+        self._slices.close(tracker)
+        self._line.close()
+
+    def _join(self, joined: dict[str, BudgetTracker], child: BudgetTracker) -> BudgetTracker:
+        shared = joined.get(child.name)
+        if shared is None or shared.closed:
+            shared = joined[child.name] = child
+        return shared
 
     def _snapshot(self, tracker: BudgetTracker) -> BudgetSnapshot:
         own = tracker.own_accounts
@@ -358,19 +425,12 @@ class Gate:
         if hold.ended:
             return
         if self._books.end(hold, ending):
-            key = hold.facts.key
-            self._line.raise_demands(key, self._learned.get(key))
+            self._raise_demands(hold.facts.key)
         if self._line.busy:
             self._line.scan()
 
-    def _do(self, note: Callable[[], None]) -> None:
-        """Do it now; or leave it to the next operation, when a finalizer runs in the midst of one."""
-        self._notes.append(note)
-        if self._lock.owned():
-            return
-        with self._lock:
-            self._work_off()
-        self._tell()
+    def _raise_demands(self, key: Key) -> None:
+        self._line.raise_demands(key, self._learned.get(key))
 
     def _roll(self) -> None:
         """Let leave windows what is over, and let in who fits by that."""
@@ -381,20 +441,42 @@ class Gate:
         if self._windowed:
             self._roll()
         self._line.reclaim()
-        while self._notes:
-            self._notes.popleft()()
+        gather_lost()
+        notes = self.notes
+        while notes:
+            # One that is interrupted is done again.
+            self._note(notes[0])
+            notes.popleft()
+
+    def _note(self, note: Note) -> None:
+        if isinstance(note, Waiter):
+            self._line.leave(note)
+        else:
+            note()
 
     def _tell(self) -> None:
         """Wake who has been let in or refused, and make the callbacks; the lock is let go by now."""
-        while self._line.ready:
-            # Another thread may have taken the last one.
-            with suppress(IndexError):
-                self._wake(self._line.ready.popleft())
+        self._wake_all(self._line.ready)
         self._outbox.deliver()
+
+    def _wake_all(self, ready: deque[Waiter]) -> None:
+        while ready:
+            with suppress(IndexError, ValueError):
+                # Another thread may do the same. Woken twice, it goes on once.
+                waiter = ready[0]
+                if not waiter.gone:
+                    self._wake(waiter)
+                ready.remove(waiter)
+        if self.notes:
+            self.work_off()
 
     def _wake(self, waiter: Waiter) -> None:
         try:
             waiter.wake()
         except Exception:
             # Its event loop is closed: the grant goes to the next one, and whoever settles is not disturbed.
-            self.abandon(waiter)
+            self.notes.append(waiter)
+
+
+def _nothing() -> None:
+    pass

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from operator import gt
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_connect.core import accounts
 from llm_connect.core.demand import CallFacts
-from llm_connect.core.holds import Ending, Hold
-from llm_connect.core.learning import Learned, Used
+from llm_connect.core.holds import Ending, Hold, OpenHold
+from llm_connect.core.journal import Journal, Plan
+from llm_connect.core.learning import Learned, Lesson, Used
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits
 from llm_connect.core.outbox import Outbox
@@ -35,6 +37,7 @@ class Books:
         #: was too low.
         self.surprised: bool = False
         self._ledger = ledger
+        self._lines, self._kinds = ledger.lines, ledger.kinds
         self._outbox = outbox
         self._sink = sink
         self._ids = itertools.count(1)
@@ -44,84 +47,182 @@ class Books:
         self._thresholds: list[Threshold] = []
 
     def end(self, hold: Hold, ending: Ending) -> bool:
-        """Book what became of a hold, and free it; whether that has taught anything of its adapter and model."""
-        hold.ended = True
-        hold.ending = ending
-        hold.entry_id = next(self._ids)
-        # One that has ended before it could be booked says when.
-        hold.ended_at = hold.ended_at or time.time()
+        """Book what became of a hold, and free it; whether that has taught anything of its adapter and model.
+
+        Written out, because every call does it; what is not as it mostly is, goes by a plan.
+        """
         outcome, amount, _, _, _, model = ending
-        path = hold.tracker.accounts
-        if accounts.book(path, hold.bound, amount):
+        facts, tracker = hold.facts, hold.tracker
+        path = tracker.accounts
+        kind = (tracker.path, facts.adapter, model or facts.model)
+        sums = self._kinds.get(kind)
+        if sums is None or path.sliced or outcome == "presumed" or facts.labels:
+            return self._end_by_plan(hold, ending)
+        held_tokens, held_calls, held_usd = hold.bound
+        tokens, calls, nano_usd = amount
+        sums = (sums[0] + 1, sums[1] + tokens, sums[2] + calls, sums[3] + nano_usd)
+        named = facts.adapter is not None or facts.model is not None
+        lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
+        entry_id, ended_at = next(self._ids), hold.ended_at or time.time()
+        journal = path.journal
+        journal.level = None
+        journal.intent = _ended, self, hold, ending, entry_id, ended_at, (kind, sums, None), lesson
+        for of_tokens, of_calls, of_usd in path.levels:
+            journal.level = (
+                of_tokens,
+                tokens_held := of_tokens.held - held_tokens,
+                tokens_spent := of_tokens.spent + tokens,
+                calls_held := of_calls.held - held_calls,
+                calls_spent := of_calls.spent + calls,
+                usd_held := of_usd.held - held_usd,
+                usd_spent := of_usd.spent + nano_usd,
+            )
+            of_tokens.held = tokens_held
+            of_tokens.spent = tokens_spent
+            of_calls.held = calls_held
+            of_calls.spent = calls_spent
+            of_usd.held = usd_held
+            of_usd.spent = usd_spent
+        hold.ending = ending
+        hold.entry_id = entry_id
+        hold.ended_at = ended_at
+        hold.ended = True
+        self._lines.append(hold)
+        self._kinds[kind] = sums
+        if tokens > held_tokens or calls > held_calls or nano_usd > held_usd:
             self.surprised = True
-        if outcome == "presumed":
-            accounts.presume(path, amount)
-            self._presumed[hold.entry_id] = hold
-        facts = hold.facts
-        self._ledger.append(hold, (hold.tracker.path, facts.adapter, model or facts.model), facts.labels, amount)
+        if lesson is not None:
+            self._learn(lesson)
         if self._sink is not None or self._thresholds:
             self._tell(hold)
-        named = facts.adapter is not None or facts.model is not None
-        return named and outcome == "settled" and self._learn(hold, ending)
+        journal.intent = None
+        hold.__class__ = Hold
+        return lesson is not None and lesson.changed
 
-    def record(
-        self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
-    ) -> LedgerEntry:
+    def _end_by_plan(self, hold: Hold, ending: Ending) -> bool:
+        outcome, amount, _, _, _, model = ending
+        facts, tracker = hold.facts, hold.tracker
+        kind = (tracker.path, facts.adapter, model or facts.model)
+        posting = self._ledger.posting(kind, facts.labels, amount)
+        named = facts.adapter is not None or facts.model is not None
+        lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
+        plan, presumed = Plan(), amount if outcome == "presumed" else NOTHING
+        accounts.change(plan, tracker.accounts, NOTHING.minus(hold.bound), amount, presumed)
+        # One that has ended before it could be booked says when.
+        self._plan_end(plan, hold, ending, next(self._ids), hold.ended_at or time.time(), posting, lesson)
+        tracker.accounts.journal.carry_out(plan)
+        return lesson is not None and lesson.changed
+
+    def _plan_end(
+        self,
+        plan: Plan,
+        hold: Hold,
+        ending: Ending,
+        entry_id: int,
+        ended_at: float,
+        posting: Any,
+        lesson: Lesson | None,
+    ) -> None:
+        """The end of a hold but for the figures."""
+        plan.set(hold, "ending", ending)
+        plan.set(hold, "entry_id", entry_id)
+        plan.set(hold, "ended_at", ended_at)
+        plan.set(hold, "ended", True)
+        if type(hold) is OpenHold:
+            plan.set(hold, "__class__", Hold)
+        if any(map(gt, ending.amount, hold.bound)):
+            plan.set(self, "surprised", True)
+        if ending.outcome == "presumed":
+            plan.then(self._presumed.__setitem__, entry_id, hold)
+        plan.then(self._ledger.post, hold, posting)
+        if lesson is not None:
+            plan.then(self._learn, lesson)
+        plan.then(self._tell, hold)
+
+    def record(self, tracker: BudgetTracker, amount: Amount, facts: CallFacts) -> LedgerEntry:
         """Book `amount` without a hold."""
+        plan = Plan()
+        accounts.change(plan, tracker.accounts, NOTHING, amount)
         now = time.time()
         entry = LedgerEntry(
             id=next(self._ids),
             tracker=tracker.path,
-            outcome="recorded" if corrects is None else "corrected",
+            outcome="recorded",
             amount=amount,
-            bound=amount if corrects is None else corrects.bound,
+            bound=amount,
             grade=facts.grade,
             adapter=facts.adapter,
-            model=facts.model if corrects is None else corrects.model,
+            model=facts.model,
             labels=facts.labels,
-            request_id=None if corrects is None else corrects.request_id,
-            reserved_at=now if corrects is None else corrects.reserved_at,
+            reserved_at=now,
             ended_at=now,
-            corrects=None if corrects is None else corrects.entry_id,
         )
-        accounts.book(tracker.accounts, NOTHING, amount)
-        self.surprised = True
-        self._ledger.append(entry, (tracker.path, facts.adapter, entry.model), facts.labels, amount)
-        self._tell(entry)
-        return entry
-
-    def expire(self, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
-        """Take off what `tracker` has spent what has left its window; those above keep it."""
-        accounts.expire(tracker.own_accounts, spent, presumed)
-        if spent != NOTHING:
-            self._shift(tracker.path, NOTHING.minus(spent))
-            for above in tracker.lineage[1:2]:
-                self._shift(above.path, spent)
-
-    def number(self) -> int:
-        """A number above the ids of all entries, and not above those that follow."""
-        return next(self._ids)
+        return self._carry_out(plan, tracker, entry)
 
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
         """Book the difference between what was presumed or settled and what it came to; None when it cannot be."""
-        hold = self._presumed.pop(entry_id, None) or self._settled(entry_id)
+        hold = self._presumed.get(entry_id) or self._settled(entry_id)
         if hold is None:
             return None
-        presumed = hold.amount if hold.ending.outcome == "presumed" else NOTHING
-        accounts.presume(hold.tracker.accounts, NOTHING.minus(presumed))
+        plan, tracker, facts = Plan(), hold.tracker, hold.facts
+        if hold.ending.outcome == "presumed":
+            presumed = hold.amount
+            plan.then(self._presumed.pop, entry_id, None)
+        else:
+            presumed = NOTHING
+            kept = {number for number in self._amended if self._ledger.hold_of(number) is not None}
+            plan.set(self, "_amended", kept | {entry_id})
         actual = hold.amount.but(*figures)
         difference = actual.minus(hold.amount)
-        follow(self, hold, difference, presumed)
-        self._learn_better(hold, actual, None if figures[2] is None else actual.nano_usd)
-        return self.record(hold.tracker, difference, hold.facts, corrects=hold)
+        accounts.change(plan, tracker.accounts, NOTHING, difference, NOTHING.minus(presumed))
+        follow(plan, self, hold, difference, presumed)
+        lesson = self._better(hold, actual, None if figures[2] is None else actual.nano_usd)
+        if lesson is not None:
+            plan.then(self._learn, lesson)
+        entry = LedgerEntry(
+            id=next(self._ids),
+            tracker=tracker.path,
+            outcome="corrected",
+            amount=difference,
+            bound=hold.bound,
+            grade=facts.grade,
+            adapter=facts.adapter,
+            model=hold.model,
+            labels=facts.labels,
+            request_id=hold.request_id,
+            reserved_at=hold.reserved_at,
+            ended_at=time.time(),
+            corrects=entry_id,
+        )
+        return self._carry_out(plan, tracker, entry, NOTHING.minus(presumed))
 
     def _settled(self, entry_id: int) -> Hold | None:
         """What was settled by this entry, if the ledger still has it and it was not corrected before."""
         hold = self._ledger.hold_of(entry_id)
-        if hold is None or hold.ending.outcome != "settled" or entry_id in self._amended:
-            return None
-        self._amended = {number for number in self._amended if self._ledger.hold_of(number) is not None} | {entry_id}
-        return hold
+        return None if hold is None or hold.ending.outcome != "settled" or entry_id in self._amended else hold
+
+    def _carry_out(
+        self, plan: Plan, tracker: BudgetTracker, entry: LedgerEntry, presumed: Amount = NOTHING
+    ) -> LedgerEntry:
+        """Make the changes of `plan`, which are what `entry` of `tracker` says; so much more of it is presumed."""
+        kind = (entry.tracker, entry.adapter, entry.model)
+        plan.set(self, "surprised", True)
+        plan.then(self._ledger.post, entry, self._ledger.posting(kind, entry.labels, entry.amount))
+        plan.then(self._tell, entry)
+        tracker.accounts.journal.carry_out(plan)
+        return entry
+
+    def expire(self, plan: Plan, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
+        """Take off what `tracker` has spent what has left its window; those above keep it."""
+        accounts.expire(plan, tracker.own_accounts, spent, presumed)
+        if spent != NOTHING:
+            self._shift(plan, tracker.path, NOTHING.minus(spent))
+            for above in tracker.lineage[1:2]:
+                self._shift(plan, above.path, spent)
+
+    def number(self) -> int:
+        """A number above the ids of all entries, and not above those that follow."""
+        return next(self._ids)
 
     def watch(self, threshold: Threshold) -> None:
         """Tell of a threshold once it is reached, which may be now."""
@@ -132,11 +233,13 @@ class Books:
         """Put those that are reached into the outbox, each once, or once in each window."""
         reached = [threshold for threshold in self._thresholds if threshold.reached]
         for threshold in reached:
+            # After an interruption it may be in there already.
+            if not self._outbox.has(threshold):
+                self._outbox.put(threshold.callback, threshold.tracker.snapshot, threshold)
             if not threshold.rest():
                 self._thresholds.remove(threshold)
-            self._outbox.put(threshold.callback, threshold.tracker.snapshot)
 
-    def _shift(self, path: str, amount: Amount) -> None:
+    def _shift(self, plan: Plan, path: str, amount: Amount) -> None:
         moment = time.time()
         entry = LedgerEntry(
             id=next(self._ids),
@@ -147,30 +250,49 @@ class Books:
             reserved_at=moment,
             ended_at=moment,
         )
-        self._ledger.append_expiry(entry)
-        self._tell(entry)
+        plan.set(self._ledger, "expired", plan.get(self._ledger, "expired").plus(amount))
+        plan.then(self._ledger.post_expiry, entry)
+        plan.then(self._tell, entry)
 
     def _tell(self, line: LedgerEntry | Hold) -> None:
-        if self._sink is not None:
-            self._outbox.put(self._sink, lambda: line if isinstance(line, LedgerEntry) else line.entry)
+        if self._sink is not None and not self._outbox.has(line):
+            self._outbox.put(self._sink, lambda: line if isinstance(line, LedgerEntry) else line.entry, line)
         if self._thresholds:
             self.look_at_thresholds()
 
-    def _learn_better(self, hold: Hold, actual: Amount, nano_usd: int | None) -> None:
+    def _better(self, hold: Hold, actual: Amount, nano_usd: int | None) -> Lesson | None:
         """What a correction says of the bound of its call, in the place of what the call itself had taught."""
         key, ending = hold.facts.key, hold.ending
         settled = Used(ending.amount.tokens, ending.amount.calls, ending.nano_usd, ending.usage, hold.max_tokens)
-        if ending.outcome == "settled" and not hold.demand.seen(settled).within:
-            self.learned.forget(key)
+        wrong = ending.outcome == "settled" and not hold.demand.seen(settled).within
         seen = hold.demand.seen(Used(actual.tokens, actual.calls, nano_usd, None, hold.max_tokens))
-        if key != (None, None) and not seen.within:
-            self.learned.look_at(key, seen)
+        return self.learned.better(key, None if key == (None, None) or seen.within else seen, forgotten=wrong)
 
-    def _learn(self, hold: Hold, ending: Ending) -> bool:
+    def _lesson(self, hold: Hold, ending: Ending) -> Lesson | None:
         usage, amount = ending.usage, ending.amount
         if usage is not None and usage.estimated:
-            return False
+            return None
         used = Used(amount.tokens, amount.calls, ending.nano_usd, usage, hold.max_tokens)
-        changed = self.learned.look_at(hold.facts.key, hold.demand.seen(used))
-        self.surprised = self.surprised or changed
-        return changed
+        return self.learned.lesson(hold.facts.key, hold.demand.seen(used))
+
+    def _learn(self, lesson: Lesson) -> None:
+        self.learned.learn(lesson)
+        if lesson.changed:
+            self.surprised = True
+
+
+def _ended(
+    journal: Journal,
+    books: Books,
+    hold: Hold,
+    ending: Ending,
+    entry_id: int,
+    ended_at: float,
+    posting: Any,
+    lesson: Lesson | None,
+) -> Plan:
+    """What is left to do of the end of a hold."""
+    plan = Plan()
+    accounts.booked(plan, hold.tracker.accounts, hold.bound, ending.amount)
+    books._plan_end(plan, hold, ending, entry_id, ended_at, posting, lesson)
+    return plan

@@ -123,7 +123,9 @@ class BudgetTracker(BudgetFigures):
         self.number: int = 0
         tokens, calls, usd = (Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True))
         self.own_accounts: Own = (tokens, calls, usd)
-        self.accounts: Path = Path(self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice)
+        self.accounts: Path = Path(
+            self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice, journal=gate.journal
+        )
         self.lineage: tuple[BudgetFigures, ...] = (self, *(parent.lineage if parent else ()))
         self.closed_itself = is_slice
         self.is_slice: bool = is_slice
@@ -372,9 +374,14 @@ class BudgetTracker(BudgetFigures):
     def __enter__(self) -> Self:
         if self.parent is not None and self._opens_as_slice:
             size, until = self._asked_as_slice()
-            while not self.gate.open_slice(self, admit(self.parent, size, NO_FACTS, deadline=until)):
-                pass  # by an overrun more is spent there by now: it waits anew, or is refused
-            self._opens_as_slice = False
+            try:
+                while not self.gate.open_slice(self, admit(self.parent, size, NO_FACTS, deadline=until)):
+                    pass  # by an overrun more is spent there by now: it waits anew, or is refused
+                self._opens_as_slice = False
+            except BaseException:
+                # Interrupted, it may be open, and nobody leaves its block.
+                self.close()
+                raise
         return self
 
     async def __aenter__(self) -> Self:
@@ -408,7 +415,11 @@ class BudgetTracker(BudgetFigures):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._others_use_it:
-            self.close()
+            try:
+                self.close()
+            except BaseException:
+                self.gate.close(self)
+                raise
 
     def __copy__(self) -> Self:
         return self

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from llm_connect.core.accounts import Account
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.demand import CallFacts, Demand
     from llm_connect.core.holds import Ending, Hold
+    from llm_connect.core.journal import Journal
     from llm_connect.core.ledger import Ledger, LedgerEntry
     from llm_connect.core.limits import Limits
     from llm_connect.core.snapshot import BudgetSnapshot
@@ -22,16 +23,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Lock(Protocol):
-    """Who has it may read and change the state of a tree of trackers. It is reentrant."""
+#: What is left to do: by a function, or that a waiter leaves.
+Note: TypeAlias = "Callable[[], None] | Waiter"
 
-    def acquire(self) -> None: ...
-    def release(self) -> None: ...
-    def owned(self) -> bool: ...
-    def __enter__(self) -> None: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None: ...
+
+class Run(Protocol):
+    """Does a thing as an operation: under the lock, after what an interrupted one has left is in order."""
+
+    def __call__(self, operation: Callable[..., T], *args: Any) -> T: ...
 
 
 class Worker(Protocol):
@@ -47,7 +46,7 @@ class BudgetGate(Protocol):
 
     `Gate` decides in memory; a gate of a store gives the same answers for all processes. A tracker's accounts are what
     its gate knew last; only a gate changes them. Where `worker` is not None, an operation may take as long as I/O
-    does: a coroutine lets the worker do it. All but `arrive`, `end`, `lose` and `abandon` raise LLMStoreError when the
+    does: a coroutine lets the worker do it. All but `arrive`, `end`, `lose` and `work_off` raise LLMStoreError when the
     store cannot be reached; what ends then is kept, and done when it can.
     """
 
@@ -69,14 +68,24 @@ class BudgetGate(Protocol):
 
     def raise_owed(self) -> None: ...
 
-    # Admission: `admit`, else `queue`, wait, and `take` or `abandon`. Then `dispatch`, and one `end`.
+    @property
+    def notes(self) -> deque[Note]:
+        """What is left to do: a function, or a waiter that leaves. The next operation does it."""
+        ...
+
+    @property
+    def journal(self) -> Journal:
+        """What a step is about to change."""
+        ...
+
+    # Admission: `admit`, else `queue`, wait, and `take`, or a note and `work_off`. Then `dispatch`, and one `end`.
     def arrive(self) -> int: ...
     def admit(
         self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None = None
     ) -> Hold | None: ...
     def queue(self, waiter: Waiter, *, may_wait: bool) -> None: ...
-    def take(self, waiter: Waiter) -> Hold: ...
-    def abandon(self, waiter: Waiter) -> None: ...
+    def take(self, waiter: Waiter) -> Hold | None: ...
+    def work_off(self) -> None: ...
     def dispatch(self, hold: Hold) -> bool: ...
     def end(self, hold: Hold, ending: Ending) -> None: ...
     def lose(self, hold: Hold, ending: Ending) -> None: ...

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from llm_connect.core import accounts
 from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.holds import Hold
+from llm_connect.core.journal import Plan
 from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.units import NOTHING
 
@@ -24,15 +25,25 @@ def grant(tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | No
     if max_tokens is None and isinstance(demand, BoundDemand):
         # Nobody limits what is written.
         facts = replace(facts, grade="unbounded")
-    return tracker.gate.hold_type(tracker, amount, max_tokens, demand, facts)
+    gate = tracker.gate
+    hold = gate.hold_type(tracker, amount, max_tokens, demand, facts)
+    journal = gate.journal
+    # It is open from here on; whoever finds the intent sees to it that it is not.
+    journal.hold = hold
+    hold.ended = False
+    journal.intent = None
+    journal.hold = None
+    return hold
 
 
 def give_back(hold: Hold) -> bool:
     """Free a hold without an entry in the ledger; False when it has ended."""
     if hold.ended:
         return False
-    hold.ended = True
-    accounts.hold(hold.tracker.accounts, NOTHING.minus(hold.bound))
+    plan, path = Plan(), hold.tracker.accounts
+    plan.set(hold, "ended", True)
+    accounts.change(plan, path, NOTHING.minus(hold.bound), NOTHING)
+    path.journal.carry_out(plan)
     return True
 
 
@@ -40,9 +51,13 @@ def grow(hold: Hold, factor: LearnedFactor) -> bool:
     """Let a hold cover what its call may need under `factor`; False when that does not fit now."""
     lacking = hold.demand.raised(factor).at(hold.max_tokens).minus(hold.bound)
     more = lacking.but(*(max(0, figure) for figure in lacking))
-    if not accounts.take(hold.tracker.accounts, more):
+    path = hold.tracker.accounts
+    if not accounts.fits(path, more):
         return False
-    hold.bound = hold.bound.plus(more)
+    plan = Plan()
+    plan.set(hold, "bound", hold.bound.plus(more))
+    accounts.change(plan, path, more, NOTHING)
+    path.journal.carry_out(plan)
     return True
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from contextlib import suppress
+from functools import lru_cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
 
@@ -85,7 +88,8 @@ class Hold:
         #: The output limit that the bound assumes, and that the request must carry; None when it assumes none.
         self.max_tokens: int | None = max_tokens
         self.dispatched: bool = False
-        self.ended: bool = False
+        #: Until it is granted, it is as good as ended.
+        self.ended: bool = True
         self.demand: Demand = demand
         self.facts: CallFacts = facts
         self.reserved_at: float = time.time()
@@ -234,13 +238,14 @@ class Hold:
         With `BudgetTracker(on_unknown="release")`, what was dispatched is released as well.
         """
         if not self.ended:
-            self._end(self._unsettled())
+            self._end(self.unsettled())
 
     def _end(self, ending: Ending) -> None:
         self.tracker.gate.end(self, ending)
         tell_of_end(PRESUMED, self, ending)
 
-    def _unsettled(self) -> Ending:
+    def unsettled(self) -> Ending:
+        """How it ends when nobody says how."""
         presumed = self.dispatched and self.tracker.gate.on_unknown == "presume"
         return Ending("presumed", self.bound) if presumed else RELEASED
 
@@ -250,15 +255,15 @@ class Hold:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Of several requests only the last one is known to cost nothing.
-        if not self.ended and self.bound[1] <= 1 and not_billed(error):
-            self.release()
-        self.end_unsettled()
-
-    def __del__(self) -> None:
-        # A finalizer may run in a process that was forked, or while this thread has any lock: it only leaves a note.
-        if not self.ended:
-            self.tracker.gate.lose(self, self._unsettled())
+        try:
+            # Of several requests only the last one is known to cost nothing.
+            if not self.ended and self.bound[1] <= 1 and not_billed(error):
+                self.release()
+            self.end_unsettled()
+        except BaseException:
+            # Nobody may have it any more, nor let it go: the next operation ends it.
+            lost.append(self)
+            raise
 
     def __copy__(self) -> Self:
         return self
@@ -275,3 +280,30 @@ def _reckoned(price: Price, actual: Amount, usage: Usage | None) -> int:
     if usage is None or usage.estimated:
         return price.dearest(actual.tokens, actual.calls)
     return nano_usd_of("cost", price.of(usage, actual.calls))
+
+
+#: Holds that may be open and that nobody has any more; whichever operation comes next ends them.
+lost: deque[Hold] = deque()
+
+
+class OpenHold(Hold):
+    """A hold in memory until its end, when it becomes a `Hold`.
+
+    Its finalizer is a function in C, as exact books need (see `journal.py`): no exception keeps it from being called
+    or done. It may run in a process that was forked, or while its thread has any lock; so it only leaves a note.
+    """
+
+    __slots__ = ()
+    __del__ = lru_cache(maxsize=0)(lost.append)
+
+
+def gather_lost() -> None:
+    """Hand the holds that are lost to their gates, whose next operation ends them."""
+    while lost:
+        with suppress(IndexError, ValueError):
+            # Another thread may do the same. Noted twice, it ends once.
+            hold = lost[0]
+            # One that was interrupted while it was made has nothing yet.
+            if not getattr(hold, "ended", True):
+                hold.tracker.gate.lose(hold, hold.unsettled())
+            lost.remove(hold)

@@ -116,6 +116,16 @@ class Seen(NamedTuple):
         return all(actual <= bound for bound, actual in zip(self.bounds, self.actual, strict=True))
 
 
+class Lesson(NamedTuple):
+    """What a call has taught: the factor of its adapter and model (None: none any more), and how many were calm."""
+
+    key: Key
+    factor: LearnedFactor | None
+    calm: int
+    #: Whether that is another factor than before.
+    changed: bool
+
+
 class Learned:
     """The factors of one tree of trackers; its caller holds the lock of the tree."""
 
@@ -123,35 +133,44 @@ class Learned:
         self.factors: dict[Key, LearnedFactor] = {}
         self._calm: dict[Key, int] = {}
 
-    def look_at(self, key: Key, seen: Seen) -> bool:
-        """Learn from what a call used; whether that changed the factor of `key`."""
-        if seen.within:
-            return key in self.factors and self._calm_down(key)
-        before = self.factors.get(key, NOTHING_LEARNED)
-        self._calm[key] = 0
-        self.factors[key] = before.after(seen)
-        return self.factors[key] != before
+    def lesson(self, key: Key, seen: Seen) -> Lesson | None:
+        """What is learned of `key` from what a call used; None when that is nothing new."""
+        before = self.factors.get(key)
+        if not seen.within:
+            after = (before or NOTHING_LEARNED).after(seen)
+            return Lesson(key, after, 0, changed=after != before)
+        if before is None:
+            return None
+        calm = self._calm[key] + 1
+        if calm < CALM_CALLS:
+            return Lesson(key, before, calm, changed=False)
+        halved = before.halved()
+        return Lesson(key, None if halved == NOTHING_LEARNED else halved, 0, changed=True)
 
-    def forget(self, key: Key) -> None:
-        """Know nothing of `key`: what taught it was wrong."""
-        self.factors.pop(key, None)
-        self._calm.pop(key, None)
+    def learn(self, lesson: Lesson) -> None:
+        """Know it. Learned again, it changes nothing."""
+        key, factor, calm, _ = lesson
+        self._calm[key] = calm
+        if factor is None:
+            self.factors.pop(key, None)
+            self._calm.pop(key, None)
+        else:
+            self.factors[key] = factor
+
+    def better(self, key: Key, seen: Seen | None, *, forgotten: bool) -> Lesson | None:
+        """What a correction teaches of `key`: what is `seen`, in the place of what is to be `forgotten`."""
+        known = self.factors.get(key)
+        before = None if forgotten else known
+        if seen is None:
+            return Lesson(key, None, 0, changed=True) if forgotten and known is not None else None
+        after = (before or NOTHING_LEARNED).after(seen)
+        return Lesson(key, after, 0, changed=after != known)
 
     def become(self, factors: dict[Key, LearnedFactor]) -> None:
         """Know what others have learned."""
         self.factors.clear()
         self.factors.update(factors)
         self._calm = {key: self._calm.get(key, 0) for key in factors}
-
-    def _calm_down(self, key: Key) -> bool:
-        self._calm[key] += 1
-        if self._calm[key] < CALM_CALLS:
-            return False
-        self._calm[key] = 0
-        self.factors[key] = self.factors[key].halved()
-        if self.factors[key] == NOTHING_LEARNED:
-            del self.factors[key], self._calm[key]
-        return True
 
 
 def _learn(known: tuple[int, ...], bound: int, actual: int, most: int) -> tuple[int, int]:

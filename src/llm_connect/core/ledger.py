@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from llm_connect.core.demand import Grade
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.gates import Lock
-from llm_connect.core.totals import By, Kind, Total, Totals
+from llm_connect.core.gates import Run
+from llm_connect.core.totals import By, Kind, Sums, Total, Totals
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.usage import Usage
 
@@ -95,22 +95,34 @@ class Ledger:
     of one moment; it may go on while calls are made.
     """
 
-    def __init__(self, keep: int, lock: Lock) -> None:
-        self._lines: deque[LedgerEntry | Hold] = deque(maxlen=keep)
-        self._lock = lock
+    def __init__(self, keep: int, run: Run) -> None:
+        #: The last entries, and the holds that they are made of.
+        self.lines: deque[LedgerEntry | Hold] = deque(maxlen=keep)
+        #: Does a thing as an operation of the budget.
+        self._run = run
         self._totals = Totals()
+        #: The totals by kind.
+        self.kinds: dict[Kind, Sums] = self._totals.kinds
+        #: What adding an entry of a kind to the totals comes to; its caller holds the lock of the tree.
+        self.posting: Callable[[Kind, Mapping[str, str], Amount], Any] = self._totals.posting
         #: What has left windows for good, below 0: only of the root, since all others' stays on their parents.
-        self._expired: Amount = NOTHING
+        self.expired: Amount = NOTHING
 
-    def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
-        """Add an entry, or the ended hold that it is made of; its caller holds the lock of the tree."""
-        self._lines.append(line)
-        self._totals.add(kind, labels, amount)
+    def post(self, line: LedgerEntry | Hold, posting: Any) -> None:
+        """Add an entry, or the ended hold that it is made of, unless it is there already; and let the totals be so."""
+        lines = self.lines
+        if not lines or lines[-1] is not line:
+            lines.append(line)
+        kind, sums, labels = posting
+        self.kinds[kind] = sums
+        if labels is not None:
+            self._totals.post_labels(labels)
 
-    def append_expiry(self, entry: LedgerEntry) -> None:
-        """Like `append`, for what has left a window; the totals of all that ever was keep it."""
-        self._lines.append(entry)
-        self._expired = self._expired.plus(entry.amount)
+    def post_expiry(self, entry: LedgerEntry) -> None:
+        """Add what has left a window, unless it is there already; the totals of all that ever was keep it."""
+        lines = self.lines
+        if not lines or _number(lines[-1]) < entry.id:
+            lines.append(entry)
 
     def totals(self, by: By) -> dict[str, Total]:
         """How many entries there ever were, and what they added, by "tracker" (path), "adapter", "model" or "label".
@@ -124,8 +136,7 @@ class Ledger:
         """
         if by not in get_args(By):
             raise LLMConfigurationError(f"totals are kept by one of {', '.join(get_args(By))}, not by {by!r}.")
-        with self._lock:
-            return self._totals.by(by)
+        return self._run(self._totals.by, by)
 
     def json_lines(self) -> Iterator[str]:
         """The entries as lines of JSON, as `JsonLinesSink` writes them."""
@@ -134,23 +145,27 @@ class Ledger:
     @property
     def earlier(self) -> Amount:
         """The sum of the entries that are no longer kept."""
-        with self._lock:
-            kept = [line.amount for line in self._lines]
-            return reduce(Amount.minus, kept, self._totals.sum.plus(self._expired))
+        return self._run(self._earlier)
 
     def hold_of(self, entry_id: int) -> Hold | None:
         """The hold whose end is this entry, while it is kept; the caller has the lock."""
         return next(
-            (line for line in self._lines if not isinstance(line, LedgerEntry) and line.entry_id == entry_id), None
+            (line for line in self.lines if not isinstance(line, LedgerEntry) and line.entry_id == entry_id), None
         )
 
     def __iter__(self) -> Iterator[LedgerEntry]:
-        with self._lock:
-            lines = self._lines.copy()
-        return map(_entry, lines)
+        return map(_entry, self._run(self.lines.copy))
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self.lines)
+
+    def _earlier(self) -> Amount:
+        kept = [line.amount for line in self.lines]
+        return reduce(Amount.minus, kept, self._totals.sum.plus(self.expired))
+
+
+def _number(line: LedgerEntry | Hold) -> int:
+    return line.id if isinstance(line, LedgerEntry) else line.entry_id
 
 
 def _entry(line: LedgerEntry | Hold) -> LedgerEntry:

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from llm_connect.core.accounts import Account, Path, fits, hold, needs, short
+from llm_connect.core.accounts import Account, Path, change, fits, needs, short
 from llm_connect.core.exceptions import BudgetReason
 from llm_connect.core.grants import give_back, grant
+from llm_connect.core.journal import Plan
 from llm_connect.core.learning import Key, LearnedFactor
 from llm_connect.core.queues import Queues
 from llm_connect.core.refusals import refusal
@@ -60,9 +61,9 @@ class Line:
 
     def leave(self, waiter: Waiter) -> None:
         """Let a caller go that no longer waits: a grant that it has not taken goes back."""
-        hold = waiter.leave()
-        if hold is not None:
-            give_back(hold)
+        if waiter.hold is not None:
+            give_back(waiter.hold)
+        waiter.leave()
         self.scan()
 
     def close(self) -> None:
@@ -92,7 +93,7 @@ class Line:
         for waiter in self._queues:
             if waiter.facts.key == key:
                 waiter.demand = waiter.demand.raised(factor)
-        self._queues.sort_anew()
+        self._queues.rebuild()
 
     def reclaim(self) -> None:
         """Take back the grants whose callers have not come in time."""
@@ -101,6 +102,22 @@ class Line:
             if not waiter.gone:
                 waiter.error = refusal(waiter, "wait_expired")
                 self.leave(waiter)
+
+    def repair(self) -> None:
+        """Put everything in order after an interruption, by what the waiters themselves say."""
+        self.regroup()
+        decided = [waiter for waiter in self._queues.members if not waiter.waiting]
+        told = set(self.ready)
+        self.ready.extend(waiter for waiter in decided if waiter not in told)
+        self.untaken = [_untaken(waiter) for waiter in decided if waiter.hold is not None]
+        heapq.heapify(self.untaken)
+        self.scan()
+
+    def regroup(self) -> None:
+        """Let those stand in line that wait, whoever stood there."""
+        self._kept.clear()
+        self._queues.rebuild()
+        self._look_who_waits()
 
     def scan(self) -> None:
         """Let in, in order of arrival, all that fit now; refuse those that nothing can help any more."""
@@ -130,8 +147,7 @@ class Line:
         if self._may_pass(waiter):
             waiter.hold = grant(waiter.tracker, waiter.demand, waiter.facts)
         if waiter.hold is not None:
-            taken_by = max(waiter.deadline, time.monotonic() + _TAKING_SECONDS)
-            heapq.heappush(self.untaken, (taken_by, waiter.arrival, waiter))
+            heapq.heappush(self.untaken, _untaken(waiter))
             self.ready.append(waiter)
         elif waiter.deadline + _TAKING_SECONDS < time.monotonic():
             # Its event loop stands still, and must not keep others waiting.
@@ -145,15 +161,21 @@ class Line:
         if waiter.deadline <= time.monotonic():
             waiter.leave()
         elif self._may_pass(waiter) and fits(path, amount):
-            hold(path, amount)
             self._kept.append(waiter)
+            self._hold(waiter, amount)
         else:
             self._blocked.update(short(path, amount))
 
     def _return_kept(self) -> None:
         while self._kept:
             waiter = self._kept.pop()
-            hold(waiter.tracker.accounts, NOTHING.minus(waiter.demand.smallest))
+            self._hold(waiter, NOTHING.minus(waiter.demand.smallest))
+
+    @staticmethod
+    def _hold(waiter: RemoteWaiter, amount: Amount) -> None:
+        plan, path = Plan(), waiter.tracker.accounts
+        change(plan, path, amount, NOTHING)
+        path.journal.carry_out(plan)
 
     def _may_pass(self, waiter: Waiter) -> bool:
         """Whether no earlier waiter is short of what this one needs.
@@ -166,6 +188,11 @@ class Line:
             need and account in self._blocked and not waiter.own_on(account)
             for account, need in needs(waiter.tracker.accounts, waiter.demand.smallest)
         )
+
+
+def _untaken(waiter: Waiter) -> tuple[float, int, Waiter]:
+    """When the grant of `waiter` is to be reclaimed."""
+    return max(waiter.deadline, time.monotonic() + _TAKING_SECONDS), waiter.arrival, waiter
 
 
 def _obstacle(waiter: Waiter) -> BudgetReason | None:

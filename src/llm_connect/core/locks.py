@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
+from contextlib import suppress
 
 from llm_connect.core import forks
 
@@ -14,39 +14,47 @@ _MOMENT = 50e-6
 
 
 class TreeLock:
-    """A reentrant lock for critical sections of microseconds.
+    """A lock for critical sections of microseconds, which are written like this:
+
+        try:
+            if not lock.take(False):
+                lock.wait()
+            ...
+        finally:
+            try:
+                lock.release()
+            except BaseException as error:
+                if lock.let_go(error):
+                    raise
+
+    An exception that Python raises right after `take`, or in the place of `release`, finds itself within a `try`, and
+    no other thread's lock can be let go. `take` and `release` are functions in C; one in Python could be interrupted
+    before its first line.
 
     Who finds it taken comes again a moment later, rather than queueing for it. A queue of threads hands on the lock,
     and with it the interpreter, at every operation: eight threads together were four times as slow as one.
-    It is reentrant, because a finalizer (of a generator with an open hold in it) may run while this thread has it.
+    It is reentrant, so that a thread that has it is told so by its gate rather than waiting for itself.
     """
 
-    __slots__ = ("_generation", "_try", "owned", "release")
+    __slots__ = ("_generation", "owned", "release", "take")
 
     def __init__(self) -> None:
         lock = threading.RLock()
         self._generation = forks.generation
-        self._try: Callable[[bool], bool] = lock.acquire
+        #: Take it; of False, only when it is free, and say whether it was.
+        self.take: Callable[[bool], bool] = lock.acquire
         self.release: Callable[[], None] = lock.release
         #: Whether this very thread has it.
         self.owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
 
-    def acquire(self) -> None:
+    def let_go(self, error: BaseException) -> bool:
+        """Release it when it was taken, after `release` has raised `error`; whether that says more than it was not."""
+        with suppress(RuntimeError):
+            self.release()
+        return type(error) is not RuntimeError
+
+    def wait(self) -> None:
         """Take it, however long that lasts. Raises LLMConfigurationError where a fork has left it taken for good."""
-        try:
-            while not self._try(False):
-                forks.check(self._generation)
-                time.sleep(_MOMENT)
-        except BaseException:
-            # Ctrl-C, which Python may deliver right after the lock was taken.
-            if self.owned():
-                self.release()
-            raise
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
+        while not self.take(False):
+            forks.check(self._generation)
+            time.sleep(_MOMENT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Hashable, Iterator
+from weakref import WeakSet
 
 from llm_connect.core.accounts import Path
 from llm_connect.core.units import NOTHING, Amount
@@ -23,6 +24,8 @@ class Queues:
 
     def __init__(self) -> None:
         self._groups: dict[Hashable, _Group] = {}
+        #: All that have come and that anybody still has.
+        self._members: WeakSet[Waiter] = WeakSet()
 
     def __bool__(self) -> bool:
         return bool(self._groups) and any(group.first() is not None for group in self._groups.values())
@@ -31,19 +34,28 @@ class Queues:
         for group in self._groups.values():
             yield from group.waiters()
 
+    @property
+    def members(self) -> list[Waiter]:
+        """Those that have come and have not gone, in order of arrival, whether they wait or not."""
+        return sorted(waiter for waiter in self._members if not waiter.gone)
+
     def add(self, waiter: Waiter) -> None:
+        self._members.add(waiter)
+        self._group(waiter)
+
+    def rebuild(self) -> None:
+        """Group those that wait by what they ask for, whatever the groups are."""
+        self._groups = {}
+        for waiter in self.members:
+            if waiter.waiting:
+                self._group(waiter)
+
+    def _group(self, waiter: Waiter) -> None:
         amount = waiter.demand.amount
         needs = tuple(bool(value) for value in amount)
         alone = bool(waiter.own) or isinstance(waiter, RemoteWaiter)
         key = (waiter.tracker, needs, waiter if alone else None)
         self._groups.setdefault(key, _Group(waiter.tracker.accounts)).add(waiter)
-
-    def sort_anew(self) -> None:
-        """Group the waiters by what they ask for now."""
-        waiters = list(self)
-        self._groups = {}
-        for waiter in waiters:
-            self.add(waiter)
 
     def scan(self, ask: Callable[[Waiter], None], may_block: Callable[[Path, Amount], bool]) -> None:
         """Ask in order of arrival those that may be let in, or may block others.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llm_connect.core import accounts
+from llm_connect.core.journal import Plan
 from llm_connect.core.units import Amount
 
 if TYPE_CHECKING:
@@ -23,20 +24,27 @@ class Slices:
         size = limits_of(child)
         if not accounts.fits(child.parent.accounts, size):
             return False
+        plan = Plan()
         for account, above, limit in zip(child.own_accounts, child.parent.accounts.units, size, strict=True):
-            account.slice = account.limit is not None
-            accounts.set_aside(above, limit)
-        self.opened.append(child)
+            plan.set(account, "slice", account.limit is not None)
+            accounts.set_aside(plan, above, limit)
+        plan.set(self, "opened", [*self.opened, child])
+        plan.set(child, "closed_itself", False)
+        child.accounts.journal.carry_out(plan)
         return True
 
     def close(self, tracker: BudgetTracker) -> None:
-        """Give back what the slices at `tracker` and below it have not used: the innermost first, to the one around."""
+        """Close `tracker`, and give back what the slices at it and below have not used: the innermost first."""
+        plan = Plan()
+        plan.set(tracker, "closed_itself", True)
         closed = [child for child in self.opened if tracker in child.lineage]
+        plan.set(self, "opened", [child for child in self.opened if child not in closed])
         for child in sorted(closed, key=lambda child: len(child.lineage), reverse=True):
-            self.opened.remove(child)
             for account, path in zip(child.own_accounts, child.accounts.units, strict=True):
-                unused, account.slice = account.aside, False
-                accounts.set_aside(path[1:], -unused)
+                unused = accounts.aside(plan, account)
+                plan.set(account, "slice", False)
+                accounts.set_aside(plan, path[1:], -unused)
+        tracker.accounts.journal.carry_out(plan)
 
 
 def limits_of(child: BudgetTracker) -> Amount:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from operator import add
 from typing import Literal, NamedTuple, TypeAlias
 
 from llm_connect.core.units import NOTHING, Amount
@@ -28,41 +27,49 @@ class Total(NamedTuple):
         return Total(self.entries + entries, self.amount.plus(amount))
 
 
+#: How many entries, and how much of each unit.
+Sums: TypeAlias = tuple[int, int, int, int]
+#: What a further entry makes of the sums of its kind, and of those of its labels.
+Posting: TypeAlias = "tuple[Kind, Sums, dict[str, Sums] | None]"
+_NONE: Sums = (0, 0, 0, 0)
+
+
 class Totals:
     """Sums over entries, by tracker, adapter and model together, and by label."""
 
     def __init__(self) -> None:
-        self._kinds: dict[Kind, list[int]] = {}
-        self._labels: dict[str, list[int]] = {}
+        #: By kind; whoever sets one has it from `posting`.
+        self.kinds: dict[Kind, Sums] = {}
+        self._labels: dict[str, Sums] = {}
 
-    def add(self, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
-        """Count an entry in."""
-        tokens, calls, nano_usd = amount
-        sums = self._kinds.get(kind) or self._new_kind(kind)
-        sums[0] += 1
-        sums[1] += tokens
-        sums[2] += calls
-        sums[3] += nano_usd
-        if labels:
-            self._add_labels(labels, amount)
+    def posting(self, kind: Kind, labels: Mapping[str, str], amount: Amount) -> Posting:
+        """What counting an entry in comes to; it changes nothing yet."""
+        sums = self.kinds.get(kind)
+        if sums is None:
+            kind = kind if len(self.kinds) < _MOST_KINDS else (OTHERS, OTHERS, OTHERS)
+            sums = self.kinds.get(kind, _NONE)
+        entries, tokens, calls, nano_usd = sums
+        of_labels = self._of_labels(labels, amount) if labels else None
+        return kind, (entries + 1, tokens + amount[0], calls + amount[1], nano_usd + amount[2]), of_labels
 
-    def _add_labels(self, labels: Mapping[str, str], amount: Amount) -> None:
+    def post_labels(self, after: dict[str, Sums]) -> None:
+        """Let the sums of labels be so."""
+        self._labels.update(after)
+
+    def _of_labels(self, labels: Mapping[str, str], amount: Amount) -> dict[str, Sums]:
+        after: dict[str, Sums] = {}
         for name, value in labels.items():
-            sums = self._of_label(f"{name}={value}")
-            sums[:] = map(add, sums, (1, *amount))
-
-    def _new_kind(self, kind: Kind) -> list[int]:
-        key = kind if len(self._kinds) < _MOST_KINDS else (OTHERS, OTHERS, OTHERS)
-        return self._kinds.setdefault(key, [0, 0, 0, 0])
-
-    def _of_label(self, label: str) -> list[int]:
-        key = label if label in self._labels or len(self._labels) < _MOST_LABELS else OTHERS
-        return self._labels.setdefault(key, [0, 0, 0, 0])
+            label = f"{name}={value}"
+            if label not in self._labels and len(self._labels.keys() | after.keys()) >= _MOST_LABELS:
+                label = OTHERS
+            entries, tokens, calls, nano_usd = after.get(label) or self._labels.get(label, _NONE)
+            after[label] = (entries + 1, tokens + amount[0], calls + amount[1], nano_usd + amount[2])
+        return after
 
     @property
     def sum(self) -> Amount:
         """All of it."""
-        return Amount(*(sum(sums[place] for sums in self._kinds.values()) for place in (1, 2, 3)))
+        return Amount(*(sum(sums[place] for sums in self.kinds.values()) for place in (1, 2, 3)))
 
     def by(self, what: By) -> dict[str, Total]:
         """The sums by one thing; what was not said is ""."""
@@ -71,8 +78,8 @@ class Totals:
             totals[name] = totals.get(name, Total()).plus(entries, Amount(*amount))
         return totals
 
-    def _by(self, what: By) -> Iterator[tuple[str, list[int]]]:
+    def _by(self, what: By) -> Iterator[tuple[str, Sums]]:
         if what == "label":
             return iter(self._labels.items())
         place = ("tracker", "adapter", "model").index(what)
-        return ((kind[place] or "", sums) for kind, sums in self._kinds.items())
+        return ((kind[place] or "", sums) for kind, sums in self.kinds.items())

@@ -50,18 +50,22 @@ def admit(
         return hold
     with told_of_a_wait(tracker.path):
         waiter = _waiter(ThreadWaiter, tracker, demand, facts, deadline, arrival)
-        gate.queue(waiter, may_wait=not in_running_loop() and deadline > time.monotonic())
+        leave = gate.notes.append
         try:
+            gate.queue(waiter, may_wait=not in_running_loop() and deadline > time.monotonic())
             if waiter.waiting:
                 before_waiting()
             while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
                 waiter.wait(seconds)
             if waiter.waiting:
                 waiter.wait(deadline - time.monotonic())
+            hold = gate.take(waiter)
         except BaseException:
-            gate.abandon(waiter)
+            # First of all, and by a function in C: whatever happens next, it is known that it leaves.
+            leave(waiter)
+            gate.work_off()
             raise
-        return gate.take(waiter)
+    return _granted(waiter, hold)
 
 
 async def aadmit(
@@ -84,18 +88,22 @@ async def aadmit(
         return hold
     with told_of_a_wait(tracker.path):
         waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
-        gate.queue(waiter, may_wait=deadline > time.monotonic())
+        leave = gate.notes.append
         try:
+            gate.queue(waiter, may_wait=deadline > time.monotonic())
             if waiter.waiting:
                 before_waiting()
             while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
                 await waiter.wait(seconds)
             if waiter.waiting:
                 await waiter.wait(deadline - time.monotonic())
+            hold = gate.take(waiter)
         except BaseException:
-            gate.abandon(waiter)
+            # First of all, and by a function in C: whatever happens next, it is known that it leaves.
+            leave(waiter)
+            gate.work_off()
             raise
-        return gate.take(waiter)
+    return _granted(waiter, hold)
 
 
 async def _aadmit(
@@ -115,15 +123,25 @@ async def _aadmit(
         return hold
     with told_of_a_wait(tracker.path):
         waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
+        leave = gate.notes.append
         try:
             await worker.run(partial(gate.queue, waiter, may_wait=deadline > time.monotonic()))
             if waiter.waiting:
                 before_waiting()
                 await waiter.wait(deadline - time.monotonic())
-            return await worker.run(gate.take, waiter)
+            hold = await worker.run(gate.take, waiter)
         except BaseException:
-            gate.abandon(waiter)
+            leave(waiter)
+            gate.work_off()
             raise
+    return _granted(waiter, hold)
+
+
+def _granted(waiter: Waiter, hold: Hold | None) -> Hold:
+    if hold is not None:
+        return hold
+    assert waiter.error is not None
+    raise waiter.error
 
 
 def _waiter(

@@ -17,6 +17,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from llm_connect.core.accounts import Account, Path, amount_of, hopeless, needs
+from llm_connect.core.journal import Plan
 from llm_connect.core.periods import Period, kept_seconds, part_end
 from llm_connect.core.units import NOTHING, Amount
 
@@ -78,27 +79,32 @@ class Window:
         """When the next of what is spent leaves; of a window that is empty, when that would which is spent now."""
         return next((part.expires_at for part in self.parts if part.spent != NOTHING), self.ends_at + self.kept)
 
-    def move(self, moment: float, spent: Amount, presumed: Amount, number: Callable[[], int]) -> list[Part]:
-        """Let it be `moment`; what leaves the window by that.
+    def move(self, plan: Plan, moment: float, spent: Amount, presumed: Amount, number: Callable[[], int]) -> list[Part]:
+        """Let it be `moment` when `plan` is carried out; what leaves the window by that.
 
         spent, presumed: of the tracker until now. number: gives a number between the ids of before and the next ones.
         A clock that was set back by more than a part begins the part that it shows, with all that the present one has.
         """
-        if moment >= self.ends_at:
-            self._close(spent, presumed, number())
-            self.ends_at = part_end(self.period, moment)
-        elif part_end(self.period, part_end(self.period, moment)) < self.ends_at:
-            self.ends_at = part_end(self.period, moment)
-            last = self.ends_at + self.kept
-            self.parts = [part._replace(expires_at=min(part.expires_at, last)) for part in self.parts]
-            self.changed = True
-        gone = [part for part in self.parts if part.expires_at <= moment]
+        parts, ends_at = self.parts, self.ends_at
+        if moment >= ends_at:
+            first = number()
+            parts = [*parts, self._present(spent, presumed)]
+            ends_at = part_end(self.period, moment)
+            plan.set(self, "first", first)
+        elif part_end(self.period, part_end(self.period, moment)) < ends_at:
+            ends_at = part_end(self.period, moment)
+            last = ends_at + self.kept
+            parts = [part._replace(expires_at=min(part.expires_at, last)) for part in parts]
+        gone = [part for part in parts if part.expires_at <= moment]
         if gone:
-            del self.parts[: len(gone)]
-            self.changed = True
+            parts = parts[len(gone) :]
+        if parts is not self.parts or ends_at != self.ends_at:
+            plan.set(self, "parts", parts)
+            plan.set(self, "ends_at", ends_at)
+            plan.set(self, "changed", True)
         return gone
 
-    def amend(self, entry_id: int, difference: Amount, presumed: Amount) -> bool:
+    def amend(self, plan: Plan, entry_id: int, difference: Amount, presumed: Amount) -> bool:
         """Let a correction count where the entry does that it amends; False when that has left."""
         if entry_id >= self.first:
             return True
@@ -106,8 +112,9 @@ class Window:
             part = self.parts[place]
             if part.first <= entry_id:
                 less = part.presumed.minus(presumed)
-                self.parts[place] = part._replace(spent=part.spent.plus(difference), presumed=less)
-                self.changed = True
+                amended = part._replace(spent=part.spent.plus(difference), presumed=less)
+                plan.set(self, "parts", [*self.parts[:place], amended, *self.parts[place + 1 :]])
+                plan.set(self, "changed", True)
                 return True
         return False
 
@@ -136,11 +143,11 @@ class Window:
         self.ends_at, self.first, self.changed = ends_at, first, False
         self.parts = [Part(row[0], row[1], Amount(*row[2:5]), Amount(*row[5:8])) for row in json.loads(parts)]
 
-    def _close(self, spent: Amount, presumed: Amount, number: int) -> None:
+    def _present(self, spent: Amount, presumed: Amount) -> Part:
+        """The present part, which ends."""
         spent = reduce(Amount.minus, (part.spent for part in self.parts), spent)
         presumed = reduce(Amount.minus, (part.presumed for part in self.parts), presumed)
-        self.parts.append(Part(self.ends_at + self.kept, self.first, spent, presumed))
-        self.first, self.changed = number, True
+        return Part(self.ends_at + self.kept, self.first, spent, presumed)
 
 
 class Windows:
@@ -177,25 +184,32 @@ class Windows:
         if not self.due:
             return False
         while self._added:
-            self._trackers.append(self._added.popleft())
-        self._since, self._until = self._clock(), math.inf
-        left = [self._move(tracker, self._since, books) for tracker in self.living()]
+            # In this order, so that an interruption forgets none; one that it has twice does no harm.
+            self._trackers.append(self._added[0])
+            self._added.popleft()
+        # Until all have moved, all are due.
+        self._since, moment = math.inf, self._clock()
+        living = self.living()
+        left = [self._move(tracker, moment, books) for tracker in living]
+        until = min((tracker.window.due_at for tracker in living if tracker.window is not None), default=math.inf)
+        self._since, self._until = moment, until
         return any(left)
 
     def living(self) -> list[BudgetTracker]:
         """The trackers that it looks after."""
-        living = [(ref, tracker) for ref in self._trackers if (tracker := ref()) is not None]
-        self._trackers = deque(ref for ref, _ in living)
-        return [tracker for _, tracker in living]
+        living = {tracker: ref for ref in self._trackers if (tracker := ref()) is not None}
+        self._trackers = deque(living.values())
+        return list(living)
 
     def _move(self, tracker: BudgetTracker, moment: float, books: Books) -> bool:
         window, own = tracker.window, tracker.own_accounts
         assert window is not None
-        gone = window.move(moment, amount_of(own, "spent"), amount_of(own, "presumed"), books.number)
+        plan = Plan()
+        gone = window.move(plan, moment, amount_of(own, "spent"), amount_of(own, "presumed"), books.number)
         for part in gone:
             if (part.spent, part.presumed) != (NOTHING, NOTHING):
-                books.expire(tracker, part.spent, part.presumed)
-        self._until = min(self._until, window.due_at)
+                books.expire(plan, tracker, part.spent, part.presumed)
+        tracker.accounts.journal.carry_out(plan)
         return bool(gone)
 
 
@@ -205,14 +219,14 @@ def seconds_until_open(tracker: BudgetFigures) -> float:
     return min((window.opens_at - window.clock() for window in windows), default=math.inf)
 
 
-def follow(books: Books, hold: Hold, difference: Amount, presumed: Amount) -> None:
+def follow(plan: Plan, books: Books, hold: Hold, difference: Amount, presumed: Amount) -> None:
     """Let a correction of what was booked, or `presumed`, for `hold` count in the windows in which that counts.
 
     Where it has left, the correction leaves at once, so that no window shows less, or more, than was spent in it.
     """
     for tracker in hold.tracker.lineage:
-        if tracker.window is not None and not tracker.window.amend(hold.entry_id, difference, presumed):
-            books.expire(tracker, difference, NOTHING.minus(presumed))
+        if tracker.window is not None and not tracker.window.amend(plan, hold.entry_id, difference, presumed):
+            books.expire(plan, tracker, difference, NOTHING.minus(presumed))
 
 
 def opening(path: Path, amount: Amount) -> float | None:

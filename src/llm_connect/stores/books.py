@@ -6,12 +6,12 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from llm_connect.core.books import Books, Sink
-from llm_connect.core.demand import CallFacts
-from llm_connect.core.holds import Hold
+from llm_connect.core.holds import Ending, Hold
+from llm_connect.core.journal import Plan
 from llm_connect.core.ledger import LedgerEntry
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.thresholds import Threshold
-from llm_connect.core.units import Amount
+from llm_connect.core.units import NOTHING, Amount
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -45,12 +45,15 @@ class StoredBooks(Books):
     def open_presumptions(self) -> list[int]:
         """The numbers of the entries that are presumed and not corrected yet."""
 
-    def record(
-        self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
+    def end(self, hold: Hold, ending: Ending) -> bool:
+        return self._end_by_plan(hold, ending)
+
+    def _carry_out(
+        self, plan: Plan, tracker: BudgetTracker, entry: LedgerEntry, presumed: Amount = NOTHING
     ) -> LedgerEntry:
         self._gate.changes.note_trackers(tracker.lineage)  # type: ignore[arg-type]
-        return super().record(tracker, amount, facts, corrects)
+        return super()._carry_out(plan, tracker, entry, presumed)
 
-    def expire(self, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
+    def expire(self, plan: Plan, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
         self._gate.changes.note_trackers((tracker,))  # type: ignore[arg-type]
-        super().expire(tracker, spent, presumed)
+        super().expire(plan, tracker, spent, presumed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -13,23 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.core import forks
 from llm_connect.core.accounts import amount_of
-from llm_connect.core.admission import Gate, OnUnknown
+from llm_connect.core.admission import OnUnknown
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
-from llm_connect.core.holds import NO_ENDING, Ending, Hold
+from llm_connect.core.gates import Note
+from llm_connect.core.holds import NO_ENDING, Ending, Hold, gather_lost, lost
 from llm_connect.core.line import Line
+from llm_connect.core.locks import TreeLock
 from llm_connect.core.units import NOTHING
 from llm_connect.core.waiting import in_running_loop
 from llm_connect.core.windows import Clock, wall_clock
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.outbox import StagedOutbox
 from llm_connect.stores.processes import look_after
-from llm_connect.stores.transaction import Transaction
+from llm_connect.stores.transaction import AtomicGate
 from llm_connect.stores.worker import StoreWorker
 
 if TYPE_CHECKING:
     from llm_connect.core.accounts import Account
     from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.demand import CallFacts
+    from llm_connect.core.demand import CallFacts, Demand
     from llm_connect.core.learning import Key, LearnedFactor
     from llm_connect.core.waiters import Waiter
     from llm_connect.stores.books import StoredBooks
@@ -45,10 +46,10 @@ class Again(Exception):
     """What was decided is not so any more, or was decided on too little: decide anew."""
 
 
-class StoreGate(Gate, ABC):
+class StoreGate(AtomicGate, ABC):
     """The gate of one budget in a store, in one process.
 
-    Every operation of `Gate` takes its lock, and this one's lock is a transaction: `begin` brings the trackers up to
+    Every operation of `Gate` is a transaction of the store here: `begin` brings the trackers up to
     date with the store, `commit` writes what the operation has changed. Waiters, callbacks and notes are the process's
     own.
     """
@@ -64,15 +65,13 @@ class StoreGate(Gate, ABC):
         self.terms: Terms = terms
         #: The number of its root.
         self.root = root
-        self.lock: Transaction = Transaction(self)
-        self._lock = self.lock
         self._worker = StoreWorker(self)
         self._outbox = self._staged = StagedOutbox()
         self._learned_before: dict[Any, LearnedFactor] = {}
-        #: Notes that the transaction at hand has worked off.
-        self._worked_off: list[Callable[[], None]] = []
+        #: Notes that this transaction has worked off.
+        self._worked_off: list[Note] = []
         #: Notes by which a transaction may have failed: each is done in one of its own.
-        self._suspects: deque[Callable[[], None]] = deque()
+        self._suspects: deque[Note] = deque()
         #: Whether this process is done with it.
         self.closed: bool = False
         look_after(self)
@@ -85,18 +84,6 @@ class StoreGate(Gate, ABC):
     def gone(self) -> bool:
         """Whether the store has not the budget any more that was opened."""
         return False
-
-    @abstractmethod
-    def begin(self) -> None:
-        """Bring what is known up to date with the store."""
-
-    @abstractmethod
-    def commit(self) -> None:
-        """Write what the operation has changed."""
-
-    @abstractmethod
-    def roll_back(self, error: BaseException) -> None:
-        """Let everything be as the store has it; may raise a better error."""
 
     @abstractmethod
     def tick(self) -> float:
@@ -124,18 +111,19 @@ class StoreGate(Gate, ABC):
         self.changes.undo()
         self.leases.undo()
         self._staged.roll_back()
+        self.journal.intent = self.journal.hold = None
         if isinstance(error, Exception) and not self._passes(error):
             for note in self._worked_off:
                 self._suspect(note)
         else:
-            self._notes.extendleft(reversed(self._worked_off))
+            self.notes.extendleft(reversed(self._worked_off))
         self._worked_off.clear()
 
     def _passes(self, error: Exception) -> bool:
         """Whether the same may succeed later, or when it is decided anew."""
-        return isinstance(error, LLMStoreError | Again)
+        return isinstance(error, LLMStoreError | Again | RecursionError | MemoryError)
 
-    def _suspect(self, note: Callable[[], None]) -> None:
+    def _suspect(self, note: Note) -> None:
         self._suspects.append(note)
         self._worker.start()
         self._worker.put(self._do_suspects)
@@ -145,7 +133,7 @@ class StoreGate(Gate, ABC):
         while self._suspects:
             note = self._suspects[0]
             try:
-                self._do_alone(note)
+                self._run_apart(self._note, note)
             except LLMStoreError:
                 self._worker.put(self._do_suspects)
                 raise
@@ -154,17 +142,12 @@ class StoreGate(Gate, ABC):
                 self._presume(note)
             self._suspects.popleft()
 
-    def _presume(self, note: Callable[[], None]) -> None:
+    def _presume(self, note: Note) -> None:
         """Presume the hold that `note` would end; when even that fails, it is held until its lease is over."""
         if isinstance(note, partial) and note.func == self._end:
             hold = note.args[0]
             with suppress(LLMConfigurationError, ArithmeticError, ValueError):
-                self._do_alone(partial(self._end, hold, Ending("presumed", hold.bound)))
-
-    def _do_alone(self, note: Callable[[], None]) -> None:
-        with self._lock:
-            note()
-        self._tell()
+                self._run_apart(self._end, hold, Ending("presumed", hold.bound))
 
     def _know(self, learned: dict[Key, LearnedFactor]) -> None:
         """Know what others have learned."""
@@ -177,6 +160,16 @@ class StoreGate(Gate, ABC):
 
     def check_process(self) -> None:
         """A forked process has a connection and a lease of its own."""
+
+    def admit(
+        self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None = None
+    ) -> Hold | None:
+        return self._run(self._admit, tracker, demand, facts, replaces)
+
+    def _admit(
+        self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None = None
+    ) -> Hold | None:
+        return super()._admit(tracker, self._raised(demand, facts), facts, replaces)
 
     def dispatch(self, hold: Hold) -> bool:
         """Like `Gate.dispatch`; False as well for a hold whose lease was lost, and that has been ended for that."""
@@ -197,20 +190,17 @@ class StoreGate(Gate, ABC):
     def end(self, hold: Hold, ending: Ending) -> None:
         """Like `Gate.end`. In a running event loop, or when the store cannot be reached, the worker does it."""
         _check_own(hold)
-        if in_running_loop():
+        if in_running_loop() or (self._inside and self._lock.owned()):
             self.lose(hold, ending)
             return
         try:
-            super().end(hold, ending)
+            self._run(self._end, hold, ending)
         except LLMStoreError as error:
             self.lose(hold, ending)
-            self._tell()
             _log.warning("What a call came to is booked as soon as the store can be reached: %s", error)
-        except Again:
-            raise
         except BaseException as error:
             # What is not written now the next operation does, or the worker, when it is for others to fail by it.
-            if isinstance(error, Exception):
+            if isinstance(error, Exception) and not self._passes(error):
                 self._suspect(partial(self._end, hold, ending))
             else:
                 self.lose(hold, ending)
@@ -226,84 +216,80 @@ class StoreGate(Gate, ABC):
         """Be there until the worker has looked after what is left to do."""
 
     def tidy(self) -> None:
+        self.work_off()
+
+    def flush(self) -> None:
+        """Like `Gate.flush`; what cannot be done because the store cannot be reached is left to the worker."""
+        if self._inside and self._lock.owned():
+            return
+        try:
+            self._do_suspects()
+            if self.notes or lost:
+                self._run(_nothing)
+            elif self._inside:
+                # Another thread, the worker perhaps, is just doing it; or what did it was interrupted.
+                self.alone(_nothing)
+        except LLMStoreError as error:
+            _log.warning("What is left to do is done as soon as the store can be reached: %s", error)
+
+    def work_off(self) -> None:
         if in_running_loop():
             self._worker.put(self.stay)
         else:
             self.flush()
 
-    def flush(self) -> None:
-        """Like `Gate.flush`; what cannot be done because the store cannot be reached is left to the worker."""
-        try:
-            self._do_suspects()
-            if self._notes:
-                with self._lock:
-                    self._work_off()
-                self._tell()
-            elif self._worked_off:
-                # Another thread, the worker perhaps, is just doing it.
-                with self.lock.no_transaction():
-                    pass
-        except LLMStoreError as error:
-            _log.warning("What is left to do is done as soon as the store can be reached: %s", error)
-
     def close(self, tracker: BudgetTracker) -> None:
         """Like `Gate.close`. A budget itself is closed for this process only; others go on with it."""
         tracker.closed_itself = True
         self.closed = self.closed or tracker.parent is None
-        self._notes.append(partial(self._close, tracker))
+        self.notes.append(partial(self._close, tracker))
         self._worker.start()
-        self.tidy()
+        self.work_off()
         if self.idle and not in_running_loop():
             self.part()
 
     @property
     def idle(self) -> bool:
         """Whether this process is done with the budget, and nothing is held or left to do."""
-        return self.closed and not (self._notes or self._suspects or self.leases.open_holds)
+        return self.closed and not (self.notes or self._suspects or self.leases.open_holds)
 
     def part(self) -> None:
         """Give back the thread and the connection; whoever asks once more gets them again."""
         self._worker.stop(self.terms.busy_seconds)
-        with self.lock.no_transaction():
-            self.disconnect()
+        self.alone(self.disconnect)
 
-    def open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
-        with self._lock:
-            opened = super().open_slice(child, kept)
-            if opened:
-                number = self.trackers.number_of(child)
-                self.trackers.slices[number] = self.leases.have().number
-            self.changes.note_trackers(child.lineage)  # type: ignore[arg-type]
-        self._tell()
+    def _open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
+        opened = super()._open_slice(child, kept)
+        if opened:
+            number = self.trackers.number_of(child)
+            self.trackers.slices[number] = self.leases.have().number
+        self.changes.note_trackers(child.lineage)  # type: ignore[arg-type]
         return opened
 
-    def change_limits(self, tracker: BudgetTracker, limits: dict[Account, int | None]) -> None:
-        with self._lock:
-            self.changes.note_trackers((tracker,))
-            super().change_limits(tracker, limits)
-        self._tell()
+    def _change_limits(self, tracker: BudgetTracker, limits: dict[Account, int | None]) -> None:
+        self.changes.note_trackers((tracker,))
+        super()._change_limits(tracker, limits)
 
-    def join(self, joined: dict[str, BudgetTracker], child: BudgetTracker) -> BudgetTracker:
-        with self._lock:
-            shared = self.trackers.joined(child)
-            if shared is None or shared.closed:
-                shared = child
-                self.trackers.number_of(child, joined=True)
-            joined[child.name] = shared
+    def _join(self, joined: dict[str, BudgetTracker], child: BudgetTracker) -> BudgetTracker:
+        shared = self.trackers.joined(child)
+        if shared is None or shared.closed:
+            shared = child
+            self.trackers.number_of(child, joined=True)
+        joined[child.name] = shared
         return shared
 
     def reset(self, facts: CallFacts) -> None:
         """Begin anew: take what is spent off the books, by entries that say so. What is held stays held."""
-        with self._lock:
-            self._work_off()
-            for entry_id in self.books.open_presumptions():
-                self.books.correct(entry_id, NOTHING)
-            for tracker in self.trackers.deepest_first():
-                self.books.record(tracker, NOTHING.minus(amount_of(tracker.own_accounts, "spent")), facts)
-                if tracker.window is not None:
-                    tracker.window.forget(self.books.number())
-            self._line.scan()
-        self._tell()
+        self._run(self._reset, facts)
+
+    def _reset(self, facts: CallFacts) -> None:
+        for entry_id in self.books.open_presumptions():
+            self.books.correct(entry_id, NOTHING)
+        for tracker in self.trackers.deepest_first():
+            self.books.record(tracker, NOTHING.minus(amount_of(tracker.own_accounts, "spent")), facts)
+            if tracker.window is not None:
+                tracker.window.forget(self.books.number())
+        self._line.scan()
 
     def _close(self, tracker: BudgetTracker) -> None:
         tracker.closed_itself = True
@@ -323,25 +309,18 @@ class StoreGate(Gate, ABC):
         else:
             super()._end(hold, ending)
 
-    def _do(self, note: Callable[[], None]) -> None:
-        if in_running_loop():
-            self._notes.append(note)
-            self._worker.put(self.stay)
-        else:
-            with suppress(LLMStoreError):
-                super()._do(note)
-
     def _work_off(self) -> None:
         self._line.reclaim()
-        while self._notes:
-            # In this order, so that `flush` sees what another thread is about to do.
-            note = self._notes[0]
+        gather_lost()
+        while self.notes:
+            # In this order, so that none gets lost: what is worked off comes back when the transaction is undone.
+            note = self.notes[0]
             self._worked_off.append(note)
-            self._notes.popleft()
-            note()
+            self.notes.popleft()
+            self._note(note)
 
     def _tell(self) -> None:
-        if not self.lock.owned():
+        if not self._lock.owned():
             super()._tell()
 
     def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
@@ -355,8 +334,7 @@ class StoreGate(Gate, ABC):
         """What `tracker` is pickled as: the same budget for the process that opens it."""
         from llm_connect.stores.budgets import reopen  # it imports this module
 
-        with self._lock:
-            number = self.trackers.number_of(tracker)
+        number = self._run(self.trackers.number_of, tracker)
         return reopen, (replace(self.terms, sink=None), number)
 
     def shut(self) -> None:
@@ -364,12 +342,9 @@ class StoreGate(Gate, ABC):
         self._worker.stop(self.terms.busy_seconds)
         with suppress(LLMStoreError):
             self._do_suspects()
-            with self._lock:
-                self._work_off()
+            self._run(_nothing)
             # What has ended is no longer in the store by now, so that it is not ended again.
-            with self._lock:
-                self._give_up()
-        self._tell()
+            self._run(self._give_up)
         self.disconnect()
 
     def _give_up(self) -> None:
@@ -379,13 +354,13 @@ class StoreGate(Gate, ABC):
     def leave_to_parent(self) -> None:
         """In a forked process: connection, lease, waiters and what is left to do are the parent's."""
         self.leave_connection()
-        self.lock.reset()
+        self._lock, self._inside = TreeLock(), False
         self._worker = StoreWorker(self)
         self.leases.forget()
         self.changes.clear()
         self.trackers.undo()
         self._worked_off.clear()
-        self._notes.clear()
+        self.notes.clear()
         self._suspects.clear()
         self._line = Line()
         self._outbox.calls.clear()
@@ -414,8 +389,11 @@ class StoreGate(Gate, ABC):
 
     def tracker(self, number: int) -> BudgetTracker:
         """The tracker of this number."""
-        with self._lock:
-            return self.trackers.find(number)
+        return self._run(self.trackers.find, number)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _check_own(hold: Hold) -> None:

@@ -109,3 +109,8 @@ class StoredHold(Hold):
     @property
     def _gate(self) -> StoreGate:
         return self.tracker.gate  # type: ignore[return-value]
+
+    def __del__(self) -> None:
+        # A finalizer may run in a process that was forked, or while this thread has any lock: it only leaves a note.
+        if not self.ended:
+            self.tracker.gate.lose(self, self.unsettled())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from llm_connect.core.journal import Plan
 from llm_connect.core.periods import period_said
 from llm_connect.core.units import Amount, usd_of
 from llm_connect.core.windows import Window
@@ -48,7 +49,10 @@ def windowed_data(window: Window, figures: Sequence[int | None]) -> dict[str, An
     """The same of a tracker with a window, as they are now: what has left it may not be written down yet."""
     now = list(figures)
     spent, presumed = Amount(*figures[1::5]), Amount(*figures[3::5])  # type: ignore[arg-type]
-    for part in window.move(window.clock(), spent, presumed, lambda: 0):
+    plan = Plan()
+    gone = window.move(plan, window.clock(), spent, presumed, lambda: 0)
+    plan.carry_out()
+    for part in gone:
         now[1::5] = Amount(*now[1::5]).minus(part.spent)  # type: ignore[arg-type]
         now[3::5] = Amount(*now[3::5]).minus(part.presumed)  # type: ignore[arg-type]
     opens_at = datetime.fromtimestamp(window.opens_at, UTC).isoformat()

@@ -1,114 +1,121 @@
-"""The lock of a budget in a store: whoever has it is in a transaction, and has the state of the store."""
+"""How an operation on a budget in a store is made exact: it is one transaction of the store.
+
+Whatever an operation changes, in memory and in the store, is undone unless the store has committed it. So the state of
+this process is a copy that can be thrown away: of what a transaction has changed, `Changes` knows how it was before,
+and all else is read anew. What `core/journal.py` does for a budget in memory is done here by two rules.
+
+1. An exception before the commit rolls back: the store first, by one call in C, so that a file is not locked for other
+   processes even where no frame of Python is left (a RecursionError); then what is known in memory.
+2. An exception behind the commit completes: `commit` says that it begins before it does, and the store knows whether it
+   has. SQLite's connection is in no transaction any more. A server is asked in the next operation, by the number of
+   the step; until then its reply is in doubt.
+
+When the handler itself is interrupted, `_inside` stays set, and the next operation does the same before its own work.
+Undoing is repeated without harm: it sets what was, and clears what it has undone last.
+"""
 
 from __future__ import annotations
 
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import TracebackType
-from typing import Protocol
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from llm_connect.core.exceptions import LLMError, LLMStoreError
+from llm_connect.core.admission import Gate
 from llm_connect.stores.outages import Outage
 
-
-class Transactional(Protocol):
-    """What a transaction begins and ends."""
-
-    def begin(self) -> None:
-        """Bring the state up to date, and let nobody else change it meanwhile."""
-        ...
-
-    def commit(self) -> None:
-        """Write what has changed since."""
-        ...
-
-    def roll_back(self, error: BaseException) -> None:
-        """Undo what has changed since; may raise a better error."""
-        ...
+T = TypeVar("T")
 
 
-def _is_decision(error: BaseException | None) -> bool:
-    return isinstance(error, LLMError) and not isinstance(error, LLMStoreError)
+class AtomicGate(Gate):
+    """A gate whose operations are transactions: they begin with the state of the store, and commit."""
 
-
-class Transaction:
-    """A reentrant lock. Taking it begins a transaction, and letting it go commits.
-
-    When it is let go because of an exception, that rolls back, unless it is one that a decision raises.
-    """
-
-    def __init__(self, state: Transactional) -> None:
-        self._state = state
+    def __init__(self, *details: Any) -> None:
         self._outage = Outage()
-        self.reset()
+        super().__init__(*details)
 
-    def reset(self) -> None:
-        """Forget the threads that had it: in a forked process they are not there."""
-        self._mutex = threading.RLock()
-        self._depth = 0
-        self._handled: BaseException | None = None
+    @abstractmethod
+    def begin(self) -> None:
+        """Bring what is known up to date with the store, and let nobody else change it meanwhile."""
 
-    def acquire(self) -> None:
-        self._mutex.acquire()
-        self._depth += 1
-        if self._depth == 1:
-            self._handled = sys.exc_info()[1]
-            try:
-                self._state.begin()
-            except BaseException as error:
-                self._leave()
-                self._outage.note(error)
-                raise
+    @abstractmethod
+    def commit(self) -> None:
+        """Write what the operation has changed."""
 
-    def release(self) -> None:
-        """Commit; or roll back, in a `finally` that an exception passes."""
-        passing = sys.exc_info()[1]
-        error = None if passing is self._handled or _is_decision(passing) else passing
-        outermost = self._depth == 1
+    @abstractmethod
+    def let_go(self) -> None:
+        """Let nobody wait for a transaction that is not committed, by as few frames as `begin` needs."""
+
+    @abstractmethod
+    def roll_back(self, error: BaseException) -> Exception | None:
+        """Let everything be as the store has it; a better error, if there is one."""
+
+    def _run(self, operation: Callable[..., T], *args: Any) -> T:
+        if self._inside:
+            self._refuse_reentry()
         try:
-            if outermost:
-                self._conclude(error)
-        except BaseException as failure:
-            error = failure
+            result: T = self._locked(self._transact, self._work_off, operation, *args)
+        except BaseException as error:
+            self._outage.note(error)
             raise
-        finally:
-            self._leave()
-            if outermost:
-                self._outage.note(error)
-
-    def _conclude(self, error: BaseException | None) -> None:
-        if error is None:
-            self._state.commit()
         else:
-            self._state.roll_back(error)
+            self._outage.note(None)
+            return result
+        finally:
+            self._tell()
 
-    def owned(self) -> bool:
-        """Whether this very thread has it."""
-        return self._mutex._is_owned()  # type: ignore[attr-defined, no-any-return]
+    def _run_apart(self, operation: Callable[..., T], *args: Any) -> T:
+        """Like `_run`, and nothing else that is left to do is done in the same transaction."""
+        try:
+            result: T = self._locked(self._transact, _nothing, operation, *args)
+            return result
+        finally:
+            self._tell()
 
-    @property
-    def begun(self) -> bool:
-        """Whether this very thread is in a transaction."""
-        return self._depth > 0 and self.owned()
+    def alone(self, operation: Callable[..., T], *args: Any) -> T:
+        """What `operation` comes to, which only looks, under the lock and without a transaction."""
+        if self._inside:
+            self._refuse_reentry()
+        result: T = self._locked(operation, *args)
+        return result
 
-    def __enter__(self) -> None:
-        self.acquire()
+    def _locked(self, operation: Callable[..., Any], *args: Any) -> Any:
+        lock = self._lock
+        try:
+            if not lock.take(False):
+                lock.wait()
+            if self._inside:
+                self._repair()
+            return operation(*args)
+        finally:
+            try:
+                lock.release()
+            except BaseException as error:
+                if lock.let_go(error):
+                    raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
+    def _transact(self, first: Callable[[], None], operation: Callable[..., T], *args: Any) -> T:
+        self._inside = True
+        try:
+            self.begin()
+            first()
+            result = operation(*args)
+            self.commit()
+        except BaseException as error:
+            self.let_go()
+            better = self.roll_back(error)
+            self._inside = False
+            if better is not None:
+                raise better from None
+            raise
+        self._inside = False
+        return result
 
-    @contextmanager
-    def no_transaction(self) -> Iterator[None]:
-        """The lock alone, to look at the store."""
-        with self._mutex:
-            yield
+    def _repair(self) -> None:
+        """Roll back, or complete, an operation that was interrupted while it did."""
+        self.let_go()
+        self.roll_back(KeyboardInterrupt())
+        self._inside = False
 
-    def _leave(self) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self._handled = None
-        self._mutex.release()
+
+def _nothing() -> None:
+    pass

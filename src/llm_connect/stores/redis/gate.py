@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_connect.core.exceptions import LLMStoreError
+from llm_connect.core.holds import lost
 from llm_connect.core.slices import limits_of
 from llm_connect.stores.gate import Again
 from llm_connect.stores.redis.line import RevisableLine
@@ -26,32 +26,19 @@ _log = logging.getLogger("llm_connect")
 _RETRY_SECONDS = 1.0
 #: How often one looks by oneself, in case that a notification got lost.
 _LOOK_SECONDS = 1.0
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def redone(operation: F, *, informed: bool = False) -> F:
-    """Do `operation` until what it decides is written. informed: only on what the server says now."""
+def informed(operation: F) -> F:
+    """Do `operation` only on what the server says now."""
 
     @wraps(operation)
-    def until_written(self: WaitingGate, *args: Any, **details: Any) -> Any:
-        if self.lock.begun:
-            return operation(self, *args, **details)
-        if informed:
-            self.stale = True
-        while True:
-            try:
-                return operation(self, *args, **details)
-            except Again:
-                self.stale = True
-            finally:
-                self.tell()
+    def asked(self: RedisGate, *args: Any, **details: Any) -> Any:
+        self.stale = True
+        return operation(self, *args, **details)
 
-    return cast("F", until_written)
-
-
-def informed(operation: F) -> F:
-    """Do `operation` on what the server says now, until what it decides is written."""
-    return redone(operation, informed=True)
+    return cast("F", asked)
 
 
 class WaitingGate(RedisState):
@@ -74,19 +61,18 @@ class WaitingGate(RedisState):
         self._noticed = True
         self._worker.put(self.stay)
 
-    def tell(self) -> None:
-        """Wake who is to be woken, and make the callbacks."""
-        if self._line.told or self._outbox.calls:
-            self._tell()
+    def _run(self, operation: Callable[..., T], *args: Any) -> T:
+        """Do it until what it decides is written."""
+        while True:
+            try:
+                return super()._run(operation, *args)
+            except Again:
+                self.stale = True
 
     def _tell(self) -> None:
-        if self.lock.owned():
-            return
-        told = self._line.told
-        while told:
-            with suppress(IndexError):
-                self._wake(told.popleft())
-        self._outbox.deliver()
+        if not self._lock.owned():
+            self._wake_all(self._line.told)
+            self._outbox.deliver()
 
     def _covers(self, hold: Hold) -> bool:
         if super()._covers(hold):
@@ -99,19 +85,20 @@ class WaitingGate(RedisState):
         if waiter.waiting:
             self._listener.start()
 
-    def take(self, waiter: Waiter) -> Hold:
+    def take(self, waiter: Waiter) -> Hold | None:
         if waiter.waiting:
             self.stale = True
-        with self._lock:
-            self._line.note(waiter)
-            return super().take(waiter)
+        return super().take(waiter)
 
-    def open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
-        with self._lock:
-            opened = super().open_slice(child, kept)
-            if opened:
-                lease = self.trackers.slices[child.number]
-                self.changes.add_slice(child, lease, limits_of(child))
+    def _take(self, waiter: Waiter) -> Hold | None:
+        self._line.note(waiter)
+        return super()._take(waiter)
+
+    def _open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
+        opened = super()._open_slice(child, kept)
+        if opened:
+            lease = self.trackers.slices[child.number]
+            self.changes.add_slice(child, lease, limits_of(child))
         return opened
 
     def _close_slices(self, tracker: BudgetTracker) -> None:
@@ -131,7 +118,7 @@ class WaitingGate(RedisState):
             if due or waits:
                 self._noticed, self._looked_at = False, now
                 self.stale: bool = True
-            if due or waits or self._notes:
+            if due or waits or self.notes or lost or self._inside:
                 self.look_after(due)
         except LLMStoreError as error:
             _log.warning("%s", error)
@@ -145,11 +132,12 @@ class WaitingGate(RedisState):
 
     def look_after(self, due: bool) -> None:
         """Do what is left to do, see who is let in, and keep the lease or let it go."""
-        with self._lock:
-            self._work_off()
-            self._line.close()
-            if due and not self.leases.needed:
-                self.leases.give_up()
+        self._run(self._look_after, due)
+
+    def _look_after(self, due: bool) -> None:
+        self._line.close()
+        if due and not self.leases.needed:
+            self.leases.give_up()
 
     def leave_connection(self) -> None:
         super().leave_connection()
@@ -186,23 +174,5 @@ _INFORMED = (
     "open_slice",
     "queue",
 )
-#: Operations that are done again when what they were decided on is not so.
-_REDONE = (
-    "close",
-    "end",
-    "flush",
-    "handle",
-    "fetch_after_all",
-    "shut",
-    "tracker",
-    "_do",
-    "admit",
-    "dispatch",
-    "look",
-    "look_after",
-    "take",
-)
 for _name in _INFORMED:
     setattr(RedisGate, _name, informed(getattr(WaitingGate, _name)))
-for _name in _REDONE:
-    setattr(RedisGate, _name, redone(getattr(WaitingGate, _name)))

@@ -10,9 +10,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 from llm_connect.core.books import Sink
-from llm_connect.core.demand import CallFacts, PlainDemand
+from llm_connect.core.demand import PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
+from llm_connect.core.journal import Plan
 from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.totals import By, Kind, Total
@@ -37,14 +38,16 @@ class ServerLedger(Ledger):
     """Like `Ledger`. The server keeps the last 10,000 entries of all processes; this shows as many as it is to."""
 
     def __init__(self, keep: int, gate: RedisState) -> None:
-        super().__init__(0, gate.lock)
+        super().__init__(0, gate._run)
+        #: The server counts an entry when it is written.
+        self.posting = lambda *entry: entry
         self._keep = keep
         self._gate = gate
 
-    def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
-        self._gate.books.add(line, kind, labels, amount)
+    def post(self, line: LedgerEntry | Hold, posting: Any) -> None:
+        self._gate.books.add(line, *posting)
 
-    def append_expiry(self, entry: LedgerEntry) -> None:
+    def post_expiry(self, entry: LedgerEntry) -> None:
         self._gate.books.add_expiry(entry)
 
     def totals(self, by: By) -> dict[str, Total]:
@@ -107,8 +110,8 @@ class ServerBooks(StoredBooks):
     def number(self) -> int:
         return TO_COME + len(self._gate.changes.entries)
 
-    def expire(self, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
-        super().expire(tracker, spent, presumed)
+    def expire(self, plan: Plan, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
+        super().expire(plan, tracker, spent, presumed)
         self._gate.changes.add_left(tracker, spent, presumed)  # type: ignore[arg-type]
 
     def add_expiry(self, entry: LedgerEntry) -> None:
@@ -121,11 +124,11 @@ class ServerBooks(StoredBooks):
     def open_presumptions(self) -> list[int]:
         return sorted(int(number) for number in self._gate.fetch("HKEYS", "open"))
 
-    def record(
-        self, tracker: BudgetTracker, amount: Amount, facts: CallFacts, corrects: Hold | None = None
+    def _carry_out(
+        self, plan: Plan, tracker: BudgetTracker, entry: LedgerEntry, presumed: Amount = NOTHING
     ) -> LedgerEntry:
-        self._place = (tracker, NOTHING if corrects is None else NOTHING.minus(corrects.amount))
-        return super().record(tracker, amount, facts, corrects)
+        self._place = (tracker, presumed)
+        return super()._carry_out(plan, tracker, entry, presumed)
 
     def add(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
         """Let the step at hand write an entry."""
@@ -168,6 +171,9 @@ class Presumptions(dict[int, Hold]):
         """Its entry says so."""
 
     def pop(self, entry_id: int, *_: object) -> Any:
+        """`get` has."""
+
+    def get(self, entry_id: int, *_: object) -> Any:
         kept = self._gate.fetch("HGET", "open", entry_id)
         if kept is None or not self._gate.changes.correct(entry_id):
             return None

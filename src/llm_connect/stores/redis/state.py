@@ -118,32 +118,27 @@ class RedisState(StoreGate):
             raise Again
 
     def begin(self) -> None:
-        try:
-            if self._gone is not None:
-                raise LLMStoreError(str(self._gone), store=self._gone.store)
-            if self._sent is not None:
-                self._learn_what_became(self._sent)
-            self.fresh = False
-            self.books.begin()
-            if self.stale or self.trackers.stamp is None or (self._windowed and not self.clock.known):
-                self._ask()
-            else:
-                self._catch_up()
-        except BaseException as error:
-            self.roll_back(error)
-            raise
+        if self._gone is not None:
+            raise LLMStoreError(str(self._gone), store=self._gone.store)
+        if self._sent is not None:
+            self._learn_what_became(self._sent)
+        self.fresh = False
+        self.books.begin()
+        if self.stale or self.trackers.stamp is None or (self._windowed and not self.clock.known):
+            self._ask()
+        else:
+            self._catch_up()
 
     def commit(self) -> None:
-        try:
-            self.waiters.tell(self._line)
-            if self._learned != self._learned_before or self.changes:
-                outcome = self._write(self._step())
-                if outcome != "ok":
-                    raise self._failure(outcome)
-            self._keep()
-        except BaseException as error:
-            self.roll_back(error)
-            raise
+        self.waiters.tell(self._line)
+        if self._learned != self._learned_before or self.changes:
+            outcome = self._write(self._step())
+            if outcome != "ok":
+                raise self._failure(outcome)
+        self._keep()
+
+    def let_go(self) -> None:
+        """Nobody waits for a script."""
 
     def _write(self, step: dict[str, Any]) -> str:
         """What becomes of a step. When that is not known, the next transaction sends it again, and so learns it."""
@@ -176,7 +171,7 @@ class RedisState(StoreGate):
             # Who asked for these was told that it had failed.
             nobody_has = [hold for hold in self.changes.granted() if hold not in waiting]
             self._keep()
-            self._notes.extend(partial(self._end, hold, RELEASED) for hold in nobody_has)
+            self.notes.extend(partial(self._end, hold, RELEASED) for hold in nobody_has)
         else:
             self.roll_back(self._failure(outcome))
 
@@ -185,10 +180,11 @@ class RedisState(StoreGate):
         assert self._sent is not None
         return "again" in self._sent or self.server.unsure or not isinstance(error, LLMStoreError)
 
-    def roll_back(self, error: BaseException) -> None:
+    def roll_back(self, error: BaseException) -> Exception | None:
         if self._sent is not None and self._may_be_written(error):
+            self.journal.intent = self.journal.hold = None
             self.stale = True
-            return
+            return None
         self._sent = None
         missing = self.changes.missing() if isinstance(error, _Missing) else []
         self._line.undo()
@@ -201,6 +197,7 @@ class RedisState(StoreGate):
         for hold in missing:
             hold.lease = Lease("", 0.0)
         self.stale = True
+        return None
 
     def _step(self) -> dict[str, Any]:
         step = self.changes.step()
@@ -264,7 +261,7 @@ class RedisState(StoreGate):
         step["epoch"] = self._epoch
         if lease is not None:
             step["lease"] = lease
-        reply = self._run(step)
+        reply = self._ask_script(step)
         if reply.isalpha():
             # What was decided is undone first; then the server is asked anew.
             return reply.decode(), 0
@@ -289,7 +286,7 @@ class RedisState(StoreGate):
         lines = said.splitlines()
         return lines[:over], windows_in(lines[over:])
 
-    def _run(self, step: dict[str, Any]) -> bytes:
+    def _ask_script(self, step: dict[str, Any]) -> bytes:
         def command(again: bool) -> bytes:
             renewed = self.server.connected != self._connected
             self._connected = self.server.connected
@@ -372,10 +369,11 @@ class RedisState(StoreGate):
 
     def fetch_after_all(self, command: str, key: str, *values: Any) -> Any:
         """The same, after all that has ended is booked."""
-        with self._lock:
-            self._work_off()
-            self.commit()
-            return self.fetch(command, key, *values)
+        return self._run(self._commit_and_fetch, command, key, *values)
+
+    def _commit_and_fetch(self, command: str, key: str, *values: Any) -> Any:
+        self.commit()
+        return self.fetch(command, key, *values)
 
     def stored_holds(self) -> list[tuple[str, list[Any]]]:
         """All holds that stand in the server, with their names."""

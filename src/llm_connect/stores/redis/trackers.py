@@ -60,8 +60,9 @@ class ServerTrackers(Trackers):
             place = text_of([parent, tracker.name, tracker.is_slice])
             state = new_state(number, closed=tracker.closed_itself, limits=limits)
             self.new.append((str(number), place, state, joined and _joined(parent, tracker.name)))
-            self._enter(tracker, number, lease=None)
+            # First, so that whatever comes between, undoing knows of it.
             self._inserted.append(tracker)
+            self._enter(tracker, number, lease=None)
             if tracker.window is not None:
                 # Nothing was ever in it; what it knows of numbers is of steps before.
                 tracker.window.forget(0)

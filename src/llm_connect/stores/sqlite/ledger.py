@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
 from llm_connect.core.books import Sink
@@ -11,7 +11,7 @@ from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry, Outcome
 from llm_connect.core.outbox import Outbox
-from llm_connect.core.totals import By, Kind, Total
+from llm_connect.core.totals import By, Total
 from llm_connect.core.units import Amount
 from llm_connect.stores.books import StoredBooks
 from llm_connect.stores.holds import StoredHold
@@ -37,11 +37,13 @@ class FileLedger(Ledger):
     """Like `Ledger`. It shows the last `keep_entries` of all processes; those before are in the file, too."""
 
     def __init__(self, keep: int, gate: TransactionalGate) -> None:
-        super().__init__(0, gate.lock)
+        super().__init__(0, gate._run)
+        #: Nothing is to be known of it beforehand: adding an entry is what counts it.
+        self.posting = lambda *entry: entry
         self._keep = keep
         self._gate = gate
 
-    def append(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
+    def post(self, line: LedgerEntry | Hold, posting: Any) -> None:
         place: tuple[int | None, bool, Any, Any] = (None, False, None, None)
         if isinstance(line, LedgerEntry):
             values = entry_values(line)
@@ -52,8 +54,8 @@ class FileLedger(Ledger):
             place = (self._gate.trackers.number_of(line.tracker), line.ending.outcome == "presumed", lease, row)
         self._gate.connection.execute(INSERT_ENTRY, (*values, self._gate.budget, *place))
 
-    def append_expiry(self, entry: LedgerEntry) -> None:
-        self.append(entry, (entry.tracker, None, None), entry.labels, entry.amount)
+    def post_expiry(self, entry: LedgerEntry) -> None:
+        self.post(entry, None)
 
     def totals(self, by: By) -> dict[str, Total]:
         """Like `Ledger.totals`; nothing is kept together, since the file has every entry."""
@@ -129,6 +131,9 @@ class Presumptions(dict[int, Hold]):
         """Its entry says so."""
 
     def pop(self, entry_id: int, *_: object) -> Any:
+        """`get` has."""
+
+    def get(self, entry_id: int, *_: object) -> Any:
         row = self._gate.connection.execute(
             f"UPDATE ledger SET open = 0 WHERE id = ? AND budget = ? AND open RETURNING {_CORRECTED}",
             (entry_id, self._gate.budget),

@@ -12,6 +12,7 @@ from typing import Any
 
 from llm_connect.core.admission import OnUnknown
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMStoreError
+from llm_connect.core.holds import lost
 from llm_connect.core.ledger import Ledger
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.processes import keep_for_parent
@@ -61,6 +62,8 @@ class TransactionalGate(StoreGate):
         self._file = Identity(terms.path)
         #: Whether the last who waited for the file did so in vain.
         self._busy = False
+        #: Whether `COMMIT` was sent, and whether it was done.
+        self._committing = self._written = False
         #: What `PRAGMA data_version` said last: it changes when another process has written.
         self._version: int | None = None
 
@@ -88,23 +91,20 @@ class TransactionalGate(StoreGate):
         return self._file.lost
 
     def begin(self) -> None:
-        try:
-            self.books.begin()
-            if self._file.lost:
-                self._file.check()
-            connection = self.connection
-            self._wait_for_file(connection)
+        self._committing = False
+        self.books.begin()
+        if self._file.lost:
             self._file.check()
-            version = _data_version(connection)
-            if version != self._version:
-                self._version = version
-                self._catch_up(connection)
-            if self._windowed:
-                self.roll()
-            self.leases.begin(connection)
-        except BaseException as error:
-            self.roll_back(error)
-            raise
+        connection = self.connection
+        self._wait_for_file(connection)
+        self._file.check()
+        version = _data_version(connection)
+        if version != self._version:
+            self._version = version
+            self._catch_up(connection)
+        if self._windowed:
+            self.roll()
+        self.leases.begin(connection)
 
     def _wait_for_file(self, connection: sqlite3.Connection) -> None:
         """Begin a transaction. After somebody has waited in vain nobody waits, until one gets in."""
@@ -115,16 +115,13 @@ class TransactionalGate(StoreGate):
 
     def commit(self) -> None:
         connection = self.connection
-        try:
-            if self.changes:
-                self.changes.write(connection, self.trackers.next_stamp)
-            self.waiters.tell(self._line)
-            if self._learned != self._learned_before:
-                write_learned(connection, self.budget, self._learned)
-            connection.execute("COMMIT")
-        except BaseException as error:
-            self.roll_back(error)
-            raise
+        if self.changes:
+            self.changes.write(connection, self.trackers.next_stamp)
+        self.waiters.tell(self._line)
+        if self._learned != self._learned_before:
+            write_learned(connection, self.budget, self._learned)
+        self._committing = True
+        connection.execute("COMMIT")
         if self.books.last_id is not None:
             self._file.note_entry(self.books.last_id)
         if self.changes or self.trackers.inserted:
@@ -132,21 +129,52 @@ class TransactionalGate(StoreGate):
         self.waiters.commit()
         self._settled()
 
-    def roll_back(self, error: BaseException) -> None:
+    def let_go(self) -> None:
+        """Let the file be as before; a connection that cannot even do that is made anew."""
+        connection = self._connection
+        if connection is None:
+            self._written = False
+            return
+        try:
+            if connection.in_transaction:
+                self._written = False
+                connection.rollback()
+            else:
+                self._written = self._committing
+            if self._file.lost:
+                self.disconnect()
+        except sqlite3.Error:
+            self.disconnect()
+
+    def roll_back(self, error: BaseException) -> Exception | None:
+        if self._written and not isinstance(error, sqlite3.Error):
+            self._complete()
+            return None
         better, changed = self._as_llm_error(error), bool(self.changes)
-        self._refuse_granted(better or error)
+        self._take_back_grants(better or error)
         self._undo(error)
         self.books.undo()
         self.waiters.undo()
-        self.books.last_id = self._version = None
-        self.unseen = True
-        self._let_go()
+        self._know_nothing()
         if changed and self._connection is not None:
             # What is known is what the file says, also before the next transaction.
             with suppress(sqlite3.Error):
                 self.trackers.refresh()
-        if better is not None:
-            raise better from None
+        return better
+
+    def _complete(self) -> None:
+        """The transaction was committed, but not all that follows was done."""
+        self.trackers.commit()
+        self.waiters.commit()
+        self._settled()
+        self._know_nothing()
+        self._line.repair()
+
+    def _know_nothing(self) -> None:
+        """Let the next transaction read everything anew."""
+        self._committing = self._written = False
+        self.trackers.stamp = self.books.last_id = self._version = None
+        self.unseen = True
 
     def _passes(self, error: Exception) -> bool:
         faulty = sqlite3.DataError | sqlite3.IntegrityError | sqlite3.InterfaceError | sqlite3.ProgrammingError
@@ -176,43 +204,24 @@ class TransactionalGate(StoreGate):
             return LLMConfigurationError("A figure is too large for a store: it takes up to 9,223,372,036,854,775,807.")
         return None
 
-    def _refuse_granted(self, error: BaseException) -> None:
-        """Waiters that this transaction has let in are not, as it is undone."""
+    def _take_back_grants(self, error: BaseException) -> None:
+        """Waiters that this transaction has let in are not, as it is undone: they wait on, unless the store is lost."""
         for _, _, waiter in self._line.untaken:
             if self.changes.made(waiter.hold):
                 waiter.hold = None
-                waiter.error = (
-                    error if isinstance(error, LLMError) else store_error(self.terms.path, sqlite3.Error(error))
-                )
-
-    def _let_go(self) -> None:
-        """Let the file be as before; a connection that cannot even do that is made anew."""
-        connection = self._connection
-        if connection is None:
-            return
-        try:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if self._file.lost:
-                self.disconnect()
-        except sqlite3.Error:
-            self.disconnect()
+                waiter.error = error if isinstance(error, LLMError) else None
+        self._line.regroup()
 
     def tick(self) -> float:
         """What the worker does now and then: what is left to do, the lease, and a look at what others have done."""
         if self.gone:
             return self.leases.pause
         try:
-            if self._notes or self.leases.due or (self._line.busy_here and self._may_let_in()):
-                with self._lock:
-                    self._work_off()
-                    self._line.close()
-                    self.unseen = False
+            if self.notes or lost or self._inside or self.leases.due or (self._line.busy_here and self._may_let_in()):
+                self._run(self._look_who_fits)
         except LLMStoreError as error:
             _log.warning("%s", error)
             return _RETRY_SECONDS
-        finally:
-            self._tell()
         return _POLL_SECONDS if self._line.busy_here else self.leases.pause
 
     def _may_let_in(self) -> bool:
@@ -220,16 +229,16 @@ class TransactionalGate(StoreGate):
         due = self.waiters.due or self.leases.look_due or (self._windowed and self._windows.due)
         return self.unseen or due or self._others_wrote()
 
+    def _look_who_fits(self) -> None:
+        self._line.close()
+        self.unseen = False
+
     def _others_wrote(self) -> bool:
-        with self.lock.no_transaction():
-            return _data_version(self.connection) != self._version
+        return self.alone(lambda: _data_version(self.connection)) != self._version
 
     def read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
         """What a query gives, after all that has ended is booked."""
-        with self._lock:
-            self._work_off()
-            rows = self.connection.execute(query, values).fetchall()
-        self._tell()
+        rows: list[Any] = self._run(lambda: self.connection.execute(query, values).fetchall())
         return rows
 
     def disconnect(self) -> None:

@@ -41,11 +41,12 @@ class FileTrackers(Trackers):
             parent = None if tracker.parent is None else self.number_of(tracker.parent)
             place = (self._gate.budget, parent, tracker.name, tracker.path, joined, tracker.is_slice, self.next_stamp)
             row = (*place, *tracker_state(tracker, None))
+            # First, so that whatever comes between, undoing knows of it.
+            self._inserted.append(tracker)
             number = self._connection.execute(INSERT_TRACKER, row).lastrowid
             assert number is not None
             self._enter(tracker, number, lease=None)
             write_window(self._connection, number, tracker.window)
-            self._inserted.append(tracker)
         return tracker.number
 
     def joined(self, child: BudgetTracker) -> BudgetTracker | None:

@@ -1,0 +1,112 @@
+"""Raising an exception in the library wherever Python itself can raise one between two steps.
+
+Python looks for signals, and for exceptions that another thread has set, where a function begins, at a jump backwards,
+and behind a call. So the points are those instructions, and the ones that follow a call. From 3.12 on they are met by
+`sys.monitoring`, before that by `sys.settrace`.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Callable
+from functools import cache
+from types import CodeType, FrameType
+from typing import Any
+
+import llm_connect
+
+_HOME = llm_connect.__path__[0]
+_CALLS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW"}
+_RAISING = {"RESUME", "JUMP_BACKWARD"} | _CALLS
+_TOOL = 4
+
+
+class Fault(BaseException):
+    """What is raised; nothing in the library knows it."""
+
+
+@cache
+def points_of(code: CodeType, *, everywhere: bool = False) -> frozenset[int]:
+    """The offsets at which to raise in `code`; none in code that is not the library's."""
+    if not code.co_filename.startswith(_HOME):
+        return frozenset()
+    found, behind = set(), False
+    for each in dis.get_instructions(code):
+        if each.opname in {"CACHE", "EXTENDED_ARG"}:
+            continue
+        if everywhere or behind or each.opname in _RAISING:
+            found.add(each.offset)
+        behind = each.opname in _CALLS
+    return frozenset(found)
+
+
+@cache
+def _entries(code: CodeType) -> tuple[int, ...]:
+    return tuple(each.offset for each in dis.get_instructions(code) if each.opname == "RESUME")
+
+
+class Injector:
+    """Counts the points that are met, and raises at one of them."""
+
+    def __init__(self, at: int | None, error: type[BaseException] = Fault, *, everywhere: bool = False) -> None:
+        self.met = 0
+        self.raised = ""
+        self._at = at
+        self._error = error
+        self._everywhere = everywhere
+
+    def run(self, act: Callable[[], Any]) -> None:
+        """Do `act`, in which the exception is raised."""
+        (self._run_monitored if hasattr(sys, "monitoring") else self._run_traced)(act)
+
+    def _meet(self, code: CodeType, offset: int) -> None:
+        if offset not in points_of(code, everywhere=self._everywhere):
+            return
+        self.met += 1
+        if self.met == self._at:
+            self.raised = f"{code.co_filename.removeprefix(_HOME)}:{code.co_qualname}+{offset}"
+            raise self._error("injected")
+
+    def _run_traced(self, act: Callable[[], Any]) -> None:
+        before = sys.gettrace()
+        sys.settrace(self._trace)
+        try:
+            act()
+        finally:
+            sys.settrace(before)
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
+        if event == "call":
+            if not frame.f_code.co_filename.startswith(_HOME):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            # Of `RESUME` itself no event is told.
+            self._meet(frame.f_code, next(iter(_entries(frame.f_code)), -1))
+        elif event == "opcode":
+            self._meet(frame.f_code, frame.f_lasti)
+        return self._trace
+
+    def _run_monitored(self, act: Callable[[], Any]) -> None:
+        import threading
+
+        monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
+        thread, instruction = threading.get_ident(), monitoring.events.INSTRUCTION
+
+        def meet(code: CodeType, offset: int) -> Any:
+            if not code.co_filename.startswith(_HOME):
+                return monitoring.DISABLE
+            if threading.get_ident() == thread and self._at != -1:
+                self._meet(code, offset)
+            return None
+
+        monitoring.use_tool_id(_TOOL, "faults")
+        monitoring.register_callback(_TOOL, instruction, meet)
+        monitoring.set_events(_TOOL, instruction)
+        try:
+            act()
+        finally:
+            self._at = -1
+            monitoring.set_events(_TOOL, 0)
+            monitoring.register_callback(_TOOL, instruction, None)
+            monitoring.free_tool_id(_TOOL)

@@ -1,0 +1,143 @@
+"""Spends while real signals, or exceptions that another thread sets, interrupt it, and prints what was wrong.
+
+    python -m tests.faults.signalled URL KIND NUMBER SEED
+
+URL: "memory", or a store. KIND: "alarm" (SIGALRM) or "thrown" (PyThreadState_SetAsyncExc). NUMBER: of interruptions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from llm_connect import BudgetTracker, open_budget
+
+CAP = 10**9
+#: Whose block may not be left.
+slices: list[BudgetTracker] = []
+
+
+class Interrupted(BaseException):
+    """What comes between."""
+
+
+def spend(root: BudgetTracker, child: BudgetTracker, number: int) -> None:
+    """One of the things that programs do, in turn."""
+    kind = number % 7
+    if kind == 0:
+        with child.reserve(100) as hold:
+            hold.dispatch()
+            hold.settle(60)
+    elif kind == 1:
+        with child.reserve(50, labels={"team": "a"}) as hold:
+            hold.dispatch()
+    elif kind == 2:
+        root.consume(5)
+    elif kind == 3:
+        root.record(7, calls=1)
+    elif kind == 4:
+        slice_ = root.child("slice", 1_000, slice=True)
+        slices.append(slice_)
+        with slice_:
+            slice_.consume(10)
+        slices.clear()
+    elif kind == 5:
+        child.set_limits(total=CAP - number % 2)
+    else:
+        child.reserve(9).release()
+
+
+def wrong(root: BudgetTracker, child: BudgetTracker) -> str:
+    """What the next operation finds that is not exact; nothing when all is."""
+    while slices:
+        # Interrupted just before its block was left, it is open as long as nobody closes it.
+        slices.pop().close()
+    found = root.snapshot()
+    entries = list(root.ledger)
+    total = root.ledger.earlier
+    for entry in entries:
+        total = total.plus(entry.amount)
+    below = child.snapshot()
+    if (found.held, below.held, found.sliced, found.waiting) != ((0, 0, 0), (0, 0, 0), (0, 0, 0), 0):
+        return f"held {found.held} {below.held}, set aside {found.sliced}, waiting {found.waiting}"
+    return "" if found.spent == total else f"spent {found.spent}, by the ledger {total}"
+
+
+def interrupted(root: BudgetTracker, child: BudgetTracker, arm: Callable[[], None], disarm: Callable[[], None]) -> bool:
+    """Whether anything came between while it spent for a while."""
+    try:
+        try:
+            arm()
+            for number in range(200):
+                spend(root, child, number)
+        finally:
+            disarm()
+    except Interrupted:
+        return True
+    return False
+
+
+def alarm(draw: random.Random) -> tuple[Callable[[], None], Callable[[], None]]:
+    def ring(*_: object) -> None:
+        raise Interrupted
+
+    signal.signal(signal.SIGALRM, ring)
+    return (
+        lambda: signal.setitimer(signal.ITIMER_REAL, draw.uniform(20e-6, 600e-6)) and None,
+        lambda: signal.setitimer(signal.ITIMER_REAL, 0) and None,
+    )
+
+
+def thrown(draw: random.Random) -> tuple[Callable[[], None], Callable[[], None]]:
+    armed, thrower = threading.Event(), ctypes.pythonapi.PyThreadState_SetAsyncExc
+    target = ctypes.c_ulong(threading.get_ident())
+
+    def throw() -> None:
+        while True:
+            armed.wait()
+            time.sleep(draw.uniform(20e-6, 600e-6))
+            if armed.is_set():
+                armed.clear()
+                thrower(target, ctypes.py_object(Interrupted))
+
+    threading.Thread(target=throw, daemon=True).start()
+
+    def disarm() -> None:
+        armed.clear()
+        thrower(target, None)
+
+    return armed.set, disarm
+
+
+def main(url: str, kind: str, number: str, seed: str) -> None:
+    sys.unraisablehook = lambda _: None
+    sys.setswitchinterval(50e-6)
+    root = BudgetTracker(CAP) if url == "memory" else open_budget(url, total=CAP)
+    child = root.child("a", CAP)
+    arm, disarm = {"alarm": alarm, "thrown": thrown}[kind](random.Random(seed))
+    came, tried, faults = 0, 0, 0
+    while came < int(number):
+        tried += 1
+        try:
+            if not interrupted(root, child, arm, disarm):
+                continue
+        except Interrupted:
+            # Just while it was being disarmed.
+            disarm()
+        came += 1
+        said = wrong(root, child)
+        if said:
+            faults += 1
+            print(came, said)
+            root = BudgetTracker(CAP) if url == "memory" else root
+            child = root.child("a", CAP)
+    print(f"{came} interruptions of {tried}, {faults} wrong")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
