@@ -9,7 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from llm_connect.core.exceptions import LLMStoreError
-from llm_connect.core.holds import lost
+from llm_connect.core.holds import gather_lost
 from llm_connect.core.slices import limits_of
 from llm_connect.stores.gate import Again
 from llm_connect.stores.redis.line import RevisableLine
@@ -118,7 +118,8 @@ class WaitingGate(RedisState):
             if due or waits:
                 self._noticed, self._looked_at = False, now
                 self.stale: bool = True
-            if due or waits or self.notes or lost or self._inside:
+            gather_lost()
+            if due or waits or self.notes:
                 self.look_after(due)
         except LLMStoreError as error:
             _log.warning("%s", error)

@@ -97,6 +97,8 @@ class FileLeases(Leases):
     def _end_over(self, connection: sqlite3.Connection, now: float) -> None:
         over = "SELECT id FROM leases WHERE budget = ? AND expires_at <= ?"
         for (number,) in connection.execute(over, (self._gate.budget, now)).fetchall():
+            if self.own is not None and self.own.number == number:
+                self.own = None
             self._end(connection, number)
 
     def _end(self, connection: sqlite3.Connection, number: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from llm_connect.core.admission import OnUnknown
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMStoreError
-from llm_connect.core.holds import lost
+from llm_connect.core.holds import gather_lost
 from llm_connect.core.ledger import Ledger
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.processes import keep_for_parent
@@ -217,7 +217,8 @@ class TransactionalGate(StoreGate):
         if self.gone:
             return self.leases.pause
         try:
-            if self.notes or lost or self._inside or self.leases.due or (self._line.busy_here and self._may_let_in()):
+            gather_lost()
+            if self.notes or self.leases.due or (self._line.busy_here and self._may_let_in()):
                 self._run(self._look_who_fits)
         except LLMStoreError as error:
             _log.warning("%s", error)
