@@ -460,22 +460,24 @@ class Gate:
         self._outbox.deliver()
 
     def _wake_all(self, ready: deque[Waiter]) -> None:
+        all_woken = True
         while ready:
             with suppress(IndexError, ValueError):
                 # Another thread may do the same. Woken twice, it goes on once.
                 waiter = ready[0]
-                if not waiter.gone:
-                    self._wake(waiter)
+                all_woken = (waiter.gone or self._wake(waiter)) and all_woken
                 ready.remove(waiter)
-        if self.notes:
+        if not all_woken:
             self.work_off()
 
-    def _wake(self, waiter: Waiter) -> None:
+    def _wake(self, waiter: Waiter) -> bool:
         try:
             waiter.wake()
         except Exception:
             # Its event loop is closed: the grant goes to the next one, and whoever settles is not disturbed.
             self.notes.append(waiter)
+            return False
+        return True
 
 
 def _nothing() -> None:
