@@ -473,6 +473,8 @@ class Gate:
     def _wake(self, waiter: Waiter) -> bool:
         try:
             waiter.wake()
+        except (MemoryError, RecursionError):
+            raise
         except Exception:
             # Its event loop is closed: the grant goes to the next one, and whoever settles is not disturbed.
             self.notes.append(waiter)

@@ -21,7 +21,8 @@ class Outbox:
     again before it is over. A wish to end the program waits for the next call, because raised here it would take away
     an answer that is paid for.
 
-    A call stays here until it is over: after an interruption it may be made again, and is never forgotten.
+    A call stays here until it is over: after an interruption it may be made again, and is never forgotten. So one that
+    ends by Ctrl-C, too deep a recursion or a lack of memory is made once more, by the next operation.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,8 @@ class Outbox:
         #: Each with what it is about.
         self.calls: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = deque()
         self._delivering = TreeLock()
+        #: What the call was about that is made once more.
+        self._failed: object = None
 
     def put(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> None:
         """Let `callback` be called with what `argument` gives then."""
@@ -49,8 +52,8 @@ class Outbox:
                 if not lock.take(False):
                     return
                 while self.calls:
-                    callback, argument, _ = self.calls[0]
-                    self._call(callback, argument)
+                    if not self._call(*self.calls[0]):
+                        return
                     self.calls.popleft()
             finally:
                 try:
@@ -64,18 +67,21 @@ class Outbox:
         with suppress(IndexError):
             raise self.owed.popleft()
 
-    def _call(self, callback: Callable[[Any], object], argument: Callable[[], Any]) -> None:
+    def _call(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> bool:
+        """Make a call; whether it is over, or else is to be made again."""
         try:
-            told = argument()
-        except Exception:
-            _log.exception(_FAILED)
-            return
-        try:
-            callback(told)
+            callback(argument())
         except BaseException as error:
-            if not isinstance(error, Exception) and error.__traceback__ is not None and not error.__traceback__.tb_next:
-                # It came from outside, before or behind the callback: the call stays here.
-                raise
             _log.exception(_FAILED)
-            if isinstance(error, SystemExit | KeyboardInterrupt):
-                self.owed.append(error)
+            return self._over(error, about)
+        return True
+
+    def _over(self, error: BaseException, about: object) -> bool:
+        """Whether a call is over by `error`: not when that may have come before it began, unless it comes again."""
+        again = self._failed is about
+        if isinstance(error, SystemExit | KeyboardInterrupt) and not again:
+            self.owed.append(error)
+        if isinstance(error, MemoryError | RecursionError) or not isinstance(error, Exception | SystemExit):
+            self._failed = about
+            return again
+        return True

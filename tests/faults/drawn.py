@@ -1,0 +1,50 @@
+"""Interrupting a scene at points of it: all of them, or as many as a seed draws."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from llm_connect import BudgetTracker
+from tests.faults import scenes
+from tests.faults.injection import Fault, Injector
+from tests.faults.scenes import Make, Scene
+
+#: Nobody has this many points, so nothing is raised.
+_NEVER = 10**9
+
+
+def _points(make: Make, name: str, most: int | None, *, everywhere: bool) -> Iterator[int]:
+    counter = Injector(_NEVER, everywhere=everywhere)
+    scenes.interrupt(make, scenes.ALL[name], counter.run).look()
+    points = range(1, counter.met + 1)
+    if most is not None and most < counter.met:
+        return iter(sorted(random.Random(name).sample(points, most)))
+    return iter(points)
+
+
+def wrong_of(
+    name: str,
+    *,
+    make: Make = BudgetTracker,
+    most: int | None = None,
+    error: type[BaseException] = Fault,
+    everywhere: bool = False,
+    look: Callable[[Scene], None] = Scene.look,
+) -> list[str]:
+    """What was wrong after an `error` at each point of the scene, or at `most` of them; it says how many there were."""
+    wrong: list[str] = []
+    raised = 0
+    for at in _points(make, name, most, everywhere=everywhere):
+        injector = Injector(at, error, everywhere=everywhere)
+        scene = scenes.interrupt(make, scenes.ALL[name], injector.run)
+        raised += bool(injector.raised)
+        try:
+            look(scene)
+        except Exception as failed:
+            wrong.append(f"{at} {injector.raised}: {failed!r}"[:600])
+            if len(wrong) > 8:
+                break
+    print(f"{name}: {raised} points, {len(wrong)} wrong")
+    assert raised > 10
+    return wrong
