@@ -85,13 +85,14 @@ class AtomicGate(Gate):
                 lock.wait()
             if self._inside:
                 self._repair()
-            return operation(*args)
+            result = operation(*args)
         finally:
             try:
                 lock.release()
             except BaseException as error:
                 if lock.let_go(error):
                     raise
+        return result
 
     def _transact(self, first: Callable[[], None], operation: Callable[..., T], *args: Any) -> T:
         self._inside = True
