@@ -92,14 +92,14 @@ class FileBooks(StoredBooks):
 
     def __init__(self, gate: TransactionalGate, outbox: Outbox, sink: Sink | None) -> None:
         super().__init__(gate, outbox, sink)
-        self._ids = self._numbers()  # type: ignore[assignment]
+        # Unlike a generator, this goes on after an interruption.
+        self._ids = iter(self._next_id, None)  # type: ignore[assignment]
         self._presumed = Presumptions(gate)
         self.last_id: int | None = None
 
-    def _numbers(self) -> Iterator[int]:
-        while True:
-            self.last_id = self.number()
-            yield self.last_id
+    def _next_id(self) -> int:
+        self.last_id = number = self.number()
+        return number
 
     def number(self) -> int:
         """The id of the next entry. It is not taken: an id that nothing was written under would be given again."""
