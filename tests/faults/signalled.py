@@ -8,6 +8,7 @@ URL: "memory", or a store. KIND: "alarm" (SIGALRM) or "thrown" (PyThreadState_Se
 from __future__ import annotations
 
 import ctypes
+import logging
 import random
 import signal
 import sys
@@ -117,7 +118,8 @@ def thrown(draw: random.Random) -> tuple[Callable[[], None], Callable[[], None]]
 def main(url: str, kind: str, number: str, seed: str) -> None:
     sys.unraisablehook = lambda _: None
     sys.setswitchinterval(50e-6)
-    root = BudgetTracker(CAP) if url == "memory" else open_budget(url, total=CAP)
+    logging.disable()
+    root = BudgetTracker(CAP, keep_entries=200) if url == "memory" else open_budget(url, total=CAP)
     child = root.child("a", CAP)
     arm, disarm = {"alarm": alarm, "thrown": thrown}[kind](random.Random(seed))
     came, tried, faults = 0, 0, 0
@@ -134,7 +136,7 @@ def main(url: str, kind: str, number: str, seed: str) -> None:
         if said:
             faults += 1
             print(came, said)
-            root = BudgetTracker(CAP) if url == "memory" else root
+            root = BudgetTracker(CAP, keep_entries=200) if url == "memory" else root
             child = root.child("a", CAP)
     print(f"{came} interruptions of {tried}, {faults} wrong")
 

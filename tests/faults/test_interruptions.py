@@ -16,18 +16,19 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.scales
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(3_600)
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
 @pytest.mark.parametrize("kind", ["alarm", "thrown"])
 @pytest.mark.parametrize("place", ["memory", "file"])
 def test_the_books_are_exact_after_real_interruptions(kind: str, place: str, nightly: bool, tmp_path: Path) -> None:
-    """After each of thousands the next operation finds exact books, and nothing is locked. (BUDGET-65)"""
+    """After each of 3,000 the next operation finds exact books, and nothing is locked. (BUDGET-65)"""
     number = {"memory": 1_400, "file": 100}[place] * (10 if nightly else 1)
     url = "memory" if place == "memory" else f"sqlite:///{tmp_path}/budget.db"
     command = [sys.executable, "-m", "tests.faults.signalled", url, kind, str(number), "1"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=3_000)
     print(ran.stdout)
     assert ran.stdout.strip().endswith(", 0 wrong"), ran.stdout[-2_000:] + ran.stderr[-2_000:]
-    assert f"{number} interruptions" in ran.stdout
+    assert ran.stdout.startswith(f"{number} interruptions")
 
 
 def _deep(depth: int, tracker: BudgetTracker) -> None:
