@@ -6,6 +6,7 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llm_connect.core.accounts import Account, Path, change, fits, needs, short
@@ -114,8 +115,12 @@ class Line:
         self.scan()
 
     def regroup(self) -> None:
-        """Let those stand in line that wait, whoever stood there."""
+        """Let those stand in line that wait, whoever stood there, and be told nothing."""
         self._kept.clear()
+        for waiter in list(self.ready):
+            if waiter.waiting:
+                with suppress(ValueError):
+                    self.ready.remove(waiter)
         self._queues.rebuild()
         self._look_who_waits()
 

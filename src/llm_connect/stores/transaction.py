@@ -56,12 +56,13 @@ class AtomicGate(Gate):
             result: T = self._locked(self._transact, self._work_off, operation, *args)
         except BaseException as error:
             self._outage.note(error)
+            if not self._inside:
+                # Else what was decided may not be so, and the next operation tells.
+                self._tell()
             raise
-        else:
-            self._outage.note(None)
-            return result
-        finally:
-            self._tell()
+        self._outage.note(None)
+        self._tell()
+        return result
 
     def _run_apart(self, operation: Callable[..., T], *args: Any) -> T:
         """Like `_run`, and nothing else that is left to do is done in the same transaction."""
