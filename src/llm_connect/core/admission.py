@@ -184,6 +184,9 @@ class Gate:
     def _refuse_reentry(self) -> None:
         """Raise LLMConfigurationError when this very thread is in the midst of an operation."""
         if self._lock.owned():
+            if self._lock.left:
+                self._lock.drop()
+                return
             raise LLMConfigurationError(
                 "This thread is in the midst of an operation on this budget: a signal handler or finalizer that "
                 "runs in it cannot use the budget as well. Let it set a flag, and use the budget afterwards."

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from llm_connect.core import forks
+from llm_connect.core.exceptions import LLMConfigurationError
 
 #: How long a thread stays away from a lock that another one has: longer than any operation under it.
 _MOMENT = 50e-6
+#: After so many seconds it looks whether that is still so.
+_LONG = 0.5
+_OWNER = re.compile(r"owner=(\d+)")
+_LEFT = (
+    "A thread was interrupted in a place in which Python itself raises nothing, and has kept the lock of this budget: "
+    "only that thread can go on with it."
+)
 
 
 class TreeLock:
@@ -36,10 +46,10 @@ class TreeLock:
     It is reentrant, so that a thread that has it is told so by its gate rather than waiting for itself.
     """
 
-    __slots__ = ("_generation", "owned", "release", "take")
+    __slots__ = ("_generation", "_lock", "owned", "release", "take")
 
     def __init__(self) -> None:
-        lock = threading.RLock()
+        self._lock = lock = threading.RLock()
         self._generation = forks.generation
         #: Take it; of False, only when it is free, and say whether it was.
         self.take: Callable[[bool], bool] = lock.acquire
@@ -54,7 +64,28 @@ class TreeLock:
         return type(error) is not RuntimeError
 
     def wait(self) -> None:
-        """Take it, however long that lasts. Raises LLMConfigurationError where a fork has left it taken for good."""
+        """Take it, however long that lasts. Raises LLMConfigurationError where it was left taken for good."""
+        looked = time.monotonic()
         while not self.take(False):
             forks.check(self._generation)
             time.sleep(_MOMENT)
+            if time.monotonic() - looked > _LONG:
+                if self.left:
+                    raise LLMConfigurationError(_LEFT)
+                looked = time.monotonic()
+
+    @property
+    def left(self) -> bool:
+        """Whether it is taken though no operation goes on: none of its thread is in a function that has it."""
+        owner = _OWNER.search(repr(self._lock))
+        frame = sys._current_frames().get(int(owner[1])) if owner else None
+        while frame is not None:
+            if frame.f_locals.get("lock") is self:
+                return False
+            frame = frame.f_back
+        return owner is not None and owner[1] != "0"
+
+    def drop(self) -> None:
+        """Let it go, however often this thread has taken it."""
+        while self.owned():
+            self.release()

@@ -45,7 +45,7 @@ class Outbox:
     def deliver(self) -> None:
         """Make the calls, unless they are being made already: then that goes on until none is left."""
         lock = self._delivering
-        if lock.owned():
+        if lock.owned() and not lock.left:
             return
         while self.calls:
             try:
