@@ -30,7 +30,7 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("name", scenes.ALL)
 def test_the_books_are_exact_wherever_python_raises(name: str, nightly: bool) -> None:
-    """The next operation completes or undoes what was interrupted: nothing held or locked, sums equal. (BUDGET-65)"""
+    """The next operation completes or undoes what was interrupted: nothing held or locked, sums equal. (BUDGET-70)"""
     assert wrong_of(name, most=None if nightly else 800) == []
 
 
@@ -39,7 +39,7 @@ def test_the_books_are_exact_wherever_python_raises(name: str, nightly: bool) ->
 def test_the_books_are_exact_where_memory_or_frames_run_out(
     name: str, error: type[BaseException], nightly: bool
 ) -> None:
-    """What Python itself raises is no failure of a callback or of a waiter: nothing is lost by it. (BUDGET-65)"""
+    """What Python itself raises is no failure of a callback or of a waiter: nothing is lost by it. (BUDGET-70)"""
     assert wrong_of(name, error=error, most=None if nightly else 50) == []
 
 
@@ -58,12 +58,12 @@ def look_when_told(scene: Scene) -> None:
 
 @pytest.mark.parametrize("name", scenes.ALL)
 def test_the_cap_is_not_passed_wherever_an_exception_is_injected(name: str, nightly: bool) -> None:
-    """At other instructions, where only a test can raise, the books get exact, too; nobody hangs. (BUDGET-65)"""
+    """At other instructions, where only a test can raise, the books get exact, too; nobody hangs. (BUDGET-70)"""
     assert wrong_of(name, everywhere=True, most=2_000 if nightly else 40, look=look_when_told) == []
 
 
 def test_a_lock_that_is_kept_is_told_of() -> None:
-    """Other threads get an error rather than hang, and the thread that has kept it goes on. (BUDGET-65)"""
+    """Other threads get an error rather than hang, and the thread that has kept it goes on. (BUDGET-70)"""
     tracker = BudgetTracker(CAP)
     gate: Any = tracker.gate
     gate._lock.take(False)
@@ -75,7 +75,7 @@ def test_a_lock_that_is_kept_is_told_of() -> None:
 
 
 def test_a_lock_that_is_in_use_is_waited_for() -> None:
-    """However long that takes, it is not taken for one that is kept. (BUDGET-65)"""
+    """However long that takes, it is not taken for one that is kept. (BUDGET-70)"""
     tracker = BudgetTracker(CAP)
     lock = tracker.gate._lock  # type: ignore[attr-defined]
     began = time.monotonic()

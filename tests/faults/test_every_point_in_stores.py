@@ -44,7 +44,7 @@ def look(scene: Scene) -> None:
 def test_the_books_of_a_store_are_exact_wherever_python_raises(
     name: str, url: str, nightly: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next operation completes or undoes what was interrupted, and no other process is kept out. (BUDGET-65)"""
+    """The next operation completes or undoes what was interrupted, and no other process is kept out. (BUDGET-70)"""
     caplog.set_level(logging.CRITICAL + 1)
     numbers = itertools.count(1)
 
