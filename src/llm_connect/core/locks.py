@@ -14,8 +14,10 @@ from llm_connect.core.exceptions import LLMConfigurationError
 
 #: How long a thread stays away from a lock that another one has: longer than any operation under it.
 _MOMENT = 50e-6
-#: After so many seconds it looks whether that is still so.
+#: After so many seconds it looks whether a thread that is no longer in an operation has kept the lock.
 _LONG = 0.5
+#: So many looks in a row must agree: a thread that uses the lock again and again is seen without it now and then.
+_LOOKS = 100
 _OWNER = re.compile(r"owner=(\d+)")
 _LEFT = (
     "A thread was interrupted in a place in which Python itself raises nothing, and has kept the lock of this budget: "
@@ -65,14 +67,16 @@ class TreeLock:
 
     def wait(self) -> None:
         """Take it, however long that lasts. Raises LLMConfigurationError where it was left taken for good."""
-        looked = time.monotonic()
+        since, looks = time.monotonic(), 0
         while not self.take(False):
             forks.check(self._generation)
             time.sleep(_MOMENT)
-            if time.monotonic() - looked > _LONG:
-                if self.left:
+            if time.monotonic() - since > _LONG:
+                looks = looks + 1 if self.left else 0
+                if not looks:
+                    since = time.monotonic()
+                elif looks == _LOOKS:
                     raise LLMConfigurationError(_LEFT)
-                looked = time.monotonic()
 
     @property
     def left(self) -> bool:

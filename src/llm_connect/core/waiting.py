@@ -65,7 +65,7 @@ def admit(
             leave(waiter)
             gate.work_off()
             raise
-    return _granted(waiter, hold)
+        return _granted(waiter, hold)
 
 
 async def aadmit(
@@ -103,7 +103,7 @@ async def aadmit(
             leave(waiter)
             gate.work_off()
             raise
-    return _granted(waiter, hold)
+        return _granted(waiter, hold)
 
 
 async def _aadmit(
@@ -134,7 +134,7 @@ async def _aadmit(
             leave(waiter)
             gate.work_off()
             raise
-    return _granted(waiter, hold)
+        return _granted(waiter, hold)
 
 
 def _granted(waiter: Waiter, hold: Hold | None) -> Hold:
