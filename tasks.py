@@ -204,7 +204,9 @@ def passes(*command: str | Path) -> bool:
 
 def status(*command: str | Path, stdout: int | None = None) -> int:
     """Run a command in the root of the project and return its exit code."""
-    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    # Without compiled bytecode every process of a test compiles the SDKs for seconds.
+    left_out = ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     environment["UV_PROJECT_ENVIRONMENT"] = str(ENVIRONMENT)
     environment["PATH"] = os.pathsep.join((str(BIN), environment.get("PATH", os.defpath)))
     words = [str(word) for word in command]
