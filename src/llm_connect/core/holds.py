@@ -238,13 +238,13 @@ class Hold:
         With `BudgetTracker(on_unknown="release")`, what was dispatched is released as well.
         """
         if not self.ended:
-            self._end(self.unsettled())
+            self._end(self._unsettled())
 
     def _end(self, ending: Ending) -> None:
         self.tracker.gate.end(self, ending)
         tell_of_end(PRESUMED, self, ending)
 
-    def unsettled(self) -> Ending:
+    def _unsettled(self) -> Ending:
         """How it ends when nobody says how."""
         presumed = self.dispatched and self.tracker.gate.on_unknown == "presume"
         return Ending("presumed", self.bound) if presumed else RELEASED
@@ -305,5 +305,5 @@ def gather_lost() -> None:
             hold = lost[0]
             # One that was interrupted while it was made has nothing yet.
             if not getattr(hold, "ended", True):
-                hold.tracker.gate.lose(hold, hold.unsettled())
+                hold.tracker.gate.lose(hold, hold._unsettled())
             lost.remove(hold)

@@ -113,4 +113,4 @@ class StoredHold(Hold):
     def __del__(self) -> None:
         # A finalizer may run in a process that was forked, or while this thread has any lock: it only leaves a note.
         if not self.ended:
-            self.tracker.gate.lose(self, self.unsettled())
+            self.tracker.gate.lose(self, self._unsettled())
