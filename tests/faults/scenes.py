@@ -120,7 +120,7 @@ def second_call(make: Make) -> Scene:
     return scene
 
 
-def _unsettled(make: Make) -> Scene:
+def unsettled(make: Make) -> Scene:
     scene = _scene(make)
 
     def act() -> None:
