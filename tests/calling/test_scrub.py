@@ -55,6 +55,13 @@ def test_a_prompt_is_hidden_in_every_spelling(spelling: str) -> None:
     assert not is_readable(PROMPT, spelled, clean(BEFORE + spelled + AFTER, PROMPT), PROMPT_RUN)
 
 
+@pytest.mark.parametrize("spelling", ["base64 in lines", "base64 in words"])
+def test_a_prompt_in_base64_is_hidden_even_when_its_case_is_lost(spelling: str) -> None:
+    """Base64 that became lower case on its way can be guessed, and is hidden. (ERROR-5)"""
+    spelled = SPELLINGS[spelling](PROMPT).lower()
+    assert not is_readable(PROMPT, spelled, clean(BEFORE + spelled + AFTER, PROMPT), PROMPT_RUN)
+
+
 #: Ways that a second server, or a log, may add.
 OUTER = (
     "JSON",

@@ -19,6 +19,8 @@ _LONG_KEY = 16
 _ECHO = 12
 #: A shorter prompt is a word of any text.
 _SHORTEST_PROMPT = 6
+#: Base64 whose case is lost cannot be decoded, and is looked for in the first characters of a prompt.
+_MOST_ENCODED = 65_536
 
 
 class SecretKey:
@@ -112,8 +114,10 @@ class SecretPrompts:
 
     @cached_property
     def _folded(self) -> set[str]:
-        """The prompts as they are, and as they are once their own escapes are resolved."""
+        """The prompts as they are, once their own escapes are resolved, and how they begin in base64."""
         forms = {fold(form) for text in self._texts for form in {text, unescaped(text)}}
+        begins = [text[:_MOST_ENCODED].encode(errors="replace") for text in self._texts]
+        forms.update(fold(way) for begin in begins for way in _aligned(begin))
         return {form for form in forms if len(form) >= _SHORTEST_PROMPT}
 
 
@@ -139,10 +143,13 @@ def _places(part: str, text: str) -> Iterator[int]:
     return (match.start() for match in re.finditer(re.escape(part), text))
 
 
+def _aligned(text: bytes) -> list[str]:
+    return [base64.b64encode(b"\0" * before + text).decode() for before in range(3)]
+
+
 def _encoded(key: bytes) -> list[str]:
     wide = key.decode().encode("utf-16-le")
-    aligned = [base64.b64encode(b"\0" * before + way).decode() for way in (key, wide) for before in range(3)]
-    return [*aligned, key.hex(), "".join(map(str, key))]
+    return [*_aligned(key), *_aligned(wide), key.hex(), "".join(map(str, key))]
 
 
 #: What stands for the middle of a key that is shown in part.
