@@ -93,14 +93,16 @@ class CarriedAdapter(ProviderAdapter):
         if made is None:
             # Threads that come first at the same time must not make a set of clients each: one alone is closed.
             with _first_use:
-                made = self.__dict__.get("_made_clients") or self._make_clients()
+                first: Clients[Any, Any] | None = self.__dict__.get("_made_clients")
+                made = self._make_clients() if first is None else first
         return made
 
     @property
     def _carrier(self) -> Carrier:
         if "_made_carrier" not in self.__dict__:
             with _first_use:
-                self.__dict__.setdefault("_made_carrier", self.make_carrier())
+                if "_made_carrier" not in self.__dict__:
+                    vars(self)["_made_carrier"] = self.make_carrier()
         made: Carrier = self.__dict__["_made_carrier"]
         return made
 

@@ -38,10 +38,10 @@ def reason_in(failed: BaseException) -> str | None:
     error: BaseException | None = failed
     while error is not None:
         # That of aiohttp is one, too, but does not say why.
-        error = getattr(error, "certificate_error", error)
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return getattr(error, "verify_message", "") or "certificate verify failed"
-        error = error.__cause__ or error.__context__
+        inner: BaseException = getattr(error, "certificate_error", error)
+        if isinstance(inner, ssl.SSLCertVerificationError):
+            return getattr(inner, "verify_message", "") or "certificate verify failed"
+        error = inner.__cause__ or inner.__context__
     return None
 
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, overload
 
 from llm_connect.calling.echoes import SecretKey, SecretPrompts
 from llm_connect.calling.spellings import Span, readings_of
 from llm_connect.protocols.wire import LONGEST_NAME
-
-_Name = TypeVar("_Name", str, str | None)
 
 #: More letters and digits without a word between them are an encoding.
 _LONGEST_NUMBER = 24
@@ -49,7 +47,13 @@ class Scrubber:
         text = value[:_MOST_CHARACTERS]
         return self._cleaned(text)
 
-    def name(self, value: _Name) -> _Name:
+    @overload
+    def name(self, value: str) -> str: ...
+    @overload
+    def name(self, value: None) -> None: ...
+    @overload
+    def name(self, value: str | None) -> str | None: ...
+    def name(self, value: str | None) -> str | None:
         """A request id or the name of a model, which may look like an encoding; more than 200 characters are cut."""
         if not value:
             return value

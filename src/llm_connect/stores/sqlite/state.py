@@ -184,8 +184,9 @@ class TransactionalGate(StoreGate):
         """Bring up to date what this process knows of the file."""
         lease, budget = self.leases.own, self.budget
         others = connection.execute(OTHERS, (None if lease is None else lease.number, budget, budget))
-        self.books.last_id, stands, learned, waiters = others.fetchone()
-        self._file.check_entry(self.books.last_id)
+        last_id, stands, learned, waiters = others.fetchone()
+        self.books.last_id = last_id
+        self._file.check_entry(last_id)
         self.leases.taken = lease is not None and not stands
         self.trackers.refresh()
         self._windows.look_again()
