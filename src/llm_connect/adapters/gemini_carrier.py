@@ -49,13 +49,13 @@ class GeminiCarrier(Carrier):
     def make(self) -> genai.Client:
         own, other = self._options.http_client, self._options.async_http_client
         http.refuse_half(own, other, "http_client")
-        self.hidden = own is not None and not watch(own)
+        self.hidden: bool = own is not None and not watch(own)
         return self._client()
 
     def amake(self) -> genai.Client:
         own, other = self._options.async_http_client, self._options.http_client
         http.refuse_half(own, other, "async_http_client")
-        self.ahidden = own is not None and not watch(own)
+        self.ahidden: bool = own is not None and not watch(own)
         return self._client()
 
     def close(self, client: genai.Client) -> None:

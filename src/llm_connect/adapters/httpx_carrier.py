@@ -33,13 +33,13 @@ class HttpxCarrier(Carrier):
     def make(self) -> httpx2.Client:
         own, other = self._options.http_client, self._options.async_http_client
         http.refuse_half(own, other, "http_client")
-        self.hidden = own is not None and not watch(own)
+        self.hidden: bool = own is not None and not watch(own)
         return http.sync_client(self._max_connections, self._options)
 
     def amake(self) -> httpx2.AsyncClient:
         own, other = self._options.async_http_client, self._options.http_client
         http.refuse_half(own, other, "async_http_client")
-        self.ahidden = own is not None and not watch(own)
+        self.ahidden: bool = own is not None and not watch(own)
         return http.async_client(self._max_connections, self._options)
 
     def close(self, client: httpx2.Client) -> None:

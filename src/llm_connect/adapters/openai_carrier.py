@@ -53,7 +53,7 @@ class OpenAICarrier(Carrier):
     def make(self) -> openai.OpenAI:
         own = self._own_client
         if own is not None:
-            self.hidden = not watch(own._client)
+            self.hidden: bool = not watch(own._client)
             return own.with_options(max_retries=0, http_client=LentClient(own._client, self._http.limits))
         http.refuse_half(own, self._own_async_client, "client")
         http.refuse_half(self._http.http_client, self._http.async_http_client, "http_client")
@@ -65,7 +65,7 @@ class OpenAICarrier(Carrier):
     def amake(self) -> openai.AsyncOpenAI:
         own = self._own_async_client
         if own is not None:
-            self.ahidden = not watch(own._client)
+            self.ahidden: bool = not watch(own._client)
             return own.with_options(max_retries=0, http_client=AsyncLentClient(own._client, self._http.limits))
         http.refuse_half(own, self._own_client, "async_client")
         http.refuse_half(self._http.async_http_client, self._http.http_client, "async_http_client")

@@ -23,8 +23,8 @@ class ReplyRefused(Exception):
 
     def __init__(self, response: httpx2.Response, what: str) -> None:
         super().__init__(what)
-        self.status = response.status_code
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.status: int = response.status_code
+        self.headers: dict[str, str] = {name.lower(): value for name, value in response.headers.items()}
         self.what = what
 
     @property

@@ -105,8 +105,8 @@ class _Waiter:
     __slots__ = ("came", "granted", "turn", "wake")
 
     def __init__(self, turn: Turn, wake: Callable[[], object]) -> None:
-        self.turn = turn
-        self.wake = wake
+        self.turn: Turn = turn
+        self.wake: Callable[[], object] = wake
         self.came: float = time.monotonic()
         self.granted: bool = False
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from llm_connect.core.accounts import hopeless
 from llm_connect.core.checks import encodable
@@ -294,7 +295,7 @@ class OpenHold(Hold):
     """
 
     __slots__ = ()
-    __del__ = lru_cache(maxsize=0)(lost.append)
+    __del__: ClassVar[Callable[[Any], None]] = lru_cache(maxsize=0)(lost.append)
 
 
 def gather_lost() -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: How an attempt ended. `recorded` was booked without a hold; `corrected` amends an earlier entry; `expired` has left
 #: the window of its tracker.
 Outcome: TypeAlias = Literal["settled", "released", "presumed", "recorded", "corrected", "expired"]
+#: What adding an entry of a kind, with labels and an amount, to the totals comes to.
+PostingOf: TypeAlias = Callable[[Kind, Mapping[str, str], Amount], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,7 @@ class Ledger:
         #: The totals by kind.
         self.kinds: dict[Kind, Sums] = self._totals.kinds
         #: What adding an entry of a kind to the totals comes to; its caller holds the lock of the tree.
-        self.posting: Callable[[Kind, Mapping[str, str], Amount], Any] = self._totals.posting
+        self.posting: PostingOf = self._totals.posting
         #: What has left windows for good, below 0: only of the root, since all others' stays on their parents.
         self.expired: Amount = NOTHING
 

@@ -14,7 +14,7 @@ from llm_connect.core.demand import PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.journal import Plan
-from llm_connect.core.ledger import Ledger, LedgerEntry
+from llm_connect.core.ledger import Ledger, LedgerEntry, PostingOf
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import NOTHING, Amount
@@ -40,7 +40,7 @@ class ServerLedger(Ledger):
     def __init__(self, keep: int, gate: RedisState) -> None:
         super().__init__(0, gate._run)
         #: The server counts an entry when it is written.
-        self.posting = lambda *entry: entry
+        self.posting: PostingOf = lambda *entry: entry
         self._keep = keep
         self._gate = gate
 

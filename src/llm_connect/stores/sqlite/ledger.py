@@ -9,7 +9,7 @@ from llm_connect.core.books import Sink
 from llm_connect.core.demand import PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
-from llm_connect.core.ledger import Ledger, LedgerEntry, Outcome
+from llm_connect.core.ledger import Ledger, LedgerEntry, Outcome, PostingOf
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.totals import By, Total
 from llm_connect.core.units import Amount
@@ -39,7 +39,7 @@ class FileLedger(Ledger):
     def __init__(self, keep: int, gate: TransactionalGate) -> None:
         super().__init__(0, gate._run)
         #: Nothing is to be known of it beforehand: adding an entry is what counts it.
-        self.posting = lambda *entry: entry
+        self.posting: PostingOf = lambda *entry: entry
         self._keep = keep
         self._gate = gate
 
