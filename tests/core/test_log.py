@@ -175,6 +175,27 @@ def test_an_outage_of_a_store_is_told_at_its_beginning_and_its_end(
     assert [len(told(caplog, event)) for event in (log.STORE_LOST, log.STORE_BACK)] == [1, 1]
 
 
+def test_a_callback_that_is_not_waited_for_any_longer_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The callback that keeps a coroutine's call of a budget in a store is named, once. (STORE-32)"""
+    over = threading.Event()
+
+    def slow(_: Any) -> None:
+        over.wait()
+
+    tracker = open_budget(f"sqlite:///{tmp_path}/budget.db", total=1_000, lease_seconds=2.4, sink=slow)
+
+    async def spend() -> None:
+        for _ in range(2):
+            (await tracker.areserve(10)).settle(1)
+            await tracker.asnapshot()
+
+    asyncio.run(spend())
+    over.set()
+    tracker.close()
+    (record,) = told(caplog, log.CALLBACK_LATE)
+    assert vars(record)["llm_callback"].endswith("slow")
+
+
 @pytest.fixture
 def provider() -> Any:
     with EmbeddedProvider() as provider:
@@ -226,7 +247,7 @@ def test_a_limit_of_the_callers_own_is_no_cut(provider: EmbeddedProvider, caplog
 def test_fields_never_collide_with_those_of_a_record() -> None:
     """All fields begin with `llm_`, which no attribute of a record does. (CALL-42)"""
     assert not any(name.startswith("llm_") for name in vars(logging.makeLogRecord({})))
-    assert len(EVENTS) == len({event.name for event in EVENTS}) == 10
+    assert len(EVENTS) == len({event.name for event in EVENTS}) == 11
 
 
 QUIET = """

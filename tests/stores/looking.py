@@ -50,6 +50,15 @@ def end_leases(budget: BudgetTracker) -> None:
                 gate.fetch("ZADD", "leases", "XX", 0, lease)
 
 
+def leases_end(budget: BudgetTracker) -> float:
+    """When the last lease that stands there is over, by the clock of the store."""
+    gate = gate_of(budget)
+    with alone(gate):
+        if isinstance(gate, SqliteGate):
+            return float(gate.connection.execute("SELECT max(expires_at) FROM leases").fetchone()[0])
+        return float(gate.fetch("ZRANGE", "leases", -1, -1, "WITHSCORES")[1]) / 1000
+
+
 def told(budget: BudgetTracker) -> list[tuple[int]]:
     """The tokens for which callers wait, as the processes have told each other, in order of arrival."""
     gate = gate_of(budget)

@@ -180,6 +180,33 @@ def test_a_fork_goes_on_with_the_budget(url: str) -> None:
     assert budget.snapshot().spent.tokens == 40
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
+@pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_a_fork_in_the_midst_of_a_callback_makes_its_own(url: str) -> None:
+    """The callback that a thread of the parent is in keeps none of the fork from being called (STORE-6)."""
+    parent, entered, over = os.getpid(), threading.Event(), threading.Event()
+    told: list[int] = []
+
+    def sink(entry: Any) -> None:
+        told.append(entry.amount.tokens)
+        if os.getpid() == parent:
+            entered.set()
+            over.wait()
+
+    budget = open_budget(url, total=100, sink=sink)
+    recorded = in_thread(lambda: budget.record(1))
+    entered.wait()
+    child = os.fork()
+    if child == 0:
+        budget.record(2)
+        os._exit(0 if told == [1, 2] else 1)
+    over.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    recorded.result(20)
+    assert told == [1]
+    at_rest(budget)
+
+
 def in_the_fork(budget: BudgetTracker, held: Any, lost: list[Any]) -> int:
     """0 when all is as it should be."""
     try:

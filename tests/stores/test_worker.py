@@ -16,8 +16,9 @@ from llm_connect.core.models import RunConfig
 from llm_connect.core.units import MOST
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, outcomes, until
-from tests.stores.looking import gate_of
+from tests.stores.looking import gate_of, leases_end
 
+LEASE = 1.5
 CONFIG: dict[str, Any] = {"max_tokens": 50, "timeout_seconds": 20, "max_wait_seconds": 10}
 
 
@@ -74,6 +75,59 @@ async def test_callbacks_do_not_end_it(url: str, kind: type[BaseException], capl
         # What would end the program is told to the next call.
         gate_of(budget)._outbox.owed.clear()
     assert outcomes(budget) == ["settled"] * 3
+    at_rest(budget)
+
+
+@pytest.mark.parametrize("kind", ["sink", "threshold"])
+async def test_a_callback_that_never_returns_keeps_nobody(
+    url: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Coroutines, threads and the lease go on without it, and the log names it; books are exact (STORE-32)."""
+    over, told = threading.Event(), list[Any]()
+
+    def never_returns(about: Any) -> None:
+        over.wait()
+        told.append(about)
+
+    budget = open_budget(url, total=1_000, lease_seconds=LEASE, sink=never_returns if kind == "sink" else None)
+    kept = await budget.areserve(10)
+    await kept.adispatch()
+    if kind == "threshold":
+        budget.on_threshold(0.001, never_returns)
+    for _ in range(3):
+        assert await asyncio.wait_for(answered(budget), 20) == "done"
+    await asyncio.wait_for(asyncio.to_thread(budget.set_limits, total=900), 20)
+    before = await asyncio.to_thread(leases_end, budget)
+    await asyncio.to_thread(until, lambda: leases_end(budget) > before)
+    kept.settle(4)
+    await kept.abooked()
+    assert (kept.ended, (await budget.asnapshot()).held.tokens) == (True, 0)
+    assert len([each for each in caplog.records if "never_returns" in each.getMessage()]) == 1
+    over.set()
+    await asyncio.to_thread(until, lambda: len(told) == (4 if kind == "sink" else 1))
+    if kind == "sink":
+        assert [entry.id for entry in told] == [entry.id for entry in budget.ledger]
+    assert outcomes(budget) == ["settled"] * 4
+    at_rest(budget)
+
+
+async def test_a_callback_may_wait_for_a_coroutine_of_the_budget(url: str) -> None:
+    """A threshold that asks the budget in an event loop of its own gets an answer (STORE-32)."""
+    seen: list[int] = []
+    budget = open_budget(url, total=1_000, lease_seconds=LEASE)
+    budget.on_threshold(0.001, lambda _: seen.append(asyncio.run(budget.asnapshot()).spent.tokens))
+    assert await asyncio.wait_for(answered(budget), 20) == "done"
+    await asyncio.to_thread(until, lambda: seen == [6])
+    at_rest(budget)
+
+
+async def test_a_quick_callback_comes_before_its_answer(url: str) -> None:
+    """An entry is with the sink when the call returns whose entry it is (STORE-32)."""
+    told: list[int] = []
+    budget = open_budget(url, total=1_000, sink=lambda entry: told.append(entry.id))
+    for number in range(1, 6):
+        assert await answered(budget) == "done"
+        assert len(told) == number
     at_rest(budget)
 
 

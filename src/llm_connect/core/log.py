@@ -70,6 +70,11 @@ STORE_LOST = Event(
     "store_lost", logging.WARNING, "The store %(store)s cannot be used: its budgets refuse every call until it is back."
 )
 STORE_BACK = Event("store_back", logging.INFO, "The store %(store)s can be used again, after %(seconds).1f s.")
+CALLBACK_LATE = Event(
+    "callback_late",
+    logging.WARNING,
+    "The callback %(callback)s of a budget has not returned for %(seconds).1f s: calls go on without waiting for it.",
+)
 
 
 def tell(event: Event, **fields: Any) -> None:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from llm_connect.stores.trackers import Trackers
 
 _log = logging.getLogger("llm_connect")
+#: How long the worker waits for callbacks at most.
+_PATIENCE_SECONDS = 1.0
 
 
 class Again(Exception):
@@ -66,7 +68,7 @@ class StoreGate(AtomicGate, ABC):
         #: The number of its root.
         self.root = root
         self._worker = StoreWorker(self)
-        self._outbox = self._staged = StagedOutbox()
+        self._outbox = self._staged = StagedOutbox(min(_PATIENCE_SECONDS, terms.busy_seconds))
         self._learned_before: dict[Any, LearnedFactor] = {}
         #: Notes that this transaction has worked off.
         self._worked_off: list[Note] = []
@@ -345,6 +347,7 @@ class StoreGate(AtomicGate, ABC):
             self._run(_nothing)
             # What has ended is no longer in the store by now, so that it is not ended again.
             self._run(self._give_up)
+        self._staged.wait(self.terms.busy_seconds)
         self.disconnect()
 
     def _give_up(self) -> None:
@@ -363,7 +366,7 @@ class StoreGate(AtomicGate, ABC):
         self.notes.clear()
         self._suspects.clear()
         self._line = Line()
-        self._outbox.calls.clear()
+        self._staged.leave_to_parent()
         self._generation = forks.generation
 
     def roll(self) -> None:

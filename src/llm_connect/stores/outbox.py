@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from llm_connect.core.locks import TreeLock
+from llm_connect.core.log import CALLBACK_LATE, tell
 from llm_connect.core.outbox import Outbox
+from llm_connect.stores.worker import WorkerThread
 
 
 class StagedOutbox(Outbox):
-    """An outbox whose calls are kept back until their transaction is committed."""
+    """An outbox whose calls are kept back until their transaction is committed.
 
-    def __init__(self) -> None:
+    The worker of a store makes none itself. It would be kept by one that never returns, and with it the coroutines and
+    the lease of its process; and one that waits for the worker would wait for ever.
+    """
+
+    def __init__(self, patience: float) -> None:
         super().__init__()
+        #: How long a store's worker waits for callbacks, so that quick ones come before the answer they are about.
+        self._patience = patience
         self._staged: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = deque()
+        #: Still made a call when the worker stopped waiting for it.
+        self._caller: threading.Thread | None = None
 
     def put(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> None:
         self._staged.append((callback, argument, about))
@@ -31,4 +44,40 @@ class StagedOutbox(Outbox):
 
     def roll_back(self) -> None:
         """What is kept back has not happened."""
+        self._staged.clear()
+
+    def deliver(self) -> None:
+        if not isinstance(threading.current_thread(), WorkerThread):
+            super().deliver()
+        elif self.calls:
+            self._deliver_apart()
+
+    def _deliver_apart(self) -> None:
+        caller = threading.Thread(target=super().deliver, name="llm-connect callbacks", daemon=True)
+        # Where no thread can be started any more, the next operation makes the calls.
+        with suppress(RuntimeError):
+            caller.start()
+            caller.join(self._patience)
+            if caller.is_alive():
+                self._caller = caller
+                tell(CALLBACK_LATE, callback=self._first, seconds=self._patience)
+
+    @property
+    def _first(self) -> str:
+        """What is called now."""
+        with suppress(IndexError):
+            callback = self.calls[0][0]
+            return getattr(callback, "__qualname__", type(callback).__name__)
+        return "(over by now)"
+
+    def wait(self, seconds: float) -> None:
+        """Let the calls that the worker has waited for in vain have so much more time."""
+        caller = self._caller
+        if caller is not None:
+            caller.join(seconds)
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: the calls are the parent's, and so is the thread that makes one."""
+        self._delivering, self._caller = TreeLock(), None
+        self.calls.clear()
         self._staged.clear()

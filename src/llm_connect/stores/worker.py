@@ -39,6 +39,10 @@ class Attended(Protocol):
         ...
 
 
+class WorkerThread(threading.Thread):
+    """The thread of a store, for which coroutines and leases wait: nothing may keep it that is not the store's."""
+
+
 class StoreWorker:
     """Does jobs in the order in which they came, in a daemon thread that ends with its gate."""
 
@@ -52,7 +56,7 @@ class StoreWorker:
         """Begin to look after the gate; nothing while somebody does."""
         with self._starting:
             if not self.running:
-                self._thread = threading.Thread(
+                self._thread = WorkerThread(
                     target=_work, args=(self._jobs, self._gate), name="llm-connect store", daemon=True
                 )
                 self._thread.start()
