@@ -1,4 +1,4 @@
-"""The benchmark of calls: workers, programs of their own, and whole processes."""
+"""The benchmark of calls: workers, separate programs, and whole processes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _IMPORTS = {
 
 
 class Performance(Bench):
-    """Measures whole processes, too."""
+    """A bench that also measures whole processes."""
 
     def process(self, subject: str) -> dict[str, float]:
-        """What a process costs from its start to its end."""
+        """Return the cost of a process from its start to its end."""
         kind, _, name = subject.partition(" ")
         python = self.environments.python_of(OURS if kind == "import" else name)
         return self.process_of(python, self.folder, subject)
 
     def process_of(self, python: str, folder: Path, subject: str) -> dict[str, float]:
-        """The same with this interpreter, and the programs of this folder."""
+        """Like `process`, with the given interpreter and the programs of this folder."""
         kind, _, name = subject.partition(" ")
         if kind == "import":
             return cost_of_process(python, "-c", _IMPORTS[name], cpu=self.cpu)

@@ -1,4 +1,4 @@
-"""Rounds in which the contenders take turns, each in a process of its own beside one server."""
+"""Rounds in which the contenders take turns, each in its own process, against one server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from report import Results
 
 
 class Bench:
-    """One run over some rows, with the `server.py` and `worker.py` of the folder of a benchmark."""
+    """One run over some rows, with the `server.py` and `worker.py` in a benchmark's folder."""
 
     def __init__(self, folder: Path, environments: Environments, rows: list[Row]) -> None:
         self.folder, self.environments = folder, environments
@@ -31,7 +31,7 @@ class Bench:
         self.results: Results = defaultdict(list)
 
     def run(self, rounds: int) -> None:
-        """Every measure, each contender in turn, in each round; the server goes with the last one."""
+        """Take every measure of every contender, in turn, in each round; stop the server after the last one."""
         try:
             for number in range(rounds):
                 print(f"Round {number + 1}", flush=True)
@@ -62,15 +62,15 @@ class Bench:
                 worker.close()
 
     def worker(self, name: str) -> Child:
-        """The process that measures the subjects of this name."""
+        """Return the process that measures the subjects of this name."""
         return Child(self.environments.python_of(name), str(self.folder / "worker.py"), self.address, cpu=self.cpu)
 
     def script(self, subject: str) -> dict[str, float]:
-        """What a program of its own says, which has the name of its subject."""
+        """Run the program named after its subject, and return the figures that it prints."""
         return self.script_of(self.environments.python_of(OURS), self.folder, subject)
 
     def script_of(self, python: str, folder: Path, subject: str) -> dict[str, float]:
-        """The same with this interpreter, and the programs of this folder."""
+        """Like `script`, with the given interpreter and the programs of this folder."""
         words = [python, str(folder / f"{subject}.py")]
         done = subprocess.run(words, env=variables(), stdout=subprocess.PIPE, text=True, check=True)
         answer: dict[str, float] = json.loads(done.stdout)
@@ -83,10 +83,10 @@ def _turns(measure: Measure, subjects: list[str]) -> Iterator[str]:
 
 
 def _named(subject: str) -> str:
-    """What its worker calls a subject: the commit before a colon chooses the worker."""
+    """Return a subject without the commit before its colon, which only chooses the worker."""
     return subject.rpartition(":")[2]
 
 
 def _process(subject: str) -> str:
-    """Subjects with the same name before a slash share a process."""
+    """Return the name of a subject's process: the part before a slash."""
     return subject.partition("/")[0]
