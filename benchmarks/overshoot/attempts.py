@@ -24,7 +24,7 @@ ANSWER = "answer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a contender is to do, and where."""
+    """The task of a contender, and its address."""
 
     scenario: Scenario
     variant: str
@@ -49,15 +49,15 @@ class Contender:
         raise NotImplementedError
 
     def scope(self, agent: str) -> AbstractContextManager[object]:
-        """What is open while `agent` and those below it work."""
+        """Return the context that is open while `agent` and the agents below it work."""
         return nullcontext()
 
     def books(self) -> Decimal:
-        """What the contender says was spent, in the unit of its cap."""
+        """Return the spend by the contender's own account, in the unit of its cap."""
         raise NotImplementedError
 
     def held(self) -> Decimal | None:
-        """What is set aside for calls under way; None when it sets nothing aside."""
+        """Return the budget held for calls in flight; None if the contender holds none."""
         return None
 
     async def aclose(self) -> None:
@@ -81,7 +81,7 @@ async def _in_loop(contender: Contender, outcomes: Outcomes) -> None:
 
 
 class Outcomes:
-    """What became of each attempt."""
+    """Return the outcome of each attempt."""
 
     def __init__(self) -> None:
         self.all: list[str] = []
@@ -96,7 +96,7 @@ class Outcomes:
             self.all.append(ANSWER)
 
     async def aof(self, call: Awaitable[object]) -> None:
-        """The same in an event loop."""
+        """Like the sync form, in an event loop."""
         try:
             await call
         except asyncio.CancelledError:
@@ -122,7 +122,7 @@ async def sequential(contender: Contender, outcomes: Outcomes) -> None:
 
 
 async def gather(contender: Contender, outcomes: Outcomes) -> None:
-    """All at once."""
+    """Run all attempts at once."""
     with contender.scope("A"):
         await asyncio.gather(*(outcomes.aof(contender.acall("A")) for _ in range(contender.task.attempts)))
 

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, outside of the project, and what its processes may see of this machine."""
+"""A virtual environment for each peer, outside the project, and the part of this machine that its processes may see."""
 
 from __future__ import annotations
 

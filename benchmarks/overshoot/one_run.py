@@ -26,7 +26,7 @@ def main(module: str, variant: str, scenario: str, attempts: str, url: str, desk
 
 
 def apart() -> TextIO:
-    """Standard output for the result alone: what else is printed goes to standard error."""
+    """Reserve standard output for the result: redirect everything else to standard error."""
     result = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return result

@@ -1,4 +1,4 @@
-"""What came out of one contender in one scenario: its own words beside the server's bill."""
+"""The result of one contender in one scenario: its own figures, and the server's bill."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from benchmarks.overshoot.server import Bill
 class Result:
     """One run. Amounts are in the unit of the contender's cap.
 
-    outcomes: how many attempts ended with an answer, and with which errors. lost: billed calls whose answer the caller
-    never got; None where the caller cancelled them. below: for B and C, what they and those below them spent, and
-    their caps. failed: why there is no result.
+    outcomes: the number of attempts with an answer, and with each error. lost: billed calls whose answer never reached
+    the caller; None if the caller cancelled them. below: for B and C, the spend of them and the agents below them,
+    and their caps. failed: the reason if there is no result.
     """
 
     contender: str
@@ -38,12 +38,12 @@ class Result:
 
     @property
     def overshoot_percent(self) -> Decimal:
-        """The bill over the cap; negative for what was left unused."""
+        """The excess of the bill over the cap; negative if budget was left unused."""
         return (self.bill / self.cap - 1) * 100
 
     @property
     def books_percent(self) -> Decimal | None:
-        """What the contender has booked of each hundred that was billed."""
+        """The contender's books in percent of the bill."""
         return self.books / self.bill * 100 if self.bill else None
 
     def to_json(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def failure_of(entry: Entry, scenario: Scenario, attempts: int, why: str) -> Res
 
 
 def _below(entry: Entry, scenario: Scenario, bill: Bill) -> dict[str, tuple[Decimal, Decimal]]:
-    """All calls of a chain cost the same, so what an agent spent is its share of the calls."""
+    """All calls of a chain cost the same, so an agent's spend is its share of the calls."""
     each = bill.of(entry.unit) / bill.calls if bill.calls else Decimal(0)
     return {
         agent: (

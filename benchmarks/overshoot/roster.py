@@ -1,4 +1,4 @@
-"""Who is compared, from which package, and what each was asked to do."""
+"""The contenders, with their packages and configuration."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from benchmarks.overshoot.scenarios import Unit
 class Entry:
     """One way to use one library.
 
-    module: the file in `contenders/`. packages: what its environment gets; ours has none, and runs in this one.
-    children: who keeps the budgets of sub-agents: "its own", "by hand" (the caller counts on several), or "none".
+    module: the file in `contenders/`. packages: those of its environment; ours has none, and runs in this one.
+    children: the owner of the sub-agents' budgets: "its own", "by hand" (the caller counts on several), or "none".
     """
 
     title: str
@@ -25,7 +25,7 @@ class Entry:
 
     @property
     def ours(self) -> bool:
-        """Whether it is this project."""
+        """True for this project."""
         return not self.packages
 
 

@@ -1,10 +1,10 @@
-"""Who keeps a cap: 200 calls are attempted under a budget for 20, and the server's meter is the judge.
+"""Measures overshoot: 200 calls are attempted under a budget for 20, and the server's meter is the judge.
 
     python tasks.py overshoot            # all contenders, some minutes; writes docs/overshoot.md and the README's table
     python tasks.py overshoot --ours     # llm-connect only, within a minute; writes nothing
 
-Exits with 1 when llm-connect breaks a rule of `verdicts.py`. Everything stays on loopback, but for installing the
-peers, each into an environment of its own in the user's cache folder.
+Exits with 1 if llm-connect breaks a rule of `verdicts.py`. Everything stays on loopback, except the installation of
+the peers, each into its own environment in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def whole(options: argparse.Namespace) -> bool:
-    """Whether all of it was measured, so that it may be published."""
+    """Return True if every contender and scenario was measured, so that the result may be published."""
     everything = not options.only and len(options.scenarios) == len(SCENARIOS)
     return everything and not options.ours and options.attempts == ATTEMPTS
 

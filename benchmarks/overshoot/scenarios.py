@@ -1,6 +1,6 @@
-"""What is attempted, and what it costs when the provider keeps to the limit.
+"""The attempts of each scenario, and their cost if the provider keeps to the limit.
 
-Read by both sides: by the command, and in the process of each contender. Standard library only.
+Both the command and the process of each contender read this. Standard library only.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _CHINESE_CHARACTERS = 589
 
 
 def tokens_of(text: str) -> int:
-    """How the server counts a prompt: 4.25 characters a token, and 0.68 tokens for a character outside of ASCII.
+    """Count a prompt as the server does: 4.25 characters a token, and 0.68 tokens for a character outside ASCII.
 
-    The second is what OpenAI's o200k makes of Chinese: 393 tokens for 579 characters, while len / 4 says 145.
+    The second ratio is that of OpenAI's o200k for Chinese: 393 tokens for 579 characters, while len / 4 gives 145.
     """
     foreign = sum(not character.isascii() for character in text)
     return -(-((len(text) - foreign) * 400 + foreign * 1156) // 1700)
@@ -71,12 +71,12 @@ class Scenario:
     stalls: bool = False
 
     def prompt(self, agent: str) -> str:
-        """What `agent` asks."""
+        """Return the prompt of `agent`."""
         return chinese(agent) if self.in_chinese else english(agent)
 
     @property
     def call_tokens(self) -> tuple[int, int]:
-        """Prompt and completion tokens of a call whose limit is kept: 500 together."""
+        """Prompt and completion tokens of a call that keeps to its limit: 500 together."""
         prompt = tokens_of(self.prompt("A"))
         return prompt, 500 - prompt
 
@@ -87,7 +87,7 @@ class Scenario:
         return (prompt * PROMPT_USD + completion * COMPLETION_USD) / 1_000_000
 
     def cap(self, unit: Unit, agent: str = "A") -> Decimal:
-        """What `agent` and those below it may spend: for A the price of 20 calls."""
+        """Return the cap of `agent` and the agents below it: for A the price of 20 calls."""
         whole = {"tokens": Decimal(500), "usd": self.call_usd, "calls": Decimal(1)}[unit] * PAID_CALLS
         return whole * TENTHS[agent] / 10
 

@@ -18,7 +18,7 @@ ANSWER_TOKENS = 400
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What the server has billed; `by_agent` counts the calls of each agent of a chain."""
+    """The server's bill; `by_agent` counts the calls of each agent of a chain."""
 
     calls: int
     tokens: int
@@ -63,17 +63,17 @@ class Judge:
 
     @property
     def desk_url(self) -> str:
-        """Says how many calls have arrived: whoever cancels calls in flight asks here whether they are."""
+        """Reports the number of calls that have arrived, so that a scenario cancels them in flight."""
         return f"http://127.0.0.1:{self._desk.server_port}/"
 
     def begin(self, scenario: Scenario) -> None:
-        """Forget what was, and behave as the scenario says."""
+        """Reset the meter, and behave as the scenario says."""
         self._provider.reset()
         stall = "before_headers" if scenario.stalls else None
         self._provider.script(Behaviour(delay=scenario.reply_seconds, ignore_limit=scenario.ignore_limit, stall=stall))
 
     def bill(self) -> Bill:
-        """What has been billed since `begin`."""
+        """Return the bill since `begin`."""
         meter = self._provider.meter.read()
         agents = Counter(request.prompt[:1] for request in self._provider.requests)
         return Bill(meter.calls, meter.total_tokens, meter.cost, dict(sorted(agents.items())))

@@ -36,7 +36,7 @@ def tables(results: Sequence[Result]) -> list[tuple[str, str]]:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """All tables, for the screen."""
+    """Return all tables, for the screen."""
     return "\n\n".join(f"{heading}:\n\n{body}" for heading, body in tables(results))
 
 

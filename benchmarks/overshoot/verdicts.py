@@ -1,4 +1,4 @@
-"""What llm-connect must keep. One broken rule fails the run."""
+"""The rules that llm-connect must keep. One broken rule fails the run."""
 
 from __future__ import annotations
 

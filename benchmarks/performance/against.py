@@ -1,4 +1,4 @@
-"""This tree beside an earlier commit of it: the same rows, both taking turns in one run."""
+"""Compares this tree with an earlier commit: the same rows, both taking turns in one run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Against(Performance):
 
 
 def rows_against(rows: list[Row], commit: str) -> list[Row]:
-    """The rows that say how fast this project is, each beside the same at `commit`."""
+    """Return the rows about this project's speed, each compared with the same at `commit`."""
     return [
         Row(row.group, row.what, row.ours, f"{commit}:{row.ours}", row.measure, row.must, row.value)
         for row in rows
@@ -57,7 +57,7 @@ def rows_against(rows: list[Row], commit: str) -> list[Row]:
 
 
 def checked_out(commit: str, environments: Environments) -> Path:
-    """The tree of `commit`, with an environment of its own."""
+    """The tree of `commit`, with its own environment."""
     place = environments.folder / f"commit-{commit}"
     if not place.exists():
         place.mkdir(parents=True)

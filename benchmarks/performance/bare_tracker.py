@@ -1,7 +1,7 @@
-"""The floor of the tracker: the least that sets budget aside for a call, books it, and keeps its entry.
+"""The floor of the tracker: the least code that holds budget for a call, books it, and keeps its entry.
 
-Its figures are not checked, nobody waits, a lost hold stays open, nothing is learned of an overrun, nothing is told to
-sinks and thresholds, and there are no children. What is left: one lock, taken three times; three units; the hold; the
+It checks no figures, no caller waits, a lost hold stays open, an overrun teaches nothing, there are no sinks, no
+thresholds and no children. The rest: one lock, taken three times; three units; the hold; the
 totals by tracker, adapter and model; the last entries.
 """
 

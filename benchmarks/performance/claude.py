@@ -1,4 +1,4 @@
-"""The Claude adapter beside the same binary spawned bare: `python claude.py` prints ratios of wall time as JSON.
+"""The Claude adapter compared with the bare binary: `python claude.py` prints ratios of wall time as JSON.
 
 The provider is the embedded one on loopback; with 16 at once each form starts them in 16 threads.
 """
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def ratio(pair: tuple[Callable[[], object], Callable[[], object]], at_once: int, rounds: int) -> float:
-    """How long the first of a pair takes, beside the second; the median of some rounds."""
+    """Return the time of the first of a pair over that of the second; the median of some rounds."""
     return statistics.median(wall(pair[0], at_once) / wall(pair[1], at_once) for _ in range(rounds))
 
 

@@ -1,8 +1,8 @@
-"""The floor of a tracker that keeps every promise: what the library does for a call, written into three functions.
+"""The floor of a tracker that keeps every promise: the library's work for a call, written as three functions.
 
-It checks its figures, sees a fork, a closed budget, who waits, what was lost, learned or overrun, knows whose hold is
-whose, ends a lost hold, and books limits, totals and entry, for as many levels as its path has. What comes after such a
-look (a refusal, a wait, a callback) is left out: none of the calls that are measured needs it.
+It checks its figures, notices forks, closed budgets, waiting callers, lost holds, learned factors and overruns, knows
+the owner of each hold, ends a lost hold, and books limits, totals and entry, for every level of its path. It leaves out
+the reactions (a refusal, a wait, a callback): no measured call needs them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _own: ContextVar[_Own | None] = ContextVar("own", default=None)
 
 
 class InlinedTracker:
-    """On as many levels as `depth` says, each with this limit."""
+    """Make a tracker with `depth` levels, each with this limit."""
 
     def __init__(self, total: int, depth: int = 1) -> None:
         self.path = "budget"

@@ -1,6 +1,6 @@
-"""Where the time of a call goes, by cProfile: `python benchmarks/performance/profile_call.py NAME [--budget]`.
+"""Profiles a call with cProfile: `python benchmarks/performance/profile_call.py NAME [--budget]`.
 
-NAME is that of `create_adapter`. It prints the functions that take most, and how many are called for one call.
+NAME is a provider of `create_adapter`. It prints the most expensive functions, and the number of function calls.
 """
 
 from __future__ import annotations

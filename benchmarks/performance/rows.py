@@ -1,4 +1,4 @@
-"""The table: what is measured, against what, and what must be reached."""
+"""The table: each measure, its comparison and its target."""
 
 from __future__ import annotations
 

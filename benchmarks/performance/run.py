@@ -1,10 +1,10 @@
-"""How much a call costs: ours, the raw SDKs and the peers, interleaved in one run.
+"""Measures the cost of a call: ours, the raw SDKs and the peers, interleaved in one run.
 
     python tasks.py performance --everyday     # ours and the raw SDKs, two minutes
     python tasks.py performance                # everything; writes docs/performance.md, results.json and README's share
     python tasks.py performance --against HEAD~5   # this tree beside an earlier commit, in turns; writes nothing
 
-It makes its environments on the first run. Each round has processes of its own; within one the contenders take turns.
+It makes its environments on the first run. Each round has its own processes; within one the contenders take turns.
 """
 
 from __future__ import annotations

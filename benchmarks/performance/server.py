@@ -1,8 +1,8 @@
-"""A provider on loopback that is fast enough not to count: it does not look at what it is asked.
+"""A provider on loopback, fast enough not to count: it does not read the request.
 
     python server.py
 
-A first part of the path that is a number is the time in milliseconds after which the answer comes:
+If the first part of the path is a number, the answer comes after so many milliseconds:
 /1000/v1/chat/completions.
 """
 
@@ -76,7 +76,7 @@ _REPLIES = {True: _reply(_GEMINI), False: _reply(_CHAT)}
 
 
 class Performance(Connection):
-    """Answers with the whole reply at once, or after the delay that the path says."""
+    """Answers with the whole reply at once, or after the delay in the path."""
 
     def answer(self, head: bytes, body: bytes) -> None:
         delay = _DELAY.match(head)

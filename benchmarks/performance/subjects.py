@@ -21,14 +21,14 @@ AClose = Callable[[], Awaitable[object]]
 
 @dataclass
 class Subject:
-    """How a contender is asked; None for a form that it does not have."""
+    """The calls of a contender; None for a form that it does not have."""
 
     call: Call | None
     open: Callable[[], tuple[ACall, AClose]] | None
 
 
 async def nothing() -> None:
-    """Closes what needs no closing."""
+    """Does nothing, for clients that need no closing."""
 
 
 def ours(name: str, path: str, url: str, work: Work, *, budget: bool) -> Subject:

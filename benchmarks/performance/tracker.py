@@ -58,12 +58,12 @@ def rate(
 
 
 def of_eight(*trackers: BudgetTracker) -> float:
-    """What eight threads book in total, beside one."""
+    """Return the bookings of eight threads in total, over those of one."""
     return rate(*trackers, threads=8, clock=time.perf_counter) / rate(trackers[0], clock=time.perf_counter)
 
 
 async def admitted() -> dict[str, float]:
-    """How long it takes until many waiting callers were admitted, whether in order, and the threads meanwhile."""
+    """Return the time to admit many waiting callers, whether it was in order, and the number of threads meanwhile."""
     tracker, order = BudgetTracker(total=10**9), []
     first = await tracker.areserve(10**9 - 50)
 

@@ -1,4 +1,4 @@
-"""One contender in a process of its own, which measures what it is told to on its standard input.
+"""One contender in its own process, which takes the measures requested on its standard input.
 
 python worker.py ADDRESS
 """
@@ -107,7 +107,7 @@ class Worker:
         return {"cpu": clock.cpu / count, "wall": clock.wall, "errors": errors, "closing": closing.wall}
 
     def _call(self, work: str) -> Call:
-        """How to ask; the first calls, which import and connect, have been made."""
+        """Return the function that makes a call; the first calls, which import and connect, are already made."""
         new = (self.subject, work, 0) not in self._made
         call = self._subject(work, 0).call
         assert call is not None

@@ -1,4 +1,4 @@
-"""The `claude` command as somebody would start it who wants one answer, and nothing of the machine in it."""
+"""The `claude` command, started for one answer and isolated from the machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def find_claude() -> str | None:
 
 @contextmanager
 def started(command: str, url: str, *more: str) -> Iterator[IO[str]]:
-    """What the command prints that is asked `PROMPT` of the provider at `url`, with `more` arguments."""
+    """Return the command's output for `PROMPT` from the provider at `url`, with `more` arguments."""
     with tempfile.TemporaryDirectory() as home:
         environment = {
             "PATH": os.defpath,

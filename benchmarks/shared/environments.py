@@ -63,7 +63,7 @@ class Environments:
         return str(place / "bin" / "python")
 
     def versions(self) -> dict[str, dict[str, str]]:
-        """The versions of what was measured, by environment."""
+        """Return the measured versions, by environment."""
         found = {}
         for name in sorted(self._ready):
             printed = subprocess.run(

@@ -1,4 +1,4 @@
-"""What is measured, against what, and what must be reached: the lines of a benchmark's table."""
+"""The rows of a benchmark's table: each measure, its comparison and its target."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure. turns: how often in a round. before: what comes before it, in a process of its own."""
+    """One measure. turns: the number of turns in a round. before: the measure that precedes it, in its own process."""
 
     name: str
     options: tuple[tuple[str, Any], ...] = ()

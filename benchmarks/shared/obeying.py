@@ -1,7 +1,7 @@
-"""A worker: it measures what it is told to on its standard input.
+"""A worker: it takes the measures requested on its standard input.
 
 One line of JSON is one measure with its options, such as {"subject": "openai", "measure": "sync", "count": 20}; one
-line of JSON is the answer. Needs nothing but the contender itself.
+line of JSON is the answer. Needs only the contender itself.
 """
 
 from __future__ import annotations

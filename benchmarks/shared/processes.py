@@ -17,7 +17,7 @@ _NOWHERE = "http://127.0.0.1:9"
 
 
 def variables() -> dict[str, str]:
-    """What a contender sees of this machine: no keys, no proxy for loopback, no way out, nothing that phones home."""
+    """Return a contender's environment: no keys, no proxy for loopback, no way out, nothing that phones home."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     home = tempfile.gettempdir()
     quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "LANGSMITH_TRACING": "false"}
@@ -47,7 +47,7 @@ class Child:
         return line
 
     def ask(self, subject: str, measure: Measure) -> dict[str, float]:
-        """What a worker measures."""
+        """Return the figures of one measure."""
         assert self._process.stdin is not None
         line = {"subject": subject, "measure": measure.name, **dict(measure.options)}
         self._process.stdin.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""What a run came to: medians as ratios with their spread, as a table and as JSON."""
+"""The result of a run: medians as ratios with their spread, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Report:
         return f"Measured on {datetime.now(UTC):%Y-%m-%d} on {where}. What the environments had:\n\n{versions}"
 
     def data(self) -> dict[str, Any]:
-        """All figures."""
+        """Return all figures."""
         rows = [
             {
                 **{name: getattr(row, name) for name in ("group", "what", "must", "least", "value", "unit")},
@@ -93,7 +93,7 @@ def as_markdown(lines: Sequence[Sequence[str]]) -> str:
 
 
 def with_table(text: str, lines: Sequence[Sequence[str]]) -> str:
-    """`text` with its table that begins with the same cell made anew."""
+    """Return `text` with a new table in place of the one that begins with the same cell."""
     rest = text[text.index(f"| {lines[0][0]} |") :].splitlines(keepends=True)
     old = "".join(takewhile(lambda line: line.startswith("|"), rest))
     return text.replace(old, f"{as_markdown(lines)}\n")

@@ -1,4 +1,4 @@
-"""A provider on loopback that does not look at what it is asked: HTTP/1.1 as far as clients of one kind need it.
+"""A provider on loopback that does not read the request: the part of HTTP/1.1 that our clients need.
 
 It prints its port and answers until its standard input ends. Standard library only.
 """

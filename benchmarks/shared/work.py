@@ -1,4 +1,4 @@
-"""What every contender is asked: the same prompts, options and limit."""
+"""The requests of every contender: the same prompts, options and limit."""
 
 from __future__ import annotations
 

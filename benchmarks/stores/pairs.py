@@ -1,4 +1,4 @@
-"""Pairs of reserve and settle per second, ours beside bare ones: what both stores are measured by."""
+"""Pairs of reserve and settle per second, ours and bare ones: the measure of both stores."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A budget in Redis, beside a bare Lua script for each step that does the same, called as redis-py's users call one.
+"""A budget in Redis, compared with a bare Lua script for each step, called in the usual way of redis-py.
 
-The same: a limit that is kept, a lease that fences, holds, the ledger and its sums, what has changed for those that
-look, which step was the last of a process so that it counts once, and word to those who wait.
+The script does the same work: it keeps a limit, fences by a lease, and writes holds, the ledger and its sums, the
+changes for readers, each process's last step, so that it counts once, and a notice to waiting callers.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def bare(url: str, name: str) -> Pair:
 
 @contextmanager
 def server() -> Iterator[str | None]:
-    """The URL of a server on a socket, without persistence: what is measured is the processor. None without Redis."""
+    """Yield the URL of a server on a socket, without persistence, so only the processor counts. None without Redis."""
     program = shutil.which("redis-server")
     if program is None:
         yield None
@@ -107,7 +107,7 @@ def rate_of(subject: Subject, processes: int, seconds: float, url: str) -> float
 
 
 def measure(processes: int, seconds: float, rounds: int, url: str) -> None:
-    """Print what so many processes do."""
+    """Print the rate of so many processes."""
     details = (processes, seconds, url)
     subjects = {"llm-connect": partial(rate_of, ours, *details), "bare": partial(rate_of, bare, *details)}
     compare("redis", processes, rounds, subjects)

@@ -1,8 +1,8 @@
-"""Reserve and settle in each store, beside bare transactions and scripts that do the same: pairs per second.
+"""Pairs of reserve and settle per second in each store, compared with bare transactions and scripts.
 
     python benchmarks/stores/run.py [--seconds 3] [--rounds 3] [--processes 1 4 16] [--folder PATH]
 
-Ours and the bare ones run by turns, in processes that begin at one moment. Redis is measured where redis-server is.
+Ours and the bare ones run by turns, in processes that start together. Redis is measured if redis-server is installed.
 """
 
 from __future__ import annotations

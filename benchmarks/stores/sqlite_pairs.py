@@ -1,4 +1,4 @@
-"""A budget in a file, beside bare transactions that write the same rows, with the same `synchronous`."""
+"""A budget in a file, compared with bare transactions that write the same rows, with the same `synchronous`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _settle(connection: sqlite3.Connection, hold: int) -> None:
 
 
 def rate_of(subject: Subject, processes: int, seconds: float, folder: str | None) -> float:
-    """Pairs per second of so many processes together, on a file of their own."""
+    """Return the pairs per second of so many processes together, on their own file."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         path = str(Path(place) / "budget.db")
         open_budget(f"sqlite:///{path}", total=LIMIT).close()
@@ -72,7 +72,7 @@ def rate_of(subject: Subject, processes: int, seconds: float, folder: str | None
 
 
 def measure(processes: int, seconds: float, rounds: int, folder: str | None) -> None:
-    """Print what so many processes do."""
+    """Print the rate of so many processes."""
     details = (processes, seconds, folder)
     subjects = {"llm-connect": partial(rate_of, ours, *details), "bare": partial(rate_of, bare, *details)}
     compare("sqlite", processes, rounds, subjects)

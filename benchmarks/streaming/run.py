@@ -1,8 +1,8 @@
-"""How much a streamed answer costs: ours beside the raw SDKs, interleaved in one run.
+"""Measures the cost of a streamed answer: ours and the raw SDKs, interleaved in one run.
 
     python tasks.py streaming     # five minutes; writes docs/streaming-performance.md and results.json
 
-It makes its environment on the first run. Each round has processes of its own; within one the contenders take turns.
+It makes its environment on the first run. Each round has its own processes; within one the contenders take turns.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A provider on loopback whose answers are streams, of which it does not look at what was asked.
+"""A provider on loopback that streams its answers and does not read the request.
 
     python server.py
 
-The first part of the path says how an answer comes, the rest in which format: /2000/v1/chat/completions is 2,000 chunks
+The first part of the path sets the pace of an answer, the rest its format: /2000/v1/chat/completions is 2,000 chunks
 of text at once, /250x1/... 250 chunks with a millisecond between two. "/endless/..." never ends, and a request to
 /closed waits until the connection of the request whose prompt ends with "#N" has closed, N being the body, and answers
 with that moment on the monotonic clock, which all processes of a machine share.
@@ -37,7 +37,7 @@ _GEMINI_USAGE = {"promptTokenCount": 12, "candidatesTokenCount": 24, "totalToken
 
 
 def _event(data: object) -> bytes:
-    """One event, in a chunk of its own as it comes from a provider."""
+    """One event, in its own chunk as a provider sends it."""
     text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
     body = f"data: {text}\n\n".encode()
     return f"{len(body):x}\r\n".encode() + body + b"\r\n"
@@ -105,7 +105,7 @@ class Closed:
 
 
 class Streaming(Connection):
-    """One connection; what it streams ends with it."""
+    """One connection; its streams end with it."""
 
     def __init__(self, closed: Closed) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ AsyncTexts = tuple[AsyncIterator[str], Callable[[], Awaitable[object]]]
 
 @dataclass
 class Subject:
-    """How a contender is asked: each gives the texts of an answer, and how it is left."""
+    """The streams of a contender: each yields the texts of an answer, and can be closed early."""
 
     stream: Callable[[Work], Texts]
     astream: Callable[[Work], Awaitable[AsyncTexts]]
@@ -86,7 +86,7 @@ def raw_gemini(url: str) -> Subject:
 
 
 def bare_httpx2(url: str) -> Subject:
-    """What somebody writes who reads the events by hand."""
+    """The code of a user who reads the events by hand."""
     import httpx2
 
     options: dict[str, Any] = {"headers": {"Authorization": f"Bearer {KEY}"}, "timeout": 60}

@@ -1,4 +1,4 @@
-"""One contender in a process of its own, which measures what it is told to on its standard input.
+"""One contender in its own process, which takes the measures requested on its standard input.
 
 python worker.py ADDRESS
 """

@@ -107,7 +107,7 @@ class ProviderBudget(LiteLLM):
 
 
 class Refused(Exception):
-    """The caller's own refusal, when the manager says that the budget is spent."""
+    """The caller's own refusal, raised when the manager reports that the budget is spent."""
 
 
 def _lineage(agent: str) -> list[str]:

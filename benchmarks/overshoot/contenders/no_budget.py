@@ -1,4 +1,4 @@
-"""The openai SDK without a budget: shows that the attempts reach the server when nobody stops them."""
+"""The openai SDK without a budget: shows that all attempts reach the server if nothing stops them."""
 
 from __future__ import annotations
 

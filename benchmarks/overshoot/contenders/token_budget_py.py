@@ -14,7 +14,7 @@ from benchmarks.overshoot.scenarios import TENTHS
 
 
 class Pools(Contender):
-    """Pools for A, B and C; who spends from C spends from B and A, too."""
+    """Pools for A, B and C; spending from C also spends from B and A."""
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
