@@ -44,7 +44,7 @@ class Report:
         """Date, machine and versions."""
         where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
         versions = "\n".join(f"- {name}: {_listed(found)}" for name, found in self._versions.items())
-        return f"Measured on {datetime.now(UTC):%Y-%m-%d} on {where}. What the environments had:\n\n{versions}"
+        return f"Measured on {datetime.now(UTC):%Y-%m-%d} on {where}. The environments:\n\n{versions}"
 
     def data(self) -> dict[str, Any]:
         """Return all figures."""
