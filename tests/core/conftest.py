@@ -20,6 +20,7 @@ ABOUT_THE_TRACKER = {
     "test_faults",
     "test_gather_mocks",
     "test_holds",
+    "test_large_amounts",
     "test_learning",
     "test_ledger",
     "test_line",

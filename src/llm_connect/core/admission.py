@@ -28,7 +28,7 @@ from llm_connect.core.outbox import Outbox
 from llm_connect.core.slices import Slices
 from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold
-from llm_connect.core.units import NOTHING, Amount, usd_of
+from llm_connect.core.units import MOST_LIMIT, NOTHING, Amount, usd_of
 from llm_connect.core.waiters import Waiter
 from llm_connect.core.windows import Clock, Windows, seconds_until_open, wall_clock
 
@@ -47,6 +47,8 @@ class Gate:
     for microseconds, never across I/O, a wait or a callback: waiters are woken, and callbacks made, after it is let go.
     """
 
+    #: The largest limit that it can count.
+    most_limit: int = MOST_LIMIT
     #: Operations of this gate do no I/O, so that a coroutine may call them.
     worker: Worker | None = None
     #: What is granted.

@@ -63,7 +63,7 @@ class Books:
         sums = (sums[0] + 1, sums[1] + tokens, sums[2] + calls, sums[3] + nano_usd)
         named = facts.adapter is not None or facts.model is not None
         lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
-        entry_id, ended_at = next(self._ids), hold.ended_at or time.time()
+        entry_id, ended_at = next(self._ids), time.time()
         journal = path.journal
         journal.level = None
         journal.intent = _ended, self, hold, ending, entry_id, ended_at, (kind, sums, None), lesson
@@ -108,8 +108,7 @@ class Books:
         lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
         plan, presumed = Plan(), amount if outcome == "presumed" else NOTHING
         accounts.change(plan, tracker.accounts, NOTHING.minus(hold.bound), amount, presumed)
-        # One that has ended before it could be booked says when.
-        self._plan_end(plan, hold, ending, next(self._ids), hold.ended_at or time.time(), posting, lesson)
+        self._plan_end(plan, hold, ending, next(self._ids), time.time(), posting, lesson)
         tracker.accounts.journal.carry_out(plan)
         return lesson is not None and lesson.changed
 

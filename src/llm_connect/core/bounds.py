@@ -9,7 +9,7 @@ from llm_connect.core.checks import check_count
 from llm_connect.core.demand import Grade
 from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.price import Price
-from llm_connect.core.units import Amount
+from llm_connect.core.units import MOST, Amount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,8 @@ class Bound:
     least_max_tokens: the smallest output limit that the provider takes; no smaller one is held.
     grade: `proven`, `estimated` or `unbounded`.
 
-    Raises LLMConfigurationError for a figure that is no whole number, since sums of such are not exact.
+    Raises LLMConfigurationError for a figure that is no whole number, since sums of such are not exact, and for more
+    tokens or calls than a budget counts of one call, 10^15.
     """
 
     prompt_tokens: int
@@ -38,9 +39,11 @@ class Bound:
 
     def __post_init__(self) -> None:
         figures = (self.prompt_tokens, self.max_tokens, self.outputs, self.calls, self.least_max_tokens)
-        if {*map(type, figures)} != {int} or min(figures) < 0:
+        if {*map(type, figures)} != {int} or min(figures) < 0 or max(figures) > MOST:
             for name in ("prompt_tokens", "max_tokens", "outputs", "calls", "least_max_tokens"):
-                check_count(name, getattr(self, name), least=0)
+                check_count(name, getattr(self, name), least=0, most=MOST)
+        if self.prompt_tokens + self.outputs * self.max_tokens > MOST:
+            check_count("total_tokens", self.total_tokens, least=0, most=MOST)
 
     @property
     def completion_tokens(self) -> int:

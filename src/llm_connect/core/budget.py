@@ -21,7 +21,7 @@ from llm_connect.core.figures import BudgetFigures
 from llm_connect.core.gates import BudgetGate
 from llm_connect.core.holds import Hold
 from llm_connect.core.ledger import Ledger, LedgerEntry
-from llm_connect.core.limits import Limits, checked_amount, checked_figures, checked_limits
+from llm_connect.core.limits import Limits, checked_amount, checked_correction, checked_limits
 from llm_connect.core.periods import Period, checked_period
 from llm_connect.core.price import Price, checked_prices
 from llm_connect.core.reservations import asked
@@ -264,7 +264,7 @@ class BudgetTracker(BudgetFigures):
         Raises LLMConfigurationError for an entry that was corrected before, that is neither, or that was settled and is
         no longer among the entries that are kept.
         """
-        return self.gate.correct(entry_id, checked_figures(tokens, calls, usd))
+        return self.gate.correct(entry_id, checked_correction(tokens, calls, usd))
 
     def child(
         self,
@@ -299,7 +299,7 @@ class BudgetTracker(BudgetFigures):
         child = BudgetTracker.__new__(BudgetTracker)
         child.prices = self.prices
         child.strict = self.strict
-        limits = checked_limits(total, total_calls, total_usd)
+        limits = checked_limits(total, total_calls, total_usd, self.gate.most_limit)
         if slice and (join or not any(limits)):
             raise LLMConfigurationError("A slice needs a limit that is set aside for it, and is never joined.")
         if slice and period is not None:
@@ -355,7 +355,7 @@ class BudgetTracker(BudgetFigures):
         if any(account.slice for account in self.own_accounts) or self._opens_as_slice:
             raise LLMConfigurationError("The limits of a slice are set aside: close it, and open another one.")
         given = (total, total_calls, total_usd)
-        checked = checked_limits(_said(total), _said(total_calls), _said(total_usd))
+        checked = checked_limits(_said(total), _said(total_calls), _said(total_usd), self.gate.most_limit)
         self.gate.change_limits(
             self,
             {

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 from llm_connect.core.exceptions import LLMConfigurationError
 
+#: Of a value that cannot be meant, an error shows so many characters.
+_LONGEST = 100
+
 
 def check_name(name: object) -> None:
     """Raise LLMConfigurationError for a name that is no text, blank, or not to be encoded."""
@@ -26,12 +29,23 @@ def check_prompt(prompt: object) -> None:
     check_encodable("prompt", prompt)
 
 
-def check_count(name: str, value: object, *, least: int, optional: bool = False) -> None:
-    """Refuse all but a whole number of at least `least` (and None, when optional); True is not a number."""
-    if (type(value) is int and value >= least) or (value is None and optional):
+def check_count(name: str, value: object, *, least: int, most: float = math.inf, optional: bool = False) -> None:
+    """Refuse all but a whole number from `least` to `most` (and None, when optional); True is not a number."""
+    if (type(value) is int and least <= value <= most) or (value is None and optional):
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise LLMConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r}.")
+        raise LLMConfigurationError(f"{name} must be a whole number of at least {least}, not {shown_value(value)}.")
+    if value > most:
+        raise LLMConfigurationError(f"{name} must be at most {most:,}, not {shown_value(value)}.")
+
+
+def shown_value(value: object) -> str:
+    """A value that cannot be meant, as an error shows it."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def check_number(
@@ -46,7 +60,7 @@ def check_number(
     if value is None and optional:
         return
     floor = f"at least {least}" if least is not None else f"above {above}"
-    wrong = LLMConfigurationError(f"{name} must be a finite number {floor}, not {value!r}.")
+    wrong = LLMConfigurationError(f"{name} must be a finite number {floor}, not {shown_value(value)}.")
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise wrong
     if (least is not None and value < least) or (above is not None and value <= above):

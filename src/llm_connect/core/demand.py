@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from llm_connect.core.accounts import Path, fits, hold, limits_output, take
+from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.learning import Key, LearnedFactor, Seen, Used
 from llm_connect.core.price import Price
-from llm_connect.core.units import Amount
+from llm_connect.core.units import MOST, Amount, shown
 
 if TYPE_CHECKING:
     from llm_connect.core.bounds import Bound
@@ -100,6 +101,8 @@ class ManualDemand:
             nano_usd = 0 if price is None else price.dearest(tokens, calls)
             nano_usd = nano_usd if factor is None else factor.cost(nano_usd)
         self.amount: Amount = Amount(tokens, calls, nano_usd)
+        if nano_usd > MOST and factor is None:
+            raise _too_dear(self.amount)
 
     @property
     def smallest(self) -> Amount:
@@ -141,6 +144,8 @@ class BoundDemand:
     ) -> None:
         self.unasked: bool = unasked
         self.amount: Amount = bound.amount_at(bound.max_tokens, price, factor)
+        if self.amount[2] > MOST and factor is None:
+            raise _too_dear(self.amount)
         self.bound: Bound = bound
         self.least: int = least
         self.price: Price | None = price
@@ -196,6 +201,14 @@ class CallFacts:
 
 #: The facts of a reservation of which nothing was said.
 NO_FACTS = CallFacts()
+
+
+def _too_dear(amount: Amount) -> LLMConfigurationError:
+    cost, most = shown("usd", amount.nano_usd), shown("usd", MOST)
+    return LLMConfigurationError(
+        f"{amount.tokens:,} tokens would cost {cost} at this price, and a budget counts at most {most} of one call: "
+        "look at the price, and at the output limit."
+    )
 
 
 def _largest(low: int, high: int, good: Callable[[int], bool]) -> int:

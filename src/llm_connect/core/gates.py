@@ -54,6 +54,11 @@ class BudgetGate(Protocol):
     any_closed: bool
 
     @property
+    def most_limit(self) -> int:
+        """The largest limit that it can count."""
+        ...
+
+    @property
     def worker(self) -> Worker | None: ...
     @property
     def hold_type(self) -> type[Hold]: ...

@@ -211,7 +211,7 @@ class Hold:
             actual = bound.but(*checked_figures(tokens, calls, usd))
         nano_usd = None if usd is None else actual[2]
         price = self.facts.price
-        if usd is None and price is not None and self.facts.manual and tokens is not None:
+        if usd is None and price is not None and self.facts.manual and tokens is not None and max(actual) <= MOST:
             nano_usd, cost_source = _reckoned(price, actual, usage), price.source
             actual = actual.but(None, None, nano_usd)
         if max(actual) > MOST:
@@ -278,7 +278,7 @@ class Hold:
 
 def _reckoned(price: Price, actual: Amount, usage: Usage | None) -> int:
     """Nano-USD by the price: part by part where the usage says the parts, else at its dearest rate."""
-    if usage is None or usage.estimated:
+    if usage is None or usage.estimated or usage.total_tokens > MOST:
         return price.dearest(actual.tokens, actual.calls)
     return nano_usd_of("cost", price.of(usage, actual.calls))
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from llm_connect.core.checks import check_count, check_labels, check_line
 from llm_connect.core.demand import NO_FACTS, CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import NANO, nano_usd_of
+from llm_connect.core.units import MOST, MOST_LIMIT, NANO, checked_usd, nano_usd_of
 
 #: Limits in tokens, calls and nano-USD; None where there is none.
 Limits: TypeAlias = tuple[int | None, int | None, int | None]
@@ -15,11 +15,11 @@ Limits: TypeAlias = tuple[int | None, int | None, int | None]
 _tuple = tuple.__new__
 
 
-def checked_limits(total: object, total_calls: object, total_usd: object) -> Limits:
-    """The limits that a user gave. Raises LLMConfigurationError for one that cannot be meant."""
-    check_count("total", total, least=1, optional=True)
-    check_count("total_calls", total_calls, least=1, optional=True)
-    nano_usd = None if total_usd is None else nano_usd_of("total_usd", total_usd)
+def checked_limits(total: object, total_calls: object, total_usd: object, most: int = MOST_LIMIT) -> Limits:
+    """The limits that a user gave. Raises LLMConfigurationError for one that cannot be meant, or counted."""
+    check_count("total", total, least=1, most=most, optional=True)
+    check_count("total_calls", total_calls, least=1, most=most, optional=True)
+    nano_usd = None if total_usd is None else checked_usd("total_usd", total_usd, most)
     if nano_usd == 0:
         raise LLMConfigurationError(f"total_usd must be above 0, not {total_usd!r}.")
     return total, total_calls, nano_usd  # type: ignore[return-value]
@@ -29,10 +29,10 @@ def checked_amount(
     tokens: object, calls: object, usd: object, adapter: str | None, model: str | None, labels: Any
 ) -> tuple[PlainDemand, CallFacts]:
     """What a user's own reservation asks for. Raises LLMConfigurationError for a figure that is none."""
-    if not (type(tokens) is int and type(calls) is int and tokens >= 0 and calls >= 0):
-        check_count("tokens", tokens, least=0)
-        check_count("calls", calls, least=0)
-    nano_usd = usd * NANO if type(usd) is int and usd >= 0 else nano_usd_of("usd", usd)
+    if not (type(tokens) is int and type(calls) is int and 0 <= tokens <= MOST and 0 <= calls <= MOST):
+        check_count("tokens", tokens, least=0, most=MOST)
+        check_count("calls", calls, least=0, most=MOST)
+    nano_usd = usd * NANO if type(usd) is int and 0 <= usd <= MOST // NANO else checked_usd("usd", usd)
     demand: PlainDemand = _tuple(PlainDemand, (tokens, calls, nano_usd))
     if adapter is model is labels is None:
         return demand, NO_FACTS
@@ -43,8 +43,15 @@ def checked_amount(
     return demand, CallFacts(adapter=adapter, model=model, labels=dict(labels))
 
 
+def checked_correction(tokens: object, calls: object, usd: object) -> Limits:
+    """Like `checked_figures`, of what a budget can count."""
+    for name, value in (("tokens", tokens), ("calls", calls)):
+        check_count(name, value, least=0, most=MOST, optional=True)
+    return tokens, calls, None if usd is None else checked_usd("usd", usd)  # type: ignore[return-value]
+
+
 def checked_figures(tokens: object, calls: object, usd: object) -> Limits:
-    """What a user says of a call's use; None for what is not said. Raises LLMConfigurationError like the others."""
+    """What a call is said to have used, however much; None for what is not said. Raises LLMConfigurationError."""
     check_count("tokens", tokens, least=0, optional=True)
     check_count("calls", calls, least=0, optional=True)
     return tokens, calls, None if usd is None else nano_usd_of("usd", usd)  # type: ignore[return-value]

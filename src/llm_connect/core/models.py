@@ -13,6 +13,7 @@ from llm_connect.core.checks import check_labels, check_mapping, check_text
 from llm_connect.core.checks import check_number as check_number
 from llm_connect.core.checks import check_prompt as check_prompt
 from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.units import MOST
 from llm_connect.core.usage import Usage as Usage
 
 #: What an adapter can be asked. Text today; an adapter refuses a kind that it does not know.
@@ -133,7 +134,7 @@ class RunConfig:
         check_text("model_name", self.model_name, may_be_blank=False)
         check_text("system_prompt", self.system_prompt, may_be_blank=True)
         check_number("temperature", self.temperature, least=0, optional=True)
-        check_count("max_tokens", self.max_tokens, least=1, optional=True)
+        check_count("max_tokens", self.max_tokens, least=1, most=MOST, optional=True)
         check_number("timeout_seconds", self.timeout_seconds, above=0)
         check_number("first_chunk_seconds", self.first_chunk_seconds, above=0, optional=True)
         check_number("idle_seconds", self.idle_seconds, above=0, optional=True)

@@ -8,7 +8,7 @@ from typing import Self
 
 from llm_connect.core.checks import check_count
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import nano_usd_of, plain, scaled_usd, usd_of
+from llm_connect.core.units import MOST, checked_usd, plain, scaled_usd, usd_of
 from llm_connect.core.usage import Usage
 
 Rate = int | str | float | Decimal
@@ -55,7 +55,7 @@ class Price:
         self.cache_write: int = self.prompt if cache_write is None else _rate("cache_write", cache_write)
         self._dearest: int = max(self.prompt, self.cached, self.cache_write)
         #: Nano-USD for one request.
-        self.call: int = nano_usd_of("call", call)
+        self.call: int = checked_usd("call", call)
         #: From the longest prompts down.
         self._levels: tuple[tuple[int, Price], ...] = () if above is None else _levels(above)
 
@@ -145,7 +145,7 @@ def checked_prices(prices: object) -> dict[str, Price]:
 
 
 def _rate(name: str, value: object) -> int:
-    return scaled_usd(name, value, _DIGITS)
+    return scaled_usd(name, value, _DIGITS, MOST * 10 ** (_DIGITS - 9))
 
 
 def _levels(above: object) -> tuple[tuple[int, Price], ...]:

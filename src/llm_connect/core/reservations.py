@@ -11,7 +11,7 @@ from llm_connect.core.demand import BoundDemand, CallFacts, Demand, Grade, Manua
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd, refuse_unpriced, refuse_unproven
-from llm_connect.core.units import nano_usd_of
+from llm_connect.core.units import MOST, checked_usd
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
@@ -54,17 +54,16 @@ def asked(
         and labels is None
         and clamp_floor is None
         and type(tokens) is type(calls) is int
-        and tokens >= 0
-        and calls >= 0
+        and 0 <= tokens <= MOST
+        and 0 <= calls <= MOST
         and not (tracker.strict or limits_usd(path))
     ):
         return _tuple(PlainDemand, (tokens, calls, 0)), _PLAIN
     _check(tokens, bound, price, calls, usd, clamp_floor, adapter, model, grade)
-    check_labels({} if labels is None else labels)
     facts = CallFacts(
         adapter=adapter,
         model=model,
-        labels=dict(labels or {}),
+        labels=_checked_labels(labels),
         grade=bound.grade if bound else grade or "estimated",
         price=price if price is not None or usd is not None else _known_price(tracker, adapter, model),
         manual=True,
@@ -73,11 +72,25 @@ def asked(
         refuse_unproven(path, facts)
     if usd is None and facts.price is None:
         refuse_unpriced(path, facts)
+    return _demand(tokens, bound, calls, usd, clamp_floor, facts.price), facts
+
+
+def _demand(
+    tokens: int, bound: Bound | None, calls: int, usd: Any, clamp_floor: int | None, price: Price | None
+) -> Demand:
     if bound is None:
-        nano_usd = None if usd is None else nano_usd_of("usd", usd)
-        return ManualDemand(tokens, calls, nano_usd, facts.price), facts
-    least = bound.max_tokens if clamp_floor is None else min(max(clamp_floor, bound.least_max_tokens), bound.max_tokens)
-    return BoundDemand(bound, least, facts.price), facts
+        return ManualDemand(tokens, calls, None if usd is None else checked_usd("usd", usd), price)
+    most = bound.max_tokens
+    return BoundDemand(
+        bound, most if clamp_floor is None else min(max(clamp_floor, bound.least_max_tokens), most), price
+    )
+
+
+def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    if labels is None:
+        return {}
+    check_labels(labels)
+    return dict(labels)
 
 
 def _known_price(tracker: BudgetTracker, adapter: str | None, model: str | None) -> Price | None:
@@ -101,8 +114,8 @@ def _check(
     model: object,
     grade: object,
 ) -> None:
-    check_count("tokens", tokens, least=0)
-    check_count("calls", calls, least=0)
+    check_count("tokens", tokens, least=0, most=MOST)
+    check_count("calls", calls, least=0, most=MOST)
     check_count("clamp_floor", clamp_floor, least=1, optional=True)
     for name, text in (("adapter", adapter), ("model", model)):
         check_line(name, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import ROUND_CEILING, Context, Decimal, DecimalException, InvalidOperation, Overflow
 from typing import Literal, NamedTuple, TypeAlias
 
+from llm_connect.core.checks import shown_value
 from llm_connect.core.exceptions import LLMConfigurationError
 
 Unit: TypeAlias = Literal["tokens", "calls", "usd"]
@@ -12,6 +13,8 @@ UNITS: tuple[Unit, ...] = ("tokens", "calls", "usd")
 NANO = 1_000_000_000
 #: No figure of one call is believed above it: 10^15 tokens, or a million USD. Every store counts sums of nine of them.
 MOST = 10**15
+#: No limit is above it: it has 64 bits in a file. In USD it is nine thousand million.
+MOST_LIMIT = 2**63 - 1
 #: Money is counted in it, whatever the decimal context of the thread is.
 _MONEY = Context(prec=60, rounding=ROUND_CEILING, Emin=-60, Emax=60, traps=[InvalidOperation, Overflow])
 
@@ -68,18 +71,32 @@ def nano_usd_of(name: str, value: object) -> int:
     return scaled_usd(name, value, 9)
 
 
-def scaled_usd(name: str, value: object, digits: int) -> int:
-    """Like `nano_usd_of`, with another number of digits behind the point."""
-    wrong = LLMConfigurationError(f"{name} must be an amount of USD of at least 0, not {value!r}.")
+def checked_usd(name: str, value: object, most: int = MOST) -> int:
+    """Like `nano_usd_of`, of an amount that a budget can count: at most so many nano-USD."""
+    return scaled_usd(name, value, 9, most)
+
+
+def scaled_usd(name: str, value: object, digits: int, most: int | None = None) -> int:
+    """Like `nano_usd_of`, with another number of digits behind the point, and at most so much."""
+    wrong = LLMConfigurationError(f"{name} must be an amount of USD of at least 0, not {shown_value(value)}.")
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise wrong
     try:
         amount = Decimal(float.__repr__(value) if isinstance(value, float) else value)
         if not amount.is_finite() or amount < 0:
             raise wrong
-        return int(amount.scaleb(digits, _MONEY).to_integral_value(ROUND_CEILING))
+        scaled = int(amount.scaleb(digits, _MONEY).to_integral_value(ROUND_CEILING))
+    except Overflow:
+        raise _too_large(name, value, MOST // NANO if most is None else most // 10**digits) from None
     except DecimalException:
         raise wrong from None
+    if most is not None and scaled > most:
+        raise _too_large(name, value, most // 10**digits)
+    return scaled
+
+
+def _too_large(name: str, value: object, most: int) -> LLMConfigurationError:
+    return LLMConfigurationError(f"{name} must be at most {most:,} USD, not {shown_value(value)}.")
 
 
 def shown(unit: Unit, value: int) -> str:

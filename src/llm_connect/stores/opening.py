@@ -86,7 +86,7 @@ def open_budget(
         lease_seconds=lease_seconds,
         allow_eviction=allow_eviction,
     )
-    limits = checked_limits(total, total_calls, total_usd)
+    limits = checked_limits(total, total_calls, total_usd, terms.most_limit)
     return open_root(terms, limits, checked_period(period), on_unknown, change_limits=change_limits)
 
 

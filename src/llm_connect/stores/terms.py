@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llm_connect.core.books import Sink
 from llm_connect.core.price import Price
+from llm_connect.core.units import MOST_LIMIT
 
 if TYPE_CHECKING:
     from llm_connect.core.admission import OnUnknown
@@ -34,6 +35,11 @@ class Terms(ABC):
     def busy_seconds(self) -> float:
         """How long the store may be busy: far less than a lease, so that a slow store costs no lease."""
         return min(5.0, self.lease_seconds / 6)
+
+    @property
+    def most_limit(self) -> int:
+        """The largest limit that the store can count."""
+        return MOST_LIMIT
 
     @property
     @abstractmethod

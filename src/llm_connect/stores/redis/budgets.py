@@ -13,7 +13,7 @@ from llm_connect.stores.redis.clock import clock_of
 from llm_connect.stores.redis.gate import RedisGate
 from llm_connect.stores.redis.keys import SCHEMA, Keys
 from llm_connect.stores.redis.server import Server
-from llm_connect.stores.redis.states import MOST, new_state, packed_state
+from llm_connect.stores.redis.states import new_state, packed_state
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.windows import window_text
 
@@ -51,8 +51,6 @@ def gate_of(terms: ServerTerms) -> RedisGate:
 
 def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
     """Make the budget; False when it is there."""
-    if any(limit is not None and limit > MOST for limit in limits):
-        raise LLMConfigurationError(f"A limit is too large for Redis: it counts up to {MOST:,}.")
     keys = Keys(terms.name)
     names = [keys.of(part) for part in ("meta", "trackers", "changed", "windows")]
     with closing(Server(terms.url, terms.busy_seconds)) as server:

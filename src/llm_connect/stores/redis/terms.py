@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llm_connect.stores.redis.server import shown
+from llm_connect.stores.redis.states import MOST
 from llm_connect.stores.terms import Terms
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ class ServerTerms(Terms):
     """How a process uses a budget in the server at `url`, which may have a password in it."""
 
     url: str = field(repr=False)
+
+    @property
+    def most_limit(self) -> int:
+        return MOST
 
     @property
     def shown(self) -> str:
