@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from benchmarks.overshoot.results import Result
 from benchmarks.overshoot.scenarios import PAID_CALLS, SCENARIOS
 
-#: Where the bound of a call is close to what it uses, all but one of the calls that the cap pays for go through.
+#: If the bound of a call is close to its usage, all but one of the calls that the cap pays for go through.
 _NEARLY_ALL = ("sequential", "gather", "threads", "chain")
+_REFUSALS = {"LLMBudgetExceededError", "LLMBudgetNeverFitsError", "LLMBudgetWaitError"}
 
 
 def broken(result: Result) -> list[str]:
@@ -43,7 +44,7 @@ def _caller(result: Result) -> Iterator[str]:
         yield f"{ended} of {expected} attempts ended"
     if result.lost:
         yield f"{result.lost} paid replies never reached the caller"
-    unknown = set(result.outcomes) - {"answer", "cancelled", "LLMBudgetExceededError"}
+    unknown = set(result.outcomes) - {"answer", "cancelled", *_REFUSALS}
     if unknown:
         yield f"attempts ended with {', '.join(sorted(unknown))}"
 
