@@ -1,6 +1,46 @@
-"""The sockets of httpx2's clients: they obey one deadline, and say when the first byte of a request leaves.
+"""The sockets of httpx2's clients: one deadline for all they do, and a note when the first byte of a request leaves.
 
-Names are looked up, and addresses tried, within the deadline; a backend that is not httpx2's own does both itself.
+`timeout_seconds` is a promise about a whole call. In a coroutine that is easy: `asyncio.timeout` cancels it wherever it
+waits. A thread cannot be cancelled. It waits in the operating system, in many short operations: a name lookup, a
+connection, a handshake, writes, reads. Each of them has a timeout of its own, if it has one at all.
+
+- The timeouts of an HTTP client, or of a socket, are for one operation. A server that sends one byte every ten seconds
+  never meets a timeout of thirty, and a call can last for hours. Splitting them into connect, read, write and pool
+  changes nothing about that.
+- `getaddrinfo` has no timeout. It can block for as long as the resolver likes.
+- `signal.alarm` interrupts the main thread only, and belongs to the program.
+- A second thread that closes the socket when time is up costs a thread or a timer for each call. On Linux, closing a
+  descriptor does not wake a thread that reads from it, and the number may belong to another connection a moment later.
+- Running the call in a thread and walking away leaves that thread, and a request under way that is paid for.
+
+So the deadline goes down to where the waiting is. `socket_deadline` sets it around each exchange, in a context
+variable. Every socket operation computes how much is left at this moment and takes that as its timeout (`_limit`). An
+operation after the deadline raises the timeout of its kind before it begins. So the operations together end by the
+deadline, however small they are.
+
+The deadline is in a context variable because the SDKs are in between: openai and google-genai call our client, and have
+no argument for a deadline. A sync call runs from there to the socket in one thread, so the variable is the caller's. It
+is read at each operation and not when the connection opens, because a pool lends one connection to many calls.
+
+httpcore2 has a place for this, the network backend of a pool. `watch` puts `_Backend` around the one that is there.
+
+- Names are looked up in daemon threads, a bounded number of them, and the call waits for one until its deadline
+  (`names.py`). The addresses are tried within the time that is left, each a moment after the one before
+  (`connecting.py`).
+- A TLS handshake gets the time that is left.
+- httpcore2 writes a buffer in as many operations as the reader makes necessary, all with the same timeout. So a body is
+  written in slices of 256 KiB, and each slice gets what is left then.
+- No timeout is longer than a day. The system counts it in milliseconds with 32 bits, so a longer one may become short.
+
+The same streams see the first byte of a request just before it leaves, and note it (`heads.py`). That decides whether
+an attempt without an answer is released or presumed. Bytes that only ask a proxy for a way to the provider do not
+count. They also check the head of each reply (`framing.py`). Where a user's own client hides its sockets, `watch`
+returns False; then a request counts as sent from its beginning, and only the timeouts of that client apply.
+
+Async clients get the same lookups, notes and checks, but no deadline: their callers bound them in time.
+
+Go's connections take a deadline instead of a timeout for the same reason (`net.Conn.SetDeadline`), and Nathaniel J.
+Smith's "Timeouts and cancellation for humans" (2018) explains why timeouts of single operations do not compose.
 """
 
 from __future__ import annotations

@@ -1,9 +1,46 @@
-"""The call path of a stream: the same attempts, each of which gives its text on while it comes.
+"""The call path of a stream, and how a stream ends that its caller abandons.
 
     ... reserve -> dispatch -> open -> next, next, ... -> settle -> close
 
-Chunks leave the generator between its steps. Until the first one has left, a failure is tried again like any other.
-Whatever ends the stream, the hold has ended and the connection is closed by then.
+A stream makes the same attempts as any call, and passes the text of an attempt on while it arrives. Until the first
+text has left, a failure is retried like any other. Chunks leave the generator between its steps.
+
+Most calls end in one place. A stream can end wherever its caller stops: at a `break`, at an exception in the loop, at
+`close()`, when its task is cancelled, when its last reference goes, when its event loop is closed under it. In each
+case two things must happen. The connection must close at once, because a provider may write and bill as long as
+somebody seems to read. And the hold must end, because nobody else can spend its budget.
+
+**`try: ... finally: close()` is not enough.** That is how a generator cleans up, and Python runs the `finally` when the
+generator is closed. But the flow below does no I/O: it asks a driver to do it, by yielding a step. While Python closes
+a generator, by GeneratorExit, it must not yield. And if a generator delegates by `yield from`, Python closes the inner
+one by itself, so the outer one never gets a chance to pass on a step (PEP 380). An async generator has one more
+problem. Only its event loop can await its cleanup, and the loop may be gone (PEP 525).
+
+So leaving is an exception of our own. When the caller leaves a chunk, the driver catches GeneratorExit at its own
+`yield` and throws `Leave` into the flow (`stream_drivers.py`). To Python that is an exception like any other, so the
+flow unwinds through its `finally` blocks and may yield one more step on the way out: `Close`. The driver runs or awaits
+it, then the hold ends, and only then does the driver's own generator end. There are four ways out.
+
+1. The caller leaves between two chunks: `Leave`, as above.
+2. The task is cancelled, or the thread is interrupted, while the driver waits for bytes. The exception goes into the
+   flow, which yields `Close` in the same way.
+3. The coroutine that waits for bytes is closed, since its loop is torn down. Nothing can be awaited any more, so the
+   driver throws `Leave` and takes `Close` in a third form, `abandon`, which closes the transport directly.
+4. The flow itself is garbage. Then no driver is left to take a step, and `_send` abandons the reply on its own.
+
+A stream that is lost without being closed reaches one of these through its object (`core/streams.py`). The finalizer of
+an `LLMStream` closes it in a thread of its own, because the thread in which it runs may have any lock, also that of the
+connection pool. The finalizer of an `AsyncLLMStream` asks its loop to close it, and abandons it if the loop is closed.
+A fork does neither: the connection is its parent's.
+
+**The bill.** The text that was seen proves nothing about the bill, so an abandoned stream is presumed, at its
+bound (`core/books.py`). Three cases are known better. If no byte of the request has left, the hold is released. If the
+answer was whole, although its bytes had not ended, its usage is booked. And if the provider's own figures so far, with
+the rest of the output limit, come to more than the hold, that is booked. `_conclude` settles the hold before the last
+text is passed on, so a caller who leaves there pays for the usage and not for the bound.
+
+PEP 533 describes this problem for all iterators in Python, and was deferred. Until something like it exists, only a
+`with` block around a stream makes sure that it closes at once.
 """
 
 from __future__ import annotations

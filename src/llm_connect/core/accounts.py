@@ -1,4 +1,47 @@
-"""One account for each unit of each tracker, and the question whether an amount fits on a path of them."""
+"""Accounts, and the one question that every call asks of them: does this amount fit?
+
+A call needs tokens, one request and money, and it needs them on its own tracker and on every tracker above. A limit
+may stand in any unit and on any level. The call is admitted only if all of these limits cover it, so admission is one
+decision over a small table: levels from the tracker up to the root, times three units.
+
+Three simpler designs do not work.
+
+- A limiter for each unit, asked in turn. A call that gets its tokens and then fails on money gives the tokens back. In
+  between, another call was refused for tokens that nobody used.
+- A lock for each tracker. A call that passes its own tracker and then fails at the root has the same problem. A call
+  that takes all locks of its path first is safe, but every path ends at the root, so that is one lock with more work.
+- One number that says what remains. A limit may change, a correction may arrive, spend may leave a window, and a call
+  may cost more than its hold. Each of them changes one of several figures, and a breach is a remainder below zero.
+
+So an `Account` keeps `limit`, `spent` and `held` of one unit of one tracker, as integers, and derives the rest. A
+`Path` has the accounts of a tracker and its ancestors, both by level and by unit. One lock protects all accounts of a
+tree (`locks.py`). Under it, `take` first compares the amount with every limit and changes nothing; only when all of
+them cover it does `take` add the amount to every `held`. No other decision can fall between the two loops.
+
+Two rules make the comparison longer than `spent + held + need <= limit`.
+
+- A call that needs nothing of a unit ignores a full limit of that unit, because it cannot make things worse. A breach
+  is different: it shows that some bound was wrong, so it stops every call below it. `needs` has this rule.
+- The limit of a slice is set aside on the accounts above it, up to the next slice, as a part of their `sliced`. A call
+  inside the slice draws on that share and needs nothing more above it. `change` moves the share along with `held` and
+  `spent`, so `sliced` is always the part of those limits that the slices below have neither spent nor held.
+
+Every call runs `take`, so it is written out for the usual case, without slices. The general form is `fits` and `hold`.
+
+Python may raise an exception between two levels: Ctrl-C, or a signal handler that raises (`journal.py`). Then some
+accounts have the amount and others do not, and neither adding nor subtracting it once more would be right. Hence
+`Journal.level`: before `take` touches a level, it stores that level's first account and the three figures that the
+level is about to get, as one tuple and by one assignment. The next operation finds the intent and can tell what has
+happened. The levels before this one are done, and the levels behind it are untouched. This level counts as done, with
+the figures of the tuple, whether they arrived or not. `_untaken` computes the old figures from that and sets them.
+Because it sets absolute figures, it may be interrupted and repeated, too. `Books.end` uses the same tuple with six
+figures, and completes instead of undoing.
+
+A grant is undone because its caller never received the hold. For the same reason `take` returns with the intent still
+written down: `grants.grant` clears it once the hold is open.
+
+The tuple is a log record that is written ahead of its change, as databases do it (Mohan et al., "ARIES", 1992).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,48 @@
-"""Booking: what a call came to goes to the accounts on its path, to the ledger, and to whom it concerns."""
+"""Booking: how an attempt ends, what its end changes in the books, and why an unknown outcome counts as spent.
+
+A provider bills requests, not the answers that arrive here. In between, much can go wrong: a timeout, a cancelled task,
+a broken connection, a 5xx reply, a killed process. Afterwards nobody here knows whether the provider went on and what
+it billed. The hold of such an attempt must end all the same, and each of three simple answers is wrong.
+
+- Release it, as `finally: release()` does. Cancel a hundred calls and the books show nothing, while the provider may
+  bill a hundred answers. Retries after timeouts then pass any limit.
+- Book what was seen, such as the text of a stream up to its break. That proves nothing: a provider may write on after
+  the connection is closed, and bill all of it.
+- Always book the bound. Then an attempt that never left this machine counts as spent, and calls that fit are refused.
+
+So the line is drawn where the first byte of the request leaves. `Hold.dispatch` marks it, just before that byte. A hold
+ends exactly once, in one of three ways.
+
+- *Released*: it costs nothing, and there is proof. Nothing was sent (adapters see whether the first byte left,
+  `calling/heads.py`), or a complete reply has come that is not billed, such as a 4xx (`unbilled.py`, and the error
+  table of each protocol). The entry has the amount zero.
+- *Settled*: the actual usage is known. It is booked in full, also when it is more than the hold.
+- *Presumed*: the request was sent and its outcome is unknown. The whole bound is booked, since the call costs no more
+  than that if the bound is right. The entry is an open presumption until `correct` books the difference in a further
+  entry. No entry is ever changed, so the entries always add up to `spent`.
+
+`BudgetTracker(on_unknown="release")` releases in the third case, too, and gives the guarantee up. Ending a hold again
+changes nothing, so the first end counts: by the adapter, by the `with` block, or by the finalizer.
+
+The order matters on both sides of `dispatch`.
+
+- The mark must be made before the byte leaves. If a process died between the byte and a later mark, its request would
+  count as never sent. In memory the mark is one attribute. In a store it is a commit, since other processes read it
+  when they end the holds of a process that died (`stores/leases.py`).
+- Time passes between the grant and `dispatch`. Meanwhile another call may cost more than its hold, a `record` or a
+  correction may be booked, a limit may be lowered, or an overrun may teach that the bounds of this model are too low
+  (`learning.py`). Each of these sets `surprised`. From then on `dispatch` looks again under the lock. If a limit is
+  breached, or the bound has risen and the difference does not fit, the hold is released and the attempt reserves once
+  more. While nothing has surprised the books, every grant still fits, and `dispatch` needs no lock.
+
+An end changes `held` and `spent` on every level of the path, the hold, the ledger and its totals, what was learned, and
+the outbox of callbacks. `Books.end` does that by hand for a plain end, because every call pays for it, and by a `Plan`
+for the others. If either is interrupted, the next operation completes it (`journal.py`).
+
+Accounting systems call this a two-phase transfer, with the ends post and void (TigerBeetle), and card payments call it
+authorization and capture. There a pending amount that nobody claims expires unpaid. Here it expires as paid, because
+the provider already has the request.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,42 @@
-"""A hold: budget set aside for one attempt until its outcome is known."""
+"""A hold: budget set aside for one attempt until its outcome is known. And how a hold ends that nobody ends.
+
+Nobody else can spend what an open hold keeps, so every hold must end, also when its owner forgets it: an exception
+leaves the code between `reserve` and `settle`, a task is dropped with its event loop, a `return` skips the last line.
+When the last reference to a hold goes, the library has to end it: release it if nothing was sent, presume it if
+something was. Only a finalizer learns of this moment, and a finalizer is a hard place to write code.
+
+- It runs between any two steps of any thread, also while that thread has the lock of the same tree and has changed
+  half of its figures. The lock is reentrant, so a finalizer that took it would see those figures and book on them.
+- It runs while its thread has any other lock, of the logging module or of a connection pool. If it waits for a lock
+  whose owner waits for that thread, both wait for ever.
+- It runs in a forked child, on a copy of the budget, and while the interpreter shuts down.
+- It can be interrupted like any other Python code. If Ctrl-C arrives before the first line of a `__del__`, Python
+  prints the exception, drops it, and never calls that `__del__` again. The hold would stay open for ever.
+- `weakref.finalize` has the same problems, and costs each call an entry in a registry.
+
+So the finalizer does one thing only: it leaves a note, and the next operation does the work.
+
+1. `OpenHold.__del__` appends the hold to `lost`. It is the method `append` of a deque, inside an `lru_cache` of size
+   zero. Such a cache stores nothing; it is there because it binds to its instance, as a method must and `append` does
+   not. Both are code in C, so no signal handler runs before it is done, and it waits for no lock of ours. The hold is
+   reachable again afterwards, which PEP 442 allows.
+2. Every operation on a budget begins with a look at `lost` (`gather_lost`). It hands each hold to the gate of its own
+   budget, as a note. The hold stays in `lost` until that note is written, and the note stays in `Gate.notes` until it
+   is done. An interruption in between only repeats a step, and a hold that has ended ignores a second end.
+3. An operation does all notes before its own work. So neither a figure that somebody reads nor a new call counts a lost
+   hold. A caller that already waits learns of it by the next operation of any thread, or else when its wait is over:
+   then it looks once more, and is let in if it fits.
+
+A hold that is booked becomes a plain `Hold`, which has no finalizer, so the usual case pays nothing when it goes.
+
+The same notes serve all that must not be lost on the way to the lock: `Hold.__exit__`, whose own code may be
+interrupted, an end inside a signal handler, and a waiter that leaves (`waiting.py`). In a forked child nobody does the
+notes on holds of its parent. A hold in a store has a finalizer in Python (`stores/holds.py`); if that is interrupted,
+the hold ends with the lease of its process.
+
+The documentation of `object.__del__` warns of the first two points: it can be invoked while any code runs, in any
+thread, and may deadlock if it needs a lock.
+"""
 
 from __future__ import annotations
 

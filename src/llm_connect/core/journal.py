@@ -1,41 +1,47 @@
-"""Exact books after an interruption: what is about to change is written down before it does.
+"""Exact books after an interruption: an operation writes down what it is about to change before it changes it.
 
 Python may raise an exception between any two steps of an operation: Ctrl-C, a signal handler that raises, an exception
-set from another thread, too deep a recursion, no memory left. It does so where a function begins, behind a call and at
-a jump backwards; so two assignments that stand beside each other are both made or neither, and whatever calls or loops
-may stop half-way. Blocking signals would not help: it is the program's own handler, in its own thread, that raises.
-So an operation is a row of steps, and each step is made of three parts.
+set from another thread, too deep a recursion, no memory left. It does so where a function begins, after a call, and at
+a backward jump. So two plain assignments in a row are both made or neither, and whatever calls or loops may stop
+half-way. `try` and `finally` do not help: a second exception may come while the first is handled. Blocking signals does
+not help either: the program's own handler raises, in its own thread.
 
-1. Compute everything that the step comes to, and change nothing.
-2. Write it into the journal, by one assignment: the intent.
+So an operation is a row of steps, and each step has three parts.
+
+1. Compute all results of the step, and change nothing.
+2. Write them into the journal, by one assignment. This is the intent.
 3. Make the changes, and clear the intent by one assignment.
 
-An exception in the first part has changed nothing. One in the second or third leaves the intent, and the next operation
-on the budget, of whatever thread, finds it: a figure that is looked at, the next call, the hold's own finalizer. It
-completes the step, or undoes it, and only then does its own work. Repeating must not matter, since that operation can
-be interrupted, too. So an intent holds what figures come to, not by how much they change; a line is added to the ledger
-unless it is its last line; an entry of a table is set, not increased.
+An exception in the first part has changed nothing. An exception in the second or third leaves the intent, and the next
+operation on the budget finds it, in whatever thread: somebody reads a figure, the next call arrives, a lost hold is
+ended. That operation completes the step or undoes it, and only then does its own work. It may be interrupted, too, so
+doing it twice must not matter. Therefore an intent holds the figures that result and not their changes, an entry is
+appended to the ledger unless it is the last one there, and an item of a table is set, never increased.
 
-Which of the two: the end of a hold, a booking and whatever else was decided is completed, since it may be what an
-answer has cost. A grant is undone, since its caller never got the hold. Two steps are made for every call and have an
-intent of their own, because a `Plan` costs microseconds: `accounts.take` and `Books.end`. They change figures level by
-level. Before each level its new figures go into `Journal.level`, as one tuple: levels above that one are as they were,
-levels below it are done, and of the level itself the tuple is the truth. All other steps are plans.
+The end of a hold, a booking and every other decision is completed, since it may be the cost of an answer. A grant is
+undone, since its caller never got the hold. Every call makes two steps, `accounts.take` and `Books.end`. They have
+intents of their own, because a `Plan` costs microseconds. They change figures level by level. Before each level, its
+new figures go into `Journal.level`, as one tuple: levels before this one are done, levels behind it are as they were,
+and for the level itself the tuple is the truth (`accounts.py`). All other steps are plans.
 
-`Gate._inside` says that an operation has begun and not ended. Whoever takes the lock and finds it set knows that the
-one before was interrupted: it looks at the journal, puts the line of those who wait in order from the waiters
-themselves (what was set last on a waiter counts; groups and heaps are made anew), and looks who fits. The same thread
-that finds it set while it has the lock itself is in the midst of an operation: a signal handler, or a finalizer that
-runs now. It must not see books that are half changed, so what ends is left to the next operation, and what asks for
-budget or books is refused.
+`Gate._inside` says that an operation has begun and not ended. An operation that takes the lock and finds it set knows
+that the one before was interrupted. It looks at the journal, puts the queue in order by the waiters' own attributes
+(their last assignment counts; groups and heaps are built again), and looks who fits. If a thread finds it set while it
+has the lock itself, it is in the midst of its own operation: a signal handler or a finalizer runs now. Such code must
+not see books that are half changed, so the end of a hold is left to the next operation, and a request for budget or
+for figures is refused.
 
-Nothing may be lost on the way to the lock, either. A hold that nobody has any more is appended to `holds.lost` by code
-in C, which no exception can interrupt; a finalizer in Python could be stopped before its first line. A waiter that
-leaves is appended to the notes before anything else. Notes, callbacks and those that are to be woken stay in their
-queues until they are done; so after an interruption a callback may get an entry again, but never misses one.
+Nothing may be lost on the way to the lock, either. Code in C appends a lost hold to `holds.lost`, and no exception
+can interrupt it (`holds.py`). A waiter that leaves is appended to the notes before anything else happens. Notes,
+callbacks, and waiters that are to be woken stay in their queues until they are done. After an interruption a callback
+may get an entry twice, but it never misses one.
 
-A budget in a store has a journal that is better: its transaction. What was interrupted before the commit is rolled
-back, what was interrupted behind it is completed, and what this process knows is read anew (`stores/transaction.py`).
+A budget in a store has a better journal: its transaction. If an operation is interrupted before the commit, it is
+rolled back, and this process reads the state again. If it is interrupted after the commit, the rest of it is done
+(`stores/transaction.py`).
+
+Databases know the intent as a write-ahead log, and completing a step that may be done twice as redo (Mohan et al.,
+"ARIES", 1992). Theirs survives the loss of memory; this one only has to survive an exception.
 """
 
 from __future__ import annotations

@@ -1,4 +1,54 @@
-"""The waiting callers of a tree of trackers, in the order in which they came."""
+"""The wait queue: callers in order of arrival, and why nobody starves.
+
+A call whose bound does not fit waits until others end. Many calls may wait at once, for different amounts, on different
+trackers and in different units, and each end frees something for some of them. The queue decides who gets it.
+
+Three simpler queues do not work.
+
+- Strict first in, first out. A large call that waits for tokens of one child would stop the calls of all other
+  children, which need nothing of that child. They would be refused when their wait is over, although they fit.
+- Let in whoever fits. Small calls take each freed amount at once. A large call, which needs several of them together,
+  may wait for ever.
+- Wake everybody and let them try again. The order is chance, and each of 10,000 ends wakes 10,000 callers.
+
+The rule lies between the first two: a caller that does not fit blocks exactly the accounts that it is short of. A scan
+(`Line.scan`) starts with no account blocked and looks at the waiters in order of arrival. It lets a waiter in if the
+waiter fits and needs no blocked account; otherwise it blocks the accounts that the waiter is short of, until the scan
+ends. A later caller passes if it needs none of them. A new call goes round the queue only while nobody waits, or in
+place of a hold that it gives back, and a retried call keeps the arrival number of its first attempt.
+
+Why that is enough: take the oldest waiter that is short of some account. While it is short, no later caller gets
+anything from that account, so the open holds there become fewer (each may grow once, just before it is sent). Holds
+end: their owners settle them or lose them, or the lease of their process runs out. Each end frees the hold or books it
+as spent. So after finitely many ends the waiter fits there, or can never fit because too much is spent. In the second
+case `hopeless` finds it, and it is refused at once unless a window opens in time. By then it may be short of another
+account, further up. That adds one more round for each level and no more: whoever needs a tracker also needs those above
+it, up to the slice around it, so a blocked account protects all accounts below it.
+
+The argument has two gaps, and only the deadline of the wait bounds them.
+
+- Units are blocked one by one. A caller that is short of money is passed by calls that cost no money. If these take
+  the tokens that it needs as well, it waits for tokens next.
+- A caller passes a waiter that is short of an account on which the caller itself holds something. The waiter may be
+  waiting for that very hold, and behind it both would wait for ever. So a caller that always keeps a hold can pass
+  again and again.
+
+A waiter whose event loop stands still cannot leave when its wait is over. A second later a scan refuses it, so that it
+blocks nobody any longer.
+
+A scan that looks at every waiter would be too slow. Hence the groups below: the members of a group wait on the same
+tracker and need the same units. If the first of them has to wait, the others have to as well, because they need the
+account that stopped it. A larger one may be short of more accounts and must block these, too. So a scan looks at the
+first of each group, and behind it only while the largest demand of the group may be short of an account that is not
+blocked yet. 10,000 equal waiters cost as much as one.
+
+Processes that share a store run this queue each for itself. A `RemoteWaiter` stands for a caller of another process:
+only its own process lets it in, but it keeps its place here, and a scan sets aside the amount that it needs.
+
+Batch schedulers have the same problem, and call it backfilling when small jobs pass a large one (Mu'alem and Feitelson,
+2001). They predict how long a job runs. Nobody can predict that here, so a later call never takes from an account that
+an earlier one is short of.
+"""
 
 from __future__ import annotations
 

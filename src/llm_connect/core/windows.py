@@ -1,8 +1,45 @@
-"""Windows: what a tracker with a period has spent in it, and what leaves it as time goes by. Without I/O.
+"""Windows: limits per period, in sixtieths. Without I/O and without a timer.
 
-`spent` of such a tracker is what its window holds. That is kept in parts: a calendar period is one part, a rolling one
-has up to 60 that have ended, and the present one. What the present part has is the difference between `spent` and the
-others, so that nothing has to be done where something is booked.
+A tracker with a period limits what is spent in it. For an hour, a day or a month of the calendar that is simple: at the
+boundary, what was spent leaves. A `timedelta` is harder. "1,000,000 tokens in any 24 hours" should hold for every span
+of 24 hours, wherever it begins, and four usual ways do not give that, or cost too much.
+
+- Start over every 24 hours. A caller spends the limit before the boundary and once more behind it: twice in an hour.
+- A token bucket that refills over 24 hours. A full bucket can be emptied and refilled within one span: again twice.
+- Weigh the last period by how much of it is still in view. That assumes even spending, and errs when it was not.
+- Keep the time of every booking. This is exact, but it costs memory for each call, and work for each call twice.
+
+Instead the span is divided into 60 parts, and each part leaves as a whole. A part counts until it has been over for the
+whole length of the period. So a booking counts for at least the period and for at most a sixtieth longer. At any moment
+`spent` has everything of the last 24 hours in it. The limit therefore holds for every span, and the error, at most 24
+minutes in a day, is on the safe side. At most 60 ended parts and the present one are kept, whatever the traffic is. A
+calendar period is the same thing with a single part that leaves when it ends.
+
+Bookings know nothing of this. They add to `spent`, as without a period. A window keeps the figures of the parts that
+have ended, and the present part is the difference: `spent` minus those. `Window.move` freezes it when its time is over.
+
+No thread waits for a boundary. An operation on a tree with windows looks at the clock before its own work
+(`Windows.roll`), and compares it with two moments between which nothing is due. A caller that waits sleeps until the
+next amount leaves a window on its path, if that is before its deadline (`seconds_until_open`). For coroutines that wait
+for budget in a store, the worker of the store looks.
+
+Each amount that leaves is booked, so that the entries of a tracker still add up to its `spent`: one entry takes it off
+the tracker, and another gives it back to the parent, from whose figures it has not left (`Books.expire`).
+
+Some cases need care.
+
+- A correction must count where its entry counts, else a window could show less than was spent in it. Parts know their
+  entries by number: times would differ by microseconds between a look at the clock and a booking. If the part has left
+  already, the correction leaves at once (`follow`).
+- A clock that is set back by up to a part makes the present part longer. Set back further, it begins the part that it
+  shows, with all that the present one has, and no part stays longer than that one will.
+- Holds belong to no part. An amount counts from the moment it is booked, and an open hold counts in every window.
+- A call that does not fit now may fit before its wait is over, because enough will have left. `opening` computes when,
+  as if all holds ended without spending, so only calls that cannot fit in time are refused at once.
+
+Rolling windows of buckets are an old way of counting events; Netflix's Hystrix counts failures with them. There the
+oldest bucket is dropped when its place is needed, so the window is up to a bucket too short. A cap may only err the
+other way.
 """
 
 from __future__ import annotations

@@ -1,4 +1,46 @@
-"""Leases: whoever holds budget says again and again that it is still there, and loses it when it does not."""
+"""Leases: how the holds of a process end when it cannot end them, and how its late word still counts.
+
+A process that shares a budget may die at any moment, by `kill -9` or a power cut. Its holds stay in the store, and
+nobody is left to end them. Some other process has to, but it cannot know that the first one is dead: it may be slow,
+stopped by a debugger, asleep with its laptop, or cut off from the server. So the rules must also be right for a process
+that was taken for dead and comes back.
+
+Other ways to notice a death do not fit.
+
+- Look whether the process number still exists. That works on one machine only, and numbers are given again.
+- End the holds with the connection. Connections break without a death, and a file has no server that would notice.
+- A time limit for each hold. A thousand open calls would write a thousand rows every few seconds, and a call that takes
+  longer than its limit would be ended while it runs.
+
+So a lease belongs to a process: one row with the moment at which it ends. All holds of the process point to it. The
+transactions of the process renew it as they go, and the worker does when a third of its time has passed without any
+(`RENEWALS`). A process without holds and slices lets it go. Every process looks for leases that are over and ends them
+with their holds. A reserved hold is released, since nothing was sent. A dispatched hold is presumed, since the provider
+may bill it (`core/books.py`); with `on_unknown="release"` it is released.
+
+**Fencing.** The dangerous process is one that was stopped for longer than its lease, and goes on as if nothing had
+happened. Its objects still say "reserved", while others were given that budget. Comparing clocks is not enough, because
+the process can be stopped between the comparison and the next step. Therefore a lease has a number that is never given
+again, and every transaction checks that the own lease stands in the store. If it does not, the process goes on under a
+new one. Each hold remembers its `Lease`, so from that moment `StoredHold.lost` is true for all holds under the old one,
+and they cannot be dispatched any more: `dispatch` says so before a request leaves, and an adapter reserves again.
+Fencing ends there. The provider knows no lease numbers, so a request that was dispatched before cannot be called back.
+This is why a dispatched hold counts as spent.
+
+**Late ends.** The process that comes back may still learn what such a request has cost. Its `settle` must count, and
+must count once, although the hold was ended for it. `end_late` looks up the entry by which that was done.
+
+- The entry is an open presumption, and the late end knows more: it corrects the entry, by the difference.
+- The entry released the hold, and the call has cost something after all: the late end is recorded as spent.
+- The presumption was corrected already, or the late end is a presumption itself: nothing more is booked.
+
+The clock is the machine's for a file, whose processes all run there, and the server's for Redis. A fork has no part in
+the lease of its parent; its first hold takes a new one.
+
+Chubby and ZooKeeper end the sessions of their clients in this way, and Kleppmann explains why a lock that expires needs
+a fencing number ("How to do distributed locking", 2016). Late ends are our own: a lock service may forget a client that
+comes too late, but a provider's bill arrives all the same.
+"""
 
 from __future__ import annotations
 

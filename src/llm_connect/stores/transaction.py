@@ -1,17 +1,42 @@
-"""How an operation on a budget in a store is made exact: it is one transaction of the store.
+"""How an operation on a budget in a store is exact: it is one transaction, and memory follows it.
 
-Whatever an operation changes, in memory and in the store, is undone unless the store has committed it. So the state of
-this process is a copy that can be thrown away: of what a transaction has changed, `Changes` knows how it was before,
-and all else is read anew. What `core/journal.py` does for a budget in memory is done here by two rules.
+The gate decides on objects in memory: trackers with their figures, holds, the wait queue. For a budget in a store these
+are a copy of what the store says. An operation changes the copy first and writes the difference last. If the write
+fails, or anything raises before it, the copy is wrong and must go back. Otherwise a hold that no other process knows
+of would keep budget here, or a waiter would be told of a grant that does not exist.
 
-1. An exception before the commit rolls back: the store first, by one call in C, so that a file is not locked for other
-   processes even where no frame of Python is left (a RecursionError); then what is known in memory.
-2. An exception behind the commit completes: `commit` says that it begins before it does, and the store knows whether it
-   has. SQLite's connection is in no transaction any more. A server is asked in the next operation, by the number of
-   the step; until then its reply is in doubt.
+Three ways to go back do not work.
 
-When the handler itself is interrupted, `_inside` stays set, and the next operation does the same before its own work.
-Undoing is repeated without harm: it sets what was, and clears what it has undone last.
+- Undo each change by its opposite. The exception came between two changes, and nobody knows how many were made.
+- Copy everything before each operation. Budgets have thousands of trackers, and an operation touches a few of them.
+- Throw the copy away and read it again. That is right for trackers, but callers have their holds and waiters in hand,
+  and no row contains a callback, a deadline of this process, or an event loop.
+
+So the two kinds of state are treated differently. Trackers become what the store said last and are read again; one
+that has no row yet starts over. Holds, waiters, the lease, thresholds and staged callbacks belong to this process.
+`Changes` knows how each hold was before the operation touched it, and every other part has an `undo` for its own. A
+waiter that was let in waits on. Callbacks are staged until the commit (`outbox.py`) and waiters are woken after it, so
+nobody learns of a grant or an entry that is then undone. Notes that the operation has worked off go back to the front.
+
+`_transact` has the order. Two rules make it exact wherever an exception arrives.
+
+1. Before the commit, an exception rolls back. The store comes first, by few and flat calls (`let_go`), so that a file
+   does not stay locked for other processes even if a RecursionError leaves hardly a frame. Memory follows
+   (`roll_back`).
+2. After the commit, an exception completes. The operation counts, so undoing it in memory would be wrong. The store
+   itself says on which side the exception came. `commit` notes that it begins; if SQLite's connection is in no
+   transaction afterwards, the commit was done. A server may have applied a step whose reply was lost. Then nothing is
+   undone or completed yet: the next operation sends the step again under its old number (`redis/state.py`).
+
+The handler may be interrupted as well. Then `_inside` stays set. The next operation finds it and handles the failure
+once more before its own work (`_repair`). Going back twice is harmless: it sets old values, and forgets them last.
+
+A note may make every transaction fail, such as an end with a figure that is too large for the store. It must not come
+back for ever and stop all others. When a transaction fails by something that will not pass, its notes become suspects.
+Each of them is done in a transaction of its own, and if that fails, its hold is presumed (`StoreGate._do_suspects`).
+
+SQLAlchemy's session has the same task: a rollback expires its objects, so that they are read again, and throws new ones
+out. Here the callers keep their holds, so holds get their old values instead.
 """
 
 from __future__ import annotations

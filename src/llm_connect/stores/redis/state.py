@@ -1,4 +1,50 @@
-"""What a process knows of a budget in a server, and how its steps are written."""
+"""A budget in Redis: what a process knows of it, and how its steps are written by optimistic concurrency.
+
+Every operation on a budget reads figures, decides, and writes figures, and nobody may change them in between. A file
+gives that by a transaction that excludes others. A server is a round trip away, and every call makes three operations
+(reserve, dispatch, settle), so round trips are the cost that counts. Three usual ways need more of them, or worse.
+
+- A lock in the server. Two round trips, and one process at a time. A process that stops while it has the lock stops all
+  others until the lock expires, and then two may have it.
+- `WATCH`, read, `MULTI`, `EXEC`. Two round trips, and any write to a watched key makes the whole operation fail,
+  although most operations do not disturb each other.
+- All decisions in a script. One round trip, but the queue, clamping, windows and learned factors would exist twice, in
+  Python and in Lua, and would differ sooner or later.
+
+So a process keeps a copy of the trackers that it knows, as the last reply said, and decides on that copy by the same
+code as in memory. Then it sends one script (`step.lua`), which does not decide. The script checks that the decision is
+still right, writes all of it or nothing, and replies with whatever has changed. Usually that is one round trip. It
+rests on five rules.
+
+1. *A stamp shows whether the copy is current.* Every written step increments the stamp, and a step says which stamp its
+   process has seen. If they are equal, the copy was right, and so is the decision.
+2. *Steps are differences.* A step says "hold 500 tokens more", never "1,700 tokens are held". So the steps of different
+   processes fit beside each other, and a step on an old copy is written if its own conditions hold: its holds are
+   there, its amounts fit within the limits of now, its trackers are open, their windows have not moved, and nothing has
+   changed that concerns everybody, such as a learned factor. Otherwise the reply is `again`.
+3. *`again` means: undo, ask, and decide once more.* The undo is described in `stores/transaction.py`. Whenever one
+   process has to repeat its step, the step of another was written, so together they get on.
+4. *Only a decision that the script checks may rest on an old copy*: a grant, a dispatch, an end. A refusal writes
+   nothing, so nobody would check it. Therefore `sure` raises `Again` unless the step has asked the server first, and
+   operations that answer with a figure, or send a caller into the queue, always ask first (`informed` in `gate.py`).
+5. *A process that has asked is not put off for ever.* A step that grants a new hold fails if others have begun to wait
+   since its copy was made, because they came first. A step that has just asked says so (`fresh`), and is let off this
+   check. Otherwise a slow process might be overtaken again and again.
+
+**Lost replies.** A connection can break after the server has applied a step and before its reply arrives. Sending the
+step again could count it twice; not sending it could lose it. So each step has a number, and the server keeps the last
+number of each client. A step is sent again under its number, and if it is written already, the script only answers. (A
+step that ends leases needs no number, since it is refused once they are over.) If the server cannot be reached now,
+the step stays in `_sent` with all that it has changed here, and the next operation sends it before anything else
+(`_learn_what_became`). It releases those grants whose callers were told of a failure.
+
+**A server that forgets.** After a failover or a restore, a server may lack steps that it had confirmed. Then its stamp
+is lower than one that this process has seen, or the last step of this process is missing. The script says `older`, and
+this process refuses to go on, because nobody knows how much of the spend was forgotten.
+
+Kung and Robinson called this optimistic concurrency control (1981): read, validate, write. To send differences, and to
+validate limits where others validate versions, is the escrow method (O'Neil, 1986).
+"""
 
 # Each gate has parts of its own kind, which nothing replaces.
 # pyright: reportIncompatibleVariableOverride=false
