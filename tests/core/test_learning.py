@@ -348,11 +348,8 @@ def test_what_calls_confirm_is_believed_further() -> None:
     assert extras == [2_048, 8_192, 29_960, 29_960]
 
 
-def test_a_correction_teaches_what_a_call_really_came_to(store: str) -> None:
+def test_a_correction_teaches_what_a_call_really_came_to() -> None:
     """In the place of what the call had taught, and whoever waits asks for that. (BUDGET-63)"""
-    if store == "redis":
-        # A server knows only of open presumptions whose they are.
-        return
     tracker = BudgetTracker(50_000)
     absurd = call(tracker, used(10**9, 1))
     tracker.correct(absurd.entry_id, 20)
@@ -376,11 +373,8 @@ def test_a_presumption_that_is_corrected_above_its_bound_teaches() -> None:
     assert set(tracker.snapshot().learned) == {KEY}
 
 
-def test_a_waiting_call_gains_by_a_correction(store: str) -> None:
+def test_a_waiting_call_gains_by_a_correction() -> None:
     """What a wrong figure has raised is taken back from those who wait. (BUDGET-63)"""
-    if store == "redis":
-        # A server knows only of open presumptions whose they are.
-        return
     tracker = BudgetTracker(1_200)
     wrong = call(tracker, used(1_000, 1))
     blocker = tracker.reserve(150)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.totals import Total
 from llm_connect.core.units import Amount
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest
 from tests.core.stores import new_url
+from tests.stores.looking import alone, gate_of
 
 
 def test_labels_beyond_the_most_count_together(folder: Path) -> None:
@@ -20,4 +25,30 @@ def test_labels_beyond_the_most_count_together(folder: Path) -> None:
     assert len(totals) == 1_001
     assert totals["(others)"] == Total(3, Amount(6, 0, 0))
     assert sum(total.amount.tokens for total in totals.values()) == budget.spent == 2_006
+    at_rest(budget)
+
+
+def test_a_settled_entry_is_corrected_as_long_as_it_is_kept(folder: Path) -> None:
+    """Entries are found by number, also when earlier ones have gone, be it during the correction (STORE-8)."""
+    budget = open_budget(new_url("redis", folder), total=1_000)
+    for _ in range(6):
+        budget.consume(10)
+    gate = gate_of(budget)
+    with alone(gate):
+        gate.fetch("LTRIM", "ledger", 2, -1)
+    for number in (1, 2):
+        with pytest.raises(LLMConfigurationError, match="still keeps"):
+            budget.correct(number, 1)
+    fetch, trimmed = gate.fetch, []
+
+    def others_trim(command: str, *args: Any) -> Any:
+        found = fetch(command, *args)
+        if command == "LINDEX" and not trimmed:
+            trimmed.append(fetch("LTRIM", "ledger", 1, -1))
+        return found
+
+    gate.fetch = others_trim
+    budget.correct(5, 4)
+    del gate.fetch
+    assert (len(trimmed), budget.snapshot().spent.tokens) == (1, 54)
     at_rest(budget)

@@ -12,6 +12,9 @@ import sqlite3
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +284,71 @@ async def test_a_hold_that_was_given_back_says_why_in_a_coroutine_too(url: str) 
     with pytest.raises(LLMBudgetExceededError) as caught:
         await hold.adispatch()
     assert caught.value.reason == "never_fits"
+    at_rest(budget)
+
+
+def test_a_settled_entry_is_corrected_once_by_whoever(url: str) -> None:
+    """On the tracker that it was settled on, though another one has the same path (STORE-8)."""
+    budget = open_budget(url, total=1_000)
+    other = second(budget)
+    first = budget.child("agent", 100)
+    hold = first.reserve(30, model="m", labels={"job": "a"})
+    hold.dispatch()
+    hold.request_id = "r1"
+    hold.settle(20)
+    first.close()
+    again = budget.child("agent", 100)
+    again.consume(5)
+    assert first.path == again.path
+    entry = other.correct(hold.entry_id, 12)
+    assert (entry.outcome, entry.amount, entry.corrects) == ("corrected", (-8, 0, 0), hold.entry_id)
+    assert (entry.tracker, entry.model, entry.labels, entry.request_id) == (first.path, "m", {"job": "a"}, "r1")
+    for tracker in (other, budget):
+        with pytest.raises(LLMConfigurationError, match="or it was corrected before"):
+            tracker.correct(hold.entry_id, 1)
+    spent = [tracker.snapshot().spent.tokens for tracker in (first, again, budget, other)]
+    assert spent == [12, 5, 17, 17]
+    assert [each.id for each in budget.ledger] == [1, 2, 3]
+    assert other.correct(2, calls=3).amount == (0, 3, 0)
+    at_rest(budget)
+
+
+def test_what_is_neither_settled_nor_there_is_not_corrected(url: str) -> None:
+    """Recorded and released entries, corrections, and numbers that no entry has (STORE-8)."""
+    budget = open_budget(url, total=1_000)
+    budget.reserve(10).release()
+    budget.record(5)
+    budget.consume(5)
+    budget.correct(3, 4)
+    for number in (0, 1, 2, 4, 5, 2**53, 2**63 - 1):
+        with pytest.raises(LLMConfigurationError, match="is nothing that this budget"):
+            budget.correct(number, 1)
+    wrong: list[Any] = [-1, 2**63, 10**5_000, "3", True, None]
+    for number in wrong:
+        with pytest.raises(LLMConfigurationError, match="entry_id must be"):
+            budget.correct(number, 1)
+    assert (budget.snapshot().spent.tokens, outcomes(budget)) == (9, ["released", "recorded", "settled", "corrected"])
+    at_rest(budget)
+
+
+def test_of_many_who_correct_an_entry_at_once_one_does(url: str) -> None:
+    """The others are told that it was corrected before (STORE-8)."""
+    budget = open_budget(url, total=1_000)
+    for _ in range(5):
+        budget.consume(50)
+    places = [budget, second(budget), second(budget)]
+
+    def correct(tracker: BudgetTracker) -> list[int]:
+        done = []
+        for number in range(1, 6):
+            with suppress(LLMConfigurationError):
+                tracker.correct(number, 20)
+                done.append(number)
+        return done
+
+    found = [future.result(20) for future in [in_thread(partial(correct, place)) for place in places]]
+    assert sorted(chain(*found)) == [1, 2, 3, 4, 5]
+    assert budget.snapshot().spent.tokens == 100
     at_rest(budget)
 
 

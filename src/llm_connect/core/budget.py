@@ -28,7 +28,7 @@ from llm_connect.core.reservations import asked
 from llm_connect.core.slices import limits_of
 from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold, ThresholdCallback
-from llm_connect.core.units import UNITS
+from llm_connect.core.units import MOST_LIMIT, UNITS
 from llm_connect.core.waiting import aadmit, admit
 from llm_connect.core.windows import Window
 
@@ -264,6 +264,7 @@ class BudgetTracker(BudgetFigures):
         Raises LLMConfigurationError for an entry that was corrected before, that is neither, or that was settled and is
         no longer among the entries that are kept.
         """
+        check_count("entry_id", entry_id, least=0, most=MOST_LIMIT)
         return self.gate.correct(entry_id, checked_correction(tokens, calls, usd))
 
     def child(

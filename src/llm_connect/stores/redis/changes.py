@@ -61,6 +61,13 @@ class StepChanges(Changes):
         self._further["correct"].append(number)
         return True
 
+    def amend(self, entry_id: int) -> bool:
+        """Let it amend a settled entry; False when it does already."""
+        if entry_id in self._further.get("amend", ()):
+            return False
+        self._further["amend"].append(entry_id)
+        return True
+
     def end_late(self, name: str) -> None:
         """Let it end a hold that was lost."""
         self._further["late"].append(name)

@@ -19,6 +19,7 @@ from llm_connect.core.outbox import Outbox
 from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.stores.books import StoredBooks
+from llm_connect.stores.gate import Again
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.redis.server import text_of
 from llm_connect.stores.redis.windows import TO_COME
@@ -79,8 +80,14 @@ class ServerLedger(Ledger):
 
 def entry_from(text: bytes) -> LedgerEntry:
     """The entry that stands in the ledger as this text."""
-    number, _, row = text.decode().partition(" ")
-    return entry_of((int(number), *json.loads(row)))
+    numbers, row = _parts_of(text)
+    return entry_of((numbers[0], *row))
+
+
+def _parts_of(text: bytes) -> tuple[list[int], list[Any]]:
+    """An entry as it stands in the ledger: its number and, where it can be amended, that of its tracker; its row."""
+    numbers, bracket, row = text.decode().partition("[")
+    return [int(number) for number in numbers.split()], json.loads(bracket + row)
 
 
 def sums_by(by: By, rows: list[bytes]) -> dict[str, Total]:
@@ -118,8 +125,25 @@ class ServerBooks(StoredBooks):
         """Let the step at hand write an entry that says what has left a window; the figures say it by themselves."""
         self._gate.changes.add(entry, ([], entry.amount, NOTHING), (_text(entry_values(entry)), "", []), (False, False))
 
-    def _settled(self, entry_id: int) -> None:
-        """A server knows of an entry whose it was only while it is an open presumption."""
+    def _settled(self, entry_id: int) -> Hold | None:
+        kept = self._kept(entry_id)
+        if kept is None:
+            return None
+        (number, *tracker), row = _parts_of(kept)
+        if number != entry_id:
+            # Earlier entries have just gone.
+            raise Again
+        entry = entry_of((number, *row))
+        if entry.outcome != "settled" or not tracker or not self._gate.changes.amend(entry_id):
+            return None
+        return _hold_of(self._gate, tracker[0], entry)
+
+    def _kept(self, entry_id: int) -> bytes | None:
+        """The text of an entry, where the ledger has it: entries stand there one after the other, the last ones."""
+        first = self._gate.fetch("LINDEX", "ledger", 0)
+        place = -1 if first is None else entry_id - _parts_of(first)[0][0]
+        kept: bytes | None = None if place < 0 else self._gate.fetch("LINDEX", "ledger", place)
+        return kept
 
     def open_presumptions(self) -> list[int]:
         return sorted(int(number) for number in self._gate.fetch("HKEYS", "open"))
@@ -177,14 +201,16 @@ class Presumptions(dict[int, Hold]):
         kept = self._gate.fetch("HGET", "open", entry_id)
         if kept is None or not self._gate.changes.correct(entry_id):
             return None
-        number, _, row = kept.decode().partition(" ")
-        return self._hold_of(int(number), entry_of((entry_id, *json.loads(row))))
+        (number,), row = _parts_of(kept)
+        return _hold_of(self._gate, number, entry_of((entry_id, *row)))
 
-    def _hold_of(self, number: int, entry: LedgerEntry) -> Hold:
-        facts = facts_of(entry.grade, entry.adapter, entry.model, None)
-        facts.labels = entry.labels
-        hold = StoredHold(self._gate.trackers.find(number), entry.bound, None, PlainDemand(*entry.bound), facts)
-        hold.leave_row()
-        hold.entry_id, hold.ending = entry.id, Ending("presumed", entry.amount)
-        hold.request_id, hold.reserved_at = entry.request_id, entry.reserved_at
-        return hold
+
+def _hold_of(gate: RedisState, number: int, entry: LedgerEntry) -> Hold:
+    """The hold on the tracker of this number that has ended by an entry which is to be corrected."""
+    facts = facts_of(entry.grade, entry.adapter, entry.model, None)
+    facts.labels = entry.labels
+    hold = StoredHold(gate.trackers.find(number), entry.bound, None, PlainDemand(*entry.bound), facts)
+    hold.leave_row()
+    hold.entry_id, hold.ending = entry.id, Ending(entry.outcome, entry.amount)
+    hold.request_id, hold.reserved_at = entry.request_id, entry.reserved_at
+    return hold

@@ -33,6 +33,7 @@ local step = cjson.decode(ARGV[6])
 local holds, lines, sets, new = step.holds or NONE, step.entries or NONE, step.set or NONE, step.new or NONE
 local over, corrects, late, left = step.over or NONE, step.correct or NONE, step.late or NONE, step.left or NONE
 local slices, windows, told = step.slices or NONE, step.windows or NONE, step.told or NONE
+local amends, amended = step.amend or NONE, {}
 local meta = call('HMGET', META, 'schema', 'counts', 'born')
 if not meta[1] then return 'gone' end
 if meta[1] ~= SCHEMA then return 'schema' end
@@ -119,6 +120,13 @@ for at = 1, #holds do
 end
 for at = 1, #corrects do
   if call('HEXISTS', OPEN, corrects[at]) == 0 then return 'again' end
+end
+-- A settled entry has the number of its tracker in the ledger until it is amended.
+for at = 1, #amends do
+  local kept = call('LINDEX', LEDGER, amends[at] - entries - 1)
+  local id, text = string.match(kept or '', '^(%d+) %d+ (.*)$')
+  if not id or tonumber(id) ~= amends[at] then return 'again' end
+  amended[at] = id .. ' ' .. text
 end
 for at = 1, #late do
   if call('HEXISTS', LOST, late[at]) == 0 then return 'again' end
@@ -311,6 +319,7 @@ for at = 1, #holds do
 end
 for at = 1, #corrects do call('HDEL', OPEN, corrects[at]) end
 for at = 1, #late do call('HDEL', LOST, late[at]) end
+for at = 1, #amends do call('LSET', LEDGER, amends[at] - entries - 1, amended[at]) end
 local first = entries + 1
 for at = 1, #lines do
   local entry = lines[at]
@@ -318,7 +327,7 @@ for at = 1, #lines do
   local path, spent, _, place, kind, labels, open, lost = unpack(entry, 1, 8)
   entries = entries + 1
   local id, text = string.format('%.0f', entries), ARGV[place]
-  call('RPUSH', LEDGER, id .. ' ' .. text)
+  call('RPUSH', LEDGER, (path[1] and id .. ' ' .. path[1] or id) .. ' ' .. text)
   if ARGV[kind] == '' then sum(META, 'expired', math.huge, spent) else sum(TOTALS, ARGV[kind], MOST_KINDS, spent) end
   for _, label in ipairs(labels) do sum(LABELS, ARGV[label], MOST_LABELS, spent) end
   if open then call('HSET', OPEN, id, path[1] .. ' ' .. text) end
