@@ -46,8 +46,9 @@ if TYPE_CHECKING:
     from llm_connect.core.learning import LearnedFactor
     from llm_connect.core.ledger import LedgerEntry
     from llm_connect.core.mock import ErrorLLMAdapter, MockLLMAdapter
-    from llm_connect.core.models import FinishReason, LLMResponse, Prompt, RunConfig
+    from llm_connect.core.models import RunConfig
     from llm_connect.core.price import Price
+    from llm_connect.core.response import FinishReason, LLMResponse, Prompt
     from llm_connect.core.sinks import JsonLinesSink
     from llm_connect.core.snapshot import BudgetSnapshot
     from llm_connect.core.streams import AsyncLLMStream, LLMStream
@@ -119,7 +120,7 @@ _PLACES = {
     "ClaudeCodeAdapter": "llm_connect.adapters.claude_code",
     "ErrorLLMAdapter": "llm_connect.core.mock",
     "FinishChunk": "llm_connect.core.chunks",
-    "FinishReason": "llm_connect.core.models",
+    "FinishReason": "llm_connect.core.response",
     "GeminiAdapter": "llm_connect.adapters.gemini",
     "Generation": "llm_connect.protocols.openrouter_generations",
     "Hold": "llm_connect.core.holds",
@@ -134,7 +135,7 @@ _PLACES = {
     "LLMConnectionError": "llm_connect.core.exceptions",
     "LLMError": "llm_connect.core.exceptions",
     "LLMRateLimitError": "llm_connect.core.exceptions",
-    "LLMResponse": "llm_connect.core.models",
+    "LLMResponse": "llm_connect.core.response",
     "LLMResponseError": "llm_connect.core.exceptions",
     "LLMStoreError": "llm_connect.core.exceptions",
     "LLMStream": "llm_connect.core.streams",
@@ -146,7 +147,7 @@ _PLACES = {
     "OpenAIAdapter": "llm_connect.adapters.openai",
     "OpenRouterAdapter": "llm_connect.adapters.openrouter",
     "Price": "llm_connect.core.price",
-    "Prompt": "llm_connect.core.models",
+    "Prompt": "llm_connect.core.response",
     "RunConfig": "llm_connect.core.models",
     "StreamChunk": "llm_connect.core.chunks",
     "TextChunk": "llm_connect.core.chunks",

@@ -9,9 +9,10 @@ from functools import cached_property
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.holds import Hold
+from llm_connect.core.money import nano_usd_of
 from llm_connect.core.periods import Period
 from llm_connect.core.snapshot import BudgetSnapshot
-from llm_connect.core.units import Amount, nano_usd_of
+from llm_connect.core.units import Amount
 from llm_connect.core.waiters import Waiter
 
 UNITS = (0, 1, 2)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from llm_connect.core import windows
+from llm_connect.core import clocks, waiters
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.demand import BoundDemand, CallFacts, PlainDemand
@@ -53,8 +53,8 @@ class BudgetMachine(RuleBasedStateMachine):
         super().__init__()
         self.model = Model()
         self.clock = pytest.MonkeyPatch()
-        self.clock.setattr(windows, "now", lambda: self.model.now)
-        self.clock.setattr(windows, "time", SimpleNamespace(monotonic=lambda: MONOTONIC))
+        self.clock.setattr(clocks, "now", lambda: self.model.now)
+        self.clock.setattr(waiters, "time", SimpleNamespace(monotonic=lambda: MONOTONIC))
         self.callers: list[Caller] = []
         self.over: dict[tuple[Node, int], int] = {}
 

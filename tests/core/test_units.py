@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import NOTHING, Amount, nano_usd_of, plain, shown, usd_of
+from llm_connect.core.money import nano_usd_of
+from llm_connect.core.units import NOTHING, Amount, plain, shown, usd_of
 
 WHOLE = st.integers(-(10**30), 10**30)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core import windows
+from llm_connect.core import clocks
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.mock import MockLLMAdapter
@@ -36,7 +36,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(windows, "now", clock)
+    monkeypatch.setattr(clocks, "now", clock)
     return clock
 
 

@@ -341,23 +341,23 @@ def metered(make: Make) -> Scene:
 
 
 def window(make: Make) -> Scene:
-    from llm_connect.core import windows
+    from llm_connect.core import clocks
 
     scene = _scene(make, period="hour")
     child = scene.root.child("a", 500, period="day")
     book(child)
-    real = windows.now
+    real = clocks.now
     scene.keep = [real]
 
     def act() -> None:
-        windows.now = lambda: real() + 3_600
+        clocks.now = lambda: real() + 3_600
         scene.root.snapshot()
         book(scene.root, 100, 20)
 
     def after() -> None:
-        windows.now = lambda: real() + 3_600
+        clocks.now = lambda: real() + 3_600
         scene.root.snapshot()
-        windows.now = real
+        clocks.now = real
 
     scene.act, scene.after = act, after
     return scene

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core import windows
+from llm_connect.core import clocks
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.demand import NO_FACTS, PlainDemand
 from llm_connect.core.waiters import Waiter
@@ -82,7 +82,7 @@ def test_callers_are_in_the_order_of_the_clock_of_the_server(redis_url: str, mon
     first = waiting(budget, 80)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - 86_400)
-    monkeypatch.setattr(windows, "now", time.time)
+    monkeypatch.setattr(clocks, "now", time.time)
     other = second(budget)
     second_one = waiting(other, 81)
     assert told(other) == [(80,), (81,)]

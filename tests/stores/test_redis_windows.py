@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core import windows
+from llm_connect.core import clocks
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.redis.clock import ServerClock
 from tests.core.budget_helpers import at_rest, outcomes
@@ -30,7 +30,7 @@ def test_windows_go_by_the_clock_of_the_server(redis_url: str, monkeypatch: Any,
     expected = right.snapshot().opens_at
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 86_400 * days)
-    monkeypatch.setattr(windows, "now", time.time)
+    monkeypatch.setattr(clocks, "now", time.time)
     right.reserve(10).settle(10)
     other = second(right)
     assert other.snapshot().opens_at == right.snapshot().opens_at == expected
@@ -56,7 +56,7 @@ def test_the_clock_of_a_server_does_not_go_to_and_fro() -> None:
 def test_a_correction_that_others_overtake_is_decided_anew(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it amends has left the window by the time it is written, so nothing more leaves (BUDGET-54, STORE-15)."""
     clock = Clock()
-    monkeypatch.setattr(windows, "now", clock)
+    monkeypatch.setattr(clocks, "now", clock)
     budget = open_budget(redis_url, total=100, period="hour")
     theirs = second(budget)
     with budget.reserve(50) as hold:

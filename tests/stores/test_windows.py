@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core import windows
+from llm_connect.core import clocks
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.units import NOTHING
 from llm_connect.stores.command import main
@@ -28,7 +28,7 @@ from tests.stores.looking import second
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(windows, "now", clock)
+    monkeypatch.setattr(clocks, "now", clock)
     return clock
 
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.core.bounds import utf8_bytes
 from llm_connect.core.exceptions import LLMError, LLMResponseError
-from llm_connect.core.holds import Ending, Hold
-from llm_connect.core.log import OVERRUN, tell_of_end
+from llm_connect.core.holds import Ending, Hold, tell_of_end
+from llm_connect.core.log import OVERRUN
 from llm_connect.core.metering import log_unreadable, presumed_on_error
 from llm_connect.core.models import LLMResponse
+from llm_connect.core.money import nano_usd_of
 from llm_connect.core.price import Price, cost_of
 from llm_connect.core.terms import cut_by
-from llm_connect.core.units import nano_usd_of
 from llm_connect.core.usage import Usage
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
@@ -71,7 +71,7 @@ def _settle_above(hold: Hold, outcome: Answer | Failure) -> None:
     if most.total_tokens > bound.tokens or nano_usd > bound.nano_usd:
         amount = bound.but(max(most.total_tokens, bound.tokens), None, nano_usd)
         ending = Ending("settled", amount, most)
-        hold.tracker.gate.end(hold, ending)
+        hold.keeper.end(hold, ending)
         tell_of_end(OVERRUN, hold, ending)
 
 

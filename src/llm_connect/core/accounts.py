@@ -189,6 +189,27 @@ def hopeless(path: Path, amount: Amount) -> Account | None:
     return next((account for account, need in needs(path, amount) if account.spent + need > account.limit), None)  # type: ignore[operator]
 
 
+def opening(path: Path, amount: Amount) -> float | None:
+    """When `amount` would fit with no hold and no slice open, by what leaves windows.
+
+    0 when it would now; None when it never will.
+    """
+    opens_at = 0.0
+    for account, need in needs(path, amount):
+        lacking = account.spent + need - account.limit  # type: ignore[operator]
+        if lacking > 0:
+            frees = None if account.window is None else account.window.frees(account.place, account.spent, lacking)
+            if frees is None:
+                return None
+            opens_at = max(opens_at, frees)
+    return opens_at
+
+
+def now_on(path: Path) -> float:
+    """The moment by the clock of the windows on `path`, of which there is one."""
+    return next(account.window.clock() for account in path.units[0] if account.window is not None)
+
+
 def left_on(accounts: Iterable[Account]) -> int | None:
     """The least that is left from a tracker up to its root, or to the slice around it; None without a limit.
 

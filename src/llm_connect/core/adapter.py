@@ -9,10 +9,13 @@ from llm_connect.core import metered_streams, metering
 from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.counting import CountTokens, counter_of, measured
-from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+from llm_connect.core.demand import CallFacts, Demand
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.response import LLMResponse, Prompt
 from llm_connect.core.stream_sources import WholeReply
 from llm_connect.core.streams import AsyncLLMStream, LLMStream
+from llm_connect.core.terms import terms_on
 
 #: The output limit, in tokens, that is held and sent when a call has a budget and no limit of its own.
 DEFAULT_MAX_TOKENS = 2_000
@@ -88,6 +91,11 @@ class LLMAdapter(ABC):
         size = measured(utf8_bytes, counter_of(self.count_tokens))
         prompt_tokens = size(prompt) + size(config.system_prompt)
         return Bound(prompt_tokens=prompt_tokens, max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS)
+
+    def _asks(self, tracker: BudgetTracker, prompt: Prompt, config: RunConfig | None) -> tuple[Demand, CallFacts]:
+        """What a call would ask of `tracker`, for `BudgetTracker.fits`."""
+        terms = terms_on(tracker, self, prompt, config)
+        return terms.demand, terms.facts
 
     def price_for(self, model: str | None, config: RunConfig) -> Price | None:
         """What tokens of `model` cost, as far as the adapter itself knows; by default it does not.

@@ -8,16 +8,18 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from llm_connect.core import accounts, forks
 from llm_connect.core.accounts import Account
 from llm_connect.core.books import Books, Sink
+from llm_connect.core.clocks import wall_clock
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.gates import Note, Worker
+from llm_connect.core.expiry import Windows, seconds_until_open
+from llm_connect.core.gates import Note
 from llm_connect.core.grants import give_back, grant, grow, is_unlimited
-from llm_connect.core.holds import Ending, Hold, OpenHold, gather_lost, lost
+from llm_connect.core.holds import Ending, Hold, OpenHold, Worker, gather_lost, lost
 from llm_connect.core.journal import Journal, Plan
 from llm_connect.core.learning import Key
 from llm_connect.core.ledger import Ledger, LedgerEntry
@@ -25,18 +27,17 @@ from llm_connect.core.limits import Limits
 from llm_connect.core.line import Line
 from llm_connect.core.locks import TreeLock
 from llm_connect.core.outbox import Outbox
+from llm_connect.core.scope import Scope, Tree
 from llm_connect.core.slices import Slices
 from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold
 from llm_connect.core.units import MOST_LIMIT, NOTHING, Amount, usd_of
 from llm_connect.core.waiters import Waiter
-from llm_connect.core.windows import Clock, Windows, seconds_until_open, wall_clock
-
-if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.windows import Clock
 
 #: What becomes of a hold whose outcome is not known after dispatch.
 OnUnknown: TypeAlias = Literal["presume", "release"]
+S = TypeVar("S", bound=Scope)
 T = TypeVar("T")
 
 
@@ -64,7 +65,7 @@ class Gate:
         self._outbox = Outbox()
         self._books = Books(self.ledger, self._outbox, sink)
         self._learned = self._books.learned.factors
-        self._line = Line()
+        self._line = Line(self)
         self._slices = Slices()
         self.clock: Clock = clock
         self._windows = Windows(clock)
@@ -74,8 +75,7 @@ class Gate:
         self.notes: deque[Note] = deque()
         self._generation = forks.generation
         self._arrivals = itertools.count(1)
-        #: Whether any tracker of the tree is closed, or was once: else none has to be asked.
-        self.any_closed: bool = False
+        self.tree: Tree = Tree()
 
     def raise_owed(self) -> None:
         """Raise the SystemExit or KeyboardInterrupt that a callback has raised, before anything is held or sent."""
@@ -89,9 +89,7 @@ class Gate:
     # An operation has the form that `TreeLock` shows, and says by `_inside` that it has begun and that it is done.
     # The two that every call needs are written out; `_run` does all others.
 
-    def admit(
-        self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None = None
-    ) -> Hold | None:
+    def admit(self, tracker: Scope, demand: Demand, facts: CallFacts, replaces: Hold | None = None) -> Hold | None:
         """A hold, when the demand fits and nobody waits; None when the caller has to queue.
 
         What the hold `replaces` has kept passes over without a moment in which somebody else could get it.
@@ -111,10 +109,10 @@ class Gate:
                 self._work_off()
             if self._learned:
                 demand = demand.raised(self._learned.get(facts.key))
-            if replaces is not None or line.busy or self.any_closed:
+            if replaces is not None or line.busy or self.tree.any_closed:
                 hold = self._admit(tracker, demand, facts, replaces)
             else:
-                hold = grant(tracker, demand, facts)
+                hold = grant(self, tracker, demand, facts)
             self._inside = False
         finally:
             try:
@@ -223,7 +221,7 @@ class Gate:
             hold.release()
         return dispatched
 
-    def room(self, tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> int | None:
+    def room(self, tracker: Scope, demand: Demand, facts: CallFacts) -> int | None:
         """How many such demands fit now; None when no limit concerns them."""
         return self._run(self._room, tracker, demand, facts)
 
@@ -256,7 +254,7 @@ class Gate:
         """Do what is left to do, also in a running event loop."""
         self.tidy()
 
-    def record(self, tracker: BudgetTracker, amount: Amount, facts: CallFacts) -> LedgerEntry:
+    def record(self, tracker: Scope, amount: Amount, facts: CallFacts) -> LedgerEntry:
         """Book what has been spent already, whatever the limits say."""
         return self._run(self._record, tracker, amount, facts)
 
@@ -270,18 +268,18 @@ class Gate:
             )
         return entry
 
-    def change_limits(self, tracker: BudgetTracker, limits: dict[Account, int | None]) -> None:
+    def change_limits(self, tracker: Scope, limits: dict[Account, int | None]) -> None:
         """Set limits of `tracker`, all at the same moment, and look who fits now."""
         self._run(self._change_limits, tracker, limits)
 
-    def open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
+    def open_slice(self, child: Scope, kept: Hold) -> bool:
         """Set the limits of `child` aside above it, in the place of what is `kept`; False when it is closed above it.
 
         It may fail as well when by an overrun more is spent there by now.
         """
         return self._run(self._open_slice, child, kept)
 
-    def close(self, tracker: BudgetTracker) -> None:
+    def close(self, tracker: Scope) -> None:
         """Admit nothing more on `tracker` and below it, tell those that wait there, and return the rest of slices."""
         self.check_process()
         self.notes.append(partial(self._close, tracker))
@@ -291,24 +289,25 @@ class Gate:
         """Tell of a threshold once it is reached."""
         self._run(self._books.watch, threshold)
 
-    def keep_window(self, tracker: BudgetTracker) -> None:
+    def keep_window(self, tracker: Scope) -> None:
         """Let what `tracker` has spent leave its window in time."""
         self._windows.add(tracker)
         self._windowed = True
 
-    def look(self, tracker: BudgetTracker) -> float:
+    def look(self, tracker: Scope) -> float:
         """Let in who fits by what has left windows; seconds until more leaves one of `tracker` or above it."""
         return self._run(seconds_until_open, tracker) if self._windowed else math.inf
 
-    def read(self, tracker: BudgetTracker) -> BudgetSnapshot:
+    def read(self, tracker: Scope) -> BudgetSnapshot:
         """The figures of `tracker`, all of one moment."""
         return self._run(self._snapshot, tracker)
 
-    def join(self, joined: dict[str, BudgetTracker], child: BudgetTracker) -> BudgetTracker:
+    def join(self, joined: dict[str, S], child: S) -> S:
         """The open child of this name among `joined`, else `child`, which joins them."""
-        return self._run(self._join, joined, child)
+        shared: S = self._run(self._join, joined, child)
+        return shared
 
-    def handle(self, tracker: BudgetTracker) -> Any:
+    def handle(self, tracker: Scope) -> Any:
         """What `tracker` is pickled as. Raises TypeError."""
         raise TypeError(
             "A BudgetTracker cannot be pickled: a copy in another process would be a second budget of the same "
@@ -321,12 +320,10 @@ class Gate:
 
     # What operations do under the lock.
 
-    def _admit(
-        self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None = None
-    ) -> Hold | None:
+    def _admit(self, tracker: Scope, demand: Demand, facts: CallFacts, replaces: Hold | None = None) -> Hold | None:
         replaced = replaces is not None and give_back(replaces)
-        free = (replaced or not self._line.busy) and not (self.any_closed and tracker.closed)
-        hold = grant(tracker, demand, facts) if free else None
+        free = (replaced or not self._line.busy) and not (self.tree.any_closed and tracker.closed)
+        hold = grant(self, tracker, demand, facts) if free else None
         if replaced:
             self._line.scan()
         return hold
@@ -339,7 +336,7 @@ class Gate:
             hold.dispatched = True
         return hold.dispatched
 
-    def _room(self, tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> int | None:
+    def _room(self, tracker: Scope, demand: Demand, facts: CallFacts) -> int | None:
         counts = accounts.room(tracker.accounts, self._raised(demand, facts).amount)
         return 0 if tracker.closed else counts
 
@@ -355,7 +352,7 @@ class Gate:
             self._line.end_wait(waiter, "wait_expired")
         return waiter.leave()
 
-    def _record(self, tracker: BudgetTracker, amount: Amount, facts: CallFacts) -> LedgerEntry:
+    def _record(self, tracker: Scope, amount: Amount, facts: CallFacts) -> LedgerEntry:
         entry = self._books.record(tracker, amount, facts)
         self._line.scan()
         return entry
@@ -369,7 +366,7 @@ class Gate:
         self._line.scan()
         return entry
 
-    def _change_limits(self, tracker: BudgetTracker, limits: dict[Account, int | None]) -> None:
+    def _change_limits(self, tracker: Scope, limits: dict[Account, int | None]) -> None:
         plan = Plan()
         for account, limit in limits.items():
             plan.set(account, "limit", limit)
@@ -378,24 +375,24 @@ class Gate:
         self._books.look_at_thresholds()
         self._line.scan()
 
-    def _open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
+    def _open_slice(self, child: Scope, kept: Hold) -> bool:
         assert child.parent is not None
         give_back(kept)
         opened = not child.parent.closed and self._slices.open(child)
         self._line.scan()
         return opened
 
-    def _close(self, tracker: BudgetTracker) -> None:
+    def _close(self, tracker: Scope) -> None:
         self._slices.close(tracker)
         self._line.close()
 
-    def _join(self, joined: dict[str, BudgetTracker], child: BudgetTracker) -> BudgetTracker:
+    def _join(self, joined: dict[str, S], child: S) -> S:
         shared = joined.get(child.name)
         if shared is None or shared.closed:
             shared = joined[child.name] = child
         return shared
 
-    def _snapshot(self, tracker: BudgetTracker) -> BudgetSnapshot:
+    def _snapshot(self, tracker: Scope) -> BudgetSnapshot:
         own = tracker.own_accounts
         tokens, calls, usd = (account.limit for account in own)
         return BudgetSnapshot(

@@ -62,11 +62,9 @@ from llm_connect.core.limits import Limits
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.thresholds import Threshold
 from llm_connect.core.units import NOTHING, Amount
-from llm_connect.core.windows import follow
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.figures import BudgetFigures
+    from llm_connect.core.scope import Scope
 
 #: Takes every entry of the ledger, in order.
 Sink: TypeAlias = Callable[[LedgerEntry], object]
@@ -182,7 +180,7 @@ class Books:
             plan.then(self._learn, lesson)
         plan.then(self._tell, hold)
 
-    def record(self, tracker: BudgetTracker, amount: Amount, facts: CallFacts) -> LedgerEntry:
+    def record(self, tracker: Scope, amount: Amount, facts: CallFacts) -> LedgerEntry:
         """Book `amount` without a hold."""
         plan = Plan()
         accounts.change(plan, tracker.accounts, NOTHING, amount)
@@ -213,12 +211,12 @@ class Books:
             plan.then(self._presumed.pop, entry_id, None)
         else:
             presumed = NOTHING
-            kept = {number for number in self._amended if self._ledger.hold_of(number) is not None}
+            kept = {number for number in self._amended if self._hold_of(number) is not None}
             plan.set(self, "_amended", kept | {entry_id})
         actual = hold.amount.but(*figures)
         difference = actual.minus(hold.amount)
         accounts.change(plan, tracker.accounts, NOTHING, difference, NOTHING.minus(presumed))
-        follow(plan, self, hold, difference, presumed)
+        self._follow(plan, hold, difference, presumed)
         lesson = self._better(hold, actual, None if figures[2] is None else actual.nano_usd)
         if lesson is not None:
             plan.then(self._learn, lesson)
@@ -241,12 +239,14 @@ class Books:
 
     def _settled(self, entry_id: int) -> Hold | None:
         """What was settled by this entry, if the ledger still has it and it was not corrected before."""
-        hold = self._ledger.hold_of(entry_id)
+        hold = self._hold_of(entry_id)
         return None if hold is None or hold.ending.outcome != "settled" or entry_id in self._amended else hold
 
-    def _carry_out(
-        self, plan: Plan, tracker: BudgetTracker, entry: LedgerEntry, presumed: Amount = NOTHING
-    ) -> LedgerEntry:
+    def _hold_of(self, entry_id: int) -> Hold | None:
+        """The hold whose end is this entry, while the ledger keeps it."""
+        return next((line for line in self._lines if isinstance(line, Hold) and line.entry_id == entry_id), None)
+
+    def _carry_out(self, plan: Plan, tracker: Scope, entry: LedgerEntry, presumed: Amount = NOTHING) -> LedgerEntry:
         """Make the changes of `plan`, which are what `entry` of `tracker` says; so much more of it is presumed."""
         kind = (entry.tracker, entry.adapter, entry.model)
         plan.set(self, "surprised", True)
@@ -255,13 +255,22 @@ class Books:
         tracker.accounts.journal.carry_out(plan)
         return entry
 
-    def expire(self, plan: Plan, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
+    def expire(self, plan: Plan, tracker: Scope, spent: Amount, presumed: Amount) -> None:
         """Take off what `tracker` has spent what has left its window; those above keep it."""
         accounts.expire(plan, tracker.own_accounts, spent, presumed)
         if spent != NOTHING:
             self._shift(plan, tracker.path, NOTHING.minus(spent))
             for above in tracker.lineage[1:2]:
                 self._shift(plan, above.path, spent)
+
+    def _follow(self, plan: Plan, hold: Hold, difference: Amount, presumed: Amount) -> None:
+        """Let a correction of what was booked, or `presumed`, for `hold` count in the windows in which that counts.
+
+        Where it has left, the correction leaves at once, so that no window shows less, or more, than was spent in it.
+        """
+        for tracker in hold.tracker.lineage:
+            if tracker.window is not None and not tracker.window.amend(plan, hold.entry_id, difference, presumed):
+                self.expire(plan, tracker, difference, NOTHING.minus(presumed))
 
     def number(self) -> int:
         """A number above the ids of all entries, and not above those that follow."""
@@ -278,7 +287,7 @@ class Books:
         for threshold in reached:
             # After an interruption it may be in there already.
             if not self._outbox.has(threshold):
-                self._outbox.put(threshold.callback, threshold.tracker.snapshot, threshold)
+                self._outbox.put(threshold.callback, threshold.snapshot, threshold)
             if not threshold.rest():
                 self._thresholds.remove(threshold)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from llm_connect.core.checks import check_count
-from llm_connect.core.demand import Grade
 from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.price import Price
 from llm_connect.core.units import MOST, Amount
+
+#: How sure an upper bound is: proven, estimated, or none at all.
+Grade: TypeAlias = Literal["proven", "estimated", "unbounded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,16 @@ import time
 from collections.abc import Mapping
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args
+from typing import Any, Final, Protocol, Self, TypeVar, get_args
 
-from llm_connect.core.accounts import Account, Own, Path
+from llm_connect.core.accounts import Account, Path
 from llm_connect.core.admission import Gate, OnUnknown
 from llm_connect.core.books import Sink
-from llm_connect.core.bounds import Bound
+from llm_connect.core.bounds import Bound, Grade
 from llm_connect.core.callers import remember_own
 from llm_connect.core.checks import check_count, check_name, check_number
 from llm_connect.core.child_names import ChildNames
-from llm_connect.core.demand import NO_FACTS, Grade, PlainDemand
+from llm_connect.core.demand import NO_FACTS, CallFacts, Demand, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.figures import BudgetFigures
 from llm_connect.core.gates import BudgetGate
@@ -25,16 +25,13 @@ from llm_connect.core.limits import Limits, checked_amount, checked_correction, 
 from llm_connect.core.periods import Period, checked_period
 from llm_connect.core.price import Price, checked_prices
 from llm_connect.core.reservations import asked
+from llm_connect.core.response import Prompt
 from llm_connect.core.slices import limits_of
 from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold, ThresholdCallback
 from llm_connect.core.units import MOST_LIMIT, UNITS
 from llm_connect.core.waiting import aadmit, admit
 from llm_connect.core.windows import Window
-
-if TYPE_CHECKING:
-    from llm_connect.core.adapter import LLMAdapter
-    from llm_connect.core.models import Prompt, RunConfig
 
 
 class _Unchanged:
@@ -44,6 +41,13 @@ class _Unchanged:
 
 _UNCHANGED: Final = _Unchanged()
 _Limit = TypeVar("_Limit")
+Config = TypeVar("Config", contravariant=True)
+
+
+class Asking(Protocol[Config]):
+    """An `LLMAdapter`: it says what a call would ask of a budget."""
+
+    def _asks(self, tracker: BudgetTracker, prompt: Prompt, config: Config | None) -> tuple[Demand, CallFacts]: ...
 
 
 class BudgetTracker(BudgetFigures):
@@ -96,10 +100,10 @@ class BudgetTracker(BudgetFigures):
         check_count("keep_entries", keep_entries, least=0)
         if on_unknown not in get_args(OnUnknown):
             raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
-        self.prices: Mapping[str, Price] = checked_prices(prices or {})
+        self.prices = checked_prices(prices or {})
         if sink is not None and not callable(sink):
             raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
-        self.strict: bool = strict
+        self.strict = strict
         gate = Gate(keep_entries, on_unknown, sink)
         limits = checked_limits(total, total_calls, total_usd)
         self._become(name, None, gate, limits, checked_period(period))
@@ -107,7 +111,7 @@ class BudgetTracker(BudgetFigures):
     def _become(
         self,
         name: str,
-        parent: BudgetTracker | None,
+        parent: Self | None,
         gate: BudgetGate,
         limits: Limits,
         period: Period | None = None,
@@ -117,25 +121,25 @@ class BudgetTracker(BudgetFigures):
         check_name(name)
         self.name = name
         self.parent = parent
-        self.path: str = name if parent is None else f"{parent.path}/{name}"
+        self.path = name if parent is None else f"{parent.path}/{name}"
         self.gate = gate
-        #: Its number in the store; 0 in memory.
-        self.number: int = 0
+        self.tree = gate.tree
+        self.number = 0
         tokens, calls, usd = (Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True))
-        self.own_accounts: Own = (tokens, calls, usd)
-        self.accounts: Path = Path(
+        self.own_accounts = (tokens, calls, usd)
+        self.accounts = Path(
             self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice, journal=gate.journal
         )
-        self.lineage: tuple[BudgetFigures, ...] = (self, *(parent.lineage if parent else ()))
+        self.lineage = (self, *(parent.lineage if parent else ()))
         self.closed_itself = is_slice
-        self.is_slice: bool = is_slice
+        self.is_slice = is_slice
         self._opens_as_slice: bool = is_slice
         #: Whether it was joined: then leaving its block closes it for nobody.
         self._others_use_it = False
         self._max_wait_seconds: float = 0
         self._joined: dict[str, BudgetTracker] = {}
         self._names = ChildNames()
-        self.window: Window | None = None if period is None else Window(period, gate.clock)
+        self.window = None if period is None else Window(period, gate.clock)
         if self.window is not None:
             for account in self.own_accounts:
                 account.window = self.window
@@ -315,7 +319,7 @@ class BudgetTracker(BudgetFigures):
         joined._others_use_it = True
         return joined
 
-    def fits(self, adapter: LLMAdapter, prompt: Prompt, config: RunConfig | None = None) -> int | None:
+    def fits(self, adapter: Asking[Config], prompt: Prompt, config: Config | None = None) -> int | None:
         """How many calls such as this one still fit at the same time, by their bound; None when nothing limits them.
 
             together = tracker.fits(adapter, prompt, config)
@@ -324,10 +328,7 @@ class BudgetTracker(BudgetFigures):
         `config.budget_tracker` does not matter: it is this tracker that is asked. Without `max_tokens` the adapter's
         default counts. Raises what the call would raise for a prompt or config that cannot be sent.
         """
-        from llm_connect.core.terms import terms_on  # it imports what imports this module
-
-        asked = terms_on(self, adapter, prompt, config)
-        return self.gate.room(self, asked.demand, asked.facts)
+        return self.gate.room(self, *adapter._asks(self, prompt, config))
 
     def on_threshold(self, part: float, callback: ThresholdCallback) -> None:
         """Call `callback` once, when this part of any limit of this tracker is spent, so that agents can wrap up.
@@ -340,7 +341,7 @@ class BudgetTracker(BudgetFigures):
             `BudgetSnapshot`. It runs in the thread that booked, outside of the lock; when it fails, that is logged. A
             SystemExit or KeyboardInterrupt is raised by the next call or reservation of the budget.
         """
-        self.gate.watch(Threshold(self, part, callback))
+        self.gate.watch(Threshold(self, part, callback, self.snapshot))
 
     def set_limits(
         self,

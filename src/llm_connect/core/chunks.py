@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from llm_connect.core.models import FinishReason, LLMResponse
+from llm_connect.core.response import FinishReason, LLMResponse
 from llm_connect.core.usage import Usage
 
 

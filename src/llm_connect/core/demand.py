@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import Protocol
 
 from llm_connect.core.accounts import Path, fits, hold, limits_output, take
+from llm_connect.core.bounds import Bound, Grade
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.learning import Key, LearnedFactor, Seen, Used
 from llm_connect.core.price import Price
 from llm_connect.core.units import MOST, Amount, shown
-
-if TYPE_CHECKING:
-    from llm_connect.core.bounds import Bound
-
-#: How sure an upper bound is: proven, estimated, or none at all.
-Grade: TypeAlias = Literal["proven", "estimated", "unbounded"]
 
 
 class Demand(Protocol):

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from llm_connect.core.models import LLMResponse
+    from llm_connect.core.response import LLMResponse
     from llm_connect.core.units import Amount
 
 

@@ -5,30 +5,21 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from llm_connect.core.accounts import Account, Own, Path, figures_of, left_on
+from llm_connect.core.accounts import Account, figures_of, left_on
+from llm_connect.core.scope import Scope
 from llm_connect.core.units import usd_of
 
 if TYPE_CHECKING:
     from llm_connect.core.gates import BudgetGate
-    from llm_connect.core.periods import Period
-    from llm_connect.core.windows import Window
 
 
-class BudgetFigures:
-    """The figures of a tracker: each is read at its own moment, `BudgetTracker.snapshot` reads all at one."""
+class BudgetFigures(Scope):
+    """A scope with the gate that keeps it, and its figures.
 
-    path: str
+    Each is read at its own moment; `BudgetTracker.snapshot` reads all at one.
+    """
+
     gate: BudgetGate
-    own_accounts: Own
-    accounts: Path
-    lineage: tuple[BudgetFigures, ...]
-    _closed_itself: bool
-    window: Window | None
-
-    @property
-    def period(self) -> Period | None:
-        """How often the limits begin anew; None: they are for good."""
-        return None if self.window is None else self.window.period
 
     @property
     def total(self) -> int | None:
@@ -98,21 +89,6 @@ class BudgetFigures:
         """Whether more is spent than a limit of this tracker allows; while it is, calls are refused."""
         self.gate.tidy()
         return any(account.breached for account in self.own_accounts)
-
-    @property
-    def closed(self) -> bool:
-        """Whether this tracker or one above it is closed."""
-        return any(tracker.closed_itself for tracker in self.lineage)
-
-    @property
-    def closed_itself(self) -> bool:
-        """Whether this very tracker is closed."""
-        return self._closed_itself
-
-    @closed_itself.setter
-    def closed_itself(self, closed: bool) -> None:
-        self._closed_itself = closed
-        self.gate.any_closed = self.gate.any_closed or closed
 
     def __str__(self) -> str:
         self.gate.tidy()

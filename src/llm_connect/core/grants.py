@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from llm_connect.core import accounts
 from llm_connect.core.demand import BoundDemand, CallFacts, Demand
-from llm_connect.core.holds import Hold
+from llm_connect.core.holds import Hold, Keeper
 from llm_connect.core.journal import Plan
 from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.units import NOTHING
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.scope import Scope
 
 
-def grant(tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | None:
+def grant(keeper: Keeper, tracker: Scope, demand: Demand, facts: CallFacts) -> Hold | None:
     """A hold for as much of `demand` as fits now, or None."""
     taken = demand.take(tracker.accounts)
     if taken is None:
@@ -25,9 +25,8 @@ def grant(tracker: BudgetTracker, demand: Demand, facts: CallFacts) -> Hold | No
     if max_tokens is None and isinstance(demand, BoundDemand):
         # Nobody limits what is written.
         facts = replace(facts, grade="unbounded")
-    gate = tracker.gate
-    hold = gate.hold_type(tracker, amount, max_tokens, demand, facts)
-    journal = gate.journal
+    hold = keeper.hold_type(keeper, tracker, amount, max_tokens, demand, facts)
+    journal = tracker.accounts.journal
     # It is open from here on; whoever finds the intent sees to it that it is not.
     journal.hold = hold
     hold.ended = False

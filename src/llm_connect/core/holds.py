@@ -46,7 +46,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from llm_connect.core.accounts import hopeless
 from llm_connect.core.checks import encodable
@@ -54,16 +54,18 @@ from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.ledger import LedgerEntry, Outcome
 from llm_connect.core.limits import checked_figures
-from llm_connect.core.log import IMPLAUSIBLE, OVERRUN, PRESUMED, tell, tell_of_end, tell_of_refusal
+from llm_connect.core.log import IMPLAUSIBLE, OVERRUN, PRESUMED, Event, tell, tell_of_refusal
+from llm_connect.core.money import nano_usd_of
 from llm_connect.core.refusals import refusal_of
 from llm_connect.core.unbilled import not_billed
-from llm_connect.core.units import MOST, NOTHING, Amount, nano_usd_of, usd_of
+from llm_connect.core.units import MOST, NOTHING, Amount, usd_of
 from llm_connect.core.usage import Usage
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.price import Price
+    from llm_connect.core.scope import Scope
 
+T = TypeVar("T")
 State: TypeAlias = Literal["reserved", "dispatched", "ended"]
 
 
@@ -84,6 +86,30 @@ _tuple = tuple.__new__
 RELEASED = Ending("released", NOTHING)
 #: What stands for the ending of a hold that is open, or was given back without an entry.
 NO_ENDING = RELEASED
+
+
+class Worker(Protocol):
+    """Does the operations of a gate that does I/O, so that no event loop is blocked by them."""
+
+    async def run(self, operation: Callable[..., T], *args: Any) -> T:
+        """What `operation` comes to, in order with all others. Cancelled, it is not begun, or its hold given back."""
+        ...
+
+
+class Keeper(Protocol):
+    """Who keeps the budget of a hold, and decides what becomes of it: the part of a `BudgetGate` that it asks."""
+
+    @property
+    def worker(self) -> Worker | None: ...
+    @property
+    def hold_type(self) -> type[Hold]: ...
+    @property
+    def on_unknown(self) -> str: ...
+
+    def dispatch(self, hold: Hold) -> bool: ...
+    def end(self, hold: Hold, ending: Ending) -> None: ...
+    def lose(self, hold: Hold, ending: Ending) -> None: ...
+    def flush(self) -> None: ...
 
 
 class Hold:
@@ -112,6 +138,7 @@ class Hold:
         "ending",
         "entry_id",
         "facts",
+        "keeper",
         "max_tokens",
         "request_id",
         "reserved_at",
@@ -119,9 +146,17 @@ class Hold:
     )
 
     def __init__(
-        self, tracker: BudgetTracker, bound: Amount, max_tokens: int | None, demand: Demand, facts: CallFacts
+        self,
+        keeper: Keeper,
+        tracker: Scope,
+        bound: Amount,
+        max_tokens: int | None,
+        demand: Demand,
+        facts: CallFacts,
     ) -> None:
-        self.tracker: BudgetTracker = tracker
+        #: It decides what becomes of the hold.
+        self.keeper: Keeper = keeper
+        self.tracker: Scope = tracker
         #: What is held.
         self.bound: Amount = bound
         #: The output limit that the bound assumes, and that the request must carry; None when it assumes none.
@@ -186,12 +221,12 @@ class Hold:
         Raises LLMConfigurationError when the hold has ended, and LLMBudgetExceededError when it was given back: by
         an overrun more is spent by now than a limit allows.
         """
-        if not self.tracker.gate.dispatch(self):
+        if not self.keeper.dispatch(self):
             raise self.given_back()
 
     def try_dispatch(self) -> bool:
         """Like `dispatch`; False when the hold was given back, and has to be reserved anew."""
-        return self.tracker.gate.dispatch(self)
+        return self.keeper.dispatch(self)
 
     async def adispatch(self) -> None:
         """Like `dispatch`; of a budget in a store it is written without blocking the event loop."""
@@ -200,7 +235,7 @@ class Hold:
 
     async def atry_dispatch(self) -> bool:
         """Like `try_dispatch`, for a coroutine."""
-        worker = self.tracker.gate.worker
+        worker = self.keeper.worker
         return self.try_dispatch() if worker is None else await worker.run(self.try_dispatch)
 
     def given_back(self) -> LLMError:
@@ -213,14 +248,14 @@ class Hold:
 
     def booked(self) -> None:
         """Return once its end is in the ledger: in a running event loop, a store's worker sees to that."""
-        if self.tracker.gate.worker is not None:
-            self.tracker.gate.flush()
+        if self.keeper.worker is not None:
+            self.keeper.flush()
 
     async def abooked(self) -> None:
         """Like `booked`, for a coroutine."""
-        worker = self.tracker.gate.worker
+        worker = self.keeper.worker
         if worker is not None:
-            await worker.run(self.tracker.gate.flush)
+            await worker.run(self.keeper.flush)
 
     def settle(
         self,
@@ -259,13 +294,13 @@ class Hold:
             return
         answered_by = model if model is None or model.isascii() else encodable(model)
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, answered_by))
-        self.tracker.gate.end(self, ending)
+        self.keeper.end(self, ending)
         if actual[0] > bound[0] or actual[2] > bound[2] > 0:
             tell_of_end(OVERRUN, self, ending)
 
     def release(self) -> None:
         """Free all of it: nothing was sent, or the provider charges nothing for its reply."""
-        self.tracker.gate.end(self, RELEASED)
+        self.keeper.end(self, RELEASED)
 
     def presume(self) -> None:
         """Book all of it, since the outcome is not known; `BudgetTracker.correct` amends it later."""
@@ -280,12 +315,12 @@ class Hold:
             self._end(self._unsettled())
 
     def _end(self, ending: Ending) -> None:
-        self.tracker.gate.end(self, ending)
+        self.keeper.end(self, ending)
         tell_of_end(PRESUMED, self, ending)
 
     def _unsettled(self) -> Ending:
         """How it ends when nobody says how."""
-        presumed = self.dispatched and self.tracker.gate.on_unknown == "presume"
+        presumed = self.dispatched and self.keeper.on_unknown == "presume"
         return Ending("presumed", self.bound) if presumed else RELEASED
 
     def __enter__(self) -> Self:
@@ -310,8 +345,30 @@ class Hold:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
+    def __reduce__(self) -> Any:
+        """Raise TypeError, as its tracker does: in another process it would be a second budget."""
+        return self.tracker.__reduce__()
+
     def __repr__(self) -> str:
         return f"<Hold {self.state} {self.bound} of {self.tracker.path!r}>"
+
+
+def tell_of_end(event: Event, hold: Hold, ending: Ending) -> None:
+    """Log that `ending` has ended `hold`, if it has, and books what the event is about."""
+    if hold.ending is not ending or ending.outcome == "released":
+        return
+    tell(
+        event,
+        path=hold.tracker.path,
+        provider=hold.facts.adapter,
+        model=hold.model,
+        entry=hold.entry_id or None,
+        request_id=hold.request_id,
+        tokens=ending.amount.tokens,
+        usd=ending.amount.usd,
+        held_tokens=hold.bound.tokens,
+        held_usd=hold.bound.usd,
+    )
 
 
 def _reckoned(price: Price, actual: Amount, usage: Usage | None) -> int:
@@ -344,5 +401,5 @@ def gather_lost() -> None:
             hold = lost[0]
             # One that was interrupted while it was made has nothing yet.
             if not getattr(hold, "ended", True):
-                hold.tracker.gate.lose(hold, hold._unsettled())
+                hold.keeper.lose(hold, hold._unsettled())
             lost.remove(hold)

@@ -47,10 +47,7 @@ Databases know the intent as a write-ahead log, and completing a step that may b
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-if TYPE_CHECKING:
-    from llm_connect.core.holds import Hold
+from typing import Any, Protocol, TypeAlias
 
 
 class Plan:
@@ -97,6 +94,12 @@ class Plan:
 Intent: TypeAlias = "Plan | tuple[Any, ...] | None"
 
 
+class Granted(Protocol):
+    """What a step grants: undone, it has ended before anybody had it."""
+
+    ended: bool
+
+
 class Journal:
     """The step that a tree of trackers is in the midst of; whoever uses it has the lock of the tree."""
 
@@ -107,7 +110,7 @@ class Journal:
         #: The level that the step changes: its first account, and what the figures of the level come to.
         self.level: tuple[Any, ...] | None = None
         #: The hold that the step grants.
-        self.hold: Hold | None = None
+        self.hold: Granted | None = None
 
     def carry_out(self, plan: Plan) -> None:
         """Make the changes of `plan`: all of them, in the end."""

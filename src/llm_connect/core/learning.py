@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from itertools import cycle
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from llm_connect.core.price import Price
 from llm_connect.core.usage import Usage
-
-if TYPE_CHECKING:
-    from llm_connect.core.bounds import Bound
 
 #: An adapter's name and a model's.
 Key: TypeAlias = tuple[str | None, str | None]
@@ -80,6 +77,17 @@ class Used(NamedTuple):
     max_tokens: int | None
 
 
+class Parts(Protocol):
+    """A bound whose parts are told apart: input, how often the output limit may be used in full, and requests."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def calls(self) -> int: ...
+
+
 class Seen(NamedTuple):
     """One call as its bound had it, and as it came: input and output in tokens, cost in nano-USD.
 
@@ -91,7 +99,7 @@ class Seen(NamedTuple):
     actual: tuple[int, int, int]
 
     @classmethod
-    def of(cls, bound: Bound, used: Used, price: Price | None) -> Seen:
+    def of(cls, bound: Parts, used: Used, price: Price | None) -> Seen:
         limit = bound.outputs * used.max_tokens if used.max_tokens is not None else used.tokens
         usage, cost = used.usage, used.nano_usd
         if usage is None:

@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
 
-from llm_connect.core.demand import Grade
+from llm_connect.core.bounds import Grade
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.gates import Run
 from llm_connect.core.totals import By, Kind, Sums, Total, Totals
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.usage import Usage
 
-if TYPE_CHECKING:
-    from llm_connect.core.holds import Hold
+T = TypeVar("T")
 
 #: How an attempt ended. `recorded` was booked without a hold; `corrected` amends an earlier entry; `expired` has left
 #: the window of its tracker.
@@ -86,6 +84,23 @@ class LedgerEntry:
         }
 
 
+class Ended(Protocol):
+    """A hold that has ended: it makes its entry when somebody asks for it."""
+
+    @property
+    def entry_id(self) -> int: ...
+    @property
+    def amount(self) -> Amount: ...
+    @property
+    def entry(self) -> LedgerEntry | None: ...
+
+
+class Run(Protocol):
+    """Does a thing as an operation: under the lock, after what an interrupted one has left is in order."""
+
+    def __call__(self, operation: Callable[..., T], *args: Any) -> T: ...
+
+
 class Ledger:
     """The last entries of a tree of trackers, oldest first, and the totals of all that ever were.
 
@@ -99,7 +114,7 @@ class Ledger:
 
     def __init__(self, keep: int, run: Run) -> None:
         #: The last entries, and the holds that they are made of.
-        self.lines: deque[LedgerEntry | Hold] = deque(maxlen=keep)
+        self.lines: deque[LedgerEntry | Ended] = deque(maxlen=keep)
         #: Does a thing as an operation of the budget.
         self._run = run
         self._totals = Totals()
@@ -110,7 +125,7 @@ class Ledger:
         #: What has left windows for good, below 0: only of the root, since all others' stays on their parents.
         self.expired: Amount = NOTHING
 
-    def post(self, line: LedgerEntry | Hold, posting: Any) -> None:
+    def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
         """Add an entry, or the ended hold that it is made of, unless it is there already; and let the totals be so."""
         lines = self.lines
         if not lines or lines[-1] is not line:
@@ -149,12 +164,6 @@ class Ledger:
         """The sum of the entries that are no longer kept."""
         return self._run(self._earlier)
 
-    def hold_of(self, entry_id: int) -> Hold | None:
-        """The hold whose end is this entry, while it is kept; the caller has the lock."""
-        return next(
-            (line for line in self.lines if not isinstance(line, LedgerEntry) and line.entry_id == entry_id), None
-        )
-
     def __iter__(self) -> Iterator[LedgerEntry]:
         return map(_entry, self._run(self.lines.copy))
 
@@ -166,11 +175,11 @@ class Ledger:
         return reduce(Amount.minus, kept, self._totals.sum.plus(self.expired))
 
 
-def _number(line: LedgerEntry | Hold) -> int:
+def _number(line: LedgerEntry | Ended) -> int:
     return line.id if isinstance(line, LedgerEntry) else line.entry_id
 
 
-def _entry(line: LedgerEntry | Hold) -> LedgerEntry:
+def _entry(line: LedgerEntry | Ended) -> LedgerEntry:
     if isinstance(line, LedgerEntry):
         return line
     assert line.entry is not None

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 from llm_connect.core.checks import check_count, check_labels, check_line
 from llm_connect.core.demand import NO_FACTS, CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import MOST, MOST_LIMIT, NANO, checked_usd, nano_usd_of
+from llm_connect.core.money import checked_usd, nano_usd_of
+from llm_connect.core.units import MOST, MOST_LIMIT, NANO
 
 #: Limits in tokens, calls and nano-USD; None where there is none.
 Limits: TypeAlias = tuple[int | None, int | None, int | None]

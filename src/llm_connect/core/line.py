@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 from llm_connect.core.accounts import Account, Path, change, fits, needs, short
 from llm_connect.core.exceptions import BudgetReason
 from llm_connect.core.grants import give_back, grant
+from llm_connect.core.holds import Keeper
 from llm_connect.core.journal import Plan
 from llm_connect.core.learning import Key, LearnedFactor
 from llm_connect.core.queues import Queues
-from llm_connect.core.refusals import refusal
 from llm_connect.core.units import NOTHING, Amount
-from llm_connect.core.waiters import RemoteWaiter, Waiter
-from llm_connect.core.windows import doomed
+from llm_connect.core.waiters import RemoteWaiter, Waiter, doomed, refusal
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.scope import Scope
 
 #: How long a grant that came at the end of the wait is left to its caller.
 _TAKING_SECONDS = 1.0
@@ -30,7 +29,8 @@ _TAKING_SECONDS = 1.0
 class Line:
     """Waiters of one tree of trackers, and what has become of them; its caller holds the lock of the tree."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
         #: Those that have a grant or a refusal and are to be woken once the lock is let go.
         self.ready: deque[Waiter] = deque()
         #: Whether anybody waits, here or in another process.
@@ -84,7 +84,7 @@ class Line:
         """Those of this process behind whom others wait: so many at most, in order of arrival."""
         return self._queues.first(number) if self.busy else []
 
-    def waiting_on(self, tracker: BudgetTracker) -> int:
+    def waiting_on(self, tracker: Scope) -> int:
         """How many wait in this process on `tracker` or below it."""
         here = (waiter for waiter in self._queues if not isinstance(waiter, RemoteWaiter))
         return sum(tracker in waiter.tracker.lineage for waiter in here)
@@ -150,7 +150,7 @@ class Line:
             self._keep_place(waiter)
             return
         if self._may_pass(waiter):
-            waiter.hold = grant(waiter.tracker, waiter.demand, waiter.facts)
+            waiter.hold = grant(self._keeper, waiter.tracker, waiter.demand, waiter.facts)
         if waiter.hold is not None:
             heapq.heappush(self.untaken, _untaken(waiter))
             self.ready.append(waiter)

@@ -10,12 +10,9 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from llm_connect.core.exceptions import LLMBudgetExceededError
-
-if TYPE_CHECKING:
-    from llm_connect.core.holds import Ending, Hold
 
 _log = logging.getLogger("llm_connect")
 #: Shorter waits are as usual.
@@ -88,24 +85,6 @@ def tell_of_refusal(error: LLMBudgetExceededError) -> None:
     """Log that a budget refuses a call."""
     names = ("path", "reason", "unit", "requested", "missing", "total", "spent", "held", "provider", "model")
     tell(REFUSED, **{name: getattr(error, name) for name in names})
-
-
-def tell_of_end(event: Event, hold: Hold, ending: Ending) -> None:
-    """Log that `ending` has ended `hold`, if it has, and books what the event is about."""
-    if hold.ending is not ending or ending.outcome == "released":
-        return
-    tell(
-        event,
-        path=hold.tracker.path,
-        provider=hold.facts.adapter,
-        model=hold.model,
-        entry=hold.entry_id or None,
-        request_id=hold.request_id,
-        tokens=ending.amount.tokens,
-        usd=ending.amount.usd,
-        held_tokens=hold.bound.tokens,
-        held_usd=hold.bound.usd,
-    )
 
 
 @contextmanager

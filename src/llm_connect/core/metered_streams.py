@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 from llm_connect.core.chunks import StreamChunk
 from llm_connect.core.holds import Hold
 from llm_connect.core.metering import adispatch, dispatch, ends, settled, while_running
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse
 from llm_connect.core.stream_sources import nothing_yet
 from llm_connect.core.streams import AsyncLLMStream, LLMStream
 from llm_connect.core.terms import Terms, hinted, log_cut
 
 if TYPE_CHECKING:
-    from llm_connect.core.adapter import LLMAdapter
+    from llm_connect.core.ports import Metered
 
 Written = Callable[..., Any]
 
 
-def install(cls: type[LLMAdapter]) -> None:
+def install(cls: type[object]) -> None:
     """Meter the streams that `cls` itself writes."""
     written = vars(cls)
     if not written.get("metered", True):
@@ -36,7 +37,7 @@ def install(cls: type[LLMAdapter]) -> None:
 
 def _metered(method: Written) -> Written:
     @functools.wraps(method)
-    def stream_prompt(self: LLMAdapter, prompt: Any, config: RunConfig | None = None) -> LLMStream:
+    def stream_prompt(self: Metered, prompt: Any, config: RunConfig | None = None) -> LLMStream:
         return LLMStream(MeteredStream(method, self, prompt, config))
 
     return stream_prompt
@@ -44,7 +45,7 @@ def _metered(method: Written) -> Written:
 
 def _ametered(method: Written) -> Written:
     @functools.wraps(method)
-    def async_stream_prompt(self: LLMAdapter, prompt: Any, config: RunConfig | None = None) -> AsyncLLMStream:
+    def async_stream_prompt(self: Metered, prompt: Any, config: RunConfig | None = None) -> AsyncLLMStream:
         return AsyncLLMStream(MeteredStream(method, self, prompt, config))
 
     return async_stream_prompt
@@ -53,7 +54,7 @@ def _ametered(method: Written) -> Written:
 class MeteredStream:
     """The source of a stream around one that an adapter has written."""
 
-    def __init__(self, method: Written, adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> None:
+    def __init__(self, method: Written, adapter: Metered, prompt: Any, config: RunConfig | None) -> None:
         self._method = method
         self._adapter = adapter
         self._prompt = prompt

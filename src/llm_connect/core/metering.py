@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 from llm_connect.core.callers import remember_own
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError
 from llm_connect.core.holds import Hold
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.money import nano_usd_of
 from llm_connect.core.price import cost_of
+from llm_connect.core.response import LLMResponse
 from llm_connect.core.terms import Terms, hinted, log_cut, running
-from llm_connect.core.units import NANO, nano_usd_of
+from llm_connect.core.units import NANO
 from llm_connect.core.usage import MOST_USD, can_be_true
 from llm_connect.core.waiting import aadmit, admit
 
 if TYPE_CHECKING:
-    from llm_connect.core.adapter import LLMAdapter
+    from llm_connect.core.ports import Metered
 
 _log = logging.getLogger("llm_connect")
 
@@ -36,7 +38,7 @@ Execute = Callable[..., LLMResponse]
 AsyncExecute = Callable[..., Awaitable[LLMResponse]]
 
 
-def install(cls: type[LLMAdapter]) -> None:
+def install(cls: type[object]) -> None:
     """Meter the methods that `cls` itself writes."""
     written = vars(cls)
     if not written.get("metered", True):
@@ -46,7 +48,7 @@ def install(cls: type[LLMAdapter]) -> None:
             setattr(cls, name, wrap(written[name]))
 
 
-async def execute_in_thread(adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> LLMResponse:
+async def execute_in_thread(adapter: Metered, prompt: Any, config: RunConfig | None) -> LLMResponse:
     """The async form of an adapter that only has a sync one: budget is waited for in the task, the call runs in a
     worker thread. A cancelled caller keeps a thread from starting; one that has started ends its own hold.
     """
@@ -74,7 +76,7 @@ async def execute_in_thread(adapter: LLMAdapter, prompt: Any, config: RunConfig 
 
 def _metered(method: Execute) -> Execute:
     @functools.wraps(method)
-    def execute_prompt(self: LLMAdapter, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
+    def execute_prompt(self: Metered, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return method(self, prompt, config)
@@ -90,7 +92,7 @@ def _metered(method: Execute) -> Execute:
 
 def _ametered(method: AsyncExecute) -> AsyncExecute:
     @functools.wraps(method)
-    async def async_execute_prompt(self: LLMAdapter, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
+    async def async_execute_prompt(self: Metered, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return await method(self, prompt, config)
@@ -120,7 +122,7 @@ async def adispatch(terms: Terms) -> Hold:
 
 
 @contextmanager
-def _attempt(adapter: LLMAdapter, hold: Hold) -> Iterator[None]:
+def _attempt(adapter: Metered, hold: Hold) -> Iterator[None]:
     """From dispatch to end: whatever leaves the block, the hold has ended."""
     with ends(hold), while_running(adapter, hold):
         yield
@@ -140,7 +142,7 @@ def ends(hold: Hold) -> Iterator[None]:
 
 
 @contextmanager
-def while_running(adapter: LLMAdapter, hold: Hold) -> Iterator[None]:
+def while_running(adapter: Metered, hold: Hold) -> Iterator[None]:
     """In the block, a call of the same adapter takes the place of `hold`."""
     token = running.set((adapter, weakref.ref(hold)))
     try:

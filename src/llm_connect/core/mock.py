@@ -9,18 +9,13 @@ from collections.abc import Callable, Iterable
 
 from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.checks import check_count, check_number, check_prompt
 from llm_connect.core.counting import CountTokens, counter_of
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMTimeoutError
-from llm_connect.core.models import (
-    LLMResponse,
-    Prompt,
-    RunConfig,
-    Usage,
-    check_count,
-    check_number,
-    check_prompt,
-)
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.response import LLMResponse, Prompt
+from llm_connect.core.usage import Usage
 
 #: One reply: a text, a whole response, or what is raised in place of one.
 One = str | LLMResponse | BaseException

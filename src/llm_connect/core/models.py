@@ -1,4 +1,4 @@
-"""What goes into a call and what comes out of it."""
+"""How one call is to be made."""
 
 from __future__ import annotations
 
@@ -13,50 +13,15 @@ from llm_connect.core.checks import check_labels, check_mapping, check_text
 from llm_connect.core.checks import check_number as check_number
 from llm_connect.core.checks import check_prompt as check_prompt
 from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.response import FINISH_REASONS as FINISH_REASONS
+from llm_connect.core.response import FinishReason as FinishReason
+from llm_connect.core.response import LLMResponse as LLMResponse
+from llm_connect.core.response import Prompt as Prompt
 from llm_connect.core.units import MOST
 from llm_connect.core.usage import Usage as Usage
 
-#: What an adapter can be asked. Text today; an adapter refuses a kind that it does not know.
-Prompt: TypeAlias = str
-
-#: Why the model stopped, in one closed set for all providers.
-FinishReason: TypeAlias = Literal["stop", "length", "content_filter", "tool_calls", "error", "unknown"]
 #: What a call does whose bound does not fit the budget now.
 WhenShort: TypeAlias = Literal["wait", "refuse", "clamp"]
-FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LLMResponse:
-    """The answer to one prompt.
-
-        response = adapter.execute_prompt("Hello")
-        print(response.content, response.usage.total_tokens)
-
-    `content` may be empty: a reasoning model can spend its whole limit thinking (`finish_reason` "length",
-    and a `hint` in `metadata`). `cost` is in USD and None when it is not known, never 0 for unknown.
-    `metadata` always has `provider`, `latency_seconds` and `attempts`, and `request_id` when there is one.
-    """
-
-    content: str
-    model: str
-    usage: Usage
-    finish_reason: FinishReason = "stop"
-    cost: Decimal | None = None
-    cost_source: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that `json.dumps` takes; `cost` as text, so that no digit is lost."""
-        return {
-            "content": self.content,
-            "model": self.model,
-            "usage": self.usage.to_dict(),
-            "finish_reason": self.finish_reason,
-            "cost": None if self.cost is None else str(self.cost),
-            "cost_source": self.cost_source,
-            "metadata": dict(self.metadata),
-        }
 
 
 class RunConfigFields(TypedDict, total=False):

@@ -8,7 +8,8 @@ from typing import Self
 
 from llm_connect.core.checks import check_count
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import MOST, checked_usd, plain, scaled_usd, usd_of
+from llm_connect.core.money import checked_usd, scaled_usd
+from llm_connect.core.units import MOST, plain, usd_of
 from llm_connect.core.usage import Usage
 
 Rate = int | str | float | Decimal

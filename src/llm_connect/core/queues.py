@@ -59,8 +59,7 @@ from weakref import WeakSet
 
 from llm_connect.core.accounts import Path
 from llm_connect.core.units import NOTHING, Amount
-from llm_connect.core.waiters import RemoteWaiter, Waiter
-from llm_connect.core.windows import doomed, fits_by
+from llm_connect.core.waiters import RemoteWaiter, Waiter, doomed, fits_by
 
 
 class Queues:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from llm_connect.core.accounts import Account, Path, figures_of, hopeless, short
+from llm_connect.core.accounts import Account, Path, figures_of, now_on, opening, short
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import (
     BudgetReason,
@@ -16,10 +16,6 @@ from llm_connect.core.exceptions import (
 from llm_connect.core.log import tell_of_refusal
 from llm_connect.core.periods import moment_said
 from llm_connect.core.units import NOTHING, shown, usd_of
-from llm_connect.core.windows import now_on, opening
-
-if TYPE_CHECKING:
-    from llm_connect.core.waiters import Waiter
 
 #: Those for which no waiting helps.
 _NEVER: frozenset[BudgetReason] = frozenset({"never_fits", "closed", "unpriced", "unproven"})
@@ -33,12 +29,6 @@ _WHY: dict[BudgetReason, str] = {
     "self_wait": "waited for holds that its own caller kept open",
     "lease_lost": "was not sent in time: its process lost the lease of its hold",
 }
-
-
-def refusal(waiter: Waiter, reason: BudgetReason) -> LLMBudgetExceededError:
-    """The error for `waiter`, about the first account that stops it."""
-    path, needed = waiter.tracker.accounts, waiter.demand.smallest
-    return refusal_of(path, waiter.demand, waiter.facts, reason, hopeless(path, needed))
 
 
 def refusal_of(

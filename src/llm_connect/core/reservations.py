@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
-from llm_connect.core.bounds import Bound
+from llm_connect.core.bounds import Bound, Grade
 from llm_connect.core.checks import check_count, check_labels, check_line
-from llm_connect.core.demand import BoundDemand, CallFacts, Demand, Grade, ManualDemand, PlainDemand
+from llm_connect.core.demand import BoundDemand, CallFacts, Demand, ManualDemand, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.money import checked_usd
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd, refuse_unpriced, refuse_unproven
-from llm_connect.core.units import MOST, checked_usd
+from llm_connect.core.units import MOST
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.scope import Scope
 
 #: Says what a model costs by a list of prices, given the adapter's name, if one was said, and the model's.
 PriceList: TypeAlias = Callable[[str | None, str], Price | None]
@@ -27,7 +28,7 @@ _tuple = tuple.__new__
 
 
 def asked(
-    tracker: BudgetTracker,
+    tracker: Scope,
     tokens: int,
     bound: Bound | None,
     price: Price | None,
@@ -93,7 +94,7 @@ def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
     return dict(labels)
 
 
-def _known_price(tracker: BudgetTracker, adapter: str | None, model: str | None) -> Price | None:
+def _known_price(tracker: Scope, adapter: str | None, model: str | None) -> Price | None:
     """The price that the budget declares, else under a limit in USD that of a list."""
     if model is None:
         return None

@@ -9,16 +9,16 @@ from llm_connect.core.journal import Plan
 from llm_connect.core.units import Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.scope import Scope
 
 
 class Slices:
     """The open slices of a tree of trackers; its caller holds the lock of the tree."""
 
     def __init__(self) -> None:
-        self.opened: list[BudgetTracker] = []
+        self.opened: list[Scope] = []
 
-    def open(self, child: BudgetTracker) -> bool:
+    def open(self, child: Scope) -> bool:
         """Set the limits of `child` aside above it; False, and nothing has changed, when they do not fit there now."""
         assert child.parent is not None
         size = limits_of(child)
@@ -33,7 +33,7 @@ class Slices:
         child.accounts.journal.carry_out(plan)
         return True
 
-    def close(self, tracker: BudgetTracker) -> None:
+    def close(self, tracker: Scope) -> None:
         """Close `tracker`, and give back what the slices at it and below have not used: the innermost first."""
         plan = Plan()
         plan.set(tracker, "closed_itself", True)
@@ -47,6 +47,6 @@ class Slices:
         tracker.accounts.journal.carry_out(plan)
 
 
-def limits_of(child: BudgetTracker) -> Amount:
+def limits_of(child: Scope) -> Amount:
     """What is set aside for a slice: its limits, and nothing of a unit that it does not limit."""
     return Amount(*(account.limit or 0 for account in child.own_accounts))

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from llm_connect.core.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.core.exceptions import LLMConnectionError
-from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse, Prompt
 from llm_connect.core.usage import Usage
 
 if TYPE_CHECKING:
-    from llm_connect.core.adapter import LLMAdapter
+    from llm_connect.core.ports import Metered
 
 #: What a stream may be written as: its texts, and in the end its response.
 Pieces: TypeAlias = Generator[str | LLMResponse]
@@ -48,7 +49,7 @@ class StreamSource(Protocol):
 class WholeReply:
     """The source for an adapter without a stream of its own: the whole reply as one chunk, metered as any call."""
 
-    def __init__(self, adapter: LLMAdapter, prompt: Prompt, config: RunConfig | None) -> None:
+    def __init__(self, adapter: Metered, prompt: Prompt, config: RunConfig | None) -> None:
         self._adapter = adapter
         self._arguments = (prompt, config)
         self._response: LLMResponse | None = None

@@ -15,7 +15,7 @@ from llm_connect.core import forks
 from llm_connect.core.chunks import StreamChunk
 from llm_connect.core.closing import close_in_loop, is_closed
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.models import LLMResponse
+from llm_connect.core.response import LLMResponse
 from llm_connect.core.stream_sources import AsyncPieces, Pieces, StreamSource, Written
 
 

@@ -13,18 +13,19 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.checks import check_prompt, encodable
 from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.holds import Hold
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd, refuse_unpriced, refuse_unproven
+from llm_connect.core.response import LLMResponse
 
 if TYPE_CHECKING:
-    from llm_connect.core.adapter import LLMAdapter
     from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.ports import Metered
 
 _log = logging.getLogger("llm_connect")
 
 #: The metered call that is running around this one: its adapter and its hold, weak, so that a lost one is noticed.
-running: ContextVar[tuple[LLMAdapter, weakref.ref[Hold]] | None] = ContextVar("llm_connect_running", default=None)
+running: ContextVar[tuple[Metered, weakref.ref[Hold]] | None] = ContextVar("llm_connect_running", default=None)
 
 
 class Terms(NamedTuple):
@@ -40,7 +41,7 @@ class Terms(NamedTuple):
     replaces: Hold | None
 
     @classmethod
-    def of(cls, adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> Terms | None:
+    def of(cls, adapter: Metered, prompt: Any, config: RunConfig | None) -> Terms | None:
         """The terms of a call by its adapter's own `bound`; None when it has no tracker."""
         config = config or RunConfig()
         tracker = tracker_of(adapter, config)
@@ -57,7 +58,7 @@ class Terms(NamedTuple):
         return self.config if limit == self.config.max_tokens else replace(self.config, max_tokens=limit)
 
 
-def terms_on(tracker: BudgetTracker, adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> Terms:
+def terms_on(tracker: BudgetTracker, adapter: Metered, prompt: Any, config: RunConfig | None) -> Terms:
     """The terms of a call on `tracker`, by its adapter's own `bound`."""
     config = config or RunConfig()
     check_prompt(prompt)
@@ -66,13 +67,13 @@ def terms_on(tracker: BudgetTracker, adapter: LLMAdapter, prompt: Any, config: R
     return terms(adapter, tracker, config, bound, now, now + config.timeout_seconds)
 
 
-def tracker_of(adapter: LLMAdapter, config: RunConfig) -> BudgetTracker | None:
+def tracker_of(adapter: Metered, config: RunConfig) -> BudgetTracker | None:
     """The tracker of the config, else the adapter's own."""
     return adapter.budget_tracker if config.budget_tracker is None else config.budget_tracker
 
 
 def terms(
-    adapter: LLMAdapter, tracker: BudgetTracker, config: RunConfig, bound: Bound, now: float, deadline: float
+    adapter: Metered, tracker: BudgetTracker, config: RunConfig, bound: Bound, now: float, deadline: float
 ) -> Terms:
     """The terms of an attempt that begins `now` and must be over by `deadline`."""
     facts = CallFacts(
@@ -119,7 +120,7 @@ def log_cut(hold: Hold, config: RunConfig, finish_reason: str) -> None:
         _log.warning("%s", hint, extra={"tracker": hold.tracker.path, "max_tokens": hold.max_tokens})
 
 
-def declared_price(adapter: LLMAdapter, tracker: BudgetTracker | None, config: RunConfig) -> Price | None:
+def declared_price(adapter: Metered, tracker: BudgetTracker | None, config: RunConfig) -> Price | None:
     """What the user says that this call costs. The adapter's price is that of its own model, not of another one."""
     own = _text_of(adapter, "model")
     model = config.model_name or own
@@ -128,7 +129,7 @@ def declared_price(adapter: LLMAdapter, tracker: BudgetTracker | None, config: R
     return None if tracker is None or model is None else tracker.prices.get(model)
 
 
-def _price(adapter: LLMAdapter, tracker: BudgetTracker, config: RunConfig) -> Price | None:
+def _price(adapter: Metered, tracker: BudgetTracker, config: RunConfig) -> Price | None:
     """The declared price, else under a limit in USD what the adapter knows."""
     declared = declared_price(adapter, tracker, config)
     if declared is not None or not limits_usd(tracker.accounts):
@@ -136,14 +137,14 @@ def _price(adapter: LLMAdapter, tracker: BudgetTracker, config: RunConfig) -> Pr
     return adapter.price_for(config.model_name or _text_of(adapter, "model"), config)
 
 
-def _replaced_by(adapter: LLMAdapter, tracker: BudgetTracker) -> Hold | None:
+def _replaced_by(adapter: Metered, tracker: BudgetTracker) -> Hold | None:
     """The hold of a running call of the same adapter, if what is booked on `tracker` counts where that hold does."""
     around = running.get()
     hold = None if around is None or around[0] is not adapter else around[1]()
     return hold if hold is not None and hold.tracker in tracker.lineage else None
 
 
-def _text_of(adapter: LLMAdapter, name: str) -> str | None:
+def _text_of(adapter: Metered, name: str) -> str | None:
     """An attribute that our adapters have; another's may be anything."""
     value = getattr(adapter, name, None)
     return encodable(value) if isinstance(value, str) else None

@@ -5,27 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from decimal import Decimal
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from llm_connect.core.checks import check_number
 from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.core.scope import Scope
+from llm_connect.core.snapshot import BudgetSnapshot
 
-if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.snapshot import BudgetSnapshot
-
-ThresholdCallback: TypeAlias = "Callable[[BudgetSnapshot], object]"
+ThresholdCallback: TypeAlias = Callable[[BudgetSnapshot], object]
 
 
 class Threshold:
     """A part of the limits of one tracker, and whom to tell when it is spent."""
 
-    def __init__(self, tracker: BudgetTracker, part: float, callback: ThresholdCallback) -> None:
+    def __init__(
+        self, tracker: Scope, part: float, callback: ThresholdCallback, snapshot: Callable[[], BudgetSnapshot]
+    ) -> None:
         check_number("part", part, above=0)
         if not callable(callback):
             raise LLMConfigurationError("callback must be a function that takes a BudgetSnapshot.")
         self.tracker = tracker
         self.callback = callback
+        #: Reads what the callback gets.
+        self.snapshot = snapshot
         #: Until the present part of the tracker's window ends after this moment, it has been told.
         self.told_until: float = -math.inf
         # As it is written: in floating point, 0.07 of 100 is more than 7.

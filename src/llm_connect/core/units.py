@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Context, Decimal, DecimalException, InvalidOperation, Overflow
+from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation, Overflow
 from typing import Literal, NamedTuple, TypeAlias
-
-from llm_connect.core.checks import shown_value
-from llm_connect.core.exceptions import LLMConfigurationError
 
 Unit: TypeAlias = Literal["tokens", "calls", "usd"]
 UNITS: tuple[Unit, ...] = ("tokens", "calls", "usd")
@@ -16,7 +13,7 @@ MOST = 10**15
 #: No limit is above it: it has 64 bits in a file. In USD it is nine thousand million.
 MOST_LIMIT = 2**63 - 1
 #: Money is counted in it, whatever the decimal context of the thread is.
-_MONEY = Context(prec=60, rounding=ROUND_CEILING, Emin=-60, Emax=60, traps=[InvalidOperation, Overflow])
+MONEY = Context(prec=60, rounding=ROUND_CEILING, Emin=-60, Emax=60, traps=[InvalidOperation, Overflow])
 
 
 class Amount(NamedTuple):
@@ -60,43 +57,7 @@ def amount_of(tokens: int, calls: int, nano_usd: int) -> Amount:
 def usd_of(nano_usd: int) -> Decimal:
     """Nano-USD as USD, exactly and without zeros at the end, whatever the decimal context of the thread is."""
     whole, part = divmod(nano_usd, NANO)
-    return Decimal(whole) if part == 0 else Decimal(f"{nano_usd}E-9").normalize(_MONEY)
-
-
-def nano_usd_of(name: str, value: object) -> int:
-    """USD as nano-USD, rounded up; a float counts as what its repr shows.
-
-    Raises LLMConfigurationError for what is no finite amount of at least 0.
-    """
-    return scaled_usd(name, value, 9)
-
-
-def checked_usd(name: str, value: object, most: int = MOST) -> int:
-    """Like `nano_usd_of`, of an amount that a budget can count: at most so many nano-USD."""
-    return scaled_usd(name, value, 9, most)
-
-
-def scaled_usd(name: str, value: object, digits: int, most: int | None = None) -> int:
-    """Like `nano_usd_of`, with another number of digits behind the point, and at most so much."""
-    wrong = LLMConfigurationError(f"{name} must be an amount of USD of at least 0, not {shown_value(value)}.")
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        raise wrong
-    try:
-        amount = Decimal(float.__repr__(value) if isinstance(value, float) else value)
-        if not amount.is_finite() or amount < 0:
-            raise wrong
-        scaled = int(amount.scaleb(digits, _MONEY).to_integral_value(ROUND_CEILING))
-    except Overflow:
-        raise _too_large(name, value, MOST // NANO if most is None else most // 10**digits) from None
-    except DecimalException:
-        raise wrong from None
-    if most is not None and scaled > most:
-        raise _too_large(name, value, most // 10**digits)
-    return scaled
-
-
-def _too_large(name: str, value: object, most: int) -> LLMConfigurationError:
-    return LLMConfigurationError(f"{name} must be at most {most:,} USD, not {shown_value(value)}.")
+    return Decimal(whole) if part == 0 else Decimal(f"{nano_usd}E-9").normalize(MONEY)
 
 
 def shown(unit: Unit, value: int) -> str:

@@ -6,17 +6,19 @@ import asyncio
 import math
 import queue
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.core.accounts import Account
+from llm_connect.core.accounts import Account, Path, hopeless, now_on, opening
 from llm_connect.core.demand import NO_FACTS, CallFacts, Demand, PlainDemand
-from llm_connect.core.exceptions import LLMError
+from llm_connect.core.exceptions import BudgetReason, LLMBudgetExceededError, LLMError
+from llm_connect.core.refusals import refusal_of
 from llm_connect.core.units import Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.holds import Hold
+    from llm_connect.core.scope import Scope
 
 
 class Waiter:
@@ -27,7 +29,7 @@ class Waiter:
 
     def __init__(
         self,
-        tracker: BudgetTracker,
+        tracker: Scope,
         demand: Demand,
         facts: CallFacts,
         *,
@@ -115,10 +117,29 @@ class LoopWaiter(Waiter):
 class RemoteWaiter(Waiter):
     """A caller that waits in another process, as a store says. It is let in there; here it keeps its place in line."""
 
-    def __init__(self, tracker: BudgetTracker, amount: Amount, *, arrival: int, deadline: float) -> None:
+    def __init__(self, tracker: Scope, amount: Amount, *, arrival: int, deadline: float) -> None:
         super().__init__(tracker, PlainDemand(*amount), NO_FACTS, arrival=arrival, deadline=deadline, own=())
 
     @property
     def patient_until(self) -> float:
         """For ever: how long it waits its own process knows, `deadline` is when that is to say so again."""
         return math.inf
+
+
+def doomed(waiter: Waiter) -> bool:
+    """Whether `waiter` would not fit in time though all holds and slices ended."""
+    return not fits_by(waiter.patient_until, waiter.tracker.accounts, waiter.demand.smallest)
+
+
+def fits_by(deadline: float, path: Path, amount: Amount) -> bool:
+    """Whether `amount` fits by `deadline` on the monotonic clock, if all holds and slices end by then."""
+    if hopeless(path, amount) is None:
+        return True
+    opens_at = opening(path, amount)
+    return opens_at is not None and time.monotonic() + max(0.0, opens_at - now_on(path)) <= deadline
+
+
+def refusal(waiter: Waiter, reason: BudgetReason) -> LLMBudgetExceededError:
+    """The error for `waiter`, about the first account that stops it."""
+    path, needed = waiter.tracker.accounts, waiter.demand.smallest
+    return refusal_of(path, waiter.demand, waiter.facts, reason, hopeless(path, needed))

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from llm_connect.core.callers import own_holds
 from llm_connect.core.demand import CallFacts, Demand
-from llm_connect.core.gates import BudgetGate, Worker
-from llm_connect.core.holds import Hold
+from llm_connect.core.gates import BudgetGate
+from llm_connect.core.holds import Hold, Worker
 from llm_connect.core.log import told_of_a_wait
 from llm_connect.core.waiters import LoopWaiter, ThreadWaiter, Waiter
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.figures import BudgetFigures
 
 W = TypeVar("W", bound=Waiter)
 
@@ -26,7 +26,7 @@ def _nothing() -> None:
 
 
 def admit(
-    tracker: BudgetTracker,
+    tracker: BudgetFigures,
     demand: Demand,
     facts: CallFacts,
     *,
@@ -69,7 +69,7 @@ def admit(
 
 
 async def aadmit(
-    tracker: BudgetTracker,
+    tracker: BudgetFigures,
     demand: Demand,
     facts: CallFacts,
     *,
@@ -109,7 +109,7 @@ async def aadmit(
 async def _aadmit(
     gate: BudgetGate,
     worker: Worker,
-    tracker: BudgetTracker,
+    tracker: BudgetFigures,
     demand: Demand,
     facts: CallFacts,
     deadline: float,
@@ -146,7 +146,7 @@ def _granted(waiter: Waiter, hold: Hold | None) -> Hold:
 
 def _waiter(
     kind: type[W],
-    tracker: BudgetTracker,
+    tracker: BudgetFigures,
     demand: Demand,
     facts: CallFacts,
     deadline: float,

@@ -45,35 +45,16 @@ other way.
 from __future__ import annotations
 
 import json
-import math
-import time
-import weakref
-from collections import deque
 from collections.abc import Callable
 from functools import reduce
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from llm_connect.core.accounts import Account, Path, amount_of, hopeless, needs
 from llm_connect.core.journal import Plan
 from llm_connect.core.periods import Period, kept_seconds, part_end
 from llm_connect.core.units import NOTHING, Amount
 
-if TYPE_CHECKING:
-    from llm_connect.core.books import Books
-    from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.figures import BudgetFigures
-    from llm_connect.core.holds import Hold
-    from llm_connect.core.waiters import Waiter
-
 #: A clock that says the moment in seconds since the epoch.
 Clock: TypeAlias = Callable[[], float]
-#: The wall clock.
-now: Clock = time.time
-
-
-def wall_clock() -> float:
-    """The clock of windows that are not kept elsewhere, whose clock they go by there."""
-    return now()
 
 
 class Part(NamedTuple):
@@ -91,7 +72,7 @@ class Window:
 
     __slots__ = ("changed", "clock", "ends_at", "first", "kept", "parts", "period")
 
-    def __init__(self, period: Period, clock: Clock = wall_clock) -> None:
+    def __init__(self, period: Period, clock: Clock) -> None:
         self.period: Period = period
         #: By which it moves.
         self.clock: Clock = clock
@@ -159,11 +140,10 @@ class Window:
         """Be empty: what is spent was taken off the books, and entries begin at this number."""
         self.parts, self.first, self.changed = [], number, True
 
-    def frees(self, account: Account, lacking: int) -> float | None:
-        """When so much of what `account` has spent will have left; None for more than all of it."""
-        spent = account.spent
+    def frees(self, place: int, spent: int, lacking: int) -> float | None:
+        """When so much of what is spent in the unit of this place will have left; None for more than all of it."""
         for part in self.parts:
-            left = part.spent[account.place]
+            left = part.spent[place]
             if lacking <= left:
                 return part.expires_at
             lacking, spent = lacking - left, spent - left
@@ -185,116 +165,3 @@ class Window:
         spent = reduce(Amount.minus, (part.spent for part in self.parts), spent)
         presumed = reduce(Amount.minus, (part.presumed for part in self.parts), presumed)
         return Part(self.ends_at + self.kept, self.first, spent, presumed)
-
-
-class Windows:
-    """The windows of one tree of trackers; but for `add` and `due`, its caller holds the lock of the tree."""
-
-    def __init__(self, clock: Clock = wall_clock) -> None:
-        self._clock = clock
-        self._trackers: deque[weakref.ref[BudgetTracker]] = deque()
-        #: Those that were added since the last look.
-        self._added: deque[weakref.ref[BudgetTracker]] = deque()
-        # Between these moments nothing is due.
-        self._since = self._until = math.inf
-
-    def add(self, tracker: BudgetTracker) -> None:
-        """Look after the window of `tracker`, for as long as anybody has it."""
-        self._added.append(weakref.ref(tracker))
-
-    @property
-    def due(self) -> bool:
-        """Whether `roll` has anything to look at."""
-        return bool(self._added) or not self._since <= self._clock() < self._until
-
-    @property
-    def pause(self) -> float:
-        """Seconds until `roll` has anything to look at."""
-        return 0.0 if self.due else self._until - self._clock()
-
-    def look_again(self) -> None:
-        """Others may have changed a window."""
-        self._since = math.inf
-
-    def roll(self, books: Books) -> bool:
-        """Let time go by for all windows; whether anything has left one."""
-        if not self.due:
-            return False
-        while self._added:
-            # In this order, so that an interruption forgets none; one that it has twice does no harm.
-            self._trackers.append(self._added[0])
-            self._added.popleft()
-        # Until all have moved, all are due.
-        self._since, moment = math.inf, self._clock()
-        living = self.living()
-        left = [self._move(tracker, moment, books) for tracker in living]
-        until = min((tracker.window.due_at for tracker in living if tracker.window is not None), default=math.inf)
-        self._since, self._until = moment, until
-        return any(left)
-
-    def living(self) -> list[BudgetTracker]:
-        """The trackers that it looks after."""
-        living = {tracker: ref for ref in self._trackers if (tracker := ref()) is not None}
-        self._trackers = deque(living.values())
-        return list(living)
-
-    def _move(self, tracker: BudgetTracker, moment: float, books: Books) -> bool:
-        window, own = tracker.window, tracker.own_accounts
-        assert window is not None
-        plan = Plan()
-        gone = window.move(plan, moment, amount_of(own, "spent"), amount_of(own, "presumed"), books.number)
-        for part in gone:
-            if (part.spent, part.presumed) != (NOTHING, NOTHING):
-                books.expire(plan, tracker, part.spent, part.presumed)
-        tracker.accounts.journal.carry_out(plan)
-        return bool(gone)
-
-
-def seconds_until_open(tracker: BudgetFigures) -> float:
-    """Seconds until the next of what is spent leaves a window of `tracker` or above it; infinite without any."""
-    windows = [each.window for each in tracker.lineage if each.window is not None]
-    return min((window.opens_at - window.clock() for window in windows), default=math.inf)
-
-
-def follow(plan: Plan, books: Books, hold: Hold, difference: Amount, presumed: Amount) -> None:
-    """Let a correction of what was booked, or `presumed`, for `hold` count in the windows in which that counts.
-
-    Where it has left, the correction leaves at once, so that no window shows less, or more, than was spent in it.
-    """
-    for tracker in hold.tracker.lineage:
-        if tracker.window is not None and not tracker.window.amend(plan, hold.entry_id, difference, presumed):
-            books.expire(plan, tracker, difference, NOTHING.minus(presumed))
-
-
-def opening(path: Path, amount: Amount) -> float | None:
-    """When `amount` would fit with no hold and no slice open, by what leaves windows.
-
-    0 when it would now; None when it never will.
-    """
-    opens_at = 0.0
-    for account, need in needs(path, amount):
-        lacking = account.spent + need - account.limit  # type: ignore[operator]
-        if lacking > 0:
-            frees = None if account.window is None else account.window.frees(account, lacking)
-            if frees is None:
-                return None
-            opens_at = max(opens_at, frees)
-    return opens_at
-
-
-def fits_by(deadline: float, path: Path, amount: Amount) -> bool:
-    """Whether `amount` fits by `deadline` on the monotonic clock, if all holds and slices end by then."""
-    if hopeless(path, amount) is None:
-        return True
-    opens_at = opening(path, amount)
-    return opens_at is not None and time.monotonic() + max(0.0, opens_at - now_on(path)) <= deadline
-
-
-def now_on(path: Path) -> float:
-    """The moment by the clock of the windows on `path`, of which there is one."""
-    return next(account.window.clock() for account in path.units[0] if account.window is not None)
-
-
-def doomed(waiter: Waiter) -> bool:
-    """Whether `waiter` would not fit in time though all holds and slices ended."""
-    return not fits_by(waiter.patient_until, waiter.tracker.accounts, waiter.demand.smallest)

@@ -14,8 +14,7 @@ from llm_connect.core.thresholds import Threshold
 from llm_connect.core.units import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.figures import BudgetFigures
+    from llm_connect.core.scope import Scope
     from llm_connect.stores.gate import StoreGate
 
 
@@ -48,12 +47,10 @@ class StoredBooks(Books):
     def end(self, hold: Hold, ending: Ending) -> bool:
         return self._end_by_plan(hold, ending)
 
-    def _carry_out(
-        self, plan: Plan, tracker: BudgetTracker, entry: LedgerEntry, presumed: Amount = NOTHING
-    ) -> LedgerEntry:
-        self._gate.changes.note_trackers(tracker.lineage)  # type: ignore[arg-type]
+    def _carry_out(self, plan: Plan, tracker: Scope, entry: LedgerEntry, presumed: Amount = NOTHING) -> LedgerEntry:
+        self._gate.changes.note_trackers(tracker.lineage)
         return super()._carry_out(plan, tracker, entry, presumed)
 
-    def expire(self, plan: Plan, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
-        self._gate.changes.note_trackers((tracker,))  # type: ignore[arg-type]
+    def expire(self, plan: Plan, tracker: Scope, spent: Amount, presumed: Amount) -> None:
+        self._gate.changes.note_trackers((tracker,))
         super().expire(plan, tracker, spent, presumed)

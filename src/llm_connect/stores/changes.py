@@ -9,7 +9,7 @@ from llm_connect.stores.holds import Before, StoredHold
 from llm_connect.stores.rows import start_anew
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.scope import Scope
 
 
 class Changes:
@@ -17,14 +17,14 @@ class Changes:
 
     def __init__(self) -> None:
         self._holds: dict[StoredHold, Before] = {}
-        self._trackers: dict[BudgetTracker, None] = {}
+        self._trackers: dict[Scope, None] = {}
 
     def note(self, hold: StoredHold) -> None:
         """`hold` is about to change."""
         if hold not in self._holds:
             self._holds[hold] = hold.before
 
-    def note_trackers(self, trackers: Iterable[BudgetTracker]) -> None:
+    def note_trackers(self, trackers: Iterable[Scope]) -> None:
         """These have changed, or may have."""
         self._trackers.update(dict.fromkeys(trackers))
 
@@ -39,7 +39,7 @@ class Changes:
     def undo(self) -> None:
         """Let all holds be as before, and trackers that have no row be new; others are read anew."""
         for hold, before in self._holds.items():
-            self.note_trackers(hold.tracker.lineage)  # type: ignore[arg-type]
+            self.note_trackers(hold.tracker.lineage)
             hold.undo(before)
         for tracker in self._trackers:
             if not tracker.number:

@@ -8,11 +8,12 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llm_connect.core import forks
 from llm_connect.core.accounts import amount_of
-from llm_connect.core.admission import OnUnknown
+from llm_connect.core.admission import OnUnknown, S
+from llm_connect.core.clocks import wall_clock
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.core.gates import Note
 from llm_connect.core.holds import NO_ENDING, Ending, Hold, gather_lost, lost
@@ -20,7 +21,7 @@ from llm_connect.core.line import Line
 from llm_connect.core.locks import TreeLock
 from llm_connect.core.units import NOTHING
 from llm_connect.core.waiting import in_running_loop
-from llm_connect.core.windows import Clock, wall_clock
+from llm_connect.core.windows import Clock
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.outbox import StagedOutbox
 from llm_connect.stores.processes import look_after
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.demand import CallFacts, Demand
     from llm_connect.core.learning import Key, LearnedFactor
+    from llm_connect.core.scope import Scope
     from llm_connect.core.waiters import Waiter
     from llm_connect.stores.books import StoredBooks
     from llm_connect.stores.changes import Changes
@@ -164,14 +166,10 @@ class StoreGate(AtomicGate, ABC):
     def check_process(self) -> None:
         """A forked process has a connection and a lease of its own."""
 
-    def admit(
-        self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None = None
-    ) -> Hold | None:
+    def admit(self, tracker: Scope, demand: Demand, facts: CallFacts, replaces: Hold | None = None) -> Hold | None:
         return self._run(self._admit, tracker, demand, facts, replaces)
 
-    def _admit(
-        self, tracker: BudgetTracker, demand: Demand, facts: CallFacts, replaces: Hold | None = None
-    ) -> Hold | None:
+    def _admit(self, tracker: Scope, demand: Demand, facts: CallFacts, replaces: Hold | None = None) -> Hold | None:
         return super()._admit(tracker, self._raised(demand, facts), facts, replaces)
 
     def dispatch(self, hold: Hold) -> bool:
@@ -241,7 +239,7 @@ class StoreGate(AtomicGate, ABC):
         else:
             self.flush()
 
-    def close(self, tracker: BudgetTracker) -> None:
+    def close(self, tracker: Scope) -> None:
         """Like `Gate.close`. A budget itself is closed for this process only; others go on with it."""
         tracker.closed_itself = True
         self.closed = self.closed or tracker.parent is None
@@ -261,20 +259,20 @@ class StoreGate(AtomicGate, ABC):
         self._worker.stop(self.terms.busy_seconds)
         self.alone(self.disconnect)
 
-    def _open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
+    def _open_slice(self, child: Scope, kept: Hold) -> bool:
         opened = super()._open_slice(child, kept)
         if opened:
             number = self.trackers.number_of(child)
             self.trackers.slices[number] = self.leases.have().number
-        self.changes.note_trackers(child.lineage)  # type: ignore[arg-type]
+        self.changes.note_trackers(child.lineage)
         return opened
 
-    def _change_limits(self, tracker: BudgetTracker, limits: dict[Account, int | None]) -> None:
+    def _change_limits(self, tracker: Scope, limits: dict[Account, int | None]) -> None:
         self.changes.note_trackers((tracker,))
         super()._change_limits(tracker, limits)
 
-    def _join(self, joined: dict[str, BudgetTracker], child: BudgetTracker) -> BudgetTracker:
-        shared = self.trackers.joined(child)
+    def _join(self, joined: dict[str, S], child: S) -> S:
+        shared = cast("S | None", self.trackers.joined(child))
         if shared is None or shared.closed:
             shared = child
             self.trackers.number_of(child, joined=True)
@@ -294,7 +292,7 @@ class StoreGate(AtomicGate, ABC):
                 tracker.window.forget(self.books.number())
         self._line.scan()
 
-    def _close(self, tracker: BudgetTracker) -> None:
+    def _close(self, tracker: Scope) -> None:
         tracker.closed_itself = True
         if tracker.parent is not None:
             self.changes.note_trackers((tracker,))
@@ -333,7 +331,7 @@ class StoreGate(AtomicGate, ABC):
             self._worker.start()
             self._worker.put(self.stay)
 
-    def handle(self, tracker: BudgetTracker) -> Any:
+    def handle(self, tracker: Scope) -> Any:
         """What `tracker` is pickled as: the same budget for the process that opens it."""
         from llm_connect.stores.budgets import reopen  # it imports this module
 
@@ -366,7 +364,7 @@ class StoreGate(AtomicGate, ABC):
         self._worked_off.clear()
         self.notes.clear()
         self._suspects.clear()
-        self._line = Line()
+        self._line = Line(self)
         self._staged.leave_to_parent()
         self._generation = forks.generation
 
@@ -381,7 +379,7 @@ class StoreGate(AtomicGate, ABC):
                 tracker.closed_itself = True
                 self._close_slices(tracker)
 
-    def _close_slices(self, tracker: BudgetTracker) -> None:
+    def _close_slices(self, tracker: Scope) -> None:
         """Return the open slices at `tracker` and below it, whoever keeps them open."""
         opened = self.trackers.open_slices()
         self._slices.opened[:] = opened
@@ -389,7 +387,7 @@ class StoreGate(AtomicGate, ABC):
         for child in opened:
             if tracker in child.lineage:
                 self.trackers.slices.pop(child.number, None)
-                self.changes.note_trackers(child.lineage)  # type: ignore[arg-type]
+                self.changes.note_trackers(child.lineage)
 
     def tracker(self, number: int) -> BudgetTracker:
         """The tracker of this number."""

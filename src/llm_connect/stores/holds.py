@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.holds import NO_ENDING, Ending, Hold
@@ -11,6 +11,7 @@ from llm_connect.core.units import NOTHING, Amount
 
 if TYPE_CHECKING:
     from llm_connect.core.demand import CallFacts, Demand
+    from llm_connect.core.scope import Scope
     from llm_connect.stores.gate import StoreGate
     from llm_connect.stores.leases import Lease
 
@@ -30,7 +31,17 @@ class StoredHold(Hold):
 
     __slots__ = ("_bound", "_dispatched", "_ended", "lease", "row")
 
-    def __init__(self, tracker: Any, bound: Amount, max_tokens: int | None, demand: Demand, facts: CallFacts) -> None:
+    keeper: StoreGate
+
+    def __init__(
+        self,
+        keeper: StoreGate,
+        tracker: Scope,
+        bound: Amount,
+        max_tokens: int | None,
+        demand: Demand,
+        facts: CallFacts,
+    ) -> None:
         #: Under which number or name it stands there; None as long as it has none.
         self.row: int | str | None = None
         #: The lease under which it stands there.
@@ -39,7 +50,7 @@ class StoredHold(Hold):
         self._ended: bool = True
         self._dispatched: bool = False
         self._bound: Amount = NOTHING
-        super().__init__(tracker, bound, max_tokens, demand, facts)
+        super().__init__(keeper, tracker, bound, max_tokens, demand, facts)
 
     @property
     def ended(self) -> bool:
@@ -47,7 +58,7 @@ class StoredHold(Hold):
 
     @ended.setter
     def ended(self, ended: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._gate.changes.note(self)
+        self.keeper.changes.note(self)
         self._ended = ended
 
     @property
@@ -56,7 +67,7 @@ class StoredHold(Hold):
 
     @dispatched.setter
     def dispatched(self, dispatched: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._gate.changes.note(self)
+        self.keeper.changes.note(self)
         self._dispatched = dispatched
 
     @property
@@ -65,7 +76,7 @@ class StoredHold(Hold):
 
     @bound.setter
     def bound(self, bound: Amount) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self._gate.changes.note(self)
+        self.keeper.changes.note(self)
         self._bound = bound
 
     def stay_dispatched(self, dispatched: bool) -> None:
@@ -86,7 +97,7 @@ class StoredHold(Hold):
     @property
     def lost(self) -> bool:
         """Whether its lease was lost, so that it was ended without its holder."""
-        return self.lease is not None and self.lease is not self._gate.leases.own
+        return self.lease is not None and self.lease is not self.keeper.leases.own
 
     @property
     def late(self) -> bool:
@@ -106,11 +117,7 @@ class StoredHold(Hold):
     def __reduce__(self) -> NoReturn:
         raise TypeError("A hold cannot be pickled: it is ended where it was reserved. Pickle its tracker.")
 
-    @property
-    def _gate(self) -> StoreGate:
-        return self.tracker.gate  # type: ignore[return-value]
-
     def __del__(self) -> None:
         # A finalizer may run in a process that was forked, or while this thread has any lock: it only leaves a note.
         if not self.ended:
-            self.tracker.gate.lose(self, self._unsettled())
+            self.keeper.lose(self, self._unsettled())

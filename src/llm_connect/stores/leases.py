@@ -139,7 +139,7 @@ class Leases(ABC):
         number, _, tracker, state, tokens, calls, nano_usd, max_tokens, grade, adapter, model, labels, reserved_at = row
         bound = Amount(tokens, calls, nano_usd)
         facts = facts_of(grade, adapter, model, labels)
-        hold = StoredHold(self._gate.trackers.find(tracker), bound, max_tokens, PlainDemand(*bound), facts)
+        hold = StoredHold(self._gate, self._gate.trackers.find(tracker), bound, max_tokens, PlainDemand(*bound), facts)
         hold.row, hold.lease, hold.reserved_at = number, lease, reserved_at
         presumed = state == "dispatched" and self._gate.on_unknown == "presume"
         self._gate.books.end(hold, Ending("presumed", bound) if presumed else RELEASED)

@@ -15,8 +15,8 @@ from llm_connect.core.units import NOTHING, Amount, usd_of
 from llm_connect.core.usage import Usage
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.holds import Hold
+    from llm_connect.core.scope import Scope
     from llm_connect.stores.leases import Lease
 
 Row: TypeAlias = tuple[Any, ...]
@@ -24,14 +24,14 @@ Row: TypeAlias = tuple[Any, ...]
 _figures = attrgetter("limit", "spent", "held", "presumed", "sliced")
 
 
-def tracker_state(tracker: BudgetTracker, lease: int | str | None) -> Row:
+def tracker_state(tracker: Scope, lease: int | str | None) -> Row:
     """What may change of `tracker`, as it stands in its row. The root is closed for its own process only."""
     closed = tracker.closed_itself and tracker.parent is not None
     tokens, calls, usd = tracker.own_accounts
     return (int(closed), lease, *_figures(tokens), *_figures(calls), *_figures(usd))
 
 
-def bring_up_to_date(tracker: BudgetTracker, state: Row) -> None:
+def bring_up_to_date(tracker: Scope, state: Row) -> None:
     """Let `tracker` be as its row says."""
     closed, lease, *figures = state
     if tracker.parent is not None:
@@ -42,7 +42,7 @@ def bring_up_to_date(tracker: BudgetTracker, state: Row) -> None:
         account.slice = lease is not None and limit is not None
 
 
-def start_anew(tracker: BudgetTracker) -> None:
+def start_anew(tracker: Scope) -> None:
     """Let a tracker that has no row be as it was made."""
     tracker.closed_itself = tracker.closed_itself or tracker.is_slice
     for account in tracker.own_accounts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.price import Price
@@ -13,6 +13,7 @@ from llm_connect.stores.rows import Row, bring_up_to_date
 
 if TYPE_CHECKING:
     from llm_connect.core.periods import Period
+    from llm_connect.core.scope import Scope
     from llm_connect.core.windows import Window
     from llm_connect.stores.gate import StoreGate
 
@@ -25,7 +26,7 @@ class Trackers(ABC):
         self._prices = prices
         self._strict = strict
         self._known: weakref.WeakValueDictionary[int, BudgetTracker] = weakref.WeakValueDictionary()
-        self._inserted: list[BudgetTracker] = []
+        self._inserted: list[Scope] = []
         #: The number of the last change that was seen; None when all has to be read.
         self.stamp: int | None = None
         #: For each open slice, the number of the lease that keeps it open.
@@ -52,7 +53,7 @@ class Trackers(ABC):
     def _window(self, number: int, state: Row) -> Window | None:
         """The window of the tracker of this number; None when its limits are for good."""
 
-    def _bring_up_to_date(self, tracker: BudgetTracker, number: int, state: Row) -> None:
+    def _bring_up_to_date(self, tracker: Scope, number: int, state: Row) -> None:
         bring_up_to_date(tracker, state)
         window = None if tracker.window is None else self._window(number, state)
         if tracker.window is not None and window is not None:
@@ -63,11 +64,11 @@ class Trackers(ABC):
         """The number of its parent, its name, whether it is a slice, and its state."""
 
     @abstractmethod
-    def number_of(self, tracker: BudgetTracker, *, joined: bool = False) -> int:
+    def number_of(self, tracker: Scope, *, joined: bool = False) -> int:
         """The number of a tracker, which it gets when it has none."""
 
     @abstractmethod
-    def joined(self, child: BudgetTracker) -> BudgetTracker | None:
+    def joined(self, child: Scope) -> BudgetTracker | None:
         """The open child of this name that others have joined."""
 
     @abstractmethod
@@ -103,9 +104,10 @@ class Trackers(ABC):
         self._inserted.clear()
         self.stamp = None
 
-    def _enter(self, tracker: BudgetTracker, number: int, lease: Any) -> None:
+    def _enter(self, tracker: Scope, number: int, lease: Any) -> None:
         tracker.number = number
-        self._known[number] = tracker
+        # All scopes of a store are trackers.
+        self._known[number] = cast("BudgetTracker", tracker)
         self._note_slice(number, lease)
 
     def _note_slice(self, number: int, lease: Any) -> None:

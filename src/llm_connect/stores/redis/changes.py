@@ -13,8 +13,8 @@ from llm_connect.stores.redis.server import text_of
 from llm_connect.stores.rows import hold_values
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.holds import Hold
+    from llm_connect.core.scope import Scope
     from llm_connect.stores.redis.state import RedisState
 
 #: How many arguments of the script come before the texts.
@@ -44,11 +44,11 @@ class StepChanges(Changes):
         self.texts.clear()
         self._further.clear()
 
-    def add_slice(self, child: BudgetTracker, lease: str, size: Amount | None) -> None:
+    def add_slice(self, child: Scope, lease: str, size: Amount | None) -> None:
         """Let it open a slice under a lease, with so much set aside; or close it, with no lease and size."""
         self._further["slices"].append((self._gate.trackers.path_of(child), lease, False if size is None else size))
 
-    def add_left(self, tracker: BudgetTracker, spent: Amount, presumed: Amount) -> None:
+    def add_left(self, tracker: Scope, spent: Amount, presumed: Amount) -> None:
         """Let so much leave the window of a tracker."""
         number = self._gate.trackers.path_of(tracker)[0]
         self._further["left"].append((number, NOTHING.minus(spent), NOTHING.minus(presumed)))
@@ -139,7 +139,7 @@ class StepChanges(Changes):
         self.texts.append(text)
         return len(self.texts) + _BEFORE
 
-    def _sets(self, tracker: BudgetTracker) -> list[tuple[str, int, Any]]:
+    def _sets(self, tracker: Scope) -> list[tuple[str, int, Any]]:
         self._gate.trackers.number_of(tracker)
         return self._gate.trackers.sets(tracker)
 

@@ -17,8 +17,8 @@ from llm_connect.stores.redis.listener import Listener
 from llm_connect.stores.redis.state import RedisState
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.holds import Hold
+    from llm_connect.core.scope import Scope
     from llm_connect.core.waiters import Waiter
 
 _log = logging.getLogger("llm_connect")
@@ -94,14 +94,14 @@ class WaitingGate(RedisState):
         self._line.note(waiter)
         return super()._take(waiter)
 
-    def _open_slice(self, child: BudgetTracker, kept: Hold) -> bool:
+    def _open_slice(self, child: Scope, kept: Hold) -> bool:
         opened = super()._open_slice(child, kept)
         if opened:
             lease = self.trackers.slices[child.number]
             self.changes.add_slice(child, lease, limits_of(child))
         return opened
 
-    def _close_slices(self, tracker: BudgetTracker) -> None:
+    def _close_slices(self, tracker: Scope) -> None:
         closed = [child for child in self.trackers.open_slices() if tracker in child.lineage]
         super()._close_slices(tracker)
         for child in sorted(closed, key=lambda child: -len(child.lineage)):
@@ -146,7 +146,7 @@ class WaitingGate(RedisState):
 
     def leave_to_parent(self) -> None:
         super().leave_to_parent()
-        self._line = RevisableLine(self.sure)
+        self._line = RevisableLine(self, self.sure)
 
     def __del__(self) -> None:
         worker = self.__dict__.get("_worker")

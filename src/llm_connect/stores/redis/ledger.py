@@ -14,7 +14,7 @@ from llm_connect.core.demand import PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
 from llm_connect.core.journal import Plan
-from llm_connect.core.ledger import Ledger, LedgerEntry, PostingOf
+from llm_connect.core.ledger import Ended, Ledger, LedgerEntry, PostingOf
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.totals import By, Kind, Total
 from llm_connect.core.units import NOTHING, Amount
@@ -26,8 +26,7 @@ from llm_connect.stores.redis.windows import TO_COME
 from llm_connect.stores.rows import Row, ended_values, entry_of, entry_values, facts_of
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.figures import BudgetFigures
+    from llm_connect.core.scope import Scope
     from llm_connect.stores.redis.state import RedisState
 
 
@@ -45,7 +44,7 @@ class ServerLedger(Ledger):
         self._keep = keep
         self._gate = gate
 
-    def post(self, line: LedgerEntry | Hold, posting: Any) -> None:
+    def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
         self._gate.books.add(line, *posting)
 
     def post_expiry(self, entry: LedgerEntry) -> None:
@@ -112,14 +111,14 @@ class ServerBooks(StoredBooks):
         super().__init__(gate, outbox, sink)
         self._ids = itertools.repeat(-1)  # type: ignore[assignment]
         self._presumed = Presumptions(gate)
-        self._place: tuple[BudgetTracker, Amount] | None = None
+        self._place: tuple[Scope, Amount] | None = None
 
     def number(self) -> int:
         return TO_COME + len(self._gate.changes.entries)
 
-    def expire(self, plan: Plan, tracker: BudgetFigures, spent: Amount, presumed: Amount) -> None:
+    def expire(self, plan: Plan, tracker: Scope, spent: Amount, presumed: Amount) -> None:
         super().expire(plan, tracker, spent, presumed)
-        self._gate.changes.add_left(tracker, spent, presumed)  # type: ignore[arg-type]
+        self._gate.changes.add_left(tracker, spent, presumed)
 
     def add_expiry(self, entry: LedgerEntry) -> None:
         """Let the step at hand write an entry that says what has left a window; the figures say it by themselves."""
@@ -148,13 +147,11 @@ class ServerBooks(StoredBooks):
     def open_presumptions(self) -> list[int]:
         return sorted(int(number) for number in self._gate.fetch("HKEYS", "open"))
 
-    def _carry_out(
-        self, plan: Plan, tracker: BudgetTracker, entry: LedgerEntry, presumed: Amount = NOTHING
-    ) -> LedgerEntry:
+    def _carry_out(self, plan: Plan, tracker: Scope, entry: LedgerEntry, presumed: Amount = NOTHING) -> LedgerEntry:
         self._place = (tracker, presumed)
         return super()._carry_out(plan, tracker, entry, presumed)
 
-    def add(self, line: LedgerEntry | Hold, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
+    def add(self, line: LedgerEntry | Ended, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
         """Let the step at hand write an entry."""
         lost: str | bool = False
         is_open = False
@@ -209,7 +206,7 @@ def _hold_of(gate: RedisState, number: int, entry: LedgerEntry) -> Hold:
     """The hold on the tracker of this number that has ended by an entry which is to be corrected."""
     facts = facts_of(entry.grade, entry.adapter, entry.model, None)
     facts.labels = entry.labels
-    hold = StoredHold(gate.trackers.find(number), entry.bound, None, PlainDemand(*entry.bound), facts)
+    hold = StoredHold(gate, gate.trackers.find(number), entry.bound, None, PlainDemand(*entry.bound), facts)
     hold.leave_row()
     hold.entry_id, hold.ending = entry.id, Ending(entry.outcome, entry.amount)
     hold.request_id, hold.reserved_at = entry.request_id, entry.reserved_at

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llm_connect.core.exceptions import BudgetReason
+from llm_connect.core.holds import Keeper
 from llm_connect.core.line import _TAKING_SECONDS, Line
 from llm_connect.core.queues import Queues
 from llm_connect.core.waiters import Waiter
@@ -17,8 +18,8 @@ from llm_connect.core.waiters import Waiter
 class RevisableLine(Line):
     """Like `Line`; what a step has decided is told when it is written, and else undone."""
 
-    def __init__(self, sure: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(self, keeper: Keeper, sure: Callable[[], None]) -> None:
+        super().__init__(keeper)
         #: Those that are to be woken.
         self.told: deque[Waiter] = deque()
         self._sure = sure

@@ -124,7 +124,7 @@ class RedisState(StoreGate):
         self._start()
 
     def _start(self) -> None:
-        self._line = RevisableLine(self.sure)
+        self._line = RevisableLine(self, self.sure)
         self.client: str = secrets.token_hex(8)
         self.server: Server = Server(self.terms.url, self.terms.busy_seconds)
         # Not in `__del__`: with the gate the socket would be collected, and complain that nobody has closed it.

@@ -16,6 +16,7 @@ from llm_connect.stores.rows import Row, bring_up_to_date
 from llm_connect.stores.trackers import Trackers
 
 if TYPE_CHECKING:
+    from llm_connect.core.scope import Scope
     from llm_connect.core.windows import Window
     from llm_connect.stores.redis.state import RedisState
 
@@ -30,7 +31,7 @@ class ServerTrackers(Trackers):
 
     def __init__(self, *details: Any, **more: Any) -> None:
         super().__init__(*details, **more)
-        self._states: weakref.WeakKeyDictionary[BudgetTracker, Row] = weakref.WeakKeyDictionary()
+        self._states: weakref.WeakKeyDictionary[Scope, Row] = weakref.WeakKeyDictionary()
         self._slices_before: dict[int, str] = {}
         #: What the step at hand makes: number, place, state, and under which name it can be joined.
         self.new: list[tuple[str, str, list[int], str | bool]] = []
@@ -48,11 +49,11 @@ class ServerTrackers(Trackers):
     def _window(self, number: int, state: Row) -> Window | None:
         return None if state[-1] is None else window_of(state[-1], self._gate.clock)
 
-    def _bring_up_to_date(self, tracker: BudgetTracker, number: int, state: Row) -> None:
+    def _bring_up_to_date(self, tracker: Scope, number: int, state: Row) -> None:
         self._states[tracker] = state
         super()._bring_up_to_date(tracker, number, state)
 
-    def number_of(self, tracker: BudgetTracker, *, joined: bool = False) -> int:
+    def number_of(self, tracker: Scope, *, joined: bool = False) -> int:
         if not tracker.number:
             parent = 0 if tracker.parent is None else self.number_of(tracker.parent)
             number = secrets.randbits(_BITS) | 2
@@ -68,12 +69,12 @@ class ServerTrackers(Trackers):
                 tracker.window.forget(0)
         return tracker.number
 
-    def path_of(self, tracker: BudgetTracker) -> list[str]:
+    def path_of(self, tracker: Scope) -> list[str]:
         """The numbers from a tracker up to the root."""
         self.number_of(tracker)
-        return [str(above.number) for above in tracker.lineage]  # type: ignore[attr-defined]
+        return [str(above.number) for above in tracker.lineage]
 
-    def joined(self, child: BudgetTracker) -> BudgetTracker | None:
+    def joined(self, child: Scope) -> BudgetTracker | None:
         assert child.parent is not None
         number = self._gate.fetch("HGET", "places", _joined(self.number_of(child.parent), child.name))
         return None if number is None else self.find(int(number))
@@ -83,7 +84,7 @@ class ServerTrackers(Trackers):
         spent = [each for each in map(self.find, numbers) if any(account.spent for account in each.own_accounts)]
         # And those above, whose windows may have less than those of their children.
         found = {above: None for each in spent for above in each.lineage}
-        return sorted(found, key=lambda tracker: len(tracker.lineage), reverse=True)  # type: ignore[arg-type]
+        return sorted(found, key=lambda tracker: len(tracker.lineage), reverse=True)
 
     def refresh(self) -> None:
         """Each reply does."""
@@ -96,7 +97,7 @@ class ServerTrackers(Trackers):
             if tracker is not None:
                 self._take_over(tracker, state)
 
-    def _take_over(self, tracker: BudgetTracker, state: Row) -> None:
+    def _take_over(self, tracker: Scope, state: Row) -> None:
         """Let `tracker` be as it is said to be; its window is as before when nothing is said of it."""
         if tracker.window is None:
             self._states[tracker] = state
@@ -108,13 +109,13 @@ class ServerTrackers(Trackers):
             self._bring_up_to_date(tracker, tracker.number, state)
             self._gate.look_again()
 
-    def windows(self, trackers: Iterable[BudgetTracker]) -> list[tuple[str, str]]:
+    def windows(self, trackers: Iterable[Scope]) -> list[tuple[str, str]]:
         """What has changed of the windows of these, and those of new trackers."""
         concerned = dict.fromkeys((*trackers, *self._inserted))
         changed = [(each, each.window) for each in concerned if each.window is not None and each.window.changed]
         return [(str(self.number_of(tracker)), window_text(window)) for tracker, window in changed]
 
-    def sets(self, tracker: BudgetTracker) -> list[tuple[str, int, int]]:
+    def sets(self, tracker: Scope) -> list[tuple[str, int, int]]:
         """What of `tracker` is to be set: whether it is closed, and its limits."""
         before = self._states.get(tracker)
         if before is None:

@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from llm_connect.core.clocks import wall_clock
 from llm_connect.core.exceptions import LLMStoreError
 from llm_connect.core.windows import Window
 from llm_connect.stores.sqlite.gate import SqliteGate
@@ -44,7 +45,7 @@ def make(terms: FileTerms, limits: Limits, period: Period | None, on_unknown: On
             budget = connection.execute(NEW_BUDGET, values).lastrowid
             root = connection.execute(NEW_ROOT, (budget, terms.name, terms.name, *limits)).lastrowid
             assert root is not None
-            write_window(connection, root, None if period is None else Window(period))
+            write_window(connection, root, None if period is None else Window(period, wall_clock))
             connection.execute("COMMIT")
             return True
     except sqlite3.Error as error:

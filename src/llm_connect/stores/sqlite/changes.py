@@ -26,7 +26,7 @@ class FileChanges(Changes):
         """Write them, trackers under this number of the change."""
         for hold in self._holds:
             self._write_hold(connection, hold)
-            self.note_trackers(hold.tracker.lineage)  # type: ignore[arg-type]
+            self.note_trackers(hold.tracker.lineage)
         trackers = self._gate.trackers
         for tracker in self._trackers:
             number = trackers.number_of(tracker)

@@ -9,7 +9,7 @@ from llm_connect.core.books import Sink
 from llm_connect.core.demand import PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.holds import Ending, Hold
-from llm_connect.core.ledger import Ledger, LedgerEntry, Outcome, PostingOf
+from llm_connect.core.ledger import Ended, Ledger, LedgerEntry, Outcome, PostingOf
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.totals import By, Total
 from llm_connect.core.units import Amount
@@ -43,7 +43,7 @@ class FileLedger(Ledger):
         self._keep = keep
         self._gate = gate
 
-    def post(self, line: LedgerEntry | Hold, posting: Any) -> None:
+    def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
         place: tuple[int | None, bool, Any, Any] = (None, False, None, None)
         if isinstance(line, LedgerEntry):
             values = entry_values(line)
@@ -144,7 +144,7 @@ class Presumptions(dict[int, Hold]):
 def _hold_of(gate: TransactionalGate, entry_id: int, outcome: Outcome, row: Row) -> Hold:
     """The hold that has ended by an entry which is to be corrected."""
     bound = Amount(*row[4:7])
-    hold = StoredHold(gate.trackers.find(row[0]), bound, None, PlainDemand(*bound), facts_of(*row[7:11]))
+    hold = StoredHold(gate, gate.trackers.find(row[0]), bound, None, PlainDemand(*bound), facts_of(*row[7:11]))
     hold.leave_row()
     hold.entry_id, hold.ending = entry_id, Ending(outcome, Amount(*row[1:4]))
     hold.request_id, hold.reserved_at = row[11:]

@@ -20,6 +20,7 @@ from llm_connect.stores.sqlite.windows import read_window, write_window
 from llm_connect.stores.trackers import Trackers
 
 if TYPE_CHECKING:
+    from llm_connect.core.scope import Scope
     from llm_connect.core.windows import Window
     from llm_connect.stores.sqlite.state import TransactionalGate
 
@@ -36,7 +37,7 @@ class FileTrackers(Trackers):
     def _window(self, number: int, state: Row) -> Window | None:
         return read_window(self._connection, number)
 
-    def number_of(self, tracker: BudgetTracker, *, joined: bool = False) -> int:
+    def number_of(self, tracker: Scope, *, joined: bool = False) -> int:
         if not tracker.number:
             parent = None if tracker.parent is None else self.number_of(tracker.parent)
             place = (self._gate.budget, parent, tracker.name, tracker.path, joined, tracker.is_slice, self.next_stamp)
@@ -49,7 +50,7 @@ class FileTrackers(Trackers):
             write_window(self._connection, number, tracker.window)
         return tracker.number
 
-    def joined(self, child: BudgetTracker) -> BudgetTracker | None:
+    def joined(self, child: Scope) -> BudgetTracker | None:
         assert child.parent is not None
         parent = self.number_of(child.parent)
         row = self._connection.execute(JOINED_TRACKER, (parent, child.name)).fetchone()
@@ -59,7 +60,7 @@ class FileTrackers(Trackers):
         rows = self._connection.execute(SPENT_TRACKERS, (self._gate.budget,)).fetchall()
         # And those above, whose windows may have less than those of their children.
         found = {each: None for (number,) in rows for each in self.find(number).lineage}
-        return sorted(found, key=lambda tracker: len(tracker.lineage), reverse=True)  # type: ignore[arg-type]
+        return sorted(found, key=lambda tracker: len(tracker.lineage), reverse=True)
 
     def refresh(self) -> None:
         if self.stamp is None:

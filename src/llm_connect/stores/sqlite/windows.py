@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from llm_connect.core.clocks import wall_clock
 from llm_connect.core.periods import period_of, period_text
 from llm_connect.core.windows import Window
 
@@ -19,7 +20,7 @@ def read_window(connection: sqlite3.Connection, number: int) -> Window | None:
 
 def window_of(period: str, ends_at: float, first: int, parts: str) -> Window:
     """The window that stands in a row."""
-    window = Window(period_of(period))
+    window = Window(period_of(period), wall_clock)
     window.become(ends_at, first, parts)
     return window
 

@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from llm_connect.core.bounds import Bound
+from llm_connect.core.bounds import Bound, Grade
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.demand import Grade
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.models import LLMResponse
 from llm_connect.core.usage import Usage

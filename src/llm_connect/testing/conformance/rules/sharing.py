@@ -49,7 +49,7 @@ def call_waits_for_budget(bench: Bench) -> Iterator[str]:
         needed, before = _bound(bench).total_tokens, bench.tally()
         tracker = BudgetTracker(needed, name="taken")
         ended, taken = threading.Event(), tracker.reserve(needed)
-        works = [_made(bench, form, bench.budgeted(tracker), ended), _freeing(bench, taken, before, ended)]
+        works = [_made(bench, form, bench.budgeted(tracker), ended), _freeing(bench, tracker, taken, before, ended)]
         outcome, freed = run_together(works, _seconds(bench))
         yield from (f"{form}: {text}" for text in _strange(_each([outcome])))
         if freed.returned:
@@ -124,12 +124,14 @@ def _outcome(result: Any) -> Outcome:
     return Outcome(raised=result) if isinstance(result, BaseException) else Outcome(returned=result)
 
 
-def _freeing(bench: Bench, hold: Hold, before: Tally, ended: threading.Event) -> Callable[[], int | None]:
+def _freeing(
+    bench: Bench, tracker: BudgetTracker, hold: Hold, before: Tally, ended: threading.Event
+) -> Callable[[], int | None]:
     """Releases a hold once a call waits for it or has ended, and gives how many requests were sent until then."""
 
     def free() -> int | None:
         until = time.monotonic() + GRACE_SECONDS
-        while not hold.tracker.snapshot().waiting and not ended.wait(_LOOK_SECONDS) and time.monotonic() < until:
+        while not tracker.snapshot().waiting and not ended.wait(_LOOK_SECONDS) and time.monotonic() < until:
             pass
         sent = bench.tally().since(before).requests
         hold.release()
