@@ -1,7 +1,7 @@
 """The tasks of this project; `python tasks.py` lists them.
 
-Needs Python 3.11 or later with pip. What else a task needs is installed into the environment in `.venv` (or
-in the folder that UV_PROJECT_ENVIRONMENT names) and stays there.
+Needs Python 3.11 or later with pip. Everything else that a task needs is installed into the environment in `.venv`
+(or in the folder that UV_PROJECT_ENVIRONMENT names) and stays there.
 """
 
 # ruff: noqa: S603, T201 - it starts programs and prints: that is its job
@@ -49,13 +49,13 @@ FULLY_COVERED = "*/llm_connect/core/*,*/llm_connect/calling/*"
 
 
 def demo(*args: str) -> None:
-    """run the delegation chain in examples/; more words are its arguments"""
+    """run the delegation chain in examples/, with its arguments"""
     sync("example")
     run(PYTHON, ROOT / "examples" / "delegation_chain.py", *args)
 
 
 def test(*args: str) -> None:
-    """run the tests with what this machine has; more words are arguments of pytest"""
+    """run every test whose parts are installed, with pytest's arguments"""
     sync(*TESTING)
     run(PYTHON, "-m", "pytest", *PARALLEL, *args)
 
@@ -72,43 +72,43 @@ def check() -> None:
 
 
 def nightly(*args: str) -> None:
-    """run the tests that scale at full length, for an hour; more words are arguments of pytest"""
+    """run the tests that scale at full length, for an hour, with pytest's arguments"""
     sync(*PARTS)
     chosen = ("-m", "scales", "--nightly", "--stores=all", "-o", "timeout=7200", "-s")
     run(PYTHON, "-m", "pytest", *PARALLEL, *chosen, *args)
 
 
 def e2e(*args: str) -> None:
-    """run the tests on real parts only (tests/e2e); more words are arguments of pytest"""
+    """run only the tests on real parts (tests/e2e), with pytest's arguments"""
     test("tests/e2e", *args)
 
 
 def overshoot(*args: str) -> None:
-    """measure who keeps a cap, peers too; with --ours only this project; more words are its arguments"""
+    """measure overshoot, peers too; with --ours only this project; takes its arguments"""
     sync()
     run(PYTHON, ROOT / "benchmarks" / "overshoot" / "run.py", *args)
 
 
 def performance(*args: str) -> None:
-    """measure what a call costs, peers too; with --everyday ours and the raw SDKs; more words are its arguments"""
+    """measure the cost of a call, peers too; with --everyday only ours and the raw SDKs; takes its arguments"""
     sync()
     run(PYTHON, ROOT / "benchmarks" / "performance" / "run.py", *args)
 
 
 def streaming(*args: str) -> None:
-    """measure what a stream costs beside the raw SDKs, in five minutes; more words are its arguments"""
+    """compare the cost of a stream with the raw SDKs, in five minutes; takes its arguments"""
     sync()
     run(PYTHON, ROOT / "benchmarks" / "streaming" / "run.py", *args)
 
 
 def stores(*args: str) -> None:
-    """measure what a budget in a store costs beside bare steps, in three minutes; more words are its arguments"""
+    """compare the cost of a budget in a store with bare steps, in three minutes; takes its arguments"""
     sync()
     run(PYTHON, ROOT / "benchmarks" / "stores" / "run.py", *args)
 
 
 def lint() -> None:
-    """run ruff, mypy, pyright and import-linter, and name all that fail"""
+    """run ruff, mypy, pyright and import-linter, and name every one that fails"""
     sync(*LINTING)
     failed = [linter for linter in LINTERS if not passes(BIN / linter[0], *linter[1:])]
     if failed:
@@ -117,7 +117,7 @@ def lint() -> None:
 
 
 def format() -> None:  # noqa: A001 - the name of the task
-    """rewrite the code as ruff formats it, and mend what it can"""
+    """format the code and apply ruff's fixes"""
     sync(*LINTING)
     run(BIN / "ruff", "check", "--fix")
     run(BIN / "ruff", "format")
@@ -136,7 +136,7 @@ WITH_ARGUMENTS = frozenset({"demo", "test", "nightly", "e2e", "overshoot", "perf
 
 
 def sync(*groups: str) -> None:
-    """Install the locked versions of all extras and of these groups; what is there beside them stays."""
+    """Install the locked versions of all extras and of these groups; other installed packages stay."""
     print(f"Installing into {ENVIRONMENT.name}: all extras, {', '.join(groups)}", flush=True)
     chosen = [option for group in groups for option in ("--group", group)]
     base = () if PYTHON.exists() else ("--python", sys.executable)
@@ -145,7 +145,7 @@ def sync(*groups: str) -> None:
 
 @contextmanager
 def installed_wheel() -> Iterator[None]:
-    """The wheel of this project in place of its sources, which come back in the end."""
+    """Install the wheel of this project in place of its sources, and restore them in the end."""
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     run(uv(), "build", "--quiet", "--wheel")
     (wheel,) = (ROOT / "dist").glob("*.whl")
@@ -158,18 +158,18 @@ def installed_wheel() -> Iterator[None]:
 
 @cache
 def uv() -> str:
-    """uv from PATH, else the one in the environment, which pip installs when it is not there."""
+    """Return uv from PATH, else the one in the environment, which pip installs if it is missing."""
     for found in (shutil.which("uv"), shutil.which("uv", path=BIN)):
         if found and runs(found):
             return found
     make_environment()
     wanted = f"uv>={'.'.join(map(str, OLDEST_UV))}"
     run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wanted)
-    return shutil.which("uv", path=BIN) or sys.exit("pip has installed uv, but it is not to be found.")
+    return shutil.which("uv", path=BIN) or sys.exit("pip installed uv, but it cannot be found.")
 
 
 def runs(uv: str) -> bool:
-    """Whether this uv can be started and is new enough; the `uv` of a version manager may stand for none."""
+    """Return whether this uv starts and is new enough; the `uv` of a version manager may be a stub."""
     result = subprocess.run([uv, "--version"], capture_output=True, text=True, check=False)
     words = result.stdout.split()
     if result.returncode != 0 or len(words) < 2:
@@ -178,7 +178,7 @@ def runs(uv: str) -> bool:
 
 
 def make_environment() -> None:
-    """A virtual environment with pip; one that is there is kept."""
+    """Make a virtual environment with pip; an existing one is kept."""
     if find_spec("venv") is None or find_spec("ensurepip") is None:
         sys.exit(
             "This Python cannot make a virtual environment: its venv or ensurepip module is missing.\n"
@@ -190,14 +190,14 @@ def make_environment() -> None:
 
 
 def run(*command: str | Path, stdout: int | None = None) -> None:
-    """Run a command in the root of the project; end with its exit code when it fails."""
+    """Run a command in the root of the project; exit with its code if it fails."""
     code = status(*command, stdout=stdout)
     if code != 0:
         sys.exit(code)
 
 
 def passes(*command: str | Path) -> bool:
-    """Run a command after printing it; whether it succeeded."""
+    """Print and run a command; return whether it succeeded."""
     print(f"\n$ {Path(command[0]).name} {' '.join(map(str, command[1:]))}", flush=True)
     return status(*command) == 0
 
@@ -217,7 +217,7 @@ def status(*command: str | Path, stdout: int | None = None) -> int:
 
 
 def print_times() -> None:
-    """Print where the minutes of this task went; steps of a few seconds are summed up."""
+    """Print the time of each step of this task; steps of a few seconds are summed up."""
     long = [(name, seconds) for name, seconds in TIMES if seconds >= SHORT_SECONDS]
     rest = sum(seconds for _, seconds in TIMES) - sum(seconds for _, seconds in long)
     print("\nMinutes:")

@@ -3,13 +3,12 @@
     python examples/delegation_chain.py
     python examples/delegation_chain.py --engine local --cap 2500 --question "Why is the sky blue?"
 
-Agent A (OpenAI) plans, three Bs (Gemini) work side by side under a ceiling of their own, C (OpenRouter) writes, shown
-as it comes, and D (the claude command, where there is one) reviews. A second run has a smaller cap, and shows what a
-refusal is.
+Agent A (OpenAI) plans, three Bs (Gemini) work in parallel under their own ceiling, C (OpenRouter) writes, shown as it
+arrives, and D (the claude command, if it is installed) reviews. A second run has a smaller cap, and shows a refusal.
 
 With OPENAI_API_KEY, GEMINI_API_KEY and OPENROUTER_API_KEY in the environment it calls these providers, which costs
-some cents at most. Without them it starts the embedded provider, and nothing leaves this machine. The chain itself is
-in `chain/agents.py`. Exits with 0 when the budget has kept its promise, and with 1 when not.
+a few cents at most. Without them it starts the embedded provider, and nothing leaves this machine. The chain itself is
+in `chain/agents.py`. Exits with 0 if the budget has kept its promise, and with 1 if not.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ async def one_run(console: Console, engine: Engine, question: str, cap: int, res
 
 
 def show(console: Console, run: Run) -> None:
-    """What came of a run: the text or the refusal, the ledger, and the checks."""
+    """Return the result of a run: the text or the refusal, the ledger, and the checks."""
     console.print()
     if run.report is not None:
         console.print(report_text(run.report))
@@ -62,7 +61,7 @@ def show(console: Console, run: Run) -> None:
 
 
 async def main(console: Console, engine_name: str, cap: int | None, question: str) -> int:
-    """Both runs; the exit code."""
+    """Make both runs, and return the exit code."""
     async with open_engine(engine_name) as engine:
         cap = cap or engine.cap
         console.print(Text(f"Runs on {engine.label}.\nThe question: {question}"))
@@ -82,7 +81,7 @@ async def main(console: Console, engine_name: str, cap: int | None, question: st
 
 
 def smaller_cap(run: Run) -> int:
-    """Two thirds of what a run has spent, but enough for its first call."""
+    """Return two thirds of a run's spend, but enough for its first call."""
     return max(run.budget.spent * 2 // 3, run.entries[0].bound.tokens)
 
 

@@ -1,7 +1,7 @@
 """One budget for the workers of a pool: `python examples/process_pool.py` runs without keys, on the mock adapter.
 
-Twelve questions of up to 1,000 tokens are asked by three processes under a budget for 5,000. The tracker is pickled
-with each job, and is the same budget there.
+Three processes ask twelve questions of up to 1,000 tokens under a budget for 5,000. The tracker is pickled with each
+job, and is the same budget there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from llm_connect import BudgetTracker, LLMBudgetExceededError, MockLLMAdapter, R
 
 
 def ask(question: int, budget: BudgetTracker) -> str:
-    """What a worker does."""
+    """Do the work of one job."""
     adapter = MockLLMAdapter("an answer", prompt_tokens=300, completion_tokens=700)
     config = RunConfig(budget_tracker=budget, max_tokens=700, labels={"question": str(question)})
     try:

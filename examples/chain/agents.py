@@ -1,4 +1,4 @@
-"""The chain: A plans, three Bs look things up side by side, C writes, D reviews; one budget over all of them."""
+"""The chain: A plans, three Bs look things up in parallel, C writes, D reviews; all under one budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REVIEWER = "You review. Say in one or two sentences what the text leaves open."
 
 @dataclass(frozen=True, kw_only=True)
 class Team:
-    """Who works: any adapter can take any part. max_tokens: the output limits of a plan, a note, a text, a review."""
+    """The agents: any adapter can take any part. max_tokens: the output limits of a plan, a note, a text, a review."""
 
     planner: LLMAdapter
     researcher: LLMAdapter
@@ -27,7 +27,7 @@ class Team:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the chain hands back."""
+    """The result of the chain."""
 
     questions: list[str]
     notes: list[str]
@@ -38,7 +38,7 @@ class Report:
 async def run_chain(question: str, team: Team, budget: BudgetTracker, research_total: int) -> Report:
     """Answer `question` within `budget`, at most `research_total` tokens of it for the Bs.
 
-    Raises LLMBudgetExceededError when the next call does not fit; nothing is under way then.
+    Raises LLMBudgetExceededError if the next call does not fit; no call is in flight then.
     """
     plan_tokens, note_tokens, text_tokens, review_tokens = team.max_tokens
     config = RunConfig(budget_tracker=budget, timeout_seconds=120)
@@ -76,7 +76,7 @@ async def run_chain(question: str, team: Team, budget: BudgetTracker, research_t
 
 
 def three_questions(plan: str, question: str) -> list[str]:
-    """The numbered lines of a plan; of a plan that has fewer than three, three slices of its words."""
+    """Return the numbered lines of a plan; if it has fewer than three, three slices of its words."""
     numbered = re.findall(r"^\W*[1-3][.):][* \t]*(\S.*)$", plan, flags=re.MULTILINE)
     if len(numbered) >= 3:
         return numbered[:3]

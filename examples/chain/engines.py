@@ -1,4 +1,4 @@
-"""What the chain runs on: providers with keys in the environment, the embedded provider, or a local model."""
+"""The engines of the chain: providers with keys in the environment, the embedded provider, or a local model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANY_KEY = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """A team, the cap in tokens that suits it, and what its provider bills where that can be seen."""
+    """A team, a suitable cap in tokens, and its provider's meter if there is one."""
 
     label: str
     team: Team
@@ -33,9 +33,9 @@ class Engine:
 
 @asynccontextmanager
 async def open_engine(name: str) -> AsyncIterator[Engine]:
-    """The engine of that name: "embedded", "local", or "auto", which uses provider keys when all three are set.
+    """Open the engine of that name: "embedded", "local", or "auto", which uses provider keys if all three are set.
 
-    Its adapters and its server are closed with the block. Raises LLMConfigurationError when a part is missing.
+    Leaving the block closes its adapters and its server. Raises LLMConfigurationError if a part is missing.
     """
     async with AsyncExitStack() as stack:
         if name == "local":
@@ -93,7 +93,7 @@ async def _local_model(stack: AsyncExitStack) -> Engine:
 
 
 def find_claude() -> str | None:
-    """The claude command on the PATH, else the one that the package claude-agent-sdk carries."""
+    """Return the claude command on the PATH, else the one in the package claude-agent-sdk."""
     spec = find_spec("claude_agent_sdk")
     folders = [] if spec is None else list(spec.submodule_search_locations or ())
     bundled = [path for path in (Path(folder, "_bundled", "claude") for folder in folders) if path.exists()]

@@ -1,4 +1,4 @@
-"""What one sees while the chain runs: each call and each budget, live in a terminal, else as plain lines."""
+"""The display while the chain runs: each call and each budget, live in a terminal, else as plain lines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _TEXT_CELLS = 300
 class CallLine:
     """One call. `meter` is a child budget without a limit: it only shows what this call holds and has spent.
 
-    text, pieces: what a stream has given so far, and in how many pieces.
+    text, pieces: the text of a stream so far, and the number of its pieces.
     """
 
     agent: str
@@ -66,14 +66,14 @@ class CallLine:
         return f"at most {self.meter.held:,}" if self.meter.held else ""
 
     def take(self, chunk: StreamChunk) -> StreamChunk:
-        """A chunk of a stream goes by."""
+        """Note a chunk of a stream."""
         self.text += chunk.text
         self.pieces += bool(chunk.text)
         return chunk
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """How the call ends."""
+        """Note the end of the call."""
         try:
             yield
             self.outcome = "done"
@@ -93,7 +93,7 @@ class Board:
     calls: list[CallLine] = field(default_factory=list)
 
     def line_for(self, adapter: LLMAdapter, config: RunConfig | None) -> tuple[CallLine, RunConfig]:
-        """A line for one call, and the config to make it with."""
+        """Return a line for one call, and the config to make it with."""
         config = config or RunConfig()
         agent = config.labels.get("agent", "")
         tracker = config.budget_tracker or self.root
@@ -104,13 +104,13 @@ class Board:
 
     @property
     def budgets(self) -> list[BudgetTracker]:
-        """The root and the ceilings below it, in the order of their first call."""
+        """Return the root and the ceilings below it, in the order of their first call."""
         parents = (line.meter.parent for line in self.calls)
         return list(dict.fromkeys([self.root, *(parent for parent in parents if parent is not None)]))
 
 
 class Watched(LLMAdapter):
-    """An adapter whose calls are seen on a board. The adapter within meters them."""
+    """An adapter that shows its calls on a board. The inner adapter meters them."""
 
     metered = False
 
@@ -138,7 +138,7 @@ class Watched(LLMAdapter):
 
 
 class WatchedStream:
-    """The source of a stream that is seen on a line: it hands on what the stream within gives."""
+    """The source of a stream that is shown on a line: it passes the chunks of the inner stream on."""
 
     def __init__(self, inner: LLMStream | AsyncLLMStream, line: CallLine) -> None:
         self.inner = inner
@@ -157,7 +157,7 @@ class WatchedStream:
                     yield self.line.take(chunk)
 
     def abandon(self) -> None:
-        """The stream within lets go by itself."""
+        """The inner stream closes itself."""
 
     @property
     def text(self) -> str:
@@ -169,7 +169,7 @@ class WatchedStream:
 
 
 def watched_team(team: Team, board: Board) -> Team:
-    """The same team, seen on the board."""
+    """Return the same team, shown on the board."""
     return replace(
         team,
         planner=Watched(team.planner, board),
@@ -244,7 +244,7 @@ def _picture(board: Board) -> Group:
 
 
 def _last(text: str) -> str:
-    """The end of a text, in one line that a terminal has room for."""
+    """Return the end of a text, in one line that fits a terminal."""
     return " ".join(text.split())[-_TEXT_CELLS:]
 
 

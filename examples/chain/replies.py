@@ -1,4 +1,4 @@
-"""What the embedded provider says: answers that suit each agent, made from the words it is asked with."""
+"""The embedded provider's answers: one for each agent, made from the words of its prompt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ through under upon was were what when where which while who whose why will with 
 
 
 def reply(request: ReceivedRequest) -> str:
-    """The answer to a request; the system prompt says whose it is."""
+    """Return the answer to a request; the system prompt names the agent."""
     if PLANNER in request.system_prompt:
         return _plan(request.prompt)
     if RESEARCHER in request.system_prompt:
@@ -34,7 +34,7 @@ def reply(request: ReceivedRequest) -> str:
 
 
 def set_delays(server: EmbeddedProvider) -> None:
-    """Let the answers take long enough to be seen coming, in two runs."""
+    """Slow the answers down in two runs, so that a viewer sees them arrive."""
     server.script(Behaviour(delay=DELAYS[1]))
     server.script(Behaviour(delay=DELAYS[1], chunk_delay=PACE), wire_format="openrouter")
     for delay in DELAYS * 2:
@@ -63,7 +63,7 @@ def _text(task: str) -> str:
 
 
 def _topics(question: str) -> list[str]:
-    """Three topics of a question: its longer words in their order, shared out; of very few words, all of them."""
+    """Return three topics of a question: its longer words in order, divided; if there are very few, all of them."""
     small = _SMALL_WORDS.split()
     words = [word for word in re.findall(r"\w[\w'-]*", question) if len(word) > 2 and word.lower() not in small]
     size, more = divmod(len(words), 3)

@@ -1,4 +1,4 @@
-"""What one sees when a run is over: its ledger as a table, and whether the budget has kept its promise."""
+"""The display after a run: its ledger as a table, and a check that the budget has kept its promise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLUMNS = ("id", "tracker", "adapter", "model", "outcome", "held", "actual", "g
 class Run:
     """One run of the chain: its budget, its ceiling for research, and how it ended.
 
-    billed: what the provider's own meter has counted; None where there is none to look at.
+    billed: the count of the provider's own meter; None if there is no meter.
     """
 
     budget: BudgetTracker
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def checks(self) -> dict[str, bool]:
-        """What the budget promises, and whether it held."""
+        """Return the budget's promises, and whether each held."""
         budget, cap = self.budget, self.budget.total or 0
         checks = {
             "nothing is held any more": budget.held == 0 and budget.held_calls == 0,
@@ -63,7 +63,7 @@ class Run:
 
 
 def ledger_table(run: Run) -> Table:
-    """One row for each attempt, and the sum."""
+    """Return one row for each attempt, and the sum."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, show_footer=True, padding=0)
     sums = {"tracker": "total", "outcome": f"{run.budget.spent_calls} calls", "actual": f"{run.booked:,}"}
     for name in _COLUMNS:
@@ -78,7 +78,7 @@ def ledger_table(run: Run) -> Table:
 
 
 def total_line(run: Run) -> str:
-    """The sum of the ledger, what the tracker says, and what the provider's meter says."""
+    """Return the sum of the ledger, the tracker's figure, and the provider's meter."""
     line = f"total {run.booked:,} tokens = spent {run.budget.spent:,}, held {run.budget.held:,}"
     if run.billed is None:
         return line
@@ -86,7 +86,7 @@ def total_line(run: Run) -> str:
 
 
 def report_text(report: Report) -> Text:
-    """The work of the agents, one paragraph each."""
+    """Return the work of the agents, one paragraph each."""
     paragraphs = [("A asked", "\n".join(report.questions)), ("C wrote", report.text), ("D remarks", report.review)]
     parts = [(f"{who}: ", "bold", f"{' '.join(said.split())}\n") for who, said in paragraphs if said.strip()]
     return Text.assemble(*(piece for who, style, said in parts for piece in ((who, style), said)))
