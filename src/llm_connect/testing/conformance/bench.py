@@ -13,7 +13,6 @@ from llm_connect.core.models import LLMResponse, RunConfig
 
 from .calls import GRACE_SECONDS, Outcome, run_cancelled
 from .means import Means, adapter_from
-from .rule import NotChecked
 from .searching import logged
 from .streamed import STREAM_FORMS, StreamForm, streamed
 from .trial import FORMS, Form, Tally, Trial, async_work, changes, made, state_of
@@ -33,6 +32,10 @@ SMALLEST_CAPS: Final[dict[str, dict[str, Any]]] = {
 }
 
 _USUAL: Final = object()
+
+
+class NotChecked(Exception):
+    """A rule finds that it cannot be judged here; the text says why."""
 
 
 class Bench:

@@ -9,10 +9,10 @@ from llm_connect.calling.scrub import Scrubber
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.models import RunConfig
 
-from .bench import Bench
+from .bench import Bench, NotChecked
 from .means import PROMPT, Make, Means
 from .report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult
-from .rule import ConformanceRule, NotChecked
+from .rule import ConformanceRule
 from .rules import RULES
 
 

@@ -12,10 +12,6 @@ if TYPE_CHECKING:
 Check: TypeAlias = "Callable[[Bench], Iterator[str]]"
 
 
-class NotChecked(Exception):
-    """A rule finds that it cannot be judged here; the text says why."""
-
-
 @dataclass(frozen=True, slots=True)
 class ConformanceRule:
     """One rule that every adapter keeps; its text is its name, so that `ids=str` names tests by it.

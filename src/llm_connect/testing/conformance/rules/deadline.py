@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from llm_connect.core.exceptions import LLMTimeoutError
 
-from ..bench import Bench
-from ..rule import NotChecked, rule
+from ..bench import Bench, NotChecked
+from ..rule import rule
 from .budget import call_is_metered, held_at_rest
 
 #: An event loop that is free comes to other work a hundred times a second.
