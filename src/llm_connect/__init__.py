@@ -159,6 +159,8 @@ _PLACES = {
     "create_adapter": "llm_connect.config.factory",
     "open_budget": "llm_connect.stores.opening",
 }
+#: What prices a user's own reservations by the providers' lists, whoever keeps the budget.
+_PRICED = {"aopen_budget", "open_budget"}
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
@@ -166,6 +168,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _PRICED:
+        import_module("llm_connect.calling.trackers")
     value = globals()[name] = getattr(import_module(_PLACES[name]), name)
     return value
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +59,21 @@ def test_a_model_alone_is_priced_by_the_list() -> None:
     assert known_price("gemini", "gemini-2.5-flash") is not None
     assert known_price("my-client", "gpt-4.1-mini") is None
     assert refused(partial(tracker.reserve, 1, adapter="my-client", model="gpt-4.1-mini")).reason == "unpriced"
+
+
+def test_a_budget_in_a_store_knows_the_list_as_well(tmp_path: Path) -> None:
+    """Also in a program that imports nothing but `open_budget`. (BUDGET-60)"""
+    pytest.importorskip("genai_prices")
+    program = "\n".join(
+        [
+            "from llm_connect import open_budget",
+            f"budget = open_budget('sqlite:///{tmp_path}/budget.db', total_usd='0.01')",
+            "with budget.reserve(1_000, model='gpt-4.1-mini') as hold:",
+            "    print(hold.bound.nano_usd)",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (done.stdout, done.stderr) == ("1600000\n", "")
 
 
 @pytest.mark.parametrize("asked", [{"tokens": 10}, {"tokens": 10, "model": "m"}, {"calls": 1}])

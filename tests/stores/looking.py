@@ -11,6 +11,7 @@ from typing import Any
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.demand import NO_FACTS, PlainDemand
 from llm_connect.core.waiters import Waiter
+from llm_connect.stores.budgets import new_gate
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.redis.gate import RedisGate
 from llm_connect.stores.sqlite.gate import SqliteGate
@@ -24,7 +25,7 @@ def gate_of(budget: BudgetTracker) -> Any:
 def second(budget: BudgetTracker) -> BudgetTracker:
     """The same budget as another process has it, seen from here."""
     gate = gate_of(budget)
-    return gate.terms.gate().tracker(gate.root)  # type: ignore[no-any-return]
+    return new_gate(gate.terms).tracker(gate.root)  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.periods import Period
 from llm_connect.core.units import Amount
+from llm_connect.stores.budgets import new_gate
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_model import Node
@@ -86,7 +87,7 @@ class TwoProcessesMachine(StoreBudgetMachine):
         self.root = root = super().open(total, **details)
         gate = root.gate
         assert isinstance(gate, StoreGate)
-        self.other = gate.terms.gate()
+        self.other = new_gate(gate.terms)
         self.model.nodes = Nodes(self)
         return root
 

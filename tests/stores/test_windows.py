@@ -16,6 +16,7 @@ import pytest
 from llm_connect.core import clocks
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.units import NOTHING
+from llm_connect.stores.budgets import new_gate
 from llm_connect.stores.command import main
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
@@ -34,7 +35,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def other_process(gate: Any) -> Any:
     """The gate that another process would have."""
-    return gate.terms.gate()
+    return new_gate(gate.terms)
 
 
 def test_another_period_is_another_limit(url: str) -> None:

@@ -15,13 +15,13 @@ from llm_connect.core.units import NOTHING, Amount
 
 if TYPE_CHECKING:
     from llm_connect.core.scope import Scope
-    from llm_connect.stores.gate import StoreGate
+    from llm_connect.stores.ports import StoreSession
 
 
 class StoredBooks(Books):
     """Like `Books`; the numbers of entries, and what is presumed, are those of the store."""
 
-    def __init__(self, gate: StoreGate, outbox: Outbox, sink: Sink | None) -> None:
+    def __init__(self, gate: StoreSession, outbox: Outbox, sink: Sink | None) -> None:
         super().__init__(gate.ledger, outbox, sink)
         self._gate = gate
         #: Others may have booked more than was held.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_name
@@ -12,7 +12,8 @@ from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.periods import period_said
 from llm_connect.core.units import UNITS, shown
 from llm_connect.stores.gate import StoreGate
-from llm_connect.stores.terms import Terms
+from llm_connect.stores.redis.terms import ServerTerms
+from llm_connect.stores.sqlite.terms import FileTerms
 
 if TYPE_CHECKING:
     from llm_connect.core.admission import OnUnknown
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from llm_connect.core.limits import Limits
     from llm_connect.core.periods import Period
 
+#: The terms of each kind of store.
+StoreTerms: TypeAlias = FileTerms | ServerTerms
 _NO_LIMITS = (None, None, None)
 #: The gates of this process, by store and name: callers of one process wait in one line.
 _open: weakref.WeakValueDictionary[tuple[str, str], StoreGate] = weakref.WeakValueDictionary()
@@ -27,12 +30,12 @@ _opening = threading.RLock()
 
 
 def open_root(
-    terms: Terms, limits: Limits, period: Period | None, on_unknown: OnUnknown, *, change_limits: bool
+    terms: StoreTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown, *, change_limits: bool
 ) -> BudgetTracker:
     """The budget that these terms name. Raises LLMConfigurationError when its limits, or their period, are others."""
     check_name(terms.name)
     with _opening:
-        made = terms.make(limits, period, on_unknown)
+        made = _make(terms, limits, period, on_unknown)
         gate = _gate(terms)
         root = gate.tracker(gate.root)
     if gate.terms != terms:
@@ -51,26 +54,52 @@ def open_root(
     return root
 
 
-def reopen(terms: Terms, number: int) -> BudgetTracker:
+def reopen(terms: StoreTerms, number: int) -> BudgetTracker:
     """The tracker of this number: what a pickled one becomes."""
     with _opening:
         return _gate(terms).tracker(number)
 
 
-def forget_spending(terms: Terms, facts: CallFacts) -> None:
+def forget_spending(terms: StoreTerms, facts: CallFacts) -> None:
     """Take what a budget has spent off its books, by entries with these facts."""
     with _opening:
         gate = _gate(terms)
     gate.reset(facts)
 
 
-def _gate(terms: Terms) -> StoreGate:
+def _gate(terms: StoreTerms) -> StoreGate:
     """The gate of this process for a budget that has been made."""
     key = (terms.shown, terms.name)
     gate = _open.get(key)
     if gate is None or gate.closed or gate.gone:
-        gate = _open[key] = terms.gate()
+        gate = _open[key] = new_gate(terms)
     return gate
+
+
+def new_gate(terms: StoreTerms) -> StoreGate:
+    """Another gate of a budget, as another process has one. Raises LLMStoreError when nobody has made the budget."""
+    gate: StoreGate
+    if isinstance(terms, ServerTerms):
+        from llm_connect.stores.redis import budgets as servers  # only who uses a server needs its script
+
+        gate = servers.gate_of(terms)
+    else:
+        from llm_connect.stores.sqlite import budgets as files
+
+        gate = files.gate_of(terms)
+    gate.reopen = reopen
+    return gate
+
+
+def _make(terms: StoreTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
+    """Make the budget; False when it is there."""
+    if isinstance(terms, ServerTerms):
+        from llm_connect.stores.redis import budgets as servers
+
+        return servers.make(terms, limits, period, on_unknown)
+    from llm_connect.stores.sqlite import budgets as files
+
+    return files.make(terms, limits, period, on_unknown)
 
 
 def _said(limits: Limits, period: Period | None) -> str:

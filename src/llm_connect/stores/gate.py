@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -63,6 +64,8 @@ class StoreGate(AtomicGate, ABC):
     leases: Leases
     trackers: Trackers
     books: StoredBooks
+    #: Finds a tracker again by these terms and its number, in the process that a pickled one comes to.
+    reopen: Callable[[Any, int], BudgetTracker]
 
     def __init__(self, terms: Terms, on_unknown: OnUnknown, root: int, clock: Clock = wall_clock) -> None:
         super().__init__(terms.keep_entries, on_unknown, terms.sink, clock)
@@ -333,10 +336,8 @@ class StoreGate(AtomicGate, ABC):
 
     def handle(self, tracker: Scope) -> Any:
         """What `tracker` is pickled as: the same budget for the process that opens it."""
-        from llm_connect.stores.budgets import reopen  # it imports this module
-
         number = self._run(self.trackers.number_of, tracker)
-        return reopen, (replace(self.terms, sink=None), number)
+        return self.reopen, (replace(self.terms, sink=None), number)
 
     def shut(self) -> None:
         """Write what is left to do, end what is held, and let the store go. A later operation reaches for it again."""

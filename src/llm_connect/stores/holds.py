@@ -12,8 +12,8 @@ from llm_connect.core.units import NOTHING, Amount
 if TYPE_CHECKING:
     from llm_connect.core.demand import CallFacts, Demand
     from llm_connect.core.scope import Scope
-    from llm_connect.stores.gate import StoreGate
-    from llm_connect.stores.leases import Lease
+    from llm_connect.stores.lease import Lease
+    from llm_connect.stores.ports import StoreSession
 
 
 class Before(NamedTuple):
@@ -31,11 +31,11 @@ class StoredHold(Hold):
 
     __slots__ = ("_bound", "_dispatched", "_ended", "lease", "row")
 
-    keeper: StoreGate
+    keeper: StoreSession
 
     def __init__(
         self,
-        keeper: StoreGate,
+        keeper: StoreSession,
         tracker: Scope,
         bound: Amount,
         max_tokens: int | None,

@@ -45,36 +45,26 @@ comes too late, but a provider's bill arrives all the same.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llm_connect.core import forks
 from llm_connect.core.demand import PlainDemand
 from llm_connect.core.holds import RELEASED, Ending
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.lease import Lease
 from llm_connect.stores.rows import Row, facts_of
 
 if TYPE_CHECKING:
-    from llm_connect.stores.gate import StoreGate
+    from llm_connect.stores.ports import StoreSession
 
 #: A lease is renewed three times before it would end.
 RENEWALS = 3
 
 
-class Lease:
-    """The lease of one process; it is a new one after it was lost, and in a forked process."""
-
-    def __init__(self, number: Any, expires_at: float) -> None:
-        #: Under which number or name it stands in the store.
-        self.number = number
-        self.expires_at = expires_at
-        self.generation: int = forks.generation
-
-
 class Leases(ABC):
     """The own lease of this process, and what becomes of the holds of those that have lost theirs."""
 
-    def __init__(self, gate: StoreGate, seconds: float) -> None:
+    def __init__(self, gate: StoreSession, seconds: float) -> None:
         self._gate = gate
         self.seconds = seconds
         self.own: Lease | None = None

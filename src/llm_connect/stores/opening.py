@@ -8,18 +8,17 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Never, TypedDict, Unpack, get_args
 
-from llm_connect.calling.trackers import BudgetTracker
 from llm_connect.core.admission import OnUnknown
 from llm_connect.core.books import Sink
+from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_count, check_number
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.limits import checked_limits
 from llm_connect.core.periods import Period, checked_period
 from llm_connect.core.price import Price, checked_prices
-from llm_connect.stores.budgets import open_root
+from llm_connect.stores.budgets import StoreTerms, open_root
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.sqlite.terms import FileTerms
-from llm_connect.stores.terms import Terms
 from llm_connect.stores.urls import is_server, path_of
 
 #: Arguments of earlier versions.
@@ -125,7 +124,7 @@ def _refuse(unknown: Mapping[str, object]) -> None:
         raise TypeError(f"open_budget() got an unexpected keyword argument {name!r}")
 
 
-def terms_of(url: str, **details: Any) -> Terms:
+def terms_of(url: str, **details: Any) -> StoreTerms:
     """The terms of a budget by the URL of its store. Raises LLMConfigurationError for another URL."""
     if is_server(url):
         return ServerTerms(url=url, **details)

@@ -17,7 +17,7 @@ from llm_connect.core.usage import Usage
 if TYPE_CHECKING:
     from llm_connect.core.holds import Hold
     from llm_connect.core.scope import Scope
-    from llm_connect.stores.leases import Lease
+    from llm_connect.stores.lease import Lease
 
 Row: TypeAlias = tuple[Any, ...]
 

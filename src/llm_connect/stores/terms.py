@@ -5,22 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llm_connect.core.books import Sink
 from llm_connect.core.price import Price
 from llm_connect.core.units import MOST_LIMIT
 
-if TYPE_CHECKING:
-    from llm_connect.core.admission import OnUnknown
-    from llm_connect.core.limits import Limits
-    from llm_connect.core.periods import Period
-    from llm_connect.stores.gate import StoreGate
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms(ABC):
-    """How a process uses a budget in a store; each kind of store says where that is, and how it is opened."""
+    """How a process uses a budget in a store; each kind of store says where that is."""
 
     name: str
     prices: Mapping[str, Price]
@@ -45,11 +38,3 @@ class Terms(ABC):
     @abstractmethod
     def shown(self) -> str:
         """The URL of the store, as it may be shown."""
-
-    @abstractmethod
-    def make(self, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
-        """Make the budget; False when it is there."""
-
-    @abstractmethod
-    def gate(self) -> StoreGate:
-        """A gate of the budget. Raises LLMStoreError when nobody has made it."""

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from llm_connect.core.periods import Period
     from llm_connect.core.scope import Scope
     from llm_connect.core.windows import Window
-    from llm_connect.stores.gate import StoreGate
+    from llm_connect.stores.ports import StoreSession
 
 
 class Trackers(ABC):
     """Trackers by their number in the store. One that has never held or booked anything has none yet."""
 
-    def __init__(self, gate: StoreGate, prices: Mapping[str, Price], *, strict: bool) -> None:
+    def __init__(self, gate: StoreSession, prices: Mapping[str, Price], *, strict: bool) -> None:
         self._gate = gate
         self._prices = prices
         self._strict = strict

@@ -17,7 +17,7 @@ from llm_connect.core.waiters import RemoteWaiter, Waiter
 
 if TYPE_CHECKING:
     from llm_connect.core.line import Line
-    from llm_connect.stores.gate import StoreGate
+    from llm_connect.stores.ports import StoreSession
 
 #: Of so many callers, on different trackers or of different needs, a process tells the others.
 _TOLD = 16
@@ -50,7 +50,7 @@ class Heard(NamedTuple):
 class Waiters(ABC):
     """The callers of this process that the others know of, and those of the others."""
 
-    def __init__(self, gate: StoreGate, seconds: float) -> None:
+    def __init__(self, gate: StoreSession, seconds: float) -> None:
         self._gate = gate
         self._seconds = seconds
         self._told: dict[Waiter, Told] = {}

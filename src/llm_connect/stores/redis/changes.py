@@ -15,7 +15,7 @@ from llm_connect.stores.rows import hold_values
 if TYPE_CHECKING:
     from llm_connect.core.holds import Hold
     from llm_connect.core.scope import Scope
-    from llm_connect.stores.redis.state import RedisState
+    from llm_connect.stores.redis.ports import ServerSession
 
 #: How many arguments of the script come before the texts.
 _BEFORE = 6
@@ -24,7 +24,7 @@ _BEFORE = 6
 class StepChanges(Changes):
     """What the step at hand changes. It is written as differences, so that it fits beside the steps of others."""
 
-    def __init__(self, gate: RedisState) -> None:
+    def __init__(self, gate: ServerSession) -> None:
         super().__init__()
         self._gate = gate
         #: The lines that it adds to the ledger, each with what the script is to know of it.

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from llm_connect.core.holds import Ending
 from llm_connect.core.units import NOTHING
 from llm_connect.stores.holds import StoredHold
-from llm_connect.stores.leases import RENEWALS, Lease, Leases
+from llm_connect.stores.lease import Lease
+from llm_connect.stores.leases import RENEWALS, Leases
 from llm_connect.stores.redis.server import text_of
 
 if TYPE_CHECKING:
-    from llm_connect.stores.redis.state import RedisState
+    from llm_connect.stores.redis.ports import ServerSession
 
 
 class ServerLeases(Leases):
@@ -25,9 +26,9 @@ class ServerLeases(Leases):
     No step is written when the own lease is over; steps renew it, long before it would be due.
     """
 
-    _gate: RedisState
+    _gate: ServerSession
 
-    def __init__(self, gate: RedisState, seconds: float) -> None:
+    def __init__(self, gate: ServerSession, seconds: float) -> None:
         super().__init__(gate, seconds)
         self._is_new = False
         self._renewed_at = 0.0

@@ -27,7 +27,7 @@ from llm_connect.stores.rows import Row, ended_values, entry_of, entry_values, f
 
 if TYPE_CHECKING:
     from llm_connect.core.scope import Scope
-    from llm_connect.stores.redis.state import RedisState
+    from llm_connect.stores.redis.ports import ServerSession
 
 
 #: How many entries, and what they come to, as the script keeps it.
@@ -37,7 +37,7 @@ _SUM = struct.Struct("<4q")
 class ServerLedger(Ledger):
     """Like `Ledger`. The server keeps the last 10,000 entries of all processes; this shows as many as it is to."""
 
-    def __init__(self, keep: int, gate: RedisState) -> None:
+    def __init__(self, keep: int, gate: ServerSession) -> None:
         super().__init__(0, gate._run)
         #: The server counts an entry when it is written.
         self.posting: PostingOf = lambda *entry: entry
@@ -105,9 +105,9 @@ def sums_by(by: By, rows: list[bytes]) -> dict[str, Total]:
 class ServerBooks(StoredBooks):
     """Like `Books`; an entry gets its number when it is written."""
 
-    _gate: RedisState
+    _gate: ServerSession
 
-    def __init__(self, gate: RedisState, outbox: Outbox, sink: Sink | None) -> None:
+    def __init__(self, gate: ServerSession, outbox: Outbox, sink: Sink | None) -> None:
         super().__init__(gate, outbox, sink)
         self._ids = itertools.repeat(-1)  # type: ignore[assignment]
         self._presumed = Presumptions(gate)
@@ -184,7 +184,7 @@ def _text(values: Row) -> str:
 class Presumptions(dict[int, Hold]):
     """What was presumed and not corrected yet, in the server: looked up by the number of its entry."""
 
-    def __init__(self, gate: RedisState) -> None:
+    def __init__(self, gate: ServerSession) -> None:
         super().__init__()
         self._gate = gate
 
@@ -202,7 +202,7 @@ class Presumptions(dict[int, Hold]):
         return _hold_of(self._gate, number, entry_of((entry_id, *row)))
 
 
-def _hold_of(gate: RedisState, number: int, entry: LedgerEntry) -> Hold:
+def _hold_of(gate: ServerSession, number: int, entry: LedgerEntry) -> Hold:
     """The hold on the tracker of this number that has ended by an entry which is to be corrected."""
     facts = facts_of(entry.grade, entry.adapter, entry.model, None)
     facts.labels = entry.labels

@@ -7,10 +7,10 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from llm_connect.stores.redis.gate import WaitingGate
+from llm_connect.stores.redis.keys import Keys
+from llm_connect.stores.redis.server import Server
 
 _log = logging.getLogger("llm_connect")
 #: How long after the last waiter one goes on listening, and how often one looks whether there is any.
@@ -18,10 +18,24 @@ _LOOK_SECONDS = 0.2
 _RETRY_SECONDS = 0.5
 
 
+class Awaiting(Protocol):
+    """A gate whose callers wait for what others may free."""
+
+    @property
+    def server(self) -> Server: ...
+    @property
+    def keys(self) -> Keys: ...
+    @property
+    def client(self) -> str: ...
+    @property
+    def waited_for(self) -> bool: ...
+    def notice(self) -> None: ...
+
+
 class Listener:
     """A thread with a connection of its own, which is there while anybody waits."""
 
-    def __init__(self, gate: WaitingGate) -> None:
+    def __init__(self, gate: Awaiting) -> None:
         self._gate = weakref.ref(gate)
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()

@@ -68,7 +68,7 @@ from llm_connect.core.learning import LearnedFactor
 from llm_connect.core.ledger import Ledger
 from llm_connect.core.totals import OTHERS
 from llm_connect.stores.gate import Again, StoreGate
-from llm_connect.stores.leases import Lease
+from llm_connect.stores.lease import Lease
 from llm_connect.stores.redis.changes import StepChanges
 from llm_connect.stores.redis.clock import ServerClock
 from llm_connect.stores.redis.keys import NAMES, SCHEMA, Keys

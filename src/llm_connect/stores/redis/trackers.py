@@ -18,7 +18,7 @@ from llm_connect.stores.trackers import Trackers
 if TYPE_CHECKING:
     from llm_connect.core.scope import Scope
     from llm_connect.core.windows import Window
-    from llm_connect.stores.redis.state import RedisState
+    from llm_connect.stores.redis.ports import ServerSession
 
 #: Numbers are drawn, so that no process has to ask for one.
 _BITS = 52
@@ -27,7 +27,7 @@ _BITS = 52
 class ServerTrackers(Trackers):
     """Trackers by the number under which they stand there; what is known of them is what the last reply said."""
 
-    _gate: RedisState
+    _gate: ServerSession
 
     def __init__(self, *details: Any, **more: Any) -> None:
         super().__init__(*details, **more)

@@ -14,7 +14,7 @@ from llm_connect.stores.waiters import Heard, Waiters
 
 if TYPE_CHECKING:
     from llm_connect.core.line import Line
-    from llm_connect.stores.redis.state import RedisState
+    from llm_connect.stores.redis.ports import ServerSession
 
 #: What comes before those that wait, in a reply that says who does.
 WAITERS = "waiters\n"
@@ -23,9 +23,9 @@ WAITERS = "waiters\n"
 class ServerWaiters(Waiters):
     """The callers of this process that the others know of, and those of the others."""
 
-    _gate: RedisState
+    _gate: ServerSession
 
-    def __init__(self, gate: RedisState, seconds: float) -> None:
+    def __init__(self, gate: ServerSession, seconds: float) -> None:
         super().__init__(gate, seconds)
         self._names = itertools.count(1)
         self._said: tuple[str, float] | None = None

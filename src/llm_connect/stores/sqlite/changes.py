@@ -12,13 +12,13 @@ from llm_connect.stores.sqlite.rows import INSERT_HOLD, UPDATE_TRACKER
 from llm_connect.stores.sqlite.windows import write_window
 
 if TYPE_CHECKING:
-    from llm_connect.stores.sqlite.state import TransactionalGate
+    from llm_connect.stores.sqlite.ports import FileSession
 
 
 class FileChanges(Changes):
     """The holds and trackers that the transaction at hand has changed."""
 
-    def __init__(self, gate: TransactionalGate) -> None:
+    def __init__(self, gate: FileSession) -> None:
         super().__init__()
         self._gate = gate
 

@@ -9,11 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 from llm_connect.stores.holds import StoredHold
-from llm_connect.stores.leases import RENEWALS, Lease, Leases
+from llm_connect.stores.lease import Lease
+from llm_connect.stores.leases import RENEWALS, Leases
 from llm_connect.stores.sqlite.rows import HOLDS_OF_LEASE
 
 if TYPE_CHECKING:
-    from llm_connect.stores.sqlite.state import TransactionalGate
+    from llm_connect.stores.sqlite.ports import FileSession
 
 #: How often one looks for the leases of others that have ended, at most.
 _LOOK_SECONDS = 1.0
@@ -22,9 +23,9 @@ _LOOK_SECONDS = 1.0
 class FileLeases(Leases):
     """The own lease of this process, and what becomes of the holds of those that have lost theirs."""
 
-    _gate: TransactionalGate
+    _gate: FileSession
 
-    def __init__(self, gate: TransactionalGate, seconds: float) -> None:
+    def __init__(self, gate: FileSession, seconds: float) -> None:
         super().__init__(gate, seconds)
         self._next_look = 0.0
         #: Whether others have ended the own lease.

@@ -19,7 +19,7 @@ from llm_connect.stores.rows import Row, ended_values, entry_of, entry_values, f
 from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, OPEN_PRESUMPTIONS
 
 if TYPE_CHECKING:
-    from llm_connect.stores.sqlite.state import TransactionalGate
+    from llm_connect.stores.sqlite.ports import FileSession
 
 #: All but what moves spending out of windows.
 _LASTING = "budget = ? AND outcome <> 'expired'"
@@ -36,7 +36,7 @@ _CORRECTED = (
 class FileLedger(Ledger):
     """Like `Ledger`. It shows the last `keep_entries` of all processes; those before are in the file, too."""
 
-    def __init__(self, keep: int, gate: TransactionalGate) -> None:
+    def __init__(self, keep: int, gate: FileSession) -> None:
         super().__init__(0, gate._run)
         #: Nothing is to be known of it beforehand: adding an entry is what counts it.
         self.posting: PostingOf = lambda *entry: entry
@@ -88,9 +88,9 @@ class FileLedger(Ledger):
 class FileBooks(StoredBooks):
     """Like `Books`; the numbers of entries, and what is presumed, are those of the file."""
 
-    _gate: TransactionalGate
+    _gate: FileSession
 
-    def __init__(self, gate: TransactionalGate, outbox: Outbox, sink: Sink | None) -> None:
+    def __init__(self, gate: FileSession, outbox: Outbox, sink: Sink | None) -> None:
         super().__init__(gate, outbox, sink)
         # Unlike a generator, this goes on after an interruption.
         self._ids = iter(self._next_id, None)  # type: ignore[assignment]
@@ -123,7 +123,7 @@ class FileBooks(StoredBooks):
 class Presumptions(dict[int, Hold]):
     """What was presumed and not corrected yet, in the file: looked up by the number of its entry."""
 
-    def __init__(self, gate: TransactionalGate) -> None:
+    def __init__(self, gate: FileSession) -> None:
         super().__init__()
         self._gate = gate
 
@@ -141,7 +141,7 @@ class Presumptions(dict[int, Hold]):
         return None if row is None else _hold_of(self._gate, entry_id, "presumed", row)
 
 
-def _hold_of(gate: TransactionalGate, entry_id: int, outcome: Outcome, row: Row) -> Hold:
+def _hold_of(gate: FileSession, entry_id: int, outcome: Outcome, row: Row) -> Hold:
     """The hold that has ended by an entry which is to be corrected."""
     bound = Amount(*row[4:7])
     hold = StoredHold(gate, gate.trackers.find(row[0]), bound, None, PlainDemand(*bound), facts_of(*row[7:11]))

@@ -22,13 +22,13 @@ from llm_connect.stores.trackers import Trackers
 if TYPE_CHECKING:
     from llm_connect.core.scope import Scope
     from llm_connect.core.windows import Window
-    from llm_connect.stores.sqlite.state import TransactionalGate
+    from llm_connect.stores.sqlite.ports import FileSession
 
 
 class FileTrackers(Trackers):
     """Trackers by the number of their row."""
 
-    _gate: TransactionalGate
+    _gate: FileSession
 
     def _read(self, number: int) -> Row:
         row: Row = self._connection.execute(FIND_TRACKER, (number,)).fetchone()

@@ -13,13 +13,13 @@ from llm_connect.stores.waiters import Heard, Waiters
 
 if TYPE_CHECKING:
     from llm_connect.core.line import Line
-    from llm_connect.stores.sqlite.state import TransactionalGate
+    from llm_connect.stores.sqlite.ports import FileSession
 
 
 class FileWaiters(Waiters):
     """The callers of this process that the others know of, and those of the others."""
 
-    _gate: TransactionalGate
+    _gate: FileSession
 
     def read(self, line: Line) -> None:
         """Let the callers of the others keep their places in `line`, as they stand in the file now."""
