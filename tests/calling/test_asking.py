@@ -14,7 +14,7 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
 from llm_connect.calling.heads import Head, note_headers
-from llm_connect.calling.provider import Counting, Request
+from llm_connect.calling.ports import Counting, Request
 from llm_connect.calling.slots import Turn
 from llm_connect.calling.steps import Reserve, Send, TakeSlot
 from llm_connect.core.bounds import Bound

@@ -16,7 +16,8 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
 from llm_connect.calling.flow import call
 from llm_connect.calling.heads import note_headers
-from llm_connect.calling.provider import ProviderAdapter, Request
+from llm_connect.calling.ports import Request
+from llm_connect.calling.provider import ProviderAdapter
 from llm_connect.calling.steps import Pause, Reserve, Send, TakeSlot
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import (

@@ -21,7 +21,8 @@ from llm_connect.adapters.workplaces import workplace
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.endpoints import base_url_from, same_endpoint
 from llm_connect.calling.heads import awaited_head, note_sent
-from llm_connect.calling.provider import ProviderAdapter, Request, api_key_from
+from llm_connect.calling.ports import Request
+from llm_connect.calling.provider import ProviderAdapter, api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.counting import CountTokens, TokenCounter

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from llm_connect.calling.carrier import CarriedAdapter, Carrier, require
 from llm_connect.calling.endpoints import base_url_from, same_endpoint
 from llm_connect.calling.http_options import DEFAULT_REPLY_BYTES, DEFAULT_STRUCTURE, HttpOptions, Verify
-from llm_connect.calling.provider import Counting, Request, api_key_from
+from llm_connect.calling.ports import Counting, Request
+from llm_connect.calling.provider import api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.counting import CountTokens, TokenCounter

@@ -12,7 +12,7 @@ from llm_connect.calling.carrier import Carrier
 from llm_connect.calling.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.calling.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.calling.lent_clients import AsyncLentClient, LentClient
-from llm_connect.calling.provider import Request
+from llm_connect.calling.ports import Request
 from llm_connect.calling.sockets import watch
 from llm_connect.protocols.wire import Failure, Reply
 

@@ -12,7 +12,8 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import Flow, adrive, drive
 from llm_connect.calling.endpoints import base_url_from, same_endpoint
 from llm_connect.calling.http_options import DEFAULT_REPLY_BYTES, DEFAULT_STRUCTURE, HttpOptions, Verify
-from llm_connect.calling.provider import Request, api_key_from
+from llm_connect.calling.ports import Request
+from llm_connect.calling.provider import api_key_from
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_count, check_number

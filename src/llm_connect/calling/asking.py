@@ -20,7 +20,7 @@ from llm_connect.core.models import Prompt, RunConfig
 from llm_connect.protocols.wire import Failure, Reply
 
 if TYPE_CHECKING:
-    from llm_connect.calling.provider import ProviderAdapter, Request
+    from llm_connect.calling.ports import Exchange, Request
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ _LONGEST_COUNT_SECONDS = 30.0
 _COUNT_PART_OF_TIMEOUT = 0.25
 
 
-def ask(adapter: ProviderAdapter, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
+def ask(adapter: Exchange, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
     """One request and its reply, whatever that says."""
     place = yield TakeSlot(adapter.slots, Turn(deadline.remaining(), deadline.at), "timeout_seconds")
     if isinstance(place, Failure):
@@ -40,14 +40,12 @@ def ask(adapter: ProviderAdapter, request: Request, deadline: Deadline) -> Flow[
         place.give_back()
 
 
-def _ask(adapter: ProviderAdapter, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
+def _ask(adapter: Exchange, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
     reply: Reply | Failure = yield Send(adapter, request, deadline, Head(sent=not adapter.marks_sent))
     return reply
 
 
-def ask_for_count(
-    adapter: ProviderAdapter, prompt: Prompt, config: RunConfig, deadline: Deadline
-) -> Flow[Reply | None]:
+def ask_for_count(adapter: Exchange, prompt: Prompt, config: RunConfig, deadline: Deadline) -> Flow[Reply | None]:
     """What the provider says of the size of a prompt, where `count_tokens` wishes it; None when it does not say.
 
     It is asked in the place of the call, which must not fail for it, so it is not waited for to the end.
@@ -62,7 +60,7 @@ def ask_for_count(
 
 
 def ask_until_answered(
-    adapter: ProviderAdapter,
+    adapter: Exchange,
     request: Request,
     parse: Callable[[Reply], T | Failure],
     *,

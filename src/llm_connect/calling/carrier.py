@@ -11,7 +11,8 @@ from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.heads import note_sent
 from llm_connect.calling.leases import Lease
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
-from llm_connect.calling.provider import ProviderAdapter, Request
+from llm_connect.calling.ports import Request
+from llm_connect.calling.provider import ProviderAdapter
 from llm_connect.core import forks
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from llm_connect.calling import prices
 from llm_connect.calling.asking import ask_for_count
@@ -37,15 +37,13 @@ from llm_connect.core.units import NOTHING, Amount
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
 if TYPE_CHECKING:
-    from llm_connect.calling.provider import ProviderAdapter, Request
-
-Outcome: TypeAlias = Answer | Failure
+    from llm_connect.calling.ports import Exchange, Outcome, Request
 
 
 class Call:
     """One call: what stays the same over its attempts, and what they came to."""
 
-    def __init__(self, adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> None:
+    def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:
         check_prompt(prompt)
         self.adapter = adapter
         self.prompt = prompt
@@ -256,6 +254,6 @@ class Call:
         hold.request_id = hold.request_id or self.adapter.scrubber.name(request_id)
 
 
-def call(adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:
+def call(adapter: Exchange, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:
     """The flow of one call, for a driver."""
     return Call(adapter, prompt, config).run()

@@ -21,11 +21,10 @@ from llm_connect.core.usage import Usage
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
 if TYPE_CHECKING:
-    from llm_connect.calling.flow import Call
-    from llm_connect.calling.provider import ProviderAdapter
+    from llm_connect.calling.ports import CallSoFar, Exchange, Outcome
 
 
-def read(adapter: ProviderAdapter, reply: Reply) -> Answer | Failure:
+def read(adapter: Exchange, reply: Reply) -> Outcome:
     """What `reply` says; the names in it are short and show no key."""
     outcome = adapter.parse(reply)
     request_id, model = adapter.scrubber.name(outcome.request_id), adapter.scrubber.name(outcome.model)
@@ -34,7 +33,7 @@ def read(adapter: ProviderAdapter, reply: Reply) -> Answer | Failure:
     return replace(outcome, request_id=request_id, model=model)
 
 
-def end_hold(hold: Hold, outcome: Answer | Failure) -> None:
+def end_hold(hold: Hold, outcome: Outcome) -> None:
     """Settle by the usage that the reply gives; without one, an answer was paid for, and a failure may have been."""
     with presumed_on_error(hold):
         if outcome.usage is not None:
@@ -48,7 +47,7 @@ def end_hold(hold: Hold, outcome: Answer | Failure) -> None:
         hold.release()
 
 
-def end_cut(hold: Hold, so_far: Answer | Failure) -> None:
+def end_cut(hold: Hold, so_far: Outcome) -> None:
     """End the hold of a reply that was not read to its end; nothing when it has ended.
 
     The provider may go on and bill all of it, so what it had counted by then matters only where that, with all of the
@@ -59,7 +58,7 @@ def end_cut(hold: Hold, so_far: Answer | Failure) -> None:
     hold.end_unsettled()
 
 
-def _settle_above(hold: Hold, outcome: Answer | Failure) -> None:
+def _settle_above(hold: Hold, outcome: Outcome) -> None:
     """Settle by what the call used at least, with the rest of its bound, where that is more than is held."""
     least = outcome.usage or outcome.used_at_least
     if hold.state != "dispatched" or (least is None and not outcome.cost):
@@ -85,7 +84,7 @@ def _with_bound(hold: Hold, least: Usage) -> Usage:
     )
 
 
-def outcome_of(parse: Callable[[], Answer | Failure]) -> Answer | Failure:
+def outcome_of(parse: Callable[[], Outcome]) -> Outcome:
     """What `parse` makes of a reply; a failure, where it cannot read it."""
     try:
         return parse()
@@ -103,7 +102,7 @@ def not_read(error: Exception) -> Failure:
     )
 
 
-def response_of(call: Call, answer: Answer) -> LLMResponse:
+def response_of(call: CallSoFar, answer: Answer) -> LLMResponse:
     """The response for an answer."""
     metadata: dict[str, Any] = {
         "provider": call.adapter.provider,
@@ -129,7 +128,7 @@ def response_of(call: Call, answer: Answer) -> LLMResponse:
     )
 
 
-def error_of(call: Call, failure: Failure) -> LLMError:
+def error_of(call: CallSoFar, failure: Failure) -> LLMError:
     """The error for a failure of a call."""
     return error_for(
         call.adapter,
@@ -144,7 +143,7 @@ def error_of(call: Call, failure: Failure) -> LLMError:
     )
 
 
-def _cut_response(call: Call, failure: Failure) -> LLMResponse | None:
+def _cut_response(call: CallSoFar, failure: Failure) -> LLMResponse | None:
     """What had come of the answer, when that was text; it was paid for."""
     content = call.text or failure.content
     if not content:
@@ -164,7 +163,7 @@ def _cut_response(call: Call, failure: Failure) -> LLMResponse | None:
 
 
 def error_for(
-    adapter: ProviderAdapter, failure: Failure, *, model: str, prompts: Iterable[str | None] = (), **facts: Any
+    adapter: Exchange, failure: Failure, *, model: str, prompts: Iterable[str | None] = (), **facts: Any
 ) -> LLMError:
     """The error for a failure, without key and prompt."""
     scrubber = adapter.scrubber.beside(prompts)
@@ -179,11 +178,11 @@ def error_for(
     )
 
 
-def _cost(outcome: Answer | Failure, price: Price | None) -> tuple[Decimal | None, str | None]:
+def _cost(outcome: Outcome, price: Price | None) -> tuple[Decimal | None, str | None]:
     return cost_of(outcome.cost, outcome.cost_source, outcome.usage, price, outcome.service_tier)
 
 
-def _cost_told(call: Call, answer: Answer) -> tuple[Decimal | None, str | None]:
+def _cost_told(call: CallSoFar, answer: Answer) -> tuple[Decimal | None, str | None]:
     """What the response says of its cost; nothing, where that cannot be reckoned."""
     try:
         return _cost(answer, call.price)
@@ -192,7 +191,7 @@ def _cost_told(call: Call, answer: Answer) -> tuple[Decimal | None, str | None]:
         return None, None
 
 
-def _estimate(call: Call, answer: Answer) -> Usage:
+def _estimate(call: CallSoFar, answer: Answer) -> Usage:
     least = answer.used_at_least or _NOTHING
     return Usage(
         prompt_tokens=max(_prompt_bound(call), least.prompt_tokens),
@@ -201,7 +200,7 @@ def _estimate(call: Call, answer: Answer) -> Usage:
     )
 
 
-def _prompt_bound(call: Call) -> int:
+def _prompt_bound(call: CallSoFar) -> int:
     if call.bound is not None:
         return call.bound.prompt_tokens
     try:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from llm_connect.calling.deadline import Deadline
 from llm_connect.calling.drivers import adrive, drive
@@ -16,6 +14,7 @@ from llm_connect.calling.flow import call
 from llm_connect.calling.http_options import DEFAULT_REPLY_BYTES
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.outcomes import error_for
+from llm_connect.calling.ports import Counting, Outcome, Request
 from llm_connect.calling.prices import DEFAULT_TIER, list_price
 from llm_connect.calling.scrub import Scrubber
 from llm_connect.calling.slots import Slots
@@ -31,29 +30,7 @@ from llm_connect.core.models import LLMResponse, Prompt, RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.streams import AsyncLLMStream, LLMStream
 from llm_connect.protocols.stream_reading import Reading
-from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
-
-
-@dataclass(slots=True)
-class Request:
-    """One rendered request: what is sent, to which path, and to which model; a GET has no body."""
-
-    path: str
-    model: str
-    body: JSON
-    method: Literal["POST", "GET"] = "POST"
-
-
-@dataclass(frozen=True, slots=True)
-class Counting:
-    """How a provider is asked what a prompt counts.
-
-    request: the question about a request. bound: a bound by the reply to it, for a model; the bound that is given when
-    the reply says nothing.
-    """
-
-    request: Callable[[Request], Request]
-    bound: Callable[[Bound, Reply, str], Bound]
+from llm_connect.protocols.wire import Failure, Reply
 
 
 class ProviderAdapter(LLMAdapter):
@@ -201,7 +178,7 @@ class ProviderAdapter(LLMAdapter):
         return None
 
     @abstractmethod
-    def parse(self, reply: Reply) -> Answer | Failure:
+    def parse(self, reply: Reply) -> Outcome:
         """What `reply` says."""
 
     @abstractmethod

@@ -17,7 +17,7 @@ from llm_connect.core.waiting import aadmit, admit
 from llm_connect.protocols.wire import Failure, Reply
 
 if TYPE_CHECKING:
-    from llm_connect.calling.provider import ProviderAdapter, Request
+    from llm_connect.calling.ports import Exchange, Request
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class TakeSlot:
 class Send:
     """One request and its whole reply, within the deadline; what goes wrong on the way is a `Failure`."""
 
-    adapter: ProviderAdapter
+    adapter: Exchange
     request: Request
     deadline: Deadline
     #: What is known of the exchange before the whole reply has come.
@@ -141,7 +141,7 @@ def late(head: Head, missing: str, limit: str = "timeout_seconds") -> Failure:
     return replace(timed_out(what, maybe_billed=head.sent, limit=limit), request_id=head.request_id)
 
 
-def broken(adapter: ProviderAdapter, head: Head, error: Exception) -> Failure:
+def broken(adapter: Exchange, head: Head, error: Exception) -> Failure:
     """The failure of an exchange that an exception ended: before anything was sent, it costs nothing and may pass."""
     failure = adapter.transport_failure(error)
     if head.sent:

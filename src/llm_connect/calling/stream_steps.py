@@ -14,7 +14,7 @@ from llm_connect.calling.steps import broken, late
 from llm_connect.protocols.wire import Failure
 
 if TYPE_CHECKING:
-    from llm_connect.calling.provider import ProviderAdapter, Request
+    from llm_connect.calling.ports import Exchange, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Patience:
     missing: str = "no whole reply came"
     limit: str = "timeout_seconds"
 
-    def failure(self, adapter: ProviderAdapter, head: Head, error: Exception) -> Failure:
+    def failure(self, adapter: Exchange, head: Head, error: Exception) -> Failure:
         """What an exception while waiting means."""
         if self.deadline.passed:
             return late(head, self.missing, self.limit)
@@ -36,7 +36,7 @@ class Patience:
 class Open:
     """One request, up to the status of its reply; what goes wrong on the way is a `Failure`."""
 
-    adapter: ProviderAdapter
+    adapter: Exchange
     request: Request
     patience: Patience
     head: Head
@@ -61,7 +61,7 @@ class Open:
 class Next:
     """The next bytes of an open reply, none at its end; what goes wrong on the way is a `Failure`."""
 
-    adapter: ProviderAdapter
+    adapter: Exchange
     reply: OpenReply | AsyncOpenReply
     patience: Patience
     head: Head

@@ -51,7 +51,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.calling.deadline import Deadline
-from llm_connect.calling.flow import Call, Outcome
+from llm_connect.calling.flow import Call
 from llm_connect.calling.heads import Head
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.outcomes import end_cut, not_read, outcome_of, read, response_of
@@ -68,7 +68,7 @@ from llm_connect.protocols.stream_reading import PlainReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply, is_good
 
 if TYPE_CHECKING:
-    from llm_connect.calling.provider import ProviderAdapter, Request
+    from llm_connect.calling.ports import Exchange, Outcome, Request
 
 #: How long, once the answer is whole, the end of its bytes is waited for, so that the connection can be used again.
 _FOR_THE_END_SECONDS = 0.1
@@ -77,7 +77,7 @@ _FOR_THE_END_SECONDS = 0.1
 class StreamedCall(Call):
     """One call whose answer is given on while it comes."""
 
-    def __init__(self, adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> None:
+    def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:
         super().__init__(adapter, prompt, config)
         self._texts: list[str] = []
         self._length = 0
@@ -219,7 +219,7 @@ class StreamedCall(Call):
 class ProviderStream:
     """The source of a stream of a provider adapter: its call begins when the first chunk is asked for."""
 
-    def __init__(self, adapter: ProviderAdapter, prompt: Prompt, config: RunConfig) -> None:
+    def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:
         self._arguments = (adapter, prompt, config)
         self._call: StreamedCall | None = None
         self._flow = self._begin()

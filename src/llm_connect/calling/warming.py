@@ -20,14 +20,14 @@ from llm_connect.protocols.wire import Failure, shown
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from llm_connect.calling.provider import ProviderAdapter
+    from llm_connect.calling.ports import Exchange
 
 
 @dataclass(slots=True)
 class WarmUp:
     """Why the adapter cannot make calls; None when it can. Without a deadline it takes as long as it takes."""
 
-    adapter: ProviderAdapter
+    adapter: Exchange
     deadline: Deadline | None
     #: Whether calls are priced by the list.
     priced: bool

@@ -1,0 +1,124 @@
+"""What the call path asks of an adapter, and what it tells of a call, so that its parts know neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from llm_connect.core.ports import Metered
+from llm_connect.protocols.wire import Answer, Failure
+
+if TYPE_CHECKING:
+    from llm_connect.calling.deadline import Deadline
+    from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
+    from llm_connect.calling.scrub import Scrubber
+    from llm_connect.calling.slots import Slots
+    from llm_connect.calling.threads import Once
+    from llm_connect.core.bounds import Bound
+    from llm_connect.core.budget import BudgetTracker
+    from llm_connect.core.holds import Hold
+    from llm_connect.core.models import Prompt, RunConfig
+    from llm_connect.core.price import Price
+    from llm_connect.core.units import Amount
+    from llm_connect.protocols.stream_reading import Reading
+    from llm_connect.protocols.wire import JSON, Reply
+
+#: What an attempt comes to.
+Outcome: TypeAlias = Answer | Failure
+
+
+@dataclass(slots=True)
+class Request:
+    """One rendered request: what is sent, to which path, and to which model; a GET has no body."""
+
+    path: str
+    model: str
+    body: JSON
+    method: Literal["POST", "GET"] = "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """How a provider is asked what a prompt counts.
+
+    request: the question about a request. bound: a bound by the reply to it, for a model; the bound that is given when
+    the reply says nothing.
+    """
+
+    request: Callable[[Request], Request]
+    bound: Callable[[Bound, Reply, str], Bound]
+
+
+class Exchange(Metered, Protocol):
+    """An adapter as the call path sees it; `ProviderAdapter` says what each of these is."""
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def slots(self) -> Slots: ...
+    @property
+    def scrubber(self) -> Scrubber: ...
+    @property
+    def marks_sent(self) -> bool: ...
+    @property
+    def max_reply_bytes(self) -> int: ...
+
+    # Before the first call.
+    @property
+    def cold(self) -> bool: ...
+    @property
+    def warming(self) -> Once: ...
+    def prepare(self) -> None: ...
+    def make_client(self) -> None: ...
+    async def amake_client(self) -> None: ...
+
+    # The request, and what it may cost.
+    def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request: ...
+    def streamed(self, request: Request) -> Request: ...
+    def priced(self, request: Request, price: Price) -> Request: ...
+    def bound_of(self, request: Request, max_tokens: int) -> Bound: ...
+    @property
+    def price_list(self) -> str | None: ...
+    @property
+    def counting(self) -> Counting | None: ...
+
+    # Sending it, and reading the reply.
+    def send(self, request: Request, deadline: Deadline) -> Reply: ...
+    async def asend(self, request: Request, deadline: Deadline) -> Reply: ...
+    def open(self, request: Request, deadline: Deadline) -> OpenReply: ...
+    async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply: ...
+    def transport_failure(self, error: Exception) -> Failure: ...
+    def parse(self, reply: Reply) -> Outcome: ...
+    def reading(self) -> Reading: ...
+
+
+class CallSoFar(Protocol):
+    """What is known of a call, for its response or its error."""
+
+    @property
+    def adapter(self) -> Exchange: ...
+    @property
+    def prompt(self) -> Prompt: ...
+    @property
+    def config(self) -> RunConfig: ...
+    @property
+    def tracker(self) -> BudgetTracker | None: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def started(self) -> float: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def hold(self) -> Hold | None: ...
+    @property
+    def bound(self) -> Bound | None: ...
+    @property
+    def booked(self) -> Amount: ...
+    @property
+    def price(self) -> Price | None: ...
+    @property
+    def text(self) -> str: ...
