@@ -124,8 +124,8 @@ class Hold:
     really used, by `release` when nothing was sent or the provider charges nothing, or by `presume`, which books
     all of it because the outcome is not known. Ending it again changes nothing. Leaving the `with` block without
     an end releases what was not dispatched and presumes what was; so does losing the last reference to it. An exception
-    of an SDK that says that the one request of the hold is not billed (a reply of 3xx or 4xx, no connection) releases
-    it.
+    of the SDK of openai, anthropic or google-genai which says that the one request of the hold is not billed (a reply
+    of 3xx or 4xx, no connection) releases it; settle before you do anything else with that SDK.
     """
 
     __slots__ = (
