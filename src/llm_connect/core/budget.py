@@ -8,7 +8,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar, get_args
 
-from llm_connect.core.accounts import Account, Path
+from llm_connect.core.accounts import Account, Own, Path
 from llm_connect.core.admission import Gate, OnUnknown
 from llm_connect.core.books import Sink
 from llm_connect.core.bounds import Bound, Grade
@@ -26,6 +26,7 @@ from llm_connect.core.periods import Period, checked_period
 from llm_connect.core.price import Price, checked_prices
 from llm_connect.core.reservations import asked
 from llm_connect.core.response import Prompt
+from llm_connect.core.scope import Tree
 from llm_connect.core.slices import limits_of
 from llm_connect.core.snapshot import BudgetSnapshot
 from llm_connect.core.thresholds import Threshold, ThresholdCallback
@@ -100,10 +101,10 @@ class BudgetTracker(BudgetFigures):
         check_count("keep_entries", keep_entries, least=0)
         if on_unknown not in get_args(OnUnknown):
             raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
-        self.prices = checked_prices(prices or {})
+        self.prices: Mapping[str, Price] = checked_prices(prices or {})
         if sink is not None and not callable(sink):
             raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
-        self.strict = strict
+        self.strict: bool = strict
         gate = Gate(keep_entries, on_unknown, sink)
         limits = checked_limits(total, total_calls, total_usd)
         self._become(name, None, gate, limits, checked_period(period))
@@ -119,27 +120,27 @@ class BudgetTracker(BudgetFigures):
         is_slice: bool = False,
     ) -> None:
         check_name(name)
-        self.name = name
-        self.parent = parent
-        self.path = name if parent is None else f"{parent.path}/{name}"
-        self.gate = gate
-        self.tree = gate.tree
-        self.number = 0
+        self.name: str = name
+        self.parent: Self | None = parent
+        self.path: str = name if parent is None else f"{parent.path}/{name}"
+        self.gate: BudgetGate = gate
+        self.tree: Tree = gate.tree
+        self.number: int = 0
         tokens, calls, usd = (Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True))
-        self.own_accounts = (tokens, calls, usd)
-        self.accounts = Path(
+        self.own_accounts: Own = (tokens, calls, usd)
+        self.accounts: Path = Path(
             self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice, journal=gate.journal
         )
-        self.lineage = (self, *(parent.lineage if parent else ()))
+        self.lineage: tuple[Self, ...] = (self, *(parent.lineage if parent else ()))
         self.closed_itself = is_slice
-        self.is_slice = is_slice
+        self.is_slice: bool = is_slice
         self._opens_as_slice: bool = is_slice
         #: Whether it was joined: then leaving its block closes it for nobody.
         self._others_use_it = False
         self._max_wait_seconds: float = 0
         self._joined: dict[str, BudgetTracker] = {}
         self._names = ChildNames()
-        self.window = None if period is None else Window(period, gate.clock)
+        self.window: Window | None = None if period is None else Window(period, gate.clock)
         if self.window is not None:
             for account in self.own_accounts:
                 account.window = self.window

@@ -19,9 +19,9 @@ Bookings know nothing of this. They add to `spent`, as without a period. A windo
 have ended, and the present part is the difference: `spent` minus those. `Window.move` freezes it when its time is over.
 
 No thread waits for a boundary. An operation on a tree with windows looks at the clock before its own work
-(`Windows.roll`), and compares it with two moments between which nothing is due. A caller that waits sleeps until the
-next amount leaves a window on its path, if that is before its deadline (`seconds_until_open`). For coroutines that wait
-for budget in a store, the worker of the store looks.
+(`expiry.Windows.roll`), and compares it with two moments between which nothing is due. A caller that waits sleeps until
+the next amount leaves a window on its path, if that is before its deadline (`expiry.seconds_until_open`). For
+coroutines that wait for budget in a store, the worker of the store looks.
 
 Each amount that leaves is booked, so that the entries of a tracker still add up to its `spent`: one entry takes it off
 the tracker, and another gives it back to the parent, from whose figures it has not left (`Books.expire`).
@@ -30,12 +30,12 @@ Some cases need care.
 
 - A correction must count where its entry counts, else a window could show less than was spent in it. Parts know their
   entries by number: times would differ by microseconds between a look at the clock and a booking. If the part has left
-  already, the correction leaves at once (`follow`).
+  already, the correction leaves at once (`Books._follow`).
 - A clock that is set back by up to a part makes the present part longer. Set back further, it begins the part that it
   shows, with all that the present one has, and no part stays longer than that one will.
 - Holds belong to no part. An amount counts from the moment it is booked, and an open hold counts in every window.
-- A call that does not fit now may fit before its wait is over, because enough will have left. `opening` computes when,
-  as if all holds ended without spending, so only calls that cannot fit in time are refused at once.
+- A call that does not fit now may fit before its wait is over, because enough will have left. `accounts.opening`
+  computes when, as if all holds ended without spending, so only calls that cannot fit in time are refused at once.
 
 Rolling windows of buckets are an old way of counting events; Netflix's Hystrix counts failures with them. There the
 oldest bucket is dropped when its place is needed, so the window is up to a bucket too short. A cap may only err the

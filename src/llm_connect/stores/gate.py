@@ -70,7 +70,7 @@ class StoreGate(AtomicGate, ABC):
     def __init__(self, terms: Terms, on_unknown: OnUnknown, root: int, clock: Clock = wall_clock) -> None:
         super().__init__(terms.keep_entries, on_unknown, terms.sink, clock)
         self.terms: Terms = terms
-        self.most_limit = terms.most_limit
+        self.most_limit: int = terms.most_limit
         #: The number of its root.
         self.root = root
         self._worker = StoreWorker(self)

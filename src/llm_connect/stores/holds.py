@@ -29,9 +29,7 @@ class Before(NamedTuple):
 class StoredHold(Hold):
     """A hold in a store. Whoever changes its state or bound, its gate is told."""
 
-    __slots__ = ("_bound", "_dispatched", "_ended", "lease", "row")
-
-    keeper: StoreSession
+    __slots__ = ("_bound", "_dispatched", "_ended", "_session", "lease", "row")
 
     def __init__(
         self,
@@ -42,6 +40,7 @@ class StoredHold(Hold):
         demand: Demand,
         facts: CallFacts,
     ) -> None:
+        self._session: StoreSession = keeper
         #: Under which number or name it stands there; None as long as it has none.
         self.row: int | str | None = None
         #: The lease under which it stands there.
@@ -58,7 +57,7 @@ class StoredHold(Hold):
 
     @ended.setter
     def ended(self, ended: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.keeper.changes.note(self)
+        self._session.changes.note(self)
         self._ended = ended
 
     @property
@@ -67,7 +66,7 @@ class StoredHold(Hold):
 
     @dispatched.setter
     def dispatched(self, dispatched: bool) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.keeper.changes.note(self)
+        self._session.changes.note(self)
         self._dispatched = dispatched
 
     @property
@@ -76,7 +75,7 @@ class StoredHold(Hold):
 
     @bound.setter
     def bound(self, bound: Amount) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        self.keeper.changes.note(self)
+        self._session.changes.note(self)
         self._bound = bound
 
     def stay_dispatched(self, dispatched: bool) -> None:
@@ -97,7 +96,7 @@ class StoredHold(Hold):
     @property
     def lost(self) -> bool:
         """Whether its lease was lost, so that it was ended without its holder."""
-        return self.lease is not None and self.lease is not self.keeper.leases.own
+        return self.lease is not None and self.lease is not self._session.leases.own
 
     @property
     def late(self) -> bool:
@@ -120,4 +119,4 @@ class StoredHold(Hold):
     def __del__(self) -> None:
         # A finalizer may run in a process that was forked, or while this thread has any lock: it only leaves a note.
         if not self.ended:
-            self.keeper.lose(self, self._unsettled())
+            self._session.lose(self, self._unsettled())
