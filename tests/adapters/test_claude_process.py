@@ -162,7 +162,7 @@ def test_endless_output_is_ended(script: Script, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(subprocesses, "MOST_OUTPUT_BYTES", 1_000_000)
     error = error_of(script("while True: os.write(1, b'x' * 60000)\n"))
     assert type(error) is LLMSubprocessError
-    assert "without end" in str(error)
+    assert "too much output" in str(error)
 
 
 def test_loud_stderr_does_not_block(script: Script) -> None:

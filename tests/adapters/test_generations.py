@@ -201,7 +201,7 @@ def test_what_is_not_told_is_an_error(
 
 def test_an_id_that_nobody_knows_is_a_404(adapter: OpenRouterAdapter, look_up: LookUp) -> None:
     """With what it may mean. (PROVIDER-30)"""
-    with pytest.raises(LLMAPIError, match="no such generation, or not yet") as caught:
+    with pytest.raises(LLMAPIError, match="does not know this generation, or not yet") as caught:
         look_up(adapter, "gen-a/b?c=d&e #\u00e9", max_retries=0)
     assert caught.value.status_code == 404
 
@@ -225,7 +225,7 @@ def test_it_waits_for_a_place_like_any_request(provider: EmbeddedProvider) -> No
     """With the only place taken it ends by its deadline, and nothing was sent. (PROVIDER-30)"""
     with OpenRouterAdapter(api_key=KEY, base_url=provider.openrouter_url, max_concurrency=1) as adapter:
         assert adapter.slots.take(Turn(20))
-        with pytest.raises(LLMTimeoutError, match="no place"):
+        with pytest.raises(LLMTimeoutError, match="no concurrency slot"):
             adapter.look_up_generation("gen-1", timeout_seconds=0.05)
 
 

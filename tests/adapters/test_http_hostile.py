@@ -102,11 +102,11 @@ WHOLE = {
     "deflate": (lambda: reply(zlib.compress(zeros(64)), "Content-Encoding: deflate"), "max_reply_bytes"),
     "twice": (
         lambda: reply(gzip.compress(gzip.compress(zeros(64))), "Content-Encoding: gzip, gzip"),
-        "packed more than once",
+        "compressed more than once",
     ),
     "two headers": (
         lambda: reply(gzip.compress(gzip.compress(b"{}")), "Content-Encoding: gzip", "Content-Encoding: gzip"),
-        "packed more than once",
+        "compressed more than once",
     ),
     "structure": (lambda: reply(b"[" + b"[]," * 300_000 + b"[]]"), "max_reply_structure"),
     "commas": (lambda: reply(b"[" + b"1," * 500_001 + b"1]"), "max_reply_structure"),

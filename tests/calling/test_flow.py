@@ -221,7 +221,7 @@ async def test_waiting_for_a_place_ends_when_it_has_taken_too_long() -> None:
     config = RunConfig(max_queue_seconds=0.1)
     for error in (await _fails_async(adapter, config), fails(Scripted.execute_prompt, adapter, config)):
         assert type(error) is LLMTimeoutError
-        assert "concurrent" in str(error)
+        assert "concurrency slot" in str(error)
     assert adapter.sent == []
     for place in (release, arelease):
         assert place is not None

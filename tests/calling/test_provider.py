@@ -11,7 +11,7 @@ from llm_connect.core.exceptions import LLMConfigurationError
 @pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk two", "sk-\u00e9", "sk-\x00"])
 def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(key: str) -> None:
     """A key with a line break, a space or a letter beyond ASCII was copied wrongly (PROVIDER-1)."""
-    with pytest.raises(LLMConfigurationError, match="copy it anew") as caught:
+    with pytest.raises(LLMConfigurationError, match="copy it again") as caught:
         api_key_from(key, "SOME_API_KEY")
     assert key not in str(caught.value)
 

@@ -111,7 +111,7 @@ async def test_no_place_after_the_budget_releases_the_hold(provider: EmbeddedPro
         place = await adapter.slots.atake(Turn(20))
         assert place is not None
         rest.release()
-        with pytest.raises(LLMTimeoutError, match="max_queue_seconds is over: no place came free"):
+        with pytest.raises(LLMTimeoutError, match="max_queue_seconds is over: no concurrency slot"):
             await waiting
     assert [entry.outcome for entry in tracker.ledger] == ["released", "released"]
     assert tracker.held == 0

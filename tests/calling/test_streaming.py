@@ -270,7 +270,7 @@ def test_no_place_in_time_sends_nothing(run: Run) -> None:
     adapter.slots.__init__(1)  # type: ignore[misc]
     if run is run_sync:
         adapter.slots.take(Turn(20))
-        with pytest.raises(LLMError, match="no place came free"):
+        with pytest.raises(LLMError, match="no concurrency slot"):
             run(adapter, config_of(tracker, max_queue_seconds=0.2))
     assert (tracker.held, tracker.spent) == (0, 0)
 

@@ -504,14 +504,14 @@ TABLE: tuple[Row, ...] = (
         what="the `claude` command asks for more output than it was told to",
         outcome=LLMSubprocessError,
         hold="released",
-        says="was not let through",
+        says="was blocked",
         cases=(Case(name="more output", command="ask(max_tokens=51)", requests=0, at=CLAUDE),),
     ),
     Row(
         what="the `claude` command asks a second time",
         outcome=LLMResponseError,
         hold="presumed",
-        says="asked again, which is not let through",
+        says="its second request was blocked",
         cases=(Case(name="a second request", command="ask(); failed(ask()[0])", at=CLAUDE),),
     ),
     Row(

@@ -180,10 +180,10 @@ class ClaudeCodeAdapter(ProviderAdapter):
                 shown(f"{type(error.__cause__).__name__}: {error.__cause__}"), unsent=isinstance(error, NotConnected)
             )
         if isinstance(error, NotAdmitted):
-            message = "The claude command asked for more output than it was told to: its request was not let through."
+            message = "The claude command asked for more output than it was told to, so its request was blocked."
             return Failure(kind=LLMSubprocessError, message=message, maybe_billed=False)
         if isinstance(error, OutputTooLong):
-            return Failure(kind=LLMSubprocessError, message="The command wrote without end, and was ended.")
+            return Failure(kind=LLMSubprocessError, message="The command wrote too much output and was ended.")
         return Failure(kind=LLMSubprocessError, message=f"The command could not be run to its end: {error}.")
 
     def _opened(self, body: JSON, deadline: Deadline, addresses: Addresses) -> CommandStream:
@@ -291,7 +291,7 @@ def _find_command(cli_path: str | os.PathLike[str] | None) -> str:
         return os.path.abspath(found)
     where = "no `claude` on the PATH" if cli_path is None else f"no command at {os.fspath(cli_path)!r}"
     raise LLMConfigurationError(
-        f"There is {where}: run `npm install -g @anthropic-ai/claude-code`, or pass as cli_path= the one "
+        f"There is {where}: run `npm install -g @anthropic-ai/claude-code`, or pass cli_path= for the one "
         "that the package claude-agent-sdk carries (claude_agent_sdk/_bundled/claude)."
     )
 

@@ -154,4 +154,4 @@ def _endpoint(base_url: str) -> tuple[str, str | None]:
 def _check_model(model: str) -> None:
     """The model is a part of the address, and must not change the rest of it."""
     if _MODEL.fullmatch(model) is None or ".." in model:
-        raise LLMConfigurationError("The model is no name of a Gemini model, such as 'gemini-2.5-flash'.")
+        raise LLMConfigurationError("model must be the name of a Gemini model, such as 'gemini-2.5-flash'.")

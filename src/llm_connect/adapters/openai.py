@@ -142,7 +142,7 @@ class OpenAIAdapter(CarriedAdapter):
             max_reply_structure=max_reply_structure,
         )
         if (client or async_client) and self._options.connects_otherwise:
-            raise LLMConfigurationError("Give verify=, proxy= and http_client= to your own SDK client, not beside it.")
+            raise LLMConfigurationError("Set verify=, proxy= and http_client= on your own SDK client.")
         self._api = _api_of(api)
         own = [given.api_key for given in (client, async_client) if given is not None]
         self._key = own[0] if own else api_key_from(api_key, "OPENAI_API_KEY")

@@ -77,7 +77,7 @@ class Endpoint:
             rest = parts.username or parts.password or parts.query or parts.fragment
             if parts.hostname and port and plain and not rest:
                 return cls(parts.scheme == "https", parts.hostname, port, parts.netloc, parts.path.rstrip("/"))
-        raise LLMConfigurationError("base_url is no http(s) address: set one such as https://host/path.")
+        raise LLMConfigurationError("base_url is not an http(s) address: set one such as https://host/path.")
 
     @property
     def url(self) -> str:
@@ -164,7 +164,7 @@ class Relay:
                 return
             body = yield from client.body(head, _MOST_REQUEST_BYTES)
             if self._taken:
-                yield from client.write(_refusal(400, "One call is one request, which has been made."))
+                yield from client.write(_refusal(400, "A call may make one request, and this one has made it."))
                 return
             self._taken = True
             yield from self._forward(client, head, path, body)

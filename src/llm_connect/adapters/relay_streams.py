@@ -110,7 +110,7 @@ class Stream:
     def _until(self, mark: bytes) -> Steps[bytes]:
         while (end := self._read.find(mark)) < 0:
             if len(self._read) > _MOST_HEAD_BYTES:
-                raise BadMessage("a head without end")
+                raise BadMessage("an endless head")
             yield from self._more()
         return self._take(end, len(mark))
 
@@ -200,13 +200,13 @@ def _trusted() -> ssl.SSLContext:
 def _number(text: str, base: int) -> int:
     text = text.strip()
     if not text.isascii() or not text.isalnum():
-        raise BadMessage("a length that is no number")
+        raise BadMessage("a length that is not a number")
     try:
         return int(text, base)
     except ValueError:
-        raise BadMessage("a length that is no number") from None
+        raise BadMessage("a length that is not a number") from None
 
 
 def _check(size: int, most: int) -> None:
     if size > most:
-        raise BadMessage("a body beyond all measure")
+        raise BadMessage("a body that is too long")

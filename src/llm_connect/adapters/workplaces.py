@@ -43,7 +43,7 @@ def _made() -> tuple[Path, int]:
         if _locked(lock) and os.fstat(lock).st_nlink:
             return place, lock
         os.close(lock)
-    raise OSError("no folder of a run's own could be made")
+    raise OSError("no folder could be made for the run")
 
 
 def _clear_once(parent: str) -> None:

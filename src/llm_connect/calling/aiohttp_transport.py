@@ -1,4 +1,4 @@
-"""aiohttp underneath an async client of httpx2, because httpx2's own pool is slow when many requests are under way.
+"""aiohttp below an async client of httpx2, because httpx2's own pool is slow when many requests are under way.
 
 Its pool looks at every connection for every request: measured with 1,000 requests at once, a call costs four times as
 much as on aiohttp.
@@ -30,19 +30,19 @@ _MOST_FIELD_BYTES, _MOST_HEADERS = 100 * 1024, 1000
 _WITHOUT_END = "does not end"
 #: A body up to this size, in bytes, is written at once; a larger one lets other tasks run in between.
 _AT_ONCE = 1 << 16
-#: As httpx2 keeps a connection that is not used.
+#: As long as httpx2 keeps an idle connection.
 _KEEPALIVE_SECONDS = 5.0
-#: What httpx2 sends of these is final.
+#: Headers that aiohttp must not add, since httpx2 has decided about them.
 _HEADERS_OF_HTTPX2 = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends what a client gives it, over connections of one event loop that are made on first use.
+    """Sends the requests of a client over connections of one event loop, which it makes on first use.
 
         client = httpx2.AsyncClient(transport=AiohttpTransport(max_connections=100, trusted=context), timeout=None)
 
-    No time limit of its own: its caller bounds it with `asyncio.timeout`. It follows no redirect, reads no variable of
-    the environment, keeps no cookies, repeats nothing, and raises the exceptions of httpx2.
+    It has no time limit of its own: callers bound it with `asyncio.timeout`. It follows no redirects, reads no
+    environment variables, keeps no cookies, repeats no requests, and raises the exceptions of httpx2.
     """
 
     marks_sent = True
@@ -72,7 +72,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             await session.close()
 
     def abandon(self) -> None:
-        """Close all connections where their event loop is gone."""
+        """Close all connections after their event loop is gone."""
         session, self._session = self._session, None
         connector: Any = None if session is None else session.connector
         if session is None or connector is None:
@@ -96,7 +96,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_HEADERS_OF_HTTPX2,
-            # What h11 takes, which reads the replies of the sync form.
+            # The limit of h11, which reads the replies of the sync form.
             max_line_size=_MOST_FIELD_BYTES,
             max_field_size=_MOST_FIELD_BYTES,
             max_headers=_MOST_HEADERS,
@@ -106,7 +106,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Says when a request has its connection, which is just before its first byte leaves."""
+    """Notes that a request is sent, once it has a connection: just before its first byte leaves."""
 
     async def connect(self, *arguments: Any, **options: Any) -> Any:
         connection = await super().connect(*arguments, **options)
@@ -115,7 +115,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _Resolver(AbstractResolver):
-    """Lookups that keep no loop from its end, as those of a loop's own executor do."""
+    """Looks names up without delaying the end of a loop, as lookups in the loop's own executor do."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -124,7 +124,7 @@ class _Resolver(AbstractResolver):
         return [_resolved(host, each) for each in found if family in (socket.AF_UNSPEC, each[0])]
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """A no-op: there is nothing to close."""
 
 
 def _resolved(host: str, address: Address) -> ResolveResult:
@@ -137,7 +137,7 @@ def _resolved(host: str, address: Address) -> ResolveResult:
 
 
 class _Connection(ResponseHandler):
-    """A connection that can be closed after its event loop, as a finalizer does, and takes no head without end."""
+    """A connection that a finalizer can close after the event loop is gone, and that refuses endless heads."""
 
     _head_bytes = 0
 
@@ -165,13 +165,13 @@ class _Connection(ResponseHandler):
         super().abort()
 
     def abandon(self) -> None:
-        """Close it where its event loop is gone."""
+        """Close it after its event loop is gone."""
         transport, self.transport = self.transport, None
         close_transports([transport])
 
 
 class _Body(httpx2.AsyncByteStream):
-    """The body of a response, read as it comes when the client asks for it."""
+    """The body of a response, read while it arrives when the client asks for it."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -188,11 +188,11 @@ class _Body(httpx2.AsyncByteStream):
         self._response.release()
 
     def abandon(self) -> None:
-        """Close the connection where its event loop is gone."""
+        """Close the connection after its event loop is gone."""
         connection = self._response.connection
         if connection is not None and isinstance(connection.protocol, _Connection):
             connection.protocol.abandon()
-            # Asked to close, or collected as garbage, both would turn to the event loop.
+            # If they are closed, or garbage-collected, both would turn to the event loop.
             self._response._connection = connection._protocol = None
 
 
@@ -201,7 +201,7 @@ def _body(content: bytes) -> bytes | io.BytesIO:
 
 
 def _error_of_httpx2(error: Exception) -> Exception:
-    """What httpx2 would raise; to be raised without its cause, which may hold the request with its key."""
+    """Return the error that httpx2 would raise. Raise it without its cause, which may hold the request with its key."""
     if isinstance(error, aiohttp.ServerDisconnectedError) and error.message == _WITHOUT_END:
         return BadFraming(_WITHOUT_END)
     if isinstance(error, aiohttp.ClientResponseError) and "ontent-length" in error.message.lower():

@@ -1,6 +1,6 @@
-"""Requests beside the calls: what a provider is asked that is no attempt of a call, and costs nothing.
+"""Free auxiliary requests, such as token counting.
 
-They take a place among the adapter's concurrent requests and obey a deadline like any request, but have no hold.
+They take a concurrency slot of the adapter and obey a deadline like any request, but have no hold.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: How long a call waits at most for what its prompt counts, and which part of the time that it has left.
+#: The longest that a call waits for the token count of its prompt, in seconds and as a part of its time left.
 _LONGEST_COUNT_SECONDS = 30.0
 _COUNT_PART_OF_TIMEOUT = 0.25
 
 
 def ask(adapter: Exchange, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
-    """One request and its reply, whatever that says."""
+    """Send one request and return its reply, good or bad."""
     place = yield TakeSlot(adapter.slots, Turn(deadline.remaining(), deadline.at), "timeout_seconds")
     if isinstance(place, Failure):
         return place
@@ -46,9 +46,9 @@ def _ask(adapter: Exchange, request: Request, deadline: Deadline) -> Flow[Reply 
 
 
 def ask_for_count(adapter: Exchange, prompt: Prompt, config: RunConfig, deadline: Deadline) -> Flow[Reply | None]:
-    """What the provider says of the size of a prompt, where `count_tokens` wishes it; None when it does not say.
+    """Ask the provider for the token count of a prompt if `count_tokens` wants it; None if it does not tell.
 
-    It is asked in the place of the call, which must not fail for it, so it is not waited for to the end.
+    The question uses the slot of the call. The call must not fail because of it, so it waits for a short time only.
     """
     counting = adapter.counting
     if counting is None:
@@ -67,7 +67,7 @@ def ask_until_answered(
     deadline: Deadline,
     max_retries: int,
 ) -> Flow[T]:
-    """What `parse` makes of the reply; asked again after a failure that may pass. Raises LLMError."""
+    """Ask, and parse the reply; ask again after a temporary failure. Raises LLMError."""
     attempts = 0
     while True:
         attempts += 1

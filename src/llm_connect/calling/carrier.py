@@ -24,27 +24,27 @@ _first_use = forks.ForkLock()
 
 
 class Carrier(ABC):
-    """One SDK or HTTP library: how its clients are made and closed, and how a request is sent once.
+    """One SDK or HTTP library: makes and closes its clients, and sends a request once.
 
     A carrier's module imports its library, so an adapter imports the carrier on first use.
 
-    hidden, ahidden: whether a client of the user's own hides the sockets of the sync or the async form, so that nobody
-    says when the first byte leaves; known once a client was made.
+    hidden, ahidden: True if the user's own client hides the sockets of the sync or the async form, so that nobody
+    notes when the first byte leaves. Known once a client exists.
     """
 
     hidden = False
     ahidden = False
 
     def prepare(self) -> None:  # noqa: B027 - most have nothing more
-        """Let the library import what it would import with the first client or request, in whatever thread."""
+        """Let the library do the imports of its first client or request now, in any thread."""
 
     @abstractmethod
     def make(self) -> Any:
-        """A client for threads."""
+        """Make a client for threads."""
 
     @abstractmethod
     def amake(self) -> Any:
-        """A client for the running event loop."""
+        """Make a client for the running event loop."""
 
     @abstractmethod
     def close(self, client: Any) -> None:
@@ -56,43 +56,43 @@ class Carrier(ABC):
 
     @abstractmethod
     def post(self, client: Any, request: Request) -> Reply:
-        """Send once and read the whole reply; sockets obey the deadline of the call."""
+        """Send once and read the whole reply; the sockets obey the deadline of the call."""
 
     @abstractmethod
     async def apost(self, client: Any, request: Request) -> Reply:
-        """Like `post`; the caller bounds it in time."""
+        """Like `post`; the caller bounds it with a timeout."""
 
     @abstractmethod
     def abandon(self, client: Any) -> None:
-        """Close what a client of `amake` holds, where its loop is gone and nothing can be awaited."""
+        """Close the connections of a client of `amake` after its loop is gone, when nothing can be awaited."""
 
     @abstractmethod
     def open(self, client: Any, request: Request) -> HttpStream:
-        """Send once and wait for the status; sockets obey the deadline of the call."""
+        """Send once and wait for the status; the sockets obey the deadline of the call."""
 
     @abstractmethod
     async def aopen(self, client: Any, request: Request) -> AsyncHttpStream:
-        """Like `open`; the caller bounds it in time."""
+        """Like `open`; the caller bounds it with a timeout."""
 
     @abstractmethod
     def failure_of(self, error: Exception) -> Failure:
-        """What an exception of one of these, or of reading an open reply, means."""
+        """Translate an exception of these methods, or of reading an open reply."""
 
 
 class CarriedAdapter(ProviderAdapter):
-    """An adapter that sends through a `Carrier`. A subclass gives `make_carrier`."""
+    """An adapter that sends through a `Carrier`. Subclasses implement `make_carrier`."""
 
     marks_sent: ClassVar[bool] = True
 
     @abstractmethod
     def make_carrier(self) -> Carrier:
-        """The carrier of this adapter, whose module is imported here."""
+        """Import the module of this adapter's carrier, and make one."""
 
     @property
     def _clients(self) -> Clients[Any, Any]:
         made: Clients[Any, Any] | None = self.__dict__.get("_made_clients")
         if made is None:
-            # Threads that come first at the same time must not make a set of clients each: one alone is closed.
+            # Threads that come first at the same time must not make a set of clients each: only one set is ever closed.
             with _first_use:
                 first: Clients[Any, Any] | None = self.__dict__.get("_made_clients")
                 made = self._make_clients() if first is None else first
@@ -184,7 +184,7 @@ class CarriedAdapter(ProviderAdapter):
 
 
 def require(module: str, *, extra: str) -> None:
-    """Raise LLMConfigurationError when `module`, which the extra brings, is not installed."""
+    """Raise LLMConfigurationError if `module`, which belongs to the extra, is not installed."""
     if find_spec(module.partition(".")[0]) is None or find_spec(module) is None:
         package = module.replace(".", "-")
         raise LLMConfigurationError(

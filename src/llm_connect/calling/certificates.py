@@ -1,4 +1,4 @@
-"""Which certificates are trusted, and what is said of one that is not."""
+"""Trusted certificates, and the error for one that is not trusted."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from llm_connect.protocols.wire import Failure
 
 
 class CertificateRefused(httpx2.ConnectError):
-    """The certificate of a provider or proxy was not accepted, so nothing was sent."""
+    """TLS did not accept the certificate of a provider or proxy, so nothing was sent."""
 
     @property
     def failure(self) -> Failure:
-        """No certificate gets better by asking again."""
+        """Not retryable: the certificate will be the same."""
         return Failure(kind=LLMConfigurationError, message=str(self), maybe_billed=False)
 
 
 def told_of_certificate(error: httpx2.ConnectError, request: httpx2.Request) -> httpx2.ConnectError:
-    """`error`, or what it says of a certificate."""
+    """Return CertificateRefused if `error` is about a certificate, else `error` itself."""
     reason = reason_in(error)
     if reason is None:
         return error
@@ -34,10 +34,10 @@ def told_of_certificate(error: httpx2.ConnectError, request: httpx2.Request) -> 
 
 
 def reason_in(failed: BaseException) -> str | None:
-    """Why a certificate was not accepted, as OpenSSL says it; None when that is not what happened."""
+    """OpenSSL's reason for not accepting a certificate; None if the error is about something else."""
     error: BaseException | None = failed
     while error is not None:
-        # That of aiohttp is one, too, but does not say why.
+        # The error of aiohttp is one, too, but gives no reason.
         inner: BaseException = getattr(error, "certificate_error", error)
         if isinstance(inner, ssl.SSLCertVerificationError):
             return getattr(inner, "verify_message", "") or "certificate verify failed"
@@ -46,7 +46,7 @@ def reason_in(failed: BaseException) -> str | None:
 
 
 def trusted(verify: Verify) -> ssl.SSLContext:
-    """The context for `verify`; True stands for SSL_CERT_FILE and SSL_CERT_DIR, else for the roots of certifi."""
+    """Return the context for `verify`. True means SSL_CERT_FILE and SSL_CERT_DIR, else the roots of certifi."""
     if isinstance(verify, ssl.SSLContext):
         return verify
     if isinstance(verify, bool):
@@ -57,7 +57,7 @@ def trusted(verify: Verify) -> ssl.SSLContext:
 
 @cache
 def _made(is_verified: bool, file: str | None, directory: str | None) -> ssl.SSLContext:
-    """Made once, because loading the roots takes longer than a call."""
+    """Make it once, because loading the roots takes longer than a call."""
     if not is_verified or not (file or directory):
         return httpx2.create_ssl_context(verify=is_verified, trust_env=False)
     try:

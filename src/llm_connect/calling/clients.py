@@ -17,7 +17,7 @@ A = TypeVar("A")
 class Clients(Generic[C, A]):
     """A sync client and an async client per running loop, made on first use and closed with their owner.
 
-    A fork makes clients of its own. Those of its parent it neither uses nor closes: they share their sockets.
+    A fork makes its own clients. It neither uses nor closes those of its parent, whose sockets it shares.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class Clients(Generic[C, A]):
         weakref.finalize(owner, self.close)
 
     def lease(self) -> Lease[C]:
-        """The client that all threads share, to be given back."""
+        """Lease the client that all threads share. Give it back afterwards."""
         while True:
             lease = self._of_this_process().shared or self._made()
             if lease.take():
                 return lease
 
     async def lease_in_loop(self) -> LoopLease[A]:
-        """The client of the running loop, to be given back."""
+        """Lease the client of the running loop. Give it back afterwards."""
         loops = self._of_this_process().loops
         lease = loops.get()
         if lease is None or not lease.take():
@@ -53,7 +53,7 @@ class Clients(Generic[C, A]):
         return lease
 
     def close(self) -> None:
-        """Let the clients go. Who is the last to use one closes it, and each loop its own."""
+        """Let the clients go. Their last users close them; each loop closes its own."""
         kept = self._of_this_process()
         shared, kept.shared = kept.shared, None
         if shared is not None:
@@ -62,7 +62,7 @@ class Clients(Generic[C, A]):
             lease.let_go()
 
     async def aclose(self) -> None:
-        """Like `close`, and waits until the running loop's client is closed, unless somebody uses it."""
+        """Like `close`, and wait until the running loop's client is closed, unless it is still in use."""
         lease = self._of_this_process().loops.pop()
         if lease is not None:
             await lease.alet_go()

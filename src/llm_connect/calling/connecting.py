@@ -1,6 +1,6 @@
-"""A connection to the first of several addresses that takes one, all of them within one time limit (RFC 8305).
+"""Connects to the first of several addresses that accepts, within one time limit for all of them (RFC 8305).
 
-An address that drops packets keeps the others waiting for a quarter of a second, and none of them has the whole time.
+An address that drops packets delays the next one by a quarter of a second, and no address can use up the whole time.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from llm_connect.calling.names import Address
 
 T = TypeVar("T")
 
-#: After so long the next address is tried beside those that have not answered.
+#: After this time the next address is tried as well, while the earlier ones have not answered.
 NEXT_AFTER_SECONDS = 0.25
 _ON_ITS_WAY = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK, errno.EINTR)
 
 
 def connect(addresses: Iterable[Address], seconds: float | None, source: Any = None) -> socket.socket:
-    """A connection by TCP. Raises TimeoutError after `seconds`, and OSError when no address takes one."""
+    """Connect by TCP. Raises TimeoutError after `seconds`, and OSError if no address accepts."""
     left, until = list(addresses), None if seconds is None else time.monotonic() + seconds
     race = _Race(source)
     try:
@@ -41,7 +41,7 @@ def connect(addresses: Iterable[Address], seconds: float | None, source: Any = N
 
 
 async def connect_any(attempts: Sequence[Callable[[], Awaitable[T]]]) -> T:
-    """What the first of `attempts` gives that succeeds, for a coroutine; raises what the last one does."""
+    """Return the result of the first of `attempts` that succeeds; raise the error of the last one if none does."""
     if len(attempts) == 1:
         return await attempts[0]()
     won, index, errors = await staggered_race(attempts, NEXT_AFTER_SECONDS)
@@ -58,7 +58,7 @@ def _patience(until: float | None, more: bool) -> float | None:
 
 
 class _Race:
-    """Connections that are being made."""
+    """Connections that are under way."""
 
     def __init__(self, source: Any) -> None:
         self._source = source
@@ -70,7 +70,7 @@ class _Race:
         return bool(self._selector.get_map())
 
     def begin(self, address: Address) -> socket.socket | None:
-        """Try one more address; the connection, where it is there at once."""
+        """Try one more address; return the connection if it is made at once."""
         family, kind, protocol, _, place = address
         try:
             one = socket.socket(family, kind, protocol)
@@ -90,7 +90,7 @@ class _Race:
         return None
 
     def wait(self, seconds: float | None) -> socket.socket | None:
-        """The first connection that is made within `seconds`."""
+        """Return the first connection that is made within `seconds`."""
         for key, _ in self._selector.select(seconds) if self.under_way else ():
             one = key.fileobj
             assert isinstance(one, socket.socket)

@@ -1,4 +1,4 @@
-"""One point in time by which a whole call must be over."""
+"""The moment by which a whole call must be over."""
 
 from __future__ import annotations
 

@@ -9,13 +9,13 @@ T = TypeVar("T")
 
 
 class Step(Protocol):
-    """Something that a flow waits for, in a sync and an async form that give the same result."""
+    """One thing that a flow waits for, with a sync and an async form that give the same result."""
 
     def run(self) -> Any: ...
     async def arun(self) -> Any: ...
 
 
-#: What a driver runs: steps, and what they come to in the end.
+#: A generator that yields steps to its driver and returns the result.
 Flow: TypeAlias = Generator[Step, Any, T]
 
 

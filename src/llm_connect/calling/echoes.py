@@ -1,4 +1,4 @@
-"""What of a key, or of a prompt, the readings of a text show."""
+"""Finds parts of keys and prompts in the readings of a text."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from functools import cached_property
 
 from llm_connect.calling.spellings import Reading, Span, fold, unescaped
 
-#: A run of this many letters and digits that a text shares with a key is a part of it.
+#: A run of this many letters and digits that a text shares with a key counts as a part of the key.
 _KEY_RUN = 8
 #: Shorter parts count where they make up half of a key of at least `_LONG_KEY` letters and digits.
 _KEY_PIECE = 4
 _LONG_KEY = 16
-#: A run of this many letters and digits that a text shares with a prompt is an echo of it.
+#: A run of this many letters and digits that a text shares with a prompt counts as an echo of it.
 _ECHO = 12
-#: A shorter prompt is a word of any text.
+#: A shorter prompt may be a word of any text.
 _SHORTEST_PROMPT = 6
-#: Base64 whose case is lost cannot be decoded, and is looked for in the first characters of a prompt.
+#: Base64 whose case is lost cannot be decoded. Only the first characters of a prompt are looked for in it.
 _MOST_ENCODED = 65_536
 
 
@@ -33,7 +33,7 @@ class SecretKey:
         self._pieces = {piece: at for at, piece in enumerate(_windows(self._letters, _KEY_PIECE))}
 
     def spans(self, reading: Reading) -> Iterator[Span]:
-        """Where parts of the key stand."""
+        """The spans of parts of the key."""
         if not self._runs:
             whole, text = self._key.lower(), "".join([c.lower() if c.isascii() else c for c in reading.text])
             yield from (reading.span(at, at + len(whole) - 1) for at in _places(whole, text))
@@ -45,7 +45,7 @@ class SecretKey:
             yield from self._shortened(reading)
 
     def may_be_in(self, name: str) -> bool:
-        """False where no part of the key stands in `name`, as it is or in an encoding of letters and digits."""
+        """False if no part of the key is in `name`, as it is or in an encoding of letters and digits."""
         letters, half = fold(name), _KEY_RUN // 2
         if not any(letters[at : at + half] in self._spelled_blocks for at in range(0, len(letters), half)):
             return False
@@ -60,7 +60,7 @@ class SecretKey:
         return [reading.letter_span(at, _KEY_PIECE) for at in found]
 
     def _shortened(self, reading: Reading) -> Iterator[Span]:
-        """As `sk-pr***wxyz`, or its last characters alone."""
+        """Find it shortened to `sk-pr***wxyz`, or to its last characters."""
         for match in _SHORTENED.finditer(reading.text):
             head, tail = fold(match[1]), fold(match[2])
             if (len(head) >= _KEY_PIECE and self._letters.startswith(head)) or self._ends_with(tail, 2):
@@ -74,7 +74,7 @@ class SecretKey:
 
     @cached_property
     def _spelled(self) -> frozenset[str]:
-        """The runs of the key in encodings of letters and digits, which can be told even when their case is lost."""
+        """The runs of the key in encodings of letters and digits, which are recognizable even without their case."""
         spelled = [fold(way) for key in _turned(self._key) for way in (key, *_encoded(key.encode(errors="replace")))]
         return frozenset(run for way in spelled for turned in _turned(way) for run in _windows(turned, _KEY_RUN))
 
@@ -93,7 +93,7 @@ class SecretPrompts:
         return bool(self._texts)
 
     def spans(self, readings: list[Reading]) -> list[Span]:
-        """Where parts of the prompts stand."""
+        """The spans of parts of the prompts."""
         runs: defaultdict[str, list[tuple[Reading, int]]] = defaultdict(list)
         for reading in readings:
             for at, run in enumerate(_windows(reading.letters, _ECHO)):
@@ -114,7 +114,7 @@ class SecretPrompts:
 
     @cached_property
     def _folded(self) -> set[str]:
-        """The prompts as they are, once their own escapes are resolved, and how they begin in base64."""
+        """The prompts with their own escapes resolved, and their beginnings in base64."""
         forms = {fold(form) for text in self._texts for form in {text, unescaped(text)}}
         begins = [text[:_MOST_ENCODED].encode(errors="replace") for text in self._texts]
         forms.update(fold(way) for begin in begins for way in _aligned(begin))
@@ -122,7 +122,7 @@ class SecretPrompts:
 
 
 def _shared(runs: frozenset[str], blocks: set[str], prompt: str) -> Iterator[str]:
-    """Which of `runs` stand in `prompt`; wherever one does, it holds a whole block of half its length."""
+    """Find the `runs` that are in `prompt`. Wherever one is, it contains a whole block of half its length."""
     half = _ECHO // 2
     for at in [at for at in range(0, len(prompt), half) if prompt[at : at + half] in blocks]:
         for start in range(max(0, at - half), at + 1):
@@ -131,7 +131,7 @@ def _shared(runs: frozenset[str], blocks: set[str], prompt: str) -> Iterator[str
 
 
 def _turned(text: str) -> list[str]:
-    """`text` forwards and backwards, as it is and in ROT13."""
+    """`text` forwards and backwards, both plain and in ROT13."""
     return [way[::step] for way in (text, text.translate(_ROT13)) for step in (1, -1)]
 
 
@@ -152,7 +152,7 @@ def _encoded(key: bytes) -> list[str]:
     return [*_aligned(key), *_aligned(wide), key.hex(), "".join(map(str, key))]
 
 
-#: What stands for the middle of a key that is shown in part.
+#: The sign for the middle of a key that is shown in part.
 _SHORTENED = re.compile(
     r"(?<![\w-])([\w-]*)(?:[*#\u2022]{2,}|\.{2,}|\u2026|[xX]{4,})[*#.\u2022\u2026]*([\w-]*)", re.ASCII
 )

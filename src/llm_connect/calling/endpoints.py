@@ -1,4 +1,4 @@
-"""Where requests go, and whether that is the provider itself, however its address is written."""
+"""Endpoints: the address to which requests go, and if it is the provider's own, in any spelling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PORTS = {"https": 443, "http": 80}
 
 
 def base_url_from(base_url: str | None, *variables: str) -> str | None:
-    """The address given, else that of the first environment variable that is set; what is blank is not set."""
+    """The given address, else the first environment variable that is set. Blank counts as not set."""
     for candidate in (base_url, *map(os.environ.get, variables)):
         if candidate is not None and candidate.strip():
             return candidate.strip()
@@ -17,13 +17,13 @@ def base_url_from(base_url: str | None, *variables: str) -> str | None:
 
 
 def same_endpoint(address: str, own: str) -> bool:
-    """Whether requests to both go to the same place; case, default port, a dot and slashes at the end are nothing."""
+    """True if both lead to the same place, regardless of case, default port, and a final dot or slashes."""
     place = _place(address)
     return place is not None and place == _place(own)
 
 
 def host_of(address: str) -> str:
-    """The host's name as it is looked up; empty for what is no http(s) address."""
+    """The host name as it is looked up; empty if this is not an http(s) address."""
     place = _place(address)
     return "" if place is None else place[1]
 

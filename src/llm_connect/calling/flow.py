@@ -1,9 +1,9 @@
-"""The one call path, without I/O: a generator that yields what it waits for.
+"""The one call path, without I/O: a generator that yields the steps it waits for.
 
-    take a place -> render request -> bound its cost -> reserve -> dispatch -> send -> parse -> settle -> LLMResponse
+    take a slot -> render request -> bound its cost -> reserve -> dispatch -> send -> parse -> settle -> LLMResponse
 
-One hold for each attempt. Whatever ends the generator, an exception thrown into it or its garbage collection
-included, the hold of the attempt has ended by then.
+Each attempt has one hold. However the generator ends, by an exception thrown into it or by garbage collection too,
+the hold of the attempt has ended by then.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """One call: what stays the same over its attempts, and what they came to."""
+    """One call: the state that its attempts share, and their results so far."""
 
     def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:
         check_prompt(prompt)
@@ -54,7 +54,7 @@ class Call:
         self.model: str = config.model_name or adapter.model
         #: Requests sent so far.
         self.attempts: int = 0
-        #: What the attempts so far have added to the budget.
+        #: The amount that the attempts so far have added to the budget.
         self.booked: Amount = NOTHING
         #: The hold of the last attempt.
         self.hold: Hold | None = None
@@ -62,26 +62,26 @@ class Call:
         self.bound: Bound | None = None
         self._counted = False
         self._count: Reply | None = None
-        #: The last place among the adapter's requests; None before the first one.
+        #: The last concurrency slot; None before the first one.
         self._place: Place | None = None
-        #: What is known of the last exchange before its reply was whole.
+        #: Facts about the last exchange that are known before its reply is complete.
         self._head = Head()
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
-        #: Whether its holds may stand in a store, which is waited for.
+        #: True if its holds may be in a store, so that it waits for I/O.
         self._stored = self.tracker is not None and self.tracker.gate.worker is not None
 
     @property
     def text(self) -> str:
-        """The text that was given on so far, of a call whose answer is given on while it comes."""
+        """The text that a stream has passed on so far; empty for other calls."""
         return ""
 
     @property
     def price(self) -> Price | None:
-        """What the tokens of the last attempt cost."""
+        """The price of the last attempt's tokens."""
         return declared_price(self.adapter, None, self.config) if self.hold is None else self.hold.facts.price
 
     def run(self) -> Generator[Step, Any, LLMResponse]:
-        """Attempts, until one succeeds, none can help any more, or the deadline has come."""
+        """Make attempts until one succeeds, a failure is final, or the deadline passes."""
         yield from self._warm_up()
         failure: Failure | None = None
         while True:
@@ -117,7 +117,7 @@ class Call:
         return declared_price(adapter, tracker, self.config) is None
 
     def _attempt(self) -> Generator[Step, Any, Outcome | None]:
-        """One attempt, in a place of its own; None when its hold was given back before anything was sent."""
+        """Make one attempt in its own concurrency slot; None if its hold was revoked before anything was sent."""
         failure = yield from self._take_place()
         try:
             if failure is not None:
@@ -129,7 +129,7 @@ class Call:
             self._give_place_back()
 
     def _take_place(self) -> Generator[Step, Any, Failure | None]:
-        """Queue with a clock of its own; who has begun comes first."""
+        """Wait for a concurrency slot on a clock of its own. Calls that have begun go first."""
         most = self.config.max_queue_seconds
         until = inf if most is None else time.monotonic() + most
         turn = Turn(self.deadline.remaining(), until, first=self._place is not None)
@@ -164,7 +164,7 @@ class Call:
         return outcome
 
     def _exchange_under(self, hold: Hold) -> Generator[Step, Any, Outcome | None]:
-        """The exchange that a hold covers; its place was given to others while it waited for budget."""
+        """Make the exchange that a hold covers. The call gave its slot to others if it had to wait for budget."""
         request = self._request(hold)
         if self._place is not None and not self._place.held:
             failure = yield from self._take_place()
@@ -183,7 +183,7 @@ class Call:
         return hold
 
     def _request(self, hold: Hold) -> Request:
-        """The request that the hold covers: what it assumes is sent."""
+        """Render the request that the hold covers: everything the hold assumes is sent."""
         request = self.adapter.render(self.prompt, self.config, hold.max_tokens)
         price = hold.facts.price
         return (
@@ -213,11 +213,11 @@ class Call:
         return reply if isinstance(reply, Failure) else outcome_of(lambda: read(self.adapter, reply))
 
     def _pause_after(self, failure: Failure) -> float | None:
-        """Seconds before the next attempt; None when there is to be none."""
+        """Seconds before the next attempt; None if there will be no other."""
         return pause_before_retry(failure, self.attempts, self.config.max_retries, self.deadline)
 
     def _end(self, hold: Hold, outcome: Outcome) -> None:
-        """End the hold of an attempt by its outcome; a failure that may be billed is ended as one without outcome."""
+        """End the hold of an attempt by its outcome. A failure that may be billed leaves the outcome open."""
         self._name(hold, outcome.request_id)
         if isinstance(outcome, Failure) and outcome.maybe_billed:
             self._head.sent = True
@@ -226,7 +226,7 @@ class Call:
         end_hold(hold, outcome)
 
     def _end_open(self, hold: Hold) -> None:
-        """End the hold of an attempt that has no outcome: it was cancelled, or something failed beside it."""
+        """End the hold of an attempt without an outcome: it was cancelled, or something outside of it failed."""
         if not self._head.sent:
             hold.release()
             return
@@ -250,10 +250,10 @@ class Call:
             tell(CUT, provider=self.adapter.provider, model=self.model, max_tokens=limit)
 
     def _name(self, hold: Hold, request_id: str | None) -> None:
-        """Let the ledger name the request, so that the provider can be asked later what became of it."""
+        """Record the request id in the ledger, so that one can ask the provider about the request later."""
         hold.request_id = hold.request_id or self.adapter.scrubber.name(request_id)
 
 
 def call(adapter: Exchange, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:
-    """The flow of one call, for a driver."""
+    """Return the flow of one call, for a driver."""
     return Call(adapter, prompt, config).run()

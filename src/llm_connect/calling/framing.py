@@ -1,17 +1,17 @@
-"""The head of a reply as it comes over the wire: it says once how long the reply is, and comes to an end."""
+"""Checks the head of a reply on the wire: it must end, and must give the length of the reply only once."""
 
 from __future__ import annotations
 
 from llm_connect.core.exceptions import LLMConnectionError
 from llm_connect.protocols.wire import Failure
 
-#: Of all heads of one reply together, those of 1xx included.
+#: For all heads of one reply together, including those of 1xx.
 MOST_HEAD_BYTES = 1 << 20
 _LENGTH, _CODING = b"content-length:", b"transfer-encoding:"
 
 
 class BadFraming(Exception):
-    """Nobody can say for sure where the reply ends."""
+    """The head leaves the end of the reply ambiguous."""
 
     def __init__(self, what: str = "says its length twice (Content-Length)") -> None:
         super().__init__(what)
@@ -19,24 +19,24 @@ class BadFraming(Exception):
 
     @property
     def failure(self) -> Failure:
-        """Whatever sent it would send it again."""
+        """Not retryable: the sender would send the same head again."""
         message = f"The head of the reply {self.what}, and is refused: repair the server or proxy at base_url."
         return Failure(kind=LLMConnectionError, message=message)
 
 
 class ReplyHead:
-    """Looks at the bytes that follow a request, up to the end of the reply's head. Raises BadFraming."""
+    """Reads along from the end of a request to the end of the reply's head. Raises BadFraming."""
 
     def __init__(self) -> None:
         self._seen: bytearray | None = None
         self._informed = 0
 
     def await_it(self) -> None:
-        """A request is sent."""
+        """Expect the head of a new reply, because a request is sent."""
         self._seen, self._informed = bytearray(), 0
 
     def take(self, data: bytes) -> None:
-        """What has come next."""
+        """Look at the next bytes."""
         seen = self._seen
         if seen is None:
             return

@@ -1,4 +1,4 @@
-"""httpx2 clients as every adapter over HTTP needs them: no redirects, a total deadline, our connection limits."""
+"""The httpx2 clients of all HTTP adapters: no redirects, a total deadline, and our connection limits."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from llm_connect.protocols.wire import Failure, Reply
 
 
 def prepare() -> None:
-    """Import and load what clients of either form need, which takes long, in whatever thread."""
+    """Do the slow imports and loading for clients of both forms, in any thread."""
     trusted(True)
     if find_spec("aiohttp") is not None:
         import_module("llm_connect.calling.aiohttp_transport")
 
 
 def sync_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, **more: Any) -> httpx2.Client:
-    """A client for threads, or the user's own; use it under `socket_deadline`."""
+    """Make a client for threads, or wrap the user's own. Use it under `socket_deadline`."""
     if options.http_client is not None:
         return LentClient(options.http_client, options.limits)
     transport = httpx2.HTTPTransport(**_options(max_connections, options))
@@ -39,9 +39,9 @@ def sync_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, **
 
 
 def async_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, **more: Any) -> httpx2.AsyncClient:
-    """A client for one event loop, on aiohttp where it is installed, or the user's own; its caller bounds it in time.
+    """Make a client for one event loop, or wrap the user's own. The caller bounds its calls with a timeout.
 
-    Through a proxy it is on httpx2 alone, which speaks to every kind of one.
+    It uses aiohttp if that is installed. With a proxy it uses httpx2 alone, which supports every kind of proxy.
     """
     if options.async_http_client is not None:
         return AsyncLentClient(options.async_http_client, options.limits)
@@ -58,13 +58,13 @@ def async_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, *
 
 
 def refuse_half(given: object, other: object, missing: str) -> None:
-    """Refuse the form of a call for which the user has no client: ours would have other settings, and go elsewhere."""
+    """Refuse the form of a call for which the user passed no client: ours would have other settings."""
     if given is None and other is not None:
         raise LLMConfigurationError(f"This form of the call needs a client of your own, too: pass {missing}=.")
 
 
 def abandon(client: httpx2.AsyncClient) -> None:
-    """Close the connections of a client whose event loop is gone, where nothing can be awaited."""
+    """Close the connections of a client after its event loop is gone, when nothing can be awaited."""
     transport = client._transport
     if isinstance(client, AsyncLentClient):
         return
@@ -75,19 +75,19 @@ def abandon(client: httpx2.AsyncClient) -> None:
 
 
 def reply_of(response: httpx2.Response) -> Reply:
-    """The whole response, as protocols read it."""
+    """Convert the whole response into the `Reply` that protocols read."""
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
     return Reply(response.status_code, headers, response.content)
 
 
 def failure_of(error: Exception) -> Failure:
-    """What an exception of httpx2 means: only a failed connection is known to have sent nothing."""
+    """Translate an exception of httpx2. Only a failed connection proves that nothing was sent."""
     if isinstance(error, ReplyRefused | BadFraming | CertificateRefused):
         return error.failure
     if isinstance(error, LLMError):
         return Failure(kind=type(error), message=error.message, maybe_billed=False)
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
-        message = "base_url is no http(s) address: set one such as https://host/path."
+        message = "base_url is not an http(s) address: set one such as https://host/path."
         return Failure(kind=LLMConfigurationError, message=message, maybe_billed=False)
     unsent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
     return no_reply(type(error).__name__, unsent=unsent, retryable=isinstance(error, httpx2.TransportError))

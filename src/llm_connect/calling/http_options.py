@@ -1,4 +1,4 @@
-"""How an adapter over HTTP connects, and how much of a reply it takes. Imports no HTTP library."""
+"""The connection options and reply limits of HTTP adapters. Imports no HTTP library."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 Verify: TypeAlias = bool | str | os.PathLike[str] | ssl.SSLContext
 
-#: More of an error than this is not read.
+#: The most of an error that is read.
 MOST_ERROR_BYTES = 1 << 20
-#: The events of a stream may come to so many times the bytes of one reply: each text has hundreds of bytes around it.
+#: The events of a stream may be this many times larger than one reply: each text has hundreds of bytes around it.
 STREAM_FACTOR = 4
 DEFAULT_REPLY_BYTES = 16 << 20
 DEFAULT_STRUCTURE = 500_000
@@ -26,7 +26,7 @@ DEFAULT_STRUCTURE = 500_000
 
 @dataclass(frozen=True, slots=True)
 class ReplyLimits:
-    """How much of a reply is taken, counted while it comes: bytes after decoding, and its brackets and commas."""
+    """The size limits of a reply, checked while it arrives: bytes after decoding, and brackets and commas."""
 
     reply_bytes: int = DEFAULT_REPLY_BYTES
     structure: int = DEFAULT_STRUCTURE
@@ -41,7 +41,7 @@ DEFAULT_LIMITS = ReplyLimits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpOptions:
-    """What the clients of an adapter are made by."""
+    """The options for the clients of an adapter."""
 
     verify: Verify = True
     proxy: str | None = None
@@ -53,26 +53,26 @@ class HttpOptions:
     def __post_init__(self) -> None:
         own = self.http_client is not None or self.async_http_client is not None
         if own and (self.verify is not True or self.proxy is not None):
-            raise LLMConfigurationError("Give verify= and proxy= to your own HTTP client, not to the adapter.")
+            raise LLMConfigurationError("Set verify= and proxy= on your own HTTP client, not on the adapter.")
         _check_verify(self.verify)
         _check_proxy(self.proxy)
         _ = self.limits
 
     @property
     def connects_otherwise(self) -> bool:
-        """Whether anything but the limits differs from the default."""
+        """True if any option other than the limits differs from its default."""
         return self != HttpOptions(max_reply_bytes=self.max_reply_bytes, max_reply_structure=self.max_reply_structure)
 
     @property
     def limits(self) -> ReplyLimits:
-        """How much of a reply is taken."""
+        """The size limits of a reply."""
         return ReplyLimits(self.max_reply_bytes, self.max_reply_structure)
 
 
 def _check_verify(verify: object) -> None:
     if isinstance(verify, str | os.PathLike):
         if not os.path.exists(verify):
-            raise LLMConfigurationError("verify= names no file or directory of certificates.")
+            raise LLMConfigurationError("verify= does not name a file or directory of certificates.")
     elif not isinstance(verify, bool | ssl.SSLContext):
         raise LLMConfigurationError("verify= must be True, False, a path of certificates or an ssl.SSLContext.")
 

@@ -1,4 +1,4 @@
-"""A reply over httpx2 that is read while it comes."""
+"""A reply over httpx2 that is read while it arrives."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from llm_connect.calling.leases import Lease
 from llm_connect.calling.lost_loops import abandon_response
 from llm_connect.calling.sockets import socket_deadline
 
-#: So much of what has come is read at a time.
+#: The most bytes per read.
 _PART_BYTES = 1 << 16
 
 
 class _Leased:
-    """What uses a client until it is closed."""
+    """Uses clients until it is closed."""
 
     def __init__(self) -> None:
         self._leases: list[Lease[Any]] = []
 
     def keep(self, lease: Lease[Any]) -> None:
-        """Use the client of `lease`, too, which its caller has."""
+        """Share the use of a client that the caller has leased."""
         lease.take_too()
         self._leases.append(lease)
 
@@ -69,7 +69,7 @@ class AsyncHttpStream(_Leased):
 
     async def aread(self) -> bytes:
         if self._more:
-            # One that unpacks to much more than came must not keep other tasks waiting.
+            # A body that unpacks to far more than arrived must not block other tasks.
             await asyncio.sleep(0)
         else:
             self._more = await self._next()

@@ -1,4 +1,4 @@
-"""Clients that several use: closing an adapter breaks no call that is under way."""
+"""Leases on shared clients, so that closing an adapter breaks no call that is under way."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ C = TypeVar("C")
 
 
 class Lease(Generic[C]):
-    """A client that several use, ended once: by whoever is the last to give it back after it was let go.
+    """A shared client, closed once: by the last user to give it back after it was let go.
 
-    Nothing here takes a lock, as a finalizer may run while its thread has any. In a fork nothing is ended.
+    Nothing here takes a lock, because a finalizer may run while its thread has one. A fork closes nothing.
     """
 
     def __init__(self, client: C, end: Callable[[], None]) -> None:
@@ -28,7 +28,7 @@ class Lease(Generic[C]):
         self._generation = forks.generation
 
     def take(self) -> bool:
-        """Begin to use it; False when it was let go meanwhile, so that another one is to be used."""
+        """Begin to use it; False if it was let go meanwhile and the caller must use another one."""
         self._users.append(None)
         if self._is_let_go:
             self.give_back()
@@ -36,7 +36,7 @@ class Lease(Generic[C]):
         return True
 
     def take_too(self) -> None:
-        """Begin another use, while the caller has it."""
+        """Begin another use while the caller has one."""
         self._users.append(None)
 
     def __enter__(self) -> C:
@@ -48,13 +48,13 @@ class Lease(Generic[C]):
         self.give_back()
 
     def give_back(self) -> None:
-        """Use it no longer; so does leaving its block."""
+        """End one use; leaving the `with` block does the same."""
         self._users.pop()
         if self._is_let_go and not self._users:
             self._end()
 
     def let_go(self) -> None:
-        """Let nobody begin to use it any more."""
+        """Stop new uses."""
         self._is_let_go = True
         if not self._users:
             self._end()
@@ -63,7 +63,7 @@ class Lease(Generic[C]):
         if self._generation != forks.generation:
             forks.keep_for_parent(self._ends, self.client)
             return
-        # Two may be the last at once.
+        # Two users may be the last one at the same time.
         with suppress(IndexError):
             self._ends.pop()()
 
@@ -75,8 +75,8 @@ class Lease(Generic[C]):
 class LoopLease(Lease[C]):
     """The client of one event loop, which closes it.
 
-    An async generator that stands open tells when the loop ends, as `asyncio.run` closes these before its loop. Where a
-    loop ends without that, nothing can be awaited any more, and what the client holds is abandoned.
+    An open async generator notices the end of the loop, because `asyncio.run` closes generators before its loop. If a
+    loop ends without that, nothing can be awaited any more, and the connections of the client are abandoned.
     """
 
     def __init__(self, client: C, keeper: AsyncGenerator[None], abandon: Callable[[C], None]) -> None:
@@ -86,13 +86,13 @@ class LoopLease(Lease[C]):
 
     @classmethod
     async def of(cls, client: C, aclose: Callable[[C], Awaitable[None]], abandon: Callable[[C], None]) -> Self:
-        """A lease on a client of the running loop."""
+        """Lease a client of the running loop."""
         keeper = _keep(client, aclose)
         await anext(keeper)
         return cls(client, keeper, abandon)
 
     async def alet_go(self) -> None:
-        """Like `let_go`, and waits until it is closed, unless somebody uses it."""
+        """Like `let_go`, and wait until the client is closed, unless it is still in use."""
         if not self._users:
             await self._keeper.aclose()
         self.let_go()
@@ -113,6 +113,6 @@ def _end_in_loop(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None], 
             close_in_loop(loop, keeper)
             return
     abandon()
-    # Nothing is left to be awaited. Left open, its loop would be asked to close it, though it may never run again.
+    # Nothing is left to await. If it stayed open, its loop would have to close it, and may never run again.
     with suppress(StopIteration, Exception):
         keeper.aclose().__await__().send(None)

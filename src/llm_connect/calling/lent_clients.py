@@ -1,4 +1,4 @@
-"""HTTP clients of a user's own: used, measured and never closed."""
+"""The user's own HTTP clients: their replies are measured, and they are never closed here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_connect.calling.measuring import measure
 
 
 class LentClient(httpx2.Client):
-    """Sends by `own`, which makes its requests, too."""
+    """Sends through `own`, which also builds the requests."""
 
     def __init__(self, own: httpx2.Client, limits: ReplyLimits) -> None:
         super().__init__(transport=own._transport, timeout=None, trust_env=False)
@@ -38,7 +38,7 @@ class LentClient(httpx2.Client):
         return response
 
     def close(self) -> None:
-        """It is the user's to close."""
+        """A no-op: only the user closes it."""
 
 
 class AsyncLentClient(httpx2.AsyncClient):
@@ -67,4 +67,4 @@ class AsyncLentClient(httpx2.AsyncClient):
         return response
 
     async def aclose(self) -> None:
-        """It is the user's to close."""
+        """A no-op: only the user closes it."""

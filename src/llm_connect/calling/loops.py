@@ -1,4 +1,4 @@
-"""Values that belong to an event loop."""
+"""Values that belong to one event loop each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ V = TypeVar("V")
 class PerLoop(Generic[V]):
     """One value for each running event loop, for loops in several threads.
 
-    Its loop keeps a value, and lets it go when it is closed. Nothing else does: a value may refer to its loop and to
-    the tasks that wait in it, and would keep them, and the holds they have, for as long as an adapter lives.
+    Only the loop refers to its value, and drops it when it is closed. A value may refer to its loop and to tasks that
+    wait in it; another reference would keep these, and their holds, alive for as long as the adapter.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class PerLoop(Generic[V]):
         box = self._box_of(loop)
         if box is None:
             box = _Box()
-            # A timer that never comes: what a loop has planned it keeps until it is closed.
+            # A timer that never fires: a loop keeps its timers until it is closed.
             loop.call_later(_NEVER_SECONDS, _Box.pop, box)
             self._boxes[loop] = weakref.ref(box)
         box.value = value
@@ -40,7 +40,7 @@ class PerLoop(Generic[V]):
         return None if box is None else box.pop()
 
     def pop_all(self) -> list[V]:
-        """The values of all loops, which have none from now on."""
+        """Take the values of all loops away and return them."""
         boxes = [ref() for ref in list(self._boxes.values())]
         values = [box.pop() for box in boxes if box is not None]
         return [value for value in values if value is not None]

@@ -1,4 +1,4 @@
-"""Closing what an async client holds where its event loop is gone, so that nothing can be awaited."""
+"""Closes the connections of async clients after their event loop is gone, when nothing can be awaited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx2
 
 
 def close_transports(transports: Iterable[Any]) -> None:
-    """Close asyncio's transports, in a loop that does not run: each with its socket, and without a warning."""
+    """Close transports of a loop that no longer runs, each with its socket and without a warning."""
     for transport in transports:
         if transport is not None:
             with suppress(Exception):
@@ -19,20 +19,20 @@ def close_transports(transports: Iterable[Any]) -> None:
 
 
 def transports_of_pool(pool: Any) -> Iterator[asyncio.BaseTransport | None]:
-    """Those of a connection pool of httpcore2, over anyio."""
+    """The transports in a connection pool of httpcore2 over anyio."""
     for connection in pool._connections:
         yield from transports_of_stream(getattr(connection._connection, "_network_stream", None))
 
 
 def transports_of_stream(stream: Any) -> Iterator[asyncio.BaseTransport | None]:
-    """That of one connection of such a pool."""
+    """The transport of one connection of such a pool."""
     while stream is not None:
         stream = getattr(stream, "_stream", None) or getattr(stream, "transport_stream", None)
         yield getattr(stream, "_transport", None)
 
 
 def abandon_response(response: httpx2.Response) -> None:
-    """Close the connection of a response whose event loop is gone."""
+    """Close the connection of a response after its event loop is gone."""
     stream = response.extensions.get("network_stream")
     if stream is not None:
         close_transports(transports_of_stream(stream))

@@ -1,4 +1,4 @@
-"""Replies are measured while they come, after decoding, so that none takes more memory or time than was allowed."""
+"""Measures replies while they arrive, after decoding, so that none takes more memory or time than allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
 class ReplyRefused(Exception):
-    """A reply of which no more is read."""
+    """A reply is over a limit, and is not read any further."""
 
     def __init__(self, response: httpx2.Response, what: str) -> None:
         super().__init__(what)
@@ -29,7 +29,7 @@ class ReplyRefused(Exception):
 
     @property
     def failure(self) -> Failure:
-        """It was cut, so nobody knows what it may have cost."""
+        """The reply was cut off, so its cost is unknown."""
         if self.status < 300:
             details = {"status_code": self.status}
             return Failure(kind=LLMAPIError, message=f"The reply (HTTP {self.status}) {self.what}.", details=details)
@@ -38,16 +38,16 @@ class ReplyRefused(Exception):
 
 
 def measure(response: httpx2.Response, limits: ReplyLimits, *, streamed: bool) -> None:
-    """Let `response` raise ReplyRefused, however it is read, where it is over a limit."""
+    """Let `response` raise ReplyRefused once it is over a limit, however it is read."""
     codings = [each.strip().lower() for each in response.headers.get_list("content-encoding", split_commas=True)]
     if len([each for each in codings if each and each != "identity"]) > 1:
-        raise ReplyRefused(response, "is packed more than once, which is not undone: check what is at base_url")
+        raise ReplyRefused(response, "is compressed more than once, which is not supported: check base_url")
     kind = _EventGauge if streamed and response.status_code < 300 else _Gauge
     response._decoder = _Measured(response._get_content_decoder(), kind(response, limits))  # type: ignore[assignment]
 
 
 class _Measured:
-    """A decoder of httpx2, which gives pieces of a mebibyte at most."""
+    """A decoder of httpx2 that returns pieces of at most one mebibyte."""
 
     def __init__(self, decoder: Any, gauge: _Gauge) -> None:
         self._decoder = decoder
@@ -65,7 +65,7 @@ class _Measured:
 
 
 class _Gauge:
-    """What has come of a whole reply."""
+    """Counts a whole reply."""
 
     def __init__(self, response: httpx2.Response, limits: ReplyLimits) -> None:
         self._response = response
@@ -89,11 +89,11 @@ class _Gauge:
     def _refused(self, what: str, argument: str) -> ReplyRefused:
         if argument == "max_reply_bytes" and self._response.status_code >= 300:
             return ReplyRefused(self._response, f"{what}, which no error needs")
-        return ReplyRefused(self._response, f"{what}: where it is to be read, give the adapter a larger {argument}=")
+        return ReplyRefused(self._response, f"{what}: to read it, pass the adapter a larger {argument}=")
 
 
 class _EventGauge(_Gauge):
-    """What has come of one event of a stream, and of all of them."""
+    """Counts the current event of a stream, and all of them together."""
 
     def __init__(self, response: httpx2.Response, limits: ReplyLimits) -> None:
         super().__init__(response, limits)
@@ -112,11 +112,11 @@ class _EventGauge(_Gauge):
             return
         self._count(piece[:first])
         self._bytes = self._structure = 0
-        # Events that begin and end in one piece, which has a mebibyte at most, are of no interest.
+        # An event within one piece, which has at most a mebibyte, needs no check of its own.
         self._count(piece[last:])
 
     def _blank_lines(self, piece: bytes) -> tuple[int, int]:
-        """Where the first and the last of them are; -1 without one."""
+        """The positions of the first and the last blank line; -1 if there are none."""
         if self._ends_in_line_end and piece.startswith((b"\n", b"\r")):
             first = 0
         else:

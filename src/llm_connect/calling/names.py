@@ -1,7 +1,7 @@
-"""Names of hosts looked up in threads of their own.
+"""Looks host names up in threads of its own.
 
-The operating system's lookup can hang, and nothing ends it early. A thread that is left behind keeps neither a call nor
-an event loop nor the interpreter; there are never more than a few.
+The operating system's lookup can hang, and nothing ends it early. A thread that is left behind delays neither a call
+nor an event loop nor the end of the interpreter, and there are never more than a few.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, TypeAlias
 from llm_connect.calling.threads import known
 from llm_connect.core import forks
 
-#: What `socket.getaddrinfo` gives.
+#: An item of the result of `socket.getaddrinfo`.
 Address: TypeAlias = tuple[Any, Any, int, str, Any]
 
-#: Threads that look up at once.
+#: The most threads at once.
 MOST_LOOKUPS = 8
-#: After so long a lookup counts as one that hangs: nobody else waits for it any more.
+#: After this time a lookup counts as hung, and no other call joins it.
 _HANGS_AFTER_SECONDS = 5.0
 
 
@@ -43,13 +43,13 @@ class _Lookup:
         try:
             self.answer.set_result(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
         except UnicodeError:
-            self.answer.set_exception(OSError("the name of the host is none"))
+            self.answer.set_exception(OSError("the host name is not valid"))
         except BaseException as error:
             self.answer.set_exception(error)
 
 
 class Lookups:
-    """At most `most` lookups at once. Calls that ask for the same at the same time share one."""
+    """Runs at most `most` lookups at once. Calls that ask for the same name at the same time share one."""
 
     def __init__(self, most: int = MOST_LOOKUPS) -> None:
         self._most = most
@@ -59,7 +59,7 @@ class Lookups:
         self._waiting: deque[_Lookup] = deque()
 
     def ask(self, host: str, port: int) -> Future[list[Address]]:
-        """What will be known of a name. Raises OSError when every thread hangs."""
+        """Return a future of the addresses of a name. Raises OSError if every thread hangs."""
         with self._lock:
             latest = self._latest.get((host, port))
             if latest is not None and not latest.hangs:
@@ -95,7 +95,7 @@ class Lookups:
 
 
 class _OfThisProcess:
-    """The lookups of this process: in a fork no thread of its parent runs on."""
+    """The lookups of this process. The threads of its parent do not run in a fork."""
 
     def __init__(self) -> None:
         self._made = (forks.generation, Lookups())
@@ -110,12 +110,12 @@ _of_this_process = _OfThisProcess()
 
 
 def look_up(host: str, port: int, seconds: float | None) -> list[Address]:
-    """The addresses of `host`. Raises TimeoutError after `seconds`, and OSError."""
+    """Look up the addresses of `host`. Raises TimeoutError after `seconds`, and OSError."""
     return _number(host, port) or _of_this_process.get().ask(host, port).result(seconds)
 
 
 async def alook_up(host: str, port: int) -> list[Address]:
-    """Like `look_up`, for a coroutine, whose caller bounds it in time."""
+    """Like `look_up`, for a coroutine; the caller bounds it with a timeout."""
     number = _number(host, port)
     if number is not None:
         return number
@@ -123,7 +123,7 @@ async def alook_up(host: str, port: int) -> list[Address]:
 
 
 def _number(host: str, port: int) -> list[Address] | None:
-    """The address of a host that is a number, which nobody has to look up."""
+    """The address if `host` is a number, which needs no lookup; else None."""
     for family, *rest in ((socket.AF_INET,), (socket.AF_INET6, 0, 0)):
         with suppress(OSError, ValueError):
             socket.inet_pton(family, host)

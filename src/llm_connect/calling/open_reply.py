@@ -1,4 +1,4 @@
-"""A reply that is read while it comes: its status is known, its body is still to come."""
+"""A reply that is read while it arrives: its status is known, its body is still to come."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class OpenReply(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
     def read(self, deadline: Deadline) -> bytes:
-        """The next bytes of the body, waiting until `deadline`; none at its end."""
+        """Return the next bytes of the body, or none at its end; wait until `deadline`."""
         ...
 
     def close(self) -> None:
-        """Give the connection back where the body was read to its end, else close it: at once."""
+        """Give the connection back if the body was read to its end, else close it, at once."""
         ...
 
     def abandon(self) -> None:
-        """Like `close`, where the stream is garbage."""
+        """Like `close`, for a stream that is garbage."""
         ...
 
 
@@ -38,7 +38,7 @@ class AsyncOpenReply(Protocol):
     def headers(self) -> Mapping[str, str]: ...
 
     async def aread(self) -> bytes:
-        """Like `read`; the caller bounds it in time, and may cancel it."""
+        """Like `read`; the caller bounds it with a timeout, and may cancel it."""
         ...
 
     async def aclose(self) -> None:
@@ -46,5 +46,5 @@ class AsyncOpenReply(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Close the connection where nothing can be awaited, because the event loop is gone."""
+        """Close the connection when nothing can be awaited, because the event loop is gone."""
         ...

@@ -1,4 +1,4 @@
-"""What an attempt's outcome means: for its hold, for the response, for the error."""
+"""Turns the outcome of an attempt into the end of its hold, a response, or an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def read(adapter: Exchange, reply: Reply) -> Outcome:
-    """What `reply` says; the names in it are short and show no key."""
+    """Parse `reply`; shorten the names in it, and keep keys out of them."""
     outcome = adapter.parse(reply)
     request_id, model = adapter.scrubber.name(outcome.request_id), adapter.scrubber.name(outcome.model)
     if (request_id, model) == (outcome.request_id, outcome.model):
@@ -34,7 +34,7 @@ def read(adapter: Exchange, reply: Reply) -> Outcome:
 
 
 def end_hold(hold: Hold, outcome: Outcome) -> None:
-    """Settle by the usage that the reply gives; without one, an answer was paid for, and a failure may have been."""
+    """Settle by the reply's usage. Without it, presume an answer, and release a failure that is not billed."""
     with presumed_on_error(hold):
         if outcome.usage is not None:
             cost, source = _cost(outcome, hold.facts.price)
@@ -48,10 +48,10 @@ def end_hold(hold: Hold, outcome: Outcome) -> None:
 
 
 def end_cut(hold: Hold, so_far: Outcome) -> None:
-    """End the hold of a reply that was not read to its end; nothing when it has ended.
+    """End the hold of a reply that was not read to its end; a no-op if it has ended.
 
-    The provider may go on and bill all of it, so what it had counted by then matters only where that, with all of the
-    output, is more.
+    The provider may go on and bill the whole answer. So its count up to now matters only if that count, with the whole
+    output limit, is more than the hold.
     """
     with presumed_on_error(hold):
         _settle_above(hold, so_far)
@@ -59,7 +59,7 @@ def end_cut(hold: Hold, so_far: Outcome) -> None:
 
 
 def _settle_above(hold: Hold, outcome: Outcome) -> None:
-    """Settle by what the call used at least, with the rest of its bound, where that is more than is held."""
+    """Settle by the least usage that is known plus the rest of the bound, if that is more than the hold."""
     least = outcome.usage or outcome.used_at_least
     if hold.state != "dispatched" or (least is None and not outcome.cost):
         return
@@ -75,7 +75,7 @@ def _settle_above(hold: Hold, outcome: Outcome) -> None:
 
 
 def _with_bound(hold: Hold, least: Usage) -> Usage:
-    """Each part of it by what is held, where that is more."""
+    """The larger of `least` and the hold, for each part."""
     limit = min(hold.max_tokens or 0, hold.bound.tokens)
     return Usage(
         prompt_tokens=max(least.prompt_tokens, hold.bound.tokens - limit),
@@ -85,7 +85,7 @@ def _with_bound(hold: Hold, least: Usage) -> Usage:
 
 
 def outcome_of(parse: Callable[[], Outcome]) -> Outcome:
-    """What `parse` makes of a reply; a failure, where it cannot read it."""
+    """Return the result of `parse`, or a failure if it cannot read the reply."""
     try:
         return parse()
     except LLMError:
@@ -95,7 +95,7 @@ def outcome_of(parse: Callable[[], Outcome]) -> Outcome:
 
 
 def not_read(error: Exception) -> Failure:
-    """The failure of a reply that could not be read; it may have been billed."""
+    """The failure for an unreadable reply, which may have been billed."""
     return Failure(
         kind=LLMResponseError,
         message=f"The reply cannot be read ({type(error).__name__}): check that base_url names the provider's API.",
@@ -144,7 +144,7 @@ def error_of(call: CallSoFar, failure: Failure) -> LLMError:
 
 
 def _cut_response(call: CallSoFar, failure: Failure) -> LLMResponse | None:
-    """What had come of the answer, when that was text; it was paid for."""
+    """The text that had arrived, as a response, because it was paid for; None if there was none."""
     content = call.text or failure.content
     if not content:
         return None
@@ -165,7 +165,7 @@ def _cut_response(call: CallSoFar, failure: Failure) -> LLMResponse | None:
 def error_for(
     adapter: Exchange, failure: Failure, *, model: str, prompts: Iterable[str | None] = (), **facts: Any
 ) -> LLMError:
-    """The error for a failure, without key and prompt."""
+    """The error for a failure, without any key or prompt."""
     scrubber = adapter.scrubber.beside(prompts)
     return failure.kind(
         f"{' '.join(filter(None, (adapter.provider, model)))}: {scrubber.clean(failure.message)}",
@@ -183,7 +183,7 @@ def _cost(outcome: Outcome, price: Price | None) -> tuple[Decimal | None, str | 
 
 
 def _cost_told(call: CallSoFar, answer: Answer) -> tuple[Decimal | None, str | None]:
-    """What the response says of its cost; nothing, where that cannot be reckoned."""
+    """The cost for the response, and its source; None for both if it cannot be computed."""
     try:
         return _cost(answer, call.price)
     except Exception as error:

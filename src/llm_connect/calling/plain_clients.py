@@ -1,8 +1,8 @@
-"""Clients of httpx2 that send a request as it is, and do no more than that.
+"""Clients of httpx2 that send a request as it is, and do nothing else.
 
-A client of httpx2 follows redirects, logs in, keeps cookies and calls hooks. None of it is wanted here, and going
-through it takes a tenth of a call and a dozen objects for each that is under way. So does joining address and headers
-anew for each request, when they are the same for all: here requests share them.
+A client of httpx2 follows redirects, logs in, keeps cookies and calls hooks. Calls need none of that, and it costs a
+tenth of a call, and a dozen objects for each call under way. Joining the address and the headers for each request
+costs about as much, although they are the same for all; here requests share them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from llm_connect.calling.measuring import measure
 
 _Joined: TypeAlias = tuple[httpx2.URL, httpx2.Headers]
 
-#: So many of them are kept: a client has few addresses, and its key changes rarely.
+#: The most that are kept: a client has few addresses, and its key rarely changes.
 _MOST = 64
 _NO_TIMEOUT = {"timeout": httpx2.Timeout(None).as_dict()}
 
 
 class _Requests:
-    """Makes requests as httpx2 does, with what is the same for all of them joined once."""
+    """Builds requests as httpx2 does, but joins their common parts only once."""
 
     def __init__(self, *, reply_limits: ReplyLimits = DEFAULT_LIMITS, **options: Any) -> None:
         super().__init__(**options)
@@ -43,7 +43,7 @@ class _Requests:
         timeout: Any = None,
         **others: Any,
     ) -> httpx2.Request:
-        """Like that of httpx2, which does it itself unless it is a body with headers and no more."""
+        """Like httpx2's method, which still builds every request that has more than a body and headers."""
         body = content.encode() if isinstance(content, str) else content
         given = tuple(headers.items()) if isinstance(headers, Mapping) else headers
         plain = isinstance(body, bytes) and isinstance(given, tuple | list) and timeout is None
@@ -52,7 +52,7 @@ class _Requests:
             request: httpx2.Request = super().build_request(method, url, **parts)  # type: ignore[misc]
             return request
         address, shared = self._join(url, tuple(given))
-        # As a stream, since httpx2 looks through the headers eight times for a body in another form.
+        # As a stream, because httpx2 searches the headers eight times for a body in another form.
         stream = httpx2.ByteStream(body)
         request = httpx2.Request(method, address, headers=shared, stream=stream, extensions=_NO_TIMEOUT)
         request.headers["Content-Length"] = str(len(body))
@@ -60,7 +60,7 @@ class _Requests:
         return request
 
     def _join(self, url: httpx2.URL | str, headers: tuple[Any, ...]) -> _Joined:
-        """The address, and all headers but the length of the body, as httpx2 makes them."""
+        """The address and all headers except the length of the body, as httpx2 makes them."""
         joined = self._joined.get((url, *headers))
         if joined is None:
             first = super().build_request("POST", url, headers=headers, content=b"-")  # type: ignore[misc]
@@ -72,7 +72,7 @@ class _Requests:
 
 
 class PlainClient(_Requests, httpx2.Client):
-    """A client for threads. An open response has to be closed by its caller; else it is read to its end."""
+    """A client for threads. The caller closes a streamed response; any other is read to its end."""
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **_: Any) -> httpx2.Response:
         _check_open(self)
@@ -115,7 +115,7 @@ class AsyncPlainClient(_Requests, httpx2.AsyncClient):
         return response
 
     async def aclose(self) -> None:
-        """Like that of httpx2, which leaves the other connections open where it is cancelled at one of them."""
+        """Like httpx2's method, which leaves connections open if it is cancelled at one of them."""
         pool = getattr(self._transport, "_pool", None)
         held = [] if pool is None else list(transports_of_pool(pool))
         try:
@@ -131,6 +131,6 @@ def _check_open(client: httpx2.Client | httpx2.AsyncClient) -> None:
 
 
 def _note(response: httpx2.Response, request: httpx2.Request) -> None:
-    # The SDKs ask a response for its request.
+    # The SDKs read the request from the response.
     response.request = request
     note_headers(response.headers)

@@ -1,4 +1,4 @@
-"""What the call path asks of an adapter, and what it tells of a call, so that its parts know neither."""
+"""The interfaces of the call path: the adapter that it uses, and the call so far. Its parts need neither class."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from llm_connect.protocols.stream_reading import Reading
     from llm_connect.protocols.wire import JSON, Reply
 
-#: What an attempt comes to.
+#: The outcome of an attempt.
 Outcome: TypeAlias = Answer | Failure
 
 
 @dataclass(slots=True)
 class Request:
-    """One rendered request: what is sent, to which path, and to which model; a GET has no body."""
+    """One rendered request: its body, path and model; a GET has no body."""
 
     path: str
     model: str
@@ -40,10 +40,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Counting:
-    """How a provider is asked what a prompt counts.
+    """The provider's endpoint that counts the tokens of a prompt.
 
-    request: the question about a request. bound: a bound by the reply to it, for a model; the bound that is given when
-    the reply says nothing.
+    request: makes the question about a request. bound: tightens a bound for a model by the reply, or returns it as it
+    is if the reply has no count.
     """
 
     request: Callable[[Request], Request]
@@ -51,7 +51,7 @@ class Counting:
 
 
 class Exchange(Metered, Protocol):
-    """An adapter as the call path sees it; `ProviderAdapter` says what each of these is."""
+    """An adapter as the call path sees it; `ProviderAdapter` documents the members."""
 
     @property
     def provider(self) -> str: ...
@@ -75,7 +75,7 @@ class Exchange(Metered, Protocol):
     def make_client(self) -> None: ...
     async def amake_client(self) -> None: ...
 
-    # The request, and what it may cost.
+    # The request and its cost.
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request: ...
     def streamed(self, request: Request) -> Request: ...
     def priced(self, request: Request, price: Price) -> Request: ...
@@ -96,7 +96,7 @@ class Exchange(Metered, Protocol):
 
 
 class CallSoFar(Protocol):
-    """What is known of a call, for its response or its error."""
+    """The facts about a call that its response or error needs."""
 
     @property
     def adapter(self) -> Exchange: ...

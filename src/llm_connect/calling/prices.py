@@ -1,7 +1,7 @@
-"""List prices of the providers: the snapshot that genai-prices carries, as `Price`. Nothing is fetched.
+"""The providers' list prices as `Price`, from the snapshot in genai-prices. Nothing is fetched.
 
-The package takes half a second to import and a model 50 microseconds to find, so this happens on first use, and once
-an hour for each model: prices change on dates that the snapshot knows in advance.
+The package takes half a second to import, and a model 50 microseconds to find. So the import happens on first use, and
+the lookup once an hour for each model: prices change on dates that the snapshot knows in advance.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from llm_connect.core.price import Price
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 
-#: The service tier that is priced when none is asked for.
+#: The service tier that is priced if the request names none.
 DEFAULT_TIER = "default"
-#: The one by which the settings of the user's project decide.
+#: The tier that leaves the choice to the settings of the user's project.
 _AUTO_TIER = "auto"
-#: Those that may serve a tier, where it is not just itself and the default one (OpenAPI document 2.3.0).
+#: The tiers that may serve a tier, where these are not only itself and the default one (OpenAPI document 2.3.0).
 _MAY_SERVE = {DEFAULT_TIER: (DEFAULT_TIER,), "fast": (DEFAULT_TIER, "fast", "priority")}
 
 _RATES = {
@@ -38,15 +38,15 @@ _RATES = {
 }
 _THOUSAND_CALLS = "requests_kcount"
 _KNOWN = frozenset({*_RATES.values(), _THOUSAND_CALLS})
-#: What a request for text is not billed for: it has no other input, offers no tool, and asks no cache for an hour.
+#: Prices that do not concern a text request: it has no other input, offers no tool, and asks for no one-hour cache.
 _CANNOT_OCCUR = re.compile(
     r"(input|cache)_(audio|image|video)_.*|cache_write_1h_.*|(web|storage|social)_searches_.*|code_executions_.*"
 )
-#: Models that search whatever they are asked, at a price for each search.
+#: Models that search on every request, at a price for each search.
 _SEARCHES = re.compile(r"(^|-)search(-|$)|deep-research|sonar|[:-]online")
-#: What may follow the name of a known model. With other words it may be another model, and a dearer one.
+#: The suffixes that a known model's name may have. With another one it may be a different and dearer model.
 _VERSION = re.compile(r"(-(latest|preview|exp|\d{3,}|\d\d-\d\d(\d\d)?))*(@\w+)?")
-#: With a key of the user's own, OpenRouter takes 5 % on top of the provider's price (its FAQ on BYOK).
+#: With the user's own provider key, OpenRouter adds 5 % to the provider's price (its FAQ on BYOK).
 _MAY_COME_ON_TOP = {"openrouter": Decimal("1.05")}
 _TIER = "service_tier"
 _HOURS = 48
@@ -54,10 +54,10 @@ _EXACT = Context(prec=60)
 
 
 class ListPrice(Price):
-    """The price of a model in the snapshot, for the service tier that is asked for.
+    """The price of a model in the snapshot, for the requested service tier.
 
-    It is held at the dearest that the request may come to: by the prices of now and of the next two days, and by each
-    tier that may serve it. It is settled by the price of now, of the tier that the reply names.
+    A hold assumes the highest price that the request may get: of now and the next two days, and of each tier that may
+    serve it. Settling uses the price of now, for the tier that the reply names.
     """
 
     __slots__ = ("_by_tier", "_may_be", "_source")
@@ -80,34 +80,34 @@ class ListPrice(Price):
         return max(price.dearest(tokens, calls) for price in self._may_be)
 
     def billed_as(self, service_tier: str | None) -> Price | None:
-        """Of a model without service tiers, whatever the reply says is the price."""
+        """Return the price of the tier in the reply; a model without service tiers has only one."""
         return self if service_tier is None or len(self._by_tier) == 1 else self._by_tier.get(service_tier)
 
 
 def list_price(provider: str, model: str, service_tier: str = DEFAULT_TIER) -> ListPrice | None:
-    """What `model` costs at the provider's own endpoint; `provider` is its id in genai-prices.
+    """The price of `model` at the provider's own endpoint; `provider` is its id in genai-prices.
 
-    None when that cannot be said: genai-prices is not installed; it does not know the model or the tier; or the price
-    has parts that no limit on tokens bounds or no usage tells apart, such as searches, or images that are made.
+    None if there is no reliable price: genai-prices is not installed; it does not know the model or the tier; or the
+    price has parts that no token limit bounds, or that no usage reports, such as searches or generated images.
     """
     return _list_price(provider, model.lower(), service_tier, int(time.time() // 3600))
 
 
 class _Snapshot:
-    """Whether the prices are there without an import."""
+    """Holds the snapshot once it is imported."""
 
     loaded = False
 
 
 def loaded() -> bool:
-    """Whether looking a price up imports nothing any more."""
+    """True if looking up a price needs no import any more."""
     return _Snapshot.loaded
 
 
 def load() -> None:
-    """Import the prices, where they are installed; that takes up to two seconds."""
+    """Import the prices, if they are installed; this takes up to two seconds."""
     if find_spec("genai_prices") is not None:
-        # One that does not import gives no prices.
+        # A package that cannot be imported gives no prices.
         with suppress(Exception):
             importlib.import_module("genai_prices.data")
     _Snapshot.loaded = True
@@ -121,7 +121,7 @@ def _list_price(provider: str, name: str, service_tier: str, hour: int) -> ListP
         with localcontext(_EXACT):
             return _priced(provider, _model(provider, name), service_tier, datetime.fromtimestamp(hour * 3600, UTC))
     except (AttributeError, ImportError, LookupError, TypeError):
-        # Unknown, or told in a form that came after this code: either way no price.
+        # Unknown, or in a form that is newer than this code: either way there is no price.
         return None
 
 
@@ -134,7 +134,7 @@ def _priced(provider: str, model: ModelInfo, asked: str, now: datetime) -> ListP
 
 
 def _model(provider: str, name: str) -> ModelInfo:
-    """The model of that name. One that is only like it, by its first letters, may be a dearer one."""
+    """The model of exactly that name. A model that only shares its first letters may be dearer."""
     from genai_prices.data import providers
 
     model = {listed.id: listed for listed in providers}[provider].find_model(name)
@@ -148,7 +148,7 @@ def _model(provider: str, name: str) -> ModelInfo:
 
 
 def _tiers(model: ModelInfo, now: datetime) -> list[str]:
-    """The service tiers whose prices are known."""
+    """The service tiers with known prices."""
     variants = [
         variant
         for variant in model.price_variants or ()
@@ -158,7 +158,7 @@ def _tiers(model: ModelInfo, now: datetime) -> list[str]:
 
 
 def _coming(model: ModelInfo, tiers: Iterable[str], now: datetime) -> list[ModelPrice]:
-    """What a request that is sent from now on may be billed by, once each."""
+    """The different prices by which a request may be billed if it is sent from now on."""
     found: list[ModelPrice] = []
     for tier, hours in product(tiers, range(_HOURS)):
         prices = model.get_prices(now + timedelta(hours=hours), {_TIER: tier})
@@ -185,7 +185,7 @@ def _flat(
     on_top: Decimal | int,
     above: Mapping[int, Price] | None = None,
 ) -> Price:
-    """The price of a request whose prompt has so many tokens."""
+    """The price of a request with this many prompt tokens."""
     rates = {name: _rate(given[key], prompt_tokens) * on_top for name, key in _RATES.items() if key in given}
     call = _rate(given.get(_THOUSAND_CALLS, Decimal(0)), prompt_tokens) * on_top / 1000
     return Price(**rates, call=call, above=above)

@@ -1,4 +1,4 @@
-"""What every provider adapter shares: the sync and the async entry to the one call path."""
+"""The base of all provider adapters: their sync and async entries to the one call path."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from llm_connect.protocols.wire import Failure, Reply
 class ProviderAdapter(LLMAdapter):
     """Base of the adapters that carry a protocol to a provider.
 
-    A subclass renders, bounds and parses by its protocol, and sends: `render`, `bound_of`, `parse`, `send`, `asend`,
-    `transport_failure`; for streams `streamed`, `reading`, `open` and `aopen`. Budget, deadline, retries and errors are
-    the call path's. Use it as a context manager, or call `close` (`aclose` in a coroutine), to give connections back
-    early.
+    Subclasses render, bound and parse by their protocol, and send: `render`, `bound_of`, `parse`, `send`, `asend`,
+    `transport_failure`; for streams `streamed`, `reading`, `open` and `aopen`. The call path takes care of budget,
+    deadline, retries and errors. Use an adapter as a context manager, or call `close` (`aclose` in a coroutine), to
+    close its connections early.
     """
 
     provider: ClassVar[str]
     metered = False
-    #: Whether the transport calls `note_sent` just before the first byte of a request leaves. Else a request counts as
-    #: sent from the moment that it is handed over.
+    #: True if the transport calls `note_sent` just before the first byte of a request leaves. Otherwise a request
+    #: counts as sent as soon as the transport has it.
     marks_sent: ClassVar[bool] = False
-    #: More text of one answer is not kept.
+    #: The most text of one answer that is kept.
     max_reply_bytes: int = DEFAULT_REPLY_BYTES
 
     def __init__(
@@ -67,7 +67,7 @@ class ProviderAdapter(LLMAdapter):
         self.slots: Slots = Slots(max_concurrency)
         self.warming: Once = Once()
         self.secrets = secrets
-        #: Takes keys out of what the provider says.
+        #: Removes keys from the provider's texts.
         self.scrubber: Scrubber = Scrubber(secrets)
         self.budget_tracker = budget_tracker
         self.price = price
@@ -87,7 +87,7 @@ class ProviderAdapter(LLMAdapter):
         return AsyncLLMStream(ProviderStream(self, prompt, config or RunConfig()))
 
     def validate_config(self, config: RunConfig) -> bool:
-        """Whether `config` can be rendered for this provider: its parameters are known here."""
+        """True if `config` can be rendered for this provider: its parameters are known here."""
         try:
             self.render("x", config, config.max_tokens)
         except LLMConfigurationError:
@@ -95,18 +95,18 @@ class ProviderAdapter(LLMAdapter):
         return True
 
     def warm_up(self) -> None:
-        """Do now what the first call would do first: import the SDK and the list prices, and make a client.
+        """Do the preparations of the first call now: import the SDK and the list prices, and make a client.
 
             adapter = OpenAIAdapter()
             adapter.warm_up()
 
-        Nothing is sent, and doing it again costs nothing. Without it the first call does it, within its deadline.
+        Nothing is sent, and a second time costs nothing. Otherwise the first call does it, within its deadline.
         Raises LLMConfigurationError.
         """
         self._raise(WarmUp(self, None, self.price_list is not None).run())
 
     async def async_warm_up(self) -> None:
-        """Like `warm_up`, for a coroutine: what takes long happens in a thread, and the event loop goes on."""
+        """Like `warm_up`, for a coroutine: the slow parts run in a thread, and the event loop goes on."""
         self._raise(await WarmUp(self, None, self.price_list is not None).arun())
 
     def _raise(self, failure: Failure | None) -> None:
@@ -115,25 +115,25 @@ class ProviderAdapter(LLMAdapter):
 
     @property
     def cold(self) -> bool:
-        """Whether the first call has still to import something."""
+        """True if the first call still has to import something."""
         return False
 
     def prepare(self) -> None:
-        """Import what calls need, in whatever thread."""
+        """Do the imports that calls need, in any thread."""
 
     def make_client(self) -> None:
-        """Make the client of calls in threads."""
+        """Make the client for calls in threads."""
 
     async def amake_client(self) -> None:
-        """Make the client of calls in the running event loop."""
+        """Make the client for calls in the running event loop."""
 
     @abstractmethod
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
-        """The request for `prompt`, with `max_tokens` as the output limit (None: none is sent)."""
+        """Render the request for `prompt`, with `max_tokens` as its output limit (None: without one)."""
 
     @property
     def price_list(self) -> str | None:
-        """The provider's id in genai-prices; None where requests do not go to the provider itself."""
+        """The provider's id in genai-prices; None if requests do not go to the provider itself."""
         return None
 
     def price_for(self, model: str | None, config: RunConfig) -> Price | None:
@@ -142,44 +142,44 @@ class ProviderAdapter(LLMAdapter):
         return None if provider is None else list_price(provider, model or self.model, self.service_tier(config))
 
     def service_tier(self, config: RunConfig) -> str:
-        """At which of the provider's prices a call is to be served."""
+        """The service tier, and so the price, at which the provider should serve a call."""
         return DEFAULT_TIER
 
     def priced(self, request: Request, price: Price) -> Request:
-        """`request` with what keeps it at `price`, for a call under a limit in USD; by default nothing does."""
+        """Add to `request` the fields that keep it at `price`, for a call under a USD limit; by default none."""
         return request
 
     def bound(self, prompt: Prompt, config: RunConfig) -> Bound:
-        """What a call may use at most, by the request that would be sent; nothing is sent.
+        """The upper bound of a call, computed from the request that would be sent; nothing is sent.
 
-        With `count_tokens`, what that says of the texts where it is less; with `count_tokens="provider"` by bytes all
-        the same, because only a call asks the provider.
+        With `count_tokens`, the bound uses its count of the texts if that is less. With `count_tokens="provider"` it
+        uses bytes all the same, because only a call asks the provider.
         """
         max_tokens = config.max_tokens or DEFAULT_MAX_TOKENS
         return self.bound_of(self.render(prompt, config, max_tokens), max_tokens, self.counter)
 
     def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
-        """What `request` may use at most; by default the bytes of its body and the output limit, as an estimate."""
+        """The upper bound of `request`: by default the bytes of its body plus the output limit, as an estimate."""
         size = measured(utf8_bytes, counter)
         return Bound(prompt_tokens=size(json.dumps(request.body, ensure_ascii=False)), max_tokens=max_tokens)
 
     @property
     def counter(self) -> TokenCounter | None:
-        """The tokenizer that `count_tokens` is; None without one. Raises LLMConfigurationError for what is none."""
+        """The tokenizer in `count_tokens`, or None. Raises LLMConfigurationError for an invalid value."""
         return counter_of(self.count_tokens) if self.counting is None else None
 
     @property
     def counting(self) -> Counting | None:
-        """How the provider is asked what a prompt counts; None where `count_tokens` does not wish it."""
+        """The provider's counting endpoint; None unless `count_tokens` asks for it."""
         return self._endpoint_that_counts() if self.count_tokens == "provider" else None
 
     def _endpoint_that_counts(self) -> Counting | None:
-        """How the provider is asked what a prompt counts; None where it does not tell."""
+        """The provider's counting endpoint; None if it has none."""
         return None
 
     @abstractmethod
     def parse(self, reply: Reply) -> Outcome:
-        """What `reply` says."""
+        """Parse `reply` into an answer or a failure."""
 
     @abstractmethod
     def send(self, request: Request, deadline: Deadline) -> Reply:
@@ -187,15 +187,15 @@ class ProviderAdapter(LLMAdapter):
 
     @abstractmethod
     async def asend(self, request: Request, deadline: Deadline) -> Reply:
-        """Like `send`; may be cancelled at any point, and then lets go of its connection."""
+        """Like `send`; may be cancelled at any point, and then drops its connection."""
 
     @abstractmethod
     def streamed(self, request: Request) -> Request:
-        """The same request, for a reply that comes as a stream."""
+        """The same request, for a streamed reply."""
 
     @abstractmethod
     def reading(self) -> Reading:
-        """What reads such a reply; `parse` reads what it puts together."""
+        """Make the reader of a streamed reply; it assembles a body for `parse`."""
 
     @abstractmethod
     def open(self, request: Request, deadline: Deadline) -> OpenReply:
@@ -203,17 +203,17 @@ class ProviderAdapter(LLMAdapter):
 
     @abstractmethod
     async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply:
-        """Like `open`; the caller bounds it in time, and may cancel it at any point."""
+        """Like `open`; the caller bounds it with a timeout, and may cancel it at any point."""
 
     @abstractmethod
     def transport_failure(self, error: Exception) -> Failure:
-        """What an exception of one of these, or of reading an open reply, means."""
+        """Translate an exception of these methods, or of reading an open reply."""
 
     def close(self) -> None:
-        """Give back the connections of this adapter; it may be used again."""
+        """Close the connections of this adapter; it may be used again."""
 
     async def aclose(self) -> None:
-        """Like `close`, and waits for the connections of the running event loop."""
+        """Like `close`, and wait for the connections of the running event loop."""
         self.close()
 
     def __repr__(self) -> str:
@@ -237,7 +237,7 @@ class ProviderAdapter(LLMAdapter):
 
 
 def api_key_from(api_key: str | None, *variables: str) -> str:
-    """The key given, else the first of the environment `variables` that is set."""
+    """The given key, else the first of the environment `variables` that is set."""
     for candidate in (api_key, *(os.environ.get(name) for name in variables)):
         if candidate is not None and candidate.strip():
             return _usable(candidate.strip())
@@ -246,5 +246,5 @@ def api_key_from(api_key: str | None, *variables: str) -> str:
 
 def _usable(key: str) -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise LLMConfigurationError("The API key holds characters that no header can carry: copy it anew.")
+        raise LLMConfigurationError("The API key contains characters not allowed in an HTTP header: copy it again.")
     return key

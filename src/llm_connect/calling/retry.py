@@ -1,4 +1,4 @@
-"""Whether a failed attempt is worth another one, and when."""
+"""Decides if and when to retry a failed attempt."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _LONGEST_PAUSE_SECONDS = 20.0
 
 
 def pause_before_retry(failure: Failure, attempt: int, max_retries: int, deadline: Deadline) -> float | None:
-    """Seconds to wait before the next attempt, or None when there is to be none.
+    """Seconds to wait before the next attempt, or None if there should be no other.
 
-    What the provider asks for is waited in full; else the pause doubles, with jitter. A pause that the
-    deadline does not allow is not begun.
+    A pause that the provider asks for is kept in full; otherwise pauses double, with jitter. A pause that would pass
+    the deadline is not begun.
     """
     if not failure.retryable or attempt > max_retries:
         return None

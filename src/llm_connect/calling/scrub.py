@@ -1,8 +1,8 @@
-"""Taking keys and prompts out of what a provider says, before it becomes an error's text.
+"""Removes keys and prompts from a provider's text before that becomes the text of an error.
 
-What a provider says is kept only where no reading of it (see `spellings`) shows a part of a key or an echo of a prompt,
-and where it does not look like an encoding that nobody here can read. It is cut before it is looked at, so that the
-time grows with the length of the prompts alone.
+A part of the text is kept only if no reading of it (see `spellings`) shows a part of a key or an echo of a prompt, and
+if it does not look like an encoding that nobody here can read. The text is shortened before the search, so that the
+time depends on the length of the prompts alone.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from llm_connect.calling.echoes import SecretKey, SecretPrompts
 from llm_connect.calling.spellings import Span, readings_of
 from llm_connect.protocols.wire import LONGEST_NAME
 
-#: More letters and digits without a word between them are an encoding.
+#: More letters and digits than this, without a word between them, count as an encoding.
 _LONGEST_NUMBER = 24
-#: More of a text is not kept.
+#: The most of a text that is kept.
 _MOST_CHARACTERS = 4_096
-#: A shorter key is a stand-in, and would blank out letters of ordinary words.
+#: A shorter key is a placeholder, and would blank out letters of ordinary words.
 _SHORTEST_KEY = 6
 
 
@@ -32,7 +32,7 @@ class Scrubber:
         self._prompts = SecretPrompts(prompts)
 
     def beside(self, prompts: Iterable[str | None]) -> Scrubber:
-        """One that hides the same keys, and these prompts."""
+        """A scrubber that hides the same keys, and these prompts as well."""
         other = Scrubber((), prompts)
         other._keys = self._keys
         return other
@@ -54,7 +54,7 @@ class Scrubber:
     @overload
     def name(self, value: str | None) -> str | None: ...
     def name(self, value: str | None) -> str | None:
-        """A request id or the name of a model, which may look like an encoding; more than 200 characters are cut."""
+        """Clean a request id or model name, which may look like an encoding, and cut it to 200 characters."""
         if not value:
             return value
         value = value[:LONGEST_NAME]
@@ -63,7 +63,7 @@ class Scrubber:
         return value
 
     def _cleaned(self, text: str, may_be_encoded: bool = False) -> str:
-        """`text` without its secrets; a text that cannot be read is withheld, and never raises."""
+        """`text` without its secrets. An unreadable text is withheld. Never raises."""
         try:
             return self._shown(text, [] if may_be_encoded else _encodings_in(text))
         except Exception:
@@ -78,7 +78,7 @@ class Scrubber:
 
 
 def _replaced(text: str, hidden: dict[str, list[Span]]) -> str:
-    """`text` with a sign for each part that is hidden; where several hide one, the first."""
+    """Replace each hidden part of `text` by a sign; the first one if several apply."""
     signs = [""] * len(text)
     for sign, spans in reversed(hidden.items()):
         for start, end in spans:
@@ -89,7 +89,7 @@ def _replaced(text: str, hidden: dict[str, list[Span]]) -> str:
 
 
 def _encodings_in(text: str) -> list[Span]:
-    """Where much is said, and no word: an encoding, perhaps one that nobody here can read."""
+    """The spans of long runs without a word: encodings, perhaps some that nobody here can read."""
     gaps, start = [], 0
     for word in _WORD.finditer(text):
         gaps.append((start, word.start()))
@@ -99,7 +99,7 @@ def _encodings_in(text: str) -> list[Span]:
 
 
 def _trimmed(text: str, start: int, end: int) -> Span:
-    """Without the punctuation, and one short word such as `is`, at either edge."""
+    """Remove punctuation, and one short word such as `is`, at both edges."""
     part = text[start:end]
     return start + len(part) - len(_EDGE.sub("", part)), start + len(_EDGE.sub("", part[::-1]))
 
@@ -110,7 +110,7 @@ _REPEATED_SIGN = re.compile(
 )
 _EDGE = re.compile(r"""\A[\s.,:;!?'"()]*(?:[a-z]{2}\s+)?""")
 _SIGN = re.compile(r"[\W_]+")
-#: Ids of the usual forms, moments, and words.
+#: Ids of the usual forms, timestamps, and words.
 _WORD = re.compile(
     r"""(?<![A-Za-z0-9])(?:
         (?:[a-z]{2,16}[-_])?(?:[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})

@@ -1,4 +1,4 @@
-"""A limit on the requests that one adapter has under way at once, and the queue before it."""
+"""The limit on one adapter's concurrent requests, and the queue before it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from llm_connect.calling.loops import PerLoop
 from llm_connect.core import forks
 from llm_connect.core.models import check_count
 
-#: So long after its deadline a call may still be giving its place back.
+#: For this long after its deadline a call may still be giving its slot back.
 _TO_GIVE_BACK_SECONDS = 2.0
 
 
 @dataclass(slots=True)
 class Turn:
-    """How a call stands in the queue.
+    """The position of a call in the queue.
 
-    seconds: how long it will hold its place, at most. until: the moment up to which it waits for one.
-    first: before those that have not begun.
+    seconds: the longest that it will hold a slot. until: the moment until which it waits for one.
+    first: True if it goes before calls that have not begun.
     """
 
     seconds: float
@@ -34,7 +34,7 @@ class Turn:
 
 
 class Place:
-    """A place that was taken, and how long it was waited for."""
+    """A slot that a call has taken, and the time that it waited."""
 
     __slots__ = ("_places", "held", "waited")
 
@@ -44,28 +44,28 @@ class Place:
         self.held: bool = True
 
     def give_back(self) -> None:
-        """Let the next one have it; nothing when that was done before."""
+        """Give the slot to the next call; a no-op the second time."""
         if self.held:
             self.held = False
             self._places.give()
 
 
 class Slots:
-    """`limit` places for all threads together, and as many again for each event loop.
+    """`limit` slots for all threads together, and as many again for each event loop.
 
-    A loop cannot wait for a thread without a thread of its own, so loops and threads do not share places. A call waits
-    as long as its turn says, but not for ever: once every call that holds a place should long be over, none comes free.
+    A loop cannot wait for a thread without a thread of its own, so loops and threads do not share slots. A call waits
+    as long as its turn says, but not for ever: once every call with a slot is long overdue, no slot will come free.
     """
 
     def __init__(self, limit: int) -> None:
         check_count("max_concurrency", limit, least=1)
         self.limit = limit
-        #: By the generation of the process: a fork finds all places free, whoever had them in its parent.
+        #: By the generation of the process: in a fork all slots are free, whoever had them in its parent.
         self._threads = {forks.generation: _Places(limit)}
         self._loops: PerLoop[_Places] = PerLoop()
 
     def take(self, turn: Turn) -> Place | None:
-        """A place, as soon as one is free; None when none was in time."""
+        """Take a slot as soon as one is free; None if none is free in time."""
         places = self._threads.get(forks.generation) or self._threads.setdefault(forks.generation, _Places(self.limit))
         if places.take(turn):
             return Place(places, 0.0)
@@ -112,15 +112,15 @@ class _Waiter:
 
 
 class _Places:
-    """A place that is given back goes to the one that is next, so that nobody overtakes."""
+    """Slots of one side. A slot that comes free goes to the next call in the queue, so nobody overtakes."""
 
     def __init__(self, limit: int) -> None:
-        # A finalizer may give a place back while its own thread is in here.
+        # A finalizer may give a slot back while its own thread is in here.
         self._lock = threading.RLock()
         self._free = limit
         self._first: deque[_Waiter] = deque()
         self._others: deque[_Waiter] = deque()
-        #: By then each call that holds a place should be over.
+        #: The moment by which every call with a slot should be over.
         self._over_at = 0.0
 
     def take(self, turn: Turn) -> bool:
@@ -148,7 +148,7 @@ class _Places:
                 self._free += 1
 
     def leave(self, waiter: _Waiter) -> Place | None:
-        """The place of one that waits no longer; None when it has not got one."""
+        """Leave the queue with the slot that was given; None if there is none."""
         with self._lock:
             if waiter.granted:
                 return Place(self, time.monotonic() - waiter.came)
@@ -157,13 +157,13 @@ class _Places:
             return None
 
     def give_up(self, waiter: _Waiter) -> None:
-        """End a wait that was broken off, also where a place has just come."""
+        """End an interrupted wait, and pass on a slot that has just been given."""
         place = self.leave(waiter)
         if place is not None:
             place.give_back()
 
     def seconds_left(self, turn: Turn) -> float:
-        """How long it makes sense to wait, as far as is known now."""
+        """The seconds for which waiting makes sense, by present knowledge."""
         return min(turn.until, self._over_at + _TO_GIVE_BACK_SECONDS) - time.monotonic()
 
     def _grant(self, waiter: _Waiter) -> None:
@@ -176,6 +176,6 @@ class _Places:
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
-    # Whoever waited in a loop that is closed has left.
+    # A waiter whose loop is closed has left.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(function)

@@ -74,9 +74,9 @@ _TO_A_PROXY = (b"CONNECT ", b"\x05", b"\x01")
 
 @contextmanager
 def socket_deadline(deadline: Deadline) -> Iterator[None]:
-    """Let every socket operation of this thread's sync clients end by `deadline`.
+    """Make every socket operation of this thread's sync clients end by `deadline`.
 
-    A timeout of httpx2 is for one read each, so a server that drips bytes would never meet it.
+    httpx2's own timeout is for one read, so a server that drips bytes would never meet it.
     """
     token = _deadline.set(deadline)
     try:
@@ -86,7 +86,7 @@ def socket_deadline(deadline: Deadline) -> Iterator[None]:
 
 
 def watch(client: httpx2.Client | httpx2.AsyncClient) -> bool:
-    """Let the connections that `client` will open obey, and say, what this module is for. False where any is hidden."""
+    """Put the connections that `client` will open under deadline and notes. False if some of them are hidden."""
     transports = {client._transport, *(each for each in client._mounts.values() if each is not None)}
     seen = [_watch_transport(transport) for transport in transports]
     return all(seen)
@@ -103,7 +103,7 @@ def _watch_transport(transport: Any) -> bool:
         pool._network_backend = _AsyncBackend(backend)
     else:
         return getattr(transport, "marks_sent", False) is True
-    # Those that it has already opened say nothing.
+    # Connections that it has opened before note nothing.
     return not pool.connections
 
 
@@ -163,7 +163,7 @@ class _Stream(httpcore2.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        # In slices, because the timeout of a socket is for one operation and a slow reader takes many.
+        # In slices, because a socket's timeout is for one operation, and a slow reader causes many.
         for start in range(0, len(buffer), _SLICE):
             part = buffer[start : start + _SLICE]
             limit = _limit(timeout, httpcore2.WriteTimeout)
@@ -185,7 +185,7 @@ class _Stream(httpcore2.NetworkStream):
 
 
 class _AsyncBackend(httpcore2.AsyncNetworkBackend):
-    """For a coroutine, whose caller bounds it in time."""
+    """The backend of async clients; their callers bound them with a timeout."""
 
     def __init__(self, backend: httpcore2.AsyncNetworkBackend) -> None:
         self._backend = backend
@@ -236,7 +236,7 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
         try:
             return _AsyncStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
         except asyncio.CancelledError:
-            # The stream underneath closes itself after an Exception only.
+            # The inner stream closes itself only after an Exception.
             await self._stream.aclose()
             raise
 
@@ -245,7 +245,7 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
 
 
 async def _received(stream: anyio.abc.ByteStream, max_bytes: int) -> bytes:
-    """What the stream of httpcore2 would read, without its timer: anyio keeps a task in one, after its loop, too."""
+    """Read as httpcore2's stream does, but without its timer: in it, anyio keeps a task even after its loop is gone."""
     try:
         return await stream.receive(max_bytes)
     except anyio.EndOfStream:
@@ -261,7 +261,7 @@ def _note(part: bytes) -> None:
 
 _NO_DELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 _SLICE = 1 << 18
-#: Sockets keep their timeout as 32 bits of milliseconds, and a longer one wraps around to a short one.
+#: The system takes timeouts in milliseconds with 32 bits, so a longer one wraps around to a short one.
 _LONGEST_WAIT_SECONDS = 86_400.0
 
 

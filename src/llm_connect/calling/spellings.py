@@ -1,8 +1,8 @@
-"""The ways in which a text may be read: escapes resolved, encodings decoded, and where each character stood.
+"""The readings of a text: with escapes resolved or encodings decoded, and with the origin of each character.
 
-A provider's error may say a key or a prompt as JSON in JSON, in an address, as HTML, as bytes, in base64 or hex,
-backwards, in pieces. Whoever looks for them looks at all readings. Each is made in a time linear in the text, and their
-number is bounded.
+A provider's error may show a key or a prompt as JSON in JSON, in a URL, as HTML, as bytes, in base64 or hex, backwards,
+or in pieces. A search for them goes through all readings. Making one takes time linear in the text, and their number is
+bounded.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from typing import TypeAlias
 
 Span: TypeAlias = tuple[int, int]
 
-#: All readings together are no longer than that, but for texts that are made to have many.
+#: The most characters of all readings together; only texts made for the purpose have more.
 _MOST_CHARACTERS = 32_768
-#: Escapes within escapes are resolved this often.
+#: The most levels of nested escapes that are resolved.
 _DEEPEST = 6
-#: What a decoder brings to light counts from this length on.
+#: Decoded text counts from this length on.
 _LEAST = 8
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A text as it may be read; character `i` of it was `starts[i]` to `ends[i]` of the original."""
+    """One reading of a text; its character `i` was `starts[i]` to `ends[i]` of the original."""
 
     text: str
     starts: Sequence[int]
     ends: Sequence[int]
 
     def span(self, first: int, last: int) -> Span:
-        """What of the original the characters `first` to `last` were; a reading may go backwards."""
+        """The span of the original behind the characters `first` to `last`; a reading may go backwards."""
         return min(self.starts[first], self.starts[last]), max(self.ends[first], self.ends[last])
 
     @property
     def letters(self) -> str:
-        """The letters and digits, without case and marks."""
+        """Its letters and digits, without case and marks."""
         return self._letters_and_places[0]
 
     def letter_span(self, first: int, length: int) -> Span:
-        """What of the original `length` letters and digits were, from `first` on."""
+        """The span of the original behind `length` letters and digits, from `first` on."""
         places = self._letters_and_places[1]
         return self.span(places[first], places[first + length - 1])
 
@@ -57,7 +57,7 @@ class Reading:
 
 
 def readings_of(text: str) -> list[Reading] | None:
-    """All readings of `text`, itself the first; None when they are too much to look at."""
+    """All readings of `text`, beginning with itself; None if they are too many to search."""
     found = [Reading(text, range(len(text)), range(1, len(text) + 1))]
     seen, size = {text}, len(text)
     for reading in found:  # grows by what is found
@@ -81,7 +81,7 @@ def fold(text: str) -> str:
 
 
 def unescaped(text: str) -> str:
-    """`text` with its escapes resolved, as often as they are nested."""
+    """Resolve all nested escapes of `text`."""
     for _ in range(_DEEPEST):
         if (again := _ESCAPE.sub(lambda token: _resolved(token.group()), text)) == text:
             break
@@ -90,7 +90,7 @@ def unescaped(text: str) -> str:
 
 
 def _further(reading: Reading) -> Iterator[Reading]:
-    """What one step makes of a reading."""
+    """The readings that one more step makes of a reading."""
     if (plain := _compatible(reading)) is not None:
         yield plain
         return
@@ -116,7 +116,7 @@ def _further(reading: Reading) -> Iterator[Reading]:
 
 
 def _compatible(reading: Reading) -> Reading | None:
-    """The same in plain characters, where it has wide, mathematical, tagged, invisible ones or marks; else None."""
+    """The same in plain characters if it has wide, mathematical, tagged or invisible ones, or marks; else None."""
     if reading.text.isascii():
         return None
     pieces = [_plain(character) for character in reading.text]
@@ -138,7 +138,7 @@ def _untagged(tag: re.Match[str]) -> str:
 
 
 def _spread(reading: Reading, pieces: list[tuple[str, int, int]]) -> Reading:
-    """A reading of `pieces`, each of which was some characters of `reading`, the first to the last."""
+    """A reading of `pieces`, each with the first and last character of `reading` that it came from."""
     starts: list[int] = []
     ends: list[int] = []
     for piece, first, last in pieces:
@@ -152,7 +152,7 @@ def _spread(reading: Reading, pieces: list[tuple[str, int, int]]) -> Reading:
 
 
 def _without(filler: re.Pattern[str], reading: Reading) -> Reading:
-    """The same as one piece, where it was given in several."""
+    """The same text joined, if it was in several pieces."""
     kept, done = [], 0
     for match in filler.finditer(reading.text):
         kept.append(slice(done, match.start()))
@@ -166,7 +166,7 @@ def _without(filler: re.Pattern[str], reading: Reading) -> Reading:
 
 
 def _without_escapes(reading: Reading) -> Reading:
-    """The same with its escapes resolved, as often as they are nested."""
+    """The same with all nested escapes resolved."""
     for _ in range(_DEEPEST):
         pieces = list(_resolved_pieces(reading.text))
         if len(pieces) == len(reading.text):
@@ -215,7 +215,7 @@ def _code_points(token: str) -> str:
 
 
 def _odd_part(text: str) -> tuple[int, int] | None:
-    """From the first to the last of what is no plain word or number, if it is long enough to say something."""
+    """The part from the first to the last piece that is not a plain word or number, if it is long enough to matter."""
     odd = [run for run in _RUN.finditer(text) if not _WORDS.fullmatch(run.group())]
     if not odd or odd[-1].end() - odd[0].start() < _LEAST:
         return None
@@ -248,7 +248,7 @@ def _hex(reading: Reading, start: int, end: int) -> Iterator[Reading]:
 
 
 def _numbers(reading: Reading) -> Iterator[Reading]:
-    """Lists of the codes of characters."""
+    """The lists of character codes in the text."""
     for pattern, base in _CODES:
         tokens = [token for token in pattern.finditer(reading.text) if int(token[1], base) < 256]
         if len(tokens) >= _LEAST:
@@ -257,7 +257,7 @@ def _numbers(reading: Reading) -> Iterator[Reading]:
 
 
 def _legible(reading: Reading, decoded: bytes, place: Callable[[int], tuple[int, int]]) -> Iterator[Reading]:
-    """The parts of what was decoded that are text; `place` says which characters of `reading` an octet was."""
+    """The parts of the decoded octets that are text; `place` maps an octet to characters of `reading`."""
     for part in _LEGIBLE.finditer(decoded):
         pieces, octet = [], part.start()
         for character in part.group().decode():
@@ -306,7 +306,7 @@ _CODES = (
     (re.compile(r"(?<![0-9A-Za-z])(?:0o?)?([0-7]{2,3})(?![0-9A-Za-z])"), 8),
     (re.compile(r"(?<![0-9A-Za-z])(?:0b)?([01]{7,8})(?![0-9A-Za-z])"), 2),
 )
-#: Eight or more characters of valid UTF-8: each octet of a match belongs to exactly one character.
+#: At least eight characters of valid UTF-8; each octet of a match belongs to exactly one of them.
 _LEGIBLE = re.compile(
     rb"""(?:
         [\x00\t\n\r\x20-\x7e] | [\xc2-\xdf][\x80-\xbf]

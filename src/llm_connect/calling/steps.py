@@ -1,4 +1,4 @@
-"""What a call waits for, one class each, in a sync and an async form."""
+"""The I/O effects of a call, each with a sync and an async runner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Reserve:
-    """A hold on the terms of the call, under its arrival number; if it has to wait, after the place was given back."""
+    """Reserves a hold under the call's arrival number; gives the concurrency slot back if it has to wait."""
 
     terms: Terms
     arrival: int | None
@@ -42,7 +42,7 @@ class Reserve:
 
 @dataclass(slots=True)
 class Dispatch:
-    """Whether the request of a hold may be sent; from then on an unknown outcome counts as spent."""
+    """Dispatches a hold; false if its request may not be sent. Afterwards an unknown outcome counts as spent."""
 
     hold: Hold
 
@@ -55,7 +55,7 @@ class Dispatch:
 
 @dataclass(slots=True)
 class Booked:
-    """The entry of a hold that has ended: the worker of a store makes it, so it may not be there yet."""
+    """Waits for the ledger entry of an ended hold, which the worker of a store may still have to write."""
 
     hold: Hold
 
@@ -68,7 +68,7 @@ class Booked:
 
 @dataclass(slots=True)
 class TakeSlot:
-    """A place among the adapter's concurrent requests, or why there was none."""
+    """Takes one of the adapter's concurrency slots, or fails."""
 
     slots: Slots
     turn: Turn
@@ -82,10 +82,10 @@ class TakeSlot:
 
     def _failure(self) -> Failure:
         if time.monotonic() >= self.turn.until:
-            what = "no place came free among the adapter's concurrent requests"
+            what = "no concurrency slot of the adapter came free"
             return timed_out(what, maybe_billed=False, limit=self.limit)
         message = (
-            "Every place among the adapter's concurrent requests is held by a stream that is over its own deadline: "
+            "Streams that are past their own deadlines hold all concurrency slots of the adapter: "
             "close streams, or raise max_concurrency."
         )
         return Failure(kind=LLMTimeoutError, message=message, maybe_billed=False)
@@ -93,12 +93,12 @@ class TakeSlot:
 
 @dataclass(slots=True)
 class Send:
-    """One request and its whole reply, within the deadline; what goes wrong on the way is a `Failure`."""
+    """Sends one request and reads its whole reply within the deadline; errors on the way become a `Failure`."""
 
     adapter: Exchange
     request: Request
     deadline: Deadline
-    #: What is known of the exchange before the whole reply has come.
+    #: Facts about the exchange that are known before the whole reply.
     head: Head
 
     def run(self) -> Reply | Failure:
@@ -124,7 +124,7 @@ class Send:
 
 @dataclass(slots=True)
 class Pause:
-    """Time that passes before the next attempt."""
+    """Waits before the next attempt."""
 
     seconds: float
 
@@ -136,13 +136,13 @@ class Pause:
 
 
 def late(head: Head, missing: str, limit: str = "timeout_seconds") -> Failure:
-    """The failure of an exchange that was not over in time."""
+    """The failure of an exchange that did not end in time."""
     what = missing if head.sent else "no connection was made in time, so nothing was sent"
     return replace(timed_out(what, maybe_billed=head.sent, limit=limit), request_id=head.request_id)
 
 
 def broken(adapter: Exchange, head: Head, error: Exception) -> Failure:
-    """The failure of an exchange that an exception ended: before anything was sent, it costs nothing and may pass."""
+    """The failure of an exchange that an exception ended. If nothing was sent, it costs nothing and may be retried."""
     failure = adapter.transport_failure(error)
     if head.sent:
         return replace(failure, request_id=failure.request_id or head.request_id)
@@ -151,6 +151,6 @@ def broken(adapter: Exchange, head: Head, error: Exception) -> Failure:
 
 
 def timed_out(what: str, *, maybe_billed: bool, limit: str = "timeout_seconds") -> Failure:
-    """The failure of a call that is over its deadline, or over a `limit` of its own."""
+    """The failure of a call that passed its deadline, or the given `limit`."""
     message = f"{limit} is over: {what}. Raise it, or send less at once."
     return Failure(kind=LLMTimeoutError, message=message, maybe_billed=maybe_billed)

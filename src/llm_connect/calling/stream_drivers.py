@@ -1,4 +1,4 @@
-"""The two drivers of a stream: like those of a call, and what the flow yields for the caller is given on."""
+"""The two drivers of a stream: like those of a call, but they also pass chunks on to the caller."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _CHUNKS = (TextChunk, UsageChunk, FinishChunk)
 
 
 class Leave(BaseException):
-    """Thrown into a flow whose caller has left it.
+    """Thrown into a flow that its caller has left.
 
-    Not GeneratorExit: where a flow delegates to another one, Python closes that one instead of throwing, and no step
-    could be taken on the way out (PEP 380).
+    GeneratorExit would not do: Python closes the inner generator of a delegating flow instead of throwing into it, and
+    the flow could take no step on the way out (PEP 380).
     """
 
 
 def drive_stream(flow: StreamFlow) -> Generator[StreamChunk]:
-    """Run `flow` in this thread, as far as chunks are asked for."""
+    """Run `flow` in this thread, up to each chunk that the caller asks for."""
     with suppress(StopIteration, Leave):
         step = next(flow)
         while True:
@@ -39,7 +39,7 @@ def drive_stream(flow: StreamFlow) -> Generator[StreamChunk]:
 
 
 async def adrive_stream(flow: StreamFlow) -> AsyncGenerator[StreamChunk]:
-    """Run `flow` in this task, as far as chunks are asked for."""
+    """Run `flow` in this task, up to each chunk that the caller asks for."""
     with suppress(StopIteration, Leave):
         step = next(flow)
         while True:
@@ -47,7 +47,7 @@ async def adrive_stream(flow: StreamFlow) -> AsyncGenerator[StreamChunk]:
                 result = (yield step) if isinstance(step, _CHUNKS) else await step.arun()
             except GeneratorExit:
                 if not isinstance(step, _CHUNKS):
-                    # Not the stream is closed but the coroutine that waits for it: nothing can be awaited any more.
+                    # Somebody closes the coroutine that waits for the stream, so nothing can be awaited any more.
                     abandon(flow)
                     raise
                 step = flow.throw(Leave())
@@ -58,10 +58,10 @@ async def adrive_stream(flow: StreamFlow) -> AsyncGenerator[StreamChunk]:
 
 
 def abandon(flow: StreamFlow) -> None:
-    """End `flow` where nothing can be awaited; nothing when it has ended."""
+    """End `flow` when nothing can be awaited; a no-op if it has ended."""
     with suppress(StopIteration, Leave):
         step: Any = flow.throw(Leave())
         while True:
-            # On its way out a stream takes no step but `Close`.
+            # On its way out, a stream takes only the step `Close`.
             step.abandon()
             step = next(flow)

@@ -1,4 +1,4 @@
-"""What a stream waits for beside what every call does, in a sync and an async form."""
+"""The additional I/O effects of a stream, each with a sync and an async runner."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long is waited: for what, and by which limit."""
+    """How long a step waits, and the words for its failure."""
 
     deadline: Deadline
     missing: str = "no whole reply came"
     limit: str = "timeout_seconds"
 
     def failure(self, adapter: Exchange, head: Head, error: Exception) -> Failure:
-        """What an exception while waiting means."""
+        """Translate an exception of a wait."""
         if self.deadline.passed:
             return late(head, self.missing, self.limit)
         return broken(adapter, head, error)
@@ -34,7 +34,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """One request, up to the status of its reply; what goes wrong on the way is a `Failure`."""
+    """Sends one request and waits for the status of its reply; errors on the way become a `Failure`."""
 
     adapter: Exchange
     request: Request
@@ -59,7 +59,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """The next bytes of an open reply, none at its end; what goes wrong on the way is a `Failure`."""
+    """Reads the next bytes of an open reply, none at its end; errors on the way become a `Failure`."""
 
     adapter: Exchange
     reply: OpenReply | AsyncOpenReply
@@ -82,7 +82,7 @@ class Next:
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The end of an open reply; the only step that a stream takes on its way out."""
+    """Closes an open reply; the only step that a stream takes on its way out."""
 
     reply: OpenReply | AsyncOpenReply
 
@@ -95,6 +95,6 @@ class Close:
             await self.reply.aclose()  # type: ignore[union-attr]
 
     def abandon(self) -> None:
-        """The same where nothing can be awaited."""
+        """The same when nothing can be awaited."""
         with suppress(Exception):
             self.reply.abandon()

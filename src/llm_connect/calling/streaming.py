@@ -70,12 +70,12 @@ from llm_connect.protocols.wire import Answer, Failure, Reply, is_good
 if TYPE_CHECKING:
     from llm_connect.calling.ports import Exchange, Outcome, Request
 
-#: How long, once the answer is whole, the end of its bytes is waited for, so that the connection can be used again.
+#: How long to wait for the end of the bytes after a whole answer, so that the connection can be reused.
 _FOR_THE_END_SECONDS = 0.1
 
 
 class StreamedCall(Call):
-    """One call whose answer is given on while it comes."""
+    """One call that passes its answer on while it arrives."""
 
     def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:
         super().__init__(adapter, prompt, config)
@@ -90,16 +90,16 @@ class StreamedCall(Call):
 
     @property
     def text(self) -> str:
-        """The text that was given on so far."""
+        """The text that was passed on so far."""
         return "".join(self._texts)
 
     @property
     def response(self) -> LLMResponse:
-        """The response; before its end, what has come of it."""
+        """The response; before its end, the part that has arrived."""
         return self._response or self._so_far()
 
     def chunks(self) -> StreamFlow:
-        """The flow of the stream, for a driver."""
+        """Return the flow of the stream, for a driver."""
         try:
             self._response = yield from self.run()
             for chunk in chunks_of(self._response, self.text):
@@ -120,13 +120,13 @@ class StreamedCall(Call):
         if isinstance(reply, Failure):
             return reply
         self._reply, self._head.headers = reply, reply.headers
-        # Errors do not come as streams; a command has no status, and streams all that it says.
+        # Errors do not arrive as streams. A command has no status, and streams all of its output.
         self._reading = self.adapter.reading() if not reply.status or is_good(reply.status) else PlainReading()
         is_driven = True
         try:
             return (yield from self._read(reply, self._reading))
         except GeneratorExit:
-            # Garbage, with the event loop that was closed under it: nobody takes a step any more.
+            # The flow is garbage, with the event loop that was closed under it: nobody takes a step any more.
             is_driven = False
             raise
         finally:
@@ -156,7 +156,7 @@ class StreamedCall(Call):
         return self._outcome
 
     def _conclude(self) -> None:
-        """All is known before the last text is given on, which the caller may answer by leaving."""
+        """Settle before passing on the last text: the caller may stop iterating there."""
         self._outcome = self._parsed() if self._reading.whole else _NO_END
         if self.hold is not None:
             self._end(self.hold, self._outcome)
@@ -168,7 +168,7 @@ class StreamedCall(Call):
 
     def _reserve(self, tracker: BudgetTracker) -> Generator[Any, Any, Hold]:
         hold = yield from super()._reserve(tracker)
-        # The caller goes on while it is open, so that another call of its own must not wait for it.
+        # The caller goes on while it is open, so another call of the same caller must not wait for it.
         remember_own(hold)
         return hold
 
@@ -181,7 +181,7 @@ class StreamedCall(Call):
             return
         said = self._parsed()
         if self._reading.whole and isinstance(said, Answer):
-            # The model had come to its end, although nobody waited for the end of the bytes.
+            # The model had finished, although nobody waited for the end of the bytes.
             self._outcome = said
             self._end(hold, said)
         self._name(hold, self._head.request_id)
@@ -197,14 +197,14 @@ class StreamedCall(Call):
         return Patience(until, "no text came", "first_chunk_seconds")
 
     def _parsed(self) -> Outcome:
-        """What has come of the reply, as without streaming."""
+        """Parse the part of the reply that has arrived, as without streaming."""
         return outcome_of(lambda: read(self.adapter, self._whole_reply()))
 
     def _whole_reply(self) -> Reply:
         reply = self._reply
         if reply is None:
             return Reply(0, {}, self._reading.body)
-        # A command tells its headers when it has ended.
+        # A command has its headers only after its end.
         return Reply(reply.status, reply.headers, self._reading.body)
 
     def _so_far(self) -> LLMResponse:
@@ -217,7 +217,7 @@ class StreamedCall(Call):
 
 
 class ProviderStream:
-    """The source of a stream of a provider adapter: its call begins when the first chunk is asked for."""
+    """The source of a provider adapter's stream; its call begins when the caller asks for the first chunk."""
 
     def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:
         self._arguments = (adapter, prompt, config)
@@ -251,7 +251,7 @@ class ProviderStream:
 
 _TOO_LONG = Failure(
     kind=LLMAPIError,
-    message="The text of the stream is over max_reply_bytes: where it is to be read, give the adapter a larger one.",
+    message="The text of the stream is longer than max_reply_bytes: to read it, pass the adapter a larger one.",
 )
 _NO_END = Failure(
     kind=LLMConnectionError,

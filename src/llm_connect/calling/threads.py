@@ -1,4 +1,4 @@
-"""Work that blocks, in threads that can be left behind: no call, no event loop and no interpreter waits for them."""
+"""Runs blocking work in threads that can be left behind: no call, event loop or interpreter waits for them."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ _LONGEST_WAIT_BEFORE_FORK_SECONDS = 30.0
 
 
 def in_thread(work: Callable[[], T]) -> Future[T]:
-    """Begin `work` in a thread of its own."""
+    """Start `work` in a thread of its own."""
     future: Future[T] = Future()
     threading.Thread(target=_answer, args=(future, work), name="llm-connect", daemon=True).start()
     return future
 
 
 async def known(future: Future[T]) -> T:
-    """What `future` comes to, for a coroutine; cancelled, it lets the work go on."""
+    """Await `future`. A cancellation lets the work go on."""
     if not future.done():
         there = asyncio.Event()
-        # A future keeps what it calls back, for as long as the work goes on and after it.
+        # A future keeps its callbacks while the work goes on, and after it.
         future.add_done_callback(partial(_tell, ref(asyncio.get_running_loop()), ref(there)))
         await there.wait()
     return future.result()
 
 
 class Once:
-    """Work that is done once for all threads and loops that ask at the same time; again, once it has failed."""
+    """Does its work once for all threads and loops that ask at the same time, and once more after a failure."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._under_way: tuple[int, Future[Any]] | None = None
 
     def begin(self, work: Callable[[], None]) -> Future[None]:
-        """The work that is under way, or that begins now."""
+        """Return the work that is under way, or start it."""
         with self._lock:
             if self._under_way is None or self._under_way[0] != forks.generation or self._under_way[1].done():
                 self._under_way = (forks.generation, in_thread(partial(_unforked, work)))
@@ -66,7 +66,7 @@ def _tell(loop: ref[asyncio.AbstractEventLoop], there: ref[asyncio.Event], _: Fu
             waiting_in.call_soon_threadsafe(event.set)
 
 
-#: Work during which no process is forked: in the fork, what it has locked would stay locked.
+#: Work that must not overlap with a fork, by thread: the child would find its locks taken for ever.
 _unfit_to_fork: dict[int, Future[None]] = {}
 
 

@@ -1,4 +1,4 @@
-"""The budget as users import it: one that knows the list prices of the providers, for reservations of their own."""
+"""The BudgetTracker that users import: it knows the list prices of the providers, for manual reservations."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from llm_connect.core.budget import BudgetTracker as BudgetTracker
 from llm_connect.core.price import Price
 from llm_connect.core.reservations import price_lists
 
-#: Names of adapters whose provider has another id in genai-prices.
+#: Adapters whose provider has a different id in genai-prices.
 _PROVIDERS = {"gemini": "google", "claude-code": "anthropic"}
-#: Where a model is looked for when no adapter is named.
+#: The providers to search if no adapter is named.
 _OWN = ("openai", "google", "anthropic", "openrouter")
 
 
 def known_price(adapter: str | None, model: str) -> Price | None:
-    """The list price of `model` at the provider that `adapter` names; without one the dearest of those that list it."""
+    """The list price of `model` at `adapter`'s provider; without an adapter, the highest among all that list it."""
     from llm_connect.calling.prices import list_price  # it is looked for only under a limit in USD
 
     providers = _OWN if adapter is None else (_PROVIDERS.get(adapter, adapter),)

@@ -1,7 +1,7 @@
-"""What a first call needs before it can be made: the SDK, the list prices, a client. All of it before budget is held.
+"""Prepares the first call: imports the SDK and the list prices, and makes a client, before any budget is held.
 
-An import takes seconds and cannot be cut short, so it happens in a thread: the deadline and a cancellation are kept,
-and an event loop goes on.
+An import takes seconds and cannot be interrupted. So it runs in a thread: the call keeps its deadline, can be
+cancelled, and does not block an event loop.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class WarmUp:
-    """Why the adapter cannot make calls; None when it can. Without a deadline it takes as long as it takes."""
+    """Prepares the adapter; returns a failure if that is impossible, else None. No deadline means no time limit."""
 
     adapter: Exchange
     deadline: Deadline | None
-    #: Whether calls are priced by the list.
+    #: True if calls need list prices.
     priced: bool
 
     def run(self) -> Failure | None:
@@ -59,8 +59,8 @@ class WarmUp:
 
     def _failure(self, error: Exception) -> Failure:
         if self.deadline is not None and self.deadline.passed:
-            return timed_out("what the first call needs was not imported in time", maybe_billed=False)
+            return timed_out("the packages that the first call needs were not imported in time", maybe_billed=False)
         if isinstance(error, LLMError):
             return Failure(kind=type(error), message=error.message, maybe_billed=False)
-        message = f"What calls need could not be imported ({type(error).__name__}: {shown(error)}): install it anew."
+        message = f"A package for calls could not be imported ({type(error).__name__}: {shown(error)}): reinstall it."
         return Failure(kind=LLMConfigurationError, message=message, maybe_billed=False)

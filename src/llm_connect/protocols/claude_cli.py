@@ -194,7 +194,7 @@ def _failure(reply: Reply, output: Output) -> Failure:
     if said.startswith("Not logged in"):
         return _nothing_sent("The claude command is not logged in: pass api_key=, or log in with it once.")
     if result.get("terminal_reason") == "blocking_limit":
-        return _nothing_sent("The claude command holds the prompt to exceed the model's window: shorten it.")
+        return _nothing_sent("The claude command finds the prompt too long for the model's window: shorten it.")
     if result.get("api_error") == "connection_failed":
         return _cut(output, said)
     if result.get("terminal_reason") in ("api_error", "structured_output_retry_exhausted"):
@@ -217,8 +217,8 @@ def _asked_again(output: Output) -> Failure:
     """An error that the provider gave never reaches the command, so this one was the refusal of a second request."""
     return Failure(
         kind=LLMResponseError,
-        message="The claude command was not content with the reply and asked again, which is not let through: "
-        "check that base_url names the provider's API, and that the command's version is a known one.",
+        message="The claude command rejected the reply and asked again, and its second request was blocked: "
+        "check that base_url names the provider's API, and that this version of the command is supported.",
         request_id=output.request_id,
         details={"status_code": 200},
     )
@@ -231,7 +231,7 @@ def _cut(output: Output, said: str) -> Failure:
 
 
 def _no_json(output: Output) -> Failure:
-    said = f"The model answered with text instead of JSON by the schema: {shown(output.content) or 'none'}"
+    said = f"The model answered with text instead of JSON for the schema: {shown(output.content) or 'none'}"
     return _unusable(output, said, retryable=True)
 
 

@@ -58,7 +58,7 @@ def parse(reply: Reply) -> Generation | Failure:
     data = mapping(body.get("data"))
     usage = _usage_of(data)
     if usage is None:
-        return unreadable(reply, "says nothing of a generation")
+        return unreadable(reply, "does not describe a generation")
     return Generation(
         request_id=text(data.get("id")),
         model=text(data.get("model")),
@@ -73,7 +73,7 @@ def parse(reply: Reply) -> Generation | Failure:
 def _asked_too_early(failure: Failure) -> Failure:
     if failure.details.get("status_code") != 404:
         return failure
-    message = "OpenRouter knows no such generation, or not yet, as in the first seconds after a reply: ask again later."
+    message = "OpenRouter does not know this generation, or not yet (it takes some seconds): ask again later."
     return replace(failure, message=message, retryable=True)
 
 

@@ -41,7 +41,7 @@ def check_known(config: RunConfig, known: Iterable[str], provider: str) -> None:
     if not _is_sendable(config.model_params):
         wrong = [name for name, value in config.model_params.items() if not _is_sendable(value)]
         listed = ", ".join(map(repr, wrong or config.model_params))
-        raise LLMConfigurationError(f"model_params[{listed}] cannot be sent: use what JSON and UTF-8 can hold.")
+        raise LLMConfigurationError(f"model_params[{listed}] cannot be sent: use values that JSON and UTF-8 can hold.")
 
 
 def _is_sendable(value: object) -> bool:

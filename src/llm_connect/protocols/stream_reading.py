@@ -20,7 +20,7 @@ _OF_ANSWERS = (None, "", "message")
 #: What an error may say of usage.
 _FIGURES = frozenset({"usage", "usageMetadata"})
 _MOST_STRAYS = 100
-_LOST = "A part of the stream could not be read, so that the answer has a gap."
+_LOST = "A part of the stream could not be read, so the answer has a gap."
 
 
 class Assembly(Protocol):

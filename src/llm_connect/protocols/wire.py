@@ -149,7 +149,7 @@ def spent_on_thinking(content: str, finish: FinishReason) -> str | None:
     """The hint for an answer without text that ended at its limit."""
     if content or finish != "length":
         return None
-    return "The output limit was spent before any text was written, as by thinking: raise max_tokens."
+    return "The output limit was used up before any text was written, for example by thinking: raise max_tokens."
 
 
 def count(value: object) -> int:
