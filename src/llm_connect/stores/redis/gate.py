@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_connect.core.exceptions import LLMStoreError
 from llm_connect.core.holds import gather_lost
@@ -17,8 +16,15 @@ from llm_connect.stores.redis.listener import Listener
 from llm_connect.stores.redis.state import RedisState
 
 if TYPE_CHECKING:
+    from llm_connect.core.accounts import Account
+    from llm_connect.core.demand import CallFacts, Demand
     from llm_connect.core.holds import Hold
+    from llm_connect.core.ledger import LedgerEntry
+    from llm_connect.core.limits import Limits
     from llm_connect.core.scope import Scope
+    from llm_connect.core.snapshot import BudgetSnapshot
+    from llm_connect.core.thresholds import Threshold
+    from llm_connect.core.units import Amount
     from llm_connect.core.waiters import Waiter
 
 _log = logging.getLogger("llm_connect")
@@ -27,22 +33,15 @@ _RETRY_SECONDS = 1.0
 #: How often one looks by oneself, in case that a notification got lost.
 _LOOK_SECONDS = 1.0
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound="Scope")
 
 
-def informed(operation: F) -> F:
-    """Do `operation` only on what the server says now."""
+class RedisGate(RedisState):
+    """The gate of one budget in a server, in one process. Waiters, callbacks and notes are the process's own.
 
-    @wraps(operation)
-    def asked(self: RedisGate, *args: Any, **details: Any) -> Any:
-        self.stale = True
-        return operation(self, *args, **details)
-
-    return cast("F", asked)
-
-
-class WaitingGate(RedisState):
-    """What a gate in a server does otherwise than one in a file."""
+    Who is let in, who may dispatch and what a call came to is decided on what the last reply said, and written by one
+    script, on condition that it is so. What would be refused is looked at anew before.
+    """
 
     def __init__(self, *details: Any) -> None:
         super().__init__(*details)
@@ -80,7 +79,46 @@ class WaitingGate(RedisState):
         self.sure()
         return False
 
+    # Operations whose answer may only be given on what the server says now.
+
+    def change_limits(self, tracker: Scope, limits: dict[Account, int | None]) -> None:
+        self.stale = True
+        super().change_limits(tracker, limits)
+
+    def correct(self, entry_id: int, figures: Limits) -> LedgerEntry:
+        self.stale = True
+        return super().correct(entry_id, figures)
+
+    def join(self, joined: dict[str, S], child: S) -> S:
+        self.stale = True
+        return super().join(joined, child)
+
+    def read(self, tracker: Scope) -> BudgetSnapshot:
+        self.stale = True
+        return super().read(tracker)
+
+    def record(self, tracker: Scope, amount: Amount, facts: CallFacts) -> LedgerEntry:
+        self.stale = True
+        return super().record(tracker, amount, facts)
+
+    def reset(self, facts: CallFacts) -> None:
+        self.stale = True
+        super().reset(facts)
+
+    def room(self, tracker: Scope, demand: Demand, facts: CallFacts) -> int | None:
+        self.stale = True
+        return super().room(tracker, demand, facts)
+
+    def watch(self, threshold: Threshold) -> None:
+        self.stale = True
+        super().watch(threshold)
+
+    def open_slice(self, child: Scope, kept: Hold) -> bool:
+        self.stale = True
+        return super().open_slice(child, kept)
+
     def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
+        self.stale = True
         super().queue(waiter, may_wait=may_wait)
         if waiter.waiting:
             self._listener.start()
@@ -89,6 +127,8 @@ class WaitingGate(RedisState):
         if waiter.waiting:
             self.stale = True
         return super().take(waiter)
+
+    # What an operation does under the lock.
 
     def _take(self, waiter: Waiter) -> Hold | None:
         self._line.note(waiter)
@@ -152,28 +192,3 @@ class WaitingGate(RedisState):
         worker = self.__dict__.get("_worker")
         if worker is not None and worker.running:
             worker.put_end()
-
-
-class RedisGate(WaitingGate):
-    """The gate of one budget in a server, in one process. Waiters, callbacks and notes are the process's own.
-
-    Who is let in, who may dispatch and what a call came to is decided on what the last reply said, and written by one
-    script, on condition that it is so. What would be refused is looked at anew before.
-    """
-
-
-#: Operations whose answer may only be given on what the server says now.
-_INFORMED = (
-    "change_limits",
-    "correct",
-    "join",
-    "read",
-    "record",
-    "reset",
-    "room",
-    "watch",
-    "open_slice",
-    "queue",
-)
-for _name in _INFORMED:
-    setattr(RedisGate, _name, informed(getattr(WaitingGate, _name)))
