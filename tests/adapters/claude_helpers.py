@@ -11,7 +11,8 @@ import pytest
 
 from llm_connect.adapters.claude_code import ClaudeCodeAdapter
 from llm_connect.core.exceptions import LLMError
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse
 from tests.adapters.claude_binary import find_claude
 from tests.adapters.messages_server import MessagesServer
 

@@ -20,7 +20,8 @@ from llm_connect.calling.steps import Reserve, Send, TakeSlot
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMResponseError
-from llm_connect.core.models import RunConfig, Usage
+from llm_connect.core.models import RunConfig
+from llm_connect.core.usage import Usage
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from tests.calling.test_call_budget import GOOD, THROWN, Stub, config_of, steps_to
 from tests.core.budget_helpers import at_rest, outcomes

@@ -27,9 +27,11 @@ from llm_connect.core.exceptions import (
     LLMResponseError,
     LLMTimeoutError,
 )
-from llm_connect.core.models import LLMResponse, RunConfig, Usage
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.response import LLMResponse
 from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.usage import Usage
 from llm_connect.protocols.stream_reading import PlainReading
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from tests.core.budget_helpers import at_rest, outcomes

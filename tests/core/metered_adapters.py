@@ -11,7 +11,9 @@ from typing import Any
 
 from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.models import LLMResponse, RunConfig, Usage
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse
+from llm_connect.core.usage import Usage
 from tests.core.budget_helpers import PATIENCE
 
 #: 5 bytes of prompt and 95 of output are 100 tokens.

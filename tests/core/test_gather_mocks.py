@@ -7,7 +7,8 @@ import asyncio
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse
 from tests.core.budget_helpers import at_rest
 
 

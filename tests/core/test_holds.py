@@ -13,8 +13,8 @@ import pytest
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
-from llm_connect.core.models import Usage
 from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.usage import Usage
 from tests.core.budget_helpers import at_rest, in_thread, outcomes, refused
 
 ENDS = {"settle": ("settled", 30), "release": ("released", 0), "presume": ("presumed", 30)}

@@ -14,8 +14,9 @@ from llm_connect.core.demand import BoundDemand, CallFacts
 from llm_connect.core.holds import Hold
 from llm_connect.core.learning import CALM_CALLS, NOTHING_LEARNED, LearnedFactor, Seen
 from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.response import LLMResponse
 from llm_connect.core.units import Amount
 from llm_connect.core.usage import Usage
 from llm_connect.core.waiters import Waiter

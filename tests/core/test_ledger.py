@@ -12,8 +12,8 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.demand import CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.ledger import Ledger, LedgerEntry
-from llm_connect.core.models import Usage
 from llm_connect.core.units import NOTHING, Amount
+from llm_connect.core.usage import Usage
 from llm_connect.core.waiting import admit
 from tests.core.budget_helpers import at_rest
 

@@ -16,7 +16,9 @@ import pytest
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMAPIError, LLMConfigurationError, LLMError, LLMRateLimitError, LLMTimeoutError
 from llm_connect.core.mock import ErrorLLMAdapter
-from llm_connect.core.models import LLMResponse, RunConfig, Usage
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse
+from llm_connect.core.usage import Usage
 from tests.core.budget_helpers import PATIENCE, at_rest, auntil, awaits, outcomes, refused
 from tests.core.metered_adapters import PROMPT, Both, Does, Provider, Sync, answer, config_of, gather
 

@@ -12,7 +12,8 @@ from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse
 from tests.core.budget_helpers import arefused, at_rest, outcomes, refused
 from tests.core.metered_adapters import PROMPT, Both, Provider, Sync, Wrapper, answer, config_of, gather
 

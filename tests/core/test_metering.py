@@ -17,7 +17,8 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.holds import Hold
 from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse
 from llm_connect.core.units import Amount
 from tests.core.budget_helpers import at_rest, awaits, outcomes, run_all
 from tests.core.metered_adapters import PROMPT, Both, Does, Provider, Sync, Wrapper, answer, config_of, gather

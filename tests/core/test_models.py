@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from llm_connect import LLMConfigurationError, LLMResponse, RunConfig, Usage
-from llm_connect.core.models import FINISH_REASONS, check_prompt
+from llm_connect.core.checks import check_prompt
+from llm_connect.core.response import FINISH_REASONS
 
 
 def test_total_is_the_sum_of_prompt_and_completion() -> None:

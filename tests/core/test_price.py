@@ -14,8 +14,9 @@ from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price, cost_of
+from llm_connect.core.response import LLMResponse
 from llm_connect.core.terms import declared_price
 from llm_connect.core.usage import Usage
 

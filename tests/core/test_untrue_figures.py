@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.models import LLMResponse, RunConfig, Usage
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.response import LLMResponse
 from llm_connect.core.streams import AsyncLLMStream, LLMStream
-from llm_connect.core.usage import MOST_TOKENS
+from llm_connect.core.usage import MOST_TOKENS, Usage
 from tests.core.budget_helpers import at_rest, outcomes
 from tests.core.metered_adapters import PROMPT, answer, config_of
 

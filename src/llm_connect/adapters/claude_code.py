@@ -27,8 +27,9 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.counting import CountTokens, TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError, LLMSubprocessError
-from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.response import Prompt
 from llm_connect.protocols import claude_cli, claude_stream
 from llm_connect.protocols.http_failures import no_reply
 from llm_connect.protocols.stream_reading import Reading

@@ -15,8 +15,9 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.counting import CountTokens, TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.response import Prompt
 from llm_connect.protocols import generate_content
 from llm_connect.protocols.stream_reading import EventReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply

@@ -19,9 +19,10 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_count, check_number
 from llm_connect.core.counting import CountTokens, TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.core.models import RunConfig
 from llm_connect.core.money import nano_usd_of
 from llm_connect.core.price import Price
+from llm_connect.core.response import Prompt
 from llm_connect.protocols import chat_completions, openrouter_generations
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
 from llm_connect.protocols.openrouter_costs import cost_in

@@ -16,7 +16,8 @@ from llm_connect.calling.outcomes import error_for
 from llm_connect.calling.retry import pause_before_retry
 from llm_connect.calling.slots import Turn
 from llm_connect.calling.steps import Pause, Send, TakeSlot
-from llm_connect.core.models import Prompt, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import Prompt
 from llm_connect.protocols.wire import Failure, Reply
 
 if TYPE_CHECKING:

@@ -29,9 +29,10 @@ from llm_connect.core.checks import check_prompt
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
 from llm_connect.core.log import CLAMPED, CUT, RETRIED, tell
-from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd
+from llm_connect.core.response import LLMResponse, Prompt
 from llm_connect.core.terms import declared_price, log_cut, terms, tracker_of
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.protocols.wire import Answer, Failure, Reply

@@ -13,9 +13,9 @@ from llm_connect.core.exceptions import LLMError, LLMResponseError
 from llm_connect.core.holds import Ending, Hold, tell_of_end
 from llm_connect.core.log import OVERRUN
 from llm_connect.core.metering import log_unreadable, presumed_on_error
-from llm_connect.core.models import LLMResponse
 from llm_connect.core.money import nano_usd_of
 from llm_connect.core.price import Price, cost_of
+from llm_connect.core.response import LLMResponse
 from llm_connect.core.terms import cut_by
 from llm_connect.core.usage import Usage
 from llm_connect.protocols.wire import Answer, Failure, Reply

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from llm_connect.core.bounds import Bound
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.holds import Hold
-    from llm_connect.core.models import Prompt, RunConfig
+    from llm_connect.core.models import RunConfig
     from llm_connect.core.price import Price
+    from llm_connect.core.response import Prompt
     from llm_connect.core.units import Amount
     from llm_connect.protocols.stream_reading import Reading
     from llm_connect.protocols.wire import JSON, Reply

@@ -26,8 +26,9 @@ from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.counting import CountTokens, TokenCounter, counter_of, measured
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
+from llm_connect.core.response import LLMResponse, Prompt
 from llm_connect.core.streams import AsyncLLMStream, LLMStream
 from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.wire import Failure, Reply

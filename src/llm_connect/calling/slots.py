@@ -14,7 +14,7 @@ from math import inf
 
 from llm_connect.calling.loops import PerLoop
 from llm_connect.core import forks
-from llm_connect.core.models import check_count
+from llm_connect.core.checks import check_count
 
 #: For this long after its deadline a call may still be giving its slot back.
 _TO_GIVE_BACK_SECONDS = 2.0

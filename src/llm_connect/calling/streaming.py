@@ -62,7 +62,8 @@ from llm_connect.core.callers import remember_own
 from llm_connect.core.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.core.exceptions import LLMAPIError, LLMConnectionError
 from llm_connect.core.holds import Hold
-from llm_connect.core.models import LLMResponse, Prompt, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse, Prompt
 from llm_connect.core.stream_sources import nothing_yet
 from llm_connect.protocols.stream_reading import PlainReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply, is_good

@@ -8,17 +8,9 @@ from decimal import Decimal
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args
 
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.checks import check_count as check_count
-from llm_connect.core.checks import check_labels, check_mapping, check_text
-from llm_connect.core.checks import check_number as check_number
-from llm_connect.core.checks import check_prompt as check_prompt
+from llm_connect.core.checks import check_count, check_labels, check_mapping, check_number, check_text
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.response import FINISH_REASONS as FINISH_REASONS
-from llm_connect.core.response import FinishReason as FinishReason
-from llm_connect.core.response import LLMResponse as LLMResponse
-from llm_connect.core.response import Prompt as Prompt
 from llm_connect.core.units import MOST
-from llm_connect.core.usage import Usage as Usage
 
 #: What a call does whose bound does not fit the budget now.
 WhenShort: TypeAlias = Literal["wait", "refuse", "clamp"]

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 from llm_connect.core.bounds import Bound
 from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.models import FinishReason, Prompt, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import FinishReason, Prompt
 from llm_connect.protocols.http_failures import error_reply, read_answer
 from llm_connect.protocols.openai_replies import answer_of, told_by
 from llm_connect.protocols.params import check_known, json_schema

@@ -14,7 +14,8 @@ from dataclasses import replace
 from llm_connect.core.bounds import Bound, utf8_bytes
 from llm_connect.core.counting import TokenCounter
 from llm_connect.core.exceptions import LLMConfigurationError, LLMResponseError, LLMSubprocessError
-from llm_connect.core.models import FinishReason, Prompt, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import FinishReason, Prompt
 from llm_connect.protocols.claude_output import ANSWER_TOOL, Output, cost_of, object_of, read, text_of
 from llm_connect.protocols.error_bodies import ErrorFields, said_in
 from llm_connect.protocols.http_failures import error_reply, from_status, no_reply

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 from llm_connect.core.bounds import Bound
 from llm_connect.core.counting import TokenCounter
-from llm_connect.core.models import FinishReason, Prompt, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import FinishReason, Prompt
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.http_failures import read_answer
 from llm_connect.protocols.params import check_known, json_schema

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llm_connect.core.models import FinishReason
+from llm_connect.core.response import FinishReason
 from llm_connect.protocols.streamed_figures import SO_FAR
 from llm_connect.protocols.usage_figures import SILENT, Figures, Told, before_the_end, figure, figures, told
 from llm_connect.protocols.wire import (

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias, TypeVar
 
 from llm_connect.core.checks import encodable
 from llm_connect.core.exceptions import LLMError, LLMResponseError
-from llm_connect.core.models import FinishReason, Usage
+from llm_connect.core.response import FinishReason
+from llm_connect.core.usage import Usage
 from llm_connect.protocols.pages import words_of_page
 from llm_connect.protocols.usage_figures import Told
 

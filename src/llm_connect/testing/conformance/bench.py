@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse
 
 from .calls import GRACE_SECONDS, Outcome, run_cancelled
 from .means import Means, adapter_from

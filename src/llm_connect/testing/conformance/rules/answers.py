@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from llm_connect.core.models import FINISH_REASONS, LLMResponse
+from llm_connect.core.response import FINISH_REASONS, LLMResponse
 from llm_connect.core.usage import Usage
 
 from ..bench import Bench

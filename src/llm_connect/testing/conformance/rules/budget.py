@@ -9,7 +9,7 @@ from typing import Any, get_args
 from llm_connect.core.bounds import Bound, Grade
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError
-from llm_connect.core.models import LLMResponse
+from llm_connect.core.response import LLMResponse
 from llm_connect.core.usage import Usage
 
 from ..bench import Bench

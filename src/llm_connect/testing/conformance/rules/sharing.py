@@ -12,7 +12,8 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
-from llm_connect.core.models import LLMResponse, RunConfig
+from llm_connect.core.models import RunConfig
+from llm_connect.core.response import LLMResponse
 
 from ..bench import Bench
 from ..calls import GRACE_SECONDS, Outcome, run, run_together
