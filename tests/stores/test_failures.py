@@ -9,6 +9,8 @@ import shutil
 import signal
 import sqlite3
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from llm_connect.core.units import NOTHING, Amount
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
 from llm_connect.stores.sqlite.gate import SqliteGate
-from tests.core.budget_helpers import at_rest, in_thread, outcomes, until, waits
+from tests.core.budget_helpers import WAIT, at_rest, in_thread, outcomes, until, waits
 from tests.stores.crew import SECONDS, bill, crew
 from tests.stores.looking import alone
 from tests.stores.test_sharing import Busy
@@ -140,6 +142,27 @@ def test_a_waiter_whose_grant_could_not_be_written_is_told(url: str) -> None:
     assert isinstance(error, LLMStoreError)
     gate.connection.execute("PRAGMA max_page_count = 1000000")
     until(lambda: budget.snapshot().held == NOTHING)
+    at_rest(budget)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda budget: budget.set_limits(total=40), lambda budget: budget.record(60)], ids=["limit", "record"]
+)
+def test_a_refusal_that_is_rolled_back_was_none(url: str, quiet: None, change: Callable[[BudgetTracker], Any]) -> None:
+    """Who was refused by an operation that the file has not taken waits on, and is let in (STORE-10)."""
+    budget = open_budget(url, total=100)
+    blocker = budget.reserve(60)
+    waiting = in_thread(lambda: budget.reserve(50, max_wait_seconds=WAIT))
+    waits(budget, 1)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("CREATE TRIGGER fails BEFORE UPDATE ON trackers BEGIN SELECT RAISE(ABORT, 'no'); END")
+        with pytest.raises(LLMStoreError):
+            change(budget)
+        other.execute("DROP TRIGGER fails")
+    assert not waiting.done()
+    blocker.release()
+    waiting.result(20).release()
+    assert budget.snapshot().spent == NOTHING
     at_rest(budget)
 
 

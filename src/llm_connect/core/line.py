@@ -106,23 +106,18 @@ class Line:
 
     def repair(self) -> None:
         """Put everything in order after an interruption, by what the waiters themselves say."""
-        self.regroup()
-        decided = [waiter for waiter in self._queues.members if not waiter.waiting]
-        told = set(self.ready)
-        self.ready.extend(waiter for waiter in decided if waiter not in told)
-        self.untaken = [_untaken(waiter) for waiter in decided if waiter.hold is not None]
-        heapq.heapify(self.untaken)
-        self.scan()
-
-    def regroup(self) -> None:
-        """Let those stand in line that wait, whoever stood there, and be told nothing."""
         self._kept.clear()
         for waiter in list(self.ready):
             if waiter.waiting:
                 with suppress(ValueError):
                     self.ready.remove(waiter)
         self._queues.rebuild()
-        self._look_who_waits()
+        decided = [waiter for waiter in self._queues.members if not waiter.waiting]
+        told = set(self.ready)
+        self.ready.extend(waiter for waiter in decided if waiter not in told)
+        self.untaken = [_untaken(waiter) for waiter in decided if waiter.hold is not None]
+        heapq.heapify(self.untaken)
+        self.scan()
 
     def scan(self) -> None:
         """Let in, in order of arrival, all that fit now; refuse those that nothing can help any more."""

@@ -49,8 +49,3 @@ class Changes:
     def granted(self) -> list[StoredHold]:
         """The open holds that this transaction has granted."""
         return [hold for hold, before in self._holds.items() if before.row is None and not hold.ended]
-
-    def made(self, hold: object) -> bool:
-        """Whether `hold` was granted by this transaction."""
-        before = self._holds.get(hold) if isinstance(hold, StoredHold) else None
-        return before is not None and before.row is None

@@ -18,12 +18,12 @@ from llm_connect.core.clocks import wall_clock
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.core.gates import Note
 from llm_connect.core.holds import NO_ENDING, Ending, Hold, gather_lost, lost
-from llm_connect.core.line import Line
 from llm_connect.core.locks import TreeLock
 from llm_connect.core.units import NOTHING
 from llm_connect.core.waiting import in_running_loop
 from llm_connect.core.windows import Clock
 from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.line import RevisableLine
 from llm_connect.stores.outbox import StagedOutbox
 from llm_connect.stores.processes import look_after
 from llm_connect.stores.transaction import AtomicGate
@@ -75,6 +75,7 @@ class StoreGate(AtomicGate, ABC):
         self.root = root
         self._worker = StoreWorker(self)
         self._outbox = self._staged = StagedOutbox(min(_PATIENCE_SECONDS, terms.busy_seconds))
+        self._line: RevisableLine = RevisableLine(self, self.sure)
         self._learned_before: dict[Any, LearnedFactor] = {}
         #: Notes that this transaction has worked off.
         self._worked_off: list[Note] = []
@@ -105,8 +106,12 @@ class StoreGate(AtomicGate, ABC):
     def leave_connection(self) -> None:
         """In a forked process: what is connected to the store is the parent's."""
 
+    def sure(self) -> None:
+        """Go on only when what would be refused is so by what the store says now."""
+
     def _settled(self) -> None:
         """A transaction is committed."""
+        self._line.commit()
         self._learned_before = dict(self._learned)
         self.changes.clear()
         self.leases.commit()
@@ -115,6 +120,7 @@ class StoreGate(AtomicGate, ABC):
 
     def _undo(self, error: BaseException) -> None:
         """A transaction is rolled back; what is left to do comes first again, unless it may be why."""
+        self._line.undo()
         self.trackers.undo()
         self.changes.undo()
         self.leases.undo()
@@ -325,7 +331,12 @@ class StoreGate(AtomicGate, ABC):
 
     def _tell(self) -> None:
         if not self._lock.owned():
-            super()._tell()
+            self._wake_all(self._line.told)
+            self._outbox.deliver()
+
+    def _take(self, waiter: Waiter) -> Hold | None:
+        self._line.note(waiter)
+        return super()._take(waiter)
 
     def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
         super().queue(waiter, may_wait=may_wait)
@@ -365,7 +376,7 @@ class StoreGate(AtomicGate, ABC):
         self._worked_off.clear()
         self.notes.clear()
         self._suspects.clear()
-        self._line = Line(self)
+        self._line = RevisableLine(self, self.sure)
         self._staged.leave_to_parent()
         self._generation = forks.generation
 

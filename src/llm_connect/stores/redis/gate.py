@@ -11,7 +11,6 @@ from llm_connect.core.exceptions import LLMStoreError
 from llm_connect.core.holds import gather_lost
 from llm_connect.core.slices import limits_of
 from llm_connect.stores.gate import Again
-from llm_connect.stores.redis.line import RevisableLine
 from llm_connect.stores.redis.listener import Listener
 from llm_connect.stores.redis.state import RedisState
 
@@ -67,11 +66,6 @@ class RedisGate(RedisState):
                 return super()._run(operation, *args)
             except Again:
                 self.stale = True
-
-    def _tell(self) -> None:
-        if not self._lock.owned():
-            self._wake_all(self._line.told)
-            self._outbox.deliver()
 
     def _covers(self, hold: Hold) -> bool:
         if super()._covers(hold):
@@ -130,10 +124,6 @@ class RedisGate(RedisState):
 
     # What an operation does under the lock.
 
-    def _take(self, waiter: Waiter) -> Hold | None:
-        self._line.note(waiter)
-        return super()._take(waiter)
-
     def _open_slice(self, child: Scope, kept: Hold) -> bool:
         opened = super()._open_slice(child, kept)
         if opened:
@@ -183,10 +173,6 @@ class RedisGate(RedisState):
     def leave_connection(self) -> None:
         super().leave_connection()
         self._listener = Listener(self)
-
-    def leave_to_parent(self) -> None:
-        super().leave_to_parent()
-        self._line = RevisableLine(self, self.sure)
 
     def __del__(self) -> None:
         worker = self.__dict__.get("_worker")

@@ -74,7 +74,6 @@ from llm_connect.stores.redis.clock import ServerClock
 from llm_connect.stores.redis.keys import NAMES, SCHEMA, Keys
 from llm_connect.stores.redis.leases import ServerLeases
 from llm_connect.stores.redis.ledger import ServerBooks, ServerLedger
-from llm_connect.stores.redis.line import RevisableLine
 from llm_connect.stores.redis.server import NotLoaded, Server, part_of, store_error, text_of
 from llm_connect.stores.redis.states import MOST
 from llm_connect.stores.redis.terms import ServerTerms
@@ -100,7 +99,6 @@ class RedisState(StoreGate):
     leases: ServerLeases
     trackers: ServerTrackers
     books: ServerBooks
-    _line: RevisableLine
 
     def __init__(self, terms: ServerTerms, on_unknown: OnUnknown, root: int, born: bytes) -> None:
         super().__init__(terms, on_unknown, root, ServerClock())
@@ -124,7 +122,6 @@ class RedisState(StoreGate):
         self._start()
 
     def _start(self) -> None:
-        self._line = RevisableLine(self, self.sure)
         self.client: str = secrets.token_hex(8)
         self.server: Server = Server(self.terms.url, self.terms.busy_seconds)
         # Not in `__del__`: with the gate the socket would be collected, and complain that nobody has closed it.
@@ -159,7 +156,7 @@ class RedisState(StoreGate):
         self.waiters.withdraw()
 
     def sure(self) -> None:
-        """Go on only when the step at hand has asked the server."""
+        # The step at hand has asked the server, or is decided anew when it has.
         if not self.fresh:
             raise Again
 
@@ -203,7 +200,6 @@ class RedisState(StoreGate):
 
     def _keep(self) -> None:
         """What was changed is so. It may be done twice."""
-        self._line.commit()
         self.waiters.commit()
         self._settled()
         self._sent = None
@@ -233,7 +229,6 @@ class RedisState(StoreGate):
             return None
         self._sent = None
         missing = self.changes.missing() if isinstance(error, _Missing) else []
-        self._line.undo()
         self.waiters.undo()
         self._undo(error)
         self.books.undo()

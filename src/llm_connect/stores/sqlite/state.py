@@ -151,7 +151,6 @@ class TransactionalGate(StoreGate):
             self._complete()
             return None
         better, changed = self._as_llm_error(error), bool(self.changes)
-        self._take_back_grants(better or error)
         self._undo(error)
         self.books.undo()
         self.waiters.undo()
@@ -169,6 +168,7 @@ class TransactionalGate(StoreGate):
         self._settled()
         self._know_nothing()
         self._line.repair()
+        self._line.commit()
 
     def _know_nothing(self) -> None:
         """Let the next transaction read everything anew."""
@@ -204,14 +204,6 @@ class TransactionalGate(StoreGate):
         if isinstance(error, OverflowError):
             return LLMConfigurationError("A figure is too large for a store: it takes up to 9,223,372,036,854,775,807.")
         return None
-
-    def _take_back_grants(self, error: BaseException) -> None:
-        """Waiters that this transaction has let in are not, as it is undone: they wait on, unless the store is lost."""
-        for _, _, waiter in self._line.untaken:
-            if self.changes.made(waiter.hold):
-                waiter.hold = None
-                waiter.error = error if isinstance(error, LLMError) else None
-        self._line.regroup()
 
     def tick(self) -> float:
         """What the worker does now and then: what is left to do, the lease, and a look at what others have done."""
