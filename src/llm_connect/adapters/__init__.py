@@ -1,1 +1,1 @@
-"""Who carries a protocol: credentials, endpoint, client and quirks of each provider."""
+"""The carriers of protocols: credentials, endpoint, client and quirks of each provider."""

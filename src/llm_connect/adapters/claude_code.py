@@ -45,13 +45,13 @@ _ARGUMENTS = (
     "--no-session-persistence",
     "--strict-mcp-config",
     *("--setting-sources", ""),
-    # Any request exceeds it, so that the command ends after the first one instead of going on by itself.
+    # Any request exceeds it, so the command ends after the first one instead of going on by itself.
     *("--max-budget-usd", "0.000001"),
 )
 _SWITCHES = {
     "CLAUDE_CODE_DISABLE_ATTACHMENTS": "1",
     "CLAUDE_CODE_DISABLE_CLAUDE_MDS": "1",
-    # With experimental betas or the refusal fallback on, a 400 is sent a second time without them.
+    # With experimental betas or the refusal fallback on, the command repeats a request after a 400 without them.
     "CLAUDE_CODE_DISABLE_EXPERIMENTAL_BETAS": "1",
     "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
@@ -61,14 +61,14 @@ _SWITCHES = {
     "CLAUDE_CODE_MAX_RETRIES": "0",
     "DISABLE_AUTOUPDATER": "1",
     "DISABLE_ERROR_REPORTING": "1",
-    # Written to a cache, input is dearer than its list price.
+    # Input that is written to a cache costs more than its list price.
     "DISABLE_PROMPT_CACHING": "1",
     "DISABLE_TELEMETRY": "1",
-    # A budget of thinking above the output limit is a 400; models that think by effort do not heed this one.
+    # A thinking budget above the output limit is a 400; models that think by effort ignore it.
     "MAX_THINKING_TOKENS": "0",
 }
-#: Without it, settings of the machine's administrator may name another endpoint or a proxy, which pass the relay by;
-#: with it, the command does not see the login that it has stored.
+#: Without it, settings of the machine's administrator may name another endpoint or a proxy, which bypass the relay.
+#: With it, the command does not see its stored login.
 _NO_OTHER_WAY = {"CLAUDE_CODE_PROVIDER_MANAGED_BY_HOST": "1"}
 _LONGEST_TIMER_MS = 2**31 - 1
 
@@ -80,20 +80,20 @@ class ClaudeCodeAdapter(ProviderAdapter):
         print(adapter.execute_prompt("Hello").content)
 
     api_key: else the environment variable ANTHROPIC_API_KEY; without one, LLMConfigurationError.
-    login: True uses the login of whoever runs this (CLAUDE_CODE_OAUTH_TOKEN, or what `claude` has stored) and
-        no key. `response.cost` is then what the API would have charged.
+    login: True uses the user's login (CLAUDE_CODE_OAUTH_TOKEN, or the one that `claude` has stored) and no key.
+        `response.cost` is then the amount that the API would have charged.
     cli_path: else `claude` on the PATH.
     base_url: else the environment variable ANTHROPIC_BASE_URL, else Anthropic's.
     max_concurrency: processes at once, for all threads and for each event loop; one takes about 200 MB.
-    budget_tracker: the budget of calls whose config has none.
-    price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
-        Anthropic's own endpoint the list price.
+    budget_tracker: the budget of calls without one in their config.
+    price: the price of `model`, for a budget that limits USD; else the budget's `prices`, else, at Anthropic's own
+        endpoint, the list price.
     count_tokens: a tokenizer, which makes the bound of a prompt tighter than its bytes.
 
     One call is one process and one request: the process reaches its provider through a relay on loopback, which
-    lets no second one through and follows no redirect. Only a login without a base_url goes without it. The
-    prompt is data: no file mention, command, hook, project file or tool acts. The process gets an environment
-    made for it, an empty directory, and nothing of the user's but the login. Temperature cannot be sent.
+    blocks a second request and follows no redirects. Only a login without a base_url does without the relay. The
+    prompt is data: no file mention, command, hook, project file or tool takes effect. The process gets an environment
+    made for it, an empty directory, and nothing of the user's except the login. Temperature cannot be sent.
     `model_params` may have `effort` (low to max; without it, thinking is off where the command can turn it off)
     and `json_schema`, whose answer is the model's own JSON, not checked against the schema. Proxies of the
     environment are not used. POSIX only.
@@ -194,13 +194,13 @@ class ClaudeCodeAdapter(ProviderAdapter):
 
     @contextmanager
     def _run(self, body: JSON, deadline: Deadline, addresses: Addresses) -> Iterator[_Run]:
-        """The command for one request, with the directory and the relay that it has while it runs."""
+        """Set up the command for one request, with its directory and its relay while it runs."""
         with ExitStack() as ends:
             with subprocesses.starting():
                 place = ends.enter_context(workplace())
                 strands = ends.enter_context(Strands())
                 (place / "work").mkdir()
-                # In a file, because arguments are short, and shown to every user of the machine.
+                # In a file, because arguments are limited in length, and visible to every user of the machine.
                 (place / "system-prompt").write_bytes(body["system_prompt"].encode())
                 relay = self._relay(body, addresses, strands)
             command = Command(
@@ -210,7 +210,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
                 stdin=body["prompt"].encode(),
             )
             if relay is None and not deadline.passed:
-                # The command goes to its provider by itself, and does not say when.
+                # The command connects to its provider by itself, and nobody sees when.
                 note_sent()
             run = _Run(command, strands, relay)
             try:
@@ -251,7 +251,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
 
 @dataclass(slots=True)
 class _Run:
-    """One run of the command, and what came of it."""
+    """One run of the command, and its result."""
 
     command: Command
     strands: Strands
@@ -259,11 +259,11 @@ class _Run:
     reply: Reply = field(init=False)
 
     def ended(self, finished: Finished) -> None:
-        """A process has no HTTP status: 0."""
+        """Keep the result as a reply, with the status 0, since a process has no HTTP status."""
         self.reply = Reply(0, self.headers_of(finished), finished.stdout)
 
     def headers_of(self, finished: Finished) -> dict[str, str]:
-        """The exit code, the end of standard error, and what the relay saw of the request."""
+        """The exit code, the end of standard error, and the relay's facts about the request."""
         headers = {"exit-code": str(finished.return_code), "stderr": finished.stderr}
         if self.relay is not None:
             headers |= {"sent": "yes" if self.relay.head.sent else "no", "request-id": self.relay.request_id}
@@ -306,7 +306,7 @@ def _users_own() -> dict[str, str]:
 
 
 def _endpoint(base_url: str | None, login: bool) -> Endpoint | None:
-    """Where the relay sends to; None where the command itself goes to Anthropic, which its login is for."""
+    """The target of the relay; None if the command itself connects to Anthropic, for which its login is."""
     named = base_url_from(base_url, "ANTHROPIC_BASE_URL")
     return None if login and not named else Endpoint.of(named or BASE_URL)
 

@@ -1,4 +1,4 @@
-"""One run of a command whose output is read while it comes."""
+"""One run of a command whose output is read while it arrives."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from llm_connect.calling.deadline import Deadline
 
 
 class CommandStream:
-    """The output of a command that has been started; in a thread, or in an event loop.
+    """The output of a running command, in a thread or in an event loop.
 
-    headers: empty until the command has ended by itself, then what `headers_of` says of it.
-    ends: what ends with it, after the command.
+    headers: empty until the command has ended by itself, then the result of `headers_of`.
+    ends: is closed with it, after the command.
 
-    Closing it early ends the strands first, with their connections, and then the command with all of its group.
+    Closing it early ends the strands and their connections first, and then the command with its whole group.
     """
 
     status = 0

@@ -41,21 +41,21 @@ class GeminiAdapter(CarriedAdapter):
         It travels in a header, never in the address.
     base_url: else the environment variable GOOGLE_GEMINI_BASE_URL, else Google's.
     max_concurrency: requests under way at once, for all threads and for each event loop.
-    budget_tracker: the budget of calls whose config has none.
-    price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
-        Google's own endpoint the list price.
+    budget_tracker: the budget of calls without one in their config.
+    price: the price of `model`, for a budget that limits USD; else the budget's `prices`, else, at Google's own
+        endpoint, the list price.
     count_tokens: a tokenizer, which makes the bound of a prompt tighter than its bytes; "provider" asks Gemini itself
         (`countTokens`) before each call with a budget, which takes a round trip and costs nothing.
     verify: True trusts SSL_CERT_FILE and SSL_CERT_DIR of the environment, else certifi's roots; or the path of a file
         or directory of certificates, an `ssl.SSLContext`, or False for no check at all.
     proxy: the address of a proxy, such as "http://user:password@proxy.example:3128"; by default none.
-    http_client, async_http_client: clients of httpx2 of your own, each for its form of the call. They are not closed,
-        follow no redirect here, and an async one belongs to the one event loop that uses it.
-    max_reply_bytes, max_reply_structure: the bytes of a reply, unpacked, and its brackets and commas. Whoever raises
-        them lets one reply stop an event loop: reading 64 MiB takes 2 to 5 s, and up to 22 times its size in memory.
+    http_client, async_http_client: your own httpx2 clients, each for its form of the call. The adapter never closes
+        them, and they follow no redirects here. An async client belongs to the one event loop that uses it.
+    max_reply_bytes, max_reply_structure: the most bytes of a decoded reply, and the most brackets and commas. Larger
+        limits let one reply block an event loop: reading 64 MiB takes 2 to 5 s and up to 22 times that in memory.
 
-    Vertex AI is not used, whatever GOOGLE_GENAI_USE_VERTEXAI says. The SDK's retries are off, redirects are not
-    followed, proxies of the environment are not used.
+    The adapter never uses Vertex AI, whatever GOOGLE_GENAI_USE_VERTEXAI says. The SDK's retries are off. Redirects are
+    not followed, and proxies of the environment are not used.
     """
 
     provider: ClassVar[str] = "gemini"
@@ -145,7 +145,7 @@ def _with_collection(model: str) -> str:
 
 
 def _endpoint(base_url: str) -> tuple[str, str | None]:
-    """The address and the version that the SDK puts behind it; None for its own. Google's may be given with one."""
+    """The base URL and the version that the SDK appends to it; None for the SDK's own. Google's may include one."""
     address, _, version = base_url.rstrip("/").rpartition("/")
     if _VERSION.fullmatch(version) and same_endpoint(address, BASE_URL):
         return address, version
@@ -153,6 +153,6 @@ def _endpoint(base_url: str) -> tuple[str, str | None]:
 
 
 def _check_model(model: str) -> None:
-    """The model is a part of the address, and must not change the rest of it."""
+    """Check the model: it becomes a part of the URL, and must not change the rest of it."""
     if _MODEL.fullmatch(model) is None or ".." in model:
         raise LLMConfigurationError("model must be the name of a Gemini model, such as 'gemini-2.5-flash'.")

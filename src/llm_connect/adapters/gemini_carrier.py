@@ -22,8 +22,8 @@ from llm_connect.protocols.wire import Failure, Reply, unreadable
 class GeminiCarrier(Carrier):
     """Posts through the SDK's low-level `request`, which all its methods use, and takes the raw reply.
 
-    The public method takes a body only as a part of its `config`, which it turns over three times for each call. The
-    SDK is told not to retry and not to turn to Vertex AI, whatever the environment says.
+    The public method takes a body only as a part of its `config`, which it converts three times for each call. The
+    SDK is told not to retry, and not to use Vertex AI, whatever the environment says.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class GeminiCarrier(Carrier):
         self._options = options
 
     def prepare(self) -> None:
-        """The SDK imports more with its first client, and with the first use of its async form."""
+        """Do the SDK's late imports, which come with its first client and its first async use."""
         with self._client() as client:
             _ = client.aio
 
@@ -92,14 +92,14 @@ class GeminiCarrier(Carrier):
         return AsyncHttpStream(await sender.send(_made(client, sender, request), stream=True))
 
     def failure_of(self, error: Exception) -> Failure:
-        # The SDK decodes a reply by the charset that its header claims.
+        # The SDK decodes a reply by the charset in its header.
         if isinstance(error, UnicodeError) and not isinstance(error, UnicodeEncodeError):
             return unreadable(Reply(200, {}, b""), "is not in the charset that it claims")
         return http.failure_of(error)
 
     def _client(self) -> genai.Client:
-        # Both are given, although one is used, and a context for websockets, which are not used at all: for each that
-        # is missing, the SDK loads the trusted roots, which takes longer than a call and stops an event loop meanwhile.
+        # The SDK gets both clients, although it uses one, and a context for websockets, which it never uses. For each
+        # missing one it would load the trusted roots, which takes longer than a call and blocks an event loop.
         options = types.HttpOptions(
             base_url=self._base_url,
             api_version=self._version,
@@ -135,7 +135,7 @@ def _error_reply(error: errors.APIError) -> Reply:
 
 
 def _made(client: genai.Client, sender: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
-    """The request of a stream as the SDK makes it; the SDK would take any status but 200 for an error, and read all."""
+    """Build the request of a stream as the SDK does. The SDK itself takes any status but 200 for an error."""
     arguments = {**_arguments(request), "request_dict": dict(request.body)}
     made = client._api_client._build_request(**arguments)  # type: ignore[arg-type]
     headers = {name: value for name, value in made.headers.items() if value is not None}

@@ -39,7 +39,7 @@ _DIALECT = Dialect(
 
 @dataclass(frozen=True, slots=True)
 class _API:
-    """Where a format is spoken, and the functions of its protocol."""
+    """The path of a format, and the functions of its protocol."""
 
     path: str
     render: Callable[..., JSON]
@@ -81,33 +81,32 @@ class OpenAIAdapter(CarriedAdapter):
         adapter = OpenAIAdapter(model="gpt-4.1-mini")
         print(adapter.execute_prompt("Hello").content)
 
-    api: the format that is spoken, "chat_completions" or "responses"; OpenAI's newest models need the second.
+    api: the wire format, "chat_completions" or "responses"; OpenAI's newest models need the second.
     api_key: else the environment variable OPENAI_API_KEY; without one, LLMConfigurationError.
     base_url: else the environment variable OPENAI_BASE_URL, else OpenAI.
-    client, async_client: SDK clients of your own, for a proxy for example, each for its form of the call. Their
-        retries are turned off, they are not closed, and an `async_client` belongs to the one event loop that
-        uses it.
+    client, async_client: your own SDK clients, for a proxy for example, each for its form of the call. The adapter
+        turns their retries off and never closes them. An `async_client` belongs to the one event loop that uses it.
     max_concurrency: requests under way at once, for all threads and for each event loop.
-    budget_tracker: the budget of calls whose config has none.
-    price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
-        OpenAI's own endpoint the list price.
+    budget_tracker: the budget of calls without one in their config.
+    price: the price of `model`, for a budget that limits USD; else the budget's `prices`, else, at OpenAI's own
+        endpoint, the list price.
     count_tokens: a tokenizer, which makes the bound of a prompt tighter than its bytes; with api="responses" also
         "provider", which asks OpenAI itself (`/responses/input_tokens`) before each call with a budget: a round trip
         that costs nothing.
     verify: True trusts SSL_CERT_FILE and SSL_CERT_DIR of the environment, else certifi's roots; or the path of a file
         or directory of certificates, an `ssl.SSLContext`, or False for no check at all.
     proxy: the address of a proxy, such as "http://user:password@proxy.example:3128"; by default none.
-    http_client, async_http_client: clients of httpx2 of your own, each for its form of the call. They are not closed,
-        follow no redirect here, and an async one belongs to the one event loop that uses it.
-    max_reply_bytes, max_reply_structure: the bytes of a reply, unpacked, and its brackets and commas. Whoever raises
-        them lets one reply stop an event loop: reading 64 MiB takes 2 to 5 s, and up to 22 times its size in memory.
+    http_client, async_http_client: your own httpx2 clients, each for its form of the call. The adapter never closes
+        them, and they follow no redirects here. An async client belongs to the one event loop that uses it.
+    max_reply_bytes, max_reply_structure: the most bytes of a decoded reply, and the most brackets and commas. Larger
+        limits let one reply block an event loop: reading 64 MiB takes 2 to 5 s and up to 22 times that in memory.
 
     The output limit is sent as `max_completion_tokens`, or as `max_output_tokens` of responses; both cover thinking
-    (OpenAPI document 2.3.0). Responses takes no limit below 16: a smaller one is held and sent as 16. A reply of
-    responses is not stored at OpenAI, unless `model_params` has `store`.
-    Under a limit in USD `service_tier` "default" is sent to OpenAI, unless `model_params` names another tier, which is
-    then priced: without one the settings of the project decide (OpenAI's API reference).
-    The SDK's retries are off, redirects are not followed, proxies of the environment are not used.
+    (OpenAPI document 2.3.0). Responses accepts no limit below 16: a smaller one is held and sent as 16. OpenAI does
+    not store a reply of responses unless `model_params` has `store`.
+    Under a USD limit, requests to OpenAI carry `service_tier` "default", or the tier in `model_params`, and that tier
+    is priced. Without one, the settings of the project would decide (OpenAI's API reference).
+    The SDK's retries are off. Redirects are not followed, and proxies of the environment are not used.
     """
 
     provider: ClassVar[str] = "openai"
@@ -160,7 +159,7 @@ class OpenAIAdapter(CarriedAdapter):
 
     @cached_property
     def _own_endpoint(self) -> bool:
-        """Whether OpenAI itself is asked, by either form of the call."""
+        """True if the user's own clients, or else `base_url`, go to OpenAI itself."""
         own = [str(given.base_url) for given in (self._own_client, self._own_async_client) if given is not None]
         return all(map(_is_openais, own or [self._base_url]))
 
@@ -189,7 +188,7 @@ class OpenAIAdapter(CarriedAdapter):
         return str(config.model_params.get("service_tier") or DEFAULT_TIER)
 
     def priced(self, request: Request, price: Price) -> Request:
-        """With the tier that is priced, as without one the settings of the user's project would decide."""
+        """Add the priced tier. Without a tier, the settings of the user's project would decide."""
         if not self._own_endpoint or request.body.get("service_tier"):
             return request
         return replace(request, body={**request.body, "service_tier": DEFAULT_TIER})
@@ -213,7 +212,7 @@ class OpenAIAdapter(CarriedAdapter):
 
 
 def _is_openais(address: str) -> bool:
-    """Whether OpenAI answers at `address`, in whichever region."""
+    """True if OpenAI answers at `address`, in any region."""
     host = host_of(address)
     return host == _HOST or host.endswith(f".{_HOST}")
 

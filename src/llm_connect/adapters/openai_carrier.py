@@ -18,13 +18,13 @@ from llm_connect.protocols.wire import Failure, Reply
 
 T = TypeVar("T", httpx2.Client, httpx2.AsyncClient)
 
-#: Headers by which the SDK tells about this machine. Each costs a hundredth of a call, and the provider needs none.
+#: The SDK's headers about this machine. Each costs a hundredth of a call, and the provider needs none of them.
 _ABOUT_THIS_MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
 
 
 class OpenAICarrier(Carrier):
-    """Posts through the SDK's low-level `post` and leaves the reply unparsed: errors under a good status, which
-    the SDK's own parsing turns into foreign exceptions or half-empty objects, reach the protocol as they are.
+    """Posts through the SDK's low-level `post` and leaves the reply unparsed. The SDK's own parsing would turn errors
+    under a good status into foreign exceptions or half-empty objects; so they reach the protocol as they are.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class OpenAICarrier(Carrier):
         self._max_connections = max_connections
         self._http = options
         self._own_client, self._own_async_client = client, async_client
-        #: What the SDK would put before a path at each call; a client of the user's own has rules of its own for that.
+        #: The URL that the SDK would put before a path at each call. The user's own client has its own rules for that.
         self._base = ""
 
     def make(self) -> openai.OpenAI:
@@ -117,14 +117,14 @@ class OpenAICarrier(Carrier):
 
 
 def _bare(client: T) -> T:
-    """The client without headers that the SDK brings itself or HTTP/1.1 implies: they are merged for each call."""
+    """Remove headers of the SDK, and those that HTTP/1.1 implies, because the SDK would merge them for each call."""
     for name in ("Accept", "Connection", "User-Agent"):
         del client.headers[name]
     return client
 
 
 def _arguments(request: Request) -> dict[str, Any]:
-    # A client of the user's own follows redirects, and would send the prompt on.
+    # The user's own client follows redirects, and would send the prompt elsewhere.
     return {"cast_to": httpx2.Response, "body": request.body, "options": {"follow_redirects": False}}
 
 

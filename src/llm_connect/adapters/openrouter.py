@@ -40,7 +40,7 @@ _DIALECT = Dialect(
     provider="openrouter",
     limit_field="max_tokens",
     params=SHARED_PARAMS | {"min_p", "provider", "reasoning", "repetition_penalty", "top_a", "top_k"},
-    # Without it a provider that does not know the output limit may ignore it (OpenRouter's documentation).
+    # Without it, a provider that does not support the output limit may ignore it (OpenRouter's documentation).
     fixed={"provider": {"require_parameters": True}},
 )
 
@@ -53,24 +53,24 @@ class OpenRouterAdapter(CarriedAdapter):
 
     api_key: else the environment variable OPENROUTER_API_KEY; without one, LLMConfigurationError.
     base_url: else OpenRouter.
-    app_name, app_url: what OpenRouter shows as the caller (`X-OpenRouter-Title`, `HTTP-Referer`).
+    app_name, app_url: the caller's name and address at OpenRouter (`X-OpenRouter-Title`, `HTTP-Referer`).
     max_concurrency: requests under way at once, for all threads and for each event loop.
-    budget_tracker: the budget of calls whose config has none.
-    price: what tokens of `model` cost, for a budget that limits USD; else what that budget's `prices` say, else at
-        OpenRouter's own endpoint the list price.
+    budget_tracker: the budget of calls without one in their config.
+    price: the price of `model`, for a budget that limits USD; else the budget's `prices`, else, at OpenRouter's own
+        endpoint, the list price.
     count_tokens: a tokenizer, which makes the bound of a prompt tighter than its bytes.
     verify: True trusts SSL_CERT_FILE and SSL_CERT_DIR of the environment, else certifi's roots; or the path of a file
         or directory of certificates, an `ssl.SSLContext`, or False for no check at all.
     proxy: the address of a proxy, such as "http://user:password@proxy.example:3128"; by default none.
-    http_client, async_http_client: clients of httpx2 of your own, each for its form of the call. They are not closed,
-        follow no redirect here, and an async one belongs to the one event loop that uses it.
-    max_reply_bytes, max_reply_structure: the bytes of a reply, unpacked, and its brackets and commas. Whoever raises
-        them lets one reply stop an event loop: reading 64 MiB takes 2 to 5 s, and up to 22 times its size in memory.
+    http_client, async_http_client: your own httpx2 clients, each for its form of the call. The adapter never closes
+        them, and they follow no redirects here. An async client belongs to the one event loop that uses it.
+    max_reply_bytes, max_reply_structure: the most bytes of a decoded reply, and the most brackets and commas. Larger
+        limits let one reply block an event loop: reading 64 MiB takes 2 to 5 s and up to 22 times that in memory.
 
-    Every reply carries its cost in USD, which `response.cost` gives. Only providers that know all parameters of a
-    request are used (`require_parameters`), so that the output limit is honoured, and under a limit in USD only those
-    that ask for no more than the price that is held (`max_price`, in USD for a million tokens and for a request:
-    OpenRouter's documentation of MaxPrice). Redirects are not followed, proxies of the environment are not used.
+    Every reply carries its cost in USD, which becomes `response.cost`. OpenRouter uses only providers that support all
+    parameters of a request (`require_parameters`), so that they honour the output limit. Under a USD limit it uses only
+    those that ask for no more than the held price (`max_price`, in USD for a million tokens and for a request:
+    OpenRouter's documentation of MaxPrice). Redirects are not followed, and proxies of the environment are not used.
     """
 
     provider: ClassVar[str] = "openrouter"
@@ -131,7 +131,7 @@ class OpenRouterAdapter(CarriedAdapter):
         )
 
     def look_up_generation(self, request_id: str, *, timeout_seconds: float = 30.0, max_retries: int = 4) -> Generation:
-        """What OpenRouter has booked for a request, also for one whose reply never came.
+        """Look up OpenRouter's record of a request, even if its reply never arrived.
 
             except LLMConnectionError as error:
                 if error.request_id and error.ledger_entry:
@@ -139,9 +139,9 @@ class OpenRouterAdapter(CarriedAdapter):
                     tracker.correct(error.ledger_entry, tokens=told.usage.total_tokens, usd=told.cost)
 
         request_id: `response.metadata["request_id"]` or `error.request_id`, as "gen-...".
-        timeout_seconds: a total. max_retries: how often it is asked again, as OpenRouter takes some seconds to know.
+        timeout_seconds: a total. max_retries: how often to ask again, since the record takes some seconds to appear.
 
-        It costs nothing and books nothing. Raises LLMError; an id that OpenRouter does not know is an LLMAPIError of
+        It costs nothing and books nothing. Raises LLMError; for an id that OpenRouter does not know, LLMAPIError with
         status 404.
         """
         return drive(self._look_up(request_id, timeout_seconds, max_retries))
@@ -167,7 +167,7 @@ class OpenRouterAdapter(CarriedAdapter):
         return Request("/chat/completions", model, body)
 
     def priced(self, request: Request, price: Price) -> Request:
-        """With `max_price`, so that no provider is chosen that asks for more than is held."""
+        """Add `max_price`, so that OpenRouter chooses no provider above the held price."""
         routing = request.body["provider"]
         body = {**request.body, "provider": {**routing, "max_price": _max_price(price, routing.get("max_price"))}}
         return replace(request, body=body)
@@ -178,7 +178,7 @@ class OpenRouterAdapter(CarriedAdapter):
     def streamed(self, request: Request) -> Request:
         body = chat_completions.streamed(request.body)
         if self._own_endpoint:
-            # It always tells the usage; what a request asks for besides could keep providers out (require_parameters).
+            # The usage always comes; asking for it could exclude providers (require_parameters).
             del body["stream_options"]
         return replace(request, body=body)
 
@@ -191,9 +191,9 @@ class OpenRouterAdapter(CarriedAdapter):
 
 
 def _max_price(price: Price, wished: object) -> JSON:
-    """USD for a million tokens and for a request, as OpenRouter compares them with the list prices of its providers.
+    """USD for a million tokens and for a request, in the form that OpenRouter compares with its providers' list prices.
 
-    What the caller wishes stays, unless it is more.
+    The caller's own limits stay, unless they are higher.
     """
     if not isinstance(wished, dict | None):
         raise LLMConfigurationError("model_params['provider']['max_price'] must be a dict.")

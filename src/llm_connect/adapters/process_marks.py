@@ -1,8 +1,8 @@
-"""Finding the processes that a command has left behind, also those that have a session of their own.
+"""Finds the processes that a command has left behind, even those with a session of their own.
 
-The environment of a command carries a mark that is its own, and its children inherit it. Where there is a /proc, as on
-Linux, all that carry the mark are found, whoever their parent is by now. A process that is given another environment on
-purpose is not.
+Each command has its own mark in its environment, and its children inherit it. On a system with /proc, such as Linux,
+all processes with the mark are found, whoever their parent is by now. A process that was deliberately given another
+environment is not found.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from contextlib import suppress
 
 _NAME = "LLM_CONNECT_RUN"
 _PROC = "/proc"
-#: A process may have made another while it was looked for.
+#: A process may start another one during the search.
 _MOST_ROUNDS = 20
 
 
 def new_mark() -> dict[str, str]:
-    """The variable to put into the environment of one command."""
+    """Make the variable for the environment of one command."""
     return {_NAME: secrets.token_hex(16)}
 
 
 def kill_marked(mark: dict[str, str]) -> None:
-    """End all processes that carry the mark."""
+    """Kill all processes with the mark."""
     wanted = f"{_NAME}={mark[_NAME]}".encode()
     for _ in range(_MOST_ROUNDS):
         if not [pid for pid in _processes() if _killed(pid, wanted)]:
@@ -38,7 +38,7 @@ def _processes() -> Iterator[int]:
 
 
 def _killed(pid: int, wanted: bytes) -> bool:
-    """Whether the process carried the mark, and was ended; its number cannot pass to another in the meantime."""
+    """Kill the process if it has the mark; True if it was killed. Its number cannot pass to another one meanwhile."""
     if not _carries(pid, wanted):
         return False
     with suppress(OSError):
@@ -57,5 +57,5 @@ def _carries(pid: int, wanted: bytes) -> bool:
         with open(f"{_PROC}/{pid}/environ", "rb") as file:
             return wanted in file.read().split(b"\0")
     except OSError:
-        # It has ended, or is another user's; of a zombie there is nothing to read.
+        # It has ended, or belongs to another user; a zombie has nothing to read.
         return False

@@ -1,8 +1,8 @@
-"""A way from one run of a command to its provider that lets exactly one request through.
+"""A relay between one run of a command and its provider, which lets exactly one request through.
 
-The command sends by its own rules: it follows redirects, and asks again after some errors. Behind a relay it cannot:
-what it sends beyond its one request is refused here, and whatever but a good reply comes from the provider is not shown
-to it. The relay listens on loopback only, and serves only who knows the address of this one call.
+The command sends by its own rules: it follows redirects, and repeats a request after some errors. Behind a relay it
+cannot. The relay refuses all further requests, and shows the command only a good reply. It listens on loopback only,
+and serves only clients that know the address of this one call.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llm_connect.protocols.wire import Reply, request_id
 _MESSAGES = "/v1/messages"
 _MOST_REQUEST_BYTES = 256 * 1024 * 1024
 _MOST_ERROR_BYTES = 1024 * 1024
-#: More clients that have not shown that they know the address are not served at the same time.
+#: The most clients at the same time that have not shown that they know the address.
 _MOST_STRANGERS = 8
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _UNTIL_THERE_IS_ROOM = Pause(0.05)
@@ -37,7 +37,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class ErrorReply(Exception):
-    """The provider answered, but not with 2xx: `reply` is what it said."""
+    """The provider answered, but not with 2xx; `reply` is its answer."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.status)
@@ -45,20 +45,20 @@ class ErrorReply(Exception):
 
 
 class NotConnected(Exception):
-    """No connection to the provider could be made; `__cause__` is why."""
+    """No connection to the provider could be made; `__cause__` is the reason."""
 
 
 class ConnectionBroke(Exception):
-    """The provider's reply did not come to its end; `__cause__` is why."""
+    """The provider's reply broke off; `__cause__` is the reason."""
 
 
 class NotAdmitted(Exception):
-    """The command's request is not the one it was told to make."""
+    """The command's request is not the one that it was told to make."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a provider is: `Endpoint.of("https://gateway.example/claude")`."""
+    """The address of a provider: `Endpoint.of("https://gateway.example/claude")`."""
 
     tls: bool
     host: str
@@ -68,7 +68,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, base_url: str) -> Endpoint:
-        """Raises LLMConfigurationError for what is no http(s) address."""
+        """Parse an address. Raises LLMConfigurationError if it is not an http(s) address."""
         with suppress(ValueError):
             parts = urlsplit(base_url)
             default = _PORTS.get(parts.scheme, 0)
@@ -81,7 +81,7 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """The address, with all of its parts."""
+        """The complete address."""
         return f"{'https' if self.tls else 'http'}://{self.netloc}{self.prefix}"
 
     def addresses(self, deadline: Deadline) -> Addresses:
@@ -102,15 +102,15 @@ class Endpoint:
 
 
 class Relay:
-    """The relay of one run, as strands among `strands`, which close it.
+    """The relay of one run. It consists of strands among `strands`, which close it.
 
-    url: what the command is given in place of the endpoint's address.
-    head: is told when the first byte of the request leaves.
-    request_id: under which the provider knows a request that it answered with 2xx; else empty.
-    admits: whether a request body is the one that the command was told to send.
+    url: the address that the command gets instead of the endpoint's.
+    head: notes when the first byte of the request leaves.
+    request_id: the provider's id of a request that it answered with 2xx; else empty.
+    admits: checks that a request body is the one that the command was told to send.
 
-    What ends the run is raised by the strands: ErrorReply, NotConnected, ConnectionBroke, NotAdmitted. A reply with 2xx
-    is passed on as it comes.
+    The strands raise whatever ends the run: ErrorReply, NotConnected, ConnectionBroke, NotAdmitted. The relay passes a
+    2xx reply on while it arrives.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Relay:
         self._admits = admits
         self._strands = strands
         self._taken = False
-        #: Who has not shown that it knows the address, the oldest first.
+        #: Clients that have not shown that they know the address, the oldest first.
         self._strangers: OrderedDict[Stream, Strand] = OrderedDict()
         self.head: Sent = head
         self.request_id: str = ""
@@ -139,14 +139,14 @@ class Relay:
                     connection, _ = listener.accept()
                 except OSError as error:
                     if error.errno in _NO_ROOM:
-                        # Who waits to be accepted goes on waiting, and costs nothing.
+                        # Clients in the backlog go on waiting, and cost nothing.
                         yield (_UNTIL_THERE_IS_ROOM,)
                     continue
                 connection.setblocking(False)
                 self._take_in(Stream(connection))
 
     def _take_in(self, client: Stream) -> None:
-        """Serve a client. Strangers cannot use up descriptors: the one that has been silent for longest makes room."""
+        """Serve a client. Strangers cannot use up descriptors: the one that has been silent longest makes room."""
         if len(self._strangers) >= _MOST_STRANGERS:
             self._strands.end(self._strangers.popitem(last=False)[1])
         strand = self._strangers[client] = self._serve(client)
@@ -170,7 +170,7 @@ class Relay:
             yield from self._forward(client, head, path, body)
 
     def _path_asked_for(self, head: Head) -> str | None:
-        """The provider's own path of a request for messages; None for any other request, and for one of a stranger."""
+        """The provider's path for a request for messages; None for any other request, or for a stranger's."""
         method, _, rest = head.first.decode("latin-1").partition(" ")
         target = rest.rpartition(" ")[0]
         ours, path = target[: len(self._path)], target[len(self._path) :]
@@ -201,12 +201,12 @@ class Relay:
         first = f"POST {self._endpoint.prefix}{path} HTTP/1.1".encode("latin-1")
         host = self._endpoint.netloc.encode()
         request = head.rewritten(first, host=host, connection=b"close", accept_encoding=b"identity", expect=b"")
-        # A provider may answer, and close, before it has read the whole request.
+        # A provider may answer and close before it has read the whole request.
         with suppress(ConnectionError):
             yield from provider.write(request + body)
 
     def _good_head(self, provider: Stream) -> Strand:
-        """The head of a 2xx as it is passed on; raises ErrorReply for any other reply, when it is complete."""
+        """The head of a 2xx for the command; raises ErrorReply for any other reply once it is complete."""
         head = yield from provider.head()
         while head.status < 200:
             head = yield from provider.head()
@@ -218,7 +218,7 @@ class Relay:
 
 
 def _refusal(status: int, message: str) -> bytes:
-    """An error in the provider's form, which the command does not try to get around."""
+    """An error in the provider's form, after which the command gives up."""
     body = json.dumps({"type": "error", "error": {"type": "invalid_request_error", "message": message}}).encode()
     head = f"HTTP/1.1 {status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
     return head.encode() + b"connection: close\r\n\r\n" + body

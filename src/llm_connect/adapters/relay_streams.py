@@ -1,4 +1,4 @@
-"""HTTP/1.1 over sockets that never block, as far as a relay of one request needs it: strands, see strands.py."""
+"""The HTTP/1.1 that a relay of one request needs, over non-blocking sockets, as strands (see strands.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm_connect.adapters.strands import READ, WRITE, Wants
 
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Wants, None, T]
-#: What `socket.getaddrinfo` gives.
+#: An item of the result of `socket.getaddrinfo`.
 Addresses: TypeAlias = Iterable[tuple[Any, Any, int, str, Any]]
 
 _CHUNK_BYTES = 64 * 1024
@@ -25,19 +25,19 @@ _ON_ITS_WAY = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK, errno.EINTR
 
 
 class BadMessage(Exception):
-    """What came is not HTTP, or ended too early."""
+    """The message is not HTTP, or ended too early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The first line of a message, and its header lines as they came."""
+    """The first line of a message and its unchanged header lines."""
 
     first: bytes
     lines: tuple[bytes, ...]
 
     @property
     def headers(self) -> dict[str, str]:
-        """Values by lower-case name; the last of several counts."""
+        """Values by lower-case name; the last one of several counts."""
         pairs = (line.decode("latin-1").partition(":") for line in self.lines)
         return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
@@ -50,7 +50,7 @@ class Head:
         return int(words[1])
 
     def rewritten(self, first: bytes, **changes: bytes) -> bytes:
-        """The head as it is passed on: another first line, and these headers (`_` for `-`) in place of what came."""
+        """The head to pass on: with another first line, and with these headers (`_` for `-`) replaced."""
         new = {name.replace("_", "-").encode(): value for name, value in changes.items()}
         kept = [line for line in self.lines if line.partition(b":")[0].strip().lower() not in new]
         added = [name + b": " + value for name, value in new.items() if value]
@@ -58,7 +58,7 @@ class Head:
 
 
 class Stream:
-    """One connection: bytes that were read too far stay for the next read. It owns its socket."""
+    """One connection, which owns its socket. It keeps bytes that were read too early for the next read."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -75,7 +75,7 @@ class Stream:
             left = left[count:]
 
     def some(self) -> Steps[bytes]:
-        """What has come; empty at the end."""
+        """Read some bytes; empty at the end."""
         if self._read:
             taken = bytes(self._read)
             self._read.clear()
@@ -83,7 +83,7 @@ class Stream:
         return (yield from _tried(self._connection, READ, lambda: self._connection.recv(_CHUNK_BYTES)))
 
     def turn(self) -> Steps[None]:
-        """Wait until it can be written to, so that a stream of bytes never shuts out all else."""
+        """Wait until it is writable, so that a fast stream of bytes does not shut out all other strands."""
         yield ((self._connection, WRITE),)
 
     def head(self) -> Steps[Head]:
@@ -92,7 +92,7 @@ class Stream:
         return Head(first, tuple(lines))
 
     def body(self, head: Head, most: int) -> Steps[bytes]:
-        """The body that belongs to `head`, of at most `most` bytes; what has no length goes on to the end."""
+        """Read the body after `head`, at most `most` bytes. A body without a length ends with the connection."""
         headers = head.headers
         if "chunked" in headers.get("transfer-encoding", "").lower():
             return (yield from self._chunks(most))
@@ -140,7 +140,7 @@ class Stream:
 
 
 def connected(addresses: Addresses, tls_name: str | None) -> Steps[Stream]:
-    """A connection to the first of `addresses` that takes one, by TLS if it has a name. Raises OSError."""
+    """Connect to the first of `addresses` that accepts, by TLS if there is a host name. Raises OSError."""
     connection = yield from _first(addresses)
     try:
         connection.setblocking(False)
@@ -156,7 +156,7 @@ def connected(addresses: Addresses, tls_name: str | None) -> Steps[Stream]:
 
 
 def _first(addresses: Addresses) -> Steps[socket.socket]:
-    """All are tried at once, so that one that never answers does not keep the others waiting."""
+    """Try all at once, so that one that never answers does not delay the others."""
     error = errno.EADDRNOTAVAIL
     with ExitStack() as sockets:
         pending = {}
@@ -178,7 +178,7 @@ def _first(addresses: Addresses) -> Steps[socket.socket]:
 
 
 def _tried(connection: socket.socket, event: int, operation: Callable[[], T]) -> Steps[T]:
-    """The operation, tried again whenever the connection is ready; TLS may have to read before it writes."""
+    """Repeat the operation whenever the connection is ready. TLS may have to read before it writes."""
     while True:
         try:
             return operation()
@@ -193,7 +193,7 @@ def _tried(connection: socket.socket, event: int, operation: Callable[[], T]) ->
 
 @cache
 def _trusted() -> ssl.SSLContext:
-    """Made once, because loading the roots takes longer than a call."""
+    """Make it once, because loading the roots takes longer than a call."""
     return ssl.create_default_context()
 
 

@@ -1,9 +1,9 @@
-"""Several things done side by side in one call, each waiting for its own sockets and pipes.
+"""Runs several strands side by side in one call, each waiting for its own sockets and pipes.
 
 A strand is a generator that never blocks: it yields the files that it waits for, or a pause, and goes on when the first
 of them is ready or over.
-All strands of a call wait on one selector, which a thread waits on itself and an event loop watches as one more file.
-So both forms of a call run the same code, without a thread or a task that could outlive it.
+All strands of a call share one selector. A thread waits on it, and an event loop watches it as one more file. So both
+forms of a call run the same code, without a thread or a task that could outlive it.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ WRITE = selectors.EVENT_WRITE
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A wait for no file."""
+    """A wait without a file."""
 
     seconds: float
 
 
-#: What a strand waits for: files, each with READ or WRITE, and pauses. The first that is ready or over wakes it.
+#: A strand's wait: files, each with READ or WRITE, and pauses. The first one that is ready or over wakes the strand.
 Wants: TypeAlias = tuple[tuple[int | socket.socket, int] | Pause, ...]
 Strand: TypeAlias = Generator[Wants, None, Any]
 
-#: What `poll` takes at most, in milliseconds, is a C int.
+#: The longest wait: `poll` takes milliseconds as a C int.
 _LONGEST_WAIT_SECONDS = 1_000_000.0
 
 
 class Strands:
-    """The strands of one call; leaving its `with` block closes all that are not at their end.
+    """The strands of one call; leaving the `with` block closes those that have not ended.
 
         with Strands() as strands:
             strands.start(strand)
             strands.run(lambda: done, deadline)
 
-    What a strand raises ends `run`. Closing awaits nothing, so it also works where the event loop is gone.
+    An exception of a strand ends `run`. Closing awaits nothing, so it works even after the event loop is gone.
     """
 
     def __init__(self) -> None:
@@ -54,20 +54,20 @@ class Strands:
         self._pauses: dict[Strand, float] = {}
 
     def start(self, strand: Strand) -> None:
-        """Run `strand` up to where it first waits."""
+        """Run `strand` up to its first wait."""
         self._resume(strand)
 
     def run(self, done: Callable[[], bool], deadline: Deadline) -> None:
         """Run all strands until `done()`. Raises TimeoutError at the deadline."""
         while not done():
             ready = self._selector.select(min(seconds_left(deadline), self._next_pause()))
-            # Whether or not something is ready: a file that always is must not hold the call beyond its deadline.
+            # Even if something is ready: a file that always is must not hold the call beyond its deadline.
             if deadline.passed:
                 raise TimeoutError
             self._turn(ready)
 
     async def arun(self, done: Callable[[], bool]) -> None:
-        """Like `run`, for a coroutine, whose caller bounds it in time."""
+        """Like `run`, for a coroutine; the caller bounds it with a timeout."""
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         # Every selector of Linux, macOS and the BSDs is a file that can be watched itself.
@@ -88,7 +88,7 @@ class Strands:
                 loop.remove_reader(watched)
 
     def close(self) -> None:
-        """Close all strands, and with them what they hold."""
+        """Close all strands, and their resources with them."""
         waiting, self._waiting = self._waiting, {}
         for strand in waiting:
             strand.close()
@@ -105,12 +105,12 @@ class Strands:
     def _turn(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         over = [strand for strand, at in self._pauses.items() if at <= time.monotonic()] if self._pauses else []
         for strand in dict.fromkeys((*(key.data for key, _ in ready), *over)):
-            # One that ran before it may have ended it.
+            # A strand that ran before it may have ended it.
             if strand in self._waiting:
                 self._resume(strand)
 
     def end(self, strand: Strand) -> None:
-        """Close a strand that waits, and with it what it holds."""
+        """Close a waiting strand, and its resources with it."""
         self._forget(strand)
         strand.close()
 
@@ -132,12 +132,12 @@ class Strands:
                 self._selector.unregister(want[0])
 
     def _next_pause(self) -> float:
-        """Seconds until the first pause is over; the longest wait there is where nothing pauses."""
+        """Seconds until the first pause ends; without a pause, the longest possible wait."""
         if not self._pauses:
             return _LONGEST_WAIT_SECONDS
         return max(0.0, min(self._pauses.values()) - time.monotonic())
 
 
 def seconds_left(deadline: Deadline) -> float:
-    """What is left of the deadline, as the operating system takes it for one wait."""
+    """The rest of the deadline, capped to the system's longest wait."""
     return min(deadline.remaining(), _LONGEST_WAIT_SECONDS)

@@ -1,9 +1,9 @@
 """One subprocess under a deadline, sync and async. POSIX only: it relies on process groups.
 
-The child gets a session of its own, and nothing of its group is left when a call is over: not after its end,
-a timeout, a cancellation (even a second one), an exception, or an event loop that is torn down under it. On Linux,
-nothing is left of those that have left the group either, see process_marks.py. Its output ends with the child itself,
-whoever may still hold the pipe.
+The child gets its own session, and no process of its group survives the call: not after its end, a timeout, a
+cancellation (even a second one), an exception, or an event loop that is torn down. On Linux, processes that left the
+group do not survive either (see process_marks.py). The output ends with the child itself, even if another process
+still holds the pipe.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from llm_connect.adapters.process_marks import kill_marked, new_mark
 from llm_connect.adapters.strands import READ, Pause, Strand, Strands, seconds_left
 from llm_connect.calling.deadline import Deadline
 
-#: More than this on standard output ends the child.
+#: The most bytes on standard output; more than this ends the child.
 MOST_OUTPUT_BYTES = 64 * 1024 * 1024
 
 _STDERR_BYTES = 4_000
 _CHUNK_BYTES = 64 * 1024
-#: Chunks that a pipe can hold at most, of those that were written before the child's end.
+#: The most chunks that a pipe can hold from before the child's end.
 _MOST_IN_A_PIPE = 16
 _LONGEST_GRACE_SECONDS = 1.0
 _GRACE_PART_OF_TIMEOUT = 0.05
@@ -37,7 +37,7 @@ _LONGEST_PAUSE_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run, and where: `argv[0]` is a path, `environment` is the whole of what the child gets."""
+    """A command and its place: `argv[0]` is a path, and `environment` is the child's complete environment."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -47,7 +47,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a child ended by itself; of standard error only the end is kept."""
+    """The result of a child that ended by itself; only the end of standard error is kept."""
 
     return_code: int
     stdout: bytes
@@ -55,7 +55,7 @@ class Finished:
 
 
 class NotStarted(Exception):
-    """The child could not be started; `__cause__` is why."""
+    """The child could not be started; `__cause__` is the reason."""
 
 
 class OutputTooLong(Exception):
@@ -65,7 +65,7 @@ class OutputTooLong(Exception):
 def run(command: Command, deadline: Deadline, strands: Strands) -> Finished:
     """Run `command` to its end, beside `strands`.
 
-    Raises TimeoutError at the deadline, NotStarted, OutputTooLong, and what a strand raises; the command is then ended.
+    Raises TimeoutError at the deadline, NotStarted, OutputTooLong, and strands' exceptions; the command is then ended.
     """
     grace = grace_of(deadline)
     with started(command, deadline) as child:
@@ -100,7 +100,7 @@ async def arun(command: Command, deadline: Deadline, strands: Strands) -> Finish
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Turns what goes wrong before a child is there into NotStarted."""
+    """Turns errors before the start of a child into NotStarted."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -109,7 +109,7 @@ def starting() -> Iterator[None]:
 
 @contextmanager
 def started(command: Command, deadline: Deadline) -> Iterator[Child]:
-    """Input and standard error are nameless files: they cannot block, break or be read by others."""
+    """Start a child. Its input and standard error are nameless files: others cannot read them, and nothing blocks."""
     if deadline.passed:
         raise TimeoutError
     with ExitStack() as files:
@@ -138,7 +138,7 @@ def started(command: Command, deadline: Deadline) -> Iterator[Child]:
 
 
 class Child:
-    """A child that runs, and what it has written."""
+    """A running child, and its output so far."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], stdout: IO[bytes], stderr: IO[bytes], mark: dict[str, str]
@@ -170,7 +170,7 @@ class Child:
         return bool(self._chunks) or self._at_end
 
     def take(self) -> bytes:
-        """What was read since the last time; nothing at the end. It is then not part of `finished`."""
+        """Take the output since the last time; empty at the end. `finished` does not repeat it."""
         taken, self._chunks = b"".join(self._chunks), []
         return taken
 
@@ -187,7 +187,7 @@ class Child:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def stop(self, grace: float) -> None:
-        """Ask the group to end, and end it after `grace` seconds."""
+        """Ask the group to end, and kill it after `grace` seconds."""
         self._signal(signal.SIGTERM)
         try:
             with suppress(subprocess.TimeoutExpired):
@@ -196,7 +196,7 @@ class Child:
             self.kill()
 
     async def astop(self, grace: float) -> None:
-        """Like `stop`; a cancellation in the meantime cuts the grace short."""
+        """Like `stop`; a cancellation meanwhile cuts the grace short."""
         self._signal(signal.SIGTERM)
         try:
             with suppress(TimeoutError):
@@ -206,7 +206,7 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """End what is left of the group and of those that have left it, and reap the child."""
+        """Kill the rest of the group and those that left it, and reap the child."""
         self._signal(signal.SIGKILL)
         self._process.wait()
         if not self._killed:
@@ -217,7 +217,7 @@ class Child:
         return Finished(self._process.returncode, b"".join(self._chunks), self._end_of_stderr())
 
     def _read_some(self) -> bool:
-        """Read what is there; whether there may be more."""
+        """Read the available output; True if there may be more."""
         try:
             chunk = os.read(self._stdout, _CHUNK_BYTES)
         except BlockingIOError:
@@ -230,7 +230,7 @@ class Child:
         return not self._at_end
 
     def _signal(self, number: signal.Signals) -> None:
-        # PermissionError: macOS says so of a group whose members are all zombies.
+        # PermissionError: macOS raises it for a group that consists of zombies.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 
@@ -242,7 +242,7 @@ class Child:
 
 @contextmanager
 def _exit_of(process: subprocess.Popen[bytes]) -> Iterator[tuple[int, int] | Pause]:
-    """What a strand waits for so that it sees the exit soon: a file where the system has one for it."""
+    """The wait by which a strand notices the exit soon: a file, if the system has one for that."""
     try:
         handle = os.pidfd_open(process.pid)
     except (AttributeError, OSError):

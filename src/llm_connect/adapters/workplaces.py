@@ -1,7 +1,7 @@
-"""The folder of one run of a command: it goes with the run, and what a killed process left goes at the next start.
+"""The folder of one run of a command. It goes with the run; folders of killed processes go at the next start.
 
-A run holds a lock on a file in its folder, which the kernel lets go of when the process ends, however that comes about.
-So a folder whose lock can be taken belongs to nobody, in another container with the same temporary directory, too.
+A run holds a lock on a file in its folder, and the kernel drops the lock when the process ends, however it ends. So a
+folder with a free lock belongs to nobody, even in another container with the same temporary directory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _clearing = threading.Lock()
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """A folder that is there for as long as the block. Raises OSError where none can be made."""
+    """Provide a folder while the block runs. Raises OSError if it cannot be made."""
     _clear_once(tempfile.gettempdir())
     place, lock = _made()
     try:
@@ -36,7 +36,7 @@ def workplace() -> Iterator[Path]:
 
 
 def _made() -> tuple[Path, int]:
-    """A folder, and its lock, which is held; another process that clears may be quicker with a new one."""
+    """Make a folder and take its lock. Another process may clear a new folder before its lock is taken."""
     for _ in range(_MOST_TRIES):
         place = Path(tempfile.mkdtemp(prefix=_PREFIX))
         lock = os.open(place / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -47,7 +47,7 @@ def _made() -> tuple[Path, int]:
 
 
 def _clear_once(parent: str) -> None:
-    """What dead processes left there, at the first run of this process."""
+    """Remove the folders of dead processes, at the first run of this process."""
     with _clearing:
         if parent in _cleared:
             return
@@ -59,7 +59,7 @@ def _clear_once(parent: str) -> None:
 
 
 def _clear(path: str) -> None:
-    """Remove a folder that is this user's, whose run is over; a link and a folder without a lock are not touched."""
+    """Remove a folder of this user whose run is over. Links, and folders without a lock, are not touched."""
     with suppress(OSError):
         found = os.lstat(path)
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():

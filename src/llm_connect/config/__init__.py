@@ -1,1 +1,1 @@
-"""Configuration: from names to adapters. The layer that changes most easily and that nothing depends on."""
+"""Configuration: from names to adapters. This layer may change most easily, and nothing depends on it."""

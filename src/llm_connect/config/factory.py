@@ -1,4 +1,4 @@
-"""An adapter by the name of its provider."""
+"""Makes an adapter by the name of its provider."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def create_adapter(provider: Literal["openrouter"], **options: Unpack[OpenRouter
 @overload
 def create_adapter(provider: Provider, **options: Unpack[AdapterOptions]) -> LLMAdapter: ...
 def create_adapter(provider: str, **options: Any) -> LLMAdapter:
-    """The adapter of a provider, made with the options of its constructor.
+    """Make the adapter of a provider with the options of its constructor.
 
         adapter = create_adapter("openai", model="gpt-4.1-mini")
 
-    Raises LLMConfigurationError for a name or an option that is not known, and what the constructor raises.
+    Raises LLMConfigurationError for an unknown name or option, and the errors of the constructor.
     """
     if not isinstance(provider, str) or provider not in _ADAPTERS:
         raise LLMConfigurationError(f"The provider {provider!r} is not known; known are: {', '.join(PROVIDERS)}.")

@@ -1,4 +1,4 @@
-"""The options of each adapter, for type checkers: `create_adapter` takes them by the name of the provider.
+"""The options of each adapter, for type checkers: `create_adapter` selects them by the provider's name.
 
 A test compares them with the constructors.
 """
@@ -24,7 +24,7 @@ Provider: TypeAlias = Literal["claude-code", "gemini", "mock", "openai", "openro
 
 
 class AdapterOptions(TypedDict, total=False):
-    """What all adapters take."""
+    """The options of all adapters."""
 
     model: str
     budget_tracker: BudgetTracker | None
@@ -33,7 +33,7 @@ class AdapterOptions(TypedDict, total=False):
 
 
 class ServiceOptions(AdapterOptions, total=False):
-    """What the adapters of a paid service take."""
+    """The options of the adapters for paid services."""
 
     api_key: str | None
     base_url: str | None
@@ -41,7 +41,7 @@ class ServiceOptions(AdapterOptions, total=False):
 
 
 class HttpAdapterOptions(ServiceOptions, total=False):
-    """What the adapters over HTTP take."""
+    """The options of the HTTP adapters."""
 
     verify: Verify
     proxy: str | None

@@ -1,4 +1,4 @@
-"""What each provider's wire format means: pure functions over plain JSON, without I/O.
+"""The providers' wire formats: pure functions over plain JSON, without I/O.
 
-A protocol renders a request body, bounds what it may cost and parses a reply. It never knows who carries it.
+A protocol renders a request body, bounds its cost and parses a reply. It never knows who sends it.
 """

@@ -44,7 +44,7 @@ from llm_connect.protocols.wire import (
     with_figures,
 )
 
-#: Parameters that change neither how many answers there are nor how the reply is read.
+#: Parameters that change neither the number of answers nor the reading of the reply.
 SHARED_PARAMS = frozenset(
     {
         "frequency_penalty",
@@ -66,7 +66,7 @@ _FINISH: Mapping[str, FinishReason] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
     "error": "error",
-    # What compatible servers say: Mistral, TGI and Together; DeepSeek and vLLM where the model was stopped halfway.
+    # From compatible servers: Mistral, TGI and Together; DeepSeek and vLLM if the model was stopped halfway.
     "eos": "stop",
     "eos_token": "stop",
     "stop_sequence": "stop",
@@ -76,11 +76,11 @@ _FINISH: Mapping[str, FinishReason] = {
     "insufficient_system_resource": "error",
     "abort": "error",
 }
-#: What the model reads beside the messages, as JSON.
+#: Fields that the model reads besides the messages, as JSON.
 _READ_AS_JSON = frozenset({"response_format", "tools", "functions"})
-#: Parameters for which a provider adds a few words.
+#: Parameters that make a provider add a few words.
 _STYLE_PARAMS = frozenset({"reasoning", "reasoning_effort", "verbosity"})
-#: All fields of a request that `bound` knows: with any other, nobody says how much is read or written.
+#: All fields of a request that `bound` knows. Any other field may make the model read or write without limit.
 _BOUNDED = SHARED_PARAMS | frozenset(
     {
         *_READ_AS_JSON,
@@ -113,7 +113,7 @@ _BOUNDED = SHARED_PARAMS | frozenset(
         "usage",
     }
 )
-#: Fields of a message that are read as text, and those that are read as JSON.
+#: Fields of a message that count as text, and those that count as JSON.
 _TEXT_FIELDS = ("name", "refusal")
 _JSON_FIELDS = frozenset({"tool_calls", "tool_call_id", "function_call"})
 _MESSAGE_FIELDS = frozenset({*_TEXT_FIELDS, *_JSON_FIELDS, "role", "content"})
@@ -125,7 +125,7 @@ class Dialect:
 
     limit_field: the name of the output limit.
     params: the names that `model_params` may have, beside the portable ones.
-    fixed: what every request of this provider carries.
+    fixed: the fields that every request of this provider carries.
     """
 
     provider: str
@@ -135,7 +135,7 @@ class Dialect:
 
 
 def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | None, dialect: Dialect) -> JSON:
-    """The request body for one prompt."""
+    """Render the request body for one prompt."""
     check_known(config, dialect.params, dialect.provider)
     messages = [{"role": "user", "content": prompt}]
     if config.system_prompt:
@@ -149,11 +149,11 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
 
 
 def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCounter | None = None) -> Bound:
-    """What a request may use at most.
+    """The upper bound of a request.
 
-    A schema counts with its bytes. `proven` only at the provider's own endpoint, for text and a model that is known to
-    be given no further prompt. `unbounded` for what is not counted here: images, a provider's own tools, or a field
-    that is not known.
+    A schema counts with its bytes. The grade is `proven` only at the provider's own endpoint, for text, and for a model
+    to whose prompt the provider is known to add nothing. It is `unbounded` if the request has something that is not
+    counted here: images, a provider's own tools, or an unknown field.
     """
     sizes = PromptSizes(text(body.get("model")), counter)
     messages = several(body.get("messages"))
@@ -168,12 +168,12 @@ def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCoun
     )
 
 
-#: The cost that the account of a call tells, with the model that has answered; None where it tells none.
+#: Reads the cost from the usage of a call, given the model that answered; None if there is no cost.
 CostIn: TypeAlias = Callable[[JSON, str], Decimal | None]
 
 
 def parse(reply: Reply, cost_in: CostIn | None = None) -> Answer | Failure:
-    """What a reply says: an answer, or why there is none."""
+    """Parse a reply into an answer or a failure."""
 
     def figured(outcome: AnyOutcome, body: JSON) -> AnyOutcome:
         usage = _usage_in(body)
@@ -196,7 +196,7 @@ def _outcome(reply: Reply, body: JSON) -> Answer | Failure:
 
 
 def _usage_in(body: JSON) -> JSON:
-    """The account of its tokens that a body gives; some servers give it in a choice, Groq in a field of its own."""
+    """The usage object of a body. Some servers put it into a choice, and Groq into a field of its own."""
     said, choice = mapping(body.get("usage")), first(body.get("choices"))
     if "x_groq" not in body and "usage" not in choice:
         return said
@@ -204,12 +204,12 @@ def _usage_in(body: JSON) -> JSON:
 
 
 def streamed(body: JSON) -> JSON:
-    """The body of the same request, for a stream whose last event gives the usage."""
+    """The body of the same request, for a stream whose last event has the usage."""
     return {**body, "stream": True, "stream_options": {"include_usage": True}}
 
 
 class StreamAssembly:
-    """Chunks as they come, put together into a `chat.completion`."""
+    """Assembles chunks into a `chat.completion`."""
 
     def __init__(self) -> None:
         self._seen: JSON = {}
@@ -225,7 +225,7 @@ class StreamAssembly:
         delta = self._delta(choice)
         for name, pieces in self._texts.items():
             pieces.append(_raw_content(delta.get(name)))
-        # Of what is no text it only matters that there was some.
+        # Of parts that are not text it only matters that there were some.
         others = {name: delta[name] for name in delta if name not in _NO_OTHERS and delta[name]}
         self._others |= others
         if others or any(pieces[-1] for pieces in self._texts.values()) or (self.ended and not self._choice):
@@ -253,27 +253,27 @@ class StreamAssembly:
 
     @property
     def _failed(self) -> JSON:
-        """The error that a stream tells by its finish reason alone: its text was cut."""
+        """The error that a stream reports only by its finish reason: its text was cut off."""
         reason = text(self._choice.get("finish_reason"))
         cut = _FINISH.get(reason) == "error"
         return {"error": f"The answer was cut: its finish reason is {reason!r}."} if cut else {}
 
     def _delta(self, choice: JSON) -> JSON:
-        """What a choice adds; a server that writes a whole message in the end has not always given pieces of it."""
+        """The piece that a choice adds. A server may send a whole message at the end, with or without pieces before."""
         delta = choice.get("delta")
         if isinstance(delta, dict) or any(self._texts["content"]):
             return mapping(delta)
         return mapping(choice.get("message"))
 
 
-#: What each chunk may say of the whole reply; what it says last counts.
+#: Fields of a chunk that are about the whole reply; the last value counts.
 _OF_THE_WHOLE = ("id", "model", "service_tier", "error")
 _OF_A_CHOICE = ("finish_reason", "error")
 _NO_OTHERS = frozenset({"role", "content", "refusal"})
 
 
 def _wrote(body: JSON) -> bool:
-    """Whether the model has written anything: text, calls, thinking, or all that its limit allowed."""
+    """True if the model wrote anything: text, calls, thinking, or as much as its limit allowed."""
     return any(
         choice.get("finish_reason") == "length" or any(message[name] for name in message if name != "role")
         for choice in objects(body.get("choices"))
@@ -312,7 +312,7 @@ def _with_params(body: JSON, config: RunConfig) -> JSON:
 
 
 def _merged(name: str, value: Any, fixed: JSON) -> JSON:
-    """What is fixed wins: an output limit that a provider may ignore, for one, would not be a limit."""
+    """Merge parameters; the fixed ones win. Otherwise a provider could ignore the output limit, for example."""
     if not isinstance(value, dict):
         raise LLMConfigurationError(f"model_params[{name!r}] must be a dict here.")
     return {**value, **fixed}
@@ -333,7 +333,7 @@ def _content(content: Any) -> str:
 
 
 def _raw_content(content: Any) -> str:
-    """The same, as it came. Some servers give it in parts."""
+    """The same, unchanged. Some servers send it in parts."""
     if isinstance(content, list):
         return "".join(map(_raw_content, (mapping(part).get("text") for part in content)))
     return content if isinstance(content, str) else ""

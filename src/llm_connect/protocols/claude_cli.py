@@ -1,8 +1,8 @@
-"""The Claude Code command: what it is given, and what came of it.
+"""The Claude Code command: its input, and the meaning of its output.
 
-Source: the real command (2.1.330) against a Messages server on loopback, run as by `adapters/claude_code.py`:
-stopped after one request by a budget that any request exceeds. So `budget_exhausted` is the good end, and
-`is_error`, `subtype` and the exit code say nothing.
+Source: the real command (2.1.330) against a Messages server on loopback, run as in `adapters/claude_code.py`: a
+budget that any request exceeds stops it after one request. So `budget_exhausted` is the good end, and `is_error`,
+`subtype` and the exit code mean nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EFFORTS = ("low", "medium", "high", "xhigh", "max")
 _FRAMING_TOKENS = 256
 _LOGIN_FRAMING_TOKENS = 1_536
 _MOST_STDIN_BYTES = 10 * 1024 * 1024
-#: Linux takes no single argument above 128 KiB.
+#: Linux does not accept a single argument above 128 KiB.
 _MOST_SCHEMA_BYTES = 100 * 1024
 _CALL_THE_TOOL = f"Give the whole answer by one call of the tool {ANSWER_TOOL}, and no text beside it."
 _CUT_INPUT = "__unparsedToolInput"
@@ -44,7 +44,7 @@ _NEVER_CONNECTED = ("ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN")
 
 
 def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | None) -> JSON:
-    """What one run of the command is given; the adapter turns it into arguments, environment and input."""
+    """Render the input of one run; the adapter turns it into arguments, environment and standard input."""
     check_known(config, {"effort"}, "claude-code")
     if config.temperature is not None:
         raise LLMConfigurationError("The claude command cannot send a temperature: leave it None.")
@@ -60,10 +60,10 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
 
 
 def bound(body: JSON, max_tokens: int, *, login: bool, counter: TokenCounter | None = None) -> Bound:
-    """What one run may use at most, always an estimate: one request, whose framing is the command's own.
+    """The upper bound of one run. It is always an estimate: one request, which the command frames in its own way.
 
-    Beside what it is given, it sends two lines about itself (about 140 bytes), and with a login about 1,000 bytes on
-    its surroundings. A schema goes out as a tool, with the prompt that Anthropic adds for tools.
+    Besides its input, the command sends two lines about itself (about 140 bytes), and with a login about 1,000 bytes
+    about its environment. It sends a schema as a tool, to which Anthropic adds a prompt.
     """
     sizes = PromptSizes(body["model"], counter)
     schema = utf8_bytes(body.get("json_schema"))
@@ -77,7 +77,7 @@ def bound(body: JSON, max_tokens: int, *, login: bool, counter: TokenCounter | N
 
 
 def disarmed(prompt: Prompt) -> str:
-    """The prompt as mere text: `/` as its very first character would make it a command."""
+    """Make the prompt plain text: with `/` as its first character it would be a command."""
     prompt = f"\n{prompt}" if prompt.startswith("/") else prompt
     if len(prompt.encode()) > _MOST_STDIN_BYTES:
         raise LLMConfigurationError("The prompt is longer than the 10 MiB that claude-code takes: shorten it.")
@@ -85,7 +85,7 @@ def disarmed(prompt: Prompt) -> str:
 
 
 def keeps_the_limit(body: JSON, sent: bytes) -> bool:
-    """Whether the request that the command sends asks for no more output than it was told to."""
+    """True if the command's request asks for no more output than it was told to."""
     most = body.get("max_tokens")
     if most is None:
         return True
@@ -94,11 +94,11 @@ def keeps_the_limit(body: JSON, sent: bytes) -> bool:
 
 
 def parse(reply: Reply) -> Answer | Failure:
-    """What came of a run: an answer, or why there is none.
+    """Parse the result of a run into an answer or a failure.
 
-    A status is that of the provider's own reply, which was an error. Without one (0) the body is what the command
-    printed, and the headers are `exit-code`, `stderr`, and as far as they are known `sent` (whether a request went out,
-    "yes" or "no") and the provider's `request-id`.
+    A status belongs to the provider's own reply, which was an error. Without one (0), the body is the output of the
+    command, and the headers are `exit-code`, `stderr`, and, if known, `sent` ("yes" or "no": a request went out) and
+    the provider's `request-id`.
     """
     if reply.status:
         return _error_reply(reply)
@@ -150,7 +150,7 @@ def _schema(config: RunConfig) -> str | None:
 
 
 def _plain(output: Output) -> Answer | Failure:
-    """A stream that was cut after a block of text ends like a good one, but without a stop reason."""
+    """Read an answer as text. A stream that was cut after a block ends like a good one, but without a stop reason."""
     stop_reason = output.result.get("stop_reason")
     if stop_reason is None:
         return _cut(output, "")
@@ -215,7 +215,7 @@ def _error_reply(reply: Reply) -> Failure:
 
 
 def _asked_again(output: Output) -> Failure:
-    """An error that the provider gave never reaches the command, so this one was the refusal of a second request."""
+    """The failure of a second request. The provider's own errors never reach the command, so this one came from us."""
     return Failure(
         kind=LLMResponseError,
         message="The claude command rejected the reply and asked again, and its second request was blocked: "
@@ -226,7 +226,7 @@ def _asked_again(output: Output) -> Failure:
 
 
 def _cut(output: Output, said: str) -> Failure:
-    """What was used up to the cut is not the whole of what is billed, so it is not given."""
+    """The failure of a cut answer. It has no usage, because the usage up to the cut is not the whole bill."""
     unsent = any(code in said for code in _NEVER_CONNECTED)
     return no_reply(shown(said) or "it was cut", unsent=unsent, request_id=output.request_id)
 
@@ -257,7 +257,7 @@ def _nothing_sent(message: str) -> Failure:
 
 
 def _no_result(reply: Reply, output: Output) -> Failure:
-    """A command that ended by itself with 1 before its first line has refused what it was given."""
+    """The failure of a run without a result. Exit code 1 before the first line means that the input was refused."""
     said = reply.headers.get("stderr", "")
     refused = reply.headers.get("exit-code") == "1" and not reply.body.strip()
     if refused and said.startswith("Error: --json-schema"):

@@ -1,4 +1,4 @@
-"""What the Claude Code command prints: the lines of `--output-format stream-json --verbose`, sorted and added up.
+"""The output of the Claude Code command: the lines of `--output-format stream-json --verbose`, sorted and added up.
 
 Source: the real command (2.1.330), see claude_cli.py. Messages of the model `<synthetic>` are the command's own.
 """
@@ -18,7 +18,7 @@ _SYNTHETIC = "<synthetic>"
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What one run of the command printed, sorted; `result` is empty when it has not come to its end."""
+    """The sorted output of one run; `result` is empty if the run did not finish."""
 
     init: JSON
     messages: list[JSON]
@@ -37,7 +37,7 @@ class Output:
 
     @property
     def model(self) -> str:
-        """The model as answered; a refusal or an empty answer has no message that names it."""
+        """The model that answered; a refusal or an empty answer has no message that names it."""
         named = [text(mapping(line["message"]).get("model")) for line in self.messages]
         return next((name for name in (*named, *mapping(self.result.get("modelUsage"))) if name), "")
 
@@ -48,12 +48,12 @@ class Output:
 
     @property
     def tells_of_a_request(self) -> bool:
-        """Whether anything here can only have come from a provider."""
+        """True if something here can only have come from a provider."""
         return bool(self.messages or any(self.told) or self.result.get("api_error_status"))
 
     @property
     def told(self) -> Told:
-        """What was used, each part the greater of the two accounts in `result`, which may differ."""
+        """The usage. `result` has two accounts, which may differ; of each part the greater one counts."""
         usage = mapping(self.result.get("usage"))
         models = models_in(self.result)
 
@@ -78,7 +78,7 @@ class Output:
 
 
 def read(stdout: bytes) -> Output:
-    """The lines of one run. Lines that are no JSON object, or of a kind not known here, are left out."""
+    """Sort the lines of one run. Lines of unknown kinds, or without a JSON object, are left out."""
     lines = _lines(stdout)
     of_model = [line for line in lines if line.get("type") == "assistant" and "message" in line]
     results = [line for line in lines if line.get("type") == "result"]
@@ -93,14 +93,14 @@ def read(stdout: bytes) -> Output:
 
 
 def cost_of(result: JSON) -> Decimal | None:
-    """USD by the command's own list prices; None for a model that it does not know: it guesses a price."""
+    """USD by the command's own list prices; None for a model that the command does not know, whose price it guesses."""
     if any(model.get("costBasis") == "unknown" for model in models_in(result)):
         return None
     return usd_figure(result.get("total_cost_usd")) or None
 
 
 def models_in(result: JSON) -> list[JSON]:
-    """The accounts of the models that took part."""
+    """The usage of each model that took part."""
     return [mapping(model) for model in mapping(result.get("modelUsage")).values()]
 
 
@@ -122,7 +122,7 @@ def _lines(stdout: bytes) -> list[JSON]:
 
 
 def object_of(line: bytes) -> JSON:
-    """The JSON object that these bytes are; empty for any others."""
+    """The JSON object in these bytes; empty if they are something else."""
     try:
         return mapping(loaded(line)) if line.strip() else {}
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The output of the Claude Code command while it comes: `--include-partial-messages` adds the events of its reply.
+"""The output of the Claude Code command while it arrives: `--include-partial-messages` adds the reply's events.
 
 Source: the real command (2.1.330), see claude_cli.py.
 """
@@ -10,7 +10,7 @@ from llm_connect.protocols.wire import mapping, text
 
 
 class LinesReading:
-    """The lines of one run. What they come to is read from all of them, when the command has ended."""
+    """Reads the lines of one run. The result is parsed from all of them once the command has ended."""
 
     ended = False
     whole = True

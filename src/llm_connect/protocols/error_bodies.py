@@ -1,7 +1,7 @@
-"""What a provider says of an error, in whichever form its server, or a gateway before it, writes it.
+"""Reads error bodies in every form that a provider's server, or a gateway before it, writes them.
 
 Known forms: OpenAI's and Google's `error`, also within a list; FastAPI's `detail`; vLLM's flat object; `message`,
-`errors` and problem details (RFC 9457); a plain text; a page of HTML or XML. Any other JSON is shown as it is.
+`errors` and problem details (RFC 9457); plain text; a page of HTML or XML. Any other JSON is shown as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from llm_connect.core.checks import encodable
 from llm_connect.protocols.pages import words_of_page
 from llm_connect.protocols.wire import JSON, loaded, mapping, objects, shown, text
 
-#: Where the words of an error stand, the most telling first.
+#: The fields for the words of an error, the most specific first.
 _WORDS = (
     "message",
     "error_message",
@@ -33,10 +33,10 @@ _WORDS = (
     "description",
     "text",
 )
-#: Where an error may be wrapped.
+#: The fields that may wrap an error.
 _WRAPPERS = ("error", "errors", "detail", "fault")
 _STATUSES = ("code", "status", "status_code", "statusCode", "http_status")
-#: The HTTP status that a word stands for, in lower case and without signs, as in an error that comes under 200.
+#: The HTTP status for a word (in lower case, without punctuation) in an error that arrives under 200.
 _STATUS_OF_WORD = {
     "servererror": 500,
     "internalservererror": 500,
@@ -68,7 +68,7 @@ _DEPTH = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorFields:
-    """What an error body says, in one form for all providers."""
+    """The content of an error body, in one form for all providers."""
 
     message: str = ""
     code: str | int | None = None
@@ -76,7 +76,7 @@ class ErrorFields:
     param: str | None = None
 
     def public(self) -> JSON:
-        """What of the body an error may carry."""
+        """The parts of the body that an error may carry."""
         values = {"code": self.code, "type": self.type, "param": self.param, "message": self.message}
         return {name: shown(value) for name, value in values.items() if value not in (None, "")}
 
@@ -85,8 +85,8 @@ class ErrorFields:
 class SaidError:
     """All that is read from an error body.
 
-    status: the HTTP status that it stands for. wait: seconds until it may be tried again. used_up: whether it tells
-    of a quota that time alone, short of a day, does not bring back. bad_key: whether it refuses the key.
+    status: the HTTP status that it means. wait: seconds until a retry makes sense. used_up: True for a quota that is
+    not renewed within a day. bad_key: True if it refuses the key.
     """
 
     fields: ErrorFields
@@ -97,7 +97,7 @@ class SaidError:
 
 
 def read_error(said: object) -> SaidError:
-    """What an error says, as `said_in` gives it."""
+    """Read an error from the result of `said_in`."""
     inner = _inner(said)
     details = objects(inner.get("details")) or [mapping(inner.get("details"))]
     reason = next((text(detail.get("reason")) for detail in details if detail.get("reason")), "")
@@ -117,7 +117,7 @@ def read_error(said: object) -> SaidError:
 
 
 def said_in(body: bytes) -> object:
-    """What the body of an error reply is: JSON, else the words of a text or a page."""
+    """The content of an error reply's body: JSON, else the words of a text or a page."""
     try:
         return loaded(body)
     except (ValueError, RecursionError):
@@ -125,7 +125,7 @@ def said_in(body: bytes) -> object:
 
 
 def tells_of_error(said: JSON) -> bool:
-    """Whether an object that should be an answer, or a piece of one, tells of an error instead."""
+    """True if an object that should be an answer, or a piece of one, is an error instead."""
     if said.get("error"):
         return not text(said.get("type")).startswith("response.")
     if said.get("choices") or said.get("candidates"):
@@ -140,7 +140,7 @@ def tells_of_error(said: JSON) -> bool:
 
 
 def _inner(said: object, depth: int = _DEPTH) -> JSON:
-    """The object that holds code and type, with what the objects around it say beside it."""
+    """The object with code and type, completed from the objects around it."""
     if isinstance(said, list):
         said = next(iter(objects(said)), {})
     if not isinstance(said, dict) or not depth:
@@ -159,7 +159,7 @@ def _message(said: object, inner: JSON) -> str:
 
 
 def words_of(said: object, depth: int = _DEPTH) -> str:
-    """The words of an error; empty where nothing is named as such."""
+    """The words of an error; empty if no field has them."""
     if isinstance(said, str):
         return said.strip()
     if isinstance(said, list):
@@ -174,7 +174,7 @@ def words_of(said: object, depth: int = _DEPTH) -> str:
 
 
 def _code(inner: JSON) -> str | int | None:
-    """The code; where Google gives a word in `status`, its number is only the HTTP status again."""
+    """The code. If Google has a word in `status`, its number is only the HTTP status again."""
     code = inner.get("code")
     if isinstance(code, int) and not isinstance(code, bool):
         return None if text(inner.get("status")) else code
@@ -187,7 +187,7 @@ def _type(inner: JSON) -> str | None:
 
 
 def _status(inner: JSON) -> int | None:
-    """The HTTP status that an error stands for, by a number or else by a word."""
+    """The HTTP status that an error means, by its number or else by a word."""
     said = [inner.get(name) for name in _STATUSES]
     words = (str(value) for value in (*said[:2], inner.get("type")) if isinstance(value, str))
     return _first_status(said) or next(filter(None, map(_status_of, words)), None)
@@ -202,7 +202,7 @@ def _status_of(word: str) -> int | None:
 
 
 def _delay(value: object) -> float | None:
-    """A duration of protobuf as JSON writes it ("7.5s"), or as an object."""
+    """A protobuf duration, as JSON writes it ("7.5s") or as an object."""
     if isinstance(value, dict):
         value = value.get("seconds")
     number = text(value).removesuffix("s") if isinstance(value, str) else value
@@ -214,7 +214,7 @@ def _delay(value: object) -> float | None:
 
 
 def _is_used_up(fields: ErrorFields, details: list[JSON]) -> bool:
-    """Whether time alone will not help soon. Google names each quota; others say it in words."""
+    """True if waiting will not help soon. Google names each quota; others describe it in words."""
     if _USED_UP & {fields.code, fields.type} or _NOTHING_ALLOWED.search(fields.message):
         return True
     violations = [violation for detail in details for violation in objects(detail.get("violations"))]

@@ -36,7 +36,7 @@ from llm_connect.protocols.wire import (
     with_figures,
 )
 
-#: Names that `model_params` may have, and where in `generationConfig` they go.
+#: Names that `model_params` may have, and their places in `generationConfig`.
 _GENERATION_PARAMS = {
     "frequency_penalty": "frequencyPenalty",
     "presence_penalty": "presencePenalty",
@@ -48,9 +48,9 @@ _GENERATION_PARAMS = {
     "top_p": "topP",
 }
 _REQUEST_PARAMS = {"safety_settings": "safetySettings"}
-#: What the model reads beside texts, as JSON.
+#: Fields that the model reads besides texts, as JSON.
 _SCHEMAS = ("responseJsonSchema", "responseSchema")
-#: All fields of a request that `bound` knows: with any other, nobody says how much is read or written.
+#: All fields of a request that `bound` knows. Any other field may make the model read or write without limit.
 _BOUNDED = frozenset({"contents", "generationConfig", "safetySettings", "systemInstruction", "toolConfig", "tools"})
 _BOUNDED_GENERATION = frozenset(
     {
@@ -85,7 +85,7 @@ _FINISH: Mapping[str, FinishReason] = {
 
 
 def render(prompt: Prompt, config: RunConfig, *, max_tokens: int | None) -> JSON:
-    """The request body for one prompt; the model is in the path."""
+    """Render the request body for one prompt; the model is in the path."""
     check_known(config, _GENERATION_PARAMS | _REQUEST_PARAMS, "gemini")
     body: JSON = {"contents": [{"role": "user", "parts": [{"text": prompt}]}]}
     if config.system_prompt:
@@ -100,11 +100,11 @@ def render(prompt: Prompt, config: RunConfig, *, max_tokens: int | None) -> JSON
 
 
 def bound(body: JSON, max_tokens: int, *, model: str, counter: TokenCounter | None = None) -> Bound:
-    """What a request may use at most, always an estimate.
+    """The upper bound of a request, always an estimate.
 
     `maxOutputTokens` covers thoughts and candidates together: none of 299 recorded calls with a limit passed it, but
-    the documentation has said otherwise. `unbounded` for what is not counted here: images, cached contents, Google's
-    own tools, or a field that is not known.
+    the documentation has said otherwise. The grade is `unbounded` if the request has something that is not counted
+    here: images, cached contents, Google's own tools, or an unknown field.
     """
     sizes = PromptSizes(model, counter)
     generation, tools = mapping(body.get("generationConfig")), several(body.get("tools"))
@@ -121,19 +121,19 @@ def bound(body: JSON, max_tokens: int, *, model: str, counter: TokenCounter | No
 
 
 def counting_body(body: JSON, *, model: str) -> JSON:
-    """The request that asks Gemini what it counts for the request `body`, system instruction and all."""
+    """The body that asks Gemini to count the tokens of the request `body`, including its system instruction."""
     return {"generateContentRequest": {"model": model if "/" in model else f"models/{model}", **body}}
 
 
 def counted_bound(bound: Bound, reply: Reply, model: str) -> Bound:
-    """`bound` by what Gemini counts."""
+    """Tighten `bound` by Gemini's count."""
     said = read_json(reply)
     counted = None if isinstance(said, Failure) or not reply.good else figure(said.get("totalTokens"))
     return with_count(bound, counted, hidden=hidden_prompt_tokens(model), exact=False)
 
 
 def parse(reply: Reply) -> Answer | Failure:
-    """What a reply says: an answer, or why there is none."""
+    """Parse a reply into an answer or a failure."""
     body = read_answer(reply, _figured)
     return body if isinstance(body, Failure) else _figured(_outcome(reply, body), body)
 
@@ -150,7 +150,7 @@ def _outcome(reply: Reply, body: JSON) -> Answer | Failure:
 
 
 class StreamAssembly:
-    """Replies that each hold a piece, put together into one."""
+    """Assembles replies, each with a piece, into one."""
 
     def __init__(self) -> None:
         self._seen: JSON = {}
@@ -169,7 +169,7 @@ class StreamAssembly:
         parts = _parts(candidate)
         if any(map(_is_written, parts)) or (event.get("error") and not self._finish):
             self._figures.wrote()
-        # Of what is no text it only matters that there was some.
+        # Of parts that are not text it only matters that there were some.
         self._others = [part for part in parts if not _is_text(part)][-1:] or self._others
         self._figures.take(event.get("usageMetadata"))
         self._texts.append("".join(part["text"] for part in parts if _is_text(part)))
@@ -180,7 +180,7 @@ class StreamAssembly:
 
     @property
     def ended(self) -> bool:
-        """Of an answer, nothing but the end of the connection says that no further piece follows."""
+        """True only after an error. For an answer, only the end of the connection shows that nothing follows."""
         return "error" in self._seen
 
     @property
@@ -196,20 +196,20 @@ class StreamAssembly:
         return bool(self._finish or stopped)
 
 
-#: What each piece may say of the whole reply.
+#: Fields of a piece that are about the whole reply.
 _OF_THE_WHOLE = ("error", "modelVersion", "promptFeedback", "responseId")
 _OF_A_PIECE = frozenset({*_OF_THE_WHOLE, "candidates", "usageMetadata"})
 
 
 def _told(body: JSON) -> Told:
-    """What a body says of its tokens."""
+    """The usage in a body."""
     if not body.get("usageMetadata") and (so_far := body.get(SO_FAR)):
         return before_the_end(told(_figures(mapping(so_far)), lambda: False))
     return told(_figures(mapping(body.get("usageMetadata"))), lambda: _wrote(body))
 
 
 def _figures(usage: JSON) -> Figures:
-    """This format leaves out what is 0, so that an output which is not there is 0."""
+    """Read the figures. This format leaves zeros out, so a missing output is 0."""
     prompt, total, cached, thoughts, tools = figures(usage, *_COUNTS)
     return Figures(
         prompt,
@@ -223,7 +223,7 @@ def _figures(usage: JSON) -> Figures:
 
 
 def _wrote(body: JSON) -> bool:
-    """Whether the model has written anything: text, calls, thinking, or all that its limit allowed."""
+    """True if the model wrote anything: text, calls, thinking, or as much as its limit allowed."""
     return any(
         candidate.get("finishReason") == "MAX_TOKENS" or any(map(_is_written, _parts(candidate)))
         for candidate in objects(body.get("candidates"))

@@ -1,4 +1,4 @@
-"""What an HTTP status says, for every provider that replies over HTTP."""
+"""Failures by HTTP status, for every provider over HTTP."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _ADVICE = {
 
 
 def read_answer(reply: Reply, figured: Callable[[Failure, JSON], Failure]) -> JSON | Failure:
-    """The object in which an answer may be; the failure that the reply is, by its status or by what it says.
+    """Return the object that may be an answer, or the failure that the status or the content of the reply means.
 
-    figured: the failure with what such an object says of tokens and cost.
+    figured: adds the tokens and the cost in such an object to the failure.
     """
     body = read_json(reply)
     if not reply.good:
@@ -46,7 +46,7 @@ def read_answer(reply: Reply, figured: Callable[[Failure, JSON], Failure]) -> JS
 
 
 def error_reply(reply: Reply, said: object) -> Failure:
-    """The failure that an error stands for, whatever the HTTP status is; `said` is what `said_in` gives of its body."""
+    """The failure that an error means, whatever its HTTP status; `said` is the result of `said_in` for its body."""
     error = read_error(said)
     return from_status(
         reply,
@@ -67,10 +67,10 @@ def from_status(
     retryable: bool | None = None,
     retry_after: float | None = None,
 ) -> Failure:
-    """The failure that a complete error reply stands for.
+    """The failure that a complete error reply means.
 
-    A 3xx and a 4xx are not billed; any other status leaves open whether the provider had begun to answer. `status` is
-    what the body says, which counts under a good status.
+    A 3xx or 4xx is not billed. With any other status the provider may have begun to answer. `status` is the one in the
+    body, which counts under a good status.
     """
     status = status if reply.good and _is_error_status(status) else reply.status
     kind = kind or _kind(status)
@@ -86,7 +86,7 @@ def from_status(
 
 
 def no_reply(what: str, *, unsent: bool, retryable: bool = True, request_id: str | None = None) -> Failure:
-    """The failure of a connection that could not be made, by which nothing was sent, or that broke too early."""
+    """The failure of a connection that could not be made, so that nothing was sent, or that broke too early."""
     said = "No connection could be made" if unsent else "The connection broke before the whole reply came"
     return Failure(
         kind=LLMConnectionError,
@@ -98,7 +98,7 @@ def no_reply(what: str, *, unsent: bool, retryable: bool = True, request_id: str
 
 
 def seconds(value: str | None) -> float | None:
-    """A wait in seconds; None for what is none."""
+    """A wait in seconds; None if it is invalid."""
     try:
         number = float(value) if value else None
     except ValueError:
@@ -107,7 +107,7 @@ def seconds(value: str | None) -> float | None:
 
 
 def wait_asked_for(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by `retry-after-ms` or `retry-after` (seconds or a date); None when not said."""
+    """Seconds to wait by `retry-after-ms` or `retry-after` (seconds or a date); None without these."""
     milliseconds = seconds(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000

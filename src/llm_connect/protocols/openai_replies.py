@@ -1,4 +1,4 @@
-"""What the replies of chat completions and of responses have in common: answers and usage."""
+"""Answers and usage, which replies of chat completions and of responses have in common."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_connect.protocols.wire import (
 
 
 def answer_of(reply: Reply, body: JSON, content: str, finish: FinishReason) -> Answer:
-    """The answer that a good reply stands for, with what both formats say in the same place."""
+    """The answer in a good reply, with the fields that are the same in both formats."""
     return Answer(
         content=content,
         model=text(body.get("model")),
@@ -31,7 +31,7 @@ def answer_of(reply: Reply, body: JSON, content: str, finish: FinishReason) -> A
 
 
 def told_by(usage: JSON, body: JSON, prompt_name: str, completion_name: str, wrote: Callable[[], bool]) -> Told:
-    """What an account of its tokens says in a body. The two formats name input and output differently."""
+    """Read the usage of a body. The two formats name input and output differently."""
     if usage:
         return _told(usage, prompt_name, completion_name, wrote)
     so_far = mapping(body.get(SO_FAR))

@@ -1,6 +1,6 @@
-"""What OpenRouter charges for a call, as its replies tell: the only ones of this format whose cost is defined.
+"""OpenRouter's charge for a call, from its replies: the only ones of this format with a defined cost.
 
-Source: OpenRouter's documentation of usage accounting, and of keys of one's own (BYOK).
+Source: OpenRouter's documentation of usage accounting, and of the user's own provider keys (BYOK).
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any
 from llm_connect.protocols.usage_figures import usd_figure
 from llm_connect.protocols.wire import JSON, mapping
 
-#: The end of the names of models that cost nothing.
+#: The suffix of models that cost nothing.
 _FREE = ":free"
-#: How it may be written that the key was the user's own.
+#: The spellings by which a reply says that the key was the user's own.
 _YES = (True, "true", "True")
 
 
 def cost_in(usage: JSON, model: str) -> Decimal | None:
-    """USD of a call of `model` by the account of its reply; None when that is not known.
+    """USD of a call of `model` by the usage in its reply; None if it is unknown.
 
-    No call costs nothing, but for those of a model that is free: a cost of 0 with a price of the provider behind it
-    is that of a key of the user's own, and any other says nothing.
+    Only calls of free models cost nothing. A cost of 0 with a price of the provider beside it means a key of the
+    user's own; any other 0 means nothing.
     """
     upstream = mapping(usage.get("cost_details")).get("upstream_inference_cost")
     cost = charged(usage.get("cost"), is_byok=usage.get("is_byok") in _YES, upstream=upstream)
@@ -31,7 +31,7 @@ def cost_in(usage: JSON, model: str) -> Decimal | None:
 
 
 def charged(cost: Any, *, is_byok: bool, upstream: Any) -> Decimal | None:
-    """USD; with a key of the user's own `cost` is OpenRouter's fee alone, and the provider's price comes on top."""
+    """USD charged. With the user's own key, `cost` is only OpenRouter's fee, and the provider's price is added."""
     fee = usd_figure(cost)
     if fee is None or not is_byok:
         return fee

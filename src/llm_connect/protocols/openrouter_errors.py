@@ -1,7 +1,7 @@
-"""What OpenRouter says of an error beyond chat completions: whether it may pass, and when to come back.
+"""OpenRouter's additions to the errors of chat completions: is the error temporary, and when to retry.
 
-Source: OpenRouter's documentation of its limits and errors. A 402 for want of credits stays; one because requests
-under way fill what the account may have in flight passes when they have ended.
+Source: OpenRouter's documentation of its limits and errors. A 402 for lack of credits is final. A 402 because the
+requests under way use up the account's allowance is temporary.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _IN_FLIGHT = "openrouter_in_flight_budget"
 
 
 def with_openrouters_words(failure: Failure, reply: Reply) -> Failure:
-    """`failure`, as the metadata and the availability in the error of `reply` change it."""
+    """Amend `failure` by the metadata and the availability in the error of `reply`."""
     error = _error_of(reply)
     metadata, availability = mapping(error.get("metadata")), mapping(error.get("availability"))
     if not metadata and not availability:
@@ -43,6 +43,6 @@ def _may_pass(failure: Failure, metadata: JSON, availability: JSON) -> bool:
 
 
 def _wait(said: JSON) -> float | None:
-    """A number of seconds; as text, it is of the same kind as in a header."""
+    """A number of seconds; as text, it has the same form as in a header."""
     value = said.get("retry_after")
     return seconds(str(value)) if isinstance(value, int | float | str) and not isinstance(value, bool) else None

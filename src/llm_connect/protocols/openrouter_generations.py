@@ -1,6 +1,6 @@
-"""What OpenRouter tells later of one request: `GET /generation?id=`.
+"""OpenRouter's later report on one request: `GET /generation?id=`.
 
-Source: OpenRouter's API reference. A generation is told some seconds after its reply; until then it is a 404.
+Source: OpenRouter's API reference. A generation is known some seconds after its reply; until then it is a 404.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from llm_connect.protocols.wire import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What OpenRouter has booked for one request.
+    """OpenRouter's record of one request.
 
-    request_id: the id that it was asked by.
+    request_id: the id in the question.
     usage: tokens by the tokenizer of the model, as they are billed.
-    cost: USD; with a key of one's own OpenRouter's fee and the provider's price; None when it is not known.
-    cancelled: whether the request was cut short by whoever had sent it.
+    cost: USD; with the user's own key, OpenRouter's fee plus the provider's price; None if it is unknown.
+    cancelled: True if the sender cut the request short.
     """
 
     request_id: str
@@ -43,7 +43,7 @@ class Generation:
 
 
 def path_of(request_id: str) -> str:
-    """Where a generation is told. Raises LLMConfigurationError for what is no id."""
+    """The path of a generation. Raises LLMConfigurationError for an invalid id."""
     if not isinstance(request_id, str) or not request_id.strip():
         raise LLMConfigurationError("request_id must name the request, as metadata or an error gives it.")
     check_encodable("request_id", request_id)
@@ -51,7 +51,7 @@ def path_of(request_id: str) -> str:
 
 
 def parse(reply: Reply) -> Generation | Failure:
-    """What a reply says of a generation, or why it says nothing."""
+    """Parse a reply into a generation or a failure."""
     body = read_answer(reply, lambda failure, _: failure)
     if isinstance(body, Failure):
         return _asked_too_early(body)

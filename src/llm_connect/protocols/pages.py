@@ -1,4 +1,4 @@
-"""The words of a reply that is no JSON: a plain text, or a page of HTML or XML."""
+"""The words of a reply that is not JSON but plain text, or a page of HTML or XML."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 
 _UNSEEN = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"<[^>]*(?:>|\Z)")
-#: More of a page is not looked at.
+#: The most of a page that is read.
 _MOST_PAGE_BYTES = 8192
 
 
 def words_of_page(body: bytes) -> str:
-    """The text of a plain text, of HTML or XML; empty for what is no text."""
+    """The text of plain text, HTML or XML; empty if the body is not text."""
     said = body[:_MOST_PAGE_BYTES].decode("utf-8", "replace")
     if said.count("\ufffd") * 10 > len(said):
         return ""

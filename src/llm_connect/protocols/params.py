@@ -1,4 +1,4 @@
-"""The portable part of `model_params`, and the refusal of what a provider does not know."""
+"""The portable part of `model_params`, and the refusal of unknown keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STRICT_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 @dataclass(frozen=True, slots=True)
 class JSONSchema:
-    """A schema that the answer is to follow. Strict is the caller's choice: most schemas do not pass it."""
+    """A schema for the answer. The caller chooses `strict`, because most schemas do not qualify for it."""
 
     schema: JSON
     strict: bool
@@ -30,7 +30,7 @@ class JSONSchema:
 
 
 def check_known(config: RunConfig, known: Iterable[str], provider: str) -> None:
-    """Refuse a key that is neither portable nor known to the provider: dropped or leaked, it would surprise."""
+    """Refuse a key that is neither portable nor known to the provider. Dropping or leaking it would surprise."""
     if not config.model_params:
         return
     allowed = PORTABLE | set(known)
@@ -53,7 +53,7 @@ def _is_sendable(value: object) -> bool:
 
 
 def json_schema(params: JSON) -> JSONSchema | None:
-    """Take the portable schema out of `params`; None when there is none."""
+    """Take the portable schema out of `params`; None if there is no schema."""
     schema = params.pop("json_schema", None)
     strict = params.pop("json_schema_strict", False)
     if schema is None:

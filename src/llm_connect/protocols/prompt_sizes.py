@@ -1,4 +1,4 @@
-"""How large the parts of a prompt may be in tokens, and how sure that is."""
+"""Bounds for the parts of a prompt in tokens, and their grade."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from llm_connect.core.counting import Size, TokenCounter, measured
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens, is_openais, reads_more
 from llm_connect.protocols.wire import JSON, mapping, objects, text
 
-#: A message is framed by three or four tokens and a reply primed by three (OpenAI's cookbook): twice that.
+#: Twice the three or four tokens that frame a message, and the three that prime a reply (OpenAI's cookbook).
 FRAMING_TOKENS = 8
-#: For parameters by which a provider adds a few words: Claude, told to think, counted about 30 tokens more.
+#: For parameters that make a provider add a few words: Claude counted about 30 tokens more when told to think.
 STYLE_TOKENS = 64
-#: What Anthropic adds when there are tools: hundreds of tokens, by its documentation.
+#: Anthropic's additional prompt for tools: hundreds of tokens, by its documentation.
 TOOL_PROMPT_TOKENS = 1_024
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 
 
 @dataclass(slots=True)
 class PromptSizes:
-    """What texts come to as input of one model.
+    """Bounds for texts as input of one model.
 
-    Byte-level tokenizers (OpenAI's) make no more tokens than bytes. Others may normalize before: SentencePiece (Gemini,
-    Gemma, Llama) does, and so does the tokenizer that Anthropic has published; what nobody knows counts like them.
+    Byte-level tokenizers (OpenAI's) make no more tokens than bytes. Others may normalize first: SentencePiece (Gemini,
+    Gemma, Llama) does, and so does the tokenizer that Anthropic has published. Unknown models count like these.
     """
 
     model: str
@@ -38,23 +38,23 @@ class PromptSizes:
         return hidden_prompt_tokens(self.model)
 
     def framed(self, texts: Iterable[str]) -> int:
-        """`texts`, each with its framing, by the tokenizer where there is one."""
+        """`texts`, each with its framing, by the tokenizer if there is one."""
         size = measured(self._bytes, self.counter)
         return sum(FRAMING_TOKENS + size(part) for part in texts)
 
     def json(self, value: Mapping[str, Any] | list[Any]) -> int:
-        """`value` as JSON, by its bytes: a provider writes it in its own way. 0 for an empty one."""
+        """`value` as JSON, by its bytes, since a provider writes it in its own way. 0 for an empty one."""
         return self._bytes(json.dumps(value, ensure_ascii=False)) if value else 0
 
     def tools(self, tools: Any) -> int:
-        """The prompt that the provider adds when there are `tools`, beside these themselves."""
+        """The prompt that the provider adds because of `tools`, without the tools themselves."""
         return TOOL_PROMPT_TOKENS if tools and not is_openais(self.model) else 0
 
     def grade(self, *, limited: bool, plain: bool) -> Grade:
-        """How sure a bound is.
+        """The grade of a bound.
 
-        limited: whether all that the model will read is in the request. plain: whether that is text at the provider's
-        own endpoint, and the output limit is sure to hold.
+        limited: True if the request contains all that the model will read. plain: True if that is text at the
+        provider's own endpoint, and the output limit is certain to hold.
         """
         if not limited or reads_more(self.model):
             return "unbounded"
@@ -67,40 +67,40 @@ class PromptSizes:
 
 
 def several(value: Any) -> list[JSON]:
-    """The objects that `value` is or has: where a list is meant, some servers take a single object, too."""
+    """The objects in `value`. Instead of a list, some servers also accept a single object."""
     return [value] if isinstance(value, dict) else objects(value)
 
 
 def are_objects(value: Any) -> bool:
-    """Whether `several` leaves nothing out."""
+    """True if `several` leaves nothing out."""
     return value is None or isinstance(value, dict) or (isinstance(value, list) and len(objects(value)) == len(value))
 
 
 def texts_of(content: Any) -> list[str]:
-    """The texts in the content of a message: it is one, or has some among its parts."""
+    """The texts in the content of a message, which is a text or has some among its parts."""
     if isinstance(content, str):
         return [content]
     return [text(part.get(name)) for part in objects(content) for name in ("text", "refusal") if part.get(name)]
 
 
 def is_text(content: Any) -> bool:
-    """Whether the content of a message is nothing but text: no image or file, whose size is not told by its bytes."""
+    """True if the content of a message is only text: no image or file, whose bytes do not show its size."""
     if content is None or isinstance(content, str):
         return True
     return isinstance(content, list) and all(mapping(part).get("type") in _TEXT_PARTS for part in content)
 
 
 def are_functions(tools: Any) -> bool:
-    """Whether all `tools` are run by the caller; the provider's own read and write without a limit."""
+    """True if the caller runs all `tools`. The provider's own tools read and write without a limit."""
     return tools is None or (isinstance(tools, list) and all(mapping(tool).get("type") == "function" for tool in tools))
 
 
 def with_count(bound: Bound, counted: int | None, *, hidden: int, exact: bool) -> Bound:
-    """`bound`, with the tokens that the provider itself has counted in place of bytes, where those are fewer.
+    """Tighten `bound` by the provider's own token count, if that is less than the bytes.
 
-    A count of 0 says nothing, since there is a prompt.
-    exact: whether the count is told to be what will be read. More than the bytes says that something is added of
-    which nobody knows how much it will be.
+    A count of 0 means nothing, since there is a prompt.
+    exact: True if the provider promises that it will read exactly this. A count above the bytes shows that something
+    of unknown size is added.
     """
     if not counted or bound.grade == "unbounded":
         return bound

@@ -46,8 +46,8 @@ from llm_connect.protocols.wire import (
 #: The smallest output limit that the format takes (OpenAPI document 2.3.0).
 LEAST_MAX_TOKENS = 16
 
-#: Names that `model_params` may have, and where in the body they go. `reasoning` as a whole is not among them: its
-#: mode "pro" adds a prompt of about 1,500 tokens.
+#: Names that `model_params` may have, and their places in the body. `reasoning` as a whole is not one of them,
+#: because its mode "pro" adds a prompt of about 1,500 tokens.
 _PARAMS: Mapping[str, tuple[str, ...]] = {
     "metadata": ("metadata",),
     "prompt_cache_key": ("prompt_cache_key",),
@@ -59,7 +59,7 @@ _PARAMS: Mapping[str, tuple[str, ...]] = {
     "user": ("user",),
     "verbosity": ("text", "verbosity"),
 }
-#: All fields of a request that `bound` knows: with any other, nobody says how much is read or written.
+#: All fields of a request that `bound` knows. Any other field may make the model read or write without limit.
 _BOUNDED = frozenset(
     {
         "background",
@@ -89,9 +89,9 @@ _BOUNDED = frozenset(
         "user",
     }
 )
-#: Of `reasoning`; its mode "pro" is not among them.
+#: Those of `reasoning`, without its mode "pro".
 _BOUNDED_REASONING = frozenset({"context", "effort", "summary"})
-#: The fields that the counting endpoint takes, too (openai 3.54, InputTokenCountParams).
+#: The fields that the counting endpoint accepts as well (openai 3.54, InputTokenCountParams).
 _COUNTED = (
     "input",
     "instructions",
@@ -108,14 +108,14 @@ _FINISH: Mapping[str, FinishReason] = {
     "max_output_tokens": "length",
     "content_filter": "content_filter",
 }
-#: States of a reply that are no answer: it failed, or is still to come.
+#: States of a reply without an answer: it failed, or is still to come.
 _NO_ANSWER = frozenset({"failed", "cancelled", "queued", "in_progress"})
 
 
 def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | None) -> JSON:
-    """The request body for one prompt. The reply is not stored at OpenAI, unless `model_params` says so.
+    """Render the request body for one prompt. OpenAI does not store the reply unless `model_params` says so.
 
-    A limit below 16, which the format does not take, is sent as 16; `bound` counts it so.
+    The format does not accept a limit below 16. A smaller one is sent as 16, and `bound` counts it as that.
     """
     check_known(config, _PARAMS, "OpenAI's responses")
     body: JSON = {"model": model, "input": [{"role": "user", "content": prompt}], "store": False}
@@ -129,11 +129,11 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
 
 
 def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCounter | None = None) -> Bound:
-    """What a request may use at most.
+    """The upper bound of a request.
 
-    A schema counts with its bytes. `proven` only at the provider's own endpoint, for text and a model that is known to
-    be given no further prompt. `unbounded` for what is not counted here: images, a provider's own tools, what was said
-    before and is kept at the provider, or a field that is not known.
+    A schema counts with its bytes. The grade is `proven` only at the provider's own endpoint, for text, and for a model
+    to whose prompt the provider is known to add nothing. It is `unbounded` if the request has something that is not
+    counted here: images, a provider's own tools, a conversation that the provider keeps, or an unknown field.
     """
     sizes = PromptSizes(text(body.get("model")), counter)
     items = _items(body.get("input"))
@@ -150,19 +150,19 @@ def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCoun
 
 
 def counting_body(body: JSON) -> JSON:
-    """The request that asks OpenAI what it counts for the request `body`."""
+    """The body that asks OpenAI to count the tokens of the request `body`."""
     return {name: body[name] for name in _COUNTED if name in body}
 
 
 def counted_bound(bound: Bound, reply: Reply, model: str, *, own_endpoint: bool) -> Bound:
-    """`bound` by what OpenAI counts: "the exact count the model will receive", by its guide to counting tokens."""
+    """Tighten `bound` by OpenAI's count: "the exact count the model will receive", by its guide to counting tokens."""
     said = read_json(reply)
     counted = None if isinstance(said, Failure) or not reply.good else figure(said.get("input_tokens"))
     return with_count(bound, counted, hidden=hidden_prompt_tokens(model), exact=own_endpoint)
 
 
 def parse(reply: Reply) -> Answer | Failure:
-    """What a reply says: an answer, or why there is none."""
+    """Parse a reply into an answer or a failure."""
     body = read_answer(reply, _figured)
     return body if isinstance(body, Failure) else _figured(_outcome(reply, body), body)
 
@@ -185,7 +185,7 @@ def streamed(body: JSON) -> JSON:
 
 
 class StreamAssembly:
-    """Events as they come; the last one holds the whole reply."""
+    """Reads events as they arrive; the last one has the whole reply."""
 
     def __init__(self) -> None:
         self._reply: JSON = {}
@@ -194,7 +194,7 @@ class StreamAssembly:
     def add(self, event: JSON) -> str:
         kind = text(event.get("type"))
         if kind == "error" or (event.get("error") and not kind):
-            # The fields of the error are those of the event, or are in it, as elsewhere.
+            # The fields of the error are in the event itself, or in an object there as elsewhere.
             self._reply, self.ended = {"error": event.get("error") or event}, True
         elif kind in _STATES:
             self._reply, self.ended = mapping(event.get("response")), kind in _LAST_STATES
@@ -219,7 +219,7 @@ _STATES = _LAST_STATES | {"response.created", "response.queued", "response.in_pr
 
 
 def _wrote(body: JSON) -> bool:
-    """Whether the model has written anything: text, calls, thinking, or all that its limit allowed."""
+    """True if the model wrote anything: text, calls, thinking, or as much as its limit allowed."""
     reason = mapping(body.get("incomplete_details")).get("reason")
     return reason == "max_output_tokens" or any(
         not _is_message(item) or _has_text(item) for item in objects(body.get("output"))
@@ -257,7 +257,7 @@ def _texts(items: list[JSON]) -> list[str]:
 
 
 def _read_as_json(body: JSON, items: list[JSON]) -> JSON:
-    """What the model reads beside texts: a format other than text, functions and their calls, its own thoughts."""
+    """The model's other input besides texts: a format other than text, functions and their calls, its own thoughts."""
     others = [item for item in items if not _is_message(item)]
     wanted = {"format": mapping(body.get("text")).get("format"), "tools": body.get("tools"), "others": others}
     return {name: value for name, value in wanted.items() if value and value != {"type": "text"}}

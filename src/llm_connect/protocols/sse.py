@@ -1,8 +1,8 @@
 """Server-sent events: from bytes, cut anywhere, to the data of each event.
 
-Source: the HTML Living Standard, "Interpreting an event stream". Unlike the standard, an event that the end of the
-stream cuts off is given, too, as some servers leave out the last empty line; so is a line that is no field of an event,
-as where a gateway adds a text or a page of its own.
+Source: the HTML Living Standard, "Interpreting an event stream". There are two differences. An event that the end of
+the stream cuts off counts, because some servers omit the last empty line. So does a line that is not a field of an
+event, because a gateway may add a text or a page of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TypeAlias
 
-#: The name of an event, which is empty as a rule, and its data; for a line that is no field, None and the line.
+#: The name of an event, which is usually empty, and its data. For a line that is not a field: None, and the line.
 Event: TypeAlias = tuple[str | None, str]
 
 _IGNORED = frozenset({b"id", b"retry"})
@@ -19,7 +19,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class EventStream:
-    """Feed it what comes, and take the events that are complete.
+    """Feed it bytes as they arrive, and take the complete events.
 
     for name, data in events.feed(b'data: {"a": 1}\\n\\n'):
         ...
@@ -48,7 +48,7 @@ class EventStream:
         return [event for line in lines if (event := self._take(line)) is not None]
 
     def end(self) -> list[Event]:
-        """The event that the end of the stream cut off."""
+        """Return the event that the end of the stream cut off."""
         return [event for line in (self._whole_line(), b"") if (event := self._take(line)) is not None]
 
     def _whole_line(self) -> bytes:
@@ -60,7 +60,7 @@ class EventStream:
         return line
 
     def _take(self, line: bytes) -> Event | None:
-        """What a line completes; None for one that completes nothing."""
+        """Return the event that a line completes, or None."""
         if not line:
             return self._event()
         field, _, value = line.partition(b":")
@@ -73,7 +73,7 @@ class EventStream:
         return None
 
     def _event(self) -> Event | None:
-        """The event that an empty line ends; one without data needs a name, which may be that of an error."""
+        """Return the event that an empty line ends. Without data it needs a name, which may be an error's."""
         name, self._name = self._name, ""
         if not self._data:
             return (name, "") if name else None

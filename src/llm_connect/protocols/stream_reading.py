@@ -1,7 +1,7 @@
-"""Reading a reply while it comes: its text piece by piece, and in the end the same reply as without streaming.
+"""Reads a reply while it arrives: its text piece by piece, and in the end the same reply as without streaming.
 
-A stream is put together into the body that a call without streaming would have got, so that usage, finish reason, cost
-and errors are read in one place, by the `parse` of the format.
+A stream is assembled into the body of a reply without streaming. So one place reads usage, finish reason, cost and
+errors: the `parse` of the format.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from llm_connect.protocols.sse import Event, EventStream
 from llm_connect.protocols.wire import JSON, loaded, mapping, objects, text
 
 _DONE = "[DONE]"
-#: The names under which the events of an answer come; None is a line outside of events.
+#: The names of the events of an answer; None means a line outside of events.
 _OF_ANSWERS = (None, "", "message")
-#: What an error may say of usage.
+#: The fields of an error that may have usage.
 _FIGURES = frozenset({"usage", "usageMetadata"})
 _MOST_STRAYS = 100
 _LOST = "A part of the stream could not be read, so the answer has a gap."
@@ -27,11 +27,11 @@ class Assembly(Protocol):
     """How the events of one format become one reply."""
 
     def add(self, event: JSON) -> str:
-        """Take one event; the text that it adds to the answer. An event of an unknown kind adds nothing."""
+        """Take one event, and return the text that it adds to the answer. Events of unknown kinds add nothing."""
         ...
 
     def owns(self, event: JSON) -> bool:
-        """Whether an event is of a kind that this format has."""
+        """True if an event is of a kind that this format has."""
         ...
 
     @property
@@ -41,34 +41,34 @@ class Assembly(Protocol):
 
     @property
     def whole(self) -> bool:
-        """Whether the answer has come to its end, or to an error."""
+        """True if the answer has ended, normally or by an error."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Whether an event said that no other follows."""
+        """True if an event said that no other follows."""
         ...
 
 
 class Reading(Protocol):
-    """A reply while it comes."""
+    """A reply while it arrives."""
 
     def feed(self, piece: bytes) -> list[str]:
-        """The texts that the next bytes add to the answer."""
+        """Return the texts that the next bytes add to the answer."""
         ...
 
     def end(self) -> list[str]:
-        """The texts that come to light by the end of the bytes."""
+        """Return the texts that only the end of the bytes completes."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Whether the reply said that it has ended; what follows need not be read."""
+        """True if the reply said that it has ended, so that the rest need not be read."""
         ...
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is missing of what has come."""
+        """True if the reply is complete."""
         ...
 
     @property
@@ -78,10 +78,10 @@ class Reading(Protocol):
 
 
 class EventReading:
-    """A reply in server-sent events; one without any event is taken as it is, such as an error or a page.
+    """A reply in server-sent events. A reply without events, such as an error or a page, is taken as it is.
 
-    An error may come in many forms, and becomes the one that every assembly knows. Lines and events that are no part of
-    an answer are ignored where the model comes to its end all the same; else they are why it does not.
+    Errors arrive in many forms, and all become the one that every assembly knows. Lines and events that do not belong
+    to an answer are ignored if the answer is complete without them; otherwise they are the reason that it is not.
     """
 
     def __init__(self, assembly: Assembly) -> None:
@@ -152,11 +152,11 @@ class EventReading:
         return ""
 
     def _take_stray(self, name: str | None, data: str, *, cut: bool) -> str:
-        """What is no object: lines of objects without empty lines between them, or no part of an answer."""
+        """Take data that is not one object: lines of objects without empty lines between them, or something foreign."""
         if "\n" in data:
             return "".join(self._take(name, line, cut=cut) for line in data.split("\n"))
         if data.lstrip()[:1] == "{" and name is not None:
-            # A part of the answer is lost; but what the end of the connection cut off is told by that.
+            # A part of the answer is lost, unless the end of the connection cut it off, which says so itself.
             self._lost = self._lost or not (cut or self._assembly.whole)
         elif name in _OF_ANSWERS and len(self._strays) < _MOST_STRAYS:
             self._strays.append(data)
@@ -169,7 +169,7 @@ class EventReading:
         return ""
 
     def _blame_strays(self, unknown: JSON | None = None) -> None:
-        """At the end: what came beside an answer is why it did not come to an end of its own."""
+        """At the end, blame an incomplete answer on the foreign text beside it."""
         if self._lost:
             self._fail(_LOST)
         elif self._plain is None and not self._assembly.whole:
@@ -179,7 +179,7 @@ class EventReading:
 
 
 class PlainReading:
-    """A reply that does not come as a stream: an error, for one."""
+    """A reply that is not a stream, such as an error."""
 
     ended = False
     whole = True
@@ -200,7 +200,7 @@ class PlainReading:
 
 
 class _WholeCharacters:
-    """Joins a character whose two halves (surrogates, in JSON) came in two pieces."""
+    """Joins a character whose two halves (surrogates, in JSON) arrived in two pieces."""
 
     def __init__(self) -> None:
         self._half = ""
@@ -213,14 +213,14 @@ class _WholeCharacters:
 
 
 def joined(piece: str) -> str:
-    """A text whose characters are whole wherever both of their halves are there."""
+    """Join the halves of characters in a text where both are present."""
     if piece.isascii():
         return piece
     return piece.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _objects_of(body: bytes) -> list[Event]:
-    """The objects of a body that is a list of them, or has one in each line (NDJSON); none of any other body."""
+    """The objects of a body that is a list, or has one object per line (NDJSON); else none."""
     written = body.decode("utf-8", "replace")
     with suppress(ValueError, RecursionError):
         whole = loaded(written)

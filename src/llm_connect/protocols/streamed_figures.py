@@ -1,4 +1,4 @@
-"""The usage of a stream, some of which is told in one event and some in others, early, late, or twice."""
+"""The usage of a stream, whose parts may be in several events, early, late, or twice."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 from llm_connect.core.usage import MOST_TOKENS
 from llm_connect.protocols.usage_figures import figure, usd_figure
 
-#: Where the assembly of a stream puts figures that are not of the whole reply.
+#: The field for figures that do not cover the whole reply.
 SO_FAR = "usage_so_far"
 
 
 class StreamedFigures:
-    """The figures of a stream. They only grow, so that one that says less, or nothing, takes nothing back.
+    """The figures of a stream. They only grow, so an event with less, or nothing, takes nothing back.
 
-    wholes: the figures that tell how much was written, output and total: the name of each, and of the figure that is
-    within it and was not written.
+    wholes: the figures for output and total: the name of each, and the name of the part in it that was not written.
     """
 
     def __init__(self, *wholes: tuple[str, str | None]) -> None:
@@ -26,17 +25,17 @@ class StreamedFigures:
         self.said: dict[str, Any] = {}
 
     def wrote(self) -> None:
-        """More was written, or may have been, so that the figures so far are not of the whole reply."""
+        """Note that more was written, or may have been, so the figures so far do not cover the whole reply."""
         self._final = False
 
     def take(self, said: object) -> None:
-        """Take the figures of an event, if they are any."""
+        """Take the figures of an event, if it has some."""
         if isinstance(said, dict) and said:
             merge(self.said, said)
             self._final = self._final or any(self._is_told(said, *whole) for whole in self._wholes)
 
     def named(self, name: str, *, whole: bool) -> dict[str, Any]:
-        """The figures as a reply in one piece has them; of one that is `whole`, apart where more was written later."""
+        """The figures as in a whole reply; under SO_FAR if the reply is `whole` but more was written after them."""
         return {SO_FAR if whole and not self._final else name: self.said}
 
     def _is_told(self, said: dict[str, Any], name: str, within: str | None) -> bool:
@@ -46,7 +45,7 @@ class StreamedFigures:
 
 
 def merged(accounts: Iterable[object]) -> dict[str, Any]:
-    """Several accounts of the same reply as one: of each figure the greatest that can be true."""
+    """Merge several accounts of the same reply: of each figure the greatest plausible one counts."""
     whole: dict[str, Any] = {}
     for account in accounts:
         if isinstance(account, dict):
@@ -55,7 +54,7 @@ def merged(accounts: Iterable[object]) -> dict[str, Any]:
 
 
 def merge(whole: dict[str, Any], account: dict[str, Any]) -> None:
-    """Add to `whole` what `account` says beyond it."""
+    """Add to `whole` the new and larger figures of `account`."""
     for name, value in account.items():
         before = whole.get(name)
         if type(value) is int and type(before) is int:

@@ -1,18 +1,18 @@
-"""From what a provider says of its tokens to a `Usage`, for every format, whole replies and streams alike.
+"""Turns a provider's token figures into a `Usage`, for every format, whole replies and streams alike.
 
 The rule:
 
 1. A figure is a whole number from 0 to `MOST_TOKENS`. It may be written `17`, `17.0` or `"17"`. Anything else, such as
-   `true`, `-1`, `1e308`, a list, or a number of 4,300 digits, says nothing.
-2. The provider's own total counts before its parts, where it leaves room for input and output. It tells whether
-   thinking is part of the output figure or beside it, and whether tools or a cache are part of the input figure. Parts
-   that exceed their whole are clipped to it; what the total has beyond input and output is output.
+   `true`, `-1`, `1e308`, a list, or a number of 4,300 digits, means nothing.
+2. The provider's own total has priority over its parts if it leaves room for input and output. It shows if thinking is
+   part of the output figure or beside it, and if tools or a cache are part of the input figure. Parts that exceed
+   their whole are clipped to it. Any rest of the total beyond input and output is output.
 3. Without a total, a part that exceeds its whole is not in it but beside it: cached input, or thinking.
-4. A call has input, and a reply that wrote something (text, a call of a tool, thinking, or all that its limit allowed)
-   has output. Where the figures say otherwise, say too little, or exclude each other, the usage is not known: the call
-   is booked by its bound, and by what the figures say at least where that is more.
+4. A call has input, and a reply that wrote something (text, a call of a tool, thinking, or as much as its limit
+   allowed) has output. If the figures deny that, are too few, or exclude each other, the usage is unknown. Then the
+   bound of the call is booked, or the least that the figures prove if that is more.
 
-Nobody is billed by these rules; they decide what a budget books. More than was held can be true, and is booked in full.
+Nobody is billed by these rules; they decide what a budget books. More than the hold can be true, and is booked in full.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ _WRITTEN = re.compile(r"\s*(\d{1,18})(?:\.0*)?\s*", re.ASCII)
 
 
 class Told(NamedTuple):
-    """What a reply says of its tokens.
+    """The reading of a reply's token figures.
 
-    usage: what the call has used; None when that is not known.
-    least: what it has used at least, where no more is known.
+    usage: the usage of the call; None if it is unknown.
+    least: the least usage that is certain, if no more is known.
     """
 
     usage: Usage | None = None
     least: Usage | None = None
 
 
-#: What a reply says that is silent.
+#: The reading of a reply without figures.
 SILENT = Told()
 
 
 @dataclass(slots=True)
 class Figures:
-    """The figures of a reply as they are read; None where they say nothing.
+    """The figures of a reply; None for those that mean nothing.
 
-    tools: input that tools have added, beside `prompt` or within it. thinks_apart: whether thinking is usually not in
+    tools: input that tools have added, beside `prompt` or within it. thinks_apart: True if thinking is usually not in
     `completion`.
     """
 
@@ -73,7 +73,7 @@ class Figures:
 
 
 def figure(value: object) -> int | None:
-    """A number of tokens as a reply writes it; None for what is none, and for one that cannot be true."""
+    """Read a number of tokens; None if it is not a number or cannot be true."""
     if value is None:
         return None
     number = value if type(value) is int else _whole(value)
@@ -81,7 +81,7 @@ def figure(value: object) -> int | None:
 
 
 def usd_figure(value: object) -> Decimal | None:
-    """An amount of USD as a reply writes it; None for what is none, and for one that cannot be true."""
+    """Read an amount of USD; None if it is not an amount or cannot be true."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -92,7 +92,7 @@ def usd_figure(value: object) -> Decimal | None:
 
 
 def figures(account: dict[str, Any], *names: str) -> list[int | None]:
-    """The numbers of tokens that an account has under these names."""
+    """The token figures of an account under these names."""
     return [
         value
         if (value := account.get(name)) is None or (type(value) is int and 0 <= value <= MOST_TOKENS)
@@ -102,7 +102,7 @@ def figures(account: dict[str, Any], *names: str) -> list[int | None]:
 
 
 def told(said: Figures, wrote: Callable[[], bool]) -> Told:
-    """What `said` means; `wrote` says whether the reply wrote something."""
+    """Interpret `said`; `wrote` is True if the reply wrote something."""
     usual = said.usual()
     if not said.total:
         parts = _split(said, usual)
@@ -114,7 +114,7 @@ def told(said: Figures, wrote: Callable[[], bool]) -> Told:
 
 
 def clipped(said: Figures, prompt: int, completion: int) -> Usage:
-    """Usage of so much input and output; its parts are clipped to them, what is written to a cache last."""
+    """A usage with this input and output. Its parts are clipped to them, with writes to a cache last."""
     cache_write = min(said.cache_write, prompt) if said.cache_write else 0
     return Usage(
         prompt_tokens=prompt,
@@ -126,12 +126,12 @@ def clipped(said: Figures, prompt: int, completion: int) -> Usage:
 
 
 def before_the_end(said: Told) -> Told:
-    """What figures mean after which more was written: so much was used at least."""
+    """Interpret figures after which more was written: they are the least usage."""
     return Told(None, said.usage or said.least)
 
 
 def _split_by_total(said: Figures, usual: tuple[int, int], total: int) -> tuple[int, int] | None:
-    """Input and output by the form in which they come to the total; else what the input leaves of it is output."""
+    """Input and output in the form that adds up to the total; otherwise the total minus the input is output."""
     inputs, outputs = zip(usual, said.other(), strict=True)
     forms = [(sent, written) for sent in inputs for written in outputs if sent + written == total]
     if forms:
@@ -140,7 +140,7 @@ def _split_by_total(said: Figures, usual: tuple[int, int], total: int) -> tuple[
 
 
 def _split(said: Figures, usual: tuple[int, int]) -> tuple[int, int] | None:
-    """Input and output where there is no total."""
+    """Input and output without a total."""
     if not said.prompt or said.completion is None:
         return None
     (sent, written), other = usual, said.other()

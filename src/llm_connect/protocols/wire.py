@@ -1,4 +1,4 @@
-"""What passes between a protocol and whoever carries it."""
+"""The types that pass between a protocol and its carrier."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from llm_connect.protocols.usage_figures import Told
 
 JSON: TypeAlias = dict[str, Any]
 
-#: More of a request id or of the name of a model is not kept.
+#: The most of a request id or model name that is kept.
 LONGEST_NAME = 200
 _SHOWN_CHARACTERS = 300
 
 
 @dataclass(slots=True)
 class Reply:
-    """What came back over the wire. Header names are lower case."""
+    """A raw reply. Header names are lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -32,21 +32,21 @@ class Reply:
 
     @property
     def good(self) -> bool:
-        """Whether its status says that all went well: any 2xx may hold an answer."""
+        """True if its status is a success: any 2xx may have an answer."""
         return is_good(self.status)
 
 
 def is_good(status: int) -> bool:
-    """Whether a status says that all went well."""
+    """True if a status is a success."""
     return 200 <= status < 300
 
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """What a good reply says.
+    """The content of a good reply.
 
-    usage: what the call used; None when that is not known. used_at_least: what is known of it then.
-    service_tier: at whose prices the provider has served the request, where it says so.
+    usage: the usage of the call; None if it is unknown. used_at_least: the least usage that is certain then.
+    service_tier: the tier by whose prices the provider served the request, if it names one.
     """
 
     content: str
@@ -63,14 +63,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What a bad reply, or none, says.
+    """The meaning of a bad reply, or of a missing one.
 
     kind: the error to raise.
-    retryable: whether the same request may go through later.
-    maybe_billed: False only where it is known that the provider charges nothing: no byte of the request was
-        sent, or a complete reply of a kind that is not billed.
-    usage, used_at_least: what the failed call used, where the reply says so, as of an answer.
-    content: the text that had come by then.
+    retryable: True if the same request may succeed later.
+    maybe_billed: False only if the provider certainly charges nothing: no byte of the request was sent, or the reply
+        is complete and of a kind that is not billed.
+    usage, used_at_least: the usage of the failed call, if the reply has it; as for an answer.
+    content: the text that had arrived by then.
     """
 
     kind: type[LLMError]
@@ -90,7 +90,7 @@ class Failure:
 
 
 def read_json(reply: Reply) -> JSON | Failure:
-    """The body as a JSON object, or why it is none."""
+    """Read the body as a JSON object, or return the failure."""
     try:
         value = loaded(reply.body)
     except (ValueError, RecursionError):
@@ -101,9 +101,9 @@ def read_json(reply: Reply) -> JSON | Failure:
 
 
 def loaded(text: str | bytes) -> Any:
-    """JSON as Python's objects. A whole number with more digits than Python reads is infinite.
+    """Parse JSON. A whole number with more digits than Python reads becomes infinite.
 
-    Raises ValueError and RecursionError for what is no JSON.
+    Raises ValueError or RecursionError for invalid JSON.
     """
     try:
         return json.loads(text)
@@ -117,7 +117,7 @@ AnyOutcome = TypeVar("AnyOutcome", bound=Answer | Failure)
 
 
 def with_figures(outcome: AnyOutcome, said: Told, cost: Decimal | None = None) -> AnyOutcome:
-    """The same, with what the reply says of its tokens and of its cost."""
+    """The same failure with the reply's tokens and cost."""
     source = None if cost is None else "provider"
     if isinstance(outcome, Failure):
         return replace(outcome, usage=said.usage, used_at_least=said.least, cost=cost, cost_source=source)
@@ -126,7 +126,7 @@ def with_figures(outcome: AnyOutcome, said: Told, cost: Decimal | None = None) -
 
 
 def unreadable(reply: Reply, what: str) -> Failure:
-    """A reply under a good status that holds no answer; it may have been billed."""
+    """The failure of a reply with a good status and no answer; it may have been billed."""
     return Failure(
         kind=LLMResponseError,
         message=f"The reply (HTTP {reply.status}) {what}: check that base_url names the provider's API.",
@@ -136,54 +136,54 @@ def unreadable(reply: Reply, what: str) -> Failure:
 
 
 def request_id(reply: Reply) -> str | None:
-    """The id under which the provider knows the request."""
+    """The provider's id of the request."""
     return request_id_in(reply.headers)
 
 
 def request_id_in(headers: Mapping[str, str]) -> str | None:
-    """The id in the headers of a reply; of OpenRouter the one by which it tells later what was billed."""
+    """The request id in the headers of a reply; for OpenRouter the id of its later report."""
     found = headers.get("x-generation-id") or headers.get("x-request-id") or headers.get("request-id")
     return encodable(found[:LONGEST_NAME]) if found else None
 
 
 def spent_on_thinking(content: str, finish: FinishReason) -> str | None:
-    """The hint for an answer without text that ended at its limit."""
+    """The hint for an answer that ended at its limit without any text."""
     if content or finish != "length":
         return None
     return "The output limit was used up before any text was written, for example by thinking: raise max_tokens."
 
 
 def count(value: object) -> int:
-    """A number of a request, which may be written as `2.0`; what is no such number is 0."""
+    """A whole number in a request, which may be written as `2.0`; 0 for anything else."""
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and value >= 0 else 0
 
 
 def text(value: object) -> str:
-    """A text of a reply, without halves of characters that a cut left; what is no text is empty."""
+    """A text in a reply, without half characters left by a cut; empty for anything else."""
     if not isinstance(value, str):
         return ""
     return value if value.isascii() else encodable(value)
 
 
 def mapping(value: object) -> JSON:
-    """An object of a reply; what is no object is empty."""
+    """An object in a reply; empty for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def first(value: object) -> JSON:
-    """The first object of a list in a reply; empty when there is none."""
+    """The first object of a list in a reply; empty if there is no object."""
     return mapping(value[0]) if isinstance(value, list) and value else {}
 
 
 def objects(value: object) -> list[JSON]:
-    """The objects of a list in a reply; what is no list has none."""
+    """The objects of a list in a reply; none for anything else."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def shown(value: object) -> str:
-    """A provider's text, short and on one line, without what a terminal obeys."""
+    """A provider's text, shortened to one line and without control characters."""
     line = " ".join(str(value).split())
     if not line.isprintable():
         line = "".join(sign if sign.isprintable() else "?" for sign in line[: _SHOWN_CHARACTERS + 1])
