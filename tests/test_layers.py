@@ -98,7 +98,7 @@ def test_no_import_is_excepted() -> None:
 
 @pytest.mark.skipif(find_spec("importlinter") is None, reason="import-linter comes with `python tasks.py lint`")
 def test_import_linter_agrees() -> None:
-    """The contracts in pyproject.toml hold for all imports (LAYER-1, LAYER-2, LAYER-5, LAYER-6, WIRE-1)"""
+    """The contracts in pyproject.toml hold for all imports (LAYER-1, LAYER-2, LAYER-5, LAYER-6, LAYER-7, WIRE-1)"""
     command = "from importlinter.cli import lint_imports_command as lint; lint()"
     result = subprocess.run(
         [sys.executable, "-c", command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=50
