@@ -13,6 +13,7 @@ import pytest
 
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
+from llm_connect.core.price import Price
 from llm_connect.core.units import NOTHING, Amount
 from llm_connect.core.usage import Usage
 from tests.core.budget_helpers import at_rest, in_thread, outcomes, refused
@@ -184,14 +185,49 @@ def test_settle_takes_what_is_said_and_keeps_the_rest() -> None:
     at_rest(tracker)
 
 
-@pytest.mark.parametrize("figures", [{"tokens": -1}, {"tokens": 1.5}, {"calls": True}, {"usd": -1}, {"usd": "x"}])
+def usage_of(**parts: Any) -> Usage:
+    return Usage(**{"prompt_tokens": 3, "completion_tokens": 4, **parts})
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"tokens": -1},
+        {"tokens": 1.5},
+        {"calls": True},
+        {"usd": -1},
+        {"usd": "x"},
+        {"usage": 7},
+        {"usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+        {"usage": usage_of(prompt_tokens="3")},
+        {"usage": usage_of(completion_tokens=None)},
+        {"usage": usage_of(cached_tokens=-1)},
+        {"tokens": 7, "usage": usage_of(reasoning_tokens=Decimal(1))},
+        {"tokens": 7, "usage": usage_of(cache_write_tokens=True)},
+        {"model": 5},
+        {"model": b"m"},
+    ],
+)
 def test_settle_refuses_figures_that_are_none(figures: dict[str, Any]) -> None:
-    """A wrong figure is an error, and the hold stays open."""
-    tracker = BudgetTracker(100)
-    with tracker.reserve(30) as hold:
+    """A wrong argument is an error of ours and the hold stays open (BUDGET-73)."""
+    tracker = BudgetTracker(total=100, total_usd=5)
+    with tracker.reserve(30, price=Price(prompt=1, completion=2)) as hold:
         with pytest.raises(LLMConfigurationError):
             hold.settle(**figures)
         assert tracker.held == 30
+        hold.dispatch()
+    assert outcomes(tracker) == ["presumed"]
+    at_rest(tracker)
+
+
+@pytest.mark.parametrize(("said", "kept"), [("half \ud800", "half ?"), (5, "5"), (["x"], "['x']"), (Decimal(1), "1")])
+def test_any_source_of_a_cost_is_kept_as_text(said: Any, kept: str) -> None:
+    """A name that is only remembered is no reason to lose what is known of the cost (BUDGET-73)."""
+    tracker = BudgetTracker(total=100)
+    with tracker.reserve(30) as hold:
+        hold.settle(7, usd="0.1", cost_source=said)
+    (entry,) = tracker.ledger
+    assert (entry.outcome, entry.amount.tokens, entry.cost_source) == ("settled", 7, kept)
     at_rest(tracker)
 
 

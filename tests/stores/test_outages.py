@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextvars
 import time
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.core.holds import Ending
+from llm_connect.core.units import Amount
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, until
+from tests.stores.looking import gate_of
 from tests.stores.losing import Store
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -35,6 +40,23 @@ def test_an_outage_sends_nothing_and_loses_nothing(store: Store) -> None:
     store.give()
     until(lambda: spent(budget) == 44)
     reserved.release()
+    at_rest(budget)
+
+
+def test_what_may_have_failed_by_itself_is_tried_again_with_pauses(store: Store) -> None:
+    """While the store is lost the worker rests between two tries of it, and books it afterwards (STORE-19)."""
+    budget = store.open()
+    hold = hold_of(budget, 50)
+    hold.dispatch()
+    gate: Any = gate_of(budget)
+    tries, do = list[float](), gate._do_suspects
+    gate._do_suspects = lambda: (tries.append(time.monotonic()), do())
+    store.lose(budget)
+    gate._suspect(partial(gate._end, hold, Ending("settled", Amount(44, 1, 0))))
+    until(lambda: len(tries) == 4)
+    assert min(after - before for before, after in pairwise(tries)) > 0.5
+    store.give()
+    until(lambda: spent(budget) == 44)
     at_rest(budget)
 
 

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import enum
 import logging
 import threading
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from llm_connect.core.adapter import LLMAdapter
 from llm_connect.core.budget import BudgetTracker
+from llm_connect.core.holds import Ending
 from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.core.models import RunConfig
-from llm_connect.core.units import MOST
+from llm_connect.core.response import LLMResponse
+from llm_connect.core.units import MOST, Amount
+from llm_connect.core.usage import Usage
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, outcomes, until
 from tests.stores.looking import gate_of, leases_end
@@ -143,6 +149,46 @@ async def test_a_note_that_always_fails_stops_nobody(url: str, caplog: pytest.Lo
     assert await answered(budget) == "done"
     await asyncio.to_thread(until, lambda: budget.snapshot().held.tokens == 0)
     assert sorted(outcomes(budget)) == ["presumed", "settled", "settled"]
+    at_rest(budget)
+
+
+@pytest.mark.parametrize("odd", [object(), ["x"], "half \ud800", 2**70, {}])
+async def test_an_ending_that_cannot_be_written_is_presumed(
+    url: str, odd: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No store takes such a value: that is no outage, so it is not tried again, and nothing stays held (STORE-19)."""
+    budget = open_budget(url, total=1_000)
+    hold = await budget.areserve(10)
+    await hold.adispatch()
+    hold.keeper.end(hold, Ending("settled", Amount(4, 1, 0), cost_source=odd))
+    await hold.abooked()
+    assert await answered(budget) == "done"
+    await asyncio.to_thread(until, lambda: budget.snapshot().held.tokens == 0)
+    assert set(outcomes(budget)) <= {"presumed", "settled"}
+    assert budget.snapshot().spent.tokens in (10, 16)
+    assert len([each for each in caplog.records if "cannot be booked" in each.getMessage()]) <= 1
+    at_rest(budget)
+
+
+class Source(enum.Enum):
+    BILL = 1
+
+
+@pytest.mark.parametrize("odd", [Source.BILL, "half \ud800", b"x", [], Decimal(1)])
+async def test_a_response_with_an_odd_source_of_its_cost(url: str, odd: Any) -> None:
+    """The answer comes, and is booked as it says (STORE-19)."""
+
+    class Odd(LLMAdapter):
+        def execute_prompt(self, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
+            usage = Usage(prompt_tokens=4, completion_tokens=2)
+            return LLMResponse(content="done", model="m", usage=usage, cost=Decimal("0.01"), cost_source=odd)
+
+    budget = open_budget(url, total=1_000)
+    config = RunConfig(budget_tracker=budget, **CONFIG)
+    assert (await Odd().async_execute_prompt("hello", config)).content == "done"
+    (entry,) = budget.ledger
+    assert (entry.outcome, entry.amount.tokens, type(entry.cost_source)) == ("settled", 6, str)
+    assert await answered(budget) == "done"
     at_rest(budget)
 
 

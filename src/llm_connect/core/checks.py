@@ -100,6 +100,13 @@ def check_encodable(name: str, text: str) -> None:
         ) from None
 
 
+def checked_text(name: str, text: object) -> str:
+    """A text as UTF-8 can encode it. Raises LLMConfigurationError for anything else."""
+    if not isinstance(text, str):
+        raise LLMConfigurationError(f"{name} must be text or None, not {type(text).__name__}.")
+    return encodable(text)
+
+
 def encodable(text: str) -> str:
     """The same text, with `?` for the halves of characters that UTF-8 cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

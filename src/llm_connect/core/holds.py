@@ -49,11 +49,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from llm_connect.core.accounts import hopeless
-from llm_connect.core.checks import encodable
+from llm_connect.core.checks import checked_text, encodable
 from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.ledger import LedgerEntry, Outcome
-from llm_connect.core.limits import checked_figures
+from llm_connect.core.limits import check_usage, checked_figures
 from llm_connect.core.log import IMPLAUSIBLE, OVERRUN, PRESUMED, Event, tell, tell_of_refusal
 from llm_connect.core.money import nano_usd_of
 from llm_connect.core.refusals import refusal_of
@@ -273,10 +273,18 @@ class Hold:
         usd: else what `price` makes of tokens and usage, for a reservation of your own that has one; else what was held
             counts as spent, since the cost is not known.
 
-        More than was held is booked in full. Raises LLMConfigurationError for figures that are none.
+        More than was held is booked in full. Raises LLMConfigurationError for figures that are none, and for a model
+        that is no text; any `cost_source` is kept as text.
         """
-        if tokens is None and usage is not None:
-            tokens = usage.total_tokens
+        if usage is not None:
+            if self.facts.manual:
+                check_usage(usage)
+            tokens = usage.total_tokens if tokens is None else tokens
+        # Almost always they are plain text, or not said.
+        if cost_source is not None and not (type(cost_source) is str and cost_source.isascii()):
+            cost_source = encodable(str(cost_source))
+        if model is not None and not (type(model) is str and model.isascii()):
+            model = checked_text("model", model)
         bound = self.bound
         if type(tokens) is int and tokens >= 0 and calls is usd is None:
             actual = _tuple(Amount, (tokens, bound[1], bound[2]))
@@ -292,8 +300,7 @@ class Hold:
             tell(IMPLAUSIBLE, path=self.tracker.path, provider=self.facts.adapter, model=self.model, most=f"{MOST:,}")
             self.presume()
             return
-        answered_by = model if model is None or model.isascii() else encodable(model)
-        ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, answered_by))
+        ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, model))
         self.keeper.end(self, ending)
         if actual[0] > bound[0] or actual[2] > bound[2] > 0:
             tell_of_end(OVERRUN, self, ending)

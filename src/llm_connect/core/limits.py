@@ -9,9 +9,12 @@ from llm_connect.core.demand import NO_FACTS, CallFacts, PlainDemand
 from llm_connect.core.exceptions import LLMConfigurationError
 from llm_connect.core.money import checked_usd, nano_usd_of
 from llm_connect.core.units import MOST, MOST_LIMIT, NANO
+from llm_connect.core.usage import Usage
 
 #: Limits in tokens, calls and nano-USD; None where there is none.
 Limits: TypeAlias = tuple[int | None, int | None, int | None]
+#: The figures of a usage.
+_PARTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 #: Makes a named tuple in half the time; every call makes some.
 _tuple = tuple.__new__
 
@@ -49,6 +52,16 @@ def checked_correction(tokens: object, calls: object, usd: object) -> Limits:
     for name, value in (("tokens", tokens), ("calls", calls)):
         check_count(name, value, least=0, most=MOST, optional=True)
     return tokens, calls, None if usd is None else checked_usd("usd", usd)  # type: ignore[return-value]
+
+
+def check_usage(usage: object) -> None:
+    """Raise LLMConfigurationError for a usage of another type, or with a figure that is none."""
+    if not isinstance(usage, Usage):
+        raise LLMConfigurationError(
+            f"usage must be a Usage, not {type(usage).__name__}: make one, or say the tokens alone."
+        )
+    for name in _PARTS:
+        check_count(f"usage.{name}", getattr(usage, name), least=0)
 
 
 def checked_figures(tokens: object, calls: object, usd: object) -> Limits:

@@ -140,21 +140,22 @@ class StoreGate(AtomicGate, ABC):
     def _suspect(self, note: Note) -> None:
         self._suspects.append(note)
         self._worker.start()
-        self._worker.put(self._do_suspects)
+        self._worker.put(self.stay)
 
     def _do_suspects(self) -> None:
-        """Do each note by which a transaction may have failed. Raises LLMStoreError."""
+        """Do each note by which a transaction may have failed. Raises LLMStoreError; `tick` tries again later."""
         while self._suspects:
             note = self._suspects[0]
             try:
                 self._run_apart(self._note, note)
             except LLMStoreError:
-                self._worker.put(self._do_suspects)
                 raise
             except Exception as error:
                 _log.error("What a call came to cannot be booked, so its bound is presumed: %s", type(error).__name__)
                 self._presume(note)
-            self._suspects.popleft()
+            with suppress(ValueError):
+                # Another thread may do the same.
+                self._suspects.remove(note)
 
     def _presume(self, note: Note) -> None:
         """Presume the hold that `note` would end; when even that fails, it is held until its lease is over."""

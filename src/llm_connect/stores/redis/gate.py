@@ -149,6 +149,7 @@ class RedisGate(RedisState):
                 self._noticed, self._looked_at = False, now
                 self.stale: bool = True
             gather_lost()
+            self._do_suspects()
             if due or waits or self.notes:
                 self.look_after(due)
         except LLMStoreError as error:

@@ -33,6 +33,15 @@ _POLL_SECONDS = 0.01
 _SHORT_SECONDS = 0.02
 #: How long one waits before the store is tried again.
 _RETRY_SECONDS = 1.0
+#: Raised for a value, not for the file: the same will never succeed.
+_UNWRITABLE = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeEncodeError,
+)
 #: By the id of their gate, apart from it: what is garbage together with a gate is finalized before it can be closed.
 _connections: dict[int, sqlite3.Connection] = {}
 
@@ -177,8 +186,7 @@ class TransactionalGate(StoreGate):
         self.unseen = True
 
     def _passes(self, error: Exception) -> bool:
-        faulty = sqlite3.DataError | sqlite3.IntegrityError | sqlite3.InterfaceError | sqlite3.ProgrammingError
-        return super()._passes(error) or (isinstance(error, sqlite3.Error) and not isinstance(error, faulty))
+        return super()._passes(error) or (isinstance(error, sqlite3.Error) and not isinstance(error, _UNWRITABLE))
 
     def _catch_up(self, connection: sqlite3.Connection) -> None:
         """Bring up to date what this process knows of the file."""
@@ -199,11 +207,9 @@ class TransactionalGate(StoreGate):
 
     def _as_llm_error(self, error: BaseException) -> LLMError | None:
         """The error for what has gone wrong with the store; None when it is not the store's fault."""
-        if isinstance(error, sqlite3.Error):
-            return store_error(self.terms.path, error)
-        if isinstance(error, OverflowError):
-            return LLMConfigurationError("A figure is too large for a store: it takes up to 9,223,372,036,854,775,807.")
-        return None
+        if isinstance(error, _UNWRITABLE):
+            return LLMConfigurationError(f"A value cannot be written to a budget file ({type(error).__name__}).")
+        return store_error(self.terms.path, error) if isinstance(error, sqlite3.Error) else None
 
     def tick(self) -> float:
         """What the worker does now and then: what is left to do, the lease, and a look at what others have done."""
@@ -211,6 +217,7 @@ class TransactionalGate(StoreGate):
             return self.leases.pause
         try:
             gather_lost()
+            self._do_suspects()
             if self.notes or self.leases.due or (self._line.busy_here and self._may_let_in()):
                 self._run(self._look_who_fits)
         except LLMStoreError as error:
