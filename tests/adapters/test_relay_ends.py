@@ -167,7 +167,6 @@ def telling_arrivals(provider: EmbeddedProvider, folder: Path) -> Iterator[None]
         teller.join()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc to count open files in")
 @pytest.mark.parametrize("ends", [IN_A_THREAD, IN_A_LOOP, DROPPED], ids=["in a thread", "in a loop", "dropped"])
 def test_an_end_leaves_nothing(provider: EmbeddedProvider, tmp_path: Path, ends: Ends) -> None:

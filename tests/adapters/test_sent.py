@@ -330,7 +330,6 @@ async def test_an_import_blocks_no_event_loop(
     assert [entry.outcome for entry in tracker.ledger] == ["settled"]
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", ["gemini", "openai", "openrouter"])
 def test_the_thread_of_an_event_loop_imports_nothing(name: str, provider: EmbeddedProvider) -> None:
     """Neither SDK nor HTTP library is imported by the loop's own thread, in the first call of a process. (CALL-34)"""
@@ -455,7 +454,6 @@ def test_a_claude_with_a_login_of_its_own_sends_once_it_is_started(form: str, tm
     assert [entry.outcome for entry in tracker.ledger] == ["presumed"]
 
 
-@pytest.mark.timeout(180)
 async def test_calls_that_are_cancelled_before_they_are_sent_leave_the_budget_to_others(
     provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -376,4 +376,4 @@ BudgetMachine.TestCase.settings = settings(
     max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 #: The model adds everything up anew at every step, which takes its time on a busy machine.
-TestBudgetMachine = pytest.mark.timeout(300)(BudgetMachine.TestCase)
+TestBudgetMachine = pytest.mark.timeout(900)(BudgetMachine.TestCase)

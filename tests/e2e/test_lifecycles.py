@@ -98,7 +98,6 @@ LIVES = [*product(["openai", "gemini", "openrouter"], TRANSPORTS), ("claude-code
 
 
 @pytest.mark.parametrize(("name", "transport"), LIVES)
-@pytest.mark.timeout(120)
 def test_a_life_leaves_nothing_behind(provider: EmbeddedProvider, name: str, transport: str, tmp_path: Path) -> None:
     """Loops one after the other and at once, 16 threads, closed twice, used again, forgotten: no warning, no socket, no
     thread, no hold, and the books are the bill. (CALL-9, CALL-10)

@@ -19,7 +19,7 @@ from llm_connect import (
     ClaudeCodeAdapter,
     LLMAdapter,
     LLMAPIError,
-    LLMBudgetExceededError,
+    LLMBudgetNeverFitsError,
     LLMResponse,
     OpenAIAdapter,
     OpenRouterAdapter,
@@ -128,7 +128,7 @@ async def test_ten_calls_at_once_under_one_cap(adapter: LLMAdapter) -> None:
     calls = (adapter.async_execute_prompt(ENDLESS, config) for _ in range(10))
     results = await asyncio.gather(*calls, return_exceptions=True)
     answers = [result for result in results if isinstance(result, LLMResponse)]
-    assert [type(result) for result in results if result not in answers] == [LLMBudgetExceededError] * 4
+    assert [type(result) for result in results if result not in answers] == [LLMBudgetNeverFitsError] * 4
     assert {answer.usage.completion_tokens for answer in answers} == {4}
     assert tracker.spent <= 4 * bound
     judge(tracker, answers)

@@ -92,11 +92,13 @@ def shown_by(played: Played) -> Iterator[str]:
     yield from (str(played.tracker), repr(played.tracker), repr(played.tracker.snapshot()))
     for entry in played.tracker.ledger:
         yield from (repr(entry), json.dumps(entry.to_dict()))
+    # What the model answers is the caller's own.
     if isinstance(played.result, LLMResponse):
-        # What the model answers is the caller's own.
         response = replace(played.result, content="")
         yield from (repr(response), json.dumps(response.to_dict()))
         return
+    if played.result.response is not None:
+        played.result.response = replace(played.result.response, content="")
     error: BaseException | None = played.result
     yield pickle.dumps(error).decode("latin-1")
     yield "".join(traceback.format_exception(error))

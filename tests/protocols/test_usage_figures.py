@@ -346,6 +346,27 @@ def test_figures_may_come_in_parts(wire: str) -> None:
 
 
 @each_stream
+@pytest.mark.parametrize("odd", [{}, {"total": None}, {"total": 0}, {"total": -1}, {"total": "n/a"}], ids=str)
+@pytest.mark.parametrize("parts", [{"completion": 500}, {"prompt": 10, "completion": 500}], ids=str)
+def test_a_total_that_was_told_too_early_is_not_believed(wire: str, parts: dict[str, Any], odd: dict[str, Any]) -> None:
+    """Running figures: a total of the first chunk says nothing of an output that the last chunk tells. (WIRE-33)"""
+    make = CHUNK[wire]
+    said = [make(TEXT[:5], account(wire, prompt=10, completion=1, total=11)), make(TEXT[5:], None, **FINISH[wire])]
+    said.append(make("", account(wire, **parts, **odd)))
+    assert read_stream(wire, *map(json.dumps, said)).usage == Usage(prompt_tokens=10, completion_tokens=500)
+
+
+@each_stream
+@pytest.mark.parametrize(("total", "written"), [(11, 500), (530, 520)])
+def test_a_total_that_comes_alone_counts_where_it_covers_the_parts(wire: str, total: int, written: int) -> None:
+    """One that is less than the parts of another chunk is no total of theirs; one that is more has more output."""
+    make = CHUNK[wire]
+    said = [make(TEXT, account(wire, prompt=10, completion=500)), make("", None, **FINISH[wire])]
+    said.append(make("", account(wire, total=total)))
+    assert read_stream(wire, *map(json.dumps, said)).usage == Usage(prompt_tokens=10, completion_tokens=written)
+
+
+@each_stream
 @pytest.mark.parametrize("last", [None, {"prompt": 0, "completion": 0, "total": 0}, {"prompt": 10}], ids=str)
 def test_figures_before_the_last_text_are_the_least_that_was_used(wire: str, last: dict[str, Any] | None) -> None:
     """Text that came after the last good figures is not in them: they are no usage, but so much was used. (WIRE-33)"""
@@ -369,6 +390,8 @@ WRITTEN: dict[str, list[dict[str, Any]]] = {
         {"choices": [{"message": {"content": "", "reasoning_content": "hm"}, "finish_reason": "stop"}]},
         {"choices": [{"message": {"content": "", "refusal": "No."}, "finish_reason": "stop"}]},
         {"choices": [{"message": {"content": ""}, "finish_reason": "length"}]},
+        {"choices": [{"message": {"content": ""}, "finish_reason": "max_tokens"}]},
+        {"choices": [{"message": {"content": ""}, "finish_reason": "model_length"}]},
     ],
     "responses": [
         {"status": "completed", "output": [{"type": "function_call", "name": "f"}]},

@@ -176,7 +176,6 @@ def test_a_sum_that_no_file_takes_is_refused(url: str) -> None:
     at_rest(budget)
 
 
-@pytest.mark.timeout(60 + 2 * SECONDS)
 def test_a_power_cut_leaves_whole_books(url: str, folder: Path) -> None:
     """The files as they are at any moment are a budget: consistent, at or above the bill of then (STORE-11)."""
     bills = folder / "bills"

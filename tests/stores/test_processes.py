@@ -8,8 +8,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import pytest
-
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.stores.opening import open_budget
 from tests.core.budget_helpers import at_rest, until
@@ -48,7 +46,6 @@ def halt_one(processes: list[subprocess.Popen[str]], chance: random.Random, seco
     process.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.timeout(60 + 2 * SECONDS)
 def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: Path) -> None:
     """`kill -9` at random moments: the cap holds, the books are at or above the bill, and in the end nothing is held.
 
@@ -69,7 +66,6 @@ def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: P
     come_to_an_end(budget, url, bills)
 
 
-@pytest.mark.timeout(60 + 2 * SECONDS)
 def test_halted_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: Path) -> None:
     """Stopped at random moments, past their lease or not: the books are at or above the bill, and nothing stays held.
 

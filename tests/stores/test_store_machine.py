@@ -129,7 +129,7 @@ def case(machine: type[StoreBudgetMachine], of_store: str) -> Any:
     of_each.TestCase.settings = settings(
         max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
     )
-    return pytest.mark.timeout(300)(of_each.TestCase)
+    return pytest.mark.timeout(900)(of_each.TestCase)
 
 
 TestSqliteBudgetMachine = case(StoreBudgetMachine, "sqlite")

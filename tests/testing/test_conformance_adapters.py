@@ -96,7 +96,6 @@ def test_our_adapters_over_http(name: str, serve: Serve) -> None:
 
 
 @needs_claude
-@pytest.mark.timeout(240)
 def test_our_adapter_over_the_command(serve: Serve) -> None:
     """Our adapter over the real `claude` command keeps every rule. (TESTKIT-11)"""
 

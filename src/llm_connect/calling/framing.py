@@ -7,7 +7,7 @@ from llm_connect.protocols.wire import Failure
 
 #: For all heads of one reply together, including those of 1xx.
 MOST_HEAD_BYTES = 1 << 20
-_LENGTH, _CODING = b"content-length:", b"transfer-encoding:"
+_LENGTH, _CODING = b"\r\ncontent-length:", b"\r\ntransfer-encoding:"
 
 
 class BadFraming(Exception):
@@ -55,9 +55,10 @@ class ReplyHead:
 
 
 def _check(head: bytes) -> None:
-    lines = head.lower().split(b"\r\n")
-    lengths = [line for line in lines if line.startswith(_LENGTH)]
-    if len(lengths) > 1 or (lengths and b"," in lengths[0]):
+    _, *lengths = head.lower().split(_LENGTH)
+    if not lengths:
+        return
+    if len(lengths) > 1 or b"," in lengths[0].partition(b"\r\n")[0]:
         raise BadFraming
-    if lengths and any(line.startswith(_CODING) for line in lines):
+    if _CODING in head.lower():
         raise BadFraming("says its length twice (Content-Length beside Transfer-Encoding)")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx2
+from httpx2._decoders import MultiDecoder
 
 from llm_connect.calling.http_options import MOST_ERROR_BYTES, STREAM_FACTOR, ReplyLimits
 from llm_connect.core.exceptions import LLMAPIError
@@ -39,11 +40,11 @@ class ReplyRefused(Exception):
 
 def measure(response: httpx2.Response, limits: ReplyLimits, *, streamed: bool) -> None:
     """Let `response` raise ReplyRefused once it is over a limit, however it is read."""
-    codings = [each.strip().lower() for each in response.headers.get_list("content-encoding", split_commas=True)]
-    if len([each for each in codings if each and each != "identity"]) > 1:
+    decoder = response._get_content_decoder()
+    if isinstance(decoder, MultiDecoder):
         raise ReplyRefused(response, "is compressed more than once, which is not supported: check base_url")
     kind = _EventGauge if streamed and response.status_code < 300 else _Gauge
-    response._decoder = _Measured(response._get_content_decoder(), kind(response, limits))  # type: ignore[assignment]
+    response._decoder = _Measured(decoder, kind(response, limits))  # type: ignore[assignment]
 
 
 class _Measured:

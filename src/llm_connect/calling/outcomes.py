@@ -148,16 +148,17 @@ def _cut_response(call: CallSoFar, failure: Failure) -> LLMResponse | None:
     content = call.text or failure.content
     if not content:
         return None
+    name = call.adapter.scrubber.name
     cut = Answer(
         content=content,
-        model=failure.model,
+        model=name(failure.model),
         usage=failure.usage,
         used_at_least=failure.used_at_least,
         finish_reason="unknown",
         cost=failure.cost,
         cost_source=failure.cost_source,
         service_tier=failure.service_tier,
-        request_id=failure.request_id,
+        request_id=name(failure.request_id),
     )
     return response_of(call, cut)
 

@@ -81,6 +81,22 @@ class Next:
 
 
 @dataclass(frozen=True, slots=True)
+class Breathe:
+    """A moment for other tasks, while much has come that is to be read; a `Failure` once the deadline has passed."""
+
+    patience: Patience
+    head: Head
+
+    def run(self) -> Failure | None:
+        passed = self.patience.deadline.passed
+        return late(self.head, self.patience.missing, self.patience.limit) if passed else None
+
+    async def arun(self) -> Failure | None:
+        await asyncio.sleep(0)
+        return self.run()
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Closes an open reply; the only step that a stream takes on its way out."""
 

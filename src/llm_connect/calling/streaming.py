@@ -56,7 +56,7 @@ from llm_connect.calling.heads import Head
 from llm_connect.calling.open_reply import AsyncOpenReply, OpenReply
 from llm_connect.calling.outcomes import end_cut, not_read, outcome_of, read, response_of
 from llm_connect.calling.stream_drivers import StreamFlow, abandon, adrive_stream, drive_stream
-from llm_connect.calling.stream_steps import Close, Next, Open, Patience
+from llm_connect.calling.stream_steps import Breathe, Close, Next, Open, Patience
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.callers import remember_own
 from llm_connect.core.chunks import StreamChunk, TextChunk, chunks_of
@@ -137,18 +137,25 @@ class StreamedCall(Call):
                 Close(reply).abandon()
 
     def _read(self, reply: OpenReply | AsyncOpenReply, reading: Reading) -> Generator[Any, Any, Outcome]:
+        at_end = False
         while self._outcome is None:
-            piece = yield Next(self.adapter, reply, self._patience(), self._head)
+            patience = self._patience()
+            piece = (
+                yield Breathe(patience, self._head)
+                if reading.behind
+                else Next(self.adapter, reply, patience, self._head)
+            )
             if isinstance(piece, Failure):
                 return piece
+            at_end = at_end or piece == b""
             try:
-                texts = reading.feed(piece) if piece else reading.end()
+                texts = _taken(reading, piece)
             except Exception as error:
                 return not_read(error)
             self._length += sum(map(len, texts))
             if self._length > self.adapter.max_reply_bytes:
                 return _TOO_LONG
-            if reading.ended or not piece:
+            if reading.ended or (at_end and not reading.behind):
                 self._conclude()
             for text in texts:
                 yield from self._give(text)
@@ -215,6 +222,13 @@ class StreamedCall(Call):
     def _unknown(self) -> Answer:
         request_id = self.adapter.scrubber.name(self._head.request_id)
         return Answer(content="", model="", finish_reason="unknown", request_id=request_id)
+
+
+def _taken(reading: Reading, piece: bytes | None) -> list[str]:
+    """The texts that bytes add to the answer, of no bytes those at its end; of None, what has come before."""
+    if piece is None:
+        return reading.go_on()
+    return reading.feed(piece) if piece else reading.end()
 
 
 class ProviderStream:

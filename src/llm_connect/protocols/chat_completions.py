@@ -275,7 +275,7 @@ _NO_OTHERS = frozenset({"role", "content", "refusal"})
 def _wrote(body: JSON) -> bool:
     """True if the model wrote anything: text, calls, thinking, or as much as its limit allowed."""
     return any(
-        choice.get("finish_reason") == "length" or any(message[name] for name in message if name != "role")
+        _finish_of(choice) == "length" or any(message[name] for name in message if name != "role")
         for choice in objects(body.get("choices"))
         for message in (mapping(choice.get("message")),)
     )
@@ -320,11 +320,15 @@ def _merged(name: str, value: Any, fixed: JSON) -> JSON:
 
 def _answer(reply: Reply, body: JSON, choice: JSON) -> Answer:
     message = choice["message"]
-    finish = _FINISH.get(text(choice.get("finish_reason")), "unknown")
+    finish = _finish_of(choice)
     content = _content(message.get("content"))
     if not content and text(message.get("refusal")):
         content, finish = text(message["refusal"]), "content_filter"
     return answer_of(reply, body, content, finish)
+
+
+def _finish_of(choice: JSON) -> FinishReason:
+    return _FINISH.get(text(choice.get("finish_reason")), "unknown")
 
 
 def _content(content: Any) -> str:

@@ -14,6 +14,7 @@ class LinesReading:
 
     ended = False
     whole = True
+    behind = False
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -30,6 +31,9 @@ class LinesReading:
         return list(filter(None, map(_text_in, lines)))
 
     def end(self) -> list[str]:
+        return []
+
+    def go_on(self) -> list[str]:
         return []
 
     @property

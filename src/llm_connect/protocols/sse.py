@@ -1,8 +1,9 @@
 """Server-sent events: from bytes, cut anywhere, to the data of each event.
 
-Source: the HTML Living Standard, "Interpreting an event stream". There are two differences. An event that the end of
+Source: the HTML Living Standard, "Interpreting an event stream". There are three differences. An event that the end of
 the stream cuts off counts, because some servers omit the last empty line. So does a line that is not a field of an
-event, because a gateway may add a text or a page of its own.
+event, because a gateway may add a text or a page of its own. Some servers omit all empty lines: data that begins an
+object, after data that begins none or ends one, begins an event.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TypeAlias
 #: The name of an event, which is usually empty, and its data. For a line that is not a field: None, and the line.
 Event: TypeAlias = tuple[str | None, str]
 
+_BEGINS = (b"{", b"[DONE]")
 _IGNORED = frozenset({b"id", b"retry"})
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
@@ -65,11 +67,19 @@ class EventStream:
             return self._event()
         field, _, value = line.partition(b":")
         if field == b"data":
-            self._data.append(value.removeprefix(b" "))
-        elif field == b"event":
+            return self._take_data(value.removeprefix(b" "))
+        if field == b"event":
             self._name = _text(value.removeprefix(b" "))
         elif field and field not in _IGNORED:
             return None, _text(line)
+        return None
+
+    def _take_data(self, value: bytes) -> Event | None:
+        before = self._data
+        if before and value.startswith(_BEGINS) and (before[-1].endswith(b"}") or not before[0].startswith(b"{")):
+            self._data = [value]
+            return self._name, _text(b"\n".join(before))
+        before.append(value)
         return None
 
     def _event(self) -> Event | None:

@@ -7,11 +7,13 @@ errors: the `parse` of the format.
 from __future__ import annotations
 
 import json
+from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
 from llm_connect.protocols.error_bodies import said_in, tells_of_error, words_of
-from llm_connect.protocols.sse import Event, EventStream
+from llm_connect.protocols.sse import EventStream
 from llm_connect.protocols.wire import JSON, loaded, mapping, objects, text
 
 _DONE = "[DONE]"
@@ -20,6 +22,8 @@ _OF_ANSWERS = (None, "", "message")
 #: The fields of an error that may have usage.
 _FIGURES = frozenset({"usage", "usageMetadata"})
 _MOST_STRAYS = 100
+#: So many events are read in one go: tens of microseconds each, while other tasks of an event loop wait.
+_AT_ONCE = 500
 _LOST = "A part of the stream could not be read, so the answer has a gap."
 
 
@@ -62,6 +66,15 @@ class Reading(Protocol):
         ...
 
     @property
+    def behind(self) -> bool:
+        """True if more has come than was read, so that `go_on` comes before the next bytes."""
+        ...
+
+    def go_on(self) -> list[str]:
+        """Read on, and return the texts that this adds to the answer."""
+        ...
+
+    @property
     def ended(self) -> bool:
         """True if the reply said that it has ended, so that the rest need not be read."""
         ...
@@ -88,6 +101,8 @@ class EventReading:
         self._assembly = assembly
         self._events = EventStream()
         self._plain: list[bytes] | None = []
+        self._waiting: deque[tuple[str | None, str | JSON]] = deque()
+        self._at_end = self._cut = False
         self._characters = _WholeCharacters()
         self._told_end = False
         self._strays: list[str] = []
@@ -97,13 +112,25 @@ class EventReading:
     def feed(self, piece: bytes) -> list[str]:
         if self._plain is not None:
             self._plain.append(piece)
-        return self._added(self._events.feed(piece))
+        self._waiting += self._events.feed(piece)
+        return self.go_on()
 
     def end(self) -> list[str]:
-        texts = self._added(self._events.end(), cut=True)
+        self._at_end = self._cut = True
+        texts = self._added(self._events.end())
+        self._cut = False
         if self._plain is not None:
-            texts += self._added(_objects_of(b"".join(self._plain)))
-        if not self.ended:
+            self._waiting += _objects_of(b"".join(self._plain))
+        return texts + self.go_on()
+
+    @property
+    def behind(self) -> bool:
+        return bool(self._waiting)
+
+    def go_on(self) -> list[str]:
+        waiting = self._waiting
+        texts = self._added([waiting.popleft() for _ in range(min(len(waiting), _AT_ONCE))])
+        if self._at_end and not waiting and not self.ended:
             self._blame_strays()
         return texts
 
@@ -121,11 +148,16 @@ class EventReading:
             return b"".join(self._plain)
         return json.dumps(self._assembly.body).encode()
 
-    def _added(self, events: list[Event], *, cut: bool = False) -> list[str]:
-        return [text for name, data in events if (text := self._take(name, data, cut=cut))]
+    def _added(self, events: Iterable[tuple[str | None, str | JSON]]) -> list[str]:
+        return [text for name, data in events if (text := self._take(name, data))]
 
-    def _take(self, name: str | None, data: str, *, cut: bool) -> str:
+    def _take(self, name: str | None, data: str | JSON) -> str:
         if self.ended:
+            return ""
+        if isinstance(data, dict):
+            self._plain = None
+            return self._take_object(data)
+        if name is None and len(self._strays) == _MOST_STRAYS:
             return ""
         if data[:6] == _DONE and data.strip() == _DONE:
             self._blame_strays(self._unknown if words_of(self._unknown) else None)
@@ -135,7 +167,7 @@ class EventReading:
         if name and "error" in name.lower():
             return self._fail(said_in(data.encode("utf-8", "replace")))
         if event is None:
-            return self._take_stray(name, data, cut=cut)
+            return self._take_stray(name, data)
         if name is None and self._plain is not None:
             return ""
         self._plain = None
@@ -151,13 +183,11 @@ class EventReading:
             self._unknown = event
         return ""
 
-    def _take_stray(self, name: str | None, data: str, *, cut: bool) -> str:
-        """Take data that is not one object: lines of objects without empty lines between them, or something foreign."""
-        if "\n" in data:
-            return "".join(self._take(name, line, cut=cut) for line in data.split("\n"))
+    def _take_stray(self, name: str | None, data: str) -> str:
+        """Take data that is not an object, and so no part of an answer, or an object that cannot be read."""
         if data.lstrip()[:1] == "{" and name is not None:
             # A part of the answer is lost, unless the end of the connection cut it off, which says so itself.
-            self._lost = self._lost or not (cut or self._assembly.whole)
+            self._lost = self._lost or not (self._cut or self._assembly.whole)
         elif name in _OF_ANSWERS and len(self._strays) < _MOST_STRAYS:
             self._strays.append(data)
         return ""
@@ -183,6 +213,7 @@ class PlainReading:
 
     ended = False
     whole = True
+    behind = False
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -192,6 +223,9 @@ class PlainReading:
         return []
 
     def end(self) -> list[str]:
+        return []
+
+    def go_on(self) -> list[str]:
         return []
 
     @property
@@ -219,17 +253,20 @@ def joined(piece: str) -> str:
     return piece.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
-def _objects_of(body: bytes) -> list[Event]:
+def _objects_of(body: bytes) -> Iterable[tuple[str | None, str | JSON]]:
     """The objects of a body that is a list, or has one object per line (NDJSON); else none."""
     written = body.decode("utf-8", "replace")
     with suppress(ValueError, RecursionError):
         whole = loaded(written)
-        return [("", json.dumps(one)) for one in objects(whole)] if isinstance(whole, list) else []
-    lines = [line for line in written.splitlines() if line.strip()]
-    return [("", line) for line in lines] if all(map(_object, lines)) else []
+        return [("", one) for one in objects(whole)] if isinstance(whole, list) else ()
+    lines = [line for line in written.splitlines() if line and not line.isspace()]
+    begun_alike = all(line.startswith("{") for line in lines)
+    return [("", line) for line in lines] if begun_alike and lines and _object(lines[0]) else ()
 
 
 def _object(data: str) -> JSON | None:
+    if data[:1] not in "{ \t\r\n":
+        return None
     try:
         value = loaded(data)
     except (ValueError, RecursionError):

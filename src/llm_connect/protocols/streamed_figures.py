@@ -9,6 +9,9 @@ from typing import Any
 from llm_connect.core.usage import MOST_TOKENS
 from llm_connect.protocols.usage_figures import figure, usd_figure
 
+#: The names of a total, and how the names of figures end that count tokens.
+_TOTALS = ("total_tokens", "totalTokenCount")
+_COUNTS = ("_tokens", "TokenCount")
 #: The field for figures that do not cover the whole reply.
 SO_FAR = "usage_so_far"
 
@@ -54,7 +57,10 @@ def merged(accounts: Iterable[object]) -> dict[str, Any]:
 
 
 def merge(whole: dict[str, Any], account: dict[str, Any]) -> None:
-    """Add to `whole` the new and larger figures of `account`."""
+    """Add to `whole` the new and larger figures of `account`.
+
+    A total that another account told counts only if it covers the parts; else it was told before the last of them.
+    """
     for name, value in account.items():
         before = whole.get(name)
         if type(value) is int and type(before) is int:
@@ -65,6 +71,14 @@ def merge(whole: dict[str, Any], account: dict[str, Any]) -> None:
             whole[name] = before | {key: part for key, part in parts if _size(part) > _size(before.get(key))}
         elif name not in whole or isinstance(value, dict) or _size(value) > _size(before):
             whole[name] = value
+    for name in _TOTALS:
+        told_with_parts = figure(account.get(name)) and _sum_of_parts(account)
+        if name in whole and not told_with_parts and (figure(whole[name]) or 0) < _sum_of_parts(whole):
+            del whole[name]
+
+
+def _sum_of_parts(account: dict[str, Any]) -> int:
+    return sum(figure(account[name]) or 0 for name in account if name.endswith(_COUNTS) and name not in _TOTALS)
 
 
 def _size(value: object) -> Decimal | int:
