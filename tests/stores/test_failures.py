@@ -132,7 +132,7 @@ def test_a_waiter_whose_grant_could_not_be_written_is_told(url: str) -> None:
     budget = open_budget(url, total=100)
     hold = contextvars.Context().run(budget.reserve, 100)
     gate = gate_of(budget)
-    waiting = in_thread(lambda: budget.reserve(50, max_wait_seconds=20, labels={"much": "x" * 20_000}))
+    waiting = in_thread(lambda: budget.reserve(50, max_wait_seconds=60, labels={"much": "x" * 20_000}))
     waits(budget, 1)
     # There is room for the entry of the release, not for the hold of the one that waits.
     (pages,) = gate.connection.execute("PRAGMA page_count").fetchone()

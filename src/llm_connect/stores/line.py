@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from llm_connect.core.exceptions import BudgetReason
+from llm_connect.core.exceptions import BudgetReason, LLMError
 from llm_connect.core.holds import Keeper
 from llm_connect.core.line import _TAKING_SECONDS, Line
 from llm_connect.core.queues import Queues
@@ -64,12 +64,16 @@ class RevisableLine(Line):
             self._before.clear()
             self._joined.clear()
 
-    def undo(self) -> None:
-        """What was decided is not so: all stand in line as before."""
+    def undo(self, error: LLMError | None = None) -> None:
+        """What was decided is not so: all stand in line as before, but for those let in, who are told an `error`."""
         self.ready.clear()
         self._kept.clear()
         for waiter, before in self._before.items():
+            granted = waiter.hold is not None
             waiter.hold, waiter.error, waiter.own, waiter.gone = before
+            if granted and waiter.waiting and error is not None:
+                waiter.error = error
+                self.told.append(waiter)
         waiting = {waiter for waiter in (*self._queues, *self._before) if waiter.waiting}
         self._queues = Queues()
         for waiter in waiting - self._joined:

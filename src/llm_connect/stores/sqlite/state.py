@@ -160,6 +160,8 @@ class TransactionalGate(StoreGate):
             self._complete()
             return None
         better, changed = self._as_llm_error(error), bool(self.changes)
+        cause = better or error
+        self._line.undo(cause if isinstance(cause, LLMError) else None)
         self._undo(error)
         self.books.undo()
         self.waiters.undo()
