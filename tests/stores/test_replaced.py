@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.opening import open_budget
+from llm_connect.stores.sqlite import schema
 from tests.core.budget_helpers import at_rest
 from tests.stores.crew import crew, results
 from tests.stores.looking import gate_of, second
@@ -138,6 +140,43 @@ def test_a_file_that_is_only_used_is_the_same(url: str) -> None:
     gate_of(budget).shut()
     assert budget.snapshot().spent.tokens == 700
     at_rest(budget)
+
+
+def test_a_checkpoint_beside_a_reader_raises_no_alarm(url: str) -> None:
+    """It writes a part of the pages, so that the file makes no sense without its log for a while (STORE-20)."""
+    path = Path(url.removeprefix("sqlite:///"))
+    budget = open_budget(url, total=1_000_000)
+    in_part = 0
+    for number in range(20):
+        with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            for _ in range(number):
+                budget.record(1)
+            reader.execute("BEGIN")
+            reader.execute("SELECT max(id) FROM ledger").fetchall()
+            for _ in range(40):
+                budget.record(1)
+            checkpoint(path)
+            in_part += not whole(path)
+            budget.record(1)
+        checkpoint(path)
+        budget.record(1)
+    assert in_part > 0
+    assert budget.snapshot().spent.tokens == sum(range(20)) + 20 * 42
+    at_rest(budget)
+
+
+def checkpoint(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def whole(path: Path) -> bool:
+    """Whether a file makes sense without its log."""
+    with closing(schema.peek(str(path))) as connection:
+        try:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+        except sqlite3.DatabaseError:
+            return False
 
 
 @pytest.fixture

@@ -34,7 +34,9 @@ class Identity:
     """The file of one process. Each look costs two calls of the operating system.
 
     SQLite trusts what it has read before, and goes on in a file that was deleted. So the file and its log have to be
-    where they were, and the file without its log, which checkpoints write, never goes back to an earlier state.
+    where they were, and the file without its log, which checkpoints write, never goes back to an earlier state. A
+    checkpoint that a reader keeps from its end leaves a file that makes no sense without its log: then the next
+    checkpoint tells.
     """
 
     def __init__(self, path: str) -> None:
@@ -82,10 +84,14 @@ class Identity:
         for _ in range(_TRIES):
             try:
                 revision = _revision(self._path)
-            except sqlite3.Error:
-                revision = (-1, -1)
-            if revision[0] >= self._revision[0] and revision[1] >= self._revision[1]:
-                self._revision = revision
+            except sqlite3.Error as error:
+                in_part = _is_corrupt(error)
+            else:
+                if revision[0] >= self._revision[0] and revision[1] >= self._revision[1]:
+                    self._revision = revision
+                    return True
+                in_part = not _is_whole(self._path)
+            if in_part and now.log is not None:
                 return True
             time.sleep(_PAUSE_SECONDS)
         return False
@@ -123,6 +129,20 @@ def _revision(path: str) -> tuple[int, int]:
             # All that ever was in it is in the log.
             return (0, 0)
     return found
+
+
+def _is_whole(path: str) -> bool:
+    """Whether a file without its log is all of one moment, as a backup is."""
+    with closing(peek(path)) as connection:
+        try:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+        except sqlite3.Error as error:
+            return not _is_corrupt(error)
+
+
+def _is_corrupt(error: sqlite3.Error) -> bool:
+    # The code of an error says more in its further bytes.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
 
 
 def close(connection: sqlite3.Connection, file: Identity) -> None:
