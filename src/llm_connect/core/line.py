@@ -6,7 +6,6 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from llm_connect.core.accounts import Account, Path, change, fits, needs, short
@@ -107,10 +106,6 @@ class Line:
     def repair(self) -> None:
         """Put everything in order after an interruption, by what the waiters themselves say."""
         self._kept.clear()
-        for waiter in list(self.ready):
-            if waiter.waiting:
-                with suppress(ValueError):
-                    self.ready.remove(waiter)
         self._queues.rebuild()
         decided = [waiter for waiter in self._queues.members if not waiter.waiting]
         told = set(self.ready)
