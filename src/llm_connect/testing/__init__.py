@@ -1,4 +1,4 @@
-"""Tools for testing code that calls models: an embedded provider on loopback, and rules for adapters of others."""
+"""Tools for testing code that calls models: an embedded provider on loopback, and rules for other people's adapters."""
 
 from .conformance import (
     ConformanceError,

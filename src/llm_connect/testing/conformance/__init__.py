@@ -1,4 +1,4 @@
-"""The rules that every adapter keeps, and what checks them; see `check_adapter`."""
+"""The rules that every adapter keeps, and their check; see `check_adapter`."""
 
 from .check import check_adapter, conformance_rules
 from .report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult

@@ -1,4 +1,4 @@
-"""The adapter under test, and the calls that the rules judge: each kind is made when the first rule asks for it."""
+"""The adapter under test, and the calls that the rules judge. Each kind of call is made when a rule first needs it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNSENDABLE: Final[dict[str, Any]] = {
     "a blank prompt": " \n\t",
     "lone surrogates": "colour \ud83c",
 }
-#: The smallest caps that there are.
+#: The smallest possible caps.
 SMALLEST_CAPS: Final[dict[str, dict[str, Any]]] = {
     "a cap of one token": {"total": 1},
     "a cap of a nano-dollar": {"total_usd": "0.000000001"},
@@ -36,25 +36,25 @@ _USUAL: Final = object()
 
 
 class NotChecked(Exception):
-    """A rule finds that it cannot be judged here; the text says why."""
+    """Raised by a rule that cannot be judged here; the text has the reason."""
 
 
 class Bench:
-    """How calls of the adapter are made, and the kinds of calls that several rules look at."""
+    """Makes the calls of the adapter, and keeps those that several rules look at."""
 
     def __init__(self, means: Means) -> None:
         self.means = means
         self.adapter: LLMAdapter = adapter_from("make", means.make)
-        #: What was logged while calls failed.
+        #: The log of failed calls.
         self.failure_log: list[str] = []
 
     def tally(self) -> Tally:
-        """What the provider has got so far."""
+        """The provider's counts so far."""
         requests, billed = self.means.count_requests, self.means.billed_tokens
         return Tally(requests=requests and requests(), billed=billed and billed())
 
     def budgeted(self, tracker: BudgetTracker | None = None, **fields: Any) -> RunConfig:
-        """The config of a call under a budget; by default one that only meters."""
+        """The config of a call under a budget; by default the budget only meters."""
         return self.means.config_with(budget_tracker=tracker or BudgetTracker(name="conformance"), **fields)
 
     def ask(
@@ -67,14 +67,14 @@ class Bench:
         prompt: Any = _USUAL,
         seconds: float | None = None,
     ) -> Trial:
-        """One call, which is given up some time after `seconds`; `what` is unusual about it, if anything."""
+        """Make one call, and give it up some time after `seconds`; `what` names anything unusual about it."""
         text = self.means.prompt if prompt is _USUAL else prompt
         limit = (self.means.patience_seconds if seconds is None else seconds) + GRACE_SECONDS
         work = partial(made, form, adapter or self.adapter, text, config, limit)
         return self._tried(f"{form}{what and f' with {what}'}", config, work)
 
     def stream(self, form: StreamForm, most: int | None = None) -> Trial:
-        """One stream, which is left after `most` chunks."""
+        """Open one stream, and leave it after `most` chunks."""
         config, limit = self.budgeted(), self.means.patience_seconds + GRACE_SECONDS
         work = partial(streamed, form, self.adapter, self.means.prompt, config, most, limit)
         return self._tried(f"{form}{'' if most is None else ', left early,'}", config, work)
@@ -91,12 +91,12 @@ class Bench:
 
     @cached_property
     def answered(self) -> tuple[Trial, ...]:
-        """Ordinary calls, each under a budget of its own."""
+        """Ordinary calls, each under its own budget."""
         return tuple(self.ask(form, self.budgeted()) for form in FORMS)
 
     @cached_property
     def responses(self) -> tuple[tuple[Trial, LLMResponse], ...]:
-        """The answers to ordinary calls, for rules that come after the one by which there are any."""
+        """The answers to ordinary calls, for rules after the one that requires answers."""
         return tuple((trial, trial.outcome.returned) for trial in self.answered)
 
     @cached_property
@@ -106,7 +106,7 @@ class Bench:
 
     @cached_property
     def left(self) -> tuple[Trial, ...]:
-        """Streams that are left after their first chunk."""
+        """Streams that were left after their first chunk."""
         return tuple(self.stream(form, 1) for form in STREAM_FORMS)
 
     @cached_property
@@ -121,7 +121,7 @@ class Bench:
 
     @cached_property
     def unknown_parameter(self) -> tuple[Trial, ...]:
-        """Calls with a parameter that no provider knows, with a budget and without."""
+        """Calls with a parameter unknown to every provider, with a budget and without."""
         params = {**self.means.config.model_params, UNKNOWN_PARAMETER: 1}
         return tuple(
             self.ask(form, config, what="an unknown key in model_params")
@@ -131,7 +131,7 @@ class Bench:
 
     @cached_property
     def over_cap(self) -> tuple[Trial, ...]:
-        """Calls under caps that none fits."""
+        """Calls under caps that are too small for them."""
         return tuple(
             self.ask(form, self.budgeted(BudgetTracker(**limits)), what=what)
             for what, limits in SMALLEST_CAPS.items()
@@ -140,7 +140,7 @@ class Bench:
 
     @property
     def refused(self) -> Iterator[Trial]:
-        """Of the calls that must not be sent, those that were refused."""
+        """The refused ones among the calls that must not be sent."""
         asked = (*self.unsendable, *self.unknown_parameter, *self.over_cap)
         return (trial for trial in asked if trial.raised is not None)
 
@@ -169,12 +169,12 @@ class Bench:
 
     @cached_property
     def cancelled(self) -> Trial:
-        """A call that is cancelled while the provider does not answer."""
+        """A call that was cancelled while the provider did not answer."""
         seconds, counted, started = self.means.deadline_seconds, self.tally(), time.monotonic()
         config = self.budgeted(timeout_seconds=3 * seconds)
 
         def is_under_way() -> bool:
-            """Whether its request has arrived; where that cannot be seen, whether some time has passed."""
+            """True once its request has arrived, or, if that cannot be seen, once some time has passed."""
             arrived = self.tally().since(counted).requests
             return bool(arrived) or time.monotonic() - started > (seconds if arrived is None else 2 * seconds)
 
@@ -192,7 +192,7 @@ class Bench:
 
     @cached_property
     def failures(self) -> tuple[tuple[Trial, ...], ...]:
-        """Calls that the provider fails: for each way to fail, both forms."""
+        """Calls that the provider fails: both forms for each way to fail."""
         adapters = [adapter_from("failing", make) for make in self.means.failing]
         with logged() as self.failure_log:
             return tuple(

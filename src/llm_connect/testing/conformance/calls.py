@@ -1,4 +1,4 @@
-"""Calls of an adapter in both forms, each in a thread of its own and none without an end in time."""
+"""Makes calls of an adapter in both forms, each in its own thread and with a time limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-#: How much later than its time a call may end before it counts as one that does not.
+#: The delay after its time limit from which on a call counts as never ending.
 GRACE_SECONDS = 5.0
 _TURN_SECONDS = 0.01
 
@@ -19,9 +19,9 @@ AsyncWork: TypeAlias = Callable[[], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What some work came to: what it returned, what it raised, or that it was still running.
+    """The outcome of some work: its result, its exception, or that it was still running.
 
-    seconds: how long it took. turns: how often the event loop came to other work meanwhile.
+    seconds: its duration. turns: how often the event loop did other work meanwhile.
     """
 
     returned: Any = None
@@ -32,7 +32,7 @@ class Outcome:
 
     @property
     def answered(self) -> bool:
-        """Whether it returned, whatever that was."""
+        """True if it returned anything."""
         return self.raised is None and not self.running
 
     def __str__(self) -> str:
@@ -44,29 +44,29 @@ class Outcome:
 
 
 def run(work: Callable[[], Any], seconds: float) -> Outcome:
-    """What `work` comes to in a thread of its own within `seconds`; what still runs then is left behind."""
+    """Run `work` in its own thread for at most `seconds`, then leave it behind."""
     return run_together([work], seconds)[0]
 
 
 def run_together(works: Iterable[Callable[[], Any]], seconds: float) -> list[Outcome]:
-    """The same for several at once, each in a thread."""
+    """Run several at once, each in its own thread."""
     started = time.monotonic()
     begun = [_start(work) for work in works]
     return [_outcome(*each, started, seconds) for each in begun]
 
 
 def run_async(work: AsyncWork, seconds: float) -> Outcome:
-    """What an async `work` comes to in an event loop of its own."""
+    """Run an async `work` in its own event loop."""
     outer = run(lambda: asyncio.run(_watched(work, seconds)), seconds + 2 * GRACE_SECONDS)
     outcome: Outcome = outer.returned if outer.answered else outer
     return outcome
 
 
 def run_cancelled(work: AsyncWork, ready: Callable[[], bool], seconds: float) -> Outcome | None:
-    """What an async `work` comes to that is cancelled when it is `ready`, or in the end after `seconds`.
+    """Run an async `work`, and cancel it once it is `ready`, or at the latest after `seconds`.
 
-    None when it ended by itself before. The outcome comes when all threads that its event loop started have ended,
-    or when twice that time is over.
+    None if it ended by itself before that. Returns when all threads of its event loop have ended, or after twice the
+    time.
     """
     outer = run(lambda: asyncio.run(_cancelled(work, ready, seconds)), 2 * seconds + 2 * GRACE_SECONDS)
     outcome: Outcome | None = outer.returned if outer.answered else outer
@@ -115,7 +115,7 @@ async def _cancelled(work: AsyncWork, ready: Callable[[], bool], seconds: float)
     while not task.done() and not ready() and time.monotonic() - started < seconds:
         await asyncio.wait({task}, timeout=_TURN_SECONDS)
     if task.done():
-        # Looked at, so that the event loop does not report an exception that nobody has seen.
+        # Retrieve the exception, so that the event loop does not report it as unseen.
         await _ended(task, started, 0)
         return None
     return await _ended(task, time.monotonic(), 0)
@@ -126,7 +126,7 @@ async def _awaited(work: AsyncWork) -> Any:
 
 
 async def _ended(task: asyncio.Future[Any], started: float, turns: int) -> Outcome:
-    """The outcome of a task, which is cancelled when it is not done."""
+    """The outcome of a task; cancel it if it is not done."""
     late = not task.done()
     if late:
         task.cancel()

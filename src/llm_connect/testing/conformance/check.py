@@ -1,4 +1,4 @@
-"""Checking an adapter against the rules that every adapter keeps."""
+"""Checks an adapter against the rules that every adapter keeps."""
 
 from __future__ import annotations
 
@@ -48,25 +48,27 @@ def check_adapter(
         def test_my_adapter():
             check_adapter(lambda: MyAdapter(url=fake.url), count_requests=lambda: fake.requests)
 
-    make: makes the adapter. One is made, and serves all calls. The kit closes nothing.
-    slow: makes one whose provider does not answer within `deadline_seconds`; best one that sends a byte now and then.
-    failing: makes one whose provider fails every call, best by saying back what it was sent; or several such, each of
-        which fails in another way.
-    count_requests: how many requests the provider has got so far. billed_tokens: how many tokens it has billed.
+    make: makes the adapter. The kit calls it once, uses that adapter for all calls, and closes nothing.
+    slow: makes an adapter whose provider does not answer within `deadline_seconds`; best if it sends a byte sometimes.
+    failing: makes an adapter whose provider fails every call, best by echoing the request; or several factories, for
+        different failures.
+    count_requests: returns the number of requests that the provider has received. billed_tokens: returns the number of
+        tokens that it has billed.
     secrets: keys that must not show.
-    prompt: what is asked. config: what each call has, such as `model_name`; budget, times and retries are set by the
-        kit, and so are `max_tokens` (16) and `system_prompt` where it has none.
-    calls, attempts: a cap for so many calls is given to so many at once, once to tasks and once to threads.
+    prompt: the prompt of the calls. config: the base config of all calls, with `model_name` for example. The kit sets
+        budget, times and retries, and also `max_tokens` (16) and `system_prompt` if it has none.
+    calls, attempts: `attempts` calls at once get a cap for `calls` of them, once as tasks and once in threads.
     deadline_seconds: `timeout_seconds` of the calls to a slow provider.
-    patience_seconds: `timeout_seconds` of all others. A call that goes on for 5 s more is given up, and left behind.
-    rules: those to check; else all. waived: names of rules that this adapter does not keep, each with the reason.
+    patience_seconds: `timeout_seconds` of all others. A call that takes 5 s more is given up and left behind.
+    rules: the rules to check; by default all. waived: names of rules that this adapter does not keep, each with the
+        reason.
 
-    Sent are 21 calls and four streams, `calls` more from tasks, and from threads as many as fit of `attempts`; three
-    to the slow provider and two to each failing one. Nothing but what is passed is called.
+    The kit sends 21 calls and four streams, `calls` more from tasks, and from threads as many of `attempts` as fit;
+    three to the slow provider and two to each failing one. It calls nothing but its arguments.
 
-    Raises ConformanceError, an AssertionError whose text is a report of all broken rules. Rules whose means were not
-    passed are never counted as kept: they are in the report, and a NotCheckedWarning names them. When nothing at all
-    could be checked, unittest.SkipTest is raised, which pytest and unittest show as a skipped test.
+    Raises ConformanceError, an AssertionError whose text reports all broken rules. A rule whose arguments are missing
+    never counts as kept: it is in the report, and a NotCheckedWarning names it. If nothing at all could be checked,
+    unittest.SkipTest is raised, which pytest and unittest show as a skipped test.
     """
     means = Means(
         make=make,
@@ -88,7 +90,7 @@ def check_adapter(
 
 
 class _Check:
-    """One check: what became of each rule, judged once."""
+    """One check: the result of each rule, judged once."""
 
     def __init__(self, means: Means, waived: Mapping[str, str]) -> None:
         unknown = sorted(set(waived) - {rule.name for rule in RULES})
@@ -130,7 +132,7 @@ class _Check:
 
 
 def _tell(report: ConformanceReport) -> None:
-    """Say what is not as it should be, in the way that a test runner hears."""
+    """Report broken and unchecked rules in a way that test runners notice."""
     if report.broken:
         raise ConformanceError(report)
     if report.results and not report.kept:

@@ -1,4 +1,4 @@
-"""What the one who checks an adapter gives for it."""
+"""The arguments of a check."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from llm_connect.core.models import RunConfig
 
 Make: TypeAlias = Callable[[], LLMAdapter]
 
-#: Longer in bytes than in characters, so that a bound that counts characters is seen to be none.
+#: Longer in bytes than in characters, to catch a bound that counts characters.
 PROMPT = "Name one colour of the evening sky over lake 1843: 晚霞是什么颜色的?请用一个词回答。"
 _SYSTEM_PROMPT = "Answer like the keeper of lighthouse 2975, in a single word."
-#: Smaller than an ordinary answer, and the least that every known provider takes.
+#: Smaller than an ordinary answer, and the least that every known provider accepts.
 _MAX_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
-    """The adapter's factories, and what its provider can tell; `check_adapter` says what each is."""
+    """The factories of adapters, and the counters of their provider; `check_adapter` documents each."""
 
     make: Make
     slow: Make | None
@@ -52,13 +52,13 @@ class Means:
         check_number("patience_seconds", self.patience_seconds, above=0)
 
     def missing(self, *names: str) -> list[str]:
-        """Which of these were not given."""
+        """The names of the arguments that were not given."""
         return [name for name in names if not getattr(self, name)]
 
     def config_with(self, **changes: Any) -> RunConfig:
-        """The config of a call: the one given, where it says nothing the kit's own, and `changes`.
+        """The config of a call: the given one, completed by the kit's defaults, and with `changes`.
 
-        No two share a mapping, so that what an adapter does to one of them is seen on that one.
+        No two configs share a mapping, so an adapter's changes to one of them show on that one only.
         """
         given = self.config
         own: dict[str, Any] = {
@@ -76,7 +76,7 @@ class Means:
 
 
 def adapter_from(name: str, make: Make) -> LLMAdapter:
-    """What the factory `name` makes. Raises LLMConfigurationError when that is no LLMAdapter."""
+    """Make an adapter by the factory `name`. Raises LLMConfigurationError if it is not an LLMAdapter."""
     adapter = make()
     if not isinstance(adapter, LLMAdapter):
         raise LLMConfigurationError(f"{name} must make an LLMAdapter, not {type(adapter).__name__}.")

@@ -1,4 +1,4 @@
-"""What a check came to, as data and as a text that a person reads."""
+"""The result of a check, as data and as text for people."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal, TypeAlias
 
 from .rule import ConformanceRule
 
-#: `not checked`: something that it needs was not given, or a rule that it rests on is not kept.
+#: `not checked`: an argument that it needs is missing, or a rule that it rests on is not kept.
 Verdict: TypeAlias = Literal["kept", "broken", "not checked", "waived"]
 
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """What became of one rule; `seen` says what broke it, or why it was not checked."""
+    """The result of one rule; `seen` has the reason if it is broken or was not checked."""
 
     rule: ConformanceRule
     verdict: Verdict
@@ -27,12 +27,12 @@ class RuleResult:
 
 @dataclass(frozen=True, slots=True)
 class ConformanceReport:
-    """What `check_adapter` found.
+    """The findings of `check_adapter`.
 
         report = check_adapter(make)
         print(report)
 
-    results: one for each rule that was asked for, in order. `str()` shows the broken ones in full, and why others
+    results: one for each requested rule, in order. `str()` shows the broken ones in full, and the reasons why others
     were not checked.
     """
 
@@ -73,7 +73,7 @@ class ConformanceReport:
 
 
 class ConformanceError(AssertionError):
-    """An adapter breaks rules; the text is the whole report, which is in `report`, too."""
+    """An adapter breaks rules. The text is the whole report, which is also in `report`."""
 
     def __init__(self, report: ConformanceReport) -> None:
         super().__init__(str(report))
@@ -81,4 +81,4 @@ class ConformanceError(AssertionError):
 
 
 class NotCheckedWarning(UserWarning):
-    """Some rules could not be checked; the text says which arguments of `check_adapter` they need."""
+    """Some rules could not be checked. The text names the arguments of `check_adapter` that they need."""

@@ -1,4 +1,4 @@
-"""A rule: one sentence, and a function that gives what was seen to break it."""
+"""A rule: one sentence, and a function that yields each violation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Check: TypeAlias = "Callable[[Bench], Iterator[str]]"
 
 @dataclass(frozen=True, slots=True)
 class ConformanceRule:
-    """One rule that every adapter keeps; its text is its name, so that `ids=str` names tests by it.
+    """One rule that every adapter keeps. Its `str()` is its name, so `ids=str` names tests by it.
 
-    sentence: the rule in a sentence, with the invariant of `contracts/` that it is about.
-    needs: the arguments of `check_adapter` without which it cannot be checked.
-    after: the rules without which it cannot be judged.
+    sentence: the rule in one sentence, with its invariant in `contracts/`.
+    needs: the arguments of `check_adapter` that its check needs.
+    after: the rules that must hold before it can be judged.
     """
 
     name: str
@@ -32,7 +32,7 @@ class ConformanceRule:
 
 
 def rule(*, needs: tuple[str, ...] = (), after: tuple[ConformanceRule, ...] = ()) -> Callable[[Check], ConformanceRule]:
-    """Makes a rule of a function that yields what it sees; its docstring is the sentence."""
+    """Makes a rule of a function that yields violations; its docstring is the sentence."""
 
     def made(check: Check) -> ConformanceRule:
         sentence = " ".join((check.__doc__ or "").split())

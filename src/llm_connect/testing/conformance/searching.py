@@ -1,4 +1,4 @@
-"""Looking for keys and prompts in all that a program may print, send or keep of an error."""
+"""Searches for keys and prompts in everything that a program may print, send or keep of an error."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: From this many characters on, a part of a key, and of a prompt, counts as found (ERROR-5).
+#: The length from which on a part of a key, and of a prompt, counts as found (ERROR-5).
 KEY_PART, PROMPT_PART = 12, 20
 
 
 def has_part_of(planted: str, length: int, text: str) -> bool:
-    """Whether `text` holds `planted`, or a part of it of that length."""
+    """True if `text` has `planted`, or a part of it of that length."""
     if len(planted) <= length:
         return planted in text
     return any(planted[start : start + length] in text for start in range(len(planted) - length + 1))
 
 
 def texts_of(error: BaseException) -> Iterator[tuple[str, str]]:
-    """What may be shown of an error and of those behind it: where, and the text."""
+    """The texts of an error and of the errors behind it, each with its place."""
     yield "its traceback", "".join(traceback.format_exception(error))
     yield "its pickle", _pickled(error)
     link: BaseException | None = error
@@ -35,7 +35,7 @@ def texts_of(error: BaseException) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """All that the program's logging lets through while the block runs."""
+    """Record all log messages that the program's logging lets through while the block runs."""
     texts: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: texts.append(_formatted(record))  # type: ignore[method-assign]
@@ -55,4 +55,4 @@ def _pickled(error: BaseException) -> str:
     try:
         return pickle.dumps(error).decode("utf-8", "replace")
     except Exception:
-        return ""  # That it cannot be pickled is for another rule to say.
+        return ""  # Another rule reports errors that cannot be pickled.

@@ -1,4 +1,4 @@
-"""Streams of an adapter in both forms, read to their end or left before it."""
+"""Reads streams of an adapter in both forms, to their end or up to a chunk before it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STREAM_FORMS: Final[tuple[StreamForm, ...]] = ("stream_prompt", "async_stream_pr
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """What a stream gave. The stream is kept, so that its block has closed it, and not the loss of its reference."""
+    """The content of a stream. It keeps the stream, so that its block closes it and not the loss of its reference."""
 
     chunks: tuple[StreamChunk, ...]
     stream: LLMStream | AsyncLLMStream
@@ -28,7 +28,7 @@ class Streamed:
 def streamed(
     form: StreamForm, adapter: LLMAdapter, prompt: Any, config: RunConfig, most: int | None, seconds: float
 ) -> Outcome:
-    """What a stream comes to within `seconds`, which is left after `most` chunks."""
+    """Read a stream for at most `seconds`, and leave it after `most` chunks."""
 
     def read() -> Streamed:
         with adapter.stream_prompt(prompt, config) as stream:

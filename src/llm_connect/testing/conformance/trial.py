@@ -1,4 +1,4 @@
-"""One call for the kit: what was asked, and all that could be seen of it."""
+"""One call of the kit: its arguments, and everything that could be seen of it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ FORMS: Final[tuple[Form, ...]] = ("execute_prompt", "async_execute_prompt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """What the provider says it has got and billed; None where it cannot be asked."""
+    """The provider's counts of requests and billed tokens; None for those that it cannot report."""
 
     requests: int | None
     billed: int | None
 
     def since(self, before: Tally) -> Tally:
-        """What was added."""
+        """The increase since `before`."""
         return Tally(requests=_less(self.requests, before.requests), billed=_less(self.billed, before.billed))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One call that was made, and what could be seen of it.
+    """One call, and everything that could be seen of it.
 
-    tracker: the budget it was made with. changed: fields of its config that are not what they were.
-    tally: what the provider got of it.
+    tracker: the budget of the call. changed: the fields of its config that the call has changed.
+    tally: the provider's counts for it.
     """
 
     what: str
@@ -52,7 +52,7 @@ class Trial:
 
     @property
     def budget(self) -> BudgetTracker:
-        """The budget of a call that was made with one."""
+        """The budget of a call that had one."""
         assert self.tracker is not None
         return self.tracker
 
@@ -66,21 +66,21 @@ def async_work(adapter: LLMAdapter, prompt: Any, config: RunConfig | None) -> As
 
 
 def made(form: Form, adapter: LLMAdapter, prompt: Any, config: RunConfig | None, seconds: float) -> Outcome:
-    """What one call comes to within `seconds`."""
+    """Make one call within `seconds`."""
     if form == "execute_prompt":
         return run(sync_work(adapter, prompt, config), seconds)
     return run_async(async_work(adapter, prompt, config), seconds)
 
 
 def state_of(config: RunConfig | None) -> dict[str, Any]:
-    """The fields of a config, as deep copies; a budget stays the same."""
+    """Deep copies of the fields of a config; a budget stays itself."""
     if config is None:
         return {}
     return {field.name: copy.deepcopy(getattr(config, field.name)) for field in fields(config)}
 
 
 def changes(before: dict[str, Any], config: RunConfig | None) -> tuple[str, ...]:
-    """The fields that are not what they were."""
+    """The fields that have changed."""
     return tuple(name for name, value in before.items() if getattr(config, name) != value)
 
 

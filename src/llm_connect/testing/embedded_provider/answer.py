@@ -1,4 +1,4 @@
-"""What the model says to a request, and how many tokens that is; in no wire format yet."""
+"""The model's answer to a request and its size in tokens, independent of the wire format."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Author:
         )
 
     def prompt_tokens(self, request: ReceivedRequest, behaviour: Behaviour) -> int:
-        """What the prompt of a request counts."""
+        """The token count of a request's prompt."""
         return self.tariff.count_tokens(request.system_prompt + request.prompt) + behaviour.hidden_prompt_tokens
 
     def _choice(

@@ -1,4 +1,4 @@
-"""How the provider is told to delay, fail, drip or lie."""
+"""Tells the provider to delay, fail, drip or lie."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .received import WIRE_FORMATS, Question, WireFormat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """What to do with a request instead of answering it well; the parts combine.
+    """A way to treat a request instead of answering it well; the parts combine.
 
         provider.script(Behaviour(status=429, retry_after=2), times=1)
         provider.script(Behaviour(delay=0.2, usage="missing"))
@@ -132,7 +132,7 @@ class _Rule:
 
 
 class Script:
-    """What is to happen to the next requests; thread-safe.
+    """The behaviours for the next requests; thread-safe.
 
     Counted behaviours come first, in the order they were added; then the standing one added last.
     """
@@ -155,7 +155,7 @@ class Script:
             rules.append(_Rule(behaviour, wire_format, times))
 
     def clear(self) -> None:
-        """Back to good behaviour."""
+        """Returns to good behaviour."""
         with self._lock:
             self._counted.clear()
             self._standing.clear()

@@ -27,7 +27,7 @@ _MESSAGES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What went wrong; each wire format writes it in its own words. None means the format's own default."""
+    """An error; each wire format writes it in its own form. None means the format's default."""
 
     status: int
     message: str

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as far as a provider needs it: bytes in, requests out; replies in, bytes out. No I/O here."""
+"""The HTTP/1.1 that a provider needs: bytes in, requests out; replies in, bytes out. Without I/O."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
 
 
-#: Where a reply stops and never goes on.
+#: The point at which a reply stops for ever.
 Stall: TypeAlias = Literal["before_headers", "after_headers", "in_stream"]
 
 
 class MalformedRequest(Exception):
-    """The bytes are no HTTP/1.1 request; `status` is what to answer before closing."""
+    """The bytes are not an HTTP/1.1 request; `status` is the answer before closing."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -36,7 +36,7 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """When the bytes of a reply leave, and how many of them; all times in seconds."""
+    """The pace of a reply's bytes, and their number; all times in seconds."""
 
     delay: float = 0.0
     between: float = 0.0
@@ -51,7 +51,7 @@ AT_ONCE = Pace()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpReply:
-    """One reply and the pace it is sent at; `parts` are what of the body is sent, one after the other."""
+    """One reply and its pace; `parts` are the pieces of the body in the order of sending."""
 
     status: int = 200
     content_type: str = "application/json"

@@ -1,4 +1,4 @@
-"""The loopback server: one event loop in one daemon thread, and as many connections as come."""
+"""The loopback server: one event loop in one daemon thread, for any number of connections."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LoopbackServer:
 
     @property
     def connections(self) -> int:
-        """How many clients are connected."""
+        """The number of connected clients."""
         return len(self._connections)
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class LoopbackServer:
 
     async def _serve(self, listener: socket.socket, accepting: Future[None]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        # What clients do to their connections is their own affair: nothing of it is printed or logged.
+        # Nothing that clients do to their connections is printed or logged.
         self._loop.set_exception_handler(lambda loop, context: None)
         server = await self._loop.create_server(
             lambda: _Connection(self._handle, self._connections), sock=listener, backlog=BACKLOG
@@ -125,7 +125,7 @@ class _Connection(asyncio.Protocol):
             self._delivery.cancel()
 
     def drop(self) -> None:
-        """Closes without sending what is still to be sent."""
+        """Closes without sending the rest."""
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:

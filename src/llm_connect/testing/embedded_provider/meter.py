@@ -1,4 +1,4 @@
-"""What the provider bills: the tariff, and the meter that adds it up."""
+"""The provider's bill: the tariff, and the meter that adds up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def about_four_characters_each(text: str) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
-    """How prompts are counted and what a million tokens cost, in USD.
+    """The counting of prompts, and the price of a million tokens in USD.
 
     tariff = Tariff(prompt_usd_per_million=Decimal("0.25"), completion_usd_per_million=Decimal(2))
     """
@@ -53,13 +53,13 @@ class MeterReading:
 
 
 class Meter:
-    """What clients owe: counted when a request has arrived, whether or not they wait for the reply.
+    """The clients' debt, counted when a request arrives, even if nobody waits for the reply.
 
         provider.meter.total_tokens         # one figure
         provider.meter.read()               # all figures of one moment
 
-    Thread-safe. `calls` are billed requests, `refused` are those answered without a bill. It is the truth to
-    compare a client's own books with: a reply that lies about its usage is billed right all the same.
+    Thread-safe. `calls` are billed requests, `refused` are those answered without a bill. Compare a client's own
+    books with it: a reply that lies about its usage is billed correctly all the same.
     """
 
     def __init__(self) -> None:

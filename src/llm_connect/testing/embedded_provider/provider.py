@@ -26,10 +26,10 @@ class EmbeddedProvider:
             assert provider.meter.total_tokens == tracker.spent
 
     It answers with generated text that keeps to the request's output limit, or with a sample that fits the
-    JSON schema it is asked for; bills on its `meter` when a request arrives; keeps the last requests; and
-    fails on demand (`script`). Any key but "bad" is accepted. Without a bill it tells what a prompt counts
-    (`/responses/input_tokens`, `:countTokens`, `/messages/count_tokens`) and what one of the last answers at
-    OpenRouter's has cost (`/generation`).
+    requested JSON schema; bills on its `meter` when a request arrives; keeps the last requests; and
+    fails on demand (`script`). Any key but "bad" is accepted. Free of charge it counts the tokens of a prompt
+    (`/responses/input_tokens`, `:countTokens`, `/messages/count_tokens`) and reports the cost of one of the last
+    answers in OpenRouter's format (`/generation`).
 
     - `reply_tokens`: length of a generated answer in tokens (one word is one token); "limit" or None fills
       the output limit of the request, and 1,024 tokens where there is none.
@@ -127,7 +127,7 @@ class EmbeddedProvider:
 
     @property
     def connections(self) -> int:
-        """How many clients are connected at this moment."""
+        """The number of clients that are connected now."""
         return self._server.connections
 
     def wait_for_requests(self, count: int, *, timeout: float = 5.0) -> None:
@@ -137,7 +137,7 @@ class EmbeddedProvider:
 
     @property
     def questions(self) -> list[ReceivedRequest]:
-        """The last requests that asked what a prompt counts, oldest first; they are not among `requests`."""
+        """The last requests to count the tokens of a prompt, oldest first; they are not among `requests`."""
         return self._questions.all()
 
     def script(
@@ -147,12 +147,12 @@ class EmbeddedProvider:
         times: int | None = None,
         wire_format: WireFormat | Question | None = None,
     ) -> None:
-        """Sets what is to happen to the next `times` requests, or (None) to all that follow.
+        """Sets the behaviour for the next `times` requests, or (None) for all that follow.
 
-        Several counted behaviours are used up one after the other, before a standing one applies; of standing
-        ones the last counts. With `wire_format`, only requests of that format are meant. "count_tokens" and
-        "generation" mean the requests that ask what a prompt counts, and what a generation cost, in any format;
-        nothing else does.
+        Several counted behaviours are used up one after the other before a standing one applies; the last standing
+        one counts. With `wire_format`, only requests of that format are meant. "count_tokens" and "generation"
+        mean the requests for a token count, and for the cost of a generation, in any format; nothing else means
+        these.
         """
         self._script.add(behaviour, times=times, wire_format=wire_format)
 

@@ -1,4 +1,4 @@
-"""What a provider is asked beside calls of a model: what a prompt counts, and what a generation has cost."""
+"""The requests besides calls of a model: for a token count, and for the cost of a generation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .wire import openrouter
 
 
 class NoSuchGeneration(Exception):
-    """Nothing has been answered under this id; told as 404."""
+    """No answer has this id; becomes a 404."""
 
     fault: Fault = Fault(status=404, message="Generation not found")
 
 
 def counted_body(wire_format: WireFormat, body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The request whose prompt is to be counted: as to the model, but without what a count has no need of."""
+    """The request whose prompt is to be counted, without the fields that a count does not need."""
     if wire_format == "anthropic_messages":
         return {"max_tokens": 1, **body}
     whole = body.get("generateContentRequest")
@@ -28,7 +28,7 @@ def counted_body(wire_format: WireFormat, body: Mapping[str, Any]) -> Mapping[st
 
 
 def count_reply(wire_format: WireFormat, tokens: int) -> dict[str, Any]:
-    """The count, as each format tells it."""
+    """The count in the form of each format."""
     if wire_format == "generate_content":
         return {"totalTokens": tokens, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": tokens}]}
     told: dict[str, Any] = {"input_tokens": tokens}
@@ -37,7 +37,7 @@ def count_reply(wire_format: WireFormat, tokens: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One answer at OpenRouter's, as it is remembered."""
+    """The record of one answer in OpenRouter's format."""
 
     request: ReceivedRequest
     answer: Answer
@@ -45,7 +45,7 @@ class Generation:
 
 
 class Generations:
-    """The last answers at OpenRouter's, by their ids; thread-safe."""
+    """The records of the last answers in OpenRouter's format, by id; thread-safe."""
 
     def __init__(self, keep: int) -> None:
         self._lock = threading.Lock()
@@ -53,14 +53,14 @@ class Generations:
         self._known: dict[str, Generation] = {}
 
     def add(self, number: int, generation: Generation) -> None:
-        """Remember the answer of that number, and forget the oldest when there are too many."""
+        """Remember the answer of that number, and forget the oldest if there are too many."""
         with self._lock:
             self._known[openrouter.generation_id(number)] = generation
             if len(self._known) > self._keep:
                 del self._known[next(iter(self._known))]
 
     def told(self, identity: str) -> dict[str, Any]:
-        """What OpenRouter tells of an answer. Raises NoSuchGeneration."""
+        """OpenRouter's report on an answer. Raises NoSuchGeneration."""
         with self._lock:
             known = self._known.get(identity)
         if known is None:
@@ -68,6 +68,6 @@ class Generations:
         return openrouter.generation(identity, known.request, known.answer, byok=known.byok)
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget everything."""
         with self._lock:
             self._known.clear()

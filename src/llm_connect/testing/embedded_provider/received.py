@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 WireFormat = Literal["openai_chat", "openai_responses", "openrouter", "generate_content", "anthropic_messages"]
 
-#: What may be asked that is no call of a model: what a prompt counts, or what a generation cost.
+#: The requests that are not calls of a model: for a token count, or for the cost of a generation.
 Question = Literal["count_tokens", "generation"]
 
 WIRE_FORMATS: tuple[WireFormat, ...] = get_args(WireFormat)
@@ -24,8 +24,8 @@ class ReceivedRequest:
         request.body["temperature"], request.output_limit, request.prompt
 
     `headers` have lower-case names; those that carry a key say only "present". `output_limit` is in tokens,
-    None when the request sets none; `choices` is how many answers are wanted. `prompt` is the text of the
-    conversation, `system_prompt` that of the instructions.
+    None when the request sets none; `choices` is the number of wanted answers. `prompt` is the text of the
+    conversation, `system_prompt` the text of the instructions.
     """
 
     wire_format: WireFormat
@@ -48,14 +48,14 @@ class RequestLog:
         self._arrived = 0
 
     def add(self, request: ReceivedRequest) -> None:
-        """Notes a request and wakes up whoever waits for it."""
+        """Notes a request and wakes its waiters."""
         with self._arrival:
             self._requests.append(request)
             self._arrived += 1
             self._arrival.notify_all()
 
     def all(self) -> list[ReceivedRequest]:
-        """A copy of what is kept."""
+        """A copy of the kept requests."""
         with self._arrival:
             return list(self._requests)
 

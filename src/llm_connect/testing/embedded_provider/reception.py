@@ -72,7 +72,7 @@ class Reception:
             self.log.add(request)
 
     def _tell(self, http: HttpRequest, route: Route, question: Question) -> HttpReply:
-        """The answer to a question: nothing is billed."""
+        """The answer to a question, which is not billed."""
         refusal = self._bad_key(http, route)
         if refusal is not None:
             return refusal

@@ -1,4 +1,4 @@
-"""Which path speaks which wire format."""
+"""The wire format of each path."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _GEMINI = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where a request goes. `known` is False for a path that does not exist: its error has a shape, too.
+    """The target of a request. `known` is False for a path that does not exist: its error has a shape, too.
 
-    `question` says what is asked that is no call of a model; `method` is the only one that the path takes.
+    `question` names a request that is not a call of a model; `method` is the only one that the path accepts.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""The rules, in the order in which they are checked."""
+"""The rules, in the order of checking."""
 
 from __future__ import annotations
 

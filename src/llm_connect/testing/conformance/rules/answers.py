@@ -1,4 +1,4 @@
-"""What a good call gives, and what it leaves as it was."""
+"""Rules about good calls: their answers, and the things that they must not change."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def forms_agree(bench: Bench) -> Iterator[str]:
 
 
 def character(response: LLMResponse) -> dict[str, Any]:
-    """What all answers to one prompt have in common."""
+    """The properties that all answers to one prompt share."""
     return {
         "model": response.model,
         "usage.prompt_tokens": response.usage.prompt_tokens,

@@ -1,4 +1,4 @@
-"""What the budget of a call is asked and told."""
+"""Rules about a call's budget: its holds and its bookings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOOK_SECONDS = 0.01
 
 
 def held_at_rest(tracker: BudgetTracker, seconds: float = 1.0) -> str | None:
-    """What is held when all calls have ended; threads that they have started may take some `seconds` more."""
+    """The amount held after all calls have ended; threads that they started may take some `seconds` more."""
     until = time.monotonic() + seconds
     while any(held := tracker.snapshot().held) and time.monotonic() < until:
         time.sleep(_LOOK_SECONDS)
@@ -29,7 +29,7 @@ def held_at_rest(tracker: BudgetTracker, seconds: float = 1.0) -> str | None:
 
 
 def requests_held(tracker: BudgetTracker) -> int:
-    """For how many requests there have been holds, whatever became of them."""
+    """The number of requests that had a hold, whatever its outcome."""
     return sum(entry.bound.calls for entry in tracker.ledger)
 
 
@@ -41,7 +41,7 @@ def call_is_metered(bench: Bench) -> Iterator[str]:
 
 
 def misbooked(trial: Trial, response: Any, tracker: BudgetTracker) -> Iterator[str]:
-    """How what was booked for an answer differs from what it says; an attempt before it may count as well."""
+    """The difference between an answer's usage and its bookings, which may include an earlier attempt."""
     if not isinstance(response, LLMResponse):
         yield str(trial)
         return
@@ -80,7 +80,7 @@ def _covers(bound: Bound, usage: Usage) -> bool:
 
 @rule(after=(call_is_metered, bound_covers_the_call))
 def hold_covers_the_call(bench: Bench) -> Iterator[str]:
-    """What is held before a call is at least what is booked after it. (BUDGET-1)"""
+    """A call holds at least as much as it books afterwards. (BUDGET-1)"""
     for trial in bench.answered:
         for entry in trial.budget.ledger:
             if entry.amount.tokens > entry.bound.tokens or entry.amount.calls > entry.bound.calls:
@@ -109,7 +109,7 @@ def call_over_the_cap_is_refused(bench: Bench) -> Iterator[str]:
 
 @rule(after=(call_is_metered, bound_covers_the_call))
 def limit_follows_the_budget(bench: Bench) -> Iterator[str]:
-    """Without `max_tokens`, what the budget has room for is the limit that the answer keeps to. (BUDGET-8)"""
+    """Without `max_tokens`, the answer keeps to the limit that the budget has room for. (BUDGET-8)"""
     room = bench.adapter.bound(bench.means.prompt, bench.budgeted())
     for form in FORMS:
         tracker = BudgetTracker(room.total_tokens, name="room")
@@ -161,7 +161,7 @@ def books_cover_the_requests(bench: Bench) -> Iterator[str]:
 
 @rule(needs=("billed_tokens",), after=(call_is_metered,))
 def books_cover_the_bill(bench: Bench) -> Iterator[str]:
-    """What the provider bills is booked. (BUDGET-1)"""
+    """A call books everything that the provider bills. (BUDGET-1)"""
     for trial in bench.answered:
         if not trial.tally.billed:
             yield f"{trial.what} was answered, and billed_tokens saw no bill"

@@ -1,4 +1,4 @@
-"""What becomes of a call that the provider does not answer."""
+"""Rules about calls that the provider does not answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..bench import Bench, NotChecked
 from ..rule import rule
 from .budget import call_is_metered, held_at_rest
 
-#: An event loop that is free comes to other work a hundred times a second.
+#: A free event loop does other work a hundred times a second.
 _FEWEST_TURNS = 4
 
 

@@ -1,4 +1,4 @@
-"""What leaves an adapter when its provider fails, and what does not."""
+"""Rules about errors: the information that may leave an adapter when its provider fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an adapter does not send."""
+"""Rules about calls that an adapter must not send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many callers at once: threads, tasks and event loops, under a cap that not all of them fit."""
+"""Rules about many callers at once: threads, tasks and event loops, under a cap that is too small for all of them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _thread(bench: Bench, config: RunConfig) -> Callable[[], Any]:
 
 
 def _made(bench: Bench, form: Form, config: RunConfig, ended: threading.Event) -> Callable[[], list[Outcome]]:
-    """One call in one form, and word of its end."""
+    """Make one call in one form, and announce its end."""
 
     def call() -> list[Outcome]:
         outcome = made(form, bench.adapter, bench.means.prompt, config, bench.means.patience_seconds)
@@ -111,7 +111,7 @@ def _loop_of_two(bench: Bench) -> Callable[[], list[Outcome]]:
 
 
 def _loop_of(bench: Bench, tasks: int, tracker: BudgetTracker | None) -> Callable[[], list[Outcome]]:
-    """An event loop with so many calls in one gather."""
+    """Run this many calls in one gather of an event loop."""
     configs = [bench.means.config_with(budget_tracker=tracker) for _ in range(tasks)]
     works = [async_work(bench.adapter, bench.means.prompt, config) for config in configs]
 
@@ -128,7 +128,7 @@ def _outcome(result: Any) -> Outcome:
 def _freeing(
     bench: Bench, tracker: BudgetTracker, hold: Hold, before: Tally, ended: threading.Event
 ) -> Callable[[], int | None]:
-    """Releases a hold once a call waits for it or has ended, and gives how many requests were sent until then."""
+    """Release a hold once a call waits for it or has ended; return the number of requests sent until then."""
 
     def free() -> int | None:
         until = time.monotonic() + GRACE_SECONDS
@@ -142,25 +142,25 @@ def _freeing(
 
 
 def _each(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """The outcomes of all calls, those in the lists that event loops have returned included."""
+    """The outcomes of all calls, including those in the lists that event loops have returned."""
     return [
         each for outcome in outcomes for each in (outcome.returned if isinstance(outcome.returned, list) else [outcome])
     ]
 
 
 def _strange(outcomes: Iterable[Outcome]) -> Iterator[str]:
-    """Each way to end that is no answer, once."""
+    """Each kind of end other than an answer, once."""
     return iter(dict.fromkeys(str(outcome) for outcome in outcomes if not isinstance(outcome.returned, LLMResponse)))
 
 
 def _answered_or_refused(outcomes: list[Outcome]) -> Generator[str, None, int]:
-    """Yields what is neither an answer nor a refusal, and returns how many were answered."""
+    """Yield each outcome that is neither an answer nor a refusal; return the number of answers."""
     yield from _strange(outcome for outcome in outcomes if not isinstance(outcome.raised, LLMBudgetExceededError))
     return sum(isinstance(outcome.returned, LLMResponse) for outcome in outcomes)
 
 
 def _beyond(bench: Bench, tracker: BudgetTracker, before: Tally, answered: int) -> Iterator[str]:
-    """What is held in the end, sent without an answer, or billed and not booked, unless a single call does so."""
+    """Yield anything held at the end, sent without an answer, or billed and not booked, unless single calls show it."""
     if held := held_at_rest(tracker):
         yield f"{held} are still held"
     tally = bench.tally().since(before)

@@ -1,4 +1,4 @@
-"""What a stream gives and books, read to its end or left before it."""
+"""Rules about streams: their content and their bookings, whether read to the end or left before it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stream_gives_the_answer(bench: Bench) -> Iterator[str]:
 
 
 def _faults(read: Streamed, whole: LLMResponse) -> Iterator[str]:
-    """What two answers of one model may differ in, their words, is compared within the stream only."""
+    """Yield differences. The words of two answers may differ, so they are compared within the stream only."""
     response, text = read.stream.response, "".join(chunk.text for chunk in read.chunks)
     if not text == read.stream.text == response.content or bool(text) != bool(whole.content):
         yield f"its chunks say {text!r}, its text {read.stream.text!r}, its response {response.content!r}"

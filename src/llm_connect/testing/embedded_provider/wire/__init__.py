@@ -1,4 +1,4 @@
-"""The wire formats: pure functions between JSON objects and what the rest of the provider works with."""
+"""The wire formats: pure functions between JSON objects and the types of the rest of the provider."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["WIRES", "Asked", "Wire"]
 
 
 class Wire(Protocol):
-    """What a module of this package offers."""
+    """The functions of each module of this package."""
 
     def read(self, body: Mapping[str, Any]) -> Asked:
-        """What the request asks for; raises InvalidRequest where the real provider would answer 400."""
+        """Read a request; raises InvalidRequest if the real provider would answer 400."""
         ...
 
     def key(self, headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
-        """The API key, None when there is none."""
+        """The API key, or None."""
         ...
 
     def reply(self, request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number: int) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class Wire(Protocol):
         ...
 
     def streams(self, request: ReceivedRequest) -> bool:
-        """Whether the reply is wanted as a stream."""
+        """True if the request wants a stream."""
         ...
 
     def events(self, request: ReceivedRequest, message: Mapping[str, Any]) -> Events:

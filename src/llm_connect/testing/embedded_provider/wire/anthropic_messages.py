@@ -45,7 +45,7 @@ def read(body: Mapping[str, Any]) -> Asked:
 
 
 def forced_tool(body: Mapping[str, Any]) -> Tool | None:
-    """The tool that has to be called: the chosen one, any, or the claude command's until it has been called."""
+    """The tool that the model must call: the chosen one, any, or the claude command's own until it was called."""
     tools = [Tool(str(item.get("name")), object_of(item, "input_schema")) for item in listed(body.get("tools"))]
     choice = object_of(body, "tool_choice")
     if choice.get("type") in ("tool", "any"):

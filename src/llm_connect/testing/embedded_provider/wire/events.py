@@ -25,7 +25,7 @@ class Events:
         return (*self.opening, *self.pieces, *self.closing)
 
     def begun(self, pieces: int | None) -> tuple[bytes, ...]:
-        """What has come after so many pieces; None for all of them."""
+        """The events after so many pieces; None for all of them."""
         return (*self.opening, *self.pieces[:pieces])
 
 

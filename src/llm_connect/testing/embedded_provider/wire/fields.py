@@ -1,4 +1,4 @@
-"""Reading what the formats have in common."""
+"""Reads the fields that the formats have in common."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..faults import InvalidRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a request asks for. `schema` is the JSON schema of a structured answer, None for plain text."""
+    """The content of a request. `schema` is the JSON schema of a structured answer, None for plain text."""
 
     model: str | None
     output_limit: int | None
@@ -22,7 +22,7 @@ class Asked:
 
 
 def texts_of(content: Any) -> Iterator[str]:
-    """All texts in a message content of whatever nesting."""
+    """All texts in a message content, at any depth."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, list):
@@ -39,7 +39,7 @@ def object_of(body: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 
 
 def required_text(body: Mapping[str, Any], name: str) -> str:
-    """A field that has to be a text with something in it."""
+    """A field that must be a text and not empty."""
     value = body.get(name)
     if not isinstance(value, str) or not value:
         raise InvalidRequest(f"'{name}' is required.", param=name)
@@ -47,7 +47,7 @@ def required_text(body: Mapping[str, Any], name: str) -> str:
 
 
 def required_list(body: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """A field that has to be a list of objects with something in it."""
+    """A field that must be a list of objects and not empty."""
     value = body.get(name)
     if not isinstance(value, list) or not value or not all(isinstance(item, Mapping) for item in value):
         raise InvalidRequest(f"'{name}' is required and is a list of objects.", param=name)
@@ -55,7 +55,7 @@ def required_list(body: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]
 
 
 def whole_number(body: Mapping[str, Any], *names: str, minimum: int = 1) -> int | None:
-    """The least of these fields; None when all of them are absent or null."""
+    """The least of these fields; None if all of them are absent or null."""
     found = {name: body[name] for name in names if body.get(name) is not None}
     for name, value in found.items():
         if type(value) is not int or value < minimum:

@@ -43,7 +43,7 @@ def read(body: Mapping[str, Any]) -> Asked:
 
 
 def forced_tool(body: Mapping[str, Any]) -> Tool | None:
-    """The first allowed function, where the mode of calling functions is ANY."""
+    """The first allowed function, if the function calling mode is ANY."""
     config = object_of(object_of(body, "toolConfig", "tool_config"), "functionCallingConfig", "function_calling_config")
     if str(config.get("mode")).upper() != "ANY":
         return None
@@ -142,7 +142,7 @@ def error(fault: Fault) -> dict[str, Any]:
         )
     if fault.retry_after is not None:
         details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{fault.retry_after:g}s"})
-    # A bad key is 400 here, where everybody else says 401.
+    # A bad key is a 400 here; all other providers say 401.
     status = 400 if fault.key else fault.status
     name = fault.type or _STATUSES.get(status, "INTERNAL" if status >= 500 else "INVALID_ARGUMENT")
     return {

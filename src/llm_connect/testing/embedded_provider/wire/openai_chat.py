@@ -46,12 +46,12 @@ def read(body: Mapping[str, Any]) -> Asked:
 
 
 def forced_tool(body: Mapping[str, Any]) -> Tool | None:
-    """The function that `tool_choice` names, or the first one where it wishes any."""
+    """The function that `tool_choice` names, or the first one if it wants any."""
     return chosen_by(body, lambda offered: object_of(offered, "function"))
 
 
 def chosen_by(body: Mapping[str, Any], function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Tool | None:
-    """The same where a function is described elsewhere: `function` finds it in a tool, or in a choice of one."""
+    """The same for another place of functions: `function` finds one in a tool, or in a choice."""
     offered = [function(item) for item in listed(body.get("tools"))]
     tools = [Tool(item["name"], object_of(item, "parameters")) for item in offered if isinstance(item.get("name"), str)]
     choice = body.get("tool_choice")
@@ -107,7 +107,7 @@ def streams(request: ReceivedRequest) -> bool:
 
 
 def events(request: ReceivedRequest, message: Mapping[str, Any]) -> Events:
-    """The chunks of a completion, with usage where `stream_options` asks for it."""
+    """The chunks of a completion, with usage if `stream_options` asks for it."""
     asked = object_of(request.body, "stream_options").get("include_usage")
     return openai_chat_stream.events(message, tells_usage=bool(asked))
 

@@ -32,7 +32,7 @@ def read(body: Mapping[str, Any]) -> Asked:
 
 
 def forced_tool(body: Mapping[str, Any]) -> Tool | None:
-    """The function that `tool_choice` names, or the first one where it wishes any."""
+    """The function that `tool_choice` names, or the first one if it wants any."""
     return openai_chat.chosen_by(body, lambda offered: offered if offered.get("type") == "function" else {})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .events import Events, named, numbered, pieces_of
 
-#: Items whose contents come in pieces, and how those are named.
+#: Items whose contents come in pieces, and the names of these.
 _KINDS = {"message": "output_text", "function_call": "function_call_arguments"}
 
 

@@ -1,4 +1,4 @@
-"""OpenRouter: `POST /api/v1/chat/completions`; chat completions that know what they cost."""
+"""OpenRouter: `POST /api/v1/chat/completions`; chat completions that know their cost."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def reply(request: ReceivedRequest, answer: Answer, behaviour: Behaviour, number
 
 
 def generation(identity: str, request: ReceivedRequest, answer: Answer, *, byok: bool) -> dict[str, Any]:
-    """What `GET /generation` tells; with a key of one's own the total is the fee."""
+    """The reply to `GET /generation`; with the user's own key the total is the fee."""
     return {
         "data": {
             "id": identity,
@@ -120,5 +120,5 @@ def headers(number: int) -> dict[str, str]:
 
 
 def generation_id(number: int) -> str:
-    """The id under which an answer is told of later."""
+    """The id for the later report on an answer."""
     return f"gen-embedded-{number:010d}"

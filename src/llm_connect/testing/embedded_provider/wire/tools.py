@@ -1,4 +1,4 @@
-"""The tool that a request forces the model to call, in no format yet."""
+"""The tool that a request forces the model to call, independent of the format."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ..faults import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool that is offered: its name, and the JSON schema of its arguments."""
+    """An offered tool: its name, and the JSON schema of its arguments."""
 
     name: str
     schema: Mapping[str, Any]
 
 
 def listed(value: object) -> list[Mapping[str, Any]]:
-    """The objects of a list; what is no list has none."""
+    """The objects of a list; none if it is not a list."""
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
 def chosen(tools: Iterable[Tool], names: list[Any] | None) -> Tool:
-    """The first tool that is among `names`, or (None) the first of all. Raises InvalidRequest when there is none."""
+    """The first tool among `names`, or (None) the first of all. Raises InvalidRequest if there is none."""
     tool = next((tool for tool in tools if names is None or tool.name in names), None)
     if tool is not None:
         return tool
@@ -34,12 +34,12 @@ def chosen(tools: Iterable[Tool], names: list[Any] | None) -> Tool:
 
 
 def arguments_of(text: str, answer: Answer) -> str | None:
-    """The arguments of a call as JSON, which the output limit may have cut; None for a text that is no object."""
+    """The arguments of a call as JSON, which the output limit may have cut; None if the text is not an object."""
     return text if answer.cut or _object(text) is not None else None
 
 
 def object_of_arguments(text: str, answer: Answer) -> dict[str, Any] | None:
-    """The same as an object; an empty one where the output limit has cut it."""
+    """The same as an object; empty if the output limit has cut it."""
     found = _object(text)
     return {} if found is None and answer.cut else found
 
