@@ -15,8 +15,8 @@ connection, a handshake, writes, reads. Each of them has a timeout of its own, i
 
 So the deadline goes down to where the waiting is. `socket_deadline` sets it around each exchange, in a context
 variable. Every socket operation computes how much is left at this moment and takes that as its timeout (`_limit`). An
-operation after the deadline raises the timeout of its kind before it begins. So the operations together end by the
-deadline, however small they are.
+operation after the deadline raises the timeout of its kind before it begins. So reads together end by the deadline,
+however small they are, and writes nearly do.
 
 The deadline is in a context variable because the SDKs are in between: openai and google-genai call our client, and have
 no argument for a deadline. A sync call runs from there to the socket in one thread, so the variable is the caller's. It
@@ -29,7 +29,8 @@ httpcore2 has a place for this, the network backend of a pool. `watch` puts `_Ba
   (`connecting.py`).
 - A TLS handshake gets the time that is left.
 - httpcore2 writes a buffer in as many operations as the reader makes necessary, all with the same timeout. So a body is
-  written in slices of 256 KiB, and each slice gets what is left then.
+  written in slices of 256 KiB, and each slice gets the time that is left then. Only within a slice can a very slow
+  reader stretch a write beyond the deadline.
 - No timeout is longer than a day. The system counts it in milliseconds with 32 bits, so a longer one may become short.
 
 The same streams see the first byte of a request just before it leaves, and note it (`heads.py`). That decides whether
