@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 from llm_connect import BudgetTracker, LLMBudgetExceededError, LLMStoreError, Price, RunConfig, open_budget
 from llm_connect.core import log
 from llm_connect.core.log import Event
+from llm_connect.core.mock import MockLLMAdapter
 from llm_connect.testing import Behaviour, EmbeddedProvider
 
 KEY, PROMPT = "sk-or-Zq8Lw2XnVb7TfRk4Hs9JdPyGm3Cc5Ae", "Tell me of the northern bridge."
@@ -274,3 +275,155 @@ def test_while_nobody_listens_nothing_is_put_together(caplog: pytest.LogCaptureF
     with BudgetTracker(total=100).reserve(50) as hold:
         hold.dispatch()
     assert caplog.records == []
+
+
+class Failing(logging.Handler):
+    """A handler or filter of a user's own that raises `kind` for every record."""
+
+    def __init__(self, kind: type[BaseException], seen: list[str]) -> None:
+        super().__init__()
+        self.kind, self.seen = kind, seen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(getattr(record, "llm_event", record.getMessage()))
+        raise self.kind("the handler")
+
+
+@pytest.fixture
+def failing() -> Iterator[Callable[[type[BaseException], str], list[str]]]:
+    """Lets the log fail; what it was given."""
+    logger, added = logging.getLogger("llm_connect"), list[Failing]()
+
+    def fail(kind: type[BaseException], where: str = "handler") -> list[str]:
+        seen = list[str]()
+        added.append(Failing(kind, seen))
+        if where == "handler":
+            logger.addHandler(added[-1])
+        else:
+            logger.addFilter(added[-1].emit)  # type: ignore[arg-type]
+        return seen
+
+    yield fail
+    for handler in added:
+        logger.removeHandler(handler)
+        logger.removeFilter(handler.emit)  # type: ignore[arg-type]
+    log.stray.clear()
+
+
+MODES: dict[str, Callable[[Any, RunConfig], str]] = {
+    "sync": lambda adapter, config: adapter.execute_prompt(PROMPT, config).content,
+    "async": lambda adapter, config: asyncio.run(adapter.async_execute_prompt(PROMPT, config)).content,
+    "stream": lambda adapter, config: "".join(chunk.text for chunk in adapter.stream_prompt(PROMPT, config)),
+    "async stream": lambda adapter, config: asyncio.run(_streamed(adapter, config)),
+}
+
+
+async def _streamed(adapter: Any, config: RunConfig) -> str:
+    async with adapter.async_stream_prompt(PROMPT, config) as stream:
+        return "".join([chunk.text async for chunk in stream])
+
+
+#: Each with what the log is told of it, and whether its tokens are as the provider bills them.
+ANSWERS = {
+    "presumed": Behaviour(usage="zero"),
+    "overrun": Behaviour(hidden_prompt_tokens=8_000),
+    "cut": Behaviour(finish_reason="length"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("event", ANSWERS)
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_a_handler_that_raises_takes_no_answer_away(
+    provider: EmbeddedProvider, failing: Any, kind: type[BaseException], event: str, mode: str
+) -> None:
+    """The answer comes, the hold ends, and an exit waits for the next call, which sends nothing. (BUDGET-74)"""
+    seen = failing(kind)
+    provider.script(ANSWERS[event])
+    tracker = BudgetTracker(total=9_000)
+    config = RunConfig(budget_tracker=tracker, max_tokens=None if event == "cut" else 50, max_retries=0)
+    adapter = adapter_of(provider)
+    assert MODES[mode](adapter, config)
+    assert event in seen
+    assert (tracker.held, len(provider.requests)) == (0, 1)
+    if kind is SystemExit:
+        with pytest.raises(SystemExit, match="the handler"):
+            MODES[mode](adapter, config)
+        assert (tracker.held, len(provider.requests)) == (0, 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("where", ["handler", "filter"])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError, MemoryError])
+def test_a_metered_adapter_keeps_its_answer(failing: Any, kind: type[BaseException], where: str, mode: str) -> None:
+    """The same holds for adapters that the base class meters, and for filters. (BUDGET-74)"""
+    seen = failing(kind, where)
+    tracker = BudgetTracker(total=1_000)
+    adapter = MockLLMAdapter("done", prompt_tokens=0, completion_tokens=0)
+    config = RunConfig(budget_tracker=tracker, max_tokens=50)
+    assert MODES[mode](adapter, config) == "done"
+    assert "presumed" in seen
+    assert tracker.held == 0
+    if kind is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt, match="the handler"):
+            tracker.record(1)
+    tracker.record(1)
+
+
+def test_an_exit_of_the_log_without_a_budget_waits_for_the_next_call(provider: EmbeddedProvider, failing: Any) -> None:
+    """A retry is logged; its handler's exit reaches the next call, with a budget or without one. (BUDGET-74)"""
+    seen = failing(SystemExit)
+    adapter, tracker = adapter_of(provider), BudgetTracker()
+    later: list[Callable[[], object]] = [lambda: adapter.execute_prompt(PROMPT), lambda: tracker.reserve(1)]
+    for call in later:
+        provider.script(Behaviour(status=503, retry_after=0.01), times=1)
+        assert adapter.execute_prompt(PROMPT).content
+        assert seen == ["retried"]
+        with pytest.raises(SystemExit, match="the handler"):
+            call()
+        seen.clear()
+    assert adapter.execute_prompt(PROMPT).content
+
+
+def test_a_refusal_stays_a_refusal(failing: Any) -> None:
+    """A handler that raises does not take the place of the error that the caller is to get. (BUDGET-74)"""
+    for kind in (ValueError, SystemExit):
+        failing(kind)
+        with pytest.raises(LLMBudgetExceededError):
+            BudgetTracker(total=10).reserve(11)
+        with pytest.raises(LLMBudgetExceededError):
+            BudgetTracker(total=10, strict=True).reserve(1)
+        log.stray.clear()
+
+
+def test_a_sink_that_fails_beside_a_handler_that_fails(failing: Any) -> None:
+    """The error of a callback is logged; that this fails as well disturbs nobody. (BUDGET-74)"""
+
+    def fail(_: object) -> None:
+        raise ValueError
+
+    failing(ValueError)
+    tracker = BudgetTracker(total=100, sink=fail)
+    assert tracker.record(5).amount.tokens == 5
+    tracker.child("c")
+    tracker.child("c")
+    assert tracker.spent == 5
+
+
+async def test_the_worker_of_a_store_outlives_the_log(tmp_path: Path, failing: Any) -> None:
+    """What it cannot log stops it from nothing. (BUDGET-74)"""
+    failing(SystemExit)
+    tracker = open_budget(f"sqlite:///{tmp_path}/budget.db", total=1_000)
+    for _ in range(3):
+        hold = await tracker.areserve(10)
+        await hold.adispatch()
+        tracker.gate.worker._jobs.put(_broken)  # type: ignore[union-attr]
+        hold.settle(5)
+        await hold.abooked()
+        log.stray.clear()
+    assert (await tracker.asnapshot()).spent.tokens == 15
+    tracker.close()
+
+
+def _broken() -> None:
+    raise ValueError

@@ -28,7 +28,7 @@ from llm_connect.core.budget import BudgetTracker
 from llm_connect.core.checks import check_prompt
 from llm_connect.core.exceptions import LLMBudgetExceededError
 from llm_connect.core.holds import Hold
-from llm_connect.core.log import CLAMPED, CUT, RETRIED, tell
+from llm_connect.core.log import CLAMPED, CUT, RETRIED, Owed, raise_stray, stray, tell
 from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd
@@ -77,12 +77,19 @@ class Call:
         return ""
 
     @property
+    def owed(self) -> Owed | None:
+        """What log handlers have raised to end the program; None without a budget."""
+        return None if self.tracker is None else self.tracker.gate.owed
+
+    @property
     def price(self) -> Price | None:
         """The price of the last attempt's tokens."""
         return declared_price(self.adapter, None, self.config) if self.hold is None else self.hold.facts.price
 
     def run(self) -> Generator[Step, Any, LLMResponse]:
         """Make attempts until one succeeds, a failure is final, or the deadline passes."""
+        if stray:
+            raise_stray()
         yield from self._warm_up()
         failure: Failure | None = None
         while True:
@@ -179,8 +186,8 @@ class Call:
         assert self._place is not None
         hold: Hold = yield Reserve(asked, self._arrival, self._place)
         if hold.max_tokens is not None and hold.max_tokens < self.bound.max_tokens:
-            facts = {"provider": hold.facts.adapter, "model": hold.model}
-            tell(CLAMPED, path=tracker.path, max_tokens=hold.max_tokens, asked=self.bound.max_tokens, **facts)
+            facts = {"path": tracker.path, "provider": hold.facts.adapter, "model": hold.model}
+            tell(CLAMPED, self.owed, max_tokens=hold.max_tokens, asked=self.bound.max_tokens, **facts)
         return hold
 
     def _request(self, hold: Hold) -> Request:
@@ -237,6 +244,7 @@ class Call:
     def _tell_of_a_retry(self, failure: Failure, pause: float) -> None:
         tell(
             RETRIED,
+            self.owed,
             provider=self.adapter.provider,
             model=self.model,
             attempt=self.attempts,
@@ -248,7 +256,7 @@ class Call:
     def _tell_of_a_cut(self, answer: Answer) -> None:
         limit = None if self.hold is None else self.hold.max_tokens
         if answer.finish_reason == "length" and limit is not None and limit != self.config.max_tokens:
-            tell(CUT, provider=self.adapter.provider, model=self.model, max_tokens=limit)
+            tell(CUT, self.owed, provider=self.adapter.provider, model=self.model, max_tokens=limit)
 
     def _name(self, hold: Hold, request_id: str | None) -> None:
         """Record the request id in the ledger, so that one can ask the provider about the request later."""

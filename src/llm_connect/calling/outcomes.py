@@ -188,7 +188,7 @@ def _cost_told(call: CallSoFar, answer: Answer) -> tuple[Decimal | None, str | N
     try:
         return _cost(answer, call.price)
     except Exception as error:
-        log_unreadable("cost", error)
+        log_unreadable("cost", error, call.owed)
         return None, None
 
 
@@ -207,7 +207,7 @@ def _prompt_bound(call: CallSoFar) -> int:
     try:
         return call.adapter.bound_of(call.adapter.render(call.prompt, call.config, None), 0).prompt_tokens
     except Exception as error:
-        log_unreadable("bound", error)
+        log_unreadable("bound", error, call.owed)
         return utf8_bytes(call.prompt)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llm_connect.core.bounds import Bound
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.holds import Hold
+    from llm_connect.core.log import Owed
     from llm_connect.core.models import RunConfig
     from llm_connect.core.price import Price
     from llm_connect.core.response import Prompt
@@ -123,3 +124,5 @@ class CallSoFar(Protocol):
     def price(self) -> Price | None: ...
     @property
     def text(self) -> str: ...
+    @property
+    def owed(self) -> Owed | None: ...

@@ -26,6 +26,7 @@ from llm_connect.core.ledger import Ledger, LedgerEntry
 from llm_connect.core.limits import Limits
 from llm_connect.core.line import Line
 from llm_connect.core.locks import TreeLock
+from llm_connect.core.log import Owed, raise_stray, stray
 from llm_connect.core.outbox import Outbox
 from llm_connect.core.scope import Scope, Tree
 from llm_connect.core.slices import Slices
@@ -81,6 +82,13 @@ class Gate:
         """Raise the SystemExit or KeyboardInterrupt that a callback has raised, before anything is held or sent."""
         if self._outbox.owed:
             self._outbox.raise_owed()
+        if stray:
+            raise_stray()
+
+    @property
+    def owed(self) -> Owed:
+        """What callbacks and log handlers have raised to end the program."""
+        return self._outbox.owed
 
     def arrive(self) -> int:
         """The next arrival number; a call keeps its number over its retries."""

@@ -6,7 +6,8 @@ import itertools
 import logging
 from contextlib import suppress
 
-_log = logging.getLogger("llm_connect")
+from llm_connect.core.log import write
+
 #: So many are remembered, for children that are never closed.
 _MOST = 1_000
 
@@ -45,7 +46,8 @@ class ChildNames:
     def _warn(self, name: str, above: str) -> None:
         if not self._warned:
             self._warned = True
-            _log.warning(
+            write(
+                logging.WARNING,
                 "Budget %r has an open child %r already: each call of child() makes a new ceiling. Share one by "
                 "child(..., join=True), or close it by a with block.",
                 above,

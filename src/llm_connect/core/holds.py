@@ -54,7 +54,7 @@ from llm_connect.core.demand import CallFacts, Demand
 from llm_connect.core.exceptions import LLMError
 from llm_connect.core.ledger import LedgerEntry, Outcome
 from llm_connect.core.limits import check_usage, checked_figures
-from llm_connect.core.log import IMPLAUSIBLE, OVERRUN, PRESUMED, Event, tell, tell_of_refusal
+from llm_connect.core.log import IMPLAUSIBLE, OVERRUN, PRESUMED, Event, Owed, tell, tell_of_refusal
 from llm_connect.core.money import nano_usd_of
 from llm_connect.core.refusals import refusal_of
 from llm_connect.core.unbilled import not_billed
@@ -105,6 +105,10 @@ class Keeper(Protocol):
     def hold_type(self) -> type[Hold]: ...
     @property
     def on_unknown(self) -> str: ...
+    @property
+    def owed(self) -> Owed:
+        """What log handlers have raised to end the program; the next call raises it."""
+        ...
 
     def dispatch(self, hold: Hold) -> bool: ...
     def end(self, hold: Hold, ending: Ending) -> None: ...
@@ -243,7 +247,7 @@ class Hold:
         path, needed = self.tracker.accounts, self.demand.smallest
         never = hopeless(path, needed)
         error = refusal_of(path, self.demand, self.facts, "refused" if never is None else "never_fits", never)
-        tell_of_refusal(error)
+        tell_of_refusal(error, self.keeper.owed)
         return error
 
     def booked(self) -> None:
@@ -297,7 +301,8 @@ class Hold:
             actual = actual.but(None, None, nano_usd)
         if max(actual) > MOST:
             # No store could count the sum of a few of them.
-            tell(IMPLAUSIBLE, path=self.tracker.path, provider=self.facts.adapter, model=self.model, most=f"{MOST:,}")
+            figures = {"path": self.tracker.path, "provider": self.facts.adapter, "model": self.model}
+            tell(IMPLAUSIBLE, self.keeper.owed, **figures, most=f"{MOST:,}")
             self.presume()
             return
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, model))
@@ -366,6 +371,7 @@ def tell_of_end(event: Event, hold: Hold, ending: Ending) -> None:
         return
     tell(
         event,
+        hold.keeper.owed,
         path=hold.tracker.path,
         provider=hold.facts.adapter,
         model=hold.model,

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, TypeAlias
 
 from llm_connect.core.exceptions import LLMBudgetExceededError
 
 _log = logging.getLogger("llm_connect")
+#: Wishes to end the program, which the next call raises before it holds or sends anything.
+Owed: TypeAlias = "deque[SystemExit | KeyboardInterrupt]"
+#: Those of handlers whose lines were about no budget.
+stray: Owed = deque()
 #: Shorter waits are as usual.
 _LONG_SECONDS = 1.0
 
@@ -74,27 +79,46 @@ CALLBACK_LATE = Event(
 )
 
 
-def tell(event: Event, **fields: Any) -> None:
+def write(level: int, line: str, *args: object, owed: Owed | None = None, **details: Any) -> None:
+    """Log a line. A handler or filter that fails disturbs nobody: the line may be about an answer that is paid for.
+
+    A wish to end the program is `owed` to the next call that uses that budget; one that is owed already is enough.
+    """
+    try:
+        _log.log(level, line, *args, **details)
+    except BaseException as error:
+        owed = stray if owed is None else owed
+        if isinstance(error, SystemExit | KeyboardInterrupt) and not owed:
+            owed.append(error)
+
+
+def raise_stray() -> None:
+    """Raise what is owed to no budget."""
+    with suppress(IndexError):
+        raise stray.popleft()
+
+
+def tell(event: Event, owed: Owed | None = None, **fields: Any) -> None:
     """Log `event` with its fields."""
     if _log.isEnabledFor(event.level):
         extra = {"llm_event": event.name, **{f"llm_{name}": value for name, value in fields.items()}}
-        _log.log(event.level, event.line, fields, extra=extra, stacklevel=2)
+        write(event.level, event.line, fields, owed=owed, extra=extra, stacklevel=3)
 
 
-def tell_of_refusal(error: LLMBudgetExceededError) -> None:
+def tell_of_refusal(error: LLMBudgetExceededError, owed: Owed | None = None) -> None:
     """Log that a budget refuses a call."""
     names = ("path", "reason", "unit", "requested", "missing", "total", "spent", "held", "provider", "model")
-    tell(REFUSED, **{name: getattr(error, name) for name in names})
+    tell(REFUSED, owed, **{name: getattr(error, name) for name in names})
 
 
 @contextmanager
-def told_of_a_wait(path: str) -> Iterator[None]:
+def told_of_a_wait(path: str, owed: Owed) -> Iterator[None]:
     """Log a long wait for budget, and a refusal at its end."""
     began = time.monotonic()
     try:
         yield
     except LLMBudgetExceededError as error:
-        tell_of_refusal(error)
+        tell_of_refusal(error, owed)
         raise
     if (seconds := time.monotonic() - began) > _LONG_SECONDS:
-        tell(WAITED, path=path, seconds=seconds)
+        tell(WAITED, owed, path=path, seconds=seconds)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llm_connect.core.callers import remember_own
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError
 from llm_connect.core.holds import Hold
+from llm_connect.core.log import Owed, write
 from llm_connect.core.models import RunConfig
 from llm_connect.core.money import nano_usd_of
 from llm_connect.core.price import cost_of
@@ -32,7 +33,6 @@ from llm_connect.core.waiting import aadmit, admit
 if TYPE_CHECKING:
     from llm_connect.core.ports import Metered
 
-_log = logging.getLogger("llm_connect")
 
 Execute = Callable[..., LLMResponse]
 AsyncExecute = Callable[..., Awaitable[LLMResponse]]
@@ -185,15 +185,14 @@ def presumed_on_error(hold: Hold) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log_unreadable("usage", error)
+        log_unreadable("usage", error, hold.keeper.owed)
         hold.presume()
 
 
-def log_unreadable(what: str, error: Exception) -> None:
+def log_unreadable(what: str, error: Exception, owed: Owed | None) -> None:
     """Say that a figure of a reply could not be read; not what it was."""
-    _log.warning(
-        "The %s of a reply cannot be reckoned with (%s): an estimate stands for it.", what, type(error).__name__
-    )
+    line = "The %s of a reply cannot be reckoned with (%s): an estimate stands for it."
+    write(logging.WARNING, line, what, type(error).__name__, owed=owed)
 
 
 def end_failed(hold: Hold, error: LLMError) -> None:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from llm_connect.core.locks import TreeLock
+from llm_connect.core.log import Owed, write
 
-_log = logging.getLogger("llm_connect")
 _FAILED = "A callback of a budget failed; the call that it is about is not affected."
 
 
@@ -27,7 +27,7 @@ class Outbox:
 
     def __init__(self) -> None:
         #: What callbacks have raised to end the program.
-        self.owed: deque[SystemExit | KeyboardInterrupt] = deque()
+        self.owed: Owed = deque()
         #: Each with what it is about.
         self.calls: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = deque()
         self._delivering = TreeLock()
@@ -72,7 +72,7 @@ class Outbox:
         try:
             callback(argument())
         except BaseException as error:
-            _log.exception(_FAILED)
+            write(logging.ERROR, _FAILED, owed=self.owed, exc_info=True)
             return self._over(error, about)
         return True
 

@@ -13,6 +13,7 @@ from llm_connect.core.bounds import Bound
 from llm_connect.core.checks import check_prompt, encodable
 from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.holds import Hold
+from llm_connect.core.log import write
 from llm_connect.core.models import RunConfig
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd, refuse_unpriced, refuse_unproven
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
     from llm_connect.core.ports import Metered
 
-_log = logging.getLogger("llm_connect")
 
 #: The metered call that is running around this one: its adapter and its hold, weak, so that a lost one is noticed.
 running: ContextVar[tuple[Metered, weakref.ref[Hold]] | None] = ContextVar("llm_connect_running", default=None)
@@ -117,7 +117,8 @@ def log_cut(hold: Hold, config: RunConfig, finish_reason: str) -> None:
     """Say in the log that the budget has cut an answer."""
     hint = cut_by(hold, config, finish_reason)
     if hint is not None:
-        _log.warning("%s", hint, extra={"tracker": hold.tracker.path, "max_tokens": hold.max_tokens})
+        fields = {"tracker": hold.tracker.path, "max_tokens": hold.max_tokens}
+        write(logging.WARNING, "%s", hint, owed=hold.keeper.owed, extra=fields)
 
 
 def declared_price(adapter: Metered, tracker: BudgetTracker | None, config: RunConfig) -> Price | None:

@@ -48,7 +48,7 @@ def admit(
     hold = gate.admit(tracker, demand, facts, replaces)
     if hold is not None:
         return hold
-    with told_of_a_wait(tracker.path):
+    with told_of_a_wait(tracker.path, gate.owed):
         waiter = _waiter(ThreadWaiter, tracker, demand, facts, deadline, arrival)
         leave = gate.notes.append
         try:
@@ -86,7 +86,7 @@ async def aadmit(
     hold = gate.admit(tracker, demand, facts, replaces)
     if hold is not None:
         return hold
-    with told_of_a_wait(tracker.path):
+    with told_of_a_wait(tracker.path, gate.owed):
         waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
         leave = gate.notes.append
         try:
@@ -121,7 +121,7 @@ async def _aadmit(
     hold = await worker.run(gate.admit, tracker, demand, facts, replaces)
     if hold is not None:
         return hold
-    with told_of_a_wait(tracker.path):
+    with told_of_a_wait(tracker.path, gate.owed):
         waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
         leave = gate.notes.append
         try:

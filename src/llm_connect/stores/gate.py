@@ -19,6 +19,7 @@ from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
 from llm_connect.core.gates import Note
 from llm_connect.core.holds import NO_ENDING, Ending, Hold, gather_lost, lost
 from llm_connect.core.locks import TreeLock
+from llm_connect.core.log import write
 from llm_connect.core.units import NOTHING
 from llm_connect.core.waiting import in_running_loop
 from llm_connect.core.windows import Clock
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
     from llm_connect.stores.terms import Terms
     from llm_connect.stores.trackers import Trackers
 
-_log = logging.getLogger("llm_connect")
+_NOT_BOOKED = "What a call came to cannot be booked, so its bound is presumed: %s"
+_BOOKED_LATER = "What a call came to is booked as soon as the store can be reached: %s"
+_DONE_LATER = "What is left to do is done as soon as the store can be reached: %s"
 #: How long the worker waits for callbacks at most.
 _PATIENCE_SECONDS = 1.0
 
@@ -151,7 +154,7 @@ class StoreGate(AtomicGate, ABC):
             except LLMStoreError:
                 raise
             except Exception as error:
-                _log.error("What a call came to cannot be booked, so its bound is presumed: %s", type(error).__name__)
+                write(logging.ERROR, _NOT_BOOKED, type(error).__name__, owed=self.owed)
                 self._presume(note)
             with suppress(ValueError):
                 # Another thread may do the same.
@@ -208,7 +211,7 @@ class StoreGate(AtomicGate, ABC):
             self._run(self._end, hold, ending)
         except LLMStoreError as error:
             self.lose(hold, ending)
-            _log.warning("What a call came to is booked as soon as the store can be reached: %s", error)
+            write(logging.WARNING, _BOOKED_LATER, error, owed=self.owed)
         except BaseException as error:
             # What is not written now the next operation does, or the worker, when it is for others to fail by it.
             if isinstance(error, Exception) and not self._passes(error):
@@ -241,7 +244,7 @@ class StoreGate(AtomicGate, ABC):
                 # Another thread, the worker perhaps, is just doing it; or what did it was interrupted.
                 self.alone(_nothing)
         except LLMStoreError as error:
-            _log.warning("What is left to do is done as soon as the store can be reached: %s", error)
+            write(logging.WARNING, _DONE_LATER, error, owed=self.owed)
 
     def work_off(self) -> None:
         if in_running_loop():

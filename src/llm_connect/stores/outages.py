@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from llm_connect.core.exceptions import LLMStoreError
-from llm_connect.core.log import STORE_BACK, STORE_LOST, tell
+from llm_connect.core.log import STORE_BACK, STORE_LOST, Owed, tell
 
 
 class Outage:
@@ -15,15 +15,15 @@ class Outage:
         self._store = ""
         self._since: float | None = None
 
-    def note(self, error: BaseException | None) -> None:
+    def note(self, error: BaseException | None, owed: Owed) -> None:
         """A transaction has ended, by `error` if there is one; called by the thread that did it, without the lock."""
         if isinstance(error, LLMStoreError):
-            self._begin(error.store)
+            self._begin(error.store, owed)
         elif error is None and self._since is not None:
             since, self._since = self._since, None
-            tell(STORE_BACK, store=self._store, seconds=time.monotonic() - since)
+            tell(STORE_BACK, owed, store=self._store, seconds=time.monotonic() - since)
 
-    def _begin(self, store: str) -> None:
+    def _begin(self, store: str, owed: Owed) -> None:
         if self._since is None:
             self._store, self._since = store, time.monotonic()
-            tell(STORE_LOST, store=store)
+            tell(STORE_LOST, owed, store=store)

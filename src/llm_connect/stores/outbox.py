@@ -60,7 +60,7 @@ class StagedOutbox(Outbox):
             caller.join(self._patience)
             if caller.is_alive():
                 self._caller = caller
-                tell(CALLBACK_LATE, callback=self._first, seconds=self._patience)
+                tell(CALLBACK_LATE, self.owed, callback=self._first, seconds=self._patience)
 
     @property
     def _first(self) -> str:

@@ -80,12 +80,12 @@ class AtomicGate(Gate):
         try:
             result: T = self._locked(self._transact, self._work_off, operation, *args)
         except BaseException as error:
-            self._outage.note(error)
+            self._outage.note(error, self.owed)
             if not self._inside:
                 # Else what was decided may not be so, and the next operation tells.
                 self._tell()
             raise
-        self._outage.note(None)
+        self._outage.note(None, self.owed)
         self._tell()
         return result
 

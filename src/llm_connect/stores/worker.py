@@ -14,7 +14,8 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-_log = logging.getLogger("llm_connect")
+from llm_connect.core.log import write
+
 #: How long one waits after a failure, and how often who waits looks whether the thread is there.
 _PAUSE_SECONDS = _WATCH_SECONDS = 1.0
 _FAILED = "A budget store could not do what was left to do; it goes on with what follows."
@@ -130,7 +131,7 @@ def _work(jobs: Jobs, attended: weakref.ref[Attended]) -> None:
             pause = _do_next(jobs, attended, pause)
         except BaseException:
             # Thrown into this thread from outside, or by `tick`: others wait for this thread.
-            _log.exception(_FAILED)
+            write(logging.ERROR, _FAILED, exc_info=True)
             pause = _PAUSE_SECONDS
 
 
@@ -167,7 +168,7 @@ class Jobs:
             if job is not None:
                 job()
         except BaseException:
-            _log.exception(_FAILED)
+            write(logging.ERROR, _FAILED, exc_info=True)
         if self._left and self._left[0] is job:
             self._left.popleft()
         return job is not None

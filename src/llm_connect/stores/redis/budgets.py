@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.core.log import write
 from llm_connect.core.windows import Window
 from llm_connect.stores.redis.clock import clock_of
 from llm_connect.stores.redis.gate import RedisGate
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from llm_connect.core.limits import Limits
     from llm_connect.core.periods import Period
 
-_log = logging.getLogger("llm_connect")
 #: Servers that do not say what they throw away.
 _warned: set[str] = set()
 #: The number of the root of each budget.
@@ -73,7 +73,8 @@ def _check_eviction(server: Server, terms: ServerTerms) -> None:
     except LLMStoreError as error:
         if terms.shown not in _warned:
             _warned.add(terms.shown)
-            _log.warning("Whether %s throws budgets away when it is full cannot be seen: %s", terms.shown, error)
+            line = "Whether %s throws budgets away when it is full cannot be seen: %s"
+            write(logging.WARNING, line, terms.shown, error)
         return
     if policy != b"noeviction":
         raise LLMConfigurationError(

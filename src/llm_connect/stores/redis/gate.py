@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from llm_connect.core.exceptions import LLMStoreError
 from llm_connect.core.holds import gather_lost
+from llm_connect.core.log import write
 from llm_connect.core.slices import limits_of
 from llm_connect.stores.gate import Again
 from llm_connect.stores.redis.listener import Listener
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from llm_connect.core.units import Amount
     from llm_connect.core.waiters import Waiter
 
-_log = logging.getLogger("llm_connect")
 #: How long one waits before the store is tried again.
 _RETRY_SECONDS = 1.0
 #: How often one looks by oneself, in case that a notification got lost.
@@ -153,7 +153,7 @@ class RedisGate(RedisState):
             if due or waits or self.notes:
                 self.look_after(due)
         except LLMStoreError as error:
-            _log.warning("%s", error)
+            write(logging.WARNING, "%s", error, owed=self.owed)
             return _RETRY_SECONDS
         return min(self.leases.pause, self._look_seconds) if self._line.busy_here else self.leases.pause
 

@@ -9,10 +9,10 @@ import weakref
 from contextlib import suppress
 from typing import Any, Protocol
 
+from llm_connect.core.log import write
 from llm_connect.stores.redis.keys import Keys
 from llm_connect.stores.redis.server import Server
 
-_log = logging.getLogger("llm_connect")
 #: How long after the last waiter one goes on listening, and how often one looks whether there is any.
 _LOOK_SECONDS = 0.2
 _RETRY_SECONDS = 0.5
@@ -52,7 +52,8 @@ class Listener:
             try:
                 self._listen()
             except Exception as error:
-                _log.debug("Waiting callers look by themselves, since nothing can be heard: %s", type(error).__name__)
+                line = "Waiting callers look by themselves, since nothing can be heard: %s"
+                write(logging.DEBUG, line, type(error).__name__)
                 time.sleep(_RETRY_SECONDS)
 
     def _wanted(self) -> bool:

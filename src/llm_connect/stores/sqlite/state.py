@@ -14,6 +14,7 @@ from llm_connect.core.admission import OnUnknown
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMStoreError
 from llm_connect.core.holds import gather_lost
 from llm_connect.core.ledger import Ledger
+from llm_connect.core.log import write
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.processes import keep_for_parent
 from llm_connect.stores.sqlite.changes import FileChanges
@@ -26,7 +27,6 @@ from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.sqlite.trackers import FileTrackers
 from llm_connect.stores.sqlite.waiters import FileWaiters
 
-_log = logging.getLogger("llm_connect")
 #: How often one looks whether other processes have freed what a caller waits for.
 _POLL_SECONDS = 0.01
 #: How long one waits for a file for which others have just waited in vain.
@@ -223,7 +223,7 @@ class TransactionalGate(StoreGate):
             if self.notes or self.leases.due or (self._line.busy_here and self._may_let_in()):
                 self._run(self._look_who_fits)
         except LLMStoreError as error:
-            _log.warning("%s", error)
+            write(logging.WARNING, "%s", error, owed=self.owed)
             return _RETRY_SECONDS
         return _POLL_SECONDS if self._line.busy_here else self.leases.pause
 
