@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 REQUIRE_ALL = "LLM_CONNECT_REQUIRE_ALL"
@@ -26,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("patient", deadline=None)
+    hypothesis.settings.load_profile("patient")
     config.addinivalue_line("markers", f"allow_skip: this test may be skipped although {REQUIRE_ALL} is set")
     config.addinivalue_line("markers", "in_memory_only: this test is not run against stores")
     config.addinivalue_line("markers", "scales: this test does more with --nightly")

@@ -187,3 +187,24 @@ def test_a_fork_finds_all_places_free(server: EchoServer) -> None:
         server.go.set()
         assert slow.result().content == "ANS-parent."
     adapter.close()
+
+
+@pytest.mark.parametrize("name", ["openai", "gemini", "openrouter"])
+def test_a_used_client_of_the_users_own_is_refused_in_a_fork(name: str, server: EchoServer) -> None:
+    """Its connections are the parent's, whose answers it would take; one that has none is used. (CALL-41)"""
+    for warm in (True, False):
+        with httpx2.Client() as own:
+            options = {"http_client": own, "async_http_client": httpx2.AsyncClient()}
+            adapter = adapter_of(name, server, **options)
+            if warm:
+                answers(lambda used, *a: used.execute_prompt(*a), adapter, "parent", 1)
+
+            def use(adapter: Any = adapter, warm: bool = warm) -> None:
+                if not warm:
+                    answers(lambda used, *a: used.execute_prompt(*a), adapter, "child", 1)
+                    return
+                with pytest.raises(LLMConfigurationError, match=r"os\.fork"):
+                    adapter.execute_prompt("ASK-child.", CONFIG)
+
+            in_fork(use)()
+            answers(lambda used, *a: used.execute_prompt(*a), adapter, "again", 1)

@@ -28,6 +28,12 @@ def test_another_place(address: str) -> None:
     assert not same_endpoint(address, OWN)
 
 
+@pytest.mark.parametrize("address", ["http://api.openai.com/v1", "https://api.openai.com:444/v1"])
+def test_another_way_to_a_host_is_not_the_providers_own(address: str) -> None:
+    """Without TLS, or at another port, anybody may answer in its name. (PROVIDER-41)"""
+    assert host_of(address) == ""
+
+
 @pytest.mark.parametrize("address", ["", "x", "ftp://h", "https://", "https://[", "https://h:99999"])
 def test_what_is_no_address_is_no_place(address: str) -> None:
     """Nothing raises, and nothing is the same as what is none."""

@@ -207,6 +207,8 @@ ERRORS: dict[str, Any] = {
         "usage": USAGE,
     },
     "a choice": lambda code: delta("", finish_reason="error", error={"code": code, "message": "fell over"}),
+    "a delta": lambda code: {"choices": [{"delta": {"error": {"code": code, "message": "fell over"}}}]},
+    "a message": lambda code: {"choices": [{"message": {"error": {"code": code, "message": "fell over"}}}]},
     "responses": lambda code: {"type": "error", "code": code, "message": "fell over", "param": None},
     "responses, nested": lambda code: {"type": "error", "error": {"code": code, "message": "fell over"}},
     "responses, failed": lambda code: {
@@ -217,11 +219,14 @@ ERRORS: dict[str, Any] = {
 }
 
 
+OF_CHAT = ("openrouter", "a choice", "a delta", "a message")
+
+
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize(("code", "kind"), [(500, LLMAPIError), (429, LLMRateLimitError)])
 def test_an_error_within_a_stream_is_that_error(name: str, code: int, kind: type[LLMAPIError]) -> None:
     """It ends the stream, and its class is the one that its code stands for, not HTTP 200. (STREAM-7)"""
-    wire = {"openrouter": "chat", "a choice": "chat"}.get(name, name.partition(",")[0])
+    wire = "chat" if name in OF_CHAT else name.partition(",")[0]
     reading = MAKE[wire]()
     assert read(reading, b"".join((*GOOD[wire][:3], *chat(ERRORS[name](code)), *GOOD[wire][3:])))
     failure = PARSE[wire](Reply(200, {}, reading.body))
@@ -234,10 +239,29 @@ def test_an_error_within_a_stream_is_that_error(name: str, code: int, kind: type
 @pytest.mark.parametrize(("code", "kind"), [("server_error", LLMAPIError), ("rate_limit_exceeded", LLMRateLimitError)])
 def test_an_error_may_have_a_word_as_its_code(name: str, code: str, kind: type[LLMAPIError]) -> None:
     """The words that stand for a status are read as that status. (STREAM-7)"""
-    wire = {"openrouter": "chat", "a choice": "chat"}.get(name, name.partition(",")[0])
+    wire = "chat" if name in OF_CHAT else name.partition(",")[0]
     failure = outcome(wire, *chat(ERRORS[name](code)))
     assert isinstance(failure, Failure)
     assert (failure.kind, failure.retryable) == (kind, True)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        chat({"error_code": 336, "error_msg": "fell over"})[0],
+        chat({"base_resp": {"status_code": 1002, "status_msg": "fell over"}})[0],
+        chat({"exception": "fell over"})[0],
+        chat({**delta(""), "detail": "fell over"})[0],
+        chat({**delta(""), "errors": ["fell over"]})[0],
+        b"event: exception\n" + chat({"text": "fell over"})[0],
+        b"event: Failure\ndata: fell over\n\n",
+    ],
+)
+def test_a_cut_answer_is_none_however_the_error_is_told(said: bytes) -> None:
+    """`[DONE]` without a finish reason, after words of an error, is no end of an answer. (STREAM-7)"""
+    failure = outcome("chat", *chat(delta("Half of the ")), said, DONE)
+    assert isinstance(failure, Failure)
+    assert "fell over" in failure.message
 
 
 def test_an_error_with_usage_gives_it_and_earlier_figures_do_not_count() -> None:

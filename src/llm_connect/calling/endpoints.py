@@ -23,9 +23,9 @@ def same_endpoint(address: str, own: str) -> bool:
 
 
 def host_of(address: str) -> str:
-    """The host name as it is looked up; empty if this is not an http(s) address."""
+    """The host name as it is looked up; empty unless this is an https address at the usual port."""
     place = _place(address)
-    return "" if place is None else place[1]
+    return place[1] if place is not None and place[0] == "https" and place[2] == _PORTS["https"] else ""
 
 
 def _place(address: str) -> tuple[str, str, int, str] | None:

@@ -31,7 +31,7 @@ def prepare() -> None:
 def sync_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, **more: Any) -> httpx2.Client:
     """Make a client for threads, or wrap the user's own. Use it under `socket_deadline`."""
     if options.http_client is not None:
-        return LentClient(options.http_client, options.limits)
+        return LentClient(options.http_client, options)
     transport = httpx2.HTTPTransport(**_options(max_connections, options))
     client = PlainClient(transport=transport, reply_limits=options.limits, **_PLAIN, **more)
     watch(client)
@@ -44,7 +44,7 @@ def async_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, *
     It uses aiohttp if that is installed. With a proxy it uses httpx2 alone, which supports every kind of proxy.
     """
     if options.async_http_client is not None:
-        return AsyncLentClient(options.async_http_client, options.limits)
+        return AsyncLentClient(options.async_http_client, options)
     transport: httpx2.AsyncBaseTransport
     if options.proxy is None and find_spec("aiohttp") is not None:
         from llm_connect.calling.aiohttp_transport import AiohttpTransport

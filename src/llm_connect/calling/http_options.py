@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
+from llm_connect.core import forks
 from llm_connect.core.checks import check_count
 from llm_connect.core.exceptions import LLMConfigurationError
 
@@ -49,6 +50,8 @@ class HttpOptions:
     async_http_client: httpx2.AsyncClient | None = None
     max_reply_bytes: int = DEFAULT_REPLY_BYTES
     max_reply_structure: int = DEFAULT_STRUCTURE
+    #: The process in which the adapter got its own clients.
+    made_in: int = field(default_factory=lambda: forks.generation, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         own = self.http_client is not None or self.async_http_client is not None

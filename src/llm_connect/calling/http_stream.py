@@ -13,7 +13,7 @@ from llm_connect.calling.lost_loops import abandon_response
 from llm_connect.calling.sockets import socket_deadline
 
 #: The most bytes per read.
-_PART_BYTES = 1 << 16
+_PART_BYTES = 1 << 15
 
 
 class _Leased:

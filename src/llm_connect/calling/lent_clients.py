@@ -8,16 +8,19 @@ import httpx2
 
 from llm_connect.calling.certificates import told_of_certificate
 from llm_connect.calling.heads import note_headers
-from llm_connect.calling.http_options import ReplyLimits
+from llm_connect.calling.http_options import HttpOptions
 from llm_connect.calling.measuring import measure
+from llm_connect.core import forks
+from llm_connect.core.exceptions import LLMConfigurationError
 
 
 class LentClient(httpx2.Client):
     """Sends through `own`, which also builds the requests."""
 
-    def __init__(self, own: httpx2.Client, limits: ReplyLimits) -> None:
+    def __init__(self, own: httpx2.Client, options: HttpOptions) -> None:
+        _check_process(own, options)
         super().__init__(transport=own._transport, timeout=None, trust_env=False)
-        self._own, self._limits = own, limits
+        self._own, self._limits = own, options.limits
 
     def build_request(self, *arguments: Any, **options: Any) -> httpx2.Request:
         return self._own.build_request(*arguments, **options)
@@ -44,9 +47,10 @@ class LentClient(httpx2.Client):
 class AsyncLentClient(httpx2.AsyncClient):
     """Like `LentClient`, for one event loop."""
 
-    def __init__(self, own: httpx2.AsyncClient, limits: ReplyLimits) -> None:
+    def __init__(self, own: httpx2.AsyncClient, options: HttpOptions) -> None:
+        _check_process(own, options)
         super().__init__(transport=own._transport, timeout=None, trust_env=False)
-        self._own, self._limits = own, limits
+        self._own, self._limits = own, options.limits
 
     def build_request(self, *arguments: Any, **options: Any) -> httpx2.Request:
         return self._own.build_request(*arguments, **options)
@@ -68,3 +72,15 @@ class AsyncLentClient(httpx2.AsyncClient):
 
     async def aclose(self) -> None:
         """A no-op: only the user closes it."""
+
+
+def _check_process(own: httpx2.Client | httpx2.AsyncClient, options: HttpOptions) -> None:
+    """Raise LLMConfigurationError in a fork if `own` may share a connection with its parent."""
+    if options.made_in == forks.generation:
+        return
+    pools = [getattr(each, "_pool", None) for each in (own._transport, *own._mounts.values()) if each is not None]
+    if any(pool is None or pool.connections for pool in pools):
+        raise LLMConfigurationError(
+            "Your own HTTP client has connections of the process before os.fork, whose answers it would take: make the "
+            "client and its adapter in this process."
+        )

@@ -15,7 +15,8 @@ from llm_connect.protocols.error_bodies import ErrorFields
 from llm_connect.protocols.http_failures import from_status
 from llm_connect.protocols.wire import Failure, Reply
 
-_STRUCTURE = (b",", b"[", b"{")
+#: A key costs as much as three values.
+_STRUCTURE = (b",", b"[", b"{", b'":', b'":')
 _BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 

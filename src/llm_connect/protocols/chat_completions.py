@@ -187,8 +187,8 @@ def parse(reply: Reply, cost_in: CostIn | None = None) -> Answer | Failure:
 
 def _outcome(reply: Reply, body: JSON) -> Answer | Failure:
     choice = first(body.get("choices"))
-    if choice.get("error"):
-        failure = error_reply(reply, {"error": choice["error"]})
+    if error := _error_in(choice):
+        failure = error_reply(reply, {"error": error})
         return replace(failure, content=_content(mapping(choice.get("message")).get("content")))
     if not isinstance(choice.get("message"), dict):
         return unreadable(reply, "has no choices with a message in them")
@@ -221,7 +221,10 @@ class StreamAssembly:
     def add(self, event: JSON) -> str:
         choice = first(event.get("choices"))
         self._seen |= {name: event[name] for name in _OF_THE_WHOLE if event.get(name)}
-        self._choice |= {name: choice[name] for name in _OF_A_CHOICE if choice.get(name)}
+        if choice.get("finish_reason"):
+            self._choice["finish_reason"] = choice["finish_reason"]
+        if error := _error_in(choice):
+            self._choice["error"] = error
         delta = self._delta(choice)
         for name, pieces in self._texts.items():
             pieces.append(_raw_content(delta.get(name)))
@@ -268,7 +271,6 @@ class StreamAssembly:
 
 #: Fields of a chunk that are about the whole reply; the last value counts.
 _OF_THE_WHOLE = ("id", "model", "service_tier", "error")
-_OF_A_CHOICE = ("finish_reason", "error")
 _NO_OTHERS = frozenset({"role", "content", "refusal"})
 
 
@@ -325,6 +327,12 @@ def _answer(reply: Reply, body: JSON, choice: JSON) -> Answer:
     if not content and text(message.get("refusal")):
         content, finish = text(message["refusal"]), "content_filter"
     return answer_of(reply, body, content, finish)
+
+
+def _error_in(choice: JSON) -> Any:
+    """The error in a choice, or in its message."""
+    inner = choice.get("message") or choice.get("delta")
+    return choice.get("error") or mapping(inner).get("error")
 
 
 def _finish_of(choice: JSON) -> FinishReason:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from llm_connect.core.checks import encodable
@@ -20,12 +21,16 @@ _WORDS = (
     "message",
     "error_message",
     "errormessage",
+    "error_msg",
+    "status_msg",
     "detail",
     "details",
     "error_description",
     "msg",
     "error",
     "errors",
+    "exception",
+    "base_resp",
     "fault",
     "faultstring",
     "title",
@@ -64,6 +69,8 @@ _LONG_PERIOD = re.compile(r"per[\s_-]?(?:day|week|month)|\b(?:daily|weekly|month
 _SHORT_PERIOD = re.compile(r"per[\s_-]?(?:min|sec|hour)|\b[rt]pm\b", re.IGNORECASE)
 _NOTHING_ALLOWED = re.compile(r"\blimit: 0\b")
 _DEPTH = 6
+#: A little more than is shown of an error.
+_SHOWN_CHARACTERS = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,8 +161,19 @@ def _inner(said: object, depth: int = _DEPTH) -> JSON:
 def _message(said: object, inner: JSON) -> str:
     words = words_of(said)
     if not words and not inner.get("code") and not inner.get("type") and isinstance(said, dict | list) and said:
-        words = json.dumps(said, ensure_ascii=False)
+        words = _beginning(said)
     return encodable(words)
+
+
+def _beginning(said: object) -> str:
+    """The beginning of a value as JSON; an error may hold megabytes, or be nested deeper than Python goes."""
+    written = ""
+    with suppress(RecursionError):
+        for piece in json.JSONEncoder(ensure_ascii=False).iterencode(said):
+            written += piece
+            if len(written) > _SHOWN_CHARACTERS:
+                break
+    return written
 
 
 def words_of(said: object, depth: int = _DEPTH) -> str:

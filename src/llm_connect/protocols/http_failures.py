@@ -16,7 +16,7 @@ from llm_connect.core.exceptions import (
     LLMRateLimitError,
 )
 from llm_connect.protocols.error_bodies import ErrorFields, read_error, said_in, tells_of_error
-from llm_connect.protocols.wire import JSON, Failure, Reply, first, is_good, read_json, request_id, shown
+from llm_connect.protocols.wire import JSON, Failure, Reply, first, is_good, mapping, read_json, request_id, shown
 
 _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -38,9 +38,10 @@ def read_answer(reply: Reply, figured: Callable[[Failure, JSON], Failure]) -> JS
 
     figured: adds the tokens and the cost in such an object to the failure.
     """
-    body = read_json(reply)
     if not reply.good:
-        return figured(error_reply(reply, said_in(reply.body)), {} if isinstance(body, Failure) else body)
+        said = said_in(reply.body)
+        return figured(error_reply(reply, said), mapping(said))
+    body = read_json(reply)
     said = first(said_in(reply.body)) if isinstance(body, Failure) else body
     return figured(error_reply(reply, said), said) if tells_of_error(said) else body
 

@@ -7,6 +7,7 @@ errors: the `parse` of the format.
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -21,6 +22,9 @@ _DONE = "[DONE]"
 _OF_ANSWERS = (None, "", "message")
 #: The fields of an error that may have usage.
 _FIGURES = frozenset({"usage", "usageMetadata"})
+_OF_ERRORS = re.compile("error|exception|failure", re.IGNORECASE)
+#: They explain why an answer has no finish reason, if it has none.
+_SUSPECT = frozenset({"errors", "detail", "exception", "error_code"})
 _MOST_STRAYS = 100
 #: So many events are read in one go: tens of microseconds each, while other tasks of an event loop wait.
 _AT_ONCE = 500
@@ -160,11 +164,11 @@ class EventReading:
         if name is None and len(self._strays) == _MOST_STRAYS:
             return ""
         if data[:6] == _DONE and data.strip() == _DONE:
-            self._blame_strays(self._unknown if words_of(self._unknown) else None)
+            self._blame_strays(self._unknown)
             self._told_end = True
             return ""
         event = _object(data)
-        if name and "error" in name.lower():
+        if name and _OF_ERRORS.search(name):
             return self._fail(said_in(data.encode("utf-8", "replace")))
         if event is None:
             return self._take_stray(name, data)
@@ -176,12 +180,10 @@ class EventReading:
     def _take_object(self, event: JSON) -> str:
         if tells_of_error(event) and not event.get("error"):
             return self._fail(event)
-        added = self._assembly.add(event)
-        if added:
-            return self._characters.whole(added)
-        if not self._assembly.owns(event):
+        if _is_suspect(event) or not (self._assembly.owns(event) or words_of(event) == ""):
             self._unknown = event
-        return ""
+        added = self._assembly.add(event)
+        return self._characters.whole(added) if added else ""
 
     def _take_stray(self, name: str | None, data: str) -> str:
         """Take data that is not an object, and so no part of an answer, or an object that cannot be read."""
@@ -262,6 +264,11 @@ def _objects_of(body: bytes) -> Iterable[tuple[str | None, str | JSON]]:
     lines = [line for line in written.splitlines() if line and not line.isspace()]
     begun_alike = all(line.startswith("{") for line in lines)
     return [("", line) for line in lines] if begun_alike and lines and _object(lines[0]) else ()
+
+
+def _is_suspect(event: JSON) -> bool:
+    """True if an event that looks like a part of an answer tells of an error as well."""
+    return not _SUSPECT.isdisjoint(event) and any(event.get(name) for name in _SUSPECT)
 
 
 def _object(data: str) -> JSON | None:
