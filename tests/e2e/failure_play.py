@@ -126,13 +126,13 @@ async def _astreamed(adapter: LLMAdapter, prompt: str, config: RunConfig) -> LLM
     return stream.response
 
 
-def plays(**fields: Any) -> list[Any]:
-    """Every case at every adapter, sync and async, as parameters of pytest."""
+def plays(forms: tuple[Form, ...] = get_args(Form), **fields: Any) -> list[Any]:
+    """Every case at every adapter, in these forms of the call, as parameters of pytest."""
     found = []
     for row in TABLE:
         for case in row.cases:
             for adapter in case.at:
-                for form in forms_of(case, adapter):
+                for form in filter(forms.__contains__, forms_of(case, adapter)):
                     play = Play(row=row, case=case, adapter=adapter, form=form, **fields)  # type: ignore[arg-type]
                     marks = [needs_claude] if adapter in CLAUDE else []
                     name = f"{case.name} - {adapter} {form}"

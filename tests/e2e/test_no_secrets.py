@@ -16,7 +16,7 @@ import pytest
 from llm_connect import LLMResponse
 from llm_connect.calling import retry
 from llm_connect.testing import Behaviour, EmbeddedProvider
-from tests.e2e.failure_play import Play, Played, plays
+from tests.e2e.failure_play import Form, Play, Played, plays
 
 KEY = "sk-canary-7f3d9b1c5e8a2046"
 PROMPT = "The grey heron wades at dawn through the shallows of lake 1843."
@@ -24,6 +24,8 @@ SYSTEM = "Answer like a lighthouse keeper who has counted 2975 storms."
 ECHO = f"You sent '{PROMPT}' under '{SYSTEM}' with the key {KEY}!"
 #: The shortest part of a key, and of a prompt, that counts as found.
 KEY_PART, PROMPT_PART = 12, 20
+#: What hides secrets is the same in the other forms.
+FORMS: tuple[Form, ...] = ("sync", "async stream")
 #: A command that says all that it knows.
 TELL_ALL = """import os
 print(os.environ, sys.argv, sys.stdin.read(), open(sys.argv[sys.argv.index('--system-prompt-file') + 1]).read())
@@ -39,7 +41,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedProvider]:
         yield running
 
 
-@pytest.mark.parametrize("play", plays(key=KEY, prompt=PROMPT, system_prompt=SYSTEM))
+@pytest.mark.parametrize("play", plays(FORMS, key=KEY, prompt=PROMPT, system_prompt=SYSTEM))
 def test_no_key_and_no_prompt_is_found(
     play: Play, provider: EmbeddedProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
