@@ -86,6 +86,22 @@ def test_urls_are_those_of_sqlalchemy() -> None:
     assert path_of("sqlite:////tmp/budget.db") == os.path.realpath("/tmp/budget.db")
 
 
+@pytest.mark.skipif(os.sep != "/", reason="there are drives here")
+@pytest.mark.parametrize("written", ["C:\\data\\budget.db", "c:/data/budget.db", "\\data\\budget.db"])
+def test_a_path_of_windows_is_refused_elsewhere(written: str, folder: Path, monkeypatch: Any) -> None:
+    """It would be a file of that whole name, and so another budget (STORE-21)."""
+    monkeypatch.chdir(folder)
+    with pytest.raises(LLMConfigurationError, match=r"did you mean sqlite:////data/budget\.db"):
+        open_budget(f"sqlite:///{written}", total=5)
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["Bob's & co;/100%/x+y, z.db", "a[1].db", "budget-wallet.db"])
+def test_a_path_with_odd_characters_is_taken_as_it_is(name: str) -> None:
+    """No other program takes them for anything but a name."""
+    assert path_of(f"sqlite:////tmp/{name}") == os.path.realpath(f"/tmp/{name}")
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [
@@ -104,6 +120,27 @@ def test_urls_are_those_of_sqlalchemy() -> None:
         (" sqlite:///budget.db", "did you mean sqlite:///budget.db?"),
         ("sqlite:///budget\x00.db", "did you mean sqlite:///budget.db?"),
         ("sqlite:///~/budget.db", f"did you mean sqlite:///{os.path.expanduser('~/budget.db')}?"),
+        ("sqlite:///budget.db;mode=ro", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///budget.db&cache=shared", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///budget%2Edb", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///budget.db%20", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///budget.db%3Ftimeout=5", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///'budget.db'", "did you mean sqlite:///budget.db?"),
+        ('sqlite:///"budget.db"', "did you mean sqlite:///budget.db?"),
+        ("sqlite:///<budget.db>", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///file:budget.db", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///file:budget.db?mode=memory", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///FILE://budget.db", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///budget.db-wal", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///budget.db-shm", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///budget.db-journal", "did you mean sqlite:///budget.db?"),
+        ("sqlite:///$HOME/budget.db", f"did you mean sqlite:///{os.path.expanduser('~/budget.db')}?"),
+        ("sqlite:///:MEMORY:", "a budget in memory is BudgetTracker(total=...)"),
+        ("sqlite:////:memory:", "a budget in memory is BudgetTracker(total=...)"),
+        ("sqlite:///file::memory:", "a budget in memory is BudgetTracker(total=...)"),
+        ("sqlite:///file::memory:?cache=shared", "a budget in memory is BudgetTracker(total=...)"),
+        ("redis://[::1:6379/0", "an IPv6 address stands in brackets"),
+        ("redis://me:secret@[::1/0", "an IPv6 address stands in brackets"),
         ("sqlite:///:memory:", "a budget in memory is BudgetTracker(total=...)"),
         ("sqlite://", "a budget in memory is BudgetTracker(total=...)"),
         (":memory:", "a budget in memory is BudgetTracker(total=...)"),

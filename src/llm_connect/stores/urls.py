@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from urllib.parse import unquote, urlsplit
 
 from llm_connect.core.exceptions import LLMConfigurationError
 
@@ -12,6 +13,12 @@ _SQLITE = "sqlite:///"
 SCHEMES = ("redis", "rediss", "unix")
 #: What comes before the path in other spellings of a budget file.
 _OTHER_SPELLINGS = re.compile(r"(sqlite[0-9]*|file)(\+\w+)?:(//)?", re.IGNORECASE)
+_SCHEME = re.compile(r"^file:(//)?", re.IGNORECASE)
+#: Where options or a fragment begin.
+_OPTIONS = re.compile(r"[?#]|[;&](?=\w+=)")
+_DRIVE = re.compile(r"^/?[a-z]:(?=[/\\])", re.IGNORECASE)
+#: What SQLite calls the files beside a database.
+_BESIDE = re.compile(r"-(wal|shm|journal)$")
 _FORMS = "The URL of a store is sqlite:/// and the path of a file, or redis://host:port/db"
 
 
@@ -22,7 +29,14 @@ def is_server(url: object) -> bool:
     clean = "".join(character for character in url if character.isprintable()).strip()
     if clean != url:
         raise LLMConfigurationError(f"{_FORMS}, without white space around it and line breaks in it: {meant(clean)}")
-    return url.partition("://")[0] in SCHEMES
+    return url.partition("://")[0] in SCHEMES and _is_address(url)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).scheme)
+    except ValueError:
+        raise LLMConfigurationError(f"{_FORMS}; an IPv6 address stands in brackets: redis://[::1]:6379/0.") from None
 
 
 def path_of(url: str) -> str:
@@ -46,17 +60,24 @@ def meant(url: str) -> str:
         # Behind the place of a host there is a slash that is no part of the path.
         path = path.removeprefix("/")
     path = _plain(path)
-    if not path or path == ":memory:":
+    if not path:
         return "a budget in memory is BudgetTracker(total=...)."
     return f"did you mean {_SQLITE}{path}?"
 
 
 def _plain(path: str) -> str:
-    """A path without what only looks like a part of it: options, a fragment, a folder of the user's own."""
-    path = re.split(r"[?#]", path, maxsplit=1)[0].strip()
-    if path.strip("/") == ":memory:":
-        return ":memory:" if path != ":memory:" else ""
-    return os.path.expanduser(path)
+    """A path without what only looks like a part of it, as other programs take it; "" for a budget in memory.
+
+    That is a scheme, escapes, options, quotes, a folder of the user's own, a drive where there are none, and the ending
+    of a file that belongs to another one.
+    """
+    path = unquote(path).strip(" '\"<>")
+    path = _OPTIONS.split(_SCHEME.sub("", path), maxsplit=1)[0].strip()
+    if path.strip("/").lower() == ":memory:":
+        return ""
+    if os.sep == "/":
+        path = _DRIVE.sub("", path).replace("\\", "/")
+    return os.path.expandvars(os.path.expanduser(_BESIDE.sub("", path)))
 
 
 def _begin(url: str) -> str:
