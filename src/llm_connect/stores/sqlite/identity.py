@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sqlite3
+import struct
 import time
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ _REVISION = "SELECT (SELECT ifnull(max(id), 0) FROM ledger), (SELECT ifnull(max(
 #: A file that is just being written from its log may look wrong for a moment.
 _TRIES, _PAUSE_SECONDS = 10, 0.02
 
+#: Where SQLite locks a file for those that read it: the first byte, and how many.
+_READERS = (0x4000_0002, 510)
 #: Connections to files that are no longer there.
 _unclosed: list[sqlite3.Connection] = []
 
@@ -40,12 +43,18 @@ class Identity:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self.path: str = path
         self._seen: _Seen | None = None
         self._revision = (0, 0)
         self._last_entry = 0
         #: Whether it is known to be another one: then it stays so.
         self.lost: bool = False
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it is the same file as ever, though perhaps in another state."""
+        now = _look(self.path)
+        return now is not None and self._seen is not None and now.place == self._seen.place
 
     def forget_log(self) -> None:
         """The connection was closed, and with it the log may have gone."""
@@ -54,7 +63,7 @@ class Identity:
 
     def check(self) -> None:
         """Raise LLMStoreError when the file is another one, or was overwritten."""
-        now = None if self.lost else _look(self._path)
+        now = None if self.lost else _look(self.path)
         if now is None or not self._is_same(now):
             self._lose()
         self._seen = now
@@ -83,14 +92,14 @@ class Identity:
             return False
         for _ in range(_TRIES):
             try:
-                revision = _revision(self._path)
+                revision = _revision(self.path)
             except sqlite3.Error as error:
                 in_part = _is_corrupt(error)
             else:
                 if revision[0] >= self._revision[0] and revision[1] >= self._revision[1]:
                     self._revision = revision
                     return True
-                in_part = not _is_whole(self._path)
+                in_part = not _is_whole(self.path)
             if in_part and now.log is not None:
                 return True
             time.sleep(_PAUSE_SECONDS)
@@ -99,9 +108,9 @@ class Identity:
     def _lose(self) -> None:
         self.lost = True
         raise LLMStoreError(
-            f"The budget store {url_of(self._path)} cannot be used: its file was deleted, replaced or restored after "
+            f"The budget store {url_of(self.path)} cannot be used: its file was deleted, replaced or restored after "
             "this process had opened it. Open the budget again to go on with the file that is there now.",
-            store=url_of(self._path),
+            store=url_of(self.path),
         )
 
 
@@ -152,12 +161,33 @@ def close(connection: sqlite3.Connection, file: Identity) -> None:
     """
     with suppress(LLMStoreError):
         file.check()
-    if file.lost and not _can_leave_the_log(connection):
+    if file.lost and not (_can_leave_the_log(connection) or _closed_under_lock(connection, file)):
         _unclosed.append(connection)
         # Also when Python ends, which would close it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
         return
     connection.close()
+
+
+def _closed_under_lock(connection: sqlite3.Connection, file: Identity) -> bool:
+    """Close a connection while somebody else seems to read its file: then it leaves its log.
+
+    Kept open, it would keep every new connection of this process from a file that was restored in its place. False
+    where the file is another one by now, which the old connection does not concern, or where there are no such locks.
+    """
+    try:
+        import fcntl
+
+        if not file.in_place:
+            return False
+        # It stays open for good: closed, it would let go the locks of all connections of this process to the file.
+        reader = os.open(file.path, os.O_RDONLY)
+        fcntl.fcntl(reader, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, *_READERS, 0))
+    except (ImportError, AttributeError, OSError):
+        return False
+    connection.close()
+    fcntl.fcntl(reader, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_UNLCK, os.SEEK_SET, *_READERS, 0))
+    return True
 
 
 def _can_leave_the_log(connection: Any) -> bool:
