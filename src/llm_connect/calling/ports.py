@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
 from llm_connect.core.ports import Metered
 from llm_connect.protocols.wire import Answer, Failure
@@ -55,16 +55,15 @@ class Counting:
 class Exchange(Metered, Protocol):
     """An adapter as the call path sees it; `ProviderAdapter` documents the members."""
 
-    @property
-    def provider(self) -> str: ...
+    provider: ClassVar[str]
+    marks_sent: ClassVar[bool]
+
     @property
     def model(self) -> str: ...
     @property
     def slots(self) -> Slots: ...
     @property
     def scrubber(self) -> Scrubber: ...
-    @property
-    def marks_sent(self) -> bool: ...
     @property
     def max_reply_bytes(self) -> int: ...
 
