@@ -74,9 +74,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     def abandon(self) -> None:
         """Close all connections after their event loop is gone."""
         session, self._session = self._session, None
-        connector: Any = None if session is None else session.connector
-        if session is None or connector is None:
+        if session is None:
             return
+        connector: Any = session.connector
         session.detach()
         idle = [protocol for kept in connector._conns.values() for protocol, _ in kept]
         protocols = (*idle, *connector._acquired)
@@ -158,11 +158,6 @@ class _Connection(ResponseHandler):
         if self._loop.is_closed():
             self.abandon()
         super().close()
-
-    def abort(self) -> None:
-        if self._loop.is_closed():
-            self.abandon()
-        super().abort()
 
     def abandon(self) -> None:
         """Close it after its event loop is gone."""

@@ -9,6 +9,7 @@ import httpx2
 from llm_connect.calling.certificates import told_of_certificate
 from llm_connect.calling.heads import note_headers
 from llm_connect.calling.http_options import HttpOptions
+from llm_connect.calling.lost_loops import close_after
 from llm_connect.calling.measuring import measure
 from llm_connect.core import forks
 from llm_connect.core.exceptions import LLMConfigurationError
@@ -65,8 +66,8 @@ class AsyncLentClient(httpx2.AsyncClient):
             measure(response, self._limits, streamed=stream)
             if not stream:
                 await response.aread()
-        except BaseException:
-            await response.aclose()
+        except BaseException as error:
+            await close_after(error, response)
             raise
         return response
 

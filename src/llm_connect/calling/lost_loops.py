@@ -5,9 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import httpx2
+
+
+@runtime_checkable
+class Abandoned(Protocol):
+    """A body that can be closed where its event loop is gone."""
+
+    def abandon(self) -> None: ...
 
 
 def close_transports(transports: Iterable[Any]) -> None:
@@ -31,13 +38,24 @@ def transports_of_stream(stream: Any) -> Iterator[asyncio.BaseTransport | None]:
         yield getattr(stream, "_transport", None)
 
 
+async def close_after(error: BaseException, response: httpx2.Response) -> None:
+    """Close a response that could not be read. Raises GeneratorExit where the task goes with its event loop.
+
+    Then nothing can be awaited. Before Python 3.13 a body that is half read says RuntimeError of it.
+    """
+    if GeneratorExit in (type(error), type(error.__context__)):
+        abandon_response(response)
+        raise GeneratorExit from None
+    await response.aclose()
+
+
 def abandon_response(response: httpx2.Response) -> None:
     """Close the connection of a response after its event loop is gone."""
     stream = response.extensions.get("network_stream")
     if stream is not None:
         close_transports(transports_of_stream(stream))
-    else:
-        response.stream.abandon()  # type: ignore[union-attr]
+    elif isinstance(response.stream, Abandoned):
+        response.stream.abandon()
 
 
 def _close(transport: Any) -> None:

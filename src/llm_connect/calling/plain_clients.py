@@ -15,7 +15,7 @@ import httpx2
 from llm_connect.calling.certificates import told_of_certificate
 from llm_connect.calling.heads import note_headers
 from llm_connect.calling.http_options import DEFAULT_LIMITS, ReplyLimits
-from llm_connect.calling.lost_loops import abandon_response, close_transports, transports_of_pool
+from llm_connect.calling.lost_loops import close_after, close_transports, transports_of_pool
 from llm_connect.calling.measuring import measure
 
 _Joined: TypeAlias = tuple[httpx2.URL, httpx2.Headers]
@@ -105,12 +105,8 @@ class AsyncPlainClient(_Requests, httpx2.AsyncClient):
             measure(response, self.reply_limits, streamed=stream)
             if not stream:
                 await response.aread()
-        except GeneratorExit:
-            # The task goes with its event loop: nothing can be awaited.
-            abandon_response(response)
-            raise
-        except BaseException:
-            await response.aclose()
+        except BaseException as error:
+            await close_after(error, response)
             raise
         return response
 
