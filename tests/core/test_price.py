@@ -32,6 +32,13 @@ def usage(prompt: int, completion: int, **parts: int) -> Usage:
     return Usage(prompt_tokens=prompt, completion_tokens=completion, **parts)
 
 
+@pytest.mark.parametrize(("tokens", "cost"), [(1_000, 2_000_000), (1_001, 9_009_000)])
+def test_tokens_of_no_kind_cost_the_dearest_rate_of_their_level(tokens: int, cost: int) -> None:
+    """The price of long prompts counts from where it begins, and not before. (BUDGET-60)"""
+    price = Price(prompt=1, completion=2, above={1_000: Price(prompt=3, completion=9)})
+    assert price.dearest(tokens, 1) == cost
+
+
 def test_each_part_costs_its_own_rate_once() -> None:
     """Cached and cache-write tokens are parts of the prompt, and cost their own rate instead of the prompt's."""
     price = Price(prompt="2", completion="8", cached="0.5", cache_write="2.5", call="0.001")

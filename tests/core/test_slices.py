@@ -258,6 +258,48 @@ def test_a_slice_that_waits_in_vain_may_be_entered_again() -> None:
     at_rest(tracker)
 
 
+@pytest.mark.in_memory_only
+def test_a_slice_that_an_overrun_overtakes_waits_again() -> None:
+    """What was kept for it fits no longer when it opens: it stands in line once more. (BUDGET-40)"""
+    tracker = BudgetTracker(100)
+    first, second, third = (alone(tracker, tokens) for tokens in (20, 20, 10))
+    opening = in_thread(tracker.child("s", 60, slice=True, max_wait_seconds=PATIENCE).__enter__)
+    waits(tracker, 1)
+    lock: Any = tracker.gate._lock  # type: ignore[attr-defined]
+    # The thread is woken, and cannot go on yet.
+    lock.wait()
+    first.release()
+    assert tracker.held == 90
+    second.settle(35)
+    lock.release()
+    waits(tracker, 1)
+    assert (tracker.held, tracker.sliced) == (10, 0)
+    third.release()
+    slice_ = opening.result(PATIENCE)
+    assert (tracker.spent, tracker.sliced) == (35, 60)
+    slice_.close()
+    at_rest(tracker)
+
+
+@pytest.mark.in_memory_only
+async def test_a_slice_of_a_task_that_an_overrun_overtakes_waits_again() -> None:
+    """The same by `async with`. (BUDGET-40)"""
+    tracker = BudgetTracker(100)
+    first, second, third = (alone(tracker, tokens) for tokens in (20, 20, 10))
+    opening = asyncio.create_task(tracker.child("s", 60, slice=True, max_wait_seconds=PATIENCE).__aenter__())
+    await awaits(tracker, 1)
+    first.release()
+    assert tracker.held == 90
+    second.settle(35)
+    await awaits(tracker, 1)
+    assert (tracker.held, tracker.sliced) == (10, 0)
+    third.release()
+    slice_ = await opening
+    assert (tracker.spent, tracker.sliced) == (35, 60)
+    slice_.close()
+    at_rest(tracker)
+
+
 async def test_a_slice_waits_in_a_task() -> None:
     """By `async with`; `with` does not wait in a running event loop. A cancelled wait leaves no trace. (BUDGET-40)"""
     tracker = BudgetTracker(100)

@@ -17,6 +17,7 @@ from llm_connect import (
     LLMAdapter,
     LLMAPIError,
     LLMBudgetExceededError,
+    LLMConfigurationError,
     LLMError,
     LLMResponse,
     LLMStream,
@@ -328,6 +329,39 @@ def test_an_async_stream_of_a_loop_that_is_gone_is_abandoned() -> None:
         opened.pop()
         gc.collect()
     assert [source.abandoned for source in sources] == [0, 1]
+
+
+def test_an_async_stream_may_be_closed_in_another_loop_than_its_own() -> None:
+    """Where that one is closed, its chunks are abandoned rather than awaited. (STREAM-4)"""
+    loop, source = asyncio.new_event_loop(), Words(["a", "b"])
+    stream = AsyncLLMStream(source)
+    loop.run_until_complete(anext(stream))
+    loop.close()
+    asyncio.run(stream.aclose())
+    assert source.abandoned == 1
+
+
+def test_a_stream_that_has_begun_is_its_process_own() -> None:
+    """In a forked process reading it raises, and closing it leaves it open for its parent. (CALL-41)"""
+    sources = Words(["a", "b"]), Words(["a", "b"])
+    stream, astream = LLMStream(sources[0]), AsyncLLMStream(sources[1])
+    next(stream)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(anext(astream))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forks, "generation", forks.generation + 1)
+        with pytest.raises(LLMConfigurationError, match=r"os\.fork"):
+            next(stream)
+        with pytest.raises(LLMConfigurationError, match=r"os\.fork"):
+            loop.run_until_complete(anext(astream))
+        stream.close()
+        loop.run_until_complete(astream.aclose())
+    assert [source.closed for source in sources] == [0, 0]
+    assert next(stream).text
+    stream.close()
+    loop.run_until_complete(astream.aclose())
+    loop.close()
+    assert [source.closed for source in sources] == [1, 1]
 
 
 def test_a_metered_stream_of_a_loop_that_is_gone_ends_its_hold() -> None:

@@ -241,13 +241,13 @@ def _untaken(journal: Journal, path: Path, amount: Amount) -> Plan:
     """Undo what `take` has done until now."""
     plan = Plan()
     if journal.level is not None:
-        for level in path.levels:
-            begun = level[0] is journal.level[0]
-            after = journal.level[1:] if begun else [account.held for account in level]
-            for account, held, figure in zip(level, after, amount, strict=True):
-                plan.set(account, "held", held - figure)
-            if begun:
-                break
+        first, *held = journal.level
+        begun = [level[0] for level in path.levels].index(first)
+        for level in path.levels[:begun]:
+            for account, figure in zip(level, amount, strict=True):
+                plan.add(account, "held", -figure)
+        for account, after, figure in zip(path.levels[begun], held, amount, strict=True):
+            plan.set(account, "held", after - figure)
     return _restored(journal, plan)
 
 

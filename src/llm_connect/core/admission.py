@@ -126,8 +126,7 @@ class Gate:
             try:
                 lock.release()
             except BaseException as error:
-                if lock.let_go(error):
-                    raise
+                lock.let_go(error)
         if line.ready or self._outbox.calls:
             self._tell()
         return hold
@@ -159,8 +158,7 @@ class Gate:
             try:
                 lock.release()
             except BaseException as error:
-                if lock.let_go(error):
-                    raise
+                lock.let_go(error)
         if line.ready or self._outbox.calls:
             self._tell()
 
@@ -183,8 +181,7 @@ class Gate:
             try:
                 lock.release()
             except BaseException as error:
-                if lock.let_go(error):
-                    raise
+                lock.let_go(error)
         if self._line.ready or self._outbox.calls:
             self._tell()
         return result

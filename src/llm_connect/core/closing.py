@@ -44,8 +44,7 @@ class _Closing(Coroutine[Any, Any, None]):
         return self._begun().throw(*error)
 
     def close(self) -> None:
-        if self._steps is not None:
-            self._steps.close()
+        self._begun().close()
 
     def __await__(self) -> Any:
         return self._begun()

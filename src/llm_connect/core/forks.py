@@ -50,5 +50,4 @@ def _forked() -> None:
 
 
 # There is no fork on Windows.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+getattr(os, "register_at_fork", dict)(after_in_child=_forked)

@@ -36,8 +36,7 @@ class TreeLock:
             try:
                 lock.release()
             except BaseException as error:
-                if lock.let_go(error):
-                    raise
+                lock.let_go(error)
 
     An exception that Python raises right after `take`, or in the place of `release`, finds itself within a `try`, and
     no other thread's lock can be let go. `take` and `release` are functions in C; one in Python could be interrupted
@@ -59,11 +58,16 @@ class TreeLock:
         #: Whether this very thread has it.
         self.owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
 
-    def let_go(self, error: BaseException) -> bool:
-        """Release it when it was taken, after `release` has raised `error`; whether that says more than it was not."""
+    def let_go(self, error: BaseException) -> None:
+        """Release it when it was taken, after `release` has raised `error`; raises that, unless it was not taken."""
         with suppress(RuntimeError):
             self.release()
-        return type(error) is not RuntimeError
+        try:
+            if type(error) is not RuntimeError:
+                raise error
+        finally:
+            # Its traceback would keep itself by this frame, and with it a hold that nobody gets.
+            del error
 
     def wait(self) -> None:
         """Take it, however long that lasts. Raises LLMConfigurationError where it was left taken for good."""

@@ -59,8 +59,7 @@ class Outbox:
                 try:
                     lock.release()
                 except BaseException as error:
-                    if lock.let_go(error):
-                        raise
+                    lock.let_go(error)
 
     def raise_owed(self) -> None:
         """Raise what a callback has raised to end the program, each once; nothing is on its way that could be lost."""

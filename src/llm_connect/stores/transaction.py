@@ -116,8 +116,7 @@ class AtomicGate(Gate):
             try:
                 lock.release()
             except BaseException as error:
-                if lock.let_go(error):
-                    raise
+                lock.let_go(error)
         return result
 
     def _transact(self, first: Callable[[], None], operation: Callable[..., T], *args: Any) -> T:
