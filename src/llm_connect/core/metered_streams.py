@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_connect.core.chunks import StreamChunk
 from llm_connect.core.holds import Hold
 from llm_connect.core.metering import adispatch, dispatch, ends, settled, while_running
 from llm_connect.core.models import RunConfig
+from llm_connect.core.ports import Metered
 from llm_connect.core.response import LLMResponse
 from llm_connect.core.stream_sources import nothing_yet
 from llm_connect.core.streams import AsyncLLMStream, LLMStream
 from llm_connect.core.terms import Terms, hinted, log_cut
-
-if TYPE_CHECKING:
-    from llm_connect.core.ports import Metered
 
 Written = Callable[..., Any]
 

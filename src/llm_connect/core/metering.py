@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_connect.core.callers import remember_own
 from llm_connect.core.exceptions import LLMConfigurationError, LLMError
@@ -23,16 +23,13 @@ from llm_connect.core.holds import Hold
 from llm_connect.core.log import Owed, write
 from llm_connect.core.models import RunConfig
 from llm_connect.core.money import nano_usd_of
+from llm_connect.core.ports import Metered
 from llm_connect.core.price import cost_of
 from llm_connect.core.response import LLMResponse
 from llm_connect.core.terms import Terms, hinted, log_cut, running
 from llm_connect.core.units import NANO
 from llm_connect.core.usage import MOST_USD, can_be_true
 from llm_connect.core.waiting import aadmit, admit
-
-if TYPE_CHECKING:
-    from llm_connect.core.ports import Metered
-
 
 Execute = Callable[..., LLMResponse]
 AsyncExecute = Callable[..., Awaitable[LLMResponse]]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from llm_connect.core.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.core.exceptions import LLMConnectionError
 from llm_connect.core.models import RunConfig
+from llm_connect.core.ports import Metered
 from llm_connect.core.response import LLMResponse, Prompt
 from llm_connect.core.usage import Usage
-
-if TYPE_CHECKING:
-    from llm_connect.core.ports import Metered
 
 #: What a stream may be written as: its texts, and in the end its response.
 Pieces: TypeAlias = Generator[str | LLMResponse]

@@ -15,13 +15,13 @@ from llm_connect.core.demand import BoundDemand, CallFacts, Demand
 from llm_connect.core.holds import Hold
 from llm_connect.core.log import write
 from llm_connect.core.models import RunConfig
+from llm_connect.core.ports import Metered
 from llm_connect.core.price import Price
 from llm_connect.core.refusals import limits_usd, refuse_unpriced, refuse_unproven
 from llm_connect.core.response import LLMResponse
 
 if TYPE_CHECKING:
     from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.ports import Metered
 
 
 #: The metered call that is running around this one: its adapter and its hold, weak, so that a lost one is noticed.
