@@ -17,7 +17,7 @@ from llm_connect.calling import http
 from llm_connect.calling.aiohttp_transport import AiohttpTransport
 from llm_connect.calling.heads import Head
 from llm_connect.testing import Behaviour, EmbeddedProvider
-from tests.transports import Transport, choose
+from tests.transports import TRANSPORTS, Transport, choose
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
 AUTH = {"authorization": "Bearer key"}
@@ -145,8 +145,10 @@ async def test_what_is_no_reply_is_an_error_of_httpx2(reply: bytes, kind: type[E
     assert len(received) == 1
 
 
-async def test_a_reset_connection_is_an_error_of_httpx2() -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_reset_connection_is_an_error_of_httpx2(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reset after the request was read may have been billed. (WIRE-11)"""
+    choose(transport, monkeypatch)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with http.async_client(5) as client:
@@ -169,8 +171,12 @@ async def test_a_reset_connection_is_an_error_of_httpx2() -> None:
         ("/relative", httpx2.UnsupportedProtocol),
     ],
 )
-async def test_what_was_never_connected_was_not_billed(url: str, kind: type[Exception]) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_what_was_never_connected_was_not_billed(
+    url: str, kind: type[Exception], transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where no connection was made, nothing was sent. (WIRE-11)"""
+    choose(transport, monkeypatch)
     async with http.async_client(5) as client:
         with pytest.raises(kind) as caught:
             await client.post(url, json=BODY)

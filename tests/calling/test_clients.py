@@ -253,3 +253,19 @@ def test_a_closed_loop_lets_its_client_go() -> None:
     loop.close()
     gc.collect()
     assert client.closed_in == ["abandoned"]
+
+
+def test_a_client_that_is_let_go_just_now_is_not_handed_out() -> None:
+    """Closed between being found and being taken, it is passed by, and the caller gets a new one. (CALL-40)"""
+    shop = Shop()
+    lease = shop.clients.lease()
+    lease.give_back()
+    take = lease.take
+
+    def take_late() -> bool:
+        shop.clients.close()
+        return take()
+
+    lease.take = take_late  # type: ignore[method-assign]
+    assert shop.client() is not lease.client
+    assert lease.client.closed_in == ["thread"]

@@ -9,10 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from llm_connect import Amount, Bound, LLMConfigurationError, Price, Usage
 from llm_connect.calling.trackers import BudgetTracker, known_price
+from llm_connect.core.grants import grow
+from llm_connect.core.learning import LearnedFactor
 from tests.core.budget_helpers import at_rest, refused
 
 PRICE = Price(prompt=1, completion=4, cached="0.5")
@@ -201,3 +204,35 @@ def test_a_reservation_that_cannot_be_meant_is_refused(asked: dict[str, Any]) ->
     with pytest.raises(LLMConfigurationError):
         tracker.reserve(**asked)
     at_rest(tracker)
+
+
+@pytest.mark.parametrize("wrong", [{"tokens": -1}, {"calls": -1}, {"calls": True}])
+def test_a_record_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
+    """Tokens and calls of what was spent already are counts. (BUDGET-60)"""
+    tracker = BudgetTracker(100)
+    with pytest.raises(LLMConfigurationError):
+        tracker.record(**wrong)
+    at_rest(tracker)
+
+
+def test_tokens_without_a_name_learn_nothing() -> None:
+    """Whatever was learned, a reservation of so many tokens and no name stays as it is. (BUDGET-41)"""
+    tracker = BudgetTracker(100)
+    with tracker.reserve(10) as hold:
+        assert grow(hold, LearnedFactor.__new__(LearnedFactor))
+        assert hold.bound == Amount(10, 1)
+
+
+def test_an_error_of_an_http_client_that_knows_no_request_proves_nothing() -> None:
+    """It may be of any other request: what was dispatched is presumed. (BUDGET-60)"""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(10)
+
+    def fail() -> None:
+        with hold:
+            hold.dispatch()
+            raise httpx2.ConnectError("no request")
+
+    with pytest.raises(httpx2.ConnectError):
+        fail()
+    assert (hold.ended, tracker.spent) == (True, 10)

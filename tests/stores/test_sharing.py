@@ -396,3 +396,18 @@ def test_outcomes_of_all_processes_are_in_one_ledger(url: str, folder: Path) -> 
     assert other.snapshot().spent.tokens == 6
     other.gate.shut()  # type: ignore[attr-defined]
     at_rest(budget)
+
+
+async def test_a_slice_of_a_store_is_entered_and_left_in_a_task(url: str) -> None:
+    """A task opens and closes it by the worker, and one that gives up waiting leaves no trace. (BUDGET-40)"""
+    budget = open_budget(url, total=100)
+    async with budget.child("s", 60, slice=True) as slice_:
+        assert (budget.sliced, slice_.closed) == (60, False)
+        given_up = asyncio.create_task(budget.areserve(50, max_wait_seconds=30))
+        await auntil(lambda: budget.snapshot().waiting == 1)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        assert (await budget.asnapshot()).waiting == 0
+    assert (budget.sliced, slice_.closed) == (0, True)
+    at_rest(budget)

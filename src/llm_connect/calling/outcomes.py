@@ -88,8 +88,6 @@ def outcome_of(parse: Callable[[], Outcome]) -> Outcome:
     """Return the result of `parse`, or a failure if it cannot read the reply."""
     try:
         return parse()
-    except LLMError:
-        raise
     except Exception as error:
         return not_read(error)
 
