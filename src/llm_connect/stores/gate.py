@@ -80,6 +80,8 @@ class StoreGate(AtomicGate, ABC):
         self._outbox = self._staged = StagedOutbox(min(_PATIENCE_SECONDS, terms.busy_seconds))
         self._line: RevisableLine = RevisableLine(self, self.sure)
         self._learned_before: dict[Any, LearnedFactor] = {}
+        #: The tracker that was last asked for budget: it may have changed and have no row yet.
+        self._asking: Scope | None = None
         #: Notes that this transaction has worked off.
         self._worked_off: list[Note] = []
         #: Notes by which a transaction may have failed: each is done in one of its own.
@@ -125,6 +127,9 @@ class StoreGate(AtomicGate, ABC):
         """A transaction is rolled back; what is left to do comes first again, unless it may be why."""
         self._line.undo()
         self.trackers.undo()
+        if self._asking is not None:
+            # Interrupted before its hold was made, so that no change of it was noted.
+            self.changes.note_trackers(self._asking.lineage)
         self.changes.undo()
         self.leases.undo()
         self._staged.roll_back()
@@ -183,6 +188,7 @@ class StoreGate(AtomicGate, ABC):
         return self._run(self._admit, tracker, demand, facts, replaces)
 
     def _admit(self, tracker: Scope, demand: Demand, facts: CallFacts, replaces: Hold | None = None) -> Hold | None:
+        self._asking = tracker
         return super()._admit(tracker, self._raised(demand, facts), facts, replaces)
 
     def dispatch(self, hold: Hold) -> bool:
