@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from importlib import import_module
 
 import httpx2
 import pytest
@@ -20,6 +21,9 @@ from tests.core.budget_helpers import PATIENCE, in_thread, until
 
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process go on as a forked one does; real ones are met in tests/adapters."""
+    # What tests before have left must not end under an import here.
+    gc.collect()
+    import_module("ctypes")
     monkeypatch.setattr(forks, "generation", forks.generation + 1)
 
 
