@@ -214,3 +214,51 @@ def test_a_task_that_goes_with_its_loop_gives_back_all(name: str, over: str, ser
             ran.stdin.write("go\n")
             ran.stdin.flush()
         assert ran.stdout.readline() == "0 presumed presumed presumed presumed\n"
+
+
+CANCELLED = """
+import asyncio, gc, socket, sys
+from llm_connect import BudgetTracker, RunConfig, create_adapter
+name, over, way = sys.argv[1:]
+if over == "httpx2":
+    import llm_connect.calling.http as http
+    http.find_spec = lambda name: None
+silent = socket.create_server(("127.0.0.1", 0))
+url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+tracker = BudgetTracker(total=10**6)
+config = RunConfig(max_tokens=50, timeout_seconds=600, budget_tracker=tracker)
+adapter = create_adapter(name, model="m", api_key="sk-0123456789", base_url=url)
+adapter.warm_up()
+async def call():
+    await adapter.async_execute_prompt("Hello", config)
+async def read():
+    async with adapter.async_stream_prompt("Hello", config) as answer:
+        async for chunk in answer: pass
+def asked():
+    connection = silent.accept()[0]
+    connection.recv(1)
+    return connection
+async def begin(one):
+    tasks = [asyncio.create_task(one()) for _ in range(3)]
+    return tasks, [await asyncio.to_thread(asked) for _ in tasks]
+loop = asyncio.new_event_loop()
+tasks, connections = loop.run_until_complete(begin(read if "stream" in way else call))
+loop.run_until_complete(loop.shutdown_default_executor())
+for task in tasks:
+    task._log_destroy_pending = False
+    if "cancelled" in way: task.cancel()
+loop.close()
+del loop, task, tasks
+gc.collect()
+print(tracker.held, *(entry.outcome for entry in tracker.ledger))
+"""
+
+
+@each_adapter
+@pytest.mark.parametrize("over", ["aiohttp", "httpx2"])
+@pytest.mark.parametrize("way", ["call", "cancelled call", "stream", "cancelled stream"])
+def test_tasks_that_take_no_other_turn_end_quietly(name: str, over: str, way: str) -> None:
+    """Tasks that wait for a reply when their loop is closed, even if cancelled, are presumed in silence. (STREAM-4)"""
+    command = [sys.executable, "-c", CANCELLED, name, over, way]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path.cwd(), check=False)
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("0 presumed presumed presumed\n", "", 0)

@@ -106,7 +106,24 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Notes that a request is sent, once it has a connection: just before its first byte leaves."""
+    """Notes that a request is sent, once it has a connection: just before its first byte leaves.
+
+    Its connections end quietly after the event loop is gone. Then it counts as closed, and nothing turns to the loop.
+    """
+
+    @property
+    def closed(self) -> bool:
+        return super().closed or self._loop.is_closed()
+
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        if self._loop.is_closed():
+            protocol.abandon()
+        else:
+            super()._release(key, protocol, should_close=should_close)
+
+    def __del__(self, *_: Any) -> None:
+        if not self._loop.is_closed():
+            super().__del__()
 
     async def connect(self, *arguments: Any, **options: Any) -> Any:
         connection = await super().connect(*arguments, **options)

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from llm_connect.calling.drivers import Step
+from llm_connect.calling.drivers import Step, outlive, running_task
 from llm_connect.core.chunks import FinishChunk, StreamChunk, TextChunk, UsageChunk
 
 #: Steps for the driver, and chunks for the caller.
@@ -43,10 +43,13 @@ async def adrive_stream(flow: StreamFlow) -> AsyncGenerator[StreamChunk]:
     with suppress(StopIteration, Leave):
         step = next(flow)
         while True:
+            # Between its chunks it belongs to no task.
+            task = None if isinstance(step, _CHUNKS) else running_task()
             try:
                 result = (yield step) if isinstance(step, _CHUNKS) else await step.arun()
-            except GeneratorExit:
+            except GeneratorExit as left:
                 if not isinstance(step, _CHUNKS):
+                    outlive(task, left)
                     # Somebody closes the coroutine that waits for the stream, so nothing can be awaited any more.
                     abandon(flow)
                     raise
