@@ -222,6 +222,33 @@ def test_a_length_that_is_said_twice_is_refused_alike(case: str, ask: Ask, raw: 
     assert said in str(refused(raw, ask))
 
 
+LENGTH = f"Content-Length: {len(OK)}"
+#: The head of a reply, and words of its refusal.
+UNREADABLE = {
+    **{
+        f"length {value!r}": (f"HTTP/1.1 200 OK\r\nContent-Length:{value}", "not a number of bytes")
+        for value in ("", " many", " -5", " +300", " 0x10", " 9.5", " " + "9" * 30)
+    },
+    **{
+        f"coding {value!r}": (f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {value}", "other than chunked")
+        for value in ("identity", "gzip, chunked", "chunked, chunked", "chunked\r\nTransfer-Encoding: chunked", "")
+    },
+    **{
+        f"begin {value!r}": (f"{value}\r\n{LENGTH}", "does not begin")
+        for value in ("\r\nHTTP/1.1 200 OK", "HTTP/1.2 200 OK", "HTTP/2.0 200 OK", "http/1.1 200 OK", "ICY 200 OK")
+    },
+    "content of a 204": (f"HTTP/1.1 204 No Content\r\n{LENGTH}", "its status 204 rules out"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_a_head_that_cannot_be_read_is_refused_alike(case: str, ask: Ask, raw: RawServer) -> None:
+    """All forms refuse a head that leaves the reply open: once, presumed, and with its own words. (CALL-48)"""
+    head, said = UNREADABLE[case]
+    raw.reply = head.encode() + b"\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n" + OK
+    assert said in str(refused(raw, ask))
+
+
 @pytest.mark.parametrize("flood", [b"X-Flood: " + b"a" * 1000 + b"\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"])
 def test_a_head_without_end_is_refused(flood: bytes, ask: Ask, raw: RawServer) -> None:
     """Headers, and informational replies, do not come for ever. (CALL-48)"""

@@ -20,14 +20,13 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from llm_connect.calling.framing import MOST_HEAD_BYTES, BadFraming
+from llm_connect.calling.framing import BadFraming, ReplyHead
 from llm_connect.calling.heads import note_sent
 from llm_connect.calling.lost_loops import close_transports
 from llm_connect.calling.names import Address, alook_up
 
 #: One header of a reply, and all of them.
 _MOST_FIELD_BYTES, _MOST_HEADERS = 100 * 1024, 1000
-_WITHOUT_END = "does not end"
 #: A body up to this size, in bytes, is written at once; a larger one lets other tasks run in between.
 _AT_ONCE = 1 << 16
 #: As long as httpx2 keeps an idle connection.
@@ -154,22 +153,24 @@ def _resolved(host: str, address: Address) -> ResolveResult:
 
 
 class _Connection(ResponseHandler):
-    """A connection that a finalizer can close after the event loop is gone, and that refuses endless heads."""
+    """A connection that a finalizer can close after the event loop is gone, and that checks the head of each reply."""
 
-    _head_bytes = 0
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._head = ReplyHead()
 
     def set_response_params(self, **options: Any) -> None:
-        self._head_bytes = 0
+        self._head.await_it()
         super().set_response_params(**options)
 
     def data_received(self, data: bytes) -> None:
-        if self._payload is None or self._payload.is_eof():
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES + len(data):
-                self.set_exception(aiohttp.ServerDisconnectedError(_WITHOUT_END))
-                self.abort()
-                return
-        super().data_received(data)
+        try:
+            self._head.take(data)
+        except BadFraming as error:
+            self.set_exception(error)
+            self.abort()
+        else:
+            super().data_received(data)
 
     def close(self) -> None:
         if self._loop.is_closed():
@@ -214,10 +215,6 @@ def _body(content: bytes) -> bytes | io.BytesIO:
 
 def _error_of_httpx2(error: Exception) -> Exception:
     """Return the error that httpx2 would raise. Raise it without its cause, which may hold the request with its key."""
-    if isinstance(error, aiohttp.ServerDisconnectedError) and error.message == _WITHOUT_END:
-        return BadFraming(_WITHOUT_END)
-    if isinstance(error, aiohttp.ClientResponseError) and "ontent-length" in error.message.lower():
-        return BadFraming()
     if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
         return httpx2.UnsupportedProtocol("not an http(s) address")
     if isinstance(error, aiohttp.ClientConnectorError):
