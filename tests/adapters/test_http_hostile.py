@@ -7,8 +7,10 @@ import gzip
 import json
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -204,6 +206,49 @@ def test_a_long_stream_of_small_events_is_read(stream: Call, raw: RawServer) -> 
     adapter = create_adapter("openrouter", model="m", api_key="sk-0123456789", base_url=raw.url)
     assert stream(adapter, "Hello").content == "word " * 20_000
     adapter.close()
+
+
+FILLS = {
+    "stray lines": b"x\n",
+    "begun objects": b"{\n",
+    "NDJSON": b"{}\n",
+    "data lines of one event": b"data:\n",
+    "empty objects": b"data: {}\n\n",
+    "begun lists": b"data: [\n\n",
+    "event names": b"event:e\n\n",
+    "chunks of nothing": b'data: {"choices":[]}\n\n',
+}
+
+
+@pytest.mark.parametrize("case", FILLS)
+def test_a_stream_of_small_parts_does_not_hold_the_loop(case: str, raw: RawServer) -> None:
+    """Up to 1 MiB, other tasks wait at most 50 ms of CPU time, doubled for slow machines. (CALL-43)"""
+    fill = FILLS[case]
+    begin = b'data: {"choices":[{"index":0,"delta":{"content":"hi"}}]}\n\n'
+    last = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    raw.reply = events(begin + fill * (MIB // len(fill)), last)
+    adapter = create_adapter("openrouter", model="m", api_key="sk-0123456789", base_url=raw.url)
+    adapter.warm_up()
+    # The first stream also loads what the others have.
+    assert min(asyncio.run(_longest_turn(adapter)) for _ in range(3)) <= 0.1
+
+
+async def _longest_turn(adapter: Any) -> float:
+    """The most CPU time between two turns of another task while a stream is read."""
+
+    async def read() -> None:
+        with suppress(LLMError):
+            async with adapter.async_stream_prompt("Hello", RunConfig(max_retries=0, timeout_seconds=60)) as stream:
+                async for _ in stream:
+                    pass
+
+    reading, longest = asyncio.create_task(read()), 0.0
+    while not reading.done():
+        begun = time.thread_time()
+        await asyncio.sleep(0)
+        longest = max(longest, time.thread_time() - begun)
+    await adapter.aclose()
+    return longest
 
 
 OK = chat("hi")
