@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -318,3 +320,19 @@ def test_escapes_that_stand_for_no_character_hide_nothing() -> None:
     spelled = f"{KEY[:14]}\\UFFFFFFFF{KEY[14:26]}=\n{KEY[26:]}"
     assert clean(f"bad key {spelled}") == "bad key [key]"
     assert clean("bad \\UFFFFFFFF key") == "bad \\UFFFFFFFF key"
+
+
+def _in_keys(pieces: list[str]) -> str:
+    return json.dumps(dict(zip(pieces, range(len(pieces)), strict=True)))
+
+
+@pytest.mark.parametrize("spell", [lambda pieces: " ".join(f"{n}:{p}" for n, p in enumerate(pieces)), _in_keys])
+def test_a_prompt_with_figures_between_its_pieces_is_hidden(spell: Callable[[list[str]], str]) -> None:
+    """A prompt in numbered pieces, or in the keys of an object, is a prompt all the same. (CALL-11)"""
+    prompt = "The quarterly revenue of the northern branch fell by nine percent"
+    for size in (3, 8):
+        shown = spell([prompt[at : at + size] for at in range(0, len(prompt), size)])
+        cleaned = Scrubber((), [prompt]).clean(shown)
+        letters = "".join(filter(str.isalpha, cleaned)).lower()
+        assert "revenue" not in letters
+        assert "branch" not in letters

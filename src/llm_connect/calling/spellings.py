@@ -95,6 +95,8 @@ def _further(reading: Reading) -> Iterator[Reading]:
         yield plain
         return
     backwards = Reading(reading.text[::-1], reading.starts[::-1], reading.ends[::-1])
+    if len(_COUNTS.findall(reading.text)) >= _FEWEST_COUNTS:
+        yield _without(_COUNTS, reading)
     if odd := _odd_part(reading.text):
         yield _without(_WORDS_BETWEEN, reading)
         yield from _base64(reading, *odd)
@@ -291,6 +293,8 @@ _ESCAPE = re.compile(
 )
 _MAY_ESCAPE = re.compile(r"[\\%=&]")
 _WHITE_SPACE = re.compile(r"\s+")
+#: The numbers of numbered pieces. One or two are in any text.
+_COUNTS, _FEWEST_COUNTS = re.compile(r"(?<![A-Za-z0-9])\d{1,4}(?![A-Za-z0-9])"), 3
 _WORDS_BETWEEN = re.compile(r"\s*(?<![A-Za-z0-9])[A-Z]?[a-z]{3,20}(?![A-Za-z0-9])[\s:,]*")
 _LETTER_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 _RUN = re.compile(r"(?:\b[A-Za-z0-9]\b[\W_]*){6,}|[A-Za-z0-9]+", re.ASCII)
