@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from llm_connect.calling.leases import Lease, LoopLease
 from llm_connect.calling.loops import PerLoop
@@ -34,7 +34,7 @@ class Clients(Generic[C, A]):
         self._amake, self._aclose, self._abandon = amake, aclose, abandon
         self._first_use = forks.ForkLock()
         self._kept: _Kept[C, A] = _Kept()
-        weakref.finalize(owner, self.close)
+        weakref.finalize(owner, self._end)
 
     def lease(self) -> Lease[C]:
         """Lease the client that all threads share. Give it back afterwards."""
@@ -54,12 +54,18 @@ class Clients(Generic[C, A]):
 
     def close(self) -> None:
         """Let the clients go. Their last users close them; each loop closes its own."""
+        for lease in self._taken_out():
+            lease.let_go()
+
+    def _end(self) -> None:
+        """Nobody can use them any more: their owner is gone, or the process ends with a stream left open."""
+        for lease in self._taken_out():
+            lease.end()
+
+    def _taken_out(self) -> list[Lease[Any]]:
         kept = self._of_this_process()
         shared, kept.shared = kept.shared, None
-        if shared is not None:
-            shared.let_go()
-        for lease in kept.loops.pop_all():
-            lease.let_go()
+        return [*kept.loops.pop_all(), *([] if shared is None else [shared])]
 
     async def aclose(self) -> None:
         """Like `close`, and wait until the running loop's client is closed, unless it is still in use."""

@@ -51,15 +51,16 @@ class Lease(Generic[C]):
         """End one use; leaving the `with` block does the same."""
         self._users.pop()
         if self._is_let_go and not self._users:
-            self._end()
+            self.end()
 
     def let_go(self) -> None:
         """Stop new uses."""
         self._is_let_go = True
         if not self._users:
-            self._end()
+            self.end()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End it now, whoever uses it."""
         if self._generation != forks.generation:
             forks.keep_for_parent(self._ends, self.client)
             return
@@ -69,7 +70,7 @@ class Lease(Generic[C]):
 
     def __del__(self) -> None:
         # A call was interrupted before it could give back, or an event loop has gone with its tasks.
-        self._end()
+        self.end()
 
 
 class LoopLease(Lease[C]):
