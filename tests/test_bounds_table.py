@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llm_connect import ClaudeCodeAdapter, GeminiAdapter, MockLLMAdapter, OpenAIAdapter, OpenRouterAdapter, RunConfig
-from llm_connect.core.bounds import Bound, normalized_utf8_bytes, utf8_bytes
+from llm_connect.budget.accounting.bounds import Bound, normalized_utf8_bytes, utf8_bytes
 from llm_connect.protocols.wire import Reply
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "bounds.md"

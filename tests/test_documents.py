@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from llm_connect.testing import EmbeddedProvider
-from tests.adapters.claude_binary import find_claude
+from tests.providers.claude_binary import find_claude
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = (".claude", ".github", "benchmarks", "contracts", "docs", "examples", "workplans")
@@ -43,7 +43,7 @@ COMMANDS = (
 
 RUNNER = """
 import ast, asyncio, inspect, json, sys
-from llm_connect.adapters import openrouter
+from llm_connect.providers import openrouter
 blocks, openrouter.BASE_URL = json.load(sys.stdin)
 namespace = {"__name__": "__main__"}
 with asyncio.Runner() as runner:

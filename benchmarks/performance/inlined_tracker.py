@@ -1,6 +1,6 @@
 """The floor of a tracker that keeps every promise: the library's work for a call, written as three functions.
 
-It checks its figures, notices forks, closed budgets, waiting callers, lost holds, learned factors and overruns, knows
+It checks its figures, notices _forks, closed budgets, waiting callers, lost holds, learned factors and overruns, knows
 the owner of each hold, ends a lost hold, and books limits, totals and entry, for every level of its path. It leaves out
 the reactions (a refusal, a wait, a callback): no measured call needs them.
 """
@@ -16,12 +16,12 @@ from collections import deque
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
-from llm_connect.core import forks
-from llm_connect.core.accounts import Account, Path
-from llm_connect.core.demand import NO_FACTS, CallFacts
-from llm_connect.core.holds import NO_ENDING, Ending
-from llm_connect.core.locks import TreeLock
-from llm_connect.core.units import NANO, Amount
+from llm_connect import _forks
+from llm_connect.budget.accounting.accounts import Account, Path
+from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts
+from llm_connect.budget.admission.backoff_lock import TreeLock
+from llm_connect.budget.admission.holds import NO_ENDING, Ending
+from llm_connect.types.amounts import NANO, Amount
 
 _tuple, _now = tuple.__new__, time.time
 _running_loop, _thread = asyncio._get_running_loop, threading.get_ident
@@ -48,7 +48,7 @@ class InlinedTracker:
     def __init__(self, total: int, depth: int = 1) -> None:
         self.path = "budget"
         self.lock = TreeLock()
-        self.generation = forks.generation
+        self.generation = _forks.generation
         self.lineage = (self,) * depth
         self.closed = self.busy = self.surprised = False
         self.notes: deque[Any] = deque()
@@ -81,11 +81,11 @@ class InlinedTracker:
     ) -> InlinedHold:
         if not (type(tokens) is int and type(calls) is int and tokens >= 0 and calls >= 0 and type(usd) is int):
             _rare()
-        if not (adapter is model is labels is None) or max_wait_seconds or self.generation != forks.generation:
+        if not (adapter is model is labels is None) or max_wait_seconds or self.generation != _forks.generation:
             _rare()
         amount = _tuple(Amount, (tokens, calls, usd * NANO))
         nano_usd = amount[2]
-        self.lock.acquire()
+        self.lock.take(True)
         try:
             if self.notes or self.untaken or self.learned or self.busy:
                 _rare()
@@ -153,7 +153,7 @@ class InlinedHold:
 
     def dispatch(self) -> None:
         tracker = self.tracker
-        if tracker.generation != forks.generation or tracker.surprised or self.ended:
+        if tracker.generation != _forks.generation or tracker.surprised or self.ended:
             _rare()
         self.dispatched = True
 
@@ -172,9 +172,9 @@ class InlinedHold:
         bound, tracker = self.bound, self.tracker
         actual = _tuple(Amount, (tokens, bound[1], bound[2]))
         ending = _tuple(Ending, ("settled", actual, usage, None, cost_source, model))
-        if tracker.generation != forks.generation or tracker.lock.owned():
+        if tracker.generation != _forks.generation or tracker.lock.owned():
             _rare()
-        tracker.lock.acquire()
+        tracker.lock.take(True)
         try:
             if tracker.notes or tracker.untaken or self.ended or ending[0] == "presumed":
                 _rare()

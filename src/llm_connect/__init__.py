@@ -17,17 +17,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm_connect.adapters.claude_code import ClaudeCodeAdapter
-    from llm_connect.adapters.gemini import GeminiAdapter
-    from llm_connect.adapters.openai import OpenAIAdapter
-    from llm_connect.adapters.openrouter import OpenRouterAdapter
+    from llm_connect.budget.accounting.bounds import Bound
+    from llm_connect.budget.accounting.calibration import LearnedFactor
+    from llm_connect.budget.accounting.ledger import LedgerEntry
+    from llm_connect.budget.accounting.prices import Price
+    from llm_connect.budget.accounting.sinks import JsonLinesSink
+    from llm_connect.budget.accounting.snapshot import BudgetSnapshot
+    from llm_connect.budget.accounting.token_counters import TokenCounter
+    from llm_connect.budget.accounting.totals import Total
+    from llm_connect.budget.admission.holds import Hold
+    from llm_connect.budget.tracker import BudgetTracker
     from llm_connect.config.factory import create_adapter
-    from llm_connect.core.adapter import LLMAdapter
-    from llm_connect.core.bounds import Bound
-    from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.chunks import FinishChunk, StreamChunk, TextChunk, UsageChunk
-    from llm_connect.core.counting import TokenCounter
-    from llm_connect.core.exceptions import (
+    from llm_connect.errors import (
         LLMAPIError,
         LLMAuthenticationError,
         LLMBudgetExceededError,
@@ -42,21 +43,20 @@ if TYPE_CHECKING:
         LLMSubprocessError,
         LLMTimeoutError,
     )
-    from llm_connect.core.holds import Hold
-    from llm_connect.core.learning import LearnedFactor
-    from llm_connect.core.ledger import LedgerEntry
-    from llm_connect.core.mock import ErrorLLMAdapter, MockLLMAdapter
-    from llm_connect.core.models import RunConfig
-    from llm_connect.core.price import Price
-    from llm_connect.core.response import FinishReason, LLMResponse, Prompt
-    from llm_connect.core.sinks import JsonLinesSink
-    from llm_connect.core.snapshot import BudgetSnapshot
-    from llm_connect.core.streams import AsyncLLMStream, LLMStream
-    from llm_connect.core.totals import Total
-    from llm_connect.core.units import Amount
-    from llm_connect.core.usage import Usage
+    from llm_connect.interface.adapter import LLMAdapter
+    from llm_connect.interface.config import RunConfig
+    from llm_connect.interface.streams import AsyncLLMStream, LLMStream
     from llm_connect.protocols.openrouter_generations import Generation
+    from llm_connect.providers.claude_code import ClaudeCodeAdapter
+    from llm_connect.providers.gemini import GeminiAdapter
+    from llm_connect.providers.openai import OpenAIAdapter
+    from llm_connect.providers.openrouter import OpenRouterAdapter
     from llm_connect.stores.opening import aopen_budget, open_budget
+    from llm_connect.testing.mock import ErrorLLMAdapter, MockLLMAdapter
+    from llm_connect.types.amounts import Amount
+    from llm_connect.types.chunks import FinishChunk, StreamChunk, TextChunk, UsageChunk
+    from llm_connect.types.response import FinishReason, LLMResponse, Prompt
+    from llm_connect.types.usage import Usage
 
 __version__ = "0.2.0"
 
@@ -112,49 +112,49 @@ __all__ = [
 
 #: Where each public name is; importing the package imports none of them.
 _PLACES = {
-    "Amount": "llm_connect.core.units",
-    "AsyncLLMStream": "llm_connect.core.streams",
-    "Bound": "llm_connect.core.bounds",
-    "BudgetSnapshot": "llm_connect.core.snapshot",
-    "BudgetTracker": "llm_connect.calling.trackers",
-    "ClaudeCodeAdapter": "llm_connect.adapters.claude_code",
-    "ErrorLLMAdapter": "llm_connect.core.mock",
-    "FinishChunk": "llm_connect.core.chunks",
-    "FinishReason": "llm_connect.core.response",
-    "GeminiAdapter": "llm_connect.adapters.gemini",
+    "Amount": "llm_connect.types.amounts",
+    "AsyncLLMStream": "llm_connect.interface.streams",
+    "Bound": "llm_connect.budget.accounting.bounds",
+    "BudgetSnapshot": "llm_connect.budget.accounting.snapshot",
+    "BudgetTracker": "llm_connect.engine.trackers",
+    "ClaudeCodeAdapter": "llm_connect.providers.claude_code",
+    "ErrorLLMAdapter": "llm_connect.testing.mock",
+    "FinishChunk": "llm_connect.types.chunks",
+    "FinishReason": "llm_connect.types.response",
+    "GeminiAdapter": "llm_connect.providers.gemini",
     "Generation": "llm_connect.protocols.openrouter_generations",
-    "Hold": "llm_connect.core.holds",
-    "JsonLinesSink": "llm_connect.core.sinks",
-    "LLMAPIError": "llm_connect.core.exceptions",
-    "LLMAdapter": "llm_connect.core.adapter",
-    "LLMAuthenticationError": "llm_connect.core.exceptions",
-    "LLMBudgetExceededError": "llm_connect.core.exceptions",
-    "LLMBudgetNeverFitsError": "llm_connect.core.exceptions",
-    "LLMBudgetWaitError": "llm_connect.core.exceptions",
-    "LLMConfigurationError": "llm_connect.core.exceptions",
-    "LLMConnectionError": "llm_connect.core.exceptions",
-    "LLMError": "llm_connect.core.exceptions",
-    "LLMRateLimitError": "llm_connect.core.exceptions",
-    "LLMResponse": "llm_connect.core.response",
-    "LLMResponseError": "llm_connect.core.exceptions",
-    "LLMStoreError": "llm_connect.core.exceptions",
-    "LLMStream": "llm_connect.core.streams",
-    "LLMSubprocessError": "llm_connect.core.exceptions",
-    "LLMTimeoutError": "llm_connect.core.exceptions",
-    "LearnedFactor": "llm_connect.core.learning",
-    "LedgerEntry": "llm_connect.core.ledger",
-    "MockLLMAdapter": "llm_connect.core.mock",
-    "OpenAIAdapter": "llm_connect.adapters.openai",
-    "OpenRouterAdapter": "llm_connect.adapters.openrouter",
-    "Price": "llm_connect.core.price",
-    "Prompt": "llm_connect.core.response",
-    "RunConfig": "llm_connect.core.models",
-    "StreamChunk": "llm_connect.core.chunks",
-    "TextChunk": "llm_connect.core.chunks",
-    "TokenCounter": "llm_connect.core.counting",
-    "Total": "llm_connect.core.totals",
-    "Usage": "llm_connect.core.usage",
-    "UsageChunk": "llm_connect.core.chunks",
+    "Hold": "llm_connect.budget.admission.holds",
+    "JsonLinesSink": "llm_connect.budget.accounting.sinks",
+    "LLMAPIError": "llm_connect.errors",
+    "LLMAdapter": "llm_connect.interface.adapter",
+    "LLMAuthenticationError": "llm_connect.errors",
+    "LLMBudgetExceededError": "llm_connect.errors",
+    "LLMBudgetNeverFitsError": "llm_connect.errors",
+    "LLMBudgetWaitError": "llm_connect.errors",
+    "LLMConfigurationError": "llm_connect.errors",
+    "LLMConnectionError": "llm_connect.errors",
+    "LLMError": "llm_connect.errors",
+    "LLMRateLimitError": "llm_connect.errors",
+    "LLMResponse": "llm_connect.types.response",
+    "LLMResponseError": "llm_connect.errors",
+    "LLMStoreError": "llm_connect.errors",
+    "LLMStream": "llm_connect.interface.streams",
+    "LLMSubprocessError": "llm_connect.errors",
+    "LLMTimeoutError": "llm_connect.errors",
+    "LearnedFactor": "llm_connect.budget.accounting.calibration",
+    "LedgerEntry": "llm_connect.budget.accounting.ledger",
+    "MockLLMAdapter": "llm_connect.testing.mock",
+    "OpenAIAdapter": "llm_connect.providers.openai",
+    "OpenRouterAdapter": "llm_connect.providers.openrouter",
+    "Price": "llm_connect.budget.accounting.prices",
+    "Prompt": "llm_connect.types.response",
+    "RunConfig": "llm_connect.interface.config",
+    "StreamChunk": "llm_connect.types.chunks",
+    "TextChunk": "llm_connect.types.chunks",
+    "TokenCounter": "llm_connect.budget.accounting.token_counters",
+    "Total": "llm_connect.budget.accounting.totals",
+    "Usage": "llm_connect.types.usage",
+    "UsageChunk": "llm_connect.types.chunks",
     "aopen_budget": "llm_connect.stores.opening",
     "create_adapter": "llm_connect.config.factory",
     "open_budget": "llm_connect.stores.opening",
@@ -169,7 +169,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _PRICED:
-        import_module("llm_connect.calling.trackers")
+        import_module("llm_connect.engine.trackers")
     value = globals()[name] = getattr(import_module(_PLACES[name]), name)
     return value
 

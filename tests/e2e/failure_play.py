@@ -14,10 +14,10 @@ import pytest
 
 from llm_connect import BudgetTracker, LLMAdapter, LLMError, LLMResponse, RunConfig, create_adapter
 from llm_connect.testing import Behaviour, EmbeddedProvider
-from tests.adapters.claude_binary import find_claude, needs_claude
-from tests.adapters.claude_stand_in import stand_in
 from tests.dead_ends import DEAD_ENDS
 from tests.e2e.failure_table import CLAUDE, TABLE, Case, Row
+from tests.providers.claude_binary import find_claude, needs_claude
+from tests.providers.claude_stand_in import stand_in
 from tests.transports import choose
 
 Form = Literal["sync", "async", "async on httpx2 alone", "stream", "async stream", "async stream on httpx2 alone"]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_connect import BudgetTracker, GeminiAdapter, OpenAIAdapter, OpenRouterAdapter, RunConfig, TokenCounter
-from llm_connect.core.bounds import utf8_bytes
+from llm_connect.budget.accounting.bounds import utf8_bytes
 from llm_connect.testing import EmbeddedProvider
 
 KEY = "key-0123456789"

@@ -17,7 +17,7 @@ from llm_connect import (
     LLMResponseError,
     LLMStoreError,
 )
-from llm_connect.calling import retry
+from llm_connect.engine import retry
 from llm_connect.testing import EmbeddedProvider
 from tests.e2e.failure_play import MAX_RETRIES, Play, Played, plays
 from tests.e2e.failure_table import TABLE
@@ -120,7 +120,7 @@ def test_every_error_class_has_a_row() -> None:
     """
     kinds = {row.kind for row in TABLE if row.kind is not None} | {LLMStoreError, LLMBudgetWaitError}
     kinds.add(LLMBudgetExceededError)
-    assert kinds == {kind for kind in subclasses(LLMError) if kind.__module__ == "llm_connect.core.exceptions"}
+    assert kinds == {kind for kind in subclasses(LLMError) if kind.__module__ == "llm_connect.errors"}
     assert LLMResponseError in kinds
 
 

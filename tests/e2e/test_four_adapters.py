@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from llm_connect import BudgetTracker, ClaudeCodeAdapter, GeminiAdapter, OpenAIAdapter, OpenRouterAdapter, RunConfig
 from llm_connect.testing import Behaviour, EmbeddedProvider
-from tests.adapters.claude_binary import find_claude, needs_claude
+from tests.providers.claude_binary import find_claude, needs_claude
 
 KEY = "key-0123456789"
 CONFIG = RunConfig(max_tokens=50, max_retries=0, timeout_seconds=60)

@@ -22,8 +22,8 @@ import pytest
 
 from llm_connect import BudgetTracker, ClaudeCodeAdapter, LLMResponse, LLMTimeoutError, RunConfig
 from llm_connect.testing import Behaviour, EmbeddedProvider
-from tests.adapters.claude_binary import find_claude, needs_claude
-from tests.adapters.claude_stand_in import stand_in
+from tests.providers.claude_binary import find_claude, needs_claude
+from tests.providers.claude_stand_in import stand_in
 from tests.transports import TRANSPORTS
 
 KEY = "key-0123456789"

@@ -25,7 +25,7 @@ from llm_connect import (
     OpenRouterAdapter,
     RunConfig,
 )
-from tests.adapters.claude_binary import find_claude, needs_claude
+from tests.providers.claude_binary import find_claude, needs_claude
 
 pytestmark = pytest.mark.xdist_group("engine")
 

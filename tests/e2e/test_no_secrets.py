@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llm_connect import LLMResponse
-from llm_connect.calling import retry
+from llm_connect.engine import retry
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.e2e.failure_play import Form, Play, Played, plays
 

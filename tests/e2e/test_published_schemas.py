@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_connect import OpenAIAdapter, RunConfig
-from llm_connect.calling.deadline import Deadline
+from llm_connect.engine.deadline import Deadline
 from llm_connect.testing import EmbeddedProvider
 from tests.published_schema import errors_in, unknown_fields
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llm_connect import GeminiAdapter, LLMError, LLMResponse, OpenAIAdapter, OpenRouterAdapter, RunConfig
-from llm_connect.core.bounds import Bound
+from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.protocols import chat_completions, generate_content, responses
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.openrouter_costs import cost_in

@@ -13,9 +13,9 @@ import pytest
 from examples.chain.local_engine import LocalEngine
 from llm_connect import BudgetTracker, ClaudeCodeAdapter, LLMAdapter, LLMBudgetExceededError, LLMResponse, RunConfig
 from llm_connect.testing import Behaviour, EmbeddedProvider
-from tests.adapters.claude_binary import find_claude, needs_claude
 from tests.e2e import test_local_engine
 from tests.e2e.test_cap_holds import ADAPTERS, ATTEMPTS, CALLS, CAP, PROMPT
+from tests.providers.claude_binary import find_claude, needs_claude
 
 LEAST_THROUGH = 18
 

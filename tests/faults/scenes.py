@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llm_connect import BudgetTracker, LLMBudgetExceededError, MockLLMAdapter, RunConfig
-from llm_connect.core.ledger import LedgerEntry
-from tests.core.budget_helpers import in_thread, until
+from llm_connect.budget.accounting.ledger import LedgerEntry
+from tests.budget.budget_helpers import in_thread, until
 
 CAP = 1_000
 PATIENCE = 20.0
@@ -341,7 +341,7 @@ def metered(make: Make) -> Scene:
 
 
 def window(make: Make) -> Scene:
-    from llm_connect.core import clocks
+    from llm_connect.budget.admission import clocks
 
     scene = _scene(make, period="hour")
     child = scene.root.child("a", 500, period="day")

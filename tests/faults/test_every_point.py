@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_connect import BudgetTracker, LLMConfigurationError
-from tests.core.budget_helpers import in_thread
+from tests.budget.budget_helpers import in_thread
 from tests.faults import scenes
 from tests.faults.drawn import wrong_of
 from tests.faults.scenes import CAP, PATIENCE, Scene

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llm_connect import BudgetTracker, open_budget
-from tests.core.stores import new_url, temporary_folder
+from tests.budget.stores import new_url, temporary_folder
 from tests.faults import scenes
 from tests.faults.drawn import wrong_of
 from tests.faults.scenes import Scene

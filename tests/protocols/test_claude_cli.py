@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.exceptions import (
+from llm_connect.errors import (
     LLMAPIError,
     LLMAuthenticationError,
     LLMConfigurationError,
@@ -20,11 +20,11 @@ from llm_connect.core.exceptions import (
     LLMResponseError,
     LLMSubprocessError,
 )
-from llm_connect.core.models import RunConfig
+from llm_connect.interface.config import RunConfig
 from llm_connect.protocols import claude_cli
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
-DATA = Path(__file__).parent.parent / "adapters" / "data" / "claude"
+DATA = Path(__file__).parent.parent / "providers" / "data" / "claude"
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
 
 

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_connect import LLMError
-from llm_connect.core.response import FINISH_REASONS
 from llm_connect.protocols import chat_completions, claude_cli, generate_content, responses
 from llm_connect.protocols.wire import Answer, Failure, Reply
+from llm_connect.types.response import FINISH_REASONS
 
 FUZZED = settings(max_examples=80, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.exceptions import LLMAPIError, LLMRateLimitError
+from llm_connect.errors import LLMAPIError, LLMRateLimitError
 from llm_connect.protocols import chat_completions
 from llm_connect.protocols.openrouter_errors import with_openrouters_words
 from llm_connect.protocols.wire import Failure, Reply

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_connect import Usage
-from llm_connect.core.usage import MOST_TOKENS
 from llm_connect.protocols import chat_completions, claude_cli, generate_content, responses
 from llm_connect.protocols.openrouter_costs import cost_in
 from llm_connect.protocols.stream_reading import EventReading
 from llm_connect.protocols.usage_figures import figure, usd_figure
 from llm_connect.protocols.wire import Answer, Failure, Reply
+from llm_connect.types.usage import MOST_TOKENS
 
 TEXT = "Hello there, this is an answer."
 #: A number that JSON may hold and Python does not read by itself.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.stores import STORES, new_url, temporary_folder
+from tests.budget.stores import STORES, new_url, temporary_folder
 from tests.stores.losing import FOR_ALL, FOR_ONE, Store
 
 #: Files whose tests say the same of every store, but for those that are about what stands in a file.

@@ -16,8 +16,8 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError, LLMStoreError
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError, LLMStoreError
 from llm_connect.stores.opening import open_budget
 
 ROOT = Path(__file__).parents[2]

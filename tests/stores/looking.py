@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.demand import NO_FACTS, PlainDemand
-from llm_connect.core.waiters import Waiter
+from llm_connect.budget.accounting.demands import NO_FACTS, PlainDemand
+from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.budgets import new_gate
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.redis.gate import RedisGate

@@ -13,9 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llm_connect.core.budget import BudgetTracker
+from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import until
+from tests.budget.budget_helpers import until
 from tests.stores.looking import alone, gate_of
 from tests.stores.servers import new_server
 

@@ -16,7 +16,7 @@ from subprocess import DEVNULL
 
 import pytest
 
-from tests.core.budget_helpers import until
+from tests.budget.budget_helpers import until
 
 PROGRAM = shutil.which(os.environ.get("LLM_CONNECT_REDIS_SERVER", "redis-server"))
 

@@ -9,11 +9,11 @@ from contextlib import suppress
 
 import pytest
 
-from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import RunConfig
+from llm_connect.interface.config import RunConfig
 from llm_connect.stores import budgets, processes
 from llm_connect.stores.opening import aopen_budget, open_budget
-from tests.core.budget_helpers import at_rest, auntil, until
+from llm_connect.testing.mock import MockLLMAdapter
+from tests.budget.budget_helpers import at_rest, auntil, until
 from tests.leftovers import DESCRIPTORS
 
 

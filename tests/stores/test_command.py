@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import RunConfig
-from llm_connect.core.price import Price
-from llm_connect.core.units import NOTHING
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.interface.config import RunConfig
 from llm_connect.stores.command import main
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import at_rest
+from llm_connect.testing.mock import MockLLMAdapter
+from llm_connect.types.amounts import NOTHING
+from tests.budget.budget_helpers import at_rest
 from tests.stores.looking import end_leases
 
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.demand import NO_FACTS, CallFacts
-from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
-from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import RunConfig
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMConfigurationError, LLMStoreError
+from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
 from llm_connect.stores.sqlite.gate import SqliteGate
-from tests.core.budget_helpers import WAIT, at_rest, in_thread, outcomes, until, waits
+from llm_connect.testing.mock import MockLLMAdapter
+from llm_connect.types.amounts import NOTHING, Amount
+from tests.budget.budget_helpers import WAIT, at_rest, in_thread, outcomes, until, waits
 from tests.stores.crew import SECONDS, bill, crew
 from tests.stores.looking import alone
 from tests.stores.test_sharing import Busy

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
-from llm_connect.core.units import NOTHING
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import at_rest, outcomes, refused, until
+from llm_connect.types.amounts import NOTHING
+from tests.budget.budget_helpers import at_rest, outcomes, refused, until
 from tests.stores.crew import crew
 from tests.stores.looking import end_leases, gate_of, second, stored
 

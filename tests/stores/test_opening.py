@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.price import Price
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.opening import aopen_budget, open_budget
 from llm_connect.stores.urls import path_of
 

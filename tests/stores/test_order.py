@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMBudgetExceededError
-from llm_connect.core.holds import Hold
-from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import RunConfig
+from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMBudgetExceededError
+from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import at_rest, in_thread, refused, until, waits
+from llm_connect.testing.mock import MockLLMAdapter
+from tests.budget.budget_helpers import at_rest, in_thread, refused, until, waits
 from tests.stores.crew import crew
 from tests.stores.looking import alone, end_leases, gate_of, let_wait, second, stored, told
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
-from llm_connect.core.holds import Ending
-from llm_connect.core.units import Amount
+from llm_connect.budget.admission.holds import Ending
+from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import at_rest, until
+from llm_connect.types.amounts import Amount
+from tests.budget.budget_helpers import at_rest, until
 from tests.stores.looking import gate_of
 from tests.stores.losing import Store
 

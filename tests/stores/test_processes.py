@@ -8,9 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from llm_connect.core.budget import BudgetTracker
+from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import at_rest, until
+from tests.budget.budget_helpers import at_rest, until
 from tests.stores.crew import LIMIT, SECONDS, bill, crew, results
 from tests.stores.looking import stored
 

@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.demand import NO_FACTS
-from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
-from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import RunConfig
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.budget.accounting.demands import NO_FACTS
+from llm_connect.errors import LLMConfigurationError, LLMStoreError
+from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget
+from llm_connect.stores.redis.packing import MOST
 from llm_connect.stores.redis.server import shown, store_error
-from llm_connect.stores.redis.states import MOST
-from tests.core.budget_helpers import at_rest, outcomes, refused, until
+from llm_connect.testing.mock import MockLLMAdapter
+from llm_connect.types.amounts import NOTHING, Amount
+from tests.budget.budget_helpers import at_rest, outcomes, refused, until
 from tests.stores.crew import bill, crew
 from tests.stores.looking import alone, gate_of, second
 from tests.stores.servers import RedisServer, new_server

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMStoreError
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMStoreError
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import at_rest, until
+from tests.budget.budget_helpers import at_rest, until
 from tests.stores.crew import crew, results
 from tests.stores.interrupting import Injector
 from tests.stores.looking import alone, gate_of, second

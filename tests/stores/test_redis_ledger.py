@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.totals import Total
-from llm_connect.core.units import Amount
+from llm_connect.budget.accounting.totals import Total
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import at_rest
-from tests.core.stores import new_url
+from llm_connect.types.amounts import Amount
+from tests.budget.budget_helpers import at_rest
+from tests.budget.stores import new_url
 from tests.stores.looking import alone, gate_of
 
 

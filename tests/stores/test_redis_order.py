@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core import clocks
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.demand import NO_FACTS, PlainDemand
-from llm_connect.core.waiters import Waiter
+from llm_connect.budget.accounting.demands import NO_FACTS, PlainDemand
+from llm_connect.budget.admission import clocks
+from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import at_rest, refused, until
-from tests.core.stores import new_url
+from tests.budget.budget_helpers import at_rest, refused, until
+from tests.budget.stores import new_url
 from tests.stores.looking import gate_of, second, told
 from tests.stores.servers import new_server
 from tests.stores.test_order import reserve, waiting

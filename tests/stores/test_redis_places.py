@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import redis
 
-from llm_connect.core.exceptions import LLMStoreError
-from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import RunConfig
+from llm_connect.errors import LLMStoreError
+from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import at_rest, in_thread, until, waits
+from llm_connect.testing.mock import MockLLMAdapter
+from tests.budget.budget_helpers import at_rest, in_thread, until, waits
 from tests.stores.looking import gate_of, second
 from tests.stores.servers import RedisServer, new_server
 

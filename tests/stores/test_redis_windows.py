@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core import clocks
+from llm_connect.budget.admission import clocks
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.redis.clock import ServerClock
-from tests.core.budget_helpers import at_rest, outcomes
-from tests.core.stores import new_url
-from tests.core.test_windows import NOON, Clock
+from tests.budget.budget_helpers import at_rest, outcomes
+from tests.budget.stores import new_url
+from tests.budget.test_windows import NOON, Clock
 from tests.stores.looking import gate_of, second
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
-from tests.core.budget_helpers import at_rest
+from tests.budget.budget_helpers import at_rest
 from tests.stores.crew import crew, results
 from tests.stores.looking import gate_of, second
 from tests.stores.losing import DURABLE

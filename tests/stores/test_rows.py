@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_connect import BudgetTracker, Usage
-from llm_connect.stores.rows import ended_values, entry_of, entry_values
+from llm_connect.stores.serialization import ended_values, entry_of, entry_values
 
 
 def test_the_row_of_an_ended_hold_is_that_of_its_entry() -> None:

@@ -20,13 +20,13 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMBudgetExceededError, LLMConfigurationError
-from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import RunConfig
-from llm_connect.core.price import Price
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError
+from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import aopen_budget, open_budget
-from tests.core.budget_helpers import at_rest, auntil, in_thread, outcomes, refused, until
+from llm_connect.testing.mock import MockLLMAdapter
+from tests.budget.budget_helpers import at_rest, auntil, in_thread, outcomes, refused, until
 from tests.stores.looking import alone, gate_of, second
 
 

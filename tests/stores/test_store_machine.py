@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import invariant, precondition, rule
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.periods import Period
-from llm_connect.core.units import Amount
+from llm_connect.budget.accounting.periods import Period
+from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.budgets import new_gate
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_model import Node
-from tests.core.stores import new_url, temporary_folder
-from tests.core.test_budget_machine import PICK, BudgetMachine
+from llm_connect.types.amounts import Amount
+from tests.budget.budget_model import Node
+from tests.budget.stores import new_url, temporary_folder
+from tests.budget.test_budget_machine import PICK, BudgetMachine
 
 
 class StoreBudgetMachine(BudgetMachine):

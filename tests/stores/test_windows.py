@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core import clocks
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import NOTHING
+from llm_connect.budget.admission import clocks
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.budgets import new_gate
 from llm_connect.stores.command import main
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
-from tests.core.budget_helpers import at_rest, in_thread, refused, until, waits
-from tests.core.test_windows import DAY, NOON, Clock
+from llm_connect.types.amounts import NOTHING
+from tests.budget.budget_helpers import at_rest, in_thread, refused, until, waits
+from tests.budget.test_windows import DAY, NOON, Clock
 from tests.stores.crew import crew, results
 from tests.stores.looking import second
 

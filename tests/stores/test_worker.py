@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from llm_connect.core.adapter import LLMAdapter
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.holds import Ending
-from llm_connect.core.mock import MockLLMAdapter
-from llm_connect.core.models import RunConfig
-from llm_connect.core.response import LLMResponse
-from llm_connect.core.units import MOST, Amount
-from llm_connect.core.usage import Usage
+from llm_connect.budget.admission.holds import Ending
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.interface.adapter import LLMAdapter
+from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget
-from tests.core.budget_helpers import at_rest, outcomes, until
+from llm_connect.testing.mock import MockLLMAdapter
+from llm_connect.types.amounts import MOST, Amount
+from llm_connect.types.response import LLMResponse
+from llm_connect.types.usage import Usage
+from tests.budget.budget_helpers import at_rest, outcomes, until
 from tests.stores.looking import gate_of, leases_end
 
 LEASE = 1.5

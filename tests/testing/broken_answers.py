@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from llm_connect import LLMResponse, LLMStream, RunConfig, StreamChunk, TextChunk, Usage
-from llm_connect.core.holds import Hold
+from llm_connect.budget.admission.holds import Hold
 from tests.testing.breaking import breaks
 from tests.testing.good_adapters import Good, GoodByItself, Letters, Streaming
 

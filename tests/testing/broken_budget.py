@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from llm_connect import BudgetTracker, LLMConfigurationError, LLMResponse, RunConfig, Usage
-from llm_connect.core.bounds import Bound
-from llm_connect.core.holds import Hold
+from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.admission.holds import Hold
 from tests.testing.breaking import breaks
 from tests.testing.good_adapters import Good, GoodByItself
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from llm_connect import BudgetTracker, LLMAPIError, LLMBudgetExceededError, LLMResponse, RunConfig, Usage
-from llm_connect.core.holds import Hold
+from llm_connect.budget.admission.holds import Hold
 from tests.testing.breaking import breaks
 from tests.testing.good_adapters import Good, GoodByItself
 

@@ -17,7 +17,7 @@ from llm_connect import (
     RunConfig,
     Usage,
 )
-from llm_connect.core.holds import Hold
+from llm_connect.budget.admission.holds import Hold
 from tests.testing.breaking import breaks
 from tests.testing.good_adapters import KEY, Good, GoodByItself
 

@@ -22,7 +22,7 @@ from llm_connect import (
     RunConfig,
 )
 from llm_connect.testing import Behaviour, EmbeddedProvider, check_adapter, conformance_rules
-from tests.adapters.claude_binary import find_claude, needs_claude
+from tests.providers.claude_binary import find_claude, needs_claude
 from tests.test_documents import ROOT, blocks
 
 KEY = "sk-canary-7f3d9b1c5e8a2046"

@@ -26,7 +26,7 @@ from llm_connect import (
 )
 from llm_connect.config import options
 from llm_connect.config.factory import PROVIDERS
-from llm_connect.core.models import RunConfigFields
+from llm_connect.interface.config import RunConfigFields
 from llm_connect.stores.opening import BudgetOptions
 
 HERE = Path(__file__).parent

@@ -7,14 +7,10 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args, overload
 
 from llm_connect.config.options import Provider
-from llm_connect.core.adapter import LLMAdapter
-from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.errors import LLMConfigurationError
+from llm_connect.interface.adapter import LLMAdapter
 
 if TYPE_CHECKING:
-    from llm_connect.adapters.claude_code import ClaudeCodeAdapter
-    from llm_connect.adapters.gemini import GeminiAdapter
-    from llm_connect.adapters.openai import OpenAIAdapter
-    from llm_connect.adapters.openrouter import OpenRouterAdapter
     from llm_connect.config.options import (
         AdapterOptions,
         ClaudeCodeOptions,
@@ -23,14 +19,18 @@ if TYPE_CHECKING:
         OpenAIOptions,
         OpenRouterOptions,
     )
-    from llm_connect.core.mock import MockLLMAdapter
+    from llm_connect.providers.claude_code import ClaudeCodeAdapter
+    from llm_connect.providers.gemini import GeminiAdapter
+    from llm_connect.providers.openai import OpenAIAdapter
+    from llm_connect.providers.openrouter import OpenRouterAdapter
+    from llm_connect.testing.mock import MockLLMAdapter
 
 _ADAPTERS = {
-    "claude-code": ("llm_connect.adapters.claude_code", "ClaudeCodeAdapter"),
-    "gemini": ("llm_connect.adapters.gemini", "GeminiAdapter"),
-    "mock": ("llm_connect.core.mock", "MockLLMAdapter"),
-    "openai": ("llm_connect.adapters.openai", "OpenAIAdapter"),
-    "openrouter": ("llm_connect.adapters.openrouter", "OpenRouterAdapter"),
+    "claude-code": ("llm_connect.providers.claude_code", "ClaudeCodeAdapter"),
+    "gemini": ("llm_connect.providers.gemini", "GeminiAdapter"),
+    "mock": ("llm_connect.testing.mock", "MockLLMAdapter"),
+    "openai": ("llm_connect.providers.openai", "OpenAIAdapter"),
+    "openrouter": ("llm_connect.providers.openrouter", "OpenRouterAdapter"),
 }
 
 #: The names that `create_adapter` knows.

@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
-from llm_connect.calling.http_options import Verify
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.counting import CountTokens
-from llm_connect.core.price import Price
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.accounting.token_counters import CountTokens
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.engine.http_options import Verify
 
 if TYPE_CHECKING:
     import httpx2
     import openai
 
-    from llm_connect.core.mock import Reply
+    from llm_connect.testing.mock import Reply
 
 #: The names that `create_adapter` knows.
 Provider: TypeAlias = Literal["claude-code", "gemini", "mock", "openai", "openrouter"]

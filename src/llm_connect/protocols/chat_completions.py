@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from llm_connect.core.bounds import Bound
-from llm_connect.core.counting import TokenCounter
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.models import RunConfig
-from llm_connect.core.response import FinishReason, Prompt
+from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.accounting.token_counters import TokenCounter
+from llm_connect.errors import LLMConfigurationError
+from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.http_failures import error_reply, read_answer
 from llm_connect.protocols.openai_replies import answer_of, told_by
 from llm_connect.protocols.params import check_known, json_schema
@@ -43,6 +42,7 @@ from llm_connect.protocols.wire import (
     unreadable,
     with_figures,
 )
+from llm_connect.types.response import FinishReason, Prompt
 
 #: Parameters that change neither the number of answers nor the reading of the reply.
 SHARED_PARAMS = frozenset(

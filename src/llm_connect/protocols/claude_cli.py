@@ -1,6 +1,6 @@
 """The Claude Code command: its input, and the meaning of its output.
 
-Source: the real command (2.1.330) against a Messages server on loopback, run as in `adapters/claude_code.py`: a
+Source: the real command (2.1.330) against a Messages server on loopback, run as in `providers/claude_code.py`: a
 budget that any request exceeds stops it after one request. So `budget_exhausted` is the good end, and `is_error`,
 `subtype` and the exit code mean nothing.
 """
@@ -11,17 +11,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-from llm_connect.core.bounds import Bound, utf8_bytes
-from llm_connect.core.counting import TokenCounter
-from llm_connect.core.exceptions import LLMConfigurationError, LLMResponseError, LLMSubprocessError
-from llm_connect.core.models import RunConfig
-from llm_connect.core.response import FinishReason, Prompt
+from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
+from llm_connect.budget.accounting.token_counters import TokenCounter
+from llm_connect.errors import LLMConfigurationError, LLMResponseError, LLMSubprocessError
+from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.claude_output import ANSWER_TOOL, Output, cost_of, object_of, read, text_of
 from llm_connect.protocols.error_bodies import ErrorFields, said_in
 from llm_connect.protocols.http_failures import error_reply, from_status, no_reply
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.prompt_sizes import TOOL_PROMPT_TOKENS, PromptSizes
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, shown, spent_on_thinking, text
+from llm_connect.types.response import FinishReason, Prompt
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
 

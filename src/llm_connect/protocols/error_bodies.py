@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from llm_connect.core.checks import encodable
+from llm_connect._validation import encodable
 from llm_connect.protocols.pages import words_of_page
 from llm_connect.protocols.wire import JSON, loaded, mapping, objects, shown, text
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llm_connect.core.bounds import Bound
-from llm_connect.core.counting import TokenCounter
-from llm_connect.core.models import RunConfig
-from llm_connect.core.response import FinishReason, Prompt
+from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.accounting.token_counters import TokenCounter
+from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.http_failures import read_answer
 from llm_connect.protocols.params import check_known, json_schema
@@ -35,6 +34,7 @@ from llm_connect.protocols.wire import (
     unreadable,
     with_figures,
 )
+from llm_connect.types.response import FinishReason, Prompt
 
 #: Names that `model_params` may have, and their places in `generationConfig`.
 _GENERATION_PARAMS = {

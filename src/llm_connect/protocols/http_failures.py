@@ -8,7 +8,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TypeGuard
 
-from llm_connect.core.exceptions import (
+from llm_connect.errors import (
     LLMAPIError,
     LLMAuthenticationError,
     LLMConnectionError,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llm_connect.core.response import FinishReason
 from llm_connect.protocols.streamed_figures import SO_FAR
 from llm_connect.protocols.usage_figures import SILENT, Figures, Told, before_the_end, figure, figures, told
 from llm_connect.protocols.wire import (
@@ -16,6 +15,7 @@ from llm_connect.protocols.wire import (
     spent_on_thinking,
     text,
 )
+from llm_connect.types.response import FinishReason
 
 
 def answer_of(reply: Reply, body: JSON, content: str, finish: FinishReason) -> Answer:

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from urllib.parse import quote
 
-from llm_connect.core.checks import check_encodable
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.usage import Usage
+from llm_connect._validation import check_encodable
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.protocols.http_failures import read_answer
 from llm_connect.protocols.openrouter_costs import charged
 from llm_connect.protocols.usage_figures import Figures, clipped, figure
@@ -23,6 +22,7 @@ from llm_connect.protocols.wire import (
     text,
     unreadable,
 )
+from llm_connect.types.usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.models import RunConfig
+from llm_connect.errors import LLMConfigurationError
+from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.wire import JSON
 
 #: Keys that every provider's protocol translates.

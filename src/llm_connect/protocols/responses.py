@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm_connect.core.bounds import Bound
-from llm_connect.core.counting import TokenCounter
-from llm_connect.core.models import RunConfig
-from llm_connect.core.response import FinishReason, Prompt
+from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.accounting.token_counters import TokenCounter
+from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
 from llm_connect.protocols.http_failures import read_answer
 from llm_connect.protocols.openai_replies import answer_of, told_by
@@ -42,6 +41,7 @@ from llm_connect.protocols.wire import (
     unreadable,
     with_figures,
 )
+from llm_connect.types.response import FinishReason, Prompt
 
 #: The smallest output limit that the format takes (OpenAPI document 2.3.0).
 LEAST_MAX_TOKENS = 16

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
-from llm_connect.core.usage import MOST_TOKENS
 from llm_connect.protocols.usage_figures import figure, usd_figure
+from llm_connect.types.usage import MOST_TOKENS
 
 #: The names of a total, and how the names of figures end that count tokens.
 _TOTALS = ("total_tokens", "totalTokenCount")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
-from llm_connect.core.usage import MOST_TOKENS, MOST_USD, Usage
+from llm_connect.types.usage import MOST_TOKENS, MOST_USD, Usage
 
 _WRITTEN = re.compile(r"\s*(\d{1,18})(?:\.0*)?\s*", re.ASCII)
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, TypeAlias, TypeVar
 
-from llm_connect.core.checks import encodable
-from llm_connect.core.exceptions import LLMError, LLMResponseError
-from llm_connect.core.response import FinishReason
-from llm_connect.core.usage import Usage
+from llm_connect._validation import encodable
+from llm_connect.errors import LLMError, LLMResponseError
 from llm_connect.protocols.pages import words_of_page
 from llm_connect.protocols.usage_figures import Told
+from llm_connect.types.response import FinishReason
+from llm_connect.types.usage import Usage
 
 JSON: TypeAlias = dict[str, Any]
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from llm_connect.core.books import Books, Sink
-from llm_connect.core.holds import Ending, Hold
-from llm_connect.core.journal import Plan
-from llm_connect.core.ledger import LedgerEntry
-from llm_connect.core.outbox import Outbox
-from llm_connect.core.thresholds import Threshold
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.budget.accounting.journal import Plan
+from llm_connect.budget.accounting.ledger import LedgerEntry
+from llm_connect.budget.admission.alerts import Threshold
+from llm_connect.budget.admission.booking import Books, Sink
+from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.holds import Ending, Hold
+from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.scope import Scope
+    from llm_connect.budget.accounting.scope import Scope
     from llm_connect.stores.ports import StoreSession
 
 

@@ -6,20 +6,20 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, TypeAlias
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.checks import check_name
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.periods import period_said
-from llm_connect.core.units import UNITS, shown
+from llm_connect._validation import check_name
+from llm_connect.budget.accounting.periods import period_said
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.sqlite.terms import FileTerms
+from llm_connect.types.amounts import UNITS, shown
 
 if TYPE_CHECKING:
-    from llm_connect.core.admission import OnUnknown
-    from llm_connect.core.demand import CallFacts
-    from llm_connect.core.limits import Limits
-    from llm_connect.core.periods import Period
+    from llm_connect.budget.accounting.arguments import Limits
+    from llm_connect.budget.accounting.demands import CallFacts
+    from llm_connect.budget.accounting.periods import Period
+    from llm_connect.budget.admission.controller import OnUnknown
 
 #: The terms of each kind of store.
 StoreTerms: TypeAlias = FileTerms | ServerTerms

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from llm_connect.stores.holds import Before, StoredHold
-from llm_connect.stores.rows import start_anew
+from llm_connect.stores.serialization import start_anew
 
 if TYPE_CHECKING:
-    from llm_connect.core.scope import Scope
+    from llm_connect.budget.accounting.scope import Scope
 
 
 class Changes:

@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from llm_connect.core.demand import CallFacts
-from llm_connect.core.exceptions import LLMError
-from llm_connect.core.units import plain
+from llm_connect.budget.accounting.demands import CallFacts
+from llm_connect.errors import LLMError
 from llm_connect.stores.budgets import forget_spending
 from llm_connect.stores.opening import terms_of
 from llm_connect.stores.redis import report as redis_report
@@ -23,6 +22,7 @@ from llm_connect.stores.reports import Report
 from llm_connect.stores.sqlite.report import reading
 from llm_connect.stores.tables import cell, printable, table
 from llm_connect.stores.urls import path_of
+from llm_connect.types.amounts import plain
 
 _UNITS = ("tokens", "calls", "usd")
 

@@ -11,32 +11,32 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from llm_connect.core import forks
-from llm_connect.core.accounts import amount_of
-from llm_connect.core.admission import OnUnknown, S
-from llm_connect.core.clocks import wall_clock
-from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
-from llm_connect.core.gates import Note
-from llm_connect.core.holds import NO_ENDING, Ending, Hold, gather_lost, lost
-from llm_connect.core.locks import TreeLock
-from llm_connect.core.log import write
-from llm_connect.core.units import NOTHING
-from llm_connect.core.waiting import in_running_loop
-from llm_connect.core.windows import Clock
+from llm_connect import _forks
+from llm_connect.budget.accounting.accounts import amount_of
+from llm_connect.budget.accounting.windows import Clock
+from llm_connect.budget.admission.acquire import in_running_loop
+from llm_connect.budget.admission.backend import Note
+from llm_connect.budget.admission.backoff_lock import TreeLock
+from llm_connect.budget.admission.clocks import wall_clock
+from llm_connect.budget.admission.controller import OnUnknown, S
+from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost, lost
+from llm_connect.budget.admission.log import write
+from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.holds import StoredHold
-from llm_connect.stores.line import RevisableLine
 from llm_connect.stores.outbox import StagedOutbox
 from llm_connect.stores.processes import look_after
+from llm_connect.stores.tentative_queue import RevisableLine
 from llm_connect.stores.transaction import AtomicGate
 from llm_connect.stores.worker import StoreWorker
+from llm_connect.types.amounts import NOTHING
 
 if TYPE_CHECKING:
-    from llm_connect.core.accounts import Account
-    from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.demand import CallFacts, Demand
-    from llm_connect.core.learning import Key, LearnedFactor
-    from llm_connect.core.scope import Scope
-    from llm_connect.core.waiters import Waiter
+    from llm_connect.budget.accounting.accounts import Account
+    from llm_connect.budget.accounting.calibration import Key, LearnedFactor
+    from llm_connect.budget.accounting.demands import CallFacts, Demand
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.admission.waiters import Waiter
+    from llm_connect.budget.tracker import BudgetTracker
     from llm_connect.stores.books import StoredBooks
     from llm_connect.stores.changes import Changes
     from llm_connect.stores.leases import Leases
@@ -388,7 +388,7 @@ class StoreGate(AtomicGate, ABC):
         self._suspects.clear()
         self._line = RevisableLine(self, self.sure)
         self._staged.leave_to_parent()
-        self._generation = forks.generation
+        self._generation = _forks.generation
 
     def roll(self) -> None:
         """Let leave windows what is over, as every transaction does when it begins."""
@@ -422,5 +422,5 @@ def _nothing() -> None:
 
 def _check_own(hold: Hold) -> None:
     lease = getattr(hold, "lease", None)
-    if lease is not None and lease.generation != forks.generation:
+    if lease is not None and lease.generation != _forks.generation:
         raise LLMConfigurationError("This hold is that of the process before os.fork: reserve anew in this one.")

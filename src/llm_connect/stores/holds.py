@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from llm_connect.core.exceptions import LLMError
-from llm_connect.core.holds import NO_ENDING, Ending, Hold
-from llm_connect.core.refusals import refusal_of
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold
+from llm_connect.budget.admission.refusals import refusal_of
+from llm_connect.errors import LLMError
+from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.demand import CallFacts, Demand
-    from llm_connect.core.scope import Scope
+    from llm_connect.budget.accounting.demands import CallFacts, Demand
+    from llm_connect.budget.accounting.scope import Scope
     from llm_connect.stores.lease import Lease
     from llm_connect.stores.ports import StoreSession
 

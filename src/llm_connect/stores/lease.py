@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_connect.core import forks
+from llm_connect import _forks
 
 
 class Lease:
@@ -14,4 +14,4 @@ class Lease:
         #: Under which number or name it stands in the store.
         self.number = number
         self.expires_at = expires_at
-        self.generation: int = forks.generation
+        self.generation: int = _forks.generation

@@ -16,7 +16,7 @@ So a lease belongs to a process: one row with the moment at which it ends. All h
 transactions of the process renew it as they go, and the worker does when a third of its time has passed without any
 (`RENEWALS`). A process without holds and slices lets it go. Every process looks for leases that are over and ends them
 with their holds. A reserved hold is released, since nothing was sent. A dispatched hold is presumed, since the provider
-may bill it (`core/books.py`); with `on_unknown="release"` it is released.
+may bill it (`budget/admission/booking.py`); with `on_unknown="release"` it is released.
 
 **Fencing.** The dangerous process is one that was stopped for longer than its lease, and goes on as if nothing had
 happened. Its objects still say "reserved", while others were given that budget. Comparing clocks is not enough, because
@@ -47,12 +47,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from llm_connect.core.demand import PlainDemand
-from llm_connect.core.holds import RELEASED, Ending
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.budget.accounting.demands import PlainDemand
+from llm_connect.budget.admission.holds import RELEASED, Ending
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.lease import Lease
-from llm_connect.stores.rows import Row, facts_of
+from llm_connect.stores.serialization import Row, facts_of
+from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
     from llm_connect.stores.ports import StoreSession

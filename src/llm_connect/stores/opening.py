@@ -8,14 +8,14 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Never, TypedDict, Unpack, get_args
 
-from llm_connect.core.admission import OnUnknown
-from llm_connect.core.books import Sink
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.checks import check_count, check_number
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.limits import checked_limits
-from llm_connect.core.periods import Period, checked_period
-from llm_connect.core.price import Price, checked_prices
+from llm_connect._validation import check_count, check_number
+from llm_connect.budget.accounting.arguments import checked_limits
+from llm_connect.budget.accounting.periods import Period, checked_period
+from llm_connect.budget.accounting.prices import Price, checked_prices
+from llm_connect.budget.admission.booking import Sink
+from llm_connect.budget.admission.controller import OnUnknown
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.budgets import StoreTerms, open_root
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.sqlite.terms import FileTerms

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from llm_connect.core.exceptions import LLMStoreError
-from llm_connect.core.log import STORE_BACK, STORE_LOST, Owed, tell
+from llm_connect.budget.admission.log import STORE_BACK, STORE_LOST, Owed, tell
+from llm_connect.errors import LLMStoreError
 
 
 class Outage:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from llm_connect.core.locks import TreeLock
-from llm_connect.core.log import CALLBACK_LATE, tell
-from llm_connect.core.outbox import Outbox
+from llm_connect.budget.admission.backoff_lock import TreeLock
+from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.log import CALLBACK_LATE, tell
 from llm_connect.stores.worker import WorkerThread
 
 

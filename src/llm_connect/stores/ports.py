@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llm_connect.core.gates import BudgetGate
+from llm_connect.budget.admission.backend import BudgetGate
 
 if TYPE_CHECKING:
-    from llm_connect.core.budget import BudgetTracker
-    from llm_connect.core.demand import CallFacts
-    from llm_connect.core.holds import Ending, Hold
-    from llm_connect.core.ledger import LedgerEntry, Run
-    from llm_connect.core.limits import Limits
-    from llm_connect.core.scope import Scope
-    from llm_connect.core.units import Amount
+    from llm_connect.budget.accounting.arguments import Limits
+    from llm_connect.budget.accounting.demands import CallFacts
+    from llm_connect.budget.accounting.ledger import LedgerEntry, Run
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.admission.holds import Ending, Hold
+    from llm_connect.budget.tracker import BudgetTracker
     from llm_connect.stores.lease import Lease
     from llm_connect.stores.worker import StoreWorker
+    from llm_connect.types.amounts import Amount
 
 
 class Noting(Protocol):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from llm_connect.core.journal import Plan
-from llm_connect.core.periods import period_said
-from llm_connect.core.units import Amount, usd_of
-from llm_connect.core.windows import Window
-from llm_connect.stores.rows import labels_of
+from llm_connect.budget.accounting.journal import Plan
+from llm_connect.budget.accounting.periods import period_said
+from llm_connect.budget.accounting.windows import Window
+from llm_connect.stores.serialization import labels_of
+from llm_connect.types.amounts import Amount, usd_of
 
 
 class Report(Protocol):

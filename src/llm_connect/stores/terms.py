@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llm_connect.core.books import Sink
-from llm_connect.core.price import Price
-from llm_connect.core.units import MOST_LIMIT
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.admission.booking import Sink
+from llm_connect.types.amounts import MOST_LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

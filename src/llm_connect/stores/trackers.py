@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.price import Price
-from llm_connect.stores.rows import Row, bring_up_to_date
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.stores.serialization import Row, bring_up_to_date
 
 if TYPE_CHECKING:
-    from llm_connect.core.periods import Period
-    from llm_connect.core.scope import Scope
-    from llm_connect.core.windows import Window
+    from llm_connect.budget.accounting.periods import Period
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.windows import Window
     from llm_connect.stores.ports import StoreSession
 
 

@@ -45,7 +45,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from llm_connect.core.admission import Gate
+from llm_connect.budget.admission.controller import Gate
 from llm_connect.stores.outages import Outage
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import os
 import re
 from urllib.parse import unquote, urlsplit
 
-from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.errors import LLMConfigurationError
 
 _SQLITE = "sqlite:///"
 #: Schemes of URLs of a Redis server.

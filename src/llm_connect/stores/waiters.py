@@ -12,11 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llm_connect.core.units import Amount
-from llm_connect.core.waiters import RemoteWaiter, Waiter
+from llm_connect.budget.admission.waiters import RemoteWaiter, Waiter
+from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.line import Line
+    from llm_connect.budget.admission.wait_queue import Line
     from llm_connect.stores.ports import StoreSession
 
 #: Of so many callers, on different trackers or of different needs, a process tells the others.

@@ -14,7 +14,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from llm_connect.core.log import write
+from llm_connect.budget.admission.log import write
 
 #: How long one waits after a failure, and how often who waits looks whether the thread is there.
 _PAUSE_SECONDS = _WATCH_SECONDS = 1.0

@@ -7,21 +7,21 @@ import secrets
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
-from llm_connect.core.log import write
-from llm_connect.core.windows import Window
+from llm_connect.budget.accounting.windows import Window
+from llm_connect.budget.admission.log import write
+from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.redis.clock import clock_of
 from llm_connect.stores.redis.gate import RedisGate
 from llm_connect.stores.redis.keys import SCHEMA, Keys
+from llm_connect.stores.redis.packing import new_state, packed_state
 from llm_connect.stores.redis.server import Server
-from llm_connect.stores.redis.states import new_state, packed_state
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.windows import window_text
 
 if TYPE_CHECKING:
-    from llm_connect.core.admission import OnUnknown
-    from llm_connect.core.limits import Limits
-    from llm_connect.core.periods import Period
+    from llm_connect.budget.accounting.arguments import Limits
+    from llm_connect.budget.accounting.periods import Period
+    from llm_connect.budget.admission.controller import OnUnknown
 
 #: Servers that do not say what they throw away.
 _warned: set[str] = set()

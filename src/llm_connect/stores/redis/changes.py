@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.core.ledger import LedgerEntry
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.budget.accounting.ledger import LedgerEntry
 from llm_connect.stores.changes import Changes
 from llm_connect.stores.holds import Before, StoredHold
 from llm_connect.stores.redis.server import text_of
-from llm_connect.stores.rows import hold_values
+from llm_connect.stores.serialization import hold_values
+from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.holds import Hold
-    from llm_connect.core.scope import Scope
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.admission.holds import Hold
     from llm_connect.stores.redis.ports import ServerSession
 
 #: How many arguments of the script come before the texts.

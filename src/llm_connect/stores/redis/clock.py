@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from llm_connect.core.clocks import wall_clock
+from llm_connect.budget.admission.clocks import wall_clock
 
 if TYPE_CHECKING:
     from llm_connect.stores.redis.server import Server

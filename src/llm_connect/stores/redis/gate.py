@@ -7,25 +7,25 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llm_connect.core.exceptions import LLMStoreError
-from llm_connect.core.holds import gather_lost
-from llm_connect.core.log import write
-from llm_connect.core.slices import limits_of
+from llm_connect.budget.admission.earmarks import limits_of
+from llm_connect.budget.admission.holds import gather_lost
+from llm_connect.budget.admission.log import write
+from llm_connect.errors import LLMStoreError
 from llm_connect.stores.gate import Again
 from llm_connect.stores.redis.listener import Listener
 from llm_connect.stores.redis.state import RedisState
 
 if TYPE_CHECKING:
-    from llm_connect.core.accounts import Account
-    from llm_connect.core.demand import CallFacts, Demand
-    from llm_connect.core.holds import Hold
-    from llm_connect.core.ledger import LedgerEntry
-    from llm_connect.core.limits import Limits
-    from llm_connect.core.scope import Scope
-    from llm_connect.core.snapshot import BudgetSnapshot
-    from llm_connect.core.thresholds import Threshold
-    from llm_connect.core.units import Amount
-    from llm_connect.core.waiters import Waiter
+    from llm_connect.budget.accounting.accounts import Account
+    from llm_connect.budget.accounting.arguments import Limits
+    from llm_connect.budget.accounting.demands import CallFacts, Demand
+    from llm_connect.budget.accounting.ledger import LedgerEntry
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.snapshot import BudgetSnapshot
+    from llm_connect.budget.admission.alerts import Threshold
+    from llm_connect.budget.admission.holds import Hold
+    from llm_connect.budget.admission.waiters import Waiter
+    from llm_connect.types.amounts import Amount
 
 #: How long one waits before the store is tried again.
 _RETRY_SECONDS = 1.0

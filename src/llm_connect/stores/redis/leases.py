@@ -9,12 +9,12 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.core.holds import Ending
-from llm_connect.core.units import NOTHING
+from llm_connect.budget.admission.holds import Ending
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.lease import Lease
 from llm_connect.stores.leases import RENEWALS, Leases
 from llm_connect.stores.redis.server import text_of
+from llm_connect.types.amounts import NOTHING
 
 if TYPE_CHECKING:
     from llm_connect.stores.redis.ports import ServerSession

@@ -9,24 +9,24 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
-from llm_connect.core.books import Sink
-from llm_connect.core.demand import PlainDemand
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.holds import Ending, Hold
-from llm_connect.core.journal import Plan
-from llm_connect.core.ledger import Ended, Ledger, LedgerEntry, PostingOf
-from llm_connect.core.outbox import Outbox
-from llm_connect.core.totals import By, Kind, Total
-from llm_connect.core.units import NOTHING, Amount
+from llm_connect.budget.accounting.demands import PlainDemand
+from llm_connect.budget.accounting.journal import Plan
+from llm_connect.budget.accounting.ledger import Ended, Ledger, LedgerEntry, PostingOf
+from llm_connect.budget.accounting.totals import By, Kind, Total
+from llm_connect.budget.admission.booking import Sink
+from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.holds import Ending, Hold
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.books import StoredBooks
 from llm_connect.stores.gate import Again
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.redis.server import text_of
 from llm_connect.stores.redis.windows import TO_COME
-from llm_connect.stores.rows import Row, ended_values, entry_of, entry_values, facts_of
+from llm_connect.stores.serialization import Row, ended_values, entry_of, entry_values, facts_of
+from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.scope import Scope
+    from llm_connect.budget.accounting.scope import Scope
     from llm_connect.stores.redis.ports import ServerSession
 
 

@@ -9,7 +9,7 @@ import weakref
 from contextlib import suppress
 from typing import Any, Protocol
 
-from llm_connect.core.log import write
+from llm_connect.budget.admission.log import write
 from llm_connect.stores.redis.keys import Keys
 from llm_connect.stores.redis.server import Server
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sized
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llm_connect.core.holds import Hold
-from llm_connect.core.ledger import Ended, LedgerEntry
-from llm_connect.core.units import Amount
+from llm_connect.budget.accounting.ledger import Ended, LedgerEntry
+from llm_connect.budget.admission.holds import Hold
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.ports import Booking, Finding, Leasing, Noting, StoreSession
+from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.scope import Scope
-    from llm_connect.core.totals import Kind
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.totals import Kind
     from llm_connect.stores.redis.terms import ServerTerms
 
 

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.totals import By
+from llm_connect.budget.accounting.totals import By
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.redis.budgets import ROOT
 from llm_connect.stores.redis.clock import ServerClock
 from llm_connect.stores.redis.keys import PATTERN, SCHEMA, Keys, name_of
 from llm_connect.stores.redis.ledger import entry_from, sums_by
+from llm_connect.stores.redis.packing import states_of
 from llm_connect.stores.redis.server import Server, shown
-from llm_connect.stores.redis.states import states_of
 from llm_connect.stores.redis.windows import window_of
 from llm_connect.stores.reports import figures_data, hold_data, sum_data, windowed_data
-from llm_connect.stores.rows import Row
+from llm_connect.stores.serialization import Row
 
 _SECONDS = 5.0
 _BY: tuple[By, ...] = ("adapter", "model", "label")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
+from llm_connect.errors import LLMConfigurationError, LLMStoreError
 
 #: What may be asked of redis-py behind a question mark.
 _OPTIONS = {"db", "username", "password"} | {

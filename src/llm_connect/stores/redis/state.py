@@ -61,12 +61,12 @@ import weakref
 from functools import partial
 from typing import Any
 
-from llm_connect.core.admission import OnUnknown
-from llm_connect.core.exceptions import LLMConfigurationError, LLMStoreError
-from llm_connect.core.holds import RELEASED
-from llm_connect.core.learning import LearnedFactor
-from llm_connect.core.ledger import Ledger
-from llm_connect.core.totals import OTHERS
+from llm_connect.budget.accounting.calibration import LearnedFactor
+from llm_connect.budget.accounting.ledger import Ledger
+from llm_connect.budget.accounting.totals import OTHERS
+from llm_connect.budget.admission.controller import OnUnknown
+from llm_connect.budget.admission.holds import RELEASED
+from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.gate import Again, StoreGate
 from llm_connect.stores.lease import Lease
 from llm_connect.stores.redis.changes import StepChanges
@@ -74,8 +74,8 @@ from llm_connect.stores.redis.clock import ServerClock
 from llm_connect.stores.redis.keys import NAMES, SCHEMA, Keys
 from llm_connect.stores.redis.leases import ServerLeases
 from llm_connect.stores.redis.ledger import ServerBooks, ServerLedger
+from llm_connect.stores.redis.packing import MOST
 from llm_connect.stores.redis.server import NotLoaded, Server, part_of, store_error, text_of
-from llm_connect.stores.redis.states import MOST
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.trackers import ServerTrackers
 from llm_connect.stores.redis.waiters import WAITERS, ServerWaiters

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from llm_connect.stores.redis.packing import MOST
 from llm_connect.stores.redis.server import shown
-from llm_connect.stores.redis.states import MOST
 from llm_connect.stores.terms import Terms
 
 

@@ -8,16 +8,16 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.core.budget import BudgetTracker
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.stores.redis.packing import CLOSED, LIMITS, has_window, limit_figure, new_state, states_of
 from llm_connect.stores.redis.server import store_error, text_of
-from llm_connect.stores.redis.states import CLOSED, LIMITS, has_window, limit_figure, new_state, states_of
 from llm_connect.stores.redis.windows import window_of, window_text
-from llm_connect.stores.rows import Row, bring_up_to_date
+from llm_connect.stores.serialization import Row, bring_up_to_date
 from llm_connect.stores.trackers import Trackers
 
 if TYPE_CHECKING:
-    from llm_connect.core.scope import Scope
-    from llm_connect.core.windows import Window
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.windows import Window
     from llm_connect.stores.redis.ports import ServerSession
 
 #: Numbers are drawn, so that no process has to ask for one.

@@ -7,13 +7,13 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.core.units import Amount
-from llm_connect.core.waiters import Waiter
+from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.stores.redis.server import text_of
 from llm_connect.stores.waiters import Heard, Waiters
+from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.line import Line
+    from llm_connect.budget.admission.wait_queue import Line
     from llm_connect.stores.redis.ports import ServerSession
 
 #: What comes before those that wait, in a reply that says who does.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from llm_connect.core.periods import period_of, period_text
-from llm_connect.core.windows import Clock, Window
+from llm_connect.budget.accounting.periods import period_of, period_text
+from llm_connect.budget.accounting.windows import Clock, Window
 
 #: Above it stand the numbers that entries of the step at hand will have; the script knows which that are.
 TO_COME = 10**18

@@ -7,9 +7,9 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.core.clocks import wall_clock
-from llm_connect.core.exceptions import LLMStoreError
-from llm_connect.core.windows import Window
+from llm_connect.budget.accounting.windows import Window
+from llm_connect.budget.admission.clocks import wall_clock
+from llm_connect.errors import LLMStoreError
 from llm_connect.stores.sqlite.gate import SqliteGate
 from llm_connect.stores.sqlite.rows import FIND_BUDGET, NEW_BUDGET, NEW_ROOT
 from llm_connect.stores.sqlite.schema import begin, connect, store_error, url_of
@@ -17,9 +17,9 @@ from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.sqlite.windows import write_window
 
 if TYPE_CHECKING:
-    from llm_connect.core.admission import OnUnknown
-    from llm_connect.core.limits import Limits
-    from llm_connect.core.periods import Period
+    from llm_connect.budget.accounting.arguments import Limits
+    from llm_connect.budget.accounting.periods import Period
+    from llm_connect.budget.admission.controller import OnUnknown
 
 
 def gate_of(terms: FileTerms) -> SqliteGate:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llm_connect.stores.changes import Changes
 from llm_connect.stores.holds import StoredHold
-from llm_connect.stores.rows import hold_values, tracker_state
+from llm_connect.stores.serialization import hold_values, tracker_state
 from llm_connect.stores.sqlite.rows import INSERT_HOLD, UPDATE_TRACKER
 from llm_connect.stores.sqlite.windows import write_window
 

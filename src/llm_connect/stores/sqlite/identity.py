@@ -10,7 +10,7 @@ import time
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
-from llm_connect.core.exceptions import LLMStoreError
+from llm_connect.errors import LLMStoreError
 from llm_connect.stores.sqlite.schema import peek, url_of
 
 #: What never goes back in a file: the last entry of the ledger, and the last lease.

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
-from llm_connect.core.books import Sink
-from llm_connect.core.demand import PlainDemand
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.holds import Ending, Hold
-from llm_connect.core.ledger import Ended, Ledger, LedgerEntry, Outcome, PostingOf
-from llm_connect.core.outbox import Outbox
-from llm_connect.core.totals import By, Total
-from llm_connect.core.units import Amount
+from llm_connect.budget.accounting.demands import PlainDemand
+from llm_connect.budget.accounting.ledger import Ended, Ledger, LedgerEntry, Outcome, PostingOf
+from llm_connect.budget.accounting.totals import By, Total
+from llm_connect.budget.admission.booking import Sink
+from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.holds import Ending, Hold
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.books import StoredBooks
 from llm_connect.stores.holds import StoredHold
-from llm_connect.stores.rows import Row, ended_values, entry_of, entry_values, facts_of, sum_of
+from llm_connect.stores.serialization import Row, ended_values, entry_of, entry_values, facts_of, sum_of
 from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, OPEN_PRESUMPTIONS
+from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
     from llm_connect.stores.sqlite.ports import FileSession

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.units import Amount
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.reports import figures_data, hold_data, sum_data, windowed_data
-from llm_connect.stores.rows import entry_of
+from llm_connect.stores.serialization import entry_of
 from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS
 from llm_connect.stores.sqlite.schema import read_only, store_error, url_of
 from llm_connect.stores.sqlite.windows import window_of
+from llm_connect.types.amounts import Amount
 
 _FIGURES = ("limit", "spent", "held", "presumed", "sliced")
 _COLUMNS = ", ".join(f"trackers.{unit}_{figure}" for unit in ("tokens", "calls", "nano_usd") for figure in _FIGURES)

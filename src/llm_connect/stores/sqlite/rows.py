@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 
-from llm_connect.core.learning import Key, LearnedFactor
+from llm_connect.budget.accounting.calibration import Key, LearnedFactor
 
 _UNITS = ("tokens", "calls", "nano_usd")
 _FIGURES = ("limit", "spent", "held", "presumed", "sliced")

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from llm_connect.core.exceptions import LLMStoreError
+from llm_connect.errors import LLMStoreError
 
 #: "LLMb", so that `file` and other tools tell such a file from other databases.
 APPLICATION_ID = 0x4C4C4D62

@@ -10,11 +10,11 @@ import sqlite3
 from contextlib import suppress
 from typing import Any
 
-from llm_connect.core.admission import OnUnknown
-from llm_connect.core.exceptions import LLMConfigurationError, LLMError, LLMStoreError
-from llm_connect.core.holds import gather_lost
-from llm_connect.core.ledger import Ledger
-from llm_connect.core.log import write
+from llm_connect.budget.accounting.ledger import Ledger
+from llm_connect.budget.admission.controller import OnUnknown
+from llm_connect.budget.admission.holds import gather_lost
+from llm_connect.budget.admission.log import write
+from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
 from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.processes import keep_for_parent
 from llm_connect.stores.sqlite.changes import FileChanges

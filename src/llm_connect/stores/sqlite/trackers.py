@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.stores.rows import Row, tracker_state
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.stores.serialization import Row, tracker_state
 from llm_connect.stores.sqlite.rows import (
     CHANGED_TRACKERS,
     FIND_TRACKER,
@@ -20,8 +20,8 @@ from llm_connect.stores.sqlite.windows import read_window, write_window
 from llm_connect.stores.trackers import Trackers
 
 if TYPE_CHECKING:
-    from llm_connect.core.scope import Scope
-    from llm_connect.core.windows import Window
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.windows import Window
     from llm_connect.stores.sqlite.ports import FileSession
 
 

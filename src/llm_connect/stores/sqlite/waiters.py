@@ -6,13 +6,13 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.core.units import Amount
-from llm_connect.core.waiters import Waiter
+from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.stores.sqlite.rows import INSERT_WAITER, READ_WAITERS, RENEW_WAITER
 from llm_connect.stores.waiters import Heard, Waiters
+from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
-    from llm_connect.core.line import Line
+    from llm_connect.budget.admission.wait_queue import Line
     from llm_connect.stores.sqlite.ports import FileSession
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from llm_connect.core.clocks import wall_clock
-from llm_connect.core.periods import period_of, period_text
-from llm_connect.core.windows import Window
+from llm_connect.budget.accounting.periods import period_of, period_text
+from llm_connect.budget.accounting.windows import Window
+from llm_connect.budget.admission.clocks import wall_clock
 
 _FIND = "SELECT period, ends_at, first, parts FROM windows WHERE tracker = ?"
 _WRITE = "INSERT OR REPLACE INTO windows (tracker, period, ends_at, first, parts) VALUES (?, ?, ?, ?, ?)"

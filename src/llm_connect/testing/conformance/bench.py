@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any, Final
 
-from llm_connect.core.adapter import LLMAdapter
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.models import RunConfig
-from llm_connect.core.response import LLMResponse
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.interface.adapter import LLMAdapter
+from llm_connect.interface.config import RunConfig
+from llm_connect.types.response import LLMResponse
 
 from .calls import GRACE_SECONDS, Outcome, run_cancelled
 from .means import Means, adapter_from

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 
-from llm_connect.calling.scrub import Scrubber
-from llm_connect.core.exceptions import LLMConfigurationError
-from llm_connect.core.models import RunConfig
+from llm_connect.engine.scrub import Scrubber
+from llm_connect.errors import LLMConfigurationError
+from llm_connect.interface.config import RunConfig
 
 from .bench import Bench, NotChecked
 from .means import PROMPT, Make, Means

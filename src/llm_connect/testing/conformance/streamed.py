@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal, TypeAlias
 
-from llm_connect.core.adapter import LLMAdapter
-from llm_connect.core.chunks import StreamChunk
-from llm_connect.core.models import RunConfig
-from llm_connect.core.streams import AsyncLLMStream, LLMStream
+from llm_connect.interface.adapter import LLMAdapter
+from llm_connect.interface.config import RunConfig
+from llm_connect.interface.streams import AsyncLLMStream, LLMStream
+from llm_connect.types.chunks import StreamChunk
 
 from .calls import Outcome, run, run_async
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, TypeAlias
 
-from llm_connect.core.adapter import LLMAdapter
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.models import RunConfig
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.interface.adapter import LLMAdapter
+from llm_connect.interface.config import RunConfig
 
 from .calls import AsyncWork, Outcome, run, run_async
 

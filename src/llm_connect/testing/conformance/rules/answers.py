@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from llm_connect.core.response import FINISH_REASONS, LLMResponse
-from llm_connect.core.usage import Usage
+from llm_connect.types.response import FINISH_REASONS, LLMResponse
+from llm_connect.types.usage import Usage
 
 from ..bench import Bench
 from ..rule import rule

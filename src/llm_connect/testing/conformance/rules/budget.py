@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, get_args
 
-from llm_connect.core.bounds import Bound, Grade
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMBudgetExceededError
-from llm_connect.core.response import LLMResponse
-from llm_connect.core.usage import Usage
+from llm_connect.budget.accounting.bounds import Bound, Grade
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMBudgetExceededError
+from llm_connect.types.response import LLMResponse
+from llm_connect.types.usage import Usage
 
 from ..bench import Bench
 from ..rule import rule

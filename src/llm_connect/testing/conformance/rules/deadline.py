@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from llm_connect.core.exceptions import LLMTimeoutError
+from llm_connect.errors import LLMTimeoutError
 
 from ..bench import Bench, NotChecked
 from ..rule import rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 
-from llm_connect.core.exceptions import LLMError
+from llm_connect.errors import LLMError
 
 from ..bench import Bench
 from ..rule import rule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llm_connect.core.exceptions import LLMConfigurationError
+from llm_connect.errors import LLMConfigurationError
 
 from ..bench import UNKNOWN_PARAMETER, Bench
 from ..rule import rule

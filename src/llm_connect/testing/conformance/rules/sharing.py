@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from llm_connect.core.bounds import Bound
-from llm_connect.core.budget import BudgetTracker
-from llm_connect.core.exceptions import LLMBudgetExceededError
-from llm_connect.core.holds import Hold
-from llm_connect.core.models import RunConfig
-from llm_connect.core.response import LLMResponse
+from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMBudgetExceededError
+from llm_connect.interface.config import RunConfig
+from llm_connect.types.response import LLMResponse
 
 from ..bench import Bench
 from ..calls import GRACE_SECONDS, Outcome, run, run_together

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llm_connect.core.chunks import FinishChunk, UsageChunk
-from llm_connect.core.response import LLMResponse
+from llm_connect.types.chunks import FinishChunk, UsageChunk
+from llm_connect.types.response import LLMResponse
 
 from ..bench import Bench
 from ..rule import rule

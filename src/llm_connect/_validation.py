@@ -1,0 +1,128 @@
+"""Refusing values that cannot be meant, with a text that says what can."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from llm_connect.errors import LLMConfigurationError
+
+#: Of a value that cannot be meant, an error shows so many characters.
+_LONGEST = 100
+
+
+def check_name(name: object) -> None:
+    """Raise LLMConfigurationError for a name that is no text, blank, or not to be encoded."""
+    if not isinstance(name, str) or not name.strip():
+        raise LLMConfigurationError("name must be text that is not blank.")
+    check_encodable("name", name)
+
+
+def check_prompt(prompt: object) -> None:
+    """Refuse what no adapter can send: another kind than text, nothing, or text that UTF-8 cannot encode."""
+    if not isinstance(prompt, str):
+        raise LLMConfigurationError(
+            f"This adapter takes a prompt of type str, not {type(prompt).__name__}: pass the text."
+        )
+    if not prompt.strip():
+        raise LLMConfigurationError("The prompt is empty: pass the text to send.")
+    check_encodable("prompt", prompt)
+
+
+def check_count(name: str, value: object, *, least: int, most: float = math.inf, optional: bool = False) -> None:
+    """Refuse all but a whole number from `least` to `most` (and None, when optional); True is not a number."""
+    if (type(value) is int and least <= value <= most) or (value is None and optional):
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise LLMConfigurationError(f"{name} must be a whole number of at least {least}, not {shown_value(value)}.")
+    if value > most:
+        raise LLMConfigurationError(f"{name} must be at most {most:,}, not {shown_value(value)}.")
+
+
+def shown_value(value: object) -> str:
+    """A value that cannot be meant, as an error shows it."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    optional: bool = False,
+) -> None:
+    """Refuse all but a finite number in its range (and None, when optional); True is not a number."""
+    if value is None and optional:
+        return
+    floor = f"at least {least}" if least is not None else f"above {above}"
+    wrong = LLMConfigurationError(f"{name} must be a finite number {floor}, not {shown_value(value)}.")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+        raise wrong
+    if (least is not None and value < least) or (above is not None and value <= above):
+        raise wrong
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def check_text(name: str, value: object, *, may_be_blank: bool) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise LLMConfigurationError(f"{name} must be text or None, not {type(value).__name__}.")
+    if not may_be_blank and not (value.strip() and value.isprintable()):
+        raise LLMConfigurationError(f"{name} is blank or more than a line: leave it out, or name one.")
+    check_encodable(name, value)
+
+
+def check_line(name: str, value: object) -> None:
+    """Refuse all but None and a text that can be shown on one line as it is, since reports show it."""
+    check_text(name, value, may_be_blank=True)
+    if isinstance(value, str) and not value.isprintable():
+        raise LLMConfigurationError(f"{name} holds line breaks or control characters: leave them out.")
+
+
+def check_encodable(name: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise LLMConfigurationError(
+            f"The {name} holds lone surrogates, which UTF-8 cannot encode: decode it with errors='replace'."
+        ) from None
+
+
+def checked_text(name: str, text: object) -> str:
+    """A text as UTF-8 can encode it. Raises LLMConfigurationError for anything else."""
+    if not isinstance(text, str):
+        raise LLMConfigurationError(f"{name} must be text or None, not {type(text).__name__}.")
+    return encodable(text)
+
+
+def encodable(text: str) -> str:
+    """The same text, with `?` for the halves of characters that UTF-8 cannot encode."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def check_labels(labels: object) -> None:
+    """Refuse all but a mapping from text to text, that a ledger can be written with."""
+    check_mapping("labels", labels, value_type=str)
+    for name, value in labels.items():  # type: ignore[attr-defined]
+        check_encodable("labels", name + value)
+
+
+def check_mapping(name: str, value: object, *, value_type: type) -> None:
+    fits = isinstance(value, Mapping) and all(
+        isinstance(key, str) and isinstance(item, value_type) for key, item in value.items()
+    )
+    if not fits:
+        kind = "text" if value_type is str else "values"
+        raise LLMConfigurationError(f"{name} must be a mapping from text to {kind}.")

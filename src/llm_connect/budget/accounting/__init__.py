@@ -1,0 +1,1 @@
+"""The arithmetic of budgets: no threads, no clocks, no callbacks."""

@@ -1,0 +1,1 @@
+"""Who gets budget, who waits for it, and what is booked: one lock."""

@@ -1,0 +1,350 @@
+"""Booking: how an attempt ends, what its end changes in the books, and why an unknown outcome counts as spent.
+
+A provider bills requests, not the answers that arrive here. In between, much can go wrong: a timeout, a cancelled task,
+a broken connection, a 5xx reply, a killed process. Afterwards nobody here knows whether the provider went on and what
+it billed. The hold of such an attempt must end all the same, and each of three simple answers is wrong.
+
+- Release it, as `finally: release()` does. Cancel a hundred calls and the books show nothing, while the provider may
+  bill a hundred answers. Retries after timeouts then pass any limit.
+- Book what was seen, such as the text of a stream up to its break. That proves nothing: a provider may write on after
+  the connection is closed, and bill all of it.
+- Always book the bound. Then an attempt that never left this machine counts as spent, and calls that fit are refused.
+
+So the line is drawn where the first byte of the request leaves. `Hold.dispatch` marks it, just before that byte. A hold
+ends exactly once, in one of three ways.
+
+- *Released*: it costs nothing, and there is proof. Nothing was sent (adapters see whether the first byte left,
+  `engine/response_headers.py`), or a complete reply has come that is not billed, such as a 4xx (`unbilled.py`, and the
+  error table of each protocol). The entry has the amount zero.
+- *Settled*: the actual usage is known. It is booked in full, also when it is more than the hold.
+- *Presumed*: the request was sent and its outcome is unknown. The whole bound is booked, since the call costs no more
+  than that if the bound is right. The entry is an open presumption until `correct` books the difference in a further
+  entry. No entry is ever changed, so the entries always add up to `spent`.
+
+`BudgetTracker(on_unknown="release")` releases in the third case, too, and gives the guarantee up. Ending a hold again
+changes nothing, so the first end counts: by the adapter, by the `with` block, or by the finalizer.
+
+The order matters on both sides of `dispatch`.
+
+- The mark must be made before the byte leaves. If a process died between the byte and a later mark, its request would
+  count as never sent. In memory the mark is one attribute. In a store it is a commit, since other processes read it
+  when they end the holds of a process that died (`stores/leases.py`).
+- Time passes between the grant and `dispatch`. Meanwhile another call may cost more than its hold, a `record` or a
+  correction may be booked, a limit may be lowered, or an overrun may teach that the bounds of this model are too low
+  (`accounting/calibration.py`). Each of these sets `surprised`. From then on `dispatch` looks again under the lock. If a limit is
+  breached, or the bound has risen and the difference does not fit, the hold is released and the attempt reserves once
+  more. While nothing has surprised the books, every grant still fits, and `dispatch` needs no lock.
+
+An end changes `held` and `spent` on every level of the path, the hold, the ledger and its totals, what was learned, and
+the outbox of callbacks. `Books.end` does that by hand for a plain end, because every call pays for it, and by a `Plan`
+for the others. If either is interrupted, the next operation completes it (`journal.py`).
+
+Accounting systems call this a two-phase transfer, with the ends post and void (TigerBeetle), and card payments call it
+authorization and capture. There a pending amount that nobody claims expires unpaid. Here it expires as paid, because
+the provider already has the request.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from operator import gt
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from llm_connect.budget.accounting import accounts
+from llm_connect.budget.accounting.arguments import Limits
+from llm_connect.budget.accounting.calibration import Learned, Lesson, Used
+from llm_connect.budget.accounting.demands import CallFacts
+from llm_connect.budget.accounting.journal import Journal, Plan
+from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
+from llm_connect.budget.admission.alerts import Threshold
+from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.holds import Ending, Hold, OpenHold
+from llm_connect.types.amounts import NOTHING, Amount
+
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.scope import Scope
+
+#: Takes every entry of the ledger, in order.
+Sink: TypeAlias = Callable[[LedgerEntry], object]
+
+
+class Books:
+    """Makes the entries of a tree of trackers; its caller holds the lock of the tree."""
+
+    def __init__(self, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
+        self.learned: Learned = Learned()
+        #: Whether anything was ever booked beyond a hold, or a limit changed: else no limit can be passed, and no bound
+        #: was too low.
+        self.surprised: bool = False
+        self._ledger = ledger
+        self._lines, self._kinds = ledger.lines, ledger.kinds
+        self._outbox = outbox
+        self._sink = sink
+        self._ids = itertools.count(1)
+        self._presumed: dict[int, Hold] = {}
+        #: Entries that were settled, are in the ledger, and were corrected.
+        self._amended: set[int] = set()
+        self._thresholds: list[Threshold] = []
+
+    def end(self, hold: Hold, ending: Ending) -> bool:
+        """Book what became of a hold, and free it; whether that has taught anything of its adapter and model.
+
+        Written out, because every call does it; what is not as it mostly is, goes by a plan.
+        """
+        outcome, amount, _, _, _, model = ending
+        facts, tracker = hold.facts, hold.tracker
+        path = tracker.accounts
+        kind = (tracker.path, facts.adapter, model or facts.model)
+        sums = self._kinds.get(kind)
+        if sums is None or path.sliced or outcome == "presumed" or facts.labels:
+            return self._end_by_plan(hold, ending)
+        held_tokens, held_calls, held_usd = hold.bound
+        tokens, calls, nano_usd = amount
+        sums = (sums[0] + 1, sums[1] + tokens, sums[2] + calls, sums[3] + nano_usd)
+        named = facts.adapter is not None or facts.model is not None
+        lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
+        entry_id, ended_at = next(self._ids), time.time()
+        journal = path.journal
+        journal.level = None
+        journal.intent = _ended, self, hold, ending, entry_id, ended_at, (kind, sums, None), lesson
+        for of_tokens, of_calls, of_usd in path.levels:
+            journal.level = (
+                of_tokens,
+                tokens_held := of_tokens.held - held_tokens,
+                tokens_spent := of_tokens.spent + tokens,
+                calls_held := of_calls.held - held_calls,
+                calls_spent := of_calls.spent + calls,
+                usd_held := of_usd.held - held_usd,
+                usd_spent := of_usd.spent + nano_usd,
+            )
+            of_tokens.held = tokens_held
+            of_tokens.spent = tokens_spent
+            of_calls.held = calls_held
+            of_calls.spent = calls_spent
+            of_usd.held = usd_held
+            of_usd.spent = usd_spent
+        hold.ending = ending
+        hold.entry_id = entry_id
+        hold.ended_at = ended_at
+        hold.ended = True
+        self._lines.append(hold)
+        self._kinds[kind] = sums
+        if tokens > held_tokens or calls > held_calls or nano_usd > held_usd:
+            self.surprised = True
+        if lesson is not None:
+            self._learn(lesson)
+        if self._sink is not None or self._thresholds:
+            self._tell(hold)
+        journal.intent = None
+        hold.__class__ = Hold
+        return lesson is not None and lesson.changed
+
+    def _end_by_plan(self, hold: Hold, ending: Ending) -> bool:
+        outcome, amount, _, _, _, model = ending
+        facts, tracker = hold.facts, hold.tracker
+        kind = (tracker.path, facts.adapter, model or facts.model)
+        posting = self._ledger.posting(kind, facts.labels, amount)
+        named = facts.adapter is not None or facts.model is not None
+        lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
+        plan, presumed = Plan(), amount if outcome == "presumed" else NOTHING
+        accounts.change(plan, tracker.accounts, NOTHING.minus(hold.bound), amount, presumed)
+        self._plan_end(plan, hold, ending, next(self._ids), time.time(), posting, lesson)
+        tracker.accounts.journal.carry_out(plan)
+        return lesson is not None and lesson.changed
+
+    def _plan_end(
+        self,
+        plan: Plan,
+        hold: Hold,
+        ending: Ending,
+        entry_id: int,
+        ended_at: float,
+        posting: Any,
+        lesson: Lesson | None,
+    ) -> None:
+        """The end of a hold but for the figures."""
+        plan.set(hold, "ending", ending)
+        plan.set(hold, "entry_id", entry_id)
+        plan.set(hold, "ended_at", ended_at)
+        plan.set(hold, "ended", True)
+        if type(hold) is OpenHold:
+            plan.set(hold, "__class__", Hold)
+        if any(map(gt, ending.amount, hold.bound)):
+            plan.set(self, "surprised", True)
+        if ending.outcome == "presumed":
+            plan.then(self._presumed.__setitem__, entry_id, hold)
+        plan.then(self._ledger.post, hold, posting)
+        if lesson is not None:
+            plan.then(self._learn, lesson)
+        plan.then(self._tell, hold)
+
+    def record(self, tracker: Scope, amount: Amount, facts: CallFacts) -> LedgerEntry:
+        """Book `amount` without a hold."""
+        plan = Plan()
+        accounts.change(plan, tracker.accounts, NOTHING, amount)
+        now = time.time()
+        entry = LedgerEntry(
+            id=next(self._ids),
+            tracker=tracker.path,
+            outcome="recorded",
+            amount=amount,
+            bound=amount,
+            grade=facts.grade,
+            adapter=facts.adapter,
+            model=facts.model,
+            labels=facts.labels,
+            reserved_at=now,
+            ended_at=now,
+        )
+        return self._carry_out(plan, tracker, entry)
+
+    def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
+        """Book the difference between what was presumed or settled and what it came to; None when it cannot be."""
+        hold = self._presumed.get(entry_id) or self._settled(entry_id)
+        if hold is None:
+            return None
+        plan, tracker, facts = Plan(), hold.tracker, hold.facts
+        if hold.ending.outcome == "presumed":
+            presumed = hold.amount
+            plan.then(self._presumed.pop, entry_id, None)
+        else:
+            presumed = NOTHING
+            kept = {number for number in self._amended if self._hold_of(number) is not None}
+            plan.set(self, "_amended", kept | {entry_id})
+        actual = hold.amount.but(*figures)
+        difference = actual.minus(hold.amount)
+        accounts.change(plan, tracker.accounts, NOTHING, difference, NOTHING.minus(presumed))
+        self._follow(plan, hold, difference, presumed)
+        lesson = self._better(hold, actual, None if figures[2] is None else actual.nano_usd)
+        if lesson is not None:
+            plan.then(self._learn, lesson)
+        entry = LedgerEntry(
+            id=next(self._ids),
+            tracker=tracker.path,
+            outcome="corrected",
+            amount=difference,
+            bound=hold.bound,
+            grade=facts.grade,
+            adapter=facts.adapter,
+            model=hold.model,
+            labels=facts.labels,
+            request_id=hold.request_id,
+            reserved_at=hold.reserved_at,
+            ended_at=time.time(),
+            corrects=entry_id,
+        )
+        return self._carry_out(plan, tracker, entry, NOTHING.minus(presumed))
+
+    def _settled(self, entry_id: int) -> Hold | None:
+        """What was settled by this entry, if the ledger still has it and it was not corrected before."""
+        hold = self._hold_of(entry_id)
+        return None if hold is None or hold.ending.outcome != "settled" or entry_id in self._amended else hold
+
+    def _hold_of(self, entry_id: int) -> Hold | None:
+        """The hold whose end is this entry, while the ledger keeps it."""
+        return next((line for line in self._lines if isinstance(line, Hold) and line.entry_id == entry_id), None)
+
+    def _carry_out(self, plan: Plan, tracker: Scope, entry: LedgerEntry, presumed: Amount = NOTHING) -> LedgerEntry:
+        """Make the changes of `plan`, which are what `entry` of `tracker` says; so much more of it is presumed."""
+        kind = (entry.tracker, entry.adapter, entry.model)
+        plan.set(self, "surprised", True)
+        plan.then(self._ledger.post, entry, self._ledger.posting(kind, entry.labels, entry.amount))
+        plan.then(self._tell, entry)
+        tracker.accounts.journal.carry_out(plan)
+        return entry
+
+    def expire(self, plan: Plan, tracker: Scope, spent: Amount, presumed: Amount) -> None:
+        """Take off what `tracker` has spent what has left its window; those above keep it."""
+        accounts.expire(plan, tracker.own_accounts, spent, presumed)
+        if spent != NOTHING:
+            self._shift(plan, tracker.path, NOTHING.minus(spent))
+            for above in tracker.lineage[1:2]:
+                self._shift(plan, above.path, spent)
+
+    def _follow(self, plan: Plan, hold: Hold, difference: Amount, presumed: Amount) -> None:
+        """Let a correction of what was booked, or `presumed`, for `hold` count in the windows in which that counts.
+
+        Where it has left, the correction leaves at once, so that no window shows less, or more, than was spent in it.
+        """
+        for tracker in hold.tracker.lineage:
+            if tracker.window is not None and not tracker.window.amend(plan, hold.entry_id, difference, presumed):
+                self.expire(plan, tracker, difference, NOTHING.minus(presumed))
+
+    def number(self) -> int:
+        """A number above the ids of all entries, and not above those that follow."""
+        return next(self._ids)
+
+    def watch(self, threshold: Threshold) -> None:
+        """Tell of a threshold once it is reached, which may be now."""
+        self._thresholds.append(threshold)
+        self.look_at_thresholds()
+
+    def look_at_thresholds(self) -> None:
+        """Put those that are reached into the outbox, each once, or once in each window."""
+        reached = [threshold for threshold in self._thresholds if threshold.reached]
+        for threshold in reached:
+            # After an interruption it may be in there already.
+            if not self._outbox.has(threshold):
+                self._outbox.put(threshold.callback, threshold.snapshot, threshold)
+            if not threshold.rest():
+                self._thresholds.remove(threshold)
+
+    def _shift(self, plan: Plan, path: str, amount: Amount) -> None:
+        moment = time.time()
+        entry = LedgerEntry(
+            id=next(self._ids),
+            tracker=path,
+            outcome="expired",
+            amount=amount,
+            bound=NOTHING,
+            reserved_at=moment,
+            ended_at=moment,
+        )
+        plan.set(self._ledger, "expired", plan.get(self._ledger, "expired").plus(amount))
+        plan.then(self._ledger.post_expiry, entry)
+        plan.then(self._tell, entry)
+
+    def _tell(self, line: LedgerEntry | Hold) -> None:
+        if self._sink is not None and not self._outbox.has(line):
+            self._outbox.put(self._sink, lambda: line if isinstance(line, LedgerEntry) else line.entry, line)
+        if self._thresholds:
+            self.look_at_thresholds()
+
+    def _better(self, hold: Hold, actual: Amount, nano_usd: int | None) -> Lesson | None:
+        """What a correction says of the bound of its call, in the place of what the call itself had taught."""
+        key, ending = hold.facts.key, hold.ending
+        settled = Used(ending.amount.tokens, ending.amount.calls, ending.nano_usd, ending.usage, hold.max_tokens)
+        wrong = ending.outcome == "settled" and not hold.demand.seen(settled).within
+        seen = hold.demand.seen(Used(actual.tokens, actual.calls, nano_usd, None, hold.max_tokens))
+        return self.learned.better(key, None if key == (None, None) or seen.within else seen, forgotten=wrong)
+
+    def _lesson(self, hold: Hold, ending: Ending) -> Lesson | None:
+        usage, amount = ending.usage, ending.amount
+        if usage is not None and usage.estimated:
+            return None
+        used = Used(amount.tokens, amount.calls, ending.nano_usd, usage, hold.max_tokens)
+        return self.learned.lesson(hold.facts.key, hold.demand.seen(used))
+
+    def _learn(self, lesson: Lesson) -> None:
+        self.learned.learn(lesson)
+        if lesson.changed:
+            self.surprised = True
+
+
+def _ended(
+    journal: Journal,
+    books: Books,
+    hold: Hold,
+    ending: Ending,
+    entry_id: int,
+    ended_at: float,
+    posting: Any,
+    lesson: Lesson | None,
+) -> Plan:
+    """What is left to do of the end of a hold."""
+    plan = Plan()
+    accounts.booked(plan, hold.tracker.accounts, hold.bound, ending.amount)
+    books._plan_end(plan, hold, ending, entry_id, ended_at, posting, lesson)
+    return plan

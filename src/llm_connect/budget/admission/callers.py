@@ -1,0 +1,78 @@
+"""Who makes a call, and which open holds are its own: it passes those who wait for these, and is told of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from contextvars import ContextVar
+
+from llm_connect.budget.admission.holds import Hold
+
+#: Beyond so many, ended ones are looked for: in lots, since that costs as much as taking one.
+_FEW = 32
+_running_loop = asyncio._get_running_loop
+
+
+class _Caller:
+    """Stands for one thread: unlike its number, nothing else ever will."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.caller = _Caller()
+
+
+_here = _Here()
+
+
+class _Own:
+    """The holds that one caller has taken itself and that may still be open; weak, so that a lost one is noticed."""
+
+    __slots__ = ("caller", "most", "refs")
+
+    def __init__(self, caller: object) -> None:
+        #: The task, or what stands for the thread; weak, since their contexts hold this.
+        self.caller = weakref.ref(caller)
+        self.refs: list[weakref.ref[Hold]] = []
+        self.most = _FEW
+
+    def forget_ended(self) -> list[weakref.ref[Hold]]:
+        self.refs = [ref for ref in self.refs if (hold := ref()) is not None and not hold.ended]
+        self.most = max(_FEW, 2 * len(self.refs))
+        return self.refs
+
+
+_own: ContextVar[_Own | None] = ContextVar("llm_connect_own_holds", default=None)
+
+
+def own_holds() -> tuple[Hold, ...]:
+    """The open holds that this task, or this thread outside of a loop, has taken itself.
+
+    A task that inherits the context of another one is not that caller: the other may end its hold meanwhile.
+    """
+    own = _own.get()
+    if own is None or own.caller() is not _caller():
+        return ()
+    return tuple(hold for ref in own.refs if (hold := ref()) is not None and not hold.ended)
+
+
+def remember_own(hold: Hold) -> None:
+    """Count `hold` among the caller's own."""
+    own = _own.get()
+    caller = _here.caller if _running_loop() is None else _caller()
+    if own is None or own.caller() is not caller:
+        own = _Own(caller)
+        _own.set(own)
+    refs = own.refs
+    if len(refs) >= own.most:
+        refs = own.forget_ended()
+    refs.append(weakref.ref(hold))
+
+
+def _caller() -> object:
+    if _running_loop() is None:
+        return _here.caller
+    return asyncio.current_task() or _here.caller

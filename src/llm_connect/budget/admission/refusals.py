@@ -1,0 +1,194 @@
+"""Why a reservation was refused, in figures and in one line that says what would help."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from llm_connect.budget.accounting.accounts import Account, Path, figures_of, now_on, opening, short
+from llm_connect.budget.accounting.demands import CallFacts, Demand
+from llm_connect.budget.accounting.periods import moment_said
+from llm_connect.budget.admission.log import tell_of_refusal
+from llm_connect.errors import (
+    BudgetReason,
+    LLMBudgetExceededError,
+    LLMBudgetNeverFitsError,
+    LLMBudgetWaitError,
+)
+from llm_connect.types.amounts import NOTHING, shown, usd_of
+
+#: Those for which no waiting helps.
+_NEVER: frozenset[BudgetReason] = frozenset({"never_fits", "closed", "unpriced", "unproven"})
+
+_WHY: dict[BudgetReason, str] = {
+    "never_fits": "does not fit even when nothing is running",
+    "window_full": "does not fit before its wait is over",
+    "wait_expired": "did not fit before the wait was over",
+    "refused": "does not fit now, and this call does not wait",
+    "closed": "is refused, because the budget is closed",
+    "self_wait": "waited for holds that its own caller kept open",
+    "lease_lost": "was not sent in time: its process lost the lease of its hold",
+}
+
+
+def refusal_of(
+    path: Path, demand: Demand, facts: CallFacts, reason: BudgetReason, about: Account | None = None
+) -> LLMBudgetExceededError:
+    """The error for a demand on `path`, about this account, else the first that it does not fit on.
+
+    What never fits, but for what leaves windows later, is `window_full`.
+    """
+    needed = demand.smallest
+    opens_at = opening(path, needed) or None
+    if reason == "never_fits" and opens_at is not None:
+        reason = "window_full"
+    account = about or next(iter(short(path, needed)), path.levels[0][0])
+    requested = needed[account.place]
+    likely = demand.likely_tokens if account.unit == "tokens" else None
+    return _kind(reason)(
+        _message(account, reason, requested, likely, opens_at),
+        reason=reason,
+        unit=account.unit,
+        path=account.path,
+        **_figures(account),
+        requested=_figure(account, requested),
+        missing=_figure(account, _missing(account, reason, requested)),
+        likely=likely,
+        opens_at=opens_at,
+        retry_after=_retry_after(path, reason, opens_at),
+        provider=facts.adapter,
+        model=facts.model,
+        booked=NOTHING,
+    )
+
+
+def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
+    """Raise because a strict budget admits no call whose bound is not proven."""
+    account = path.levels[0][0]
+    _refuse(
+        account,
+        facts,
+        "unproven",
+        f"Budget {account.path!r} is strict, and {_unproven(facts)}, or a budget without strict=True.",
+    )
+
+
+def _refuse(account: Account, facts: CallFacts, reason: BudgetReason, message: str) -> NoReturn:
+    error = LLMBudgetNeverFitsError(
+        message,
+        reason=reason,
+        unit=account.unit,
+        path=account.path,
+        **_figures(account),
+        provider=facts.adapter,
+        model=facts.model,
+        booked=NOTHING,
+    )
+    tell_of_refusal(error)
+    raise error
+
+
+def _kind(reason: BudgetReason) -> type[LLMBudgetExceededError]:
+    return LLMBudgetNeverFitsError if reason in _NEVER else LLMBudgetWaitError
+
+
+def _retry_after(path: Path, reason: BudgetReason, opens_at: float | None) -> float | None:
+    """Seconds after which the call is worth another try, where that is known."""
+    if reason == "lease_lost":
+        return 0.0
+    return None if opens_at is None or reason in _NEVER else max(0.0, opens_at - now_on(path))
+
+
+def _unproven(facts: CallFacts) -> str:
+    if facts.manual:
+        return f"what is to be reserved is {facts.grade}: say grade='proven' if nothing more can be used"
+    bound = f"the bound of {facts.model!r} at {facts.adapter} is {facts.grade}"
+    return f"{bound}: use a model and an endpoint whose bounds are proven"
+
+
+def limits_usd(path: Path) -> bool:
+    """Whether an account of `path` limits USD; written out, because every reservation asks."""
+    for account in path.units[USD]:  # noqa: SIM110
+        if account.limit is not None:
+            return True
+    return False
+
+
+def refuse_unpriced(path: Path, facts: CallFacts) -> None:
+    """Raise when an account of `path` limits USD: nothing is known of what the call may cost."""
+    for account in path.units[USD]:
+        if account.limit is not None:
+            _refuse(account, facts, "unpriced", _unpriced(account, facts))
+
+
+def _unpriced(account: Account, facts: CallFacts) -> str:
+    price = "Price(prompt=..., completion=...)"
+    if facts.manual:
+        of = "this reservation" if facts.model is None else repr(facts.model)
+        return (
+            f"Budget {account.path!r} limits USD, and no price of {of} is known. Give the reservation a price in USD "
+            f"per million tokens, price={price}, or the USD to hold, usd=...; or name a model that has a list price, "
+            "model=... (list prices come with the extra 'prices')."
+        )
+    by_model = "" if facts.model is None else f", or BudgetTracker(prices={{{facts.model!r}: {price}}})"
+    return (
+        f"Budget {account.path!r} limits USD, and no price of {facts.model!r} is known to {facts.adapter}. "
+        f"Declare it in USD per million tokens: price={price} on the adapter{by_model}; Price.free() is one, too. "
+        "The providers' list prices come with the extra 'prices'."
+    )
+
+
+#: The place of money in an `Amount`.
+USD = 2
+
+
+def _figure(account: Account, value: int) -> int | Decimal:
+    """A figure in the unit that users speak: USD as Decimal."""
+    return usd_of(value) if account.unit == "usd" else value
+
+
+def _figures(account: Account) -> dict[str, Any]:
+    return {
+        "total": None if account.limit is None else _figure(account, account.limit),
+        "spent": _figure(account, account.spent),
+        "held": _figure(account, account.held),
+        "sliced": _figure(account, account.sliced),
+        "presumed": _figure(account, account.presumed),
+    }
+
+
+def _missing(account: Account, reason: BudgetReason, requested: int) -> int:
+    if account.limit is None:
+        return 0
+    kept = 0 if reason in ("never_fits", "window_full") else account.held + account.sliced
+    return max(0, account.spent + kept + requested - account.limit)
+
+
+def _message(account: Account, reason: BudgetReason, requested: int, likely: int | None, opens_at: float | None) -> str:
+    unit = account.unit
+    line = f"Budget {account.path!r}: a call of up to {shown(unit, requested)} {_WHY[reason]}"
+    if account.limit is not None:
+        line += f" ({figures_of(account)})"
+    line = f"{line}. {_advice(account, reason, requested, opens_at)}"
+    if likely is None or likely >= requested or reason in ("closed", "self_wait"):
+        return line
+    return f"{line} It is likely to use about {shown(unit, likely)}: count_tokens= on the adapter tightens its bound."
+
+
+def _advice(account: Account, reason: BudgetReason, requested: int, opens_at: float | None) -> str:
+    if reason == "window_full" and opens_at is not None:
+        missing = shown(account.unit, _missing(account, reason, requested))
+        return f"There is room again at {moment_said(opens_at)}: come again then, or raise the limit by {missing}."
+    if account.breached and reason == "never_fits":
+        return "More is spent than the limit allows: raise it by set_limits, or correct what was presumed."
+    if reason == "closed":
+        return "Use the parent's budget, or open another child."
+    if reason == "self_wait":
+        return "End the outer hold first, or set metered = False on an adapter that only wraps another one."
+    if reason == "lease_lost":
+        return "Reserve anew, and open the budget with a longer lease_seconds if this process is often held up so long."
+    if reason == "refused":
+        return "Let it wait (max_wait_seconds, and in a running event loop async_execute_prompt or areserve)."
+    missing = shown(account.unit, _missing(account, reason, requested))
+    smaller = "a smaller max_tokens or a shorter prompt" if account.unit == "tokens" else "fewer calls"
+    return f"What would fit: a limit that is higher by {missing}, or {smaller}."

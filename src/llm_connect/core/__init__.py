@@ -1,1 +1,0 @@
-"""Core: the interface, the models, the errors. Standard library only; imports no other layer."""

@@ -1,0 +1,182 @@
+"""The limit on one adapter's concurrent requests, and the queue before it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+
+from llm_connect import _forks
+from llm_connect._validation import check_count
+from llm_connect.engine.loops import PerLoop
+
+#: For this long after its deadline a call may still be giving its slot back.
+_TO_GIVE_BACK_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class Turn:
+    """The position of a call in the queue.
+
+    seconds: the longest that it will hold a slot. until: the moment until which it waits for one.
+    first: True if it goes before calls that have not begun.
+    """
+
+    seconds: float
+    until: float = inf
+    first: bool = False
+
+
+class Place:
+    """A slot that a call has taken, and the time that it waited."""
+
+    __slots__ = ("_places", "held", "waited")
+
+    def __init__(self, places: _Places, waited: float) -> None:
+        self._places = places
+        self.waited: float = waited
+        self.held: bool = True
+
+    def give_back(self) -> None:
+        """Give the slot to the next call; a no-op the second time."""
+        if self.held:
+            self.held = False
+            self._places.give()
+
+
+class Slots:
+    """`limit` slots for all threads together, and as many again for each event loop.
+
+    A loop cannot wait for a thread without a thread of its own, so loops and threads do not share slots. A call waits
+    as long as its turn says, but not for ever: once every call with a slot is long overdue, no slot will come free.
+    """
+
+    def __init__(self, limit: int) -> None:
+        check_count("max_concurrency", limit, least=1)
+        self.limit = limit
+        #: By the generation of the process: in a fork all slots are free, whoever had them in its parent.
+        self._threads = {_forks.generation: _Places(limit)}
+        self._loops: PerLoop[_Places] = PerLoop()
+
+    def take(self, turn: Turn) -> Place | None:
+        """Take a slot as soon as one is free; None if none is free in time."""
+        process = _forks.generation
+        places = self._threads.get(process) or self._threads.setdefault(process, _Places(self.limit))
+        if places.take(turn):
+            return Place(places, 0.0)
+        came = threading.Event()
+        waiter = _Waiter(turn, came.set)
+        try:
+            places.join(waiter)
+            while not waiter.granted and (seconds := places.seconds_left(turn)) > 0:
+                came.wait(min(seconds, threading.TIMEOUT_MAX))
+        except BaseException:
+            places.give_up(waiter)
+            raise
+        return places.leave(waiter)
+
+    async def atake(self, turn: Turn) -> Place | None:
+        """Like `take`, for a coroutine."""
+        places = self._loops.get()
+        if places is None:
+            places = self._loops.put(_Places(self.limit))
+        if places.take(turn):
+            return Place(places, 0.0)
+        came = asyncio.Event()
+        waiter = _Waiter(turn, partial(_call_in, asyncio.get_running_loop(), came.set))
+        try:
+            places.join(waiter)
+            while not waiter.granted and (seconds := places.seconds_left(turn)) > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds):
+                        await came.wait()
+        except BaseException:
+            places.give_up(waiter)
+            raise
+        return places.leave(waiter)
+
+
+class _Waiter:
+    __slots__ = ("came", "granted", "turn", "wake")
+
+    def __init__(self, turn: Turn, wake: Callable[[], object]) -> None:
+        self.turn: Turn = turn
+        self.wake: Callable[[], object] = wake
+        self.came: float = time.monotonic()
+        self.granted: bool = False
+
+
+class _Places:
+    """Slots of one side. A slot that comes free goes to the next call in the queue, so nobody overtakes."""
+
+    def __init__(self, limit: int) -> None:
+        # A finalizer may give a slot back while its own thread is in here.
+        self._lock = threading.RLock()
+        self._free = limit
+        self._first: deque[_Waiter] = deque()
+        self._others: deque[_Waiter] = deque()
+        #: The moment by which every call with a slot should be over.
+        self._over_at = 0.0
+
+    def take(self, turn: Turn) -> bool:
+        with self._lock:
+            if self._free == 0:
+                return False
+            self._free -= 1
+            self._lend(turn)
+            return True
+
+    def join(self, waiter: _Waiter) -> None:
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                self._grant(waiter)
+            else:
+                (self._first if waiter.turn.first else self._others).append(waiter)
+
+    def give(self) -> None:
+        with self._lock:
+            queue = self._first or self._others
+            if queue:
+                self._grant(queue.popleft())
+            else:
+                self._free += 1
+
+    def leave(self, waiter: _Waiter) -> Place | None:
+        """Leave the queue with the slot that was given; None if there is none."""
+        with self._lock:
+            if waiter.granted:
+                return Place(self, time.monotonic() - waiter.came)
+            with suppress(ValueError):
+                (self._first if waiter.turn.first else self._others).remove(waiter)
+            return None
+
+    def give_up(self, waiter: _Waiter) -> None:
+        """End an interrupted wait, and pass on a slot that has just been given."""
+        place = self.leave(waiter)
+        if place is not None:
+            place.give_back()
+
+    def seconds_left(self, turn: Turn) -> float:
+        """The seconds for which waiting makes sense, by present knowledge."""
+        return min(turn.until, self._over_at + _TO_GIVE_BACK_SECONDS) - time.monotonic()
+
+    def _grant(self, waiter: _Waiter) -> None:
+        waiter.granted = True
+        self._lend(waiter.turn)
+        waiter.wake()
+
+    def _lend(self, turn: Turn) -> None:
+        self._over_at = max(self._over_at, time.monotonic() + turn.seconds)
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    # A waiter whose loop is closed has left.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function)

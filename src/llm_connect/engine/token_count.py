@@ -1,0 +1,82 @@
+"""Free auxiliary requests, such as token counting.
+
+They take a concurrency slot of the adapter and obey a deadline like any request, but have no hold.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from llm_connect.engine.concurrency_limit import Turn
+from llm_connect.engine.deadline import Deadline
+from llm_connect.engine.effects import Pause, Send, TakeSlot
+from llm_connect.engine.response_headers import Head
+from llm_connect.engine.retry import pause_before_retry
+from llm_connect.engine.runners import Flow
+from llm_connect.engine.settlement import error_for
+from llm_connect.interface.config import RunConfig
+from llm_connect.protocols.wire import Failure, Reply
+from llm_connect.types.response import Prompt
+
+if TYPE_CHECKING:
+    from llm_connect.engine.ports import Exchange, Request
+
+T = TypeVar("T")
+
+#: The longest that a call waits for the token count of its prompt, in seconds and as a part of its time left.
+_LONGEST_COUNT_SECONDS = 30.0
+_COUNT_PART_OF_TIMEOUT = 0.25
+
+
+def ask(adapter: Exchange, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
+    """Send one request and return its reply, good or bad."""
+    place = yield TakeSlot(adapter.slots, Turn(deadline.remaining(), deadline.at), "timeout_seconds")
+    if isinstance(place, Failure):
+        return place
+    try:
+        return (yield from _ask(adapter, request, deadline))
+    finally:
+        place.give_back()
+
+
+def _ask(adapter: Exchange, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
+    reply: Reply | Failure = yield Send(adapter, request, deadline, Head(sent=not adapter.marks_sent))
+    return reply
+
+
+def ask_for_count(adapter: Exchange, prompt: Prompt, config: RunConfig, deadline: Deadline) -> Flow[Reply | None]:
+    """Ask the provider for the token count of a prompt if `count_tokens` wants it; None if it does not tell.
+
+    The question uses the slot of the call. The call must not fail because of it, so it waits for a short time only.
+    """
+    counting = adapter.counting
+    if counting is None:
+        return None
+    request = counting.request(adapter.render(prompt, config, config.max_tokens))
+    longest = min(_LONGEST_COUNT_SECONDS, _COUNT_PART_OF_TIMEOUT * deadline.remaining())
+    reply = yield from _ask(adapter, request, Deadline(time.monotonic() + longest))
+    return None if isinstance(reply, Failure) else reply
+
+
+def ask_until_answered(
+    adapter: Exchange,
+    request: Request,
+    parse: Callable[[Reply], T | Failure],
+    *,
+    deadline: Deadline,
+    max_retries: int,
+) -> Flow[T]:
+    """Ask, and parse the reply; ask again after a temporary failure. Raises LLMError."""
+    attempts = 0
+    while True:
+        attempts += 1
+        reply = yield from ask(adapter, request, deadline)
+        said = reply if isinstance(reply, Failure) else parse(reply)
+        if not isinstance(said, Failure):
+            return said
+        pause = pause_before_retry(said, attempts, max_retries, deadline)
+        if pause is None:
+            raise error_for(adapter, said, model=request.model, attempts=attempts, maybe_billed=False)
+        yield Pause(pause)

@@ -1,0 +1,1 @@
+"""What callers use, and what the authors of adapters write against."""

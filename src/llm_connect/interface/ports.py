@@ -1,0 +1,26 @@
+"""An adapter, as metering and streams see it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.bounds import Bound
+    from llm_connect.budget.accounting.prices import Price
+    from llm_connect.budget.tracker import BudgetTracker
+    from llm_connect.interface.config import RunConfig
+    from llm_connect.types.response import LLMResponse, Prompt
+
+
+class Metered(Protocol):
+    """The part of an `LLMAdapter` that is asked for the budget, the bound, the price and the answer of a call."""
+
+    @property
+    def budget_tracker(self) -> BudgetTracker | None: ...
+    @property
+    def price(self) -> Price | None: ...
+
+    def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse: ...
+    async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse: ...
+    def bound(self, prompt: Prompt, config: RunConfig) -> Bound: ...
+    def price_for(self, model: str | None, config: RunConfig) -> Price | None: ...

@@ -1,0 +1,159 @@
+"""On which terms a call asks its budget: how much, for how long it waits, and what the ledger remembers."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llm_connect._validation import check_prompt, encodable
+from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.accounting.demands import BoundDemand, CallFacts, Demand
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.log import write
+from llm_connect.budget.admission.refusals import limits_usd, refuse_unpriced, refuse_unproven
+from llm_connect.interface.config import RunConfig
+from llm_connect.interface.ports import Metered
+from llm_connect.types.response import LLMResponse
+
+if TYPE_CHECKING:
+    from llm_connect.budget.tracker import BudgetTracker
+
+
+#: The metered call that is running around this one: its adapter and its hold, weak, so that a lost one is noticed.
+running: ContextVar[tuple[Metered, weakref.ref[Hold]] | None] = ContextVar("llm_connect_running", default=None)
+
+
+class Terms(NamedTuple):
+    """What one attempt asks of one tracker."""
+
+    tracker: BudgetTracker
+    config: RunConfig
+    demand: Demand
+    facts: CallFacts
+    #: Moment on the monotonic clock until which the call waits for budget.
+    wait_until: float
+    #: The hold of the call that has delegated to this one, and whose place this one takes.
+    replaces: Hold | None
+
+    @classmethod
+    def of(cls, adapter: Metered, prompt: Any, config: RunConfig | None) -> Terms | None:
+        """The terms of a call by its adapter's own `bound`; None when it has no tracker."""
+        config = config or RunConfig()
+        tracker = tracker_of(adapter, config)
+        return None if tracker is None else terms_on(tracker, adapter, prompt, config)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """How the call stands in line: until when, under which number, and in whose place."""
+        return {"deadline": self.wait_until, "replaces": self.replaces}
+
+    def config_for(self, hold: Hold) -> RunConfig:
+        """The config with the output limit that is to be sent."""
+        limit = hold.max_tokens
+        return self.config if limit == self.config.max_tokens else replace(self.config, max_tokens=limit)
+
+
+def terms_on(tracker: BudgetTracker, adapter: Metered, prompt: Any, config: RunConfig | None) -> Terms:
+    """The terms of a call on `tracker`, by its adapter's own `bound`."""
+    config = config or RunConfig()
+    check_prompt(prompt)
+    now = time.monotonic()
+    bound = adapter.bound(prompt, config)
+    return terms(adapter, tracker, config, bound, now, now + config.timeout_seconds)
+
+
+def tracker_of(adapter: Metered, config: RunConfig) -> BudgetTracker | None:
+    """The tracker of the config, else the adapter's own."""
+    return adapter.budget_tracker if config.budget_tracker is None else config.budget_tracker
+
+
+def terms(
+    adapter: Metered, tracker: BudgetTracker, config: RunConfig, bound: Bound, now: float, deadline: float
+) -> Terms:
+    """The terms of an attempt that begins `now` and must be over by `deadline`."""
+    facts = CallFacts(
+        adapter=_text_of(adapter, "provider") or type(adapter).__name__,
+        model=config.model_name or _text_of(adapter, "model"),
+        labels=config.labels,
+        grade=bound.grade,
+        price=_price(adapter, tracker, config),
+    )
+    if tracker.strict and facts.grade != "proven":
+        refuse_unproven(tracker.accounts, facts)
+    if facts.price is None:
+        refuse_unpriced(tracker.accounts, facts)
+    patience = 0.0 if config.when_short == "refuse" else config.budget_wait_seconds
+    wait_until = min(now + patience, deadline)
+    demand = _demand(bound, config, facts.price, strict=tracker.strict)
+    return Terms(tracker, config, demand, facts, wait_until, _replaced_by(adapter, tracker))
+
+
+def cut_by(hold: Hold, config: RunConfig, finish_reason: str) -> str | None:
+    """A hint for an answer that was cut by an output limit of the budget's, not of its caller's; else None."""
+    limit, demand = hold.max_tokens, hold.demand
+    if finish_reason != "length" or limit is None or limit == config.max_tokens or not isinstance(demand, BoundDemand):
+        return None
+    why = "the adapter's default" if limit == demand.bound.max_tokens else "which was free"
+    return (
+        f"The answer was cut at {limit:,} tokens, {why} under the limits of budget {hold.tracker.path!r}: "
+        "set max_tokens, or raise the limit."
+    )
+
+
+def hinted(response: LLMResponse, hold: Hold | None, config: RunConfig) -> LLMResponse:
+    """The response with a hint in `metadata` where the budget has cut it."""
+    if hold is None or not isinstance(response, LLMResponse):
+        return response
+    hint = cut_by(hold, config, response.finish_reason)
+    return response if hint is None else replace(response, metadata={**response.metadata, "hint": hint})
+
+
+def log_cut(hold: Hold, config: RunConfig, finish_reason: str) -> None:
+    """Say in the log that the budget has cut an answer."""
+    hint = cut_by(hold, config, finish_reason)
+    if hint is not None:
+        fields = {"tracker": hold.tracker.path, "max_tokens": hold.max_tokens}
+        write(logging.WARNING, "%s", hint, owed=hold.keeper.owed, extra=fields)
+
+
+def declared_price(adapter: Metered, tracker: BudgetTracker | None, config: RunConfig) -> Price | None:
+    """What the user says that this call costs. The adapter's price is that of its own model, not of another one."""
+    own = _text_of(adapter, "model")
+    model = config.model_name or own
+    if adapter.price is not None and own in (model, None):
+        return adapter.price
+    return None if tracker is None or model is None else tracker.prices.get(model)
+
+
+def _price(adapter: Metered, tracker: BudgetTracker, config: RunConfig) -> Price | None:
+    """The declared price, else under a limit in USD what the adapter knows."""
+    declared = declared_price(adapter, tracker, config)
+    if declared is not None or not limits_usd(tracker.accounts):
+        return declared
+    return adapter.price_for(config.model_name or _text_of(adapter, "model"), config)
+
+
+def _replaced_by(adapter: Metered, tracker: BudgetTracker) -> Hold | None:
+    """The hold of a running call of the same adapter, if what is booked on `tracker` counts where that hold does."""
+    around = running.get()
+    hold = None if around is None or around[0] is not adapter else around[1]()
+    return hold if hold is not None and hold.tracker in tracker.lineage else None
+
+
+def _text_of(adapter: Metered, name: str) -> str | None:
+    """An attribute that our adapters have; another's may be anything."""
+    value = getattr(adapter, name, None)
+    return encodable(value) if isinstance(value, str) else None
+
+
+def _demand(bound: Bound, config: RunConfig, price: Price | None, *, strict: bool) -> Demand:
+    """With no output limit given, or by wish, a smaller limit is taken when that is what is free."""
+    least = min(max(config.clamp_floor, bound.least_max_tokens), bound.max_tokens)
+    unasked = config.max_tokens is None
+    elastic = unasked or config.when_short == "clamp"
+    return BoundDemand(bound, least if elastic else bound.max_tokens, price, unasked=unasked and not strict)

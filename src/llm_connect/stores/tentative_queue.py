@@ -1,0 +1,93 @@
+"""The line of those who wait, when what was decided of them may turn out not to be so."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from llm_connect.budget.admission.holds import Keeper
+from llm_connect.budget.admission.queues import Queues
+from llm_connect.budget.admission.wait_queue import _TAKING_SECONDS, Line
+from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.errors import BudgetReason, LLMError
+
+
+class RevisableLine(Line):
+    """Like `Line`; what a step has decided is told when it is written, and else undone."""
+
+    def __init__(self, keeper: Keeper, sure: Callable[[], None]) -> None:
+        super().__init__(keeper)
+        #: Those that are to be woken.
+        self.told: deque[Waiter] = deque()
+        self._sure = sure
+        self._before: dict[Waiter, tuple[Any, ...]] = {}
+        self._joined: set[Waiter] = set()
+
+    def note(self, waiter: Waiter) -> None:
+        """`waiter` is about to change."""
+        if waiter not in self._before:
+            self._before[waiter] = (waiter.hold, waiter.error, waiter.own, waiter.gone)
+
+    def join(self, waiter: Waiter) -> None:
+        self.note(waiter)
+        self._joined.add(waiter)
+        super().join(waiter)
+
+    def leave(self, waiter: Waiter) -> None:
+        self.note(waiter)
+        super().leave(waiter)
+
+    def reclaim(self) -> None:
+        for _, _, waiter in self.untaken:
+            self.note(waiter)
+        super().reclaim()
+
+    def _refuse(self, waiter: Waiter, reason: BudgetReason) -> None:
+        if reason != "wait_expired":
+            self._sure()
+        self.note(waiter)
+        super()._refuse(waiter, reason)
+
+    def _decide(self, waiter: Waiter) -> None:
+        self.note(waiter)
+        super()._decide(waiter)
+
+    def commit(self) -> None:
+        """What was decided is so."""
+        if self.ready:
+            self.told.extend(self.ready)
+            self.ready.clear()
+        if self._before:
+            self._before.clear()
+            self._joined.clear()
+
+    def undo(self, error: LLMError | None = None) -> None:
+        """What was decided is not so: all stand in line as before, but for those let in, who are told an `error`."""
+        self.ready.clear()
+        self._kept.clear()
+        for waiter, before in self._before.items():
+            granted = waiter.hold is not None
+            waiter.hold, waiter.error, waiter.own, waiter.gone = before
+            if granted and waiter.waiting and error is not None:
+                waiter.error = error
+                self.told.append(waiter)
+        waiting = {waiter for waiter in (*self._queues, *self._before) if waiter.waiting}
+        self._queues = Queues()
+        for waiter in waiting - self._joined:
+            self._queues.add(waiter)
+        self._restore_untaken()
+        self._look_who_waits()
+        self._before.clear()
+        self._joined.clear()
+
+    def _restore_untaken(self) -> None:
+        self.untaken: list[tuple[float, int, Waiter]] = [place for place in self.untaken if place[2].hold is not None]
+        here = {waiter for _, _, waiter in self.untaken}
+        for waiter in self._before:
+            if waiter.hold is not None and waiter not in here:
+                taken_by = max(waiter.deadline, time.monotonic() + _TAKING_SECONDS)
+                self.untaken.append((taken_by, waiter.arrival, waiter))
+        heapq.heapify(self.untaken)

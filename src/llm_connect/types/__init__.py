@@ -1,0 +1,1 @@
+"""Values that callers and providers exchange."""

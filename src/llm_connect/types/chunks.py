@@ -1,0 +1,46 @@
+"""The pieces of an answer that comes as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from llm_connect.types.response import FinishReason, LLMResponse
+from llm_connect.types.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """The next piece of the answer's text; never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UsageChunk:
+    """What the whole answer used; comes once, after all text."""
+
+    usage: Usage
+    text: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishChunk:
+    """Why the model stopped; the last chunk of an answer that has come to its end."""
+
+    reason: FinishReason
+    text: ClassVar[str] = ""
+
+
+#: Every chunk has a `text`, which is empty for those that are no text.
+StreamChunk: TypeAlias = TextChunk | UsageChunk | FinishChunk
+
+
+def chunks_of(response: LLMResponse, given: str = "") -> Iterator[StreamChunk]:
+    """The chunks of a whole response, from where the text that was `given` already ends."""
+    rest = response.content.removeprefix(given)
+    if rest and response.content.startswith(given):
+        yield TextChunk(rest)
+    yield UsageChunk(response.usage)
+    yield FinishChunk(response.finish_reason)

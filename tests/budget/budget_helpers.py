@@ -1,0 +1,145 @@
+"""What several tests of the budget need."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
+from llm_connect.budget.admission.acquire import _granted
+from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMBudgetExceededError
+
+T = TypeVar("T")
+PATIENCE = 20.0
+#: Seconds that a caller waits.
+WAIT = PATIENCE
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.001)
+
+
+def leave(tracker: BudgetTracker, waiter: Waiter) -> None:
+    """Let a caller go that no longer waits."""
+    tracker.gate.notes.append(waiter)
+    tracker.gate.work_off()
+
+
+def taken(tracker: BudgetTracker, waiter: Waiter) -> Hold:
+    """What was granted to a caller; raises why there is nothing."""
+    return _granted(waiter, tracker.gate.take(waiter))
+
+
+@contextmanager
+def inside(tracker: BudgetTracker) -> Iterator[None]:
+    """In the midst of an operation of this thread."""
+    gate: Any = tracker.gate
+    gate._lock.wait()
+    gate._inside = True
+    yield
+    gate._inside = False
+    gate._lock.release()
+
+
+async def auntil(condition: Callable[[], bool]) -> None:
+    """Like `until`, in a task."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        await asyncio.sleep(0.001)
+
+
+def in_thread(work: Callable[[], T]) -> Future[T]:
+    """`work` in a thread of its own."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def waits(tracker: BudgetTracker, number: int) -> None:
+    """Wait until `number` callers wait on `tracker`."""
+    until(lambda: tracker.snapshot().waiting == number)
+
+
+async def awaits(tracker: BudgetTracker, number: int) -> None:
+    await auntil(lambda: tracker.snapshot().waiting == number)
+
+
+def place(
+    tracker: BudgetTracker, tokens: int, *, calls: int = 0, own: tuple[Hold, ...] = (), seconds: float = 1_000.0
+) -> Waiter:
+    """A caller in line, without a thread."""
+    deadline = time.monotonic() + seconds
+    demand = PlainDemand(tokens, calls)
+    waiter = Waiter(tracker, demand, CallFacts(), arrival=tracker.gate.arrive(), deadline=deadline, own=own)
+    tracker.gate.queue(waiter, may_wait=True)
+    return waiter
+
+
+def refused(work: Callable[[], Any]) -> LLMBudgetExceededError:
+    """The refusal that `work` meets."""
+    try:
+        work()
+    except LLMBudgetExceededError as error:
+        return error
+    raise AssertionError("it was let in")
+
+
+async def arefused(work: Coroutine[Any, Any, Any]) -> LLMBudgetExceededError:
+    try:
+        await work
+    except LLMBudgetExceededError as error:
+        return error
+    raise AssertionError("it was let in")
+
+
+def come_to_rest(tracker: BudgetTracker) -> None:
+    """Let go what the traceback of a fault still refers to, once the worker of a store has done what it was told to."""
+    held = tracker.held if tracker.gate.worker is None else any(asyncio.run(tracker.asnapshot()).held)
+    if held:
+        gc.collect()
+        until(lambda: not any(tracker.snapshot().held))
+
+
+def at_rest(tracker: BudgetTracker) -> None:
+    """Nothing is held, nobody waits, and the entries add up to what is spent."""
+    snapshot = tracker.snapshot()
+    assert tuple(snapshot.held) == (0, 0, 0)
+    assert snapshot.waiting == 0
+    added = [tracker.ledger.earlier, *(entry.amount for entry in tracker.ledger)]
+    assert tuple(map(sum, zip(*added, strict=True))) == tuple(snapshot.spent)
+
+
+def outcomes(tracker: BudgetTracker) -> list[str]:
+    return [entry.outcome for entry in tracker.ledger]
+
+
+def run_all(work: Iterable[Callable[[], Any]]) -> list[Any]:
+    """All of `work` in threads at once; a refusal is a result, too."""
+    futures = [in_thread(each) for each in work]
+    results: list[Any] = []
+    for future in futures:
+        error = future.exception(PATIENCE)
+        assert error is None or isinstance(error, LLMBudgetExceededError), error
+        results.append(error or future.result())
+    return results

@@ -1,0 +1,68 @@
+"""The tests of the tracker run against every store: what they call `BudgetTracker` opens budgets in it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.budget.stores import STORES, Opener, temporary_folder
+
+#: Files whose tests are about the tracker, and what calls do with it.
+ABOUT_THE_TRACKER = {
+    "test_admission",
+    "test_budget",
+    "test_call_budget",
+    "test_children",
+    "test_delegate",
+    "test_faults",
+    "test_gather_mocks",
+    "test_holds",
+    "test_large_amounts",
+    "test_learning",
+    "test_ledger",
+    "test_line",
+    "test_metered_ends",
+    "test_metered_once",
+    "test_metering",
+    "test_one_budget",
+    "test_price",
+    "test_races",
+    "test_self_wait",
+    "test_slices",
+    "test_streaming",
+    "test_streams",
+    "test_strict",
+    "test_terms",
+    "test_thresholds",
+    "test_totals",
+    "test_waiters",
+    "test_windows",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    name = metafunc.module.__name__.rpartition(".")[2]
+    if name in ABOUT_THE_TRACKER and hasattr(metafunc.module, "BudgetTracker"):
+        in_memory_only = metafunc.definition.get_closest_marker("in_memory_only")
+        # What calls do with a budget in Redis, tests/stores has.
+        stores = STORES[:2] if "engine" in metafunc.module.__name__ else STORES
+        metafunc.parametrize("store", ["memory"] if in_memory_only else stores, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where `BudgetTracker(...)` of the test's module keeps its budgets."""
+    name: str = getattr(request, "param", "memory")
+    if name == "memory":
+        yield name
+        return
+    # What tests of before have left would be collected in this one, perhaps under a tracer.
+    gc.collect()
+    with temporary_folder() as folder:
+        opener = Opener(name, Path(folder))
+        monkeypatch.setattr(request.module, "BudgetTracker", opener)
+        yield name
+        opener.shut()

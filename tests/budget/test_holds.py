@@ -1,0 +1,375 @@
+"""A hold ends once, and by what is known."""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import gc
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError
+from llm_connect.types.amounts import NOTHING, Amount
+from llm_connect.types.usage import Usage
+from tests.budget.budget_helpers import at_rest, in_thread, outcomes, refused
+
+ENDS = {"settle": ("settled", 30), "release": ("released", 0), "presume": ("presumed", 30)}
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("second", ENDS)
+def test_a_hold_ends_once(first: str, second: str) -> None:
+    """Ending it again, in whatever way, changes nothing (BUDGET-3)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(30)
+    getattr(hold, first)()
+    entry = hold.entry
+    getattr(hold, second)()
+    hold.end_unsettled()
+    outcome, spent = ENDS[first]
+    assert outcomes(tracker) == [outcome]
+    assert (tracker.spent, hold.entry) == (spent, entry)
+    at_rest(tracker)
+
+
+def test_an_ended_hold_sends_nothing() -> None:
+    """After its end, `dispatch` raises: another request needs another hold (BUDGET-3)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(30)
+    hold.release()
+    with pytest.raises(LLMConfigurationError, match=r"^This hold has ended: reserve anew for another request"):
+        hold.dispatch()
+    assert "ended" in repr(hold)
+    at_rest(tracker)
+
+
+def test_an_open_hold_has_no_entry() -> None:
+    """The line of the ledger is there once the hold has ended."""
+    with BudgetTracker(100).reserve(30) as hold:
+        assert (hold.entry, hold.amount) == (None, NOTHING)
+
+
+def test_dispatch_twice_is_dispatch() -> None:
+    """A request that is about to be sent may say so twice."""
+    with BudgetTracker(100).reserve(30) as hold:
+        hold.dispatch()
+        hold.dispatch()
+        assert hold.state == "dispatched"
+
+
+def test_leaving_the_block_releases_or_presumes() -> None:
+    """Unsettled, what was not dispatched is free, and what was is presumed, exception or not (BUDGET-3)."""
+    tracker = BudgetTracker(1_000)
+    with tracker.reserve(10):
+        pass
+    with tracker.reserve(20) as hold:
+        hold.dispatch()
+    with suppress(ValueError), tracker.reserve(30) as hold:
+        hold.dispatch()
+        raise ValueError
+    with tracker.reserve(40) as hold:
+        hold.dispatch()
+        hold.settle(5)
+    assert outcomes(tracker) == ["released", "presumed", "presumed", "settled"]
+    assert tracker.snapshot().presumed == Amount(50, 2)
+    at_rest(tracker)
+
+
+def test_on_unknown_release_gives_the_guarantee_up() -> None:
+    """With `on_unknown="release"` an unknown outcome costs nothing."""
+    tracker = BudgetTracker(1_000, on_unknown="release")
+    with tracker.reserve(20) as hold:
+        hold.dispatch()
+    assert outcomes(tracker) == ["released"]
+
+
+@pytest.mark.parametrize("dispatched", [False, True])
+def test_a_lost_hold_ends(dispatched: bool) -> None:
+    """Losing the last reference is leaving the block, though the caller's context remembers its holds (BUDGET-3)."""
+    tracker = BudgetTracker(1_000)
+    hold = tracker.reserve(20)
+    if dispatched:
+        hold.dispatch()
+    del hold
+    gc.collect()
+    assert tracker.snapshot().held == NOTHING
+    assert outcomes(tracker) == ["presumed" if dispatched else "released"]
+    at_rest(tracker)
+
+
+def test_what_is_left_to_do_can_be_done_at_once() -> None:
+    """`flush` ends lost holds without another operation (BUDGET-3)."""
+    tracker = BudgetTracker(1_000)
+    tracker.reserve(20)
+    gc.collect()
+    tracker.gate.flush()
+    assert (outcomes(tracker), tracker.own_accounts[0].held) == (["released"], 0)
+
+
+async def test_a_coroutine_may_wait_for_the_entry_in_memory_as_well() -> None:
+    """The async forms of a hold are there for every budget, and give the same (BUDGET-3)."""
+    tracker = BudgetTracker(100)
+    with await tracker.areserve(30) as hold:
+        await hold.adispatch()
+        hold.settle(10)
+    await hold.abooked()
+    hold.booked()
+    assert (outcomes(tracker), (await tracker.asnapshot()).spent.tokens) == (["settled"], 10)
+    late = await tracker.areserve(30)
+    tracker.record(100)
+    with pytest.raises(LLMBudgetExceededError):
+        await late.adispatch()
+    at_rest(tracker)
+
+
+def test_a_lost_hold_in_a_circle_ends() -> None:
+    """The garbage collector's finalizer is as good (BUDGET-3)."""
+    tracker = BudgetTracker(1_000)
+    circle: list[Any] = [tracker.reserve(20)]
+    circle.append(circle)
+    del circle
+    gc.collect()
+    at_rest(tracker)
+
+
+def test_a_lost_hold_that_was_waited_for_ends() -> None:
+    """A hold that was granted after a wait is kept alive by nobody else (BUDGET-3)."""
+    tracker = BudgetTracker(10)
+    first = tracker.reserve(10)
+    context = contextvars.Context()
+    waiting = in_thread(lambda: context.run(tracker.reserve, 10, max_wait_seconds=20))
+    while tracker.snapshot().waiting == 0:
+        pass
+    first.release()
+    hold = waiting.result(20)
+    del waiting, hold
+    gc.collect()
+    tracker.consume(10)
+    at_rest(tracker)
+
+
+def test_a_copy_of_a_hold_is_the_hold() -> None:
+    """A copied hold ends once with its original (BUDGET-3)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(30)
+    copies = [copy.copy(hold), copy.deepcopy([hold])[0]]
+    hold.settle(10)
+    for each in copies:
+        each.settle(10)
+    del copies, each
+    gc.collect()
+    assert (tracker.spent, tracker.held) == (10, 0)
+    at_rest(tracker)
+
+
+def test_settle_takes_what_is_said_and_keeps_the_rest() -> None:
+    """A figure that is not said counts as it was held."""
+    tracker = BudgetTracker()
+    usage = Usage(prompt_tokens=3, completion_tokens=4)
+    for figures, booked in (
+        ({}, Amount(30, 1, 5_000_000_000)),
+        ({"tokens": 7}, Amount(7, 1, 5_000_000_000)),
+        ({"usage": usage}, Amount(7, 1, 5_000_000_000)),
+        ({"tokens": 9, "usage": usage, "calls": 3, "usd": "0.1"}, Amount(9, 3, 100_000_000)),
+    ):
+        hold = tracker.reserve(30, usd=5)
+        hold.settle(**figures)  # type: ignore[arg-type]
+        assert hold.entry is not None
+        assert hold.entry.amount == booked
+        assert hold.entry.cost == (Decimal("0.1") if "usd" in figures else None)
+    at_rest(tracker)
+
+
+def usage_of(**parts: Any) -> Usage:
+    return Usage(**{"prompt_tokens": 3, "completion_tokens": 4, **parts})
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"tokens": -1},
+        {"tokens": 1.5},
+        {"calls": True},
+        {"usd": -1},
+        {"usd": "x"},
+        {"usage": 7},
+        {"usage": {"prompt_tokens": 3, "completion_tokens": 4}},
+        {"usage": usage_of(prompt_tokens="3")},
+        {"usage": usage_of(completion_tokens=None)},
+        {"usage": usage_of(cached_tokens=-1)},
+        {"tokens": 7, "usage": usage_of(reasoning_tokens=Decimal(1))},
+        {"tokens": 7, "usage": usage_of(cache_write_tokens=True)},
+        {"model": 5},
+        {"model": b"m"},
+    ],
+)
+def test_settle_refuses_figures_that_are_none(figures: dict[str, Any]) -> None:
+    """A wrong argument is an error of ours and the hold stays open (BUDGET-73)."""
+    tracker = BudgetTracker(total=100, total_usd=5)
+    with tracker.reserve(30, price=Price(prompt=1, completion=2)) as hold:
+        with pytest.raises(LLMConfigurationError):
+            hold.settle(**figures)
+        assert tracker.held == 30
+        hold.dispatch()
+    assert outcomes(tracker) == ["presumed"]
+    at_rest(tracker)
+
+
+@pytest.mark.parametrize(("said", "kept"), [("half \ud800", "half ?"), (5, "5"), (["x"], "['x']"), (Decimal(1), "1")])
+def test_any_source_of_a_cost_is_kept_as_text(said: Any, kept: str) -> None:
+    """A name that is only remembered is no reason to lose what is known of the cost (BUDGET-73)."""
+    tracker = BudgetTracker(total=100)
+    with tracker.reserve(30) as hold:
+        hold.settle(7, usd="0.1", cost_source=said)
+    (entry,) = tracker.ledger
+    assert (entry.outcome, entry.amount.tokens, entry.cost_source) == ("settled", 7, kept)
+    at_rest(tracker)
+
+
+def test_an_overrun_is_booked_in_full_until_there_is_room() -> None:
+    """More than was held: all of it is booked, and nothing is admitted until the limit is raised (BUDGET-10)."""
+    root = BudgetTracker(1_000)
+    child = root.child("child", 100)
+    with child.reserve(50) as hold:
+        hold.dispatch()
+        hold.settle(130)
+    assert (child.spent, root.spent, child.breached, root.breached) == (130, 130, True, False)
+    for amount in (0, 1):
+        assert refused(lambda amount=amount: child.reserve(amount)).reason == "never_fits"  # type: ignore[misc]
+    root.consume(1)
+    child.set_limits(total=131)
+    child.consume(1)
+    at_rest(root)
+
+
+def test_a_correction_reopens_a_breached_budget() -> None:
+    """A presumption that is corrected downwards makes room again (BUDGET-10)."""
+    tracker = BudgetTracker(100)
+    with tracker.reserve(60) as hold:
+        hold.dispatch()
+    tracker.record(50)
+    assert tracker.breached
+    assert hold.entry is not None
+    entry = tracker.correct(hold.entry.id, 10)
+    assert (entry.outcome, entry.amount, entry.corrects) == ("corrected", Amount(-50), hold.entry.id)
+    assert not tracker.breached
+    assert tracker.snapshot().presumed == NOTHING
+    tracker.consume(40)
+    at_rest(tracker)
+
+
+def test_a_correction_keeps_what_it_does_not_say() -> None:
+    """A correction of tokens leaves the presumed calls and USD as they are."""
+    tracker = BudgetTracker(total_usd=1)
+    with tracker.reserve(60, usd="0.5") as hold:
+        hold.dispatch()
+    assert hold.entry is not None
+    tracker.correct(hold.entry.id, tokens=10)
+    assert (tracker.spent, tracker.spent_calls, tracker.spent_usd) == (10, 1, Decimal("0.5"))
+
+
+def test_what_is_no_open_presumption_is_corrected_once_at_most() -> None:
+    """A released, recorded, unknown or already corrected entry is refused. (BUDGET-63)"""
+    tracker = BudgetTracker(100)
+    released, presumed = tracker.reserve(10), tracker.reserve(20)
+    released.release()
+    presumed.presume()
+    assert released.entry is not None
+    assert presumed.entry is not None
+    recorded = tracker.record(10)
+    corrected = tracker.correct(presumed.entry.id, 0, calls=0)
+    for entry_id in (released.entry.id, presumed.entry.id, recorded.id, corrected.id, 99):
+        with pytest.raises(LLMConfigurationError, match="nothing that this budget has presumed"):
+            tracker.correct(entry_id, 0)
+    assert tracker.spent == 10
+    at_rest(tracker)
+
+
+def test_what_was_settled_is_corrected_once(store: str) -> None:
+    """The difference is booked on its tracker and above it, and none of it is presumed. (BUDGET-63)"""
+    if store == "redis":
+        # A server knows only of open presumptions whose they are.
+        return
+    tracker = BudgetTracker(100)
+    child = tracker.child("c")
+    holds = [child.reserve(10), child.reserve(30)]
+    for hold in holds:
+        hold.settle(10)
+    entry = tracker.correct(holds[0].entry_id, 25)
+    assert (entry.outcome, entry.amount, entry.corrects, entry.tracker) == (
+        "corrected",
+        Amount(15),
+        holds[0].entry_id,
+        "budget/c",
+    )
+    assert (tracker.spent, child.spent, tracker.snapshot().presumed) == (35, 35, NOTHING)
+    with pytest.raises(LLMConfigurationError, match="corrected before"):
+        tracker.correct(holds[0].entry_id, 0)
+    tracker.correct(holds[1].entry_id, 0)
+    assert (tracker.spent, sum(entry.amount.tokens for entry in tracker.ledger)) == (25, 25)
+    at_rest(tracker)
+
+
+def test_a_lost_hold_is_not_counted_by_the_figures() -> None:
+    """When nothing runs nothing is held, also in the first figure that is read after a hold was lost (BUDGET-3)."""
+    tracker = BudgetTracker(100)
+    child = tracker.child("lost", total=50)
+    for read in (lambda: tracker.held, lambda: 100 - (child.remaining() or 0) - 50, lambda: str(tracker).count("30")):
+        hold = child.reserve(30)
+        assert tracker.held == 30
+        del hold
+        gc.collect()
+        assert read() == 0
+
+
+def test_what_is_sent_stays_dispatched_whatever_comes() -> None:
+    """Saying it again, after an overrun of others, neither raises nor gives back what was sent (BUDGET-10)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(30)
+    hold.dispatch()
+    tracker.record(200)
+    hold.dispatch()
+    assert (hold.state, tracker.held) == ("dispatched", 30)
+    hold.settle(10)
+    assert tracker.spent == 210
+    at_rest(tracker)
+
+
+def test_a_limit_lowered_below_what_is_spent_keeps_holds_of_before_from_being_sent() -> None:
+    """While more is spent than a limit allows, nothing is sent, also what was granted before (BUDGET-10)."""
+    tracker = BudgetTracker(100)
+    tracker.consume(60)
+    hold = tracker.reserve(30)
+    tracker.set_limits(total=50)
+    error = refused(hold.dispatch)
+    assert (error.reason, error.spent, error.total) == ("never_fits", 60, 50)
+    assert hold.state == "ended"
+    at_rest(tracker)
+
+
+@pytest.mark.parametrize(
+    ("limits", "bound", "used"),
+    [
+        ({"total": 100}, {"tokens": 50}, {"tokens": 150}),
+        ({"total_calls": 2}, {"calls": 1}, {"calls": 3}),
+        ({"total_usd": 1}, {"usd": "0.5"}, {"usd": "1.5"}),
+    ],
+    ids=["tokens", "calls", "usd"],
+)
+@pytest.mark.parametrize("is_slice", [False, True], ids=["plain", "slice"])
+def test_an_overrun_in_any_unit_keeps_holds_of_before_from_being_sent(
+    limits: dict[str, Any], bound: dict[str, Any], used: dict[str, Any], is_slice: bool
+) -> None:
+    """One that used more than it held may pass the limit: what was granted meanwhile is then not sent (BUDGET-10)."""
+    root = BudgetTracker(**limits)
+    with root.child("c", **limits, slice=is_slice) as tracker:
+        first, second = tracker.reserve(**bound), tracker.reserve(**bound)
+        first.dispatch()
+        first.settle(**used)
+        assert refused(second.dispatch).reason == "never_fits"
+    at_rest(root)

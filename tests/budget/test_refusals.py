@@ -1,0 +1,209 @@
+"""What a refusal says: which limit it is about, its figures, and the line that says what would help."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMBudgetExceededError, LLMBudgetNeverFitsError, LLMBudgetWaitError
+from llm_connect.interface.config import RunConfig
+from llm_connect.testing.mock import MockLLMAdapter
+from llm_connect.types.amounts import NOTHING, Amount
+from tests.budget.budget_helpers import PATIENCE, in_thread, refused
+
+HINT = " It is likely to use about 200 tokens: count_tokens= on the adapter tightens its bound."
+
+
+def call(tracker: BudgetTracker, adapter: MockLLMAdapter | None = None, **fields: Any) -> LLMBudgetExceededError:
+    """The refusal of a call with a bound of 500 tokens, of which it would use about 200."""
+    config = RunConfig(**{"budget_tracker": tracker, "max_tokens": 100, **fields})
+    return refused(lambda: (adapter or MockLLMAdapter()).execute_prompt("x" * 400, config))
+
+
+def held_elsewhere(tracker: BudgetTracker, tokens: int) -> Hold:
+    """An open hold of another caller."""
+    return in_thread(lambda: tracker.reserve(tokens)).result(PATIENCE)
+
+
+def test_what_never_fits() -> None:
+    """The line says by how much it is too large, whatever is held just now, and what would make it smaller."""
+    tracker = BudgetTracker(300)
+    tracker.record(10)
+    with held_elsewhere(tracker, 50):
+        error = call(tracker)
+    assert str(error) == (
+        "Budget 'budget': a call of up to 500 tokens does not fit even when nothing is running (10 tokens spent and 50 "
+        "tokens held of 300 tokens). What would fit: a limit that is higher by 210 tokens, or a smaller max_tokens or "
+        "a shorter prompt." + HINT
+    )
+
+
+def test_what_does_not_fit_now() -> None:
+    """The line tells one that does not wait from one that has waited."""
+    tracker = BudgetTracker(700)
+    with held_elsewhere(tracker, 600):
+        assert str(call(tracker, when_short="refuse")) == (
+            "Budget 'budget': a call of up to 500 tokens does not fit now, and this call does not wait (0 tokens spent "
+            "and 600 tokens held of 700 tokens). Let it wait (max_wait_seconds, and in a running event loop "
+            "async_execute_prompt or areserve)." + HINT
+        )
+        assert str(call(tracker, max_wait_seconds=0.01)) == (
+            "Budget 'budget': a call of up to 500 tokens did not fit before the wait was over (0 tokens spent and 600 "
+            "tokens held of 700 tokens). What would fit: a limit that is higher by 400 tokens, or a smaller max_tokens "
+            "or a shorter prompt." + HINT
+        )
+
+
+@pytest.mark.parametrize(("total", "figures"), [(700, " (0 tokens spent and 0 tokens held of 700 tokens)"), (None, "")])
+def test_a_closed_budget(total: int | None, figures: str) -> None:
+    """Nothing is missing, and a smaller call would not help; without a limit there are no figures."""
+    tracker = BudgetTracker(total)
+    tracker.close()
+    error = call(tracker)
+    assert error.missing == 0
+    assert str(error) == (
+        "Budget 'budget': a call of up to 500 tokens is refused, because the budget is closed"
+        f"{figures}. Use the parent's budget, or open another child."
+    )
+
+
+def test_a_wait_for_oneself() -> None:
+    """The line says whose hold is in the way; a smaller call is not what would help."""
+    tracker = BudgetTracker(1_000)
+    with tracker.reserve(600):
+        assert str(call(tracker, max_wait_seconds=0.01)) == (
+            "Budget 'budget': a call of up to 500 tokens waited for holds that its own caller kept open (0 tokens "
+            "spent and 600 tokens held of 1,000 tokens). End the outer hold first, or set metered = False on an "
+            "adapter that only wraps another one."
+        )
+
+
+def test_a_breach() -> None:
+    """While more is spent than a limit allows, not the call but the limit has to change."""
+    tracker = BudgetTracker(1_000)
+    tracker.record(1_001)
+    assert str(call(tracker)).startswith(
+        "Budget 'budget': a call of up to 500 tokens does not fit even when nothing is running (1,001 tokens spent and "
+        "0 tokens held of 1,000 tokens). More is spent than the limit allows: raise it by set_limits, or correct"
+    )
+
+
+def test_what_is_likely_is_said_of_tokens_only_and_only_when_it_is_less() -> None:
+    """A bound that is already tight, and a limit in another unit, have no hint at a tighter one."""
+
+    class Tight(MockLLMAdapter):
+        def bound(self, prompt: str, config: RunConfig) -> Bound:
+            return Bound(prompt_tokens=0, max_tokens=100)
+
+    tight = call(BudgetTracker(50), Tight())
+    assert (tight.requested, tight.likely) == (100, 100)
+    assert "likely" not in str(tight)
+    dear = call(BudgetTracker(total_usd="0.01"), MockLLMAdapter(price=Price(prompt=100, completion=100)))
+    assert (dear.unit, dear.requested, dear.missing, dear.likely) == ("usd", Decimal("0.05"), Decimal("0.04"), None)
+    assert str(dear).endswith(" What would fit: a limit that is higher by 0.04 USD, or fewer calls.")
+
+
+def test_an_unproven_bound() -> None:
+    """The error is about the tracker in its tokens, with the figures of that moment, and says what would be let in."""
+    tracker = BudgetTracker(1_000, strict=True).child("c", 900)
+    tracker.record(10)
+    error = call(tracker)
+    assert (error.unit, error.path, error.total, error.spent, error.held) == ("tokens", "budget/c", 900, 10, 0)
+    assert (error.provider, error.model, error.booked, error.reason) == ("MockLLMAdapter", "mock", NOTHING, "unproven")
+    assert str(error) == (
+        "Budget 'budget/c' is strict, and the bound of 'mock' at MockLLMAdapter is estimated: use a model and an "
+        "endpoint whose bounds are proven, or a budget without strict=True."
+    )
+
+
+def test_an_unknown_price() -> None:
+    """The error is about the limit in USD, with its figures, and says how to declare a price."""
+    root = BudgetTracker(total_usd="0.5")
+    root.record(usd="0.2")
+    error = call(root.child("c", 900))
+    assert (error.unit, error.path, error.total, error.spent) == ("usd", "budget", Decimal("0.5"), Decimal("0.2"))
+    assert (error.provider, error.model, error.booked, error.reason) == ("MockLLMAdapter", "mock", NOTHING, "unpriced")
+    assert str(error) == (
+        "Budget 'budget' limits USD, and no price of 'mock' is known to MockLLMAdapter. Declare it in USD per million "
+        "tokens: price=Price(prompt=..., completion=...) on the adapter, or BudgetTracker(prices={'mock': "
+        "Price(prompt=..., completion=...)}); Price.free() is one, too. The providers' list prices come with the extra "
+        "'prices'."
+    )
+
+
+def test_a_refusal_is_about_the_limit_that_stays_in_the_way() -> None:
+    """Not about one that is only full just now, by holds of others or of the caller itself."""
+    for hold in (held_elsewhere, BudgetTracker.reserve):
+        root = BudgetTracker(100)
+        team = root.child("team", 200)
+        with hold(team, 90):
+            error = refused(lambda: team.reserve(150, max_wait_seconds=PATIENCE))  # noqa: B023 - it is called at once
+        assert (error.reason, error.path, error.missing) == ("never_fits", "budget", 50)
+
+
+def test_a_wait_for_oneself_is_about_the_limit_that_ones_own_hold_fills() -> None:
+    """The caller's own holds are in the way on it, and nothing else is on any. (BUDGET-9)"""
+    root = BudgetTracker(100)
+    team = root.child("team", 70)
+    with root.reserve(50):
+        error = refused(lambda: team.reserve(55, max_wait_seconds=0.01))
+    assert (error.reason, error.path, error.total) == ("self_wait", "budget", 100)
+
+
+def test_never_and_later_are_classes() -> None:
+    """Each refusal is of one of two kinds, and stays so when it is pickled. (ERROR-7, ERROR-4)"""
+    tracker = BudgetTracker(100, total_usd=1, strict=True)
+    closed = tracker.child("c")
+    closed.close()
+    with tracker.reserve(60, usd=0, grade="proven"):
+        errors = [
+            refused(lambda: tracker.reserve(101, usd=0, grade="proven")),
+            refused(lambda: closed.reserve(1, usd=0, grade="proven")),
+            refused(lambda: tracker.reserve(1, grade="proven")),
+            refused(lambda: tracker.reserve(1)),
+            refused(lambda: tracker.reserve(60, usd=0, grade="proven")),
+            refused(lambda: tracker.reserve(60, usd=0, grade="proven", max_wait_seconds=0.01)),
+        ]
+    reasons = ["never_fits", "closed", "unpriced", "unproven", "refused", "self_wait"]
+    assert [error.reason for error in errors] == reasons
+    kinds = [LLMBudgetNeverFitsError] * 4 + [LLMBudgetWaitError] * 2
+    assert [type(error) for error in errors] == kinds
+    assert [type(pickle.loads(pickle.dumps(error))) for error in errors] == kinds
+    assert {error.retry_after for error in errors} == {None}
+
+
+def test_a_full_window_says_in_how_many_seconds_it_opens() -> None:
+    """For whoever would send `Retry-After`. (ERROR-7)"""
+    tracker = BudgetTracker(100, period=timedelta(hours=1))
+    tracker.record(80)
+    error = refused(lambda: tracker.reserve(30))
+    assert isinstance(error, LLMBudgetWaitError)
+    assert error.reason == "window_full"
+    assert error.retry_after is not None
+    assert error.opens_at is not None
+    assert 0 < error.retry_after <= error.opens_at - time.time() + 30
+    assert 3_500 < error.retry_after < 3_700
+
+
+def test_a_snapshot_has_limits_as_the_tracker_has_them() -> None:
+    """In tokens, calls and USD, and money without zeros at its end. (BUDGET-62)"""
+    tracker = BudgetTracker(100, total_usd="2.50", total_calls=4)
+    with tracker.reserve(10, usd="0.25") as hold:
+        snapshot = tracker.snapshot()
+        limits = (snapshot.total, snapshot.total_calls, snapshot.total_usd)
+        assert limits == (tracker.total, tracker.total_calls, tracker.total_usd) == (100, 4, Decimal("2.5"))
+        figures = (snapshot.spent_usd, snapshot.held_usd, snapshot.spent_calls, snapshot.held_calls)
+        assert figures == (tracker.spent_usd, tracker.held_usd, tracker.spent_calls, tracker.held_calls)
+        hold.settle(5, usd="0.10")
+    shown = [str(usd) for usd in (tracker.total_usd, tracker.spent_usd, tracker.held_usd, BudgetTracker().spent_usd)]
+    assert shown == ["2.5", "0.1", "0", "0"]
+    assert str(Amount(nano_usd=-100 * 10**9).usd) == "-100"

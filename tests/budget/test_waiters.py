@@ -1,0 +1,230 @@
+"""Whoever leaves the wait_queue, is woken late or never comes for what was granted leaves no trace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import time
+from typing import Any
+
+import pytest
+
+from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
+from llm_connect.budget.admission import wait_queue
+from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.waiters import LoopWaiter, Waiter
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.types.amounts import Amount
+from tests.budget.budget_helpers import WAIT, at_rest, awaits, in_thread, inside, place, refused, taken, until, waits
+
+
+async def test_a_cancelled_waiter_leaves_no_trace() -> None:
+    """Cancelled while it waits, a call has no entry, holds nothing and stops nobody (BUDGET-6)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(80)
+    task = asyncio.create_task(tracker.areserve(50, max_wait_seconds=WAIT))
+    await awaits(tracker, 1)
+    small = asyncio.create_task(tracker.areserve(20, max_wait_seconds=WAIT))
+    await awaits(tracker, 2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (await small).release()
+    hold.release()
+    assert [entry.outcome for entry in tracker.ledger] == ["released", "released"]
+    at_rest(tracker)
+
+
+async def test_a_grant_that_came_with_the_cancellation_goes_back() -> None:
+    """A waiter cancelled in the same step in which it was granted gives the grant to the next (BUDGET-6)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(100)
+    first = asyncio.create_task(tracker.areserve(100, max_wait_seconds=WAIT))
+    await awaits(tracker, 1)
+    second = asyncio.create_task(tracker.areserve(100, max_wait_seconds=WAIT))
+    await awaits(tracker, 2)
+    hold.release()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    (await second).release()
+    assert [entry.outcome for entry in tracker.ledger] == ["released", "released"]
+    at_rest(tracker)
+
+
+def test_an_interrupted_thread_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a thread waits takes it out of the line (BUDGET-6)."""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(100)
+
+    def interrupt(self: Any, seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llm_connect.budget.admission.waiters.ThreadWaiter.wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        contextvars.Context().run(lambda: tracker.reserve(10, max_wait_seconds=WAIT))
+    assert tracker.snapshot().waiting == 0
+    hold.release()
+    at_rest(tracker)
+
+
+class _ClosedLoop(Waiter):
+    def wake(self) -> None:
+        raise RuntimeError("Event loop is closed")
+
+
+def test_a_dead_loops_waiter_is_dropped_and_the_settler_not_disturbed() -> None:
+    """A waiter that cannot be woken loses its grant to the next in wait_queue, and settle does not raise (BUDGET-6)."""
+    tracker = BudgetTracker(10)
+    hold = tracker.reserve(10)
+    dead = _ClosedLoop(tracker, PlainDemand(10), CallFacts(), arrival=tracker.gate.arrive(), deadline=1e18, own=())
+    tracker.gate.queue(dead, may_wait=True)
+    alive = place(tracker, 10)
+    hold.settle(0)
+    assert alive.hold is not None
+    taken(tracker, alive).release()
+    at_rest(tracker)
+
+
+def test_a_loop_that_ended_while_its_task_waited() -> None:
+    """A real loop, closed with a task waiting in it, costs neither budget nor the settler's peace (BUDGET-6)."""
+    tracker = BudgetTracker(10)
+    hold = tracker.reserve(10)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(tracker.areserve(10, max_wait_seconds=WAIT), context=contextvars.Context())
+    loop.run_until_complete(awaits(tracker, 1))
+    loop.close()
+    hold.release()
+    at_rest(tracker)
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    del task
+    gc.collect()
+    at_rest(tracker)
+
+
+def test_a_late_wake_up_that_fails_takes_no_hold_away() -> None:
+    """A hold that was taken stays with its owner, though waking it fails afterwards (BUDGET-1)."""
+    tracker = BudgetTracker(10)
+    first = tracker.reserve(10)
+    got: list[Hold] = []
+
+    class Overtaken(Waiter):
+        """Its own timeout came first: it has taken the grant before it is woken, and its loop is closed by now."""
+
+        def wake(self) -> None:
+            got.append(taken(tracker, self))
+            raise RuntimeError("Event loop is closed")
+
+    waiter = Overtaken(tracker, PlainDemand(10), CallFacts(), arrival=tracker.gate.arrive(), deadline=1e18, own=())
+    tracker.gate.queue(waiter, may_wait=True)
+    first.release()
+    until(lambda: bool(got))
+    assert got[0].state == "reserved"
+    assert tracker.held == 10
+    got[0].release()
+
+
+def test_an_untaken_grant_is_reclaimed_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grant to a caller that does not come for it goes to the next when the caller's wait is over (BUDGET-6)."""
+    tracker = BudgetTracker(10)
+    hold = tracker.reserve(10)
+    blocked = place(tracker, 10, seconds=60)
+    after = place(tracker, 10)
+    hold.release()
+    assert blocked.hold is not None
+    now = time.monotonic()
+    monkeypatch.setattr(wait_queue.time, "monotonic", lambda: now + 59)
+    tracker.snapshot()
+    assert blocked.hold is not None
+    monkeypatch.setattr(wait_queue.time, "monotonic", lambda: now + 61)
+    tracker.snapshot()
+    assert after.hold is not None
+    assert refused(lambda: taken(tracker, blocked)).reason == "wait_expired"
+    taken(tracker, after).release()
+    at_rest(tracker)
+
+
+def test_a_grant_at_the_end_of_the_wait_can_still_be_taken() -> None:
+    """A caller that was granted in time gets its hold, though its thread runs a little late (BUDGET-2)."""
+    tracker = BudgetTracker(10)
+    hold = tracker.reserve(10)
+    waiter = place(tracker, 10, seconds=0.001)
+    hold.release()
+    time.sleep(0.01)
+    tracker.snapshot()
+    taken(tracker, waiter).release()
+    at_rest(tracker)
+
+
+def test_a_loop_that_stands_still_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiter whose wait is long over, and that does not leave, is passed by (BUDGET-6)."""
+    tracker = BudgetTracker(10)
+    hold = tracker.reserve(5)
+    stuck = place(tracker, 10, seconds=1)
+    small = place(tracker, 5)
+    assert small.waiting
+    now = time.monotonic()
+    monkeypatch.setattr(wait_queue.time, "monotonic", lambda: now + 5)
+    taken(tracker, small).release()
+    assert refused(lambda: taken(tracker, stuck)).reason == "wait_expired"
+    hold.release()
+    at_rest(tracker)
+
+
+def test_a_finalizer_inside_the_lock_waits_for_the_next_operation() -> None:
+    """A generator with an open hold, collected in the midst of an operation, neither hangs nor loses it (BUDGET-6)."""
+    tracker = BudgetTracker(100)
+
+    def stream() -> Any:
+        with tracker.reserve(10) as hold:
+            hold.dispatch()
+            yield
+
+    abandoned = stream()
+    next(abandoned)
+    with inside(tracker):
+        del abandoned
+        gc.collect()
+    assert tracker.snapshot().presumed == Amount(10, 1)
+    at_rest(tracker)
+
+
+@pytest.mark.in_memory_only
+async def test_a_waiter_that_is_collected_inside_the_lock_leaves_no_trace() -> None:
+    """A coroutine that waits, collected in the midst of an operation, is gone with the next one (BUDGET-6)."""
+    tracker = BudgetTracker(100)
+    hold = contextvars.Context().run(tracker.reserve, 100)
+    waiting = tracker.areserve(10, max_wait_seconds=WAIT)
+    waiting.send(None)
+    assert tracker.snapshot().waiting == 1
+    with inside(tracker):
+        del waiting
+        gc.collect()
+    assert tracker.snapshot().waiting == 0
+    hold.release()
+    at_rest(tracker)
+
+
+def test_a_waiter_may_be_woken_by_a_finalizer_in_its_own_thread() -> None:
+    """To wake a thread takes no lock that this very thread may have."""
+    tracker = BudgetTracker(100)
+    outer = tracker.reserve(100)
+
+    def wait() -> Hold:
+        return contextvars.Context().run(lambda: tracker.reserve(10, max_wait_seconds=WAIT))
+
+    waiting = in_thread(wait)
+    waits(tracker, 1)
+    outer.release()
+    waiting.result(WAIT).release()
+
+
+async def test_a_waiter_is_woken_once() -> None:
+    """A second wake-up of a task changes nothing."""
+    tracker = BudgetTracker(10)
+    demand = PlainDemand(1)
+    waiter = LoopWaiter(tracker, demand, CallFacts(), arrival=1, deadline=time.monotonic() + WAIT, own=())
+    waiter.wake()
+    waiter.wake()
+    await waiter.wait(WAIT)

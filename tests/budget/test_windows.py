@@ -1,0 +1,397 @@
+"""Limits with a period: what is spent leaves the window in time."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from llm_connect.budget.accounting.periods import Period, period_of, period_said, period_text
+from llm_connect.budget.admission import clocks
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMConfigurationError
+from llm_connect.interface.config import RunConfig
+from llm_connect.testing.mock import MockLLMAdapter
+from llm_connect.types.amounts import NOTHING, Amount
+from tests.budget.budget_helpers import arefused, at_rest, in_thread, outcomes, refused, waits
+
+DAY = 86_400.0
+NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
+
+
+class Clock:
+    """The clock of windows, as a test sets it."""
+
+    def __init__(self) -> None:
+        self.moment = NOON
+
+    def __call__(self) -> float:
+        return self.moment
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(clocks, "now", clock)
+    return clock
+
+
+@pytest.fixture
+def short_parts() -> timedelta:
+    """A span that is over in no time, by the real clock."""
+    return timedelta(seconds=0.3)
+
+
+@pytest.mark.parametrize(
+    ("period", "ends"),
+    [
+        ("hour", datetime(2026, 11, 24, 13, tzinfo=UTC)),
+        ("day", datetime(2026, 11, 25, tzinfo=UTC)),
+        ("month", datetime(2026, 12, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_calendar_period_begins_anew_at_its_boundary(clock: Clock, period: Any, ends: datetime) -> None:
+    """In UTC: the moment before everything counts, from it on nothing does, and entries add up (BUDGET-50)."""
+    tracker = BudgetTracker(100, period=period)
+    tracker.consume(100)
+    assert tracker.snapshot().opens_at == ends.timestamp()
+    clock.moment = ends.timestamp() - 0.001
+    assert (tracker.snapshot().spent.tokens, tracker.remaining()) == (100, 0)
+    clock.moment = ends.timestamp()
+    tracker.consume(99)
+    assert (tracker.snapshot().spent.tokens, tracker.remaining()) == (99, 1)
+    assert outcomes(tracker) == ["settled", "expired", "settled"]
+    at_rest(tracker)
+
+
+def test_a_month_may_be_the_last_of_its_year(clock: Clock) -> None:
+    """December ends with the year (BUDGET-50)."""
+    clock.moment = datetime(2026, 12, 31, 23, 59, tzinfo=UTC).timestamp()
+    tracker = BudgetTracker(100, period="month")
+    assert tracker.snapshot().opens_at == datetime(2027, 1, 1, tzinfo=UTC).timestamp()
+
+
+def test_a_rolling_limit_holds_for_every_span_of_its_length(clock: Clock) -> None:
+    """Whatever is spent when, no span of an hour has more than the limit, and none waits too long (BUDGET-51)."""
+    tracker = BudgetTracker(10, period=timedelta(hours=1))
+    spent: list[float] = []
+    for _ in range(400):
+        try:
+            tracker.consume(1)
+            spent.append(clock.moment)
+        except Exception:
+            assert clock.moment - spent[-10] <= 3_660
+        clock.moment += 47.3
+    assert len(spent) > 45
+    for moment in spent:
+        assert sum(moment <= other <= moment + 3_600 for other in spent) <= 10
+    at_rest(tracker)
+
+
+def test_each_tracker_has_a_window_of_its_own(clock: Clock) -> None:
+    """What leaves that of a child stays spent above it, and the other way round; each adds up (BUDGET-52)."""
+    root = BudgetTracker(1_000, period="day", keep_entries=100)
+    child = root.child("team", 50, period="hour")
+    grandchild = child.child("bee", 500)
+    grandchild.record(40, labels={"job": "a"}, model="m")
+    clock.moment += 3_600
+    root.record(5)
+    assert [each.snapshot().spent.tokens for each in (root, child, grandchild)] == [45, 0, 40]
+    assert [(entry.tracker, entry.amount.tokens) for entry in root.ledger if entry.outcome == "expired"] == [
+        ("budget/team", -40),
+        ("budget", 40),
+    ]
+    for each in (root, child, grandchild):
+        mine = [entry for entry in root.ledger if f"{entry.tracker}/".startswith(f"{each.path}/")]
+        assert sum(entry.amount.tokens for entry in mine) == each.snapshot().spent.tokens
+    clock.moment += DAY
+    assert [each.snapshot().spent.tokens for each in (root, child, grandchild)] == [0, 0, 40]
+    at_rest(root)
+
+
+def test_totals_keep_what_has_left_a_window(clock: Clock) -> None:
+    """By tracker, model and label they count all there ever was, and no expiry is an attempt (BUDGET-43, BUDGET-52)."""
+    tracker = BudgetTracker(100, period="day", keep_entries=1)
+    child = tracker.child("c", period="hour")
+    for _ in range(3):
+        child.record(30, labels={"job": "a"}, model="m")
+        clock.moment += DAY
+    assert tracker.snapshot().spent == NOTHING
+    totals = tracker.ledger.totals("label")["job=a"], tracker.ledger.totals("model")["m"]
+    assert [(total.entries, total.amount.tokens) for total in totals] == [(3, 90), (3, 90)]
+    assert {path: total.amount.tokens for path, total in tracker.ledger.totals("tracker").items()} == {"budget/c": 90}
+    at_rest(tracker)
+
+
+def test_a_hold_counts_in_the_window_in_which_it_ends(clock: Clock) -> None:
+    """Held over a boundary it stays held, and what it comes to is spent after it (BUDGET-53)."""
+    tracker = BudgetTracker(100, period="day")
+    hold = in_thread(lambda: tracker.reserve(80)).result(20)
+    hold.dispatch()
+    clock.moment += DAY
+    assert refused(lambda: tracker.consume(30)).reason == "refused"
+    hold.settle(70)
+    assert tracker.snapshot().spent.tokens == 70
+    clock.moment += DAY
+    assert tracker.snapshot().spent == NOTHING
+    at_rest(tracker)
+
+
+def test_windows_say_how_long_nothing_is_due(clock: Clock) -> None:
+    """So that whoever looks after them can sleep (BUDGET-50)."""
+    tracker = BudgetTracker(100, period="day")
+    tracker.consume(1)
+    looked_after = tracker.gate._windows  # type: ignore[attr-defined]
+    assert looked_after.pause == DAY / 2
+    clock.moment += DAY
+    assert looked_after.pause == 0
+    assert tracker.snapshot().spent == NOTHING
+
+
+@pytest.mark.parametrize("actual", [0, 300, 1_000, 1_700])
+def test_a_correction_counts_where_its_entry_does(clock: Clock, actual: int) -> None:
+    """Of what has left a window it changes nothing there, and above it what is still there (BUDGET-54)."""
+    root = BudgetTracker(5_000)
+    child = root.child("c", 2_000, period="day")
+    with child.reserve(1_000) as hold:
+        hold.dispatch()
+    assert hold.entry is not None
+    clock.moment += DAY
+    child.record(50)
+    root.correct(hold.entry.id, actual)
+    assert child.snapshot().spent == Amount(50)
+    assert child.snapshot().presumed == NOTHING
+    assert root.snapshot().spent == Amount(50 + actual, 1)
+    assert root.snapshot().presumed == NOTHING
+    at_rest(root)
+
+
+def test_a_correction_of_an_older_part_leaves_with_it(clock: Clock) -> None:
+    """What a rolling window still has of it is corrected, and nothing is left when the part leaves (BUDGET-54)."""
+    tracker = BudgetTracker(5_000, period=timedelta(hours=1))
+    tracker.record(7)
+    clock.moment += 120
+    with tracker.reserve(1_000) as hold:
+        hold.dispatch()
+    assert hold.entry is not None
+    clock.moment += 120
+    tracker.record(11)
+    clock.moment += 120
+    tracker.correct(hold.entry.id, 400)
+    assert (tracker.snapshot().spent.tokens, tracker.snapshot().presumed) == (418, NOTHING)
+    clock.moment += 3_480
+    assert tracker.snapshot().spent.tokens == 11
+    clock.moment += 3_600
+    assert tracker.snapshot().spent == NOTHING
+    at_rest(tracker)
+
+
+def test_who_waits_is_let_in_when_a_window_opens(short_parts: timedelta) -> None:
+    """In a thread, with nobody who does anything; the others at its side are let in in order (BUDGET-55)."""
+    tracker = BudgetTracker(10, period=short_parts)
+    tracker.consume(10)
+    began = time.monotonic()
+    waiting = in_thread(lambda: tracker.reserve(10, max_wait_seconds=20).release())
+    waiting.result(20)
+    assert time.monotonic() - began < 5
+    at_rest(tracker)
+
+
+async def test_a_task_that_waits_is_let_in_when_a_window_opens(short_parts: timedelta) -> None:
+    """As in a thread (BUDGET-55)."""
+    tracker = BudgetTracker(10, period=short_parts)
+    tracker.record(10)
+    async with asyncio.timeout(10):
+        hold = await tracker.areserve(10, max_wait_seconds=20)
+    hold.release()
+
+
+def test_who_waits_for_a_hold_sleeps_over_boundaries_of_its_window(short_parts: timedelta) -> None:
+    """It is woken when the window opens, looks, and waits on until the hold ends (BUDGET-55)."""
+    tracker = BudgetTracker(10, period=short_parts)
+    hold = tracker.reserve(10)
+    waiting = in_thread(lambda: tracker.reserve(10, max_wait_seconds=20).release())
+    waits(tracker, 1)
+    time.sleep(0.7)
+    assert not waiting.done()
+    hold.release()
+    waiting.result(20)
+    assert (
+        in_thread(lambda: refused(lambda: tracker.reserve(11, max_wait_seconds=20))).result(20).reason == "never_fits"
+    )
+    hold = tracker.reserve(10)
+    error = in_thread(lambda: refused(lambda: tracker.reserve(10, max_wait_seconds=0.5))).result(20)
+    assert error.reason == "wait_expired"
+    hold.release()
+
+
+async def test_a_task_that_waits_for_a_hold_sleeps_over_boundaries(short_parts: timedelta) -> None:
+    """As in a thread (BUDGET-55)."""
+    tracker = BudgetTracker(10, period=short_parts)
+    with await asyncio.create_task(tracker.areserve(10)):
+        error = await arefused(tracker.areserve(10, max_wait_seconds=0.8))
+    assert error.reason == "wait_expired"
+
+
+def test_what_opens_too_late_is_refused_at_once(clock: Clock) -> None:
+    """The error says when there is room again, in figures and in UTC, and what would help (BUDGET-56)."""
+    tracker = BudgetTracker(100, period="day")
+    tracker.record(80)
+    for wait in (0.0, 60.0):
+        error = refused(lambda wait=wait: tracker.reserve(30, max_wait_seconds=wait))  # type: ignore[misc]
+        assert (error.reason, error.missing) == ("window_full", 10)
+        assert error.opens_at == NOON + DAY / 2
+        assert "There is room again at 2026-11-25 00:00:00 UTC" in str(error)
+        assert "of 100 tokens a day" in str(error)
+    assert pickle.loads(pickle.dumps(error)).opens_at == error.opens_at
+    error = refused(lambda: tracker.reserve(101, max_wait_seconds=60))
+    assert (error.reason, error.opens_at) == ("never_fits", None)
+    at_rest(tracker)
+
+
+def test_the_latest_window_on_the_path_decides_when_there_is_room(clock: Clock) -> None:
+    """And where one of them never opens, it never fits (BUDGET-56)."""
+    root = BudgetTracker(100, period="day")
+    child = root.child("c", 100, period="hour")
+    child.record(90)
+    assert refused(lambda: child.consume(20)).opens_at == NOON + DAY / 2
+    lasting = root.child("l", 50)
+    lasting.record(50)
+    assert refused(lambda: lasting.consume(1)).reason == "never_fits"
+
+
+def test_a_waiter_that_a_window_no_longer_helps_is_told(clock: Clock) -> None:
+    """It waits as long as the window opens in time, and not a moment longer (BUDGET-56)."""
+    clock.moment = NOON + DAY / 2 - 10
+    tracker = BudgetTracker(100, period="day")
+    tracker.record(60)
+    waiting = in_thread(lambda: refused(lambda: tracker.reserve(100, max_wait_seconds=30)))
+    waits(tracker, 1)
+    tracker.set_limits(total=90)
+    assert waiting.result(20).reason == "never_fits"
+
+
+def test_a_breach_ends_with_its_window(clock: Clock) -> None:
+    """A hold of before may be sent then, and calls are let in again (BUDGET-10, BUDGET-50)."""
+    tracker = BudgetTracker(100, period="day")
+    hold = tracker.reserve(40)
+    tracker.record(101)
+    assert tracker.breached
+    clock.moment += DAY
+    hold.dispatch()
+    hold.settle(40)
+    assert not tracker.breached
+    tracker.consume(60)
+    at_rest(tracker)
+
+
+@pytest.mark.parametrize("period", ["day", timedelta(hours=24)])
+def test_a_threshold_is_told_once_in_each_window(clock: Clock, period: Period) -> None:
+    """Again when all that was spent then has left (BUDGET-57)."""
+    tracker = BudgetTracker(100, period=period)
+    seen: list[int] = []
+    tracker.on_threshold(0.8, lambda snapshot: seen.append(snapshot.spent.tokens))
+    for _ in range(3):
+        tracker.record(80)
+        tracker.record(10)
+        clock.moment += DAY * 2
+        tracker.snapshot()
+    assert seen == [80, 80, 80]
+
+
+def test_a_clock_that_is_set_back_does_not_open_a_window(clock: Clock) -> None:
+    """By a little the window lasts longer by that; by far, to the next boundary (BUDGET-58)."""
+    for period in ("day", timedelta(hours=24)):
+        clock.moment = NOON
+        tracker = BudgetTracker(100, period=period)  # type: ignore[arg-type]
+        tracker.record(60)
+        clock.moment += 1_500
+        tracker.record(30)
+        clock.moment -= 1_500
+        assert tracker.snapshot().spent.tokens == 90
+        clock.moment -= 400 * DAY
+        assert tracker.snapshot().spent.tokens == 90
+        assert refused(lambda tracker=tracker: tracker.consume(20)).reason == "window_full"  # type: ignore[misc]
+        clock.moment += 2 * DAY
+        tracker.consume(20)
+        assert tracker.snapshot().spent.tokens == 20
+        at_rest(tracker)
+
+
+def test_a_child_that_nobody_has_is_no_longer_looked_at(clock: Clock) -> None:
+    """Its window goes with it, and what it had spent stays above (BUDGET-52)."""
+    tracker = BudgetTracker(1_000)
+    for number in range(20):
+        tracker.child(f"c{number}", 50, period="hour").record(1)
+    clock.moment += DAY
+    assert tracker.snapshot().spent.tokens == 20
+    at_rest(tracker)
+
+
+def test_a_window_is_shown() -> None:
+    """In words, and in the snapshot (BUDGET-50)."""
+    tracker = BudgetTracker(total_usd=5, period="day")
+    assert "of 5 USD a day" in str(tracker)
+    assert (tracker.period, tracker.snapshot().period) == ("day", "day")
+    lasting = BudgetTracker(5)
+    assert (lasting.period, lasting.snapshot().period, lasting.snapshot().opens_at) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("period", "said", "text"),
+    [
+        ("month", "a month", "month"),
+        (timedelta(hours=24), "in any 24 hours", "86400000000 us"),
+        (timedelta(days=7), "in any 7 days", "604800000000 us"),
+        (timedelta(minutes=90), "in any 90 minutes", "5400000000 us"),
+        (timedelta(seconds=1), "in any second", "1000000 us"),
+        (timedelta(microseconds=7), "in any 7e-06 seconds", "7 us"),
+    ],
+)
+def test_periods_are_said_and_kept(period: Period, said: str, text: str) -> None:
+    """As a person says them; and as text from which they are read again."""
+    assert (period_said(period), period_text(period), period_of(text)) == (said, text, period)
+
+
+@pytest.mark.parametrize("period", ["week", 5, timedelta(), timedelta(days=-1), timedelta(days=9_999), ""])
+def test_periods_that_cannot_be_meant_are_refused(period: Any) -> None:
+    """In one line that names those that can."""
+    with pytest.raises(LLMConfigurationError, match="period must be 'hour', 'day', 'month' or a timedelta"):
+        BudgetTracker(5, period=period)
+    with pytest.raises(LLMConfigurationError, match="period must be"):
+        BudgetTracker(5).child("c", 5, period=period)
+
+
+def test_a_slice_has_no_period(clock: Clock) -> None:
+    """What is set aside is so for a block; below and above it there may be windows (BUDGET-40)."""
+    tracker = BudgetTracker(100, period="day")
+    with pytest.raises(LLMConfigurationError, match="A slice is set aside for its block, and has no period"):
+        tracker.child("s", 50, slice=True, period="day")
+    tracker.record(60)
+    assert refused(lambda: tracker.child("s", 50, slice=True).__enter__()).reason == "window_full"
+    with tracker.child("s", 40, slice=True) as slice_:
+        slice_.child("c", 40, period="hour").record(10)
+        clock.moment += DAY
+        assert (tracker.snapshot().spent, tracker.snapshot().sliced) == (NOTHING, Amount(30))
+        assert slice_.snapshot().spent == Amount(10)
+    assert tracker.snapshot().sliced == NOTHING
+    at_rest(tracker)
+
+
+def test_a_call_is_let_in_by_its_adapter_in_the_next_window(clock: Clock) -> None:
+    """What was learned of a model stays learned over the boundary (BUDGET-41, BUDGET-50)."""
+    tracker = BudgetTracker(600, period="day")
+    adapter = MockLLMAdapter("x", prompt_tokens=40, completion_tokens=300)
+    config = RunConfig(budget_tracker=tracker, max_tokens=150, max_wait_seconds=0)
+    adapter.execute_prompt("x" * 100, config)
+    learned = tracker.snapshot().learned
+    assert learned
+    assert refused(lambda: adapter.execute_prompt("x" * 100, config)).reason == "window_full"
+    clock.moment += DAY
+    assert tracker.snapshot().learned == learned
+    adapter.execute_prompt("x" * 100, config)
+    at_rest(tracker)
