@@ -33,10 +33,11 @@ httpcore2 has a place for this, the network backend of a pool. `watch` puts `_Ba
   reader stretch a write beyond the deadline.
 - No timeout is longer than a day. The system counts it in milliseconds with 32 bits, so a longer one may become short.
 
-The same streams see the first byte of a request just before it leaves, and note it (`response_headers.py`). That decides whether
-an attempt without an answer is released or presumed. Bytes that only ask a proxy for a way to the provider do not
-count. They also check the head of each reply (`framing.py`). Where a user's own client hides its sockets, `watch`
-returns False; then a request counts as sent from its beginning, and only the timeouts of that client apply.
+The same streams see the first byte of a request just before it leaves, and note it (`response_headers.py`). That
+decides whether an attempt without an answer is released or presumed. Bytes that only ask a proxy for a way to the
+provider do not count. They also check the head of each reply (`framing.py`). Where a user's own client hides its
+sockets, `watch` returns False; then a request counts as sent from its beginning, and only the timeouts of that client
+apply.
 
 Async clients get the same lookups, notes and checks, but no deadline: their callers bound them in time.
 

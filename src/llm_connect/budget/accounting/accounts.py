@@ -15,8 +15,9 @@ Three simpler designs do not work.
 
 So an `Account` keeps `limit`, `spent` and `held` of one unit of one tracker, as integers, and derives the rest. A
 `Path` has the accounts of a tracker and its ancestors, both by level and by unit. One lock protects all accounts of a
-tree (`admission/backoff_lock.py`). Under it, `take` first compares the amount with every limit and changes nothing; only when all of
-them cover it does `take` add the amount to every `held`. No other decision can fall between the two loops.
+tree (`admission/backoff_lock.py`). Under it, `take` first compares the amount with every limit and changes nothing;
+only when all of them cover it does `take` add the amount to every `held`. No other decision can fall between the two
+loops.
 
 Two rules make the comparison longer than `spent + held + need <= limit`.
 

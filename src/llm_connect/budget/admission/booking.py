@@ -31,9 +31,9 @@ The order matters on both sides of `dispatch`.
   when they end the holds of a process that died (`stores/leases.py`).
 - Time passes between the grant and `dispatch`. Meanwhile another call may cost more than its hold, a `record` or a
   correction may be booked, a limit may be lowered, or an overrun may teach that the bounds of this model are too low
-  (`accounting/calibration.py`). Each of these sets `surprised`. From then on `dispatch` looks again under the lock. If a limit is
-  breached, or the bound has risen and the difference does not fit, the hold is released and the attempt reserves once
-  more. While nothing has surprised the books, every grant still fits, and `dispatch` needs no lock.
+  (`accounting/calibration.py`). Each of these sets `surprised`. From then on `dispatch` looks again under the lock. If
+  a limit is breached, or the bound has risen and the difference does not fit, the hold is released and the attempt
+  reserves once more. While nothing has surprised the books, every grant still fits, and `dispatch` needs no lock.
 
 An end changes `held` and `spent` on every level of the path, the hold, the ledger and its totals, what was learned, and
 the outbox of callbacks. `Books.end` does that by hand for a plain end, because every call pays for it, and by a `Plan`
