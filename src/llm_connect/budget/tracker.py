@@ -1,5 +1,8 @@
 """The budget that a whole chain of agents shares."""
 
+# Its parents are trackers, those of a scope only scopes.
+# pyright: reportIncompatibleVariableOverride=false
+
 from __future__ import annotations
 
 import time
@@ -121,7 +124,7 @@ class BudgetTracker(BudgetFigures):
     ) -> None:
         check_name(name)
         self.name: str = name
-        self.parent = parent
+        self.parent: Self | None = parent
         self.path: str = name if parent is None else f"{parent.path}/{name}"
         self.gate: BudgetGate = gate
         self.tree: Tree = gate.tree
@@ -131,7 +134,7 @@ class BudgetTracker(BudgetFigures):
         self.accounts: Path = Path(
             self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice, journal=gate.journal
         )
-        self.lineage = (self, *(parent.lineage if parent else ()))
+        self.lineage: tuple[Self, ...] = (self, *(parent.lineage if parent else ()))
         self.closed_itself = is_slice
         self.is_slice: bool = is_slice
         self._opens_as_slice: bool = is_slice
