@@ -206,7 +206,7 @@ def test_a_backend_keeps_the_deadline(end: Any, error: type[Exception]) -> None:
     """Each step on the way to a connection ends by the deadline of the call. (CALL-2)"""
     with end() as url, http.sync_client(1) as client:
         started = time.monotonic()
-        with sockets.socket_deadline(Deadline.after(0.2)), pytest.raises(Exception) as caught:
+        with sockets.SocketDeadline(Deadline.after(0.2)), pytest.raises(Exception) as caught:
             client.post(url)
         assert type(caught.value).__name__ == error.__name__
         assert 0.2 <= time.monotonic() - started < 3

@@ -120,7 +120,7 @@ def test_cookies_are_not_kept(provider: EmbeddedProvider) -> None:
 async def test_a_body_that_breaks_gives_its_connection_back(provider: EmbeddedProvider) -> None:
     """With room for one connection, the next request gets one. (CALL-8)"""
     provider.script(Behaviour(cut=20), times=2)
-    with http.sync_client(1, headers=AUTH) as client, sockets.socket_deadline(Deadline.after(20)):
+    with http.sync_client(1, headers=AUTH) as client, sockets.SocketDeadline(Deadline.after(20)):
         with pytest.raises(httpx2.TransportError):
             client.post(address(provider), json=BODY)
         async with http.async_client(1, headers=AUTH) as aclient:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from llm_connect import _forks
 from llm_connect.engine.clients import Clients
@@ -19,6 +20,8 @@ from llm_connect.protocols.wire import Failure, Reply
 
 if TYPE_CHECKING:
     from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
+
+T = TypeVar("T")
 
 _first_use = _forks.ForkLock()
 
@@ -79,6 +82,24 @@ class Carrier(ABC):
         """Translate an exception of these methods, or of reading an open reply."""
 
 
+class _MadeOnce(Generic[T]):
+    """An attribute that is made on first use, by one thread. From then on reading it calls nothing."""
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, adapter: Any, owner: type) -> T:
+        found: dict[str, Any] = vars(adapter)
+        with _first_use:
+            if self._name not in found:
+                found[self._name] = self._make(adapter)
+        made: T = found[self._name]
+        return made
+
+
 class CarriedAdapter(ProviderAdapter):
     """An adapter that sends through a `Carrier`. Subclasses implement `make_carrier`."""
 
@@ -88,35 +109,20 @@ class CarriedAdapter(ProviderAdapter):
     def make_carrier(self) -> Carrier:
         """Import the module of this adapter's carrier, and make one."""
 
-    @property
-    def _clients(self) -> Clients[Any, Any]:
-        made: Clients[Any, Any] | None = self.__dict__.get("_made_clients")
-        if made is None:
-            # Threads that come first at the same time must not make a set of clients each: only one set is ever closed.
-            with _first_use:
-                first: Clients[Any, Any] | None = self.__dict__.get("_made_clients")
-                made = self._make_clients() if first is None else first
-        return made
-
-    @property
-    def _carrier(self) -> Carrier:
-        if "_made_carrier" not in self.__dict__:
-            with _first_use:
-                if "_made_carrier" not in self.__dict__:
-                    vars(self)["_made_carrier"] = self.make_carrier()
-        made: Carrier = self.__dict__["_made_carrier"]
-        return made
+    def _make_carrier(self) -> Carrier:
+        return self.make_carrier()
 
     def _make_clients(self) -> Clients[Any, Any]:
         way = self._carrier
-        self._made_clients: Clients[Any, Any] = Clients(
-            self, make=way.make, close=way.close, amake=way.amake, aclose=way.aclose, abandon=way.abandon
-        )
-        return self._made_clients
+        return Clients(self, make=way.make, close=way.close, amake=way.amake, aclose=way.aclose, abandon=way.abandon)
+
+    _carrier: _MadeOnce[Carrier] = _MadeOnce(_make_carrier)
+    #: Only one set is ever closed.
+    _clients: _MadeOnce[Clients[Any, Any]] = _MadeOnce(_make_clients)
 
     @property
     def cold(self) -> bool:
-        return "_made_clients" not in self.__dict__
+        return "_clients" not in self.__dict__
 
     def prepare(self) -> None:
         from llm_connect.engine import http
@@ -134,9 +140,9 @@ class CarriedAdapter(ProviderAdapter):
             """It stays, for calls of this loop."""
 
     def send(self, request: Request, deadline: Deadline) -> Reply:
-        from llm_connect.engine.sockets import socket_deadline
+        from llm_connect.engine.sockets import SocketDeadline
 
-        with self._lease() as client, socket_deadline(deadline):
+        with self._lease() as client, SocketDeadline(deadline):
             return self._carrier.post(client, request)
 
     async def asend(self, request: Request, deadline: Deadline) -> Reply:
@@ -144,10 +150,10 @@ class CarriedAdapter(ProviderAdapter):
             return await self._carrier.apost(client, request)
 
     def open(self, request: Request, deadline: Deadline) -> OpenReply:
-        from llm_connect.engine.sockets import socket_deadline
+        from llm_connect.engine.sockets import SocketDeadline
 
         lease = self._lease()
-        with lease as client, socket_deadline(deadline):
+        with lease as client, SocketDeadline(deadline):
             reply = self._carrier.open(client, request)
             reply.keep(lease)
             return reply
@@ -175,11 +181,11 @@ class CarriedAdapter(ProviderAdapter):
         return self._carrier.failure_of(error)
 
     def close(self) -> None:
-        if "_made_clients" in self.__dict__:
+        if "_clients" in self.__dict__:
             self._clients.close()
 
     async def aclose(self) -> None:
-        if "_made_clients" in self.__dict__:
+        if "_clients" in self.__dict__:
             await self._clients.aclose()
 
 

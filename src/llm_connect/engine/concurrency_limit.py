@@ -173,7 +173,9 @@ class _Places:
         waiter.wake()
 
     def _lend(self, turn: Turn) -> None:
-        self._over_at = max(self._over_at, time.monotonic() + turn.seconds)
+        over_at = time.monotonic() + turn.seconds
+        if over_at > self._over_at:
+            self._over_at = over_at
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:

@@ -47,7 +47,7 @@ class SecretKey:
     def may_be_in(self, name: str) -> bool:
         """False if no part of the key is in `name`, as it is or in an encoding of letters and digits."""
         letters, half = fold(name), _KEY_RUN // 2
-        if not any(letters[at : at + half] in self._spelled_blocks for at in range(0, len(letters), half)):
+        if self._spelled_blocks.isdisjoint([letters[at : at + half] for at in range(0, len(letters), half)]):
             return False
         return not self._spelled.isdisjoint(_windows(letters, _KEY_RUN))
 

@@ -90,7 +90,8 @@ class Call:
         """Make attempts until one succeeds, a failure is final, or the deadline passes."""
         if stray:
             raise_stray()
-        yield from self._warm_up()
+        if self.adapter.cold or (self.tracker is not None and not prices.loaded()):
+            yield from self._warm_up()
         failure: Failure | None = None
         while True:
             try:

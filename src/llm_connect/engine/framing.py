@@ -9,9 +9,12 @@ from llm_connect.protocols.wire import Failure
 
 #: For all heads of one reply together, including those of 1xx.
 MOST_HEAD_BYTES = 1 << 20
-_LENGTH, _CODING = b"content-length", b"transfer-encoding"
-_END_OF_LINE, _END_OF_HEAD = re.compile(rb"\r?\n"), re.compile(rb"\r?\n\r?\n")
-_BEGIN, _INFORMS = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: |$)"), re.compile(rb"HTTP/1\.[01] 1")
+_END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
+_FRAMING = re.compile(rb"\n(content-length|transfer-encoding):[ \t]*([^\r\n]*)", re.IGNORECASE)
+_BEGIN = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: |\r|\n|\Z)")
+_INFORMS = re.compile(rb"HTTP/1\.[01] 1")
+#: How nearly every reply begins, whose head comes in one piece.
+_USUAL = b"HTTP/1.1 200"
 _NUMBER = re.compile(rb"\d{1,18}")
 
 
@@ -45,6 +48,10 @@ class ReplyHead:
         seen = self._seen
         if seen is None:
             return
+        if not seen and data.startswith(_USUAL) and (end_of_head := data.find(b"\r\n\r\n")) >= 0:
+            self._seen = None
+            _check(data[:end_of_head])
+            return
         begun = max(len(seen) - 3, 0)
         seen += data
         while end := _END_OF_HEAD.search(seen, begun):
@@ -60,14 +67,15 @@ class ReplyHead:
 
 
 def _check(head: bytes) -> None:
-    begin, *fields = _END_OF_LINE.split(head)
-    status = _BEGIN.match(begin)
+    status = _BEGIN.match(head)
     if status is None:
         raise BadFraming("does not begin as one of HTTP/1.1")
-    named = [name_and_value.partition(b":") for name_and_value in fields]
-    lengths, codings = (
-        [value.strip(b" \t") for name, _, value in named if name.lower() == sought] for sought in (_LENGTH, _CODING)
-    )
+    fields = _FRAMING.findall(head)
+    lengths = [value.strip(b" \t") for name, value in fields if name[:1] in b"Cc"]
+    if len(fields) == len(lengths) == 1 and lengths[0].isdigit() and status[1] != b"204" and len(lengths[0]) <= 18:
+        # So is nearly every reply.
+        return
+    codings = [value.strip(b" \t") for name, value in fields if name[:1] in b"Tt"]
     if len(lengths) > 1 or any(b"," in length for length in lengths):
         raise BadFraming
     if lengths and codings:

@@ -29,7 +29,7 @@ def prepare() -> None:
 
 
 def sync_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, **more: Any) -> httpx2.Client:
-    """Make a client for threads, or wrap the user's own. Use it under `socket_deadline`."""
+    """Make a client for threads, or wrap the user's own. Use it under `SocketDeadline`."""
     if options.http_client is not None:
         return LentClient(options.http_client, options)
     transport = httpx2.HTTPTransport(**_options(max_connections, options))

@@ -10,7 +10,7 @@ import httpx2
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.leases import Lease
 from llm_connect.engine.lost_loops import abandon_response
-from llm_connect.engine.sockets import socket_deadline
+from llm_connect.engine.sockets import SocketDeadline
 
 #: The most bytes per read.
 _PART_BYTES = 1 << 15
@@ -43,7 +43,7 @@ class HttpStream(_Leased):
         self._pieces = response.iter_bytes()
 
     def read(self, deadline: Deadline) -> bytes:
-        with socket_deadline(deadline):
+        with SocketDeadline(deadline):
             return next(filter(None, self._pieces), b"")
 
     def close(self) -> None:

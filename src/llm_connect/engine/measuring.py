@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx2
-from httpx2._decoders import MultiDecoder
+from httpx2._decoders import IdentityDecoder, MultiDecoder
 
 from llm_connect.engine.http_options import MOST_ERROR_BYTES, STREAM_FACTOR, ReplyLimits
 from llm_connect.errors import LLMAPIError
@@ -17,6 +17,7 @@ from llm_connect.protocols.wire import Failure, Reply
 
 #: A key costs as much as three values.
 _STRUCTURE = (b",", b"[", b"{", b'":', b'":')
+_MOST_DIGITS = 10
 _BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -44,8 +45,17 @@ def measure(response: httpx2.Response, limits: ReplyLimits, *, streamed: bool) -
     decoder = response._get_content_decoder()
     if isinstance(decoder, MultiDecoder):
         raise ReplyRefused(response, "is compressed more than once, which is not supported: check base_url")
+    if isinstance(decoder, IdentityDecoder) and _is_short(response, limits):
+        return
     kind = _EventGauge if streamed and response.status_code < 300 else _Gauge
     response._decoder = _Measured(decoder, kind(response, limits))  # type: ignore[assignment]
+
+
+def _is_short(response: httpx2.Response, limits: ReplyLimits) -> bool:
+    """True if no content of this length can be over a limit; the transport lets no reply be longer."""
+    length = response.headers.get("content-length", "")
+    most = min(limits.reply_bytes, limits.structure // 2, MOST_ERROR_BYTES)
+    return length.isdigit() and len(length) < _MOST_DIGITS and int(length) <= most
 
 
 class _Measured:

@@ -22,6 +22,7 @@ _LONGEST_NUMBER = 24
 _MOST_CHARACTERS = 4_096
 #: A shorter key is a placeholder, and would blank out letters of ordinary words.
 _SHORTEST_KEY = 6
+_MOST_PLAIN = 100
 
 
 class Scrubber:
@@ -30,6 +31,8 @@ class Scrubber:
     def __init__(self, keys: Iterable[str], prompts: Iterable[str | None] = ()) -> None:
         self._keys = [SecretKey(key) for key in keys if len(key) >= _SHORTEST_KEY]
         self._prompts = SecretPrompts(prompts)
+        #: Names that show none of the keys, the model's among them: each call has it.
+        self._plain: set[str] = set()
 
     def beside(self, prompts: Iterable[str | None]) -> Scrubber:
         """A scrubber that hides the same keys, and these prompts as well."""
@@ -55,11 +58,14 @@ class Scrubber:
     def name(self, value: str | None) -> str | None: ...
     def name(self, value: str | None) -> str | None:
         """Clean a request id or model name, which may look like an encoding, and cut it to 200 characters."""
-        if not value:
+        if not value or value in self._plain:
             return value
         value = value[:LONGEST_NAME]
         if self._prompts or not _PLAIN_NAME.fullmatch(value) or any(key.may_be_in(value) for key in self._keys):
             return self._cleaned(value, may_be_encoded=True)
+        if len(self._plain) >= _MOST_PLAIN:
+            self._plain.clear()
+        self._plain.add(value)
         return value
 
     def _cleaned(self, text: str, may_be_encoded: bool = False) -> str:

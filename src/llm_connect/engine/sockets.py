@@ -13,7 +13,7 @@ connection, a handshake, writes, reads. Each of them has a timeout of its own, i
   descriptor does not wake a thread that reads from it, and the number may belong to another connection a moment later.
 - Running the call in a thread and walking away leaves that thread, and a request under way that is paid for.
 
-So the deadline goes down to where the waiting is. `socket_deadline` sets it around each exchange, in a context
+So the deadline goes down to where the waiting is. `SocketDeadline` sets it around each exchange, in a context
 variable. Every socket operation computes how much is left at this moment and takes that as its timeout (`_limit`). An
 operation after the deadline raises the timeout of its kind before it begins. So reads together end by the deadline,
 however small they are, and writes nearly do.
@@ -50,9 +50,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
+from contextvars import ContextVar, Token
 from functools import partial
 from typing import Any
 
@@ -74,17 +73,22 @@ _deadline: ContextVar[Deadline | None] = ContextVar("llm_connect_deadline", defa
 _TO_A_PROXY = (b"CONNECT ", b"\x05", b"\x01")
 
 
-@contextmanager
-def socket_deadline(deadline: Deadline) -> Iterator[None]:
+class SocketDeadline:
     """Make every socket operation of this thread's sync clients end by `deadline`.
 
     httpx2's own timeout is for one read, so a server that drips bytes would never meet it.
     """
-    token = _deadline.set(deadline)
-    try:
-        yield
-    finally:
-        _deadline.reset(token)
+
+    __slots__ = ("_at", "_before")
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._at = deadline
+
+    def __enter__(self) -> None:
+        self._before: Token[Deadline | None] = _deadline.set(self._at)
+
+    def __exit__(self, *_: object) -> None:
+        _deadline.reset(self._before)
 
 
 def watch(client: httpx2.Client | httpx2.AsyncClient) -> bool:
@@ -165,13 +169,15 @@ class _Stream(httpcore2.NetworkStream):
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:
+            return
+        limit = _limit(timeout, httpcore2.WriteTimeout)
+        _note(buffer)
+        self._head.await_it()
+        self._stream.write(buffer[:_SLICE], limit)
         # In slices, because a socket's timeout is for one operation, and a slow reader causes many.
-        for start in range(0, len(buffer), _SLICE):
-            part = buffer[start : start + _SLICE]
-            limit = _limit(timeout, httpcore2.WriteTimeout)
-            _note(part)
-            self._head.await_it()
-            self._stream.write(part, limit)
+        for start in range(_SLICE, len(buffer), _SLICE):
+            self._stream.write(buffer[start : start + _SLICE], _limit(timeout, httpcore2.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -271,7 +277,9 @@ def _limit(timeout: float | None, expired: type[Exception]) -> float | None:
     deadline = _deadline.get()
     if deadline is None:
         return timeout
-    remaining = min(deadline.remaining(), _LONGEST_WAIT_SECONDS)
+    remaining = deadline.at - time.monotonic()
     if remaining <= 0:
         raise expired("the deadline of the call has passed")
+    if remaining > _LONGEST_WAIT_SECONDS:
+        remaining = _LONGEST_WAIT_SECONDS
     return remaining if timeout is None else min(timeout, remaining)
