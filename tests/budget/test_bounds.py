@@ -90,3 +90,9 @@ def test_an_elastic_demand_takes_the_largest_limit_that_fits(free: int, least: i
     good = [limit for limit in range(least, least + more + 1) if 5 + limit <= free]
     assert taken == ((Amount(5 + good[-1], 1), good[-1]) if good else None)
     assert demand.smallest == Amount(5 + least, 1)
+
+
+def test_the_sum_of_a_bound_is_an_amount_that_every_store_counts() -> None:
+    """Each part may be one, and the sum too large for a store. (BUDGET-72)"""
+    with pytest.raises(LLMConfigurationError, match="total_tokens"):
+        Bound(prompt_tokens=10**15, max_tokens=10**15)

@@ -171,3 +171,13 @@ def test_an_end_that_was_interrupted_is_completed(child: BudgetTracker, level: i
 
 
 HELD, SPENT = Amount(10, 1), Amount(7, 1)
+
+
+def test_a_hold_that_nobody_got_is_none() -> None:
+    """Interrupted between its opening and the end of the grant, it is ended, and holds nothing. (BUDGET-70)"""
+    tracker = BudgetTracker(100)
+    hold, journal = tracker.reserve(10), tracker.gate.journal
+    journal.intent, journal.hold = (accounts._untaken, tracker.accounts, hold.bound), hold
+    tracker.gate._inside = True  # type: ignore[attr-defined]
+    assert seen_by_another(tracker) == ((0, 0, 0), (0, 0, 0))
+    assert hold.ended

@@ -22,9 +22,9 @@ from tests.budget.budget_model import limits_of
 THREADS = 32
 LOOPS = 4
 TASKS = 8
-ROUNDS = 200
+ROUNDS = 60
 BOUND = 10
-SECONDS = 30.0
+SECONDS = 240.0
 
 
 @pytest.fixture(autouse=True)

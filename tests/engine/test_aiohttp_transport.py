@@ -15,6 +15,7 @@ import pytest
 
 from llm_connect.engine import http
 from llm_connect.engine.aiohttp_transport import AiohttpTransport
+from llm_connect.engine.framing import BadFraming
 from llm_connect.engine.response_headers import Head
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.transports import TRANSPORTS, Transport, choose
@@ -129,7 +130,7 @@ async def test_nothing_is_repeated_on_a_connection_that_was_kept() -> None:
     ("reply", "kind"),
     [
         (b"", httpx2.RemoteProtocolError),
-        (b"what is this\r\n\r\n", httpx2.RemoteProtocolError),
+        (b"what is this\r\n\r\n", BadFraming),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}", httpx2.RemoteProtocolError),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000 + b"\r\n\r\n", httpx2.RemoteProtocolError),
         (b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}", httpx2.DecodingError),

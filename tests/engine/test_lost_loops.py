@@ -207,3 +207,19 @@ def test_a_stream_of_a_thread_that_is_lost_ends_its_connection() -> None:
         assert stream.read(Deadline.after(30)) == b"123"
         stream.abandon()
         assert server.ended.acquire(timeout=30)
+
+
+def test_a_connection_is_closed_after_its_loop() -> None:
+    """As where a client is closed that outlives its loop: its socket is closed, and the loop is not asked."""
+    from llm_connect.engine.aiohttp_transport import _Connection
+
+    loop = asyncio.new_event_loop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        opening = loop.create_connection(lambda: _Connection(loop), *server.getsockname())
+        _, connection = loop.run_until_complete(opening)
+        loop.close()
+        connection.close()
+        accepted, _ = server.accept()
+        with accepted:
+            accepted.settimeout(30)
+            assert accepted.recv(1) == b""

@@ -336,3 +336,12 @@ def test_a_prompt_with_figures_between_its_pieces_is_hidden(spell: Callable[[lis
         letters = "".join(filter(str.isalpha, cleaned)).lower()
         assert "revenue" not in letters
         assert "branch" not in letters
+
+
+def test_names_are_remembered_up_to_a_number() -> None:
+    """Each is looked at, however many a server makes up, and one with a key in it is hidden every time. (ERROR-5)"""
+    scrubber = Scrubber([KEY])
+    for number in range(250):
+        assert scrubber.name(f"model-{number}") == f"model-{number}"
+    for _ in range(2):
+        assert KEY not in scrubber.name(f"model-{KEY}")

@@ -230,7 +230,9 @@ def test_a_stream_of_small_parts_does_not_hold_the_loop(case: str, raw: RawServe
     adapter = create_adapter("openrouter", model="m", api_key="sk-0123456789", base_url=raw.url)
     adapter.warm_up()
     # The first stream also loads what the others have.
-    assert min(asyncio.run(_longest_turn(adapter)) for _ in range(3)) <= 0.1
+    # A tracer, such as that of coverage, makes each line several times as slow.
+    most = 0.1 if sys.gettrace() is None else 0.6
+    assert min(asyncio.run(_longest_turn(adapter)) for _ in range(3)) <= most
 
 
 async def _longest_turn(adapter: Any) -> float:

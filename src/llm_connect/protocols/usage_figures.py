@@ -131,16 +131,12 @@ def before_the_end(said: Told) -> Told:
 
 
 def _split_by_total(said: Figures, usual: tuple[int, int], total: int) -> tuple[int, int] | None:
-    """Input and output in the form that adds up to the total. Otherwise output is what the input leaves of it.
-
-    None if the total leaves less than the output figure: then they exclude each other.
-    """
+    """Input and output in the form that adds up to the total; otherwise the total minus the input is output."""
     inputs, outputs = zip(usual, said.other(), strict=True)
     forms = [(sent, written) for sent in inputs for written in outputs if sent + written == total]
     if forms:
         return max(forms, key=lambda form: form[1])
-    least = min(outputs)
-    return next(((sent, total - sent) for sent in inputs if sent < total and least <= total - sent), None)
+    return next(((sent, total - sent) for sent in inputs if sent < total), None)
 
 
 def _split(said: Figures, usual: tuple[int, int]) -> tuple[int, int] | None:
