@@ -22,7 +22,7 @@ from tests.budget.budget_model import limits_of
 THREADS = 32
 LOOPS = 4
 TASKS = 8
-ROUNDS = 60
+ROUNDS = 20
 BOUND = 10
 SECONDS = 240.0
 
