@@ -197,6 +197,23 @@ def test_a_failed_attempt_frees_the_place(ask: Ask) -> None:
         assert ask(adapter, "x", RunConfig(timeout_seconds=10)).content == "hi"
 
 
+def test_a_request_that_is_rendered_too_late_is_not_sent(ask: Ask) -> None:
+    """A call whose deadline passes before its request is sent ends there, and has cost nothing."""
+
+    class Slow(Scripted):
+        def render(self, prompt: Any, config: RunConfig, max_tokens: int | None) -> Any:
+            time.sleep(0.06)
+            return super().render(prompt, config, max_tokens)
+
+    adapter = Slow(GOOD)
+    adapter.prepare()
+    error = fails(ask, adapter, RunConfig(timeout_seconds=0.05))
+    assert isinstance(error, LLMTimeoutError)
+    assert "before anything was sent" in str(error)
+    assert not error.maybe_billed
+    assert not adapter.sent
+
+
 def test_a_send_that_ends_after_the_deadline_is_a_timeout(ask: Ask) -> None:
     """Whatever the transport raises once the time is over, the error is a timeout. (CALL-2)"""
 
