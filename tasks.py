@@ -41,6 +41,11 @@ LINTERS = (
 )
 #: Two workers for each processor, because many tests wait for a deadline.
 PARALLEL = ("-n", str(min(8, 2 * (os.cpu_count() or 1))), "--dist", "loadgroup")
+#: Tests that need no POSIX.
+PORTABLE = (
+    *("tests/budget", "tests/config", "tests/protocols", "tests/e2e/test_without_posix.py"),
+    *(f"tests/stores/test_{name}.py" for name in ("closing", "command", "opening", "outages", "rows", "worker")),
+)
 VERIFY_TYPES = ("--ignoreexternal", "--verifytypes", "llm_connect")
 #: The commands that this task has run, and their seconds.
 TIMES: list[tuple[str, float]] = []
@@ -71,6 +76,12 @@ def check() -> None:
         run(PYTHON, "-m", "coverage", "report")
         run(PYTHON, "-m", "coverage", "report", "--include", FULLY_COVERED, "--fail-under=100")
         run(PYTHON, "-m", "pytest", *PARALLEL, "--stores=others")
+
+
+def portable(*args: str) -> None:
+    """run the tests of what works on every platform, with pytest's arguments"""
+    sync(*TESTING)
+    run(PYTHON, "-m", "pytest", *PARALLEL, *PORTABLE, *args)
 
 
 def nightly(*args: str) -> None:
@@ -130,11 +141,8 @@ def parts() -> None:
     sync(*PARTS)
 
 
-TASKS: dict[str, Callable[..., None]] = {
-    task.__name__: task
-    for task in (demo, test, check, nightly, e2e, overshoot, performance, streaming, stores, lint, format, parts)
-}
-WITH_ARGUMENTS = frozenset({"demo", "test", "nightly", "e2e", "overshoot", "performance", "streaming", "stores"})
+WITH_ARGUMENTS = (demo, test, portable, nightly, e2e, overshoot, performance, streaming, stores)
+TASKS: dict[str, Callable[..., None]] = {task.__name__: task for task in (*WITH_ARGUMENTS, check, lint, format, parts)}
 
 
 def sync(*groups: str) -> None:
@@ -231,7 +239,7 @@ def main(name: str = "", *args: str) -> None:
     if sys.version_info < OLDEST_PYTHON:
         needed = ".".join(map(str, OLDEST_PYTHON))
         sys.exit(f"Python {needed} or later is needed; this is {sys.version.split()[0]}.")
-    if name not in TASKS or (args and name not in WITH_ARGUMENTS):
+    if name not in TASKS or (args and TASKS[name] not in WITH_ARGUMENTS):
         listed = "\n".join(f"  {name:13}{task.__doc__}" for name, task in TASKS.items())
         usage = f"python tasks.py TASK [ARGUMENTS]\n\n{listed}"
         sys.exit(f"No such task: {' '.join((name, *args))}\n\n{usage}") if name else print(usage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 import weakref
 from pathlib import Path
@@ -44,8 +45,12 @@ def temporary_folder() -> tempfile.TemporaryDirectory[str]:
     """An empty folder, in memory where there is one: what is tested with it is not the disk.
 
     When it is cleaned up, files may vanish meanwhile: a gate that nobody has any more closes its own, in its thread.
+    Windows deletes no file that is open.
     """
-    return tempfile.TemporaryDirectory(prefix="llm-connect-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    memory = Path("/dev/shm")
+    return tempfile.TemporaryDirectory(
+        prefix="llm-connect-", dir=memory if memory.is_dir() else None, ignore_cleanup_errors=os.name == "nt"
+    )
 
 
 def new_url(store: str, folder: Path) -> str:
