@@ -74,11 +74,11 @@ def raising(_: str) -> int:
 #: Hooks, and what each did.
 NONSENSE: dict[str, tuple[Callable[[str], Any], str]] = {
     "raises": (raising, "raised ValueError"),
-    "negative": (lambda _: -1, "gave a int"),
-    "float": (lambda text: len(text) / 4, "gave a float"),
-    "bool": (lambda _: True, "gave a bool"),
-    "none": (lambda _: None, "gave a NoneType"),
-    "list": (lambda text: list(text), "gave a list"),
+    "negative": (lambda _: -1, "returned an invalid int"),
+    "float": (lambda text: len(text) / 4, "returned an invalid float"),
+    "bool": (lambda _: True, "returned an invalid bool"),
+    "none": (lambda _: None, "returned an invalid NoneType"),
+    "list": (lambda text: list(text), "returned an invalid list"),
     "an LLMError": (lambda _: MockLLMAdapter("x", prompt_tokens=-1), "raised LLMConfigurationError"),
 }
 

@@ -63,11 +63,11 @@ def test_what_carries_over() -> None:
 def test_depth_is_used_up() -> None:
     """A config is delegated `max_depth` times, and then refused by name (MODEL-10)."""
     config = RunConfig(max_depth=2).delegate("b").delegate("c")
-    with pytest.raises(LLMConfigurationError, match="max_depth is used up: 'd'"):
+    with pytest.raises(LLMConfigurationError, match="max_depth is used up, so delegating to 'd' is refused"):
         config.delegate("d")
 
 
 def test_a_limit_needs_a_budget() -> None:
     """A limit for a sub-agent of a config without a budget would be no limit."""
-    with pytest.raises(LLMConfigurationError, match=r"^'b' was given a limit, but this config has no budget_tracker"):
+    with pytest.raises(LLMConfigurationError, match=r"^'b' has a limit, but this config has no budget_tracker"):
         RunConfig().delegate("b", total=10)

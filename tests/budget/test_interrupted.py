@@ -137,7 +137,7 @@ def figures(tracker: BudgetTracker) -> list[tuple[int, int]]:
 def test_a_grant_that_was_interrupted_is_undone(child: BudgetTracker, level: int | None) -> None:
     """However many levels it has changed, all are as before. (BUDGET-70)"""
     path, journal = child.accounts, child.accounts.journal
-    journal.intent, journal.level = (accounts._untaken, path, Amount(5, 1)), None
+    journal.intent, journal.level = (accounts._undo_take, path, Amount(5, 1)), None
     for each in path.levels[: 0 if level is None else level + 1]:
         journal.level = (each[0], *(account.held + more for account, more in zip(each, Amount(5, 1), strict=True)))
         if each is not path.levels[level or 0]:
@@ -177,7 +177,7 @@ def test_a_hold_that_nobody_got_is_none() -> None:
     """Interrupted between its opening and the end of the grant, it is ended, and holds nothing. (BUDGET-70)"""
     tracker = BudgetTracker(100)
     hold, journal = tracker.reserve(10), tracker.gate.journal
-    journal.intent, journal.hold = (accounts._untaken, tracker.accounts, hold.bound), hold
+    journal.intent, journal.hold = (accounts._undo_take, tracker.accounts, hold.bound), hold
     tracker.gate._inside = True  # type: ignore[attr-defined]
     assert seen_by_another(tracker) == ((0, 0, 0), (0, 0, 0))
     assert hold.ended

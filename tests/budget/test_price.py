@@ -133,9 +133,12 @@ def test_each_request_of_a_long_prompt_has_its_price() -> None:
     [
         ({-1: Price.free()}, "^above must be an? .*, not -1"),
         ({"200": Price.free()}, "^above must be an? .*, not '200'"),
-        ({200: 1}, "^above must have, for so many tokens each, a Price without `above`"),
-        ([200], "^above must be a mapping of tokens to Price, not list"),
-        ({1: Price(prompt=1, completion=1, above={2: Price.free()})}, "^above must have, .* a Price without `above`"),
+        ({200: 1}, "^above must map numbers of tokens to Prices that have no `above`"),
+        ([200], "^above must be a mapping from tokens to Price, not list"),
+        (
+            {1: Price(prompt=1, completion=1, above={2: Price.free()})},
+            "^above must map .* to Prices that have no `above`",
+        ),
     ],
 )
 def test_levels_that_cannot_be_meant_are_refused(above: Any, message: str) -> None:
@@ -275,11 +278,11 @@ def test_an_adapter_may_know_its_prices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prices", "said"), [([DEAR], "list"), ({"m": 1}, "1 for 'm'"), ({1: DEAR}, "for 1"), (DEAR, "Price")]
+    ("prices", "shown"), [([DEAR], "list"), ({"m": 1}, "'m' to 1"), ({1: DEAR}, r"1 to Price\(.*\)"), (DEAR, "Price")]
 )
-def test_prices_that_are_none_are_refused(prices: Any, said: str) -> None:
-    """`prices` is a mapping of models to prices; the error says what it got."""
-    with pytest.raises(LLMConfigurationError, match=rf"^prices must .*, not .*{said}\.$"):
+def test_invalid_prices_are_refused(prices: Any, shown: str) -> None:
+    """`prices` is a mapping from models to prices; the error shows the value that it got."""
+    with pytest.raises(LLMConfigurationError, match=rf"^prices must .*, not .*{shown}\.$"):
         BudgetTracker(prices=prices)
 
 

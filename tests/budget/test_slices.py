@@ -181,8 +181,8 @@ def test_waiters_get_what_a_slice_returns() -> None:
     ("wrong", "told"),
     [
         (lambda tracker: tracker.child("s", slice=True), "A slice needs a limit"),
-        (lambda tracker: tracker.child("s", 5, slice=True, join=True), "A slice .* is never joined"),
-        (lambda tracker: tracker.child("s", 5, slice=True).set_limits(total=6), "The limits of a slice are set aside"),
+        (lambda tracker: tracker.child("s", 5, slice=True, join=True), "A slice .* cannot be joined"),
+        (lambda tracker: tracker.child("s", 5, slice=True).set_limits(total=6), "The limits of a slice are fixed"),
     ],
     ids=["no limit", "joined", "changed before it is entered"],
 )

@@ -49,8 +49,8 @@ def test_reading_totals_changes_nothing() -> None:
 
 
 def test_another_word_is_refused() -> None:
-    """Totals are kept by four things."""
-    with pytest.raises(LLMConfigurationError, match="tracker, adapter, model, label"):
+    """`totals` accepts four keys, and the error names them."""
+    with pytest.raises(LLMConfigurationError, match="accepts tracker, adapter, model or label, not 'provider'"):
         BudgetTracker().ledger.totals("provider")  # type: ignore[arg-type]
     assert BudgetTracker().ledger.totals("model") == {}
 

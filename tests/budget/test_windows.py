@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.budget.accounting.periods import Period, period_of, period_said, period_text
+from llm_connect.budget.accounting.periods import Period, describe_period, period_of, period_text
 from llm_connect.budget.admission import clocks
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
@@ -354,7 +354,7 @@ def test_a_window_is_shown() -> None:
 )
 def test_periods_are_said_and_kept(period: Period, said: str, text: str) -> None:
     """As a person says them; and as text from which they are read again."""
-    assert (period_said(period), period_text(period), period_of(text)) == (said, text, period)
+    assert (describe_period(period), period_text(period), period_of(text)) == (said, text, period)
 
 
 @pytest.mark.parametrize("period", ["week", 5, timedelta(), timedelta(days=-1), timedelta(days=9_999), ""])
@@ -369,7 +369,7 @@ def test_periods_that_cannot_be_meant_are_refused(period: Any) -> None:
 def test_a_slice_has_no_period(clock: Clock) -> None:
     """What is set aside is so for a block; below and above it there may be windows (BUDGET-40)."""
     tracker = BudgetTracker(100, period="day")
-    with pytest.raises(LLMConfigurationError, match="A slice is set aside for its block, and has no period"):
+    with pytest.raises(LLMConfigurationError, match="A slice lasts for its block and cannot have a period"):
         tracker.child("s", 50, slice=True, period="day")
     tracker.record(60)
     assert refused(lambda: tracker.child("s", 50, slice=True).__enter__()).reason == "window_full"

@@ -95,6 +95,6 @@ def test_an_answer_that_the_budget_has_cut_says_so(name: str, how: Any, caplog: 
         assert "cut at 2,000 tokens, the adapter's default under the limits of budget 'purse'" in cut.metadata["hint"]
         small = BudgetTracker(total=1_500, name="small")
         cut = how(adapter, RunConfig(budget_tracker=small.child("c")))
-        assert "which was free under the limits of budget 'small/c'" in cut.metadata["hint"]
+        assert "the free budget under the limits of budget 'small/c'" in cut.metadata["hint"]
     said = [record.getMessage() for record in caplog.records]
     assert [line.count("The answer was cut") for line in said] == [1, 1]

@@ -1,6 +1,6 @@
-"""The budget that a whole chain of agents shares."""
+"""`BudgetTracker`, the budget that a whole chain of agents shares."""
 
-# Its parents are trackers, those of a scope only scopes.
+# The parents of a tracker are trackers, while those of a scope are only scopes.
 # pyright: reportIncompatibleVariableOverride=false
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar, get_args
 
 from llm_connect._validation import check_count, check_name, check_number
-from llm_connect.budget.accounting.accounts import Account, Own, Path
+from llm_connect.budget.accounting.accounts import Account, Path, TrackerAccounts
 from llm_connect.budget.accounting.arguments import Limits, checked_amount, checked_correction, checked_limits
 from llm_connect.budget.accounting.bounds import Bound, Grade
 from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts, Demand, PlainDemand
@@ -49,42 +49,46 @@ Config = TypeVar("Config", contravariant=True)
 
 
 class Asking(Protocol[Config]):
-    """An `LLMAdapter`: it says what a call would ask of a budget."""
+    """An `LLMAdapter`, which can compute the demand of a call without making it."""
 
     def _asks(self, tracker: BudgetTracker, prompt: Prompt, config: Config | None) -> tuple[Demand, CallFacts]: ...
 
 
 class BudgetTracker(BudgetFigures):
-    """A cap on what calls may spend, shared by threads, tasks and event loops.
+    """A cap on the spend of calls, shared by threads, tasks and event loops.
 
         tracker = BudgetTracker(total=50_000)
         config = RunConfig(budget_tracker=tracker)
         adapter.execute_prompt("Hello", config)
         print(tracker.spent, tracker.held, tracker.remaining())
 
-    total: limit in tokens, input and output together. total_usd: limit in USD (int, str, Decimal, or float by its
-        repr). total_calls: limit in requests to providers that were not released. None: no limit of that kind;
-        without any the tracker only meters.
-    prices: what tokens cost, by model, for calls of this budget and its children: `{"my-model": Price(...)}`. An
-        adapter's own `price` goes before them, list prices come after them.
+    total: the limit in tokens, input and output together.
+    total_usd: the limit in USD: an int, str or Decimal, or a float, which has the value that its repr shows.
+    total_calls: the limit in requests to providers; released requests do not count. For all three, None means no limit;
+        without any limit the tracker only meters.
+    prices: the prices of models, for calls of this budget and its children: `{"my-model": Price(...)}`. An adapter's
+        own `price` takes precedence over them, and they take precedence over list prices.
     name: the first part of the path in errors and ledger entries.
-    on_unknown: what a call counts whose outcome is not known (cancelled, timed out, cut, a 5xx): "presume" books its
-        bound; "release" books nothing and gives up the guarantee.
-    strict: True admits only calls whose bound is proven; the others are refused (`unproven`).
-    keep_entries: ledger entries kept in memory; sums are kept for good.
-    sink: a function that gets every ledger entry, in order, such as a `JsonLinesSink`. It runs in the thread that ended
-        the call, outside of the lock; when it fails, that is logged, and no call is disturbed. A SystemExit or
-        KeyboardInterrupt out of it is raised by the next call or reservation, before that holds or sends anything.
-    period: how often the limits begin anew: "hour", "day" or "month" in UTC, or a `timedelta`, which makes them hold
-        for every span of that length (in sixtieths, rounded up). None: they are for good. `total_usd=5, period="day"`
-        is 5 USD a day. A call counts when it ends. The clock is that of the machine.
+    on_unknown: the booking of a call whose outcome is unknown (cancelled, timed out, cut off, a 5xx): "presume" books
+        its bound; "release" books nothing and gives up the guarantee.
+    strict: True admits only calls with a proven bound; others are refused (`unproven`).
+    keep_entries: the number of ledger entries kept in memory; the sums cover all entries ever made.
+    sink: a function that receives every ledger entry, in order, such as a `JsonLinesSink`. It runs in the thread that
+        ended the call, outside of the lock. If it fails, the failure is logged and the call is not affected. If it
+        raises SystemExit or KeyboardInterrupt, the next call or reservation raises that before it holds or sends
+        anything.
+    period: the interval after which the limits start over: "hour", "day" or "month" in UTC, or a `timedelta`, for which
+        they hold in every span of that length (in sixtieths, rounded up). None: never. `total_usd=5, period="day"` is
+        5 USD a day. A call counts when it ends. The clock is the machine's.
 
-    Guaranteed: `spent + held` never exceeds a limit, as long as the bound of each call is an upper bound. Where one is
-    not, all of the overrun is booked, the bounds of that adapter and model are raised, and nothing is sent while more
-    is spent than a limit allows. Not guaranteed: anything across processes, which
-    share a budget by `open_budget`; this one cannot be pickled or used after `os.fork`, and copying a config keeps it.
+    Guaranteed: `spent + held` never exceeds a limit, as long as the bound of each call is an upper bound. If a bound is
+    too low, the tracker books the whole overrun, raises the next bounds of that adapter and model, and sends nothing
+    while its spend exceeds a limit. Copying a config keeps its tracker.
 
-    Raises LLMConfigurationError for a limit that cannot be meant.
+    Not guaranteed: a cap across processes. They share a budget with `open_budget`; this one cannot be pickled, or used
+    after `os.fork`.
+
+    Raises LLMConfigurationError for an invalid argument.
     """
 
     def __init__(
@@ -130,7 +134,7 @@ class BudgetTracker(BudgetFigures):
         self.tree: Tree = gate.tree
         self.number: int = 0
         tokens, calls, usd = (Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True))
-        self.own_accounts: Own = (tokens, calls, usd)
+        self.own_accounts: TrackerAccounts = (tokens, calls, usd)
         self.accounts: Path = Path(
             self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice, journal=gate.journal
         )
@@ -138,7 +142,7 @@ class BudgetTracker(BudgetFigures):
         self.closed_itself = is_slice
         self.is_slice: bool = is_slice
         self._opens_as_slice: bool = is_slice
-        #: Whether it was joined: then leaving its block closes it for nobody.
+        #: True for a joined child: leaving its block does not close it.
         self._others_use_it = False
         self._max_wait_seconds: float = 0
         self._joined: dict[str, BudgetTracker] = {}
@@ -151,15 +155,15 @@ class BudgetTracker(BudgetFigures):
 
     @property
     def ledger(self) -> Ledger:
-        """The entries of the whole tree; `LedgerEntry.tracker` is the path of the one that an entry is about."""
+        """The ledger of the whole tree; `LedgerEntry.tracker` is the path of an entry's tracker."""
         return self.gate.ledger
 
     def snapshot(self) -> BudgetSnapshot:
-        """All figures of one moment."""
+        """All figures of this tracker at one moment."""
         return self.gate.read(self)
 
     async def asnapshot(self) -> BudgetSnapshot:
-        """Like `snapshot`; of a budget in a store it is read without blocking the event loop."""
+        """Like `snapshot`, for a coroutine: reading a budget in a store does not block the event loop."""
         worker = self.gate.worker
         return self.gate.read(self) if worker is None else await worker.run(self.gate.read, self)
 
@@ -178,25 +182,28 @@ class BudgetTracker(BudgetFigures):
         grade: Grade | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Hold:
-        """Set aside what a call may need at most, on this tracker and all above it, and return the hold.
+        """Reserve the upper bound of a call, on this tracker and all above it, and return the hold.
 
             with tracker.reserve(1_500, model="gpt-4.1-mini") as hold:
                 hold.dispatch()
                 ...
                 hold.settle(tokens_used)
 
-        tokens: input and output together; or bound: input and output limit apart, with a grade, as a `Bound`.
-        price: what they cost; else that of `model` in the budget's `prices`, else under a limit in USD its list price
-            (`adapter` may name the provider). Tokens are held, and settled, at its dearest rate, unless a bound and the
-            usage tell input and output apart.
-        usd: what to hold in USD, in place of a price.
-        max_wait_seconds: how long to wait until it fits; 0 refuses at once. In a thread whose event loop runs it
-            never waits, because that would block those who free the budget: there, await `areserve`.
-        clamp_floor: lets the output limit of `bound` become what is free, but no less than this; `hold.max_tokens` is
-            the one to send.
-        grade: how sure `tokens` are; "estimated" unless you say "proven", and a strict budget admits nothing else.
+        tokens: an upper bound on input and output together.
+        bound: in place of `tokens`, a `Bound` with separate limits for input and output, and a grade.
+        price: the price of the tokens. By default it is the price of `model` in the budget's `prices`; under a limit in
+            USD, the list price comes next (`adapter` may name the provider). Tokens are held and settled at the highest
+            rate, unless the bound and the usage separate input from output.
+        calls: the number of requests to hold.
+        usd: the USD to hold, in place of a price.
+        max_wait_seconds: the time to wait until the bound fits; 0 refuses at once. In a thread with a running event
+            loop `reserve` never waits, because that would block the calls that free budget: await `areserve` there.
+        clamp_floor: allows the output limit of `bound` to shrink to the free budget, but not below this number of
+            tokens. Send `hold.max_tokens` as the output limit.
+        adapter, model, labels: names and labels for the ledger.
+        grade: the reliability of `tokens`, "estimated" by default; a strict budget admits only "proven".
 
-        Raises LLMBudgetExceededError when it does not fit, or when a limit in USD concerns it and no price is known.
+        Raises LLMBudgetExceededError if the bound does not fit, or if a limit in USD applies and no price is known.
         """
         demand, facts = asked(self, tokens, bound, price, calls, usd, clamp_floor, adapter, model, grade, labels)
         if max_wait_seconds:
@@ -223,7 +230,7 @@ class BudgetTracker(BudgetFigures):
         grade: Grade | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Hold:
-        """Like `reserve`; waits without a thread, and a cancelled wait leaves no trace."""
+        """Like `reserve`, for a coroutine: it waits without a thread, and a cancelled wait leaves nothing held."""
         demand, facts = asked(self, tokens, bound, price, calls, usd, clamp_floor, adapter, model, grade, labels)
         _check_wait(max_wait_seconds)
         hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
@@ -231,9 +238,9 @@ class BudgetTracker(BudgetFigures):
         return hold
 
     def consume(self, tokens: int) -> None:
-        """Book `tokens` if they fit now; exactly up to the limit is allowed.
+        """Book `tokens` if they fit now; the spend may reach the limit exactly.
 
-        Raises LLMBudgetExceededError, and then nothing has changed.
+        Raises LLMBudgetExceededError if they do not fit, and then changes nothing.
         """
         demand, facts = checked_amount(tokens, 0, 0, None, None, None)
         admit(self, demand, facts, deadline=time.monotonic()).settle(tokens)
@@ -248,7 +255,10 @@ class BudgetTracker(BudgetFigures):
         model: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> LedgerEntry:
-        """Book what has been spent already, always: `spent` may pass the limit, and then calls are refused."""
+        """Book spend that has already happened, even if it exceeds a limit; then the tracker refuses calls.
+
+        tracker.record(1_200, usd="0.0021", model="gpt-4.1-mini", labels={"job": "import"})
+        """
         demand, facts = checked_amount(tokens, calls, usd, adapter, model, labels)
         self.gate.raise_owed()
         return self.gate.record(self, demand.amount, facts)
@@ -261,16 +271,16 @@ class BudgetTracker(BudgetFigures):
         calls: int | None = None,
         usd: int | str | float | Decimal | None = None,
     ) -> LedgerEntry:
-        """Say what a presumed or settled entry really came to, and return the entry that amends it.
-
-        A figure that is left out stays as it was booked. What the entry has taught of the bounds of its adapter and
-        model is learned anew.
+        """Correct the figures of a presumed or settled entry, and return the new entry that amends it.
 
             presumed = [entry for entry in tracker.ledger if entry.outcome == "presumed"]
             tracker.correct(presumed[0].id, tokens=812)
 
-        Raises LLMConfigurationError for an entry that was corrected before, that is neither, or that was settled and is
-        no longer among the entries that are kept.
+        A figure that you leave out stays as it was booked. The correction of bounds for that adapter and model learns
+        from the new figures in place of the old ones.
+
+        Raises LLMConfigurationError if the entry is neither presumed nor settled, if it was corrected before, or if it
+        was settled and the ledger no longer keeps it.
         """
         check_count("entry_id", entry_id, least=0, most=MOST_LIMIT)
         return self.gate.correct(entry_id, checked_correction(tokens, calls, usd))
@@ -284,23 +294,27 @@ class BudgetTracker(BudgetFigures):
         total_calls: int | None = None,
         period: Period | None = None,
         join: bool = False,
-        slice: bool = False,  # noqa: A002 - what it is
+        slice: bool = False,  # noqa: A002 - the public name of the option
         max_wait_seconds: float = 0,
     ) -> BudgetTracker:
-        """A ceiling of its own within this budget: what it spends and holds counts here too.
+        """Open a child with limits of its own; its spend and its holds also count on this tracker.
 
             with tracker.child("research", total=5_000) as research:
                 config = RunConfig(budget_tracker=research)
 
-        Each call makes a new ceiling; one whose name an open child has gets a path of its own, such as `research#2`.
-        With `join=True` the open one of that name that was joined before is shared, and its limits and period stay as
-        they are: that is a budget for each user, say. Leaving its block does not close it for the others; `close` does.
-        period: as of a `BudgetTracker`; each child has a window of its own, whatever those above have.
-        slice: True sets the limits aside from this budget for as long as the `with` block lasts, so that nobody else
-            can take them; what is not used comes back at its end. Entering the block (`with`, or in a coroutine `async
-            with`) raises LLMBudgetExceededError when they do not fit; outside of the block a slice is closed.
-        max_wait_seconds: how long entering the block of a slice may wait until it fits, in line with calls; as with
-            `reserve`, `with` never waits in a running event loop.
+        By default each call opens a new child. If an open child has the same name, the new one gets a different path,
+        such as `research#2`.
+
+        period: as for a `BudgetTracker`; each child has its own window, independent of those above.
+        join: True returns the open joined child of that name if there is one, with its present limits and period: for
+            example, one budget for each user. Leaving its block does not close it for the others; `close` does.
+        slice: True reserves the limits from this tracker while the `with` block runs, so that no other call can use
+            them. The unused rest returns at the end of the block. Entering the block (`with`, or `async with` in a
+            coroutine) raises LLMBudgetExceededError if the limits do not fit. Outside of its block a slice is closed.
+        max_wait_seconds: the time that entering the block of a slice may wait, in line with calls. As with `reserve`,
+            `with` never waits in a running event loop.
+
+        Raises LLMConfigurationError for an invalid argument, or for a slice without a limit, with a period, or joined.
         """
         _check_wait(max_wait_seconds)
         if max_wait_seconds and not slice:
@@ -310,9 +324,9 @@ class BudgetTracker(BudgetFigures):
         child.strict = self.strict
         limits = checked_limits(total, total_calls, total_usd, self.gate.most_limit)
         if slice and (join or not any(limits)):
-            raise LLMConfigurationError("A slice needs a limit that is set aside for it, and is never joined.")
+            raise LLMConfigurationError("A slice needs a limit to reserve, and cannot be joined: give it one.")
         if slice and period is not None:
-            raise LLMConfigurationError("A slice is set aside for its block, and has no period: open a child in it.")
+            raise LLMConfigurationError("A slice lasts for its block and cannot have a period: open a child in it.")
         check_name(name)
         name = self._names.take(name, self.path, shared=join)
         child._become(name, self, self.gate, limits, checked_period(period), is_slice=slice)
@@ -324,26 +338,29 @@ class BudgetTracker(BudgetFigures):
         return joined
 
     def fits(self, adapter: Asking[Config], prompt: Prompt, config: Config | None = None) -> int | None:
-        """How many calls such as this one still fit at the same time, by their bound; None when nothing limits them.
+        """The number of calls like this one that fit at the same time, by their bound; None if no limit applies.
 
             together = tracker.fits(adapter, prompt, config)
             answers = [pool.submit(adapter.execute_prompt, prompt, config) for prompt in prompts[:together]]
 
-        `config.budget_tracker` does not matter: it is this tracker that is asked. Without `max_tokens` the adapter's
-        default counts. Raises what the call would raise for a prompt or config that cannot be sent.
+        The figure is for this tracker, whatever `config.budget_tracker` is. Without `max_tokens` the adapter's default
+        output limit counts. Nothing is held: other calls may take the budget in the meantime.
+
+        Raises the errors that the call would raise for a prompt or config that cannot be sent.
         """
         return self.gate.room(self, *adapter._asks(self, prompt, config))
 
     def on_threshold(self, part: float, callback: ThresholdCallback) -> None:
-        """Call `callback` once, when this part of any limit of this tracker is spent, so that agents can wrap up.
+        """Call `callback` once when this part of any limit is spent, so that agents can wrap up.
 
             tracker.on_threshold(0.8, lambda snapshot: wrap_up.set())
 
-        With a period it is called once in each window.
+        part: a fraction of the limit, such as 0.8. If that much is already spent, the callback runs at once.
+        callback: a function that receives a `BudgetSnapshot`. It runs in the thread that booked the spend, outside of
+            the lock. If it fails, the failure is logged; if it raises SystemExit or KeyboardInterrupt, the next call or
+            reservation of the budget raises that.
 
-        part: of the limit, such as 0.8; if so much is spent already, the call comes at once. The callback gets a
-            `BudgetSnapshot`. It runs in the thread that booked, outside of the lock; when it fails, that is logged. A
-            SystemExit or KeyboardInterrupt is raised by the next call or reservation of the budget.
+        With a period the callback runs once in each window.
         """
         self.gate.watch(Threshold(self, part, callback, self.snapshot))
 
@@ -354,14 +371,18 @@ class BudgetTracker(BudgetFigures):
         total_usd: int | str | float | Decimal | _Unchanged | None = _UNCHANGED,
         total_calls: int | _Unchanged | None = _UNCHANGED,
     ) -> None:
-        """Change limits of this tracker (None: no limit); what is left out stays. Waiting calls are looked at anew.
+        """Change limits of this tracker, and admit waiting calls that fit the new ones.
 
-        Raises LLMConfigurationError for a slice, whose limits are set aside as they were when it was opened.
+            tracker.set_limits(total=80_000, total_usd=None)
+
+        A limit that you leave out stays; None removes it. Limits below the present spend refuse further calls.
+
+        Raises LLMConfigurationError for an invalid limit, and for a slice, whose limits are reserved when it opens.
         """
         if any(account.slice for account in self.own_accounts) or self._opens_as_slice:
-            raise LLMConfigurationError("The limits of a slice are set aside: close it, and open another one.")
+            raise LLMConfigurationError("The limits of a slice are fixed: close it, and open another one.")
         given = (total, total_calls, total_usd)
-        checked = checked_limits(_said(total), _said(total_calls), _said(total_usd), self.gate.most_limit)
+        checked = checked_limits(_given(total), _given(total_calls), _given(total_usd), self.gate.most_limit)
         self.gate.change_limits(
             self,
             {
@@ -372,7 +393,7 @@ class BudgetTracker(BudgetFigures):
         )
 
     def close(self) -> None:
-        """Admit nothing more here and below. Open holds and later corrections are still booked."""
+        """Admit no more calls on this tracker or below it. Open holds and later corrections are still booked."""
         self.gate.close(self)
         if self.parent is not None:
             self.parent._names.give_back(self.name)
@@ -382,10 +403,10 @@ class BudgetTracker(BudgetFigures):
             size, until = self._asked_as_slice()
             try:
                 while not self.gate.open_slice(self, admit(self.parent, size, NO_FACTS, deadline=until)):
-                    pass  # by an overrun more is spent there by now: it waits anew, or is refused
+                    pass  # an overrun has taken the budget in the meantime: wait again, or be refused
                 self._opens_as_slice = False
             except BaseException:
-                # Interrupted, it may be open, and nobody leaves its block.
+                # The slice may be open already, and its block will never be left.
                 self.close()
                 raise
         return self
@@ -399,7 +420,7 @@ class BudgetTracker(BudgetFigures):
         return self
 
     def _asked_as_slice(self) -> tuple[PlainDemand, float]:
-        """What a slice needs above it, and until when it waits for that."""
+        """The amount that a slice needs from its parent, and the moment until which it waits for that."""
         return PlainDemand(*limits_of(self)), time.monotonic() + self._max_wait_seconds
 
     async def _aopen_slice(self, kept: Hold) -> bool:
@@ -441,5 +462,5 @@ def _check_wait(max_wait_seconds: float) -> None:
     check_number("max_wait_seconds", max_wait_seconds, least=0)
 
 
-def _said(limit: _Limit | _Unchanged) -> _Limit | None:
+def _given(limit: _Limit | _Unchanged) -> _Limit | None:
     return None if isinstance(limit, _Unchanged) else limit

@@ -37,7 +37,7 @@ class Reserve:
         return await aadmit(asked.tracker, asked.demand, asked.facts, **self._place())
 
     def _place(self) -> dict[str, Any]:
-        return {"arrival": self.arrival, "before_waiting": self.place.give_back, **self.terms.place}
+        return {"arrival": self.arrival, "before_waiting": self.place.give_back, **self.terms.queueing}
 
 
 @dataclass(slots=True)

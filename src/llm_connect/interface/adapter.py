@@ -1,4 +1,4 @@
-"""The one interface over all providers."""
+"""`LLMAdapter`, the interface of all providers."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from llm_connect.interface.stream_sources import WholeReply
 from llm_connect.interface.streams import AsyncLLMStream, LLMStream
 from llm_connect.types.response import LLMResponse, Prompt
 
-#: The output limit, in tokens, that is held and sent when a call has a budget and no limit of its own.
+#: The output limit, in tokens, that a call under a budget holds and sends if it has none of its own.
 DEFAULT_MAX_TOKENS = 2_000
 
 
 class LLMAdapter(ABC):
-    """One model behind one method, in a sync and an async form.
+    """A model behind one method, which also comes as an async method and as streams.
 
         class EchoAdapter(LLMAdapter):
             def execute_prompt(self, prompt, config=None):
                 usage = Usage(prompt_tokens=1, completion_tokens=1)
                 return LLMResponse(content=prompt, model="echo", usage=usage)
 
-    Guaranteed by every adapter: a success is an `LLMResponse`, a failure an `LLMError`; `config` is not
-    changed; `config.timeout_seconds` is honoured. Whatever takes an `LLMAdapter` works with the mock.
+    Guaranteed by every adapter: it returns an `LLMResponse` or raises an `LLMError`, never changes `config`, and
+    honours `config.timeout_seconds`. Code that takes an `LLMAdapter` also works with `MockLLMAdapter`.
 
-    A class that writes `execute_prompt` is metered without doing anything: with a budget in the config, `bound` is
-    held before the method runs, and `response.usage` settles the hold. A class that only wraps another adapter says
-    `metered = False`, and the inner adapter meters.
+    The base class meters every subclass that defines `execute_prompt`: with a budget, it holds `bound` before the
+    method runs, and settles the hold by `response.usage`. A class that only wraps another adapter sets
+    `metered = False`, so that only the inner adapter meters.
     """
 
-    #: Whether the methods that this class itself writes are metered; not inherited.
+    #: True if the methods that this class itself defines are metered; subclasses do not inherit the value.
     metered: ClassVar[bool] = True
     #: The budget of calls whose config has none.
     budget_tracker: BudgetTracker | None = None
-    #: What tokens of its own model cost here; a budget that limits USD refuses calls whose price nobody knows.
+    #: The price of the adapter's own model; a budget with a USD limit refuses calls without a known price.
     price: Price | None = None
-    #: A tokenizer, which makes `bound` tighter than bytes do: a function from text to tokens, or a `TokenCounter`.
+    #: A tokenizer that makes `bound` tighter than bytes do: a function from text to tokens, or a `TokenCounter`.
     count_tokens: CountTokens = None
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -53,53 +53,55 @@ class LLMAdapter(ABC):
 
     @abstractmethod
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
-        """Send `prompt` and wait for the answer. Raises LLMError."""
+        """Send `prompt` and return the answer. Raises LLMError."""
 
     async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
-        """Like `execute_prompt`, for a coroutine; by default in a worker thread. Raises LLMError.
+        """Like `execute_prompt`, for a coroutine. Raises LLMError.
 
-        By default budget is waited for without a thread. Cancelled while it waits, nothing is booked; cancelled
-        while the thread works, the thread goes on and books what the call used.
+        By default it waits for budget in the task, and then runs `execute_prompt` in a worker thread. If it is
+        cancelled while it waits, nothing is booked. If it is cancelled later, the thread goes on and books the usage of
+        the call.
         """
         return await metering.execute_in_thread(self, prompt, config)
 
     def stream_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMStream:
-        """The answer to `prompt` as a stream of chunks; by default the whole of `execute_prompt` as one chunk.
+        """The answer to `prompt` as a stream of chunks.
 
             with adapter.stream_prompt("Hello") as stream:
                 for chunk in stream:
                     print(chunk.text, end="")
 
-        Nothing is sent before the first chunk is asked for, and nothing raised.
+        Nothing is sent or raised before the first chunk is requested. By default the stream yields the whole text of
+        `execute_prompt` as one chunk.
         """
         return LLMStream(WholeReply(self, prompt, config))
 
     def async_stream_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> AsyncLLMStream:
-        """Like `stream_prompt`, for a coroutine: `async with` and `async for`; it is not awaited itself."""
+        """Like `stream_prompt`, for a coroutine; use it with `async with` and `async for`, without `await`."""
         return AsyncLLMStream(WholeReply(self, prompt, config))
 
     def validate_config(self, config: RunConfig) -> bool:
-        """Whether this adapter expects to honour all of `config`; advice, without side effects."""
+        """True if this adapter expects to honour all of `config`. It is only advice, and has no side effects."""
         return True
 
     def bound(self, prompt: Prompt, config: RunConfig) -> Bound:
-        """What a call may use at most; by default the bytes of the prompts and the output limit, as an estimate.
+        """The upper bound of a call; by default the bytes of the prompts and the output limit, graded "estimated".
 
-        With `count_tokens`, what that says of the prompts, where it is less. Raises LLMConfigurationError when that
-        raises, or gives no number.
+        `count_tokens` replaces the bytes of a prompt if its count is smaller. Raises LLMConfigurationError if
+        `count_tokens` raises, or returns an invalid number.
         """
         size = measured(utf8_bytes, counter_of(self.count_tokens))
         prompt_tokens = size(prompt) + size(config.system_prompt)
         return Bound(prompt_tokens=prompt_tokens, max_tokens=config.max_tokens or DEFAULT_MAX_TOKENS)
 
     def _asks(self, tracker: BudgetTracker, prompt: Prompt, config: RunConfig | None) -> tuple[Demand, CallFacts]:
-        """What a call would ask of `tracker`, for `BudgetTracker.fits`."""
+        """The demand of a call on `tracker`, and its metadata, for `BudgetTracker.fits`."""
         terms = terms_on(tracker, self, prompt, config)
         return terms.demand, terms.facts
 
     def price_for(self, model: str | None, config: RunConfig) -> Price | None:
-        """What tokens of `model` cost, as far as the adapter itself knows; by default it does not.
+        """The price of `model` by the adapter's own knowledge; by default None, unknown.
 
-        Asked for calls under a limit in USD, when neither the adapter's `price` nor the budget's `prices` say it.
+        Called under a limit in USD, if neither the adapter's `price` nor the budget's `prices` apply.
         """
         return None

@@ -1,4 +1,4 @@
-"""How one call is to be made."""
+"""`RunConfig`, the settings of one call."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import MOST
 
-#: What a call does whose bound does not fit the budget now.
+#: The behaviour of a call whose bound does not fit the budget at present.
 WhenShort: TypeAlias = Literal["wait", "refuse", "clamp"]
 
 
 class RunConfigFields(TypedDict, total=False):
-    """The fields of `RunConfig`, for those who pass some of them on; a test compares the two."""
+    """The fields of `RunConfig` as keyword arguments, as in `delegate`; a test keeps the two equal."""
 
     model_name: str | None
     system_prompt: str | None
@@ -39,33 +39,35 @@ class RunConfigFields(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """How one call is to be made; never changed by an adapter.
+    """The settings of one call, immutable; adapters never change them.
 
         config = RunConfig(system_prompt="Be brief.", max_tokens=300, timeout_seconds=20)
         adapter.execute_prompt("Why is the sky blue?", config)
 
-    model_name: None means the adapter's own model.
-    temperature: None means that none is sent.
-    max_tokens: limit of the output in tokens, thinking included; None means that none is sent.
-    model_params: further parameters; portable keys such as `json_schema` are translated for each provider,
-        keys that a provider does not know are refused.
-    timeout_seconds: a total over waiting for budget, sending, reading and retries; not over `max_queue_seconds`.
-    first_chunk_seconds: how long a stream may take from sending to its first text; None leaves it to `timeout_seconds`.
-    idle_seconds: how long a stream may be without further text, once it has begun; None likewise.
-    max_queue_seconds: how long each attempt may wait for a place among the adapter's `max_concurrency` requests, which
-        does not count as `timeout_seconds`; None means as long as it takes.
-    max_wait_seconds: how long each attempt may wait for budget; None means half of `timeout_seconds`.
-    max_retries: further attempts after one that failed in a way that may pass.
-    max_depth: how many more times this config may be delegated.
-    when_short: what a call does whose bound does not fit the budget now, but will when others have ended: "wait",
-        "refuse", or "clamp" (its output limit becomes what is free, and it waits for `clamp_floor` at the least).
-    clamp_floor: the smallest output limit, in tokens, that "clamp" or a missing `max_tokens` may end up with.
-    budget_tracker: the budget that this call spends from. Under a limit in tokens or USD a missing `max_tokens` becomes
-        the adapter's default (2,000), or what is free if that is less; that limit is held and sent, and an answer that
-        it cuts says so in `metadata["hint"]`. Without such a limit nothing is sent.
-    labels: what the call is for, as short text by name, which UTF-8 can encode; the ledger keeps it.
+    model_name: the model to call; None means the adapter's own model.
+    system_prompt: the instructions that precede the prompt; None or "" sends none.
+    temperature: the sampling temperature; None sends none.
+    max_tokens: the output limit in tokens, thinking included; None sends none, except under a budget (see below).
+    model_params: further parameters. Adapters translate portable keys such as `json_schema` for their provider, and
+        refuse keys that the provider does not know.
+    timeout_seconds: the total time for waiting for budget, sending, reading and retries. Waiting for a concurrency slot
+        does not count: `max_queue_seconds` limits it.
+    first_chunk_seconds: the time that a stream may take from sending to its first text; None: only `timeout_seconds`.
+    idle_seconds: the time that a stream may pause between two texts; None: only `timeout_seconds`.
+    max_queue_seconds: the time that each attempt may wait for one of the adapter's `max_concurrency` slots; None: any.
+    max_wait_seconds: the time that each attempt may wait for budget; None means half of `timeout_seconds`.
+    max_retries: the number of further attempts after a failure that may be temporary.
+    max_depth: the number of levels of `delegate` that may still follow.
+    when_short: the behaviour of a call whose bound does not fit at present, but will when other calls end: "wait",
+        "refuse", or "clamp" (it shrinks its output limit to the free budget, and waits for at least `clamp_floor`).
+    clamp_floor: the smallest output limit, in tokens, to which "clamp" or a missing `max_tokens` may shrink.
+    budget_tracker: the budget of the call. Under a limit in tokens or USD a missing `max_tokens` becomes the adapter's
+        default (2,000 tokens), or the free budget if that is less. That limit is held and sent, and if it cuts the
+        answer off, `metadata["hint"]` says so. Without such a limit no output limit is sent.
+    labels: names and short texts that describe the call in the ledger; UTF-8 must be able to encode them.
+    stream_hold: always "bound": a stream holds its bound.
 
-    Raises LLMConfigurationError for a value that cannot be meant.
+    Raises LLMConfigurationError for an invalid value.
     """
 
     model_name: str | None = None
@@ -84,7 +86,7 @@ class RunConfig:
     clamp_floor: int = 256
     budget_tracker: BudgetTracker | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
-    #: A stream holds its bound. Nothing else may be said here, which tells those who once said more.
+    #: Only "bound" is left of earlier choices; any other value raises an error that explains the alternative.
     stream_hold: InitVar[Literal["bound"]] = "bound"
 
     def __post_init__(self, stream_hold: str) -> None:
@@ -110,7 +112,7 @@ class RunConfig:
 
     @property
     def budget_wait_seconds(self) -> float:
-        """Seconds that an attempt may wait for budget."""
+        """The seconds that an attempt may wait for budget."""
         return self.timeout_seconds / 2 if self.max_wait_seconds is None else self.max_wait_seconds
 
     def delegate(
@@ -122,19 +124,23 @@ class RunConfig:
         total_calls: int | None = None,
         **fields: Unpack[RunConfigFields],
     ) -> RunConfig:
-        """The config for a sub-agent: one level less, and with a limit a child budget of its own.
+        """Derive the config of a sub-agent, one level deeper; with a limit, it gets a child budget of its own.
 
             config_b = config.delegate("research", total=5_000, system_prompt="You look things up.")
 
-        name: the child budget's name. total, total_usd, total_calls: its limits; without any, the sub-agent shares
-            this config's budget as it is. fields: fields of `RunConfig` that differ.
+        name: the name of the child budget.
+        total, total_usd, total_calls: the limits of the child budget; without any, the sub-agent shares this config's
+            budget.
+        fields: fields of `RunConfig` that differ from this config.
 
-        Budget, timeouts, retries and labels carry over; model, parameters and system prompt do not, as they belong
-        to this agent. Raises LLMConfigurationError when `max_depth` is used up.
+        Budget, timeouts, retries and labels carry over. Model, parameters and system prompt do not, because they belong
+        to this agent.
+
+        Raises LLMConfigurationError if `max_depth` is 0, or for a limit without a budget.
         """
         if self.max_depth == 0:
             raise LLMConfigurationError(
-                f"max_depth is used up: {name!r} cannot be delegated to. Give the first config a higher max_depth."
+                f"max_depth is used up, so delegating to {name!r} is refused: give the first config a higher max_depth."
             )
         carried: dict[str, Any] = {field: getattr(self, field) for field in _CARRIED}
         if (total, total_usd, total_calls) != (None, None, None):
@@ -146,12 +152,12 @@ class RunConfig:
     def _tracker_for(self, name: str) -> BudgetTracker:
         if self.budget_tracker is None:
             raise LLMConfigurationError(
-                f"{name!r} was given a limit, but this config has no budget_tracker to take it from."
+                f"{name!r} has a limit, but this config has no budget_tracker: set one, or leave the limit out."
             )
         return self.budget_tracker
 
 
-#: Fields that a sub-agent takes over.
+#: The fields that a sub-agent inherits.
 _CARRIED = (
     "timeout_seconds",
     "first_chunk_seconds",
@@ -175,8 +181,8 @@ def _check_choice(name: str, value: object, choices: object) -> None:
 def _check_stream_hold(stream_hold: object) -> None:
     if stream_hold != "bound":
         raise LLMConfigurationError(
-            f"stream_hold={stream_hold!r} does not exist: a stream holds its bound. To hold less, give it a smaller "
-            'max_tokens, or when_short="clamp", which sends what is free as its output limit.'
+            f"stream_hold={stream_hold!r} does not exist: a stream holds its bound. To hold less, use a smaller "
+            'max_tokens, or when_short="clamp", which sends the free budget as the output limit.'
         )
 
 

@@ -53,7 +53,7 @@ async def execute_in_thread(adapter: Metered, prompt: Any, config: RunConfig | N
     terms = None if method is None else Terms.of(adapter, prompt, config)
     if method is None or terms is None:
         return await asyncio.to_thread(adapter.execute_prompt, prompt, config)
-    hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.place)
+    hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.queueing)
     claim = threading.Lock()
 
     def work() -> LLMResponse:
@@ -105,7 +105,7 @@ def _ametered(method: AsyncExecute) -> AsyncExecute:
 def dispatch(terms: Terms) -> Hold:
     """A dispatched hold; one that was given back before that is reserved anew."""
     while True:
-        hold = admit(terms.tracker, terms.demand, terms.facts, **terms.place)
+        hold = admit(terms.tracker, terms.demand, terms.facts, **terms.queueing)
         if hold.try_dispatch():
             return hold
 
@@ -113,7 +113,7 @@ def dispatch(terms: Terms) -> Hold:
 async def adispatch(terms: Terms) -> Hold:
     """Like `dispatch`, for a coroutine."""
     while True:
-        hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.place)
+        hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.queueing)
         if await hold.atry_dispatch():
             return hold
 

@@ -1,4 +1,4 @@
-"""An adapter, as metering and streams see it."""
+"""The part of an adapter that metering and streams use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Metered(Protocol):
-    """The part of an `LLMAdapter` that is asked for the budget, the bound, the price and the answer of a call."""
+    """The part of an `LLMAdapter` that provides the budget, the bound, the price and the answer of a call."""
 
     @property
     def budget_tracker(self) -> BudgetTracker | None: ...

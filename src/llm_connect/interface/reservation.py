@@ -1,4 +1,4 @@
-"""On which terms a call asks its budget: how much, for how long it waits, and what the ledger remembers."""
+"""The reservation request of one attempt: its demand, its deadline, and its metadata for the ledger."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ if TYPE_CHECKING:
     from llm_connect.budget.tracker import BudgetTracker
 
 
-#: The metered call that is running around this one: its adapter and its hold, weak, so that a lost one is noticed.
+#: The metered call around this one: its adapter, and a weak reference to its hold, so that a lost hold is noticed.
 running: ContextVar[tuple[Metered, weakref.ref[Hold]] | None] = ContextVar("llm_connect_running", default=None)
 
 
 class Terms(NamedTuple):
-    """What one attempt asks of one tracker."""
+    """The reservation request of one attempt on one tracker."""
 
     tracker: BudgetTracker
     config: RunConfig
     demand: Demand
     facts: CallFacts
-    #: Moment on the monotonic clock until which the call waits for budget.
+    #: The moment on the monotonic clock until which the call waits for budget.
     wait_until: float
-    #: The hold of the call that has delegated to this one, and whose place this one takes.
+    #: The hold of the outer call that delegated to this one; this one's hold replaces it.
     replaces: Hold | None
 
     @classmethod
     def of(cls, adapter: Metered, prompt: Any, config: RunConfig | None) -> Terms | None:
-        """The terms of a call by its adapter's own `bound`; None when it has no tracker."""
+        """The terms of a call by its adapter's `bound`; None if it has no tracker."""
         config = config or RunConfig()
         tracker = tracker_of(adapter, config)
         return None if tracker is None else terms_on(tracker, adapter, prompt, config)
 
     @property
-    def place(self) -> dict[str, Any]:
-        """How the call stands in line: until when, under which number, and in whose place."""
+    def queueing(self) -> dict[str, Any]:
+        """The arguments of `admit` that concern the wait: its deadline, and the hold that the new one replaces."""
         return {"deadline": self.wait_until, "replaces": self.replaces}
 
     def config_for(self, hold: Hold) -> RunConfig:
-        """The config with the output limit that is to be sent."""
+        """The config with the output limit that the hold assumes, which the request must carry."""
         limit = hold.max_tokens
         return self.config if limit == self.config.max_tokens else replace(self.config, max_tokens=limit)
 
 
 def terms_on(tracker: BudgetTracker, adapter: Metered, prompt: Any, config: RunConfig | None) -> Terms:
-    """The terms of a call on `tracker`, by its adapter's own `bound`."""
+    """The terms of a call on `tracker`, by its adapter's `bound`."""
     config = config or RunConfig()
     check_prompt(prompt)
     now = time.monotonic()
@@ -68,14 +68,14 @@ def terms_on(tracker: BudgetTracker, adapter: Metered, prompt: Any, config: RunC
 
 
 def tracker_of(adapter: Metered, config: RunConfig) -> BudgetTracker | None:
-    """The tracker of the config, else the adapter's own."""
+    """The tracker of the config, or else the adapter's own."""
     return adapter.budget_tracker if config.budget_tracker is None else config.budget_tracker
 
 
 def terms(
     adapter: Metered, tracker: BudgetTracker, config: RunConfig, bound: Bound, now: float, deadline: float
 ) -> Terms:
-    """The terms of an attempt that begins `now` and must be over by `deadline`."""
+    """The terms of an attempt that begins at `now` and must end by `deadline`."""
     facts = CallFacts(
         adapter=_text_of(adapter, "provider") or type(adapter).__name__,
         model=config.model_name or _text_of(adapter, "model"),
@@ -94,19 +94,19 @@ def terms(
 
 
 def cut_by(hold: Hold, config: RunConfig, finish_reason: str) -> str | None:
-    """A hint for an answer that was cut by an output limit of the budget's, not of its caller's; else None."""
+    """A hint if an output limit of the budget, not of the caller, has cut the answer off; else None."""
     limit, demand = hold.max_tokens, hold.demand
     if finish_reason != "length" or limit is None or limit == config.max_tokens or not isinstance(demand, BoundDemand):
         return None
-    why = "the adapter's default" if limit == demand.bound.max_tokens else "which was free"
+    why = "the adapter's default" if limit == demand.bound.max_tokens else "the free budget"
     return (
-        f"The answer was cut at {limit:,} tokens, {why} under the limits of budget {hold.tracker.path!r}: "
+        f"The answer was cut off at {limit:,} tokens, {why} under the limits of budget {hold.tracker.path!r}: "
         "set max_tokens, or raise the limit."
     )
 
 
 def hinted(response: LLMResponse, hold: Hold | None, config: RunConfig) -> LLMResponse:
-    """The response with a hint in `metadata` where the budget has cut it."""
+    """The response, with a hint in `metadata` if the budget has cut it off."""
     if hold is None or not isinstance(response, LLMResponse):
         return response
     hint = cut_by(hold, config, response.finish_reason)
@@ -114,7 +114,7 @@ def hinted(response: LLMResponse, hold: Hold | None, config: RunConfig) -> LLMRe
 
 
 def log_cut(hold: Hold, config: RunConfig, finish_reason: str) -> None:
-    """Say in the log that the budget has cut an answer."""
+    """Log a warning if the budget has cut the answer off."""
     hint = cut_by(hold, config, finish_reason)
     if hint is not None:
         fields = {"tracker": hold.tracker.path, "max_tokens": hold.max_tokens}
@@ -122,16 +122,16 @@ def log_cut(hold: Hold, config: RunConfig, finish_reason: str) -> None:
 
 
 def declared_price(adapter: Metered, tracker: BudgetTracker | None, config: RunConfig) -> Price | None:
-    """What the user says that this call costs. The adapter's price is that of its own model, not of another one."""
-    own = _text_of(adapter, "model")
-    model = config.model_name or own
-    if adapter.price is not None and own in (model, None):
+    """The price that the user has declared for this call. The adapter's `price` only applies to its own model."""
+    default = _text_of(adapter, "model")
+    model = config.model_name or default
+    if adapter.price is not None and default in (model, None):
         return adapter.price
     return None if tracker is None or model is None else tracker.prices.get(model)
 
 
 def _price(adapter: Metered, tracker: BudgetTracker, config: RunConfig) -> Price | None:
-    """The declared price, else under a limit in USD what the adapter knows."""
+    """The declared price; else, under a limit in USD, the price that the adapter knows."""
     declared = declared_price(adapter, tracker, config)
     if declared is not None or not limits_usd(tracker.accounts):
         return declared
@@ -139,20 +139,20 @@ def _price(adapter: Metered, tracker: BudgetTracker, config: RunConfig) -> Price
 
 
 def _replaced_by(adapter: Metered, tracker: BudgetTracker) -> Hold | None:
-    """The hold of a running call of the same adapter, if what is booked on `tracker` counts where that hold does."""
+    """The hold of a running call of the same adapter, if bookings on `tracker` also count on the tracker of it."""
     around = running.get()
     hold = None if around is None or around[0] is not adapter else around[1]()
     return hold if hold is not None and hold.tracker in tracker.lineage else None
 
 
 def _text_of(adapter: Metered, name: str) -> str | None:
-    """An attribute that our adapters have; another's may be anything."""
+    """A text attribute that our adapters have; on other adapters it may be anything, and then the result is None."""
     value = getattr(adapter, name, None)
     return encodable(value) if isinstance(value, str) else None
 
 
 def _demand(bound: Bound, config: RunConfig, price: Price | None, *, strict: bool) -> Demand:
-    """With no output limit given, or by wish, a smaller limit is taken when that is what is free."""
+    """The demand of a call. Without an output limit, or with "clamp", it may shrink to the free budget."""
     least = min(max(config.clamp_floor, bound.least_max_tokens), bound.max_tokens)
     unasked = config.max_tokens is None
     elastic = unasked or config.when_short == "clamp"

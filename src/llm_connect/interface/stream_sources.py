@@ -1,4 +1,4 @@
-"""Where a stream takes its chunks from: the protocol, and the sources of adapters that know nothing of it."""
+"""Sources of streams: the protocol, and the sources for adapters that do not implement it themselves."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from llm_connect.types.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.types.response import LLMResponse, Prompt
 from llm_connect.types.usage import Usage
 
-#: What a stream may be written as: its texts, and in the end its response.
+#: A stream as an adapter may define it: a generator of texts, and finally the response.
 Pieces: TypeAlias = Generator[str | LLMResponse]
 AsyncPieces: TypeAlias = AsyncGenerator[str | LLMResponse]
 
 
 class StreamSource(Protocol):
-    """Where a stream takes its chunks from, in one of the two forms, once."""
+    """The source of a stream's chunks; either `chunks` or `achunks` is called, once."""
 
     def chunks(self) -> Generator[StreamChunk]:
-        """The chunks. Closing the generator closes the connection and ends the hold, wherever it stands."""
+        """Yield the chunks. Closing the generator at any point closes the connection and ends the hold."""
         ...
 
     def achunks(self) -> AsyncGenerator[StreamChunk]:
@@ -30,22 +30,22 @@ class StreamSource(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Let go where nothing can be awaited, because the event loop of `achunks` is gone."""
+        """Release connection and hold without awaiting, because the event loop of `achunks` is closed."""
         ...
 
     @property
     def text(self) -> str:
-        """The text that was given so far."""
+        """The text that has been yielded so far."""
         ...
 
     @property
     def response(self) -> LLMResponse:
-        """The response; before the end, what is known of it."""
+        """The response; before the end, the part of it that is known."""
         ...
 
 
 class WholeReply:
-    """The source for an adapter without a stream of its own: the whole reply as one chunk, metered as any call."""
+    """The source for an adapter that defines no stream: the whole reply as one chunk, metered like any call."""
 
     def __init__(self, adapter: Metered, prompt: Prompt, config: RunConfig | None) -> None:
         self._adapter = adapter
@@ -62,7 +62,7 @@ class WholeReply:
             yield chunk
 
     def abandon(self) -> None:
-        """Between its chunks it holds nothing."""
+        """A no-op: the call has ended before the first chunk."""
 
     @property
     def text(self) -> str:
@@ -74,7 +74,7 @@ class WholeReply:
 
 
 class Written:
-    """The source for a stream that an adapter writes as a generator of its texts, with its response in the end."""
+    """The source for a stream that an adapter defines as a generator of texts and finally a response."""
 
     def __init__(self, pieces: Pieces | AsyncPieces) -> None:
         self._pieces = pieces
@@ -99,7 +99,7 @@ class Written:
         self._check_end()
 
     def abandon(self) -> None:
-        """What the generator holds has gone with its event loop."""
+        """A no-op: the generator lost its resources with its event loop."""
 
     @property
     def text(self) -> str:
@@ -122,11 +122,11 @@ class Written:
     def _check_end(self) -> None:
         if self._response is None:
             raise LLMConnectionError(
-                "The stream ended before the answer did: it gave no LLMResponse.", maybe_billed=True
+                "The stream ended before the answer did: its generator yielded no LLMResponse.", maybe_billed=True
             )
 
 
 def nothing_yet(model: str = "") -> LLMResponse:
-    """The response of a stream of which nothing has come."""
+    """The response of a stream that has yielded nothing yet."""
     usage = Usage(prompt_tokens=0, completion_tokens=0, estimated=True)
     return LLMResponse(content="", model=model, usage=usage, finish_reason="unknown")

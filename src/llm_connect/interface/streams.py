@@ -1,4 +1,4 @@
-"""Answers that come as streams: what a caller holds, and how it is closed."""
+"""Streams as callers use them, `LLMStream` and `AsyncLLMStream`, and how they are closed."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ from llm_connect.types.response import LLMResponse
 class _Stream:
     def __init__(self, source: StreamSource) -> None:
         self._source = source
-        #: That of the process in which it began.
+        #: The process in which it began; see `_forks.generation`.
         self._generation: int | None = None
 
     @property
     def text(self) -> str:
-        """The text that has come so far."""
+        """The text that has arrived so far."""
         return self._source.text
 
     @property
     def response(self) -> LLMResponse:
-        """The response, as `execute_prompt` would have given it.
+        """The response, as `execute_prompt` would have returned it.
 
-        Before its end, or when the stream was cut: the text that has come, `finish_reason` "unknown", and a usage that
-        is `estimated` unless the provider's final figures had come.
+        Before the end of the stream, or if it was cut off, it has the text so far, the `finish_reason` "unknown", and a
+        usage that is `estimated` unless the provider's final figures have arrived.
         """
         return self._source.response
 
     def _begin(self) -> None:
-        """Let it belong to this process. Raises LLMConfigurationError where it has begun in another one."""
+        """Tie the stream to this process. Raises LLMConfigurationError if it began in another one."""
         if self._generation is not None:
             raise LLMConfigurationError(
-                "This stream began before os.fork: only the process that opened it reads it. Open one in each process."
+                "This stream began before os.fork, and only the process that began it can read it: "
+                "open a stream in each process."
             )
         self._generation = _forks.generation
 
@@ -56,16 +57,18 @@ class _Stream:
 
 
 class LLMStream(_Stream):
-    """An answer as it comes: a context manager, and an iterator of chunks.
+    """An answer that arrives in chunks: a context manager and an iterator.
 
         with adapter.stream_prompt("Tell me a story.") as stream:
             for chunk in stream:
                 print(chunk.text, end="")
         print(stream.response.usage.total_tokens)
 
-    Nothing is reserved or sent, and no deadline runs, before the first chunk is asked for. Leaving the block, an
-    exception in it, or the end of the last reference closes the connection at once and ends the hold. Belongs to one
-    thread at a time. Iterating raises LLMError; what has come by then stays in `text` and `response`.
+    Guaranteed: nothing is reserved or sent, and no deadline runs, before the first chunk is requested. Leaving the
+    block, also by an exception, closes the connection at once and ends the hold. Without a block, that happens when the
+    last reference to the stream goes. Not guaranteed: use by several threads at the same time.
+
+    Iterating raises LLMError; the text that has arrived by then stays in `text` and `response`.
     """
 
     def __init__(self, source: StreamSource) -> None:
@@ -75,14 +78,14 @@ class LLMStream(_Stream):
 
     @classmethod
     def of(cls, pieces: Pieces) -> Self:
-        """A stream written as a generator: it yields texts, and in the end the `LLMResponse`.
+        """Make a stream from a generator that yields texts and finally the `LLMResponse`.
 
             def stream_prompt(self, prompt, config=None):
                 return LLMStream.of(self._pieces(prompt, config or RunConfig()))
 
-        The generator begins when the first chunk is asked for, and is closed when the stream is left, so a `with`
-        in it closes the connection. What it raises is raised by the stream; without a response at its end, that is
-        LLMConnectionError.
+        The generator starts when the first chunk is requested. It is closed with the stream, so a `with` in it closes
+        the connection. The stream raises the generator's exceptions, and LLMConnectionError if it ends without an
+        `LLMResponse`.
         """
         return cls(Written(pieces))
 
@@ -95,7 +98,7 @@ class LLMStream(_Stream):
         return next(self._chunks)
 
     def close(self) -> None:
-        """Close the connection and end the hold; nothing when the stream has ended, or in a fork of its process."""
+        """Close the connection and end the hold. A no-op if the stream has ended, or in a fork of its process."""
         if self._is_of_another_process:
             _forks.keep_for_parent(self._chunks)
             return
@@ -138,7 +141,7 @@ class AsyncLLMStream(_Stream):
         return await anext(self._chunks)
 
     async def aclose(self) -> None:
-        """Close the connection and end the hold; nothing when the stream has ended, or in a fork of its process."""
+        """Close the connection and end the hold. A no-op if the stream has ended, or in a fork of its process."""
         if self._is_of_another_process:
             _forks.keep_for_parent(self._chunks)
         elif self._loop is not None and self._loop.is_closed():
@@ -147,8 +150,8 @@ class AsyncLLMStream(_Stream):
             await self._chunks.aclose()
 
     def __del__(self) -> None:
-        # Not by `weakref.finalize`, whose arguments would keep it: its chunks wait for what the event loop has, and
-        # that knows the task which reads them. Where the loop was closed, all of them go together.
+        # `weakref.finalize` would keep the stream alive by its arguments: the chunks wait for an object of the event
+        # loop, which refers to the task that reads them. If the loop is closed, all of them are collected together.
         if self._loop is not None and not is_closed(self._chunks):
             self._close_lost(self._loop)
 
@@ -173,7 +176,7 @@ class AsyncLLMStream(_Stream):
 def _close_elsewhere(chunks: Generator[StreamChunk], generation: int) -> None:
     """Close the chunks of a stream that was garbage collected.
 
-    In a thread of their own, because this thread may have any lock at this moment, that of the connections among them.
+    A new thread does so, because this thread may hold any lock at this moment, even the lock of the connections.
     """
     if generation != _forks.generation:
         _forks.keep_for_parent(chunks)
@@ -183,5 +186,5 @@ def _close_elsewhere(chunks: Generator[StreamChunk], generation: int) -> None:
     try:
         start_new_thread(chunks.close, ())
     except RuntimeError:
-        # The interpreter ends, and starts no thread any more.
+        # The interpreter is shutting down and starts no more threads.
         chunks.close()

@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING, TypeAlias
 
 from llm_connect._validation import check_name
-from llm_connect.budget.accounting.periods import period_said
+from llm_connect.budget.accounting.periods import describe_period
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.gate import StoreGate
@@ -106,4 +106,4 @@ def _said(limits: Limits, period: Period | None) -> str:
     """Limits as a person reads them."""
     said = [shown(unit, limit) for unit, limit in zip(UNITS, limits, strict=True) if limit is not None]
     text = " and ".join(said) or "no limit"
-    return text if period is None else f"{text} {period_said(period)}"
+    return text if period is None else f"{text} {describe_period(period)}"

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from llm_connect.budget.accounting.journal import Plan
-from llm_connect.budget.accounting.periods import period_said
+from llm_connect.budget.accounting.periods import describe_period
 from llm_connect.budget.accounting.windows import Window
 from llm_connect.stores.serialization import labels_of
 from llm_connect.types.amounts import Amount, usd_of
@@ -56,7 +56,7 @@ def windowed_data(window: Window, figures: Sequence[int | None]) -> dict[str, An
         now[1::5] = Amount(*now[1::5]).minus(part.spent)  # type: ignore[arg-type]
         now[3::5] = Amount(*now[3::5]).minus(part.presumed)  # type: ignore[arg-type]
     opens_at = datetime.fromtimestamp(window.opens_at, UTC).isoformat()
-    return {"period": period_said(window.period), "opens_at": opens_at, **figures_data(now)}
+    return {"period": describe_period(window.period), "opens_at": opens_at, **figures_data(now)}
 
 
 def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_usd: int, *rest: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What users say about budgets, checked: limits and amounts."""
+"""Validation of the limits and amounts that users pass to a budget."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import MOST, MOST_LIMIT, NANO
 from llm_connect.types.usage import Usage
 
-#: Limits in tokens, calls and nano-USD; None where there is none.
+#: Limits in tokens, calls and nano-USD; None for no limit.
 Limits: TypeAlias = tuple[int | None, int | None, int | None]
-#: The figures of a usage.
+#: The fields of a `Usage` that count tokens.
 _PARTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
-#: Makes a named tuple in half the time; every call makes some.
+#: Makes a named tuple in half the time, and every call makes several.
 _tuple = tuple.__new__
 
 
 def checked_limits(total: object, total_calls: object, total_usd: object, most: int = MOST_LIMIT) -> Limits:
-    """The limits that a user gave. Raises LLMConfigurationError for one that cannot be meant, or counted."""
+    """Validate the limits of a tracker. Raises LLMConfigurationError for one that is invalid or too large."""
     check_count("total", total, least=1, most=most, optional=True)
     check_count("total_calls", total_calls, least=1, most=most, optional=True)
     nano_usd = None if total_usd is None else checked_usd("total_usd", total_usd, most)
@@ -32,7 +32,7 @@ def checked_limits(total: object, total_calls: object, total_usd: object, most: 
 def checked_amount(
     tokens: object, calls: object, usd: object, adapter: str | None, model: str | None, labels: Any
 ) -> tuple[PlainDemand, CallFacts]:
-    """What a user's own reservation asks for. Raises LLMConfigurationError for a figure that is none."""
+    """Validate an amount that a user books or consumes. Raises LLMConfigurationError for an invalid one."""
     if not (type(tokens) is int and type(calls) is int and 0 <= tokens <= MOST and 0 <= calls <= MOST):
         check_count("tokens", tokens, least=0, most=MOST)
         check_count("calls", calls, least=0, most=MOST)
@@ -48,24 +48,27 @@ def checked_amount(
 
 
 def checked_correction(tokens: object, calls: object, usd: object) -> Limits:
-    """Like `checked_figures`, of what a budget can count."""
+    """Like `checked_figures`, and refuses amounts that are too large for a budget."""
     for name, value in (("tokens", tokens), ("calls", calls)):
         check_count(name, value, least=0, most=MOST, optional=True)
     return tokens, calls, None if usd is None else checked_usd("usd", usd)  # type: ignore[return-value]
 
 
 def check_usage(usage: object) -> None:
-    """Raise LLMConfigurationError for a usage of another type, or with a figure that is none."""
+    """Raise LLMConfigurationError for a usage of another type, or with an invalid figure."""
     if not isinstance(usage, Usage):
         raise LLMConfigurationError(
-            f"usage must be a Usage, not {type(usage).__name__}: make one, or say the tokens alone."
+            f"usage must be a Usage, not {type(usage).__name__}: make one, or pass the tokens alone."
         )
     for name in _PARTS:
         check_count(f"usage.{name}", getattr(usage, name), least=0)
 
 
 def checked_figures(tokens: object, calls: object, usd: object) -> Limits:
-    """What a call is said to have used, however much; None for what is not said. Raises LLMConfigurationError."""
+    """Validate the actual figures of a call, without an upper limit; None means not given.
+
+    Raises LLMConfigurationError for an invalid figure.
+    """
     check_count("tokens", tokens, least=0, optional=True)
     check_count("calls", calls, least=0, optional=True)
     return tokens, calls, None if usd is None else nano_usd_of("usd", usd)  # type: ignore[return-value]

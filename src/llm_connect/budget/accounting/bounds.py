@@ -1,4 +1,4 @@
-"""Upper bounds: what a call may use at most, before it is sent."""
+"""Upper bounds on the usage of a call, known before it is sent."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from llm_connect.budget.accounting.calibration import LearnedFactor
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.types.amounts import MOST, Amount
 
-#: How sure an upper bound is: proven, estimated, or none at all.
+#: The reliability of an upper bound. "unbounded": the call has no upper bound.
 Grade: TypeAlias = Literal["proven", "estimated", "unbounded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """What a call may use at most.
+    """An upper bound on the usage of one call.
 
     bound = adapter.bound("Hello", RunConfig(max_tokens=100))
     print(bound.total_tokens, bound.grade)
 
-    prompt_tokens: all input.
-    max_tokens: the output limit that the request carries.
-    outputs: how often the limit may be used in full, as with several answers or several requests.
-    calls: requests that the provider may get.
-    least_max_tokens: the smallest output limit that the provider takes; no smaller one is held.
+    prompt_tokens: all input tokens.
+    max_tokens: the output limit that the request carries, in tokens.
+    outputs: the number of times that the call may use this limit in full, as with several answers or several requests.
+    calls: the number of requests that the provider may receive.
+    least_max_tokens: the smallest output limit that the provider accepts; a hold never assumes a smaller one.
     grade: `proven`, `estimated` or `unbounded`.
 
-    Raises LLMConfigurationError for a figure that is no whole number, since sums of such are not exact, and for more
-    tokens or calls than a budget counts of one call, 10^15.
+    Raises LLMConfigurationError for a figure that is not a whole number, since sums would not be exact, and for more
+    tokens or calls than a budget counts for one call, 10^15.
     """
 
     prompt_tokens: int
@@ -57,7 +57,7 @@ class Bound:
         return self.prompt_tokens + self.completion_tokens
 
     def amount_at(self, max_tokens: int, price: Price | None = None, factor: LearnedFactor | None = None) -> Amount:
-        """The bound as an amount, with another output limit, raised by `factor`; without a price its USD are 0."""
+        """The bound as an amount for the output limit `max_tokens`, raised by `factor`; 0 USD without a price."""
         prompt_tokens, completion_tokens = self.prompt_tokens, self.outputs * max_tokens
         if factor is not None:
             prompt_tokens, completion_tokens = factor.prompt(prompt_tokens), factor.completion(completion_tokens)
@@ -68,9 +68,10 @@ class Bound:
 
 
 def utf8_bytes(text: str | None) -> int:
-    """The bytes of `text`: no byte-level tokenizer makes more tokens than bytes.
+    """The number of UTF-8 bytes of `text`. A byte-level tokenizer never makes more tokens than bytes.
 
-    Measured on o200k and cl100k with 20,000 random strings of all planes; `len(text) / 4` is too low by up to 16 times.
+    Measured on o200k and cl100k with 20,000 random strings from all planes of Unicode; `len(text) / 4` was too low by
+    a factor of up to 16.
     """
     if not text:
         return 0
@@ -78,10 +79,10 @@ def utf8_bytes(text: str | None) -> int:
 
 
 def normalized_utf8_bytes(text: str | None) -> int:
-    """The bytes of `text`, before or after NFKC, whichever are more, and one for the start of text.
+    """The number of UTF-8 bytes of `text` before or after NFKC, whichever is larger, plus one for the start token.
 
     SentencePiece normalizes with NFKC, which can make text longer (U+FDFA grows from 3 bytes to 33), and then falls
-    back to bytes: by argument, and measured on Gemma 3, where 8,000 bytes made 8,001 tokens.
+    back to bytes. Measured on Gemma 3, 8,000 bytes made 8,001 tokens.
     """
     if not text:
         return 0

@@ -1,4 +1,4 @@
-"""What overruns have taught: by how much the bounds of an adapter and model are raised."""
+"""Correction of bounds: after an overrun, the next bounds of that adapter and model are raised."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from typing import NamedTuple, Protocol, TypeAlias
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.types.usage import Usage
 
-#: An adapter's name and a model's.
+#: The name of an adapter, and of a model.
 Key: TypeAlias = tuple[str | None, str | None]
 
-#: More than four times a bound is not a matter of scale, but of something that the provider adds each time.
+#: The largest factor. Usage above four times a bound is not a matter of scale: the provider adds something each time.
 _MOST_PERMILLE = 4_000
-#: So much at most is added after one call, for input, output and cost: one absurd figure must not keep a model out. It
-#: may be four times as much each time that another call goes beyond what was learned by then.
+#: The most that one call adds to the `extra` of input, output and cost, because one absurd figure must not lock a model
+#: out. Each further overrun may multiply `extra` by up to `_FURTHER`.
 _MOST_EXTRA = (2_048, 2_048, 10_000_000)
 _FURTHER = 4
-#: So many calls in a row within their bounds halve what was learned.
+#: This many calls in a row within their bounds halve the factor.
 CALM_CALLS = 100
 
 
 class LearnedFactor(NamedTuple):
-    """By how much the bounds of one adapter and model are raised after an overrun: input, output and cost apart.
+    """The correction of the bounds of one adapter and model after an overrun: for input, output and cost separately.
 
-    A bound of `n` counts as `n * permille / 1000 + extra`: a factor of at most four, and in `extra` (tokens, for cost
-    nano-USD) what a bound of the size that was overrun would lack beyond that, as far as one call is believed.
+    A bound of `n` counts as `n * permille / 1000 + extra`. The factor is at most four. `extra` (tokens, or nano-USD for
+    the cost) covers the rest of the overrun; it is limited, so that a single absurd figure has little effect.
+
+        tracker.snapshot().learned["openai", "gpt-4.1-mini"].prompt(1_000)  # 1,000 tokens, raised
     """
 
     prompt_permille: int = 1_000
@@ -36,30 +38,30 @@ class LearnedFactor(NamedTuple):
     cost_extra: int = 0
 
     def prompt(self, tokens: int) -> int:
-        """The raised bound of an input."""
+        """A bound on input tokens, raised."""
         return _raised(tokens, self.prompt_permille, self.prompt_extra)
 
     def completion(self, tokens: int) -> int:
-        """The raised bound of an output."""
+        """A bound on output tokens, raised."""
         return _raised(tokens, self.completion_permille, self.completion_extra)
 
     def cost(self, nano_usd: int) -> int:
-        """The raised bound of a cost."""
+        """A bound on the cost in nano-USD, raised."""
         return _raised(nano_usd, self.cost_permille, self.cost_extra)
 
     def total(self, tokens: int) -> int:
-        """The raised bound of input and output together, whichever of them the tokens are."""
+        """A bound on input and output together, raised for the worse split between them."""
         return _raised(
             tokens, max(self.prompt_permille, self.completion_permille), self.prompt_extra + self.completion_extra
         )
 
     def after(self, seen: Seen) -> LearnedFactor:
-        """The factor under which the bound of this call would have covered what it used, if that is not absurd."""
+        """The factor that would have made the bound of this call cover its usage, unless that is absurd."""
         parts = zip((self[:2], self[2:4], self[4:]), seen.bounds, seen.actual, _MOST_EXTRA, strict=True)
         return LearnedFactor(*(figure for part in parts for figure in _learn(*part)))
 
     def halved(self) -> LearnedFactor:
-        """Half as much of everything."""
+        """A factor with half of each correction."""
         return LearnedFactor(*(half(figure) for half, figure in zip(cycle((_half_factor, _half)), self)))
 
 
@@ -67,18 +69,18 @@ NOTHING_LEARNED = LearnedFactor()
 
 
 class Used(NamedTuple):
-    """What a call used: tokens, calls and, where it is known, nano-USD; `usage` has the parts of the tokens."""
+    """The actual figures of a call: tokens, calls and nano-USD (None: unknown); `usage` splits the tokens."""
 
     tokens: int
     calls: int
     nano_usd: int | None
     usage: Usage | None
-    #: The output limit of its request; without one whatever it wrote is no overrun.
+    #: The output limit of its request; without one, no output counts as an overrun.
     max_tokens: int | None
 
 
 class Parts(Protocol):
-    """A bound whose parts are told apart: input, how often the output limit may be used in full, and requests."""
+    """A bound that separates input, the number of outputs, and requests, such as `Bound`."""
 
     @property
     def prompt_tokens(self) -> int: ...
@@ -89,10 +91,10 @@ class Parts(Protocol):
 
 
 class Seen(NamedTuple):
-    """One call as its bound had it, and as it came: input and output in tokens, cost in nano-USD.
+    """The bound of one call beside its actual figures: input and output in tokens, cost in nano-USD.
 
-    The bound of the cost is what the tokens that were used may cost at the dearest rates, so that too low a price is
-    told from too few tokens.
+    The cost bound prices the tokens that were actually used, at the highest rates. So an overrun of the cost means that
+    the price was too low, and not that the tokens were too few.
     """
 
     bounds: tuple[int, int, int]
@@ -113,7 +115,7 @@ class Seen(NamedTuple):
 
     @classmethod
     def of_total(cls, tokens: int, used: Used, price: Price | None) -> Seen:
-        """Of a call whose bound does not tell input and output apart: each of them may be what was too low."""
+        """The same for a bound that does not separate input and output: either of them may have been too low."""
         if price is None or used.nano_usd is None:
             return cls((tokens, tokens, 0), (used.tokens, used.tokens, 0))
         priced = price.dearest(used.tokens, used.calls)
@@ -125,12 +127,14 @@ class Seen(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What a call has taught: the factor of its adapter and model (None: none any more), and how many were calm."""
+    """The effect of one call on the factor of its adapter and model."""
 
     key: Key
+    #: The new factor; None removes it.
     factor: LearnedFactor | None
+    #: The number of calls in a row that stayed within their bounds.
     calm: int
-    #: Whether that is another factor than before.
+    #: True if the factor differs from the one before.
     changed: bool
 
 
@@ -142,7 +146,7 @@ class Learned:
         self._calm: dict[Key, int] = {}
 
     def lesson(self, key: Key, seen: Seen) -> Lesson | None:
-        """What is learned of `key` from what a call used; None when that is nothing new."""
+        """The lesson of one call for `key`; None if it changes nothing."""
         before = self.factors.get(key)
         if not seen.within:
             after = (before or NOTHING_LEARNED).after(seen)
@@ -156,7 +160,7 @@ class Learned:
         return Lesson(key, None if halved == NOTHING_LEARNED else halved, 0, changed=True)
 
     def learn(self, lesson: Lesson) -> None:
-        """Know it. Learned again, it changes nothing."""
+        """Apply a lesson; applying it twice has the same effect as once."""
         key, factor, calm, _ = lesson
         self._calm[key] = calm
         if factor is None:
@@ -166,7 +170,7 @@ class Learned:
             self.factors[key] = factor
 
     def better(self, key: Key, seen: Seen | None, *, forgotten: bool) -> Lesson | None:
-        """What a correction teaches of `key`: what is `seen`, in the place of what is to be `forgotten`."""
+        """The lesson of a correction for `key`: `seen` replaces the earlier lesson, if that is to be `forgotten`."""
         known = self.factors.get(key)
         before = None if forgotten else known
         if seen is None:
@@ -175,7 +179,7 @@ class Learned:
         return Lesson(key, after, 0, changed=after != known)
 
     def become(self, factors: dict[Key, LearnedFactor]) -> None:
-        """Know what others have learned."""
+        """Take over the factors that a store keeps."""
         self.factors.clear()
         self.factors.update(factors)
         self._calm = {key: self._calm.get(key, 0) for key in factors}

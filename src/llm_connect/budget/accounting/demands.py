@@ -1,4 +1,4 @@
-"""What a reservation asks for."""
+"""Demands: the amount that a reservation asks for, and how far it may shrink."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from llm_connect.types.amounts import MOST, Amount, shown
 
 
 class Demand(Protocol):
-    """What a call may need at most."""
+    """The amount that a call may need, between a largest and a smallest one."""
 
     @property
     def amount(self) -> Amount:
-        """All that it may need."""
+        """The largest amount that the call may need."""
         ...
 
     @property
     def smallest(self) -> Amount:
-        """The least that the call can do with."""
+        """The smallest amount with which the call can be sent."""
         ...
 
     @property
     def likely_tokens(self) -> int | None:
-        """About what the call will use; None when nobody knows."""
+        """An estimate of the tokens that the call will use; None if there is no estimate."""
         ...
 
     def take(self, path: Path) -> tuple[Amount, int | None] | None:
-        """Hold the largest amount that fits now: it, and its output limit; None when not even the smallest fits."""
+        """Hold the largest amount that fits and return it with its output limit; None if the smallest does not fit."""
         ...
 
     def raised(self, factor: LearnedFactor | None) -> Demand:
-        """The demand as it is under what was learned."""
+        """This demand with its bounds raised by `factor`."""
         ...
 
     def at(self, max_tokens: int | None) -> Amount:
-        """The amount with this output limit."""
+        """The amount for this output limit."""
         ...
 
     def seen(self, used: Used) -> Seen:
-        """What it said of the call beside what the call used."""
+        """The bound of the call beside its actual figures, for calibration."""
         ...
 
 
 class PlainDemand(Amount):
-    """An amount as a user says it: it is not raised, and it is itself what is held."""
+    """A fixed amount: a learned factor does not raise it, and it is held as it is."""
 
     __slots__ = ()
 
@@ -80,14 +80,14 @@ class PlainDemand(Amount):
 
 
 class ManualDemand:
-    """So many tokens as a user says, at `nano_usd`, or at the dearest rate of `price`."""
+    """A number of tokens that a user gives, at `nano_usd`, or at the highest rate of `price`."""
 
-    __slots__ = ("_nano_usd", "_price", "_said", "amount")
+    __slots__ = ("_nano_usd", "_price", "_stated", "amount")
 
     def __init__(
         self, tokens: int, calls: int, nano_usd: int | None, price: Price | None, factor: LearnedFactor | None = None
     ) -> None:
-        self._said = (tokens, calls)
+        self._stated = (tokens, calls)
         self._nano_usd = nano_usd
         self._price = price
         if factor is not None:
@@ -111,19 +111,19 @@ class ManualDemand:
         return (self.amount, None) if take(path, self.amount) else None
 
     def raised(self, factor: LearnedFactor | None) -> Demand:
-        return ManualDemand(*self._said, self._nano_usd, self._price, factor)
+        return ManualDemand(*self._stated, self._nano_usd, self._price, factor)
 
     def at(self, max_tokens: int | None) -> Amount:
         return self.amount
 
     def seen(self, used: Used) -> Seen:
-        return Seen.of_total(self._said[0], used, self._price)
+        return Seen.of_total(self._stated[0], used, self._price)
 
 
 class BoundDemand:
-    """What a call with a bound asks for, with an output limit from `least` to that of the bound.
+    """The demand of a call with a bound; its output limit may shrink to `least`.
 
-    One that was `unasked` for is sent only where a limit in tokens or USD needs it.
+    unasked: the caller gave no output limit, so the request carries one only where a limit in tokens or USD needs it.
     """
 
     __slots__ = ("amount", "bound", "factor", "least", "price", "unasked")
@@ -152,7 +152,7 @@ class BoundDemand:
 
     @property
     def likely_tokens(self) -> int:
-        """A token has four bytes in most languages."""
+        """An estimate by four bytes for each token, as in most languages."""
         return self.bound.prompt_tokens // 4 + self.bound.outputs * self.least
 
     def take(self, path: Path) -> tuple[Amount, int | None] | None:
@@ -178,36 +178,36 @@ class BoundDemand:
 
 @dataclass(slots=True, kw_only=True)
 class CallFacts:
-    """What the ledger remembers of a call beside its figures."""
+    """The metadata of a call that the ledger keeps beside its figures."""
 
     adapter: str | None = None
     model: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     grade: Grade = "proven"
     price: Price | None = None
-    #: Whether a user has reserved it, so that the price tells what it came to where nobody else says.
+    #: True for a reservation by a user: if it is settled without a cost, its price determines the cost.
     manual: bool = False
 
     @property
     def key(self) -> Key:
-        """What is learned of overruns by."""
+        """The key of the learned factor that applies to the call."""
         return self.adapter, self.model
 
 
-#: The facts of a reservation of which nothing was said.
+#: The facts of a reservation without any metadata.
 NO_FACTS = CallFacts()
 
 
 def _too_dear(amount: Amount) -> LLMConfigurationError:
     cost, most = shown("usd", amount.nano_usd), shown("usd", MOST)
     return LLMConfigurationError(
-        f"{amount.tokens:,} tokens would cost {cost} at this price, and a budget counts at most {most} of one call: "
-        "look at the price, and at the output limit."
+        f"{amount.tokens:,} tokens would cost {cost} at this price, and a budget counts at most {most} for one call: "
+        "check the price and the output limit."
     )
 
 
 def _largest(low: int, high: int, good: Callable[[int], bool]) -> int:
-    """The largest number from `low` to `high` that is good, when all below a good one are."""
+    """The largest good number from `low` to `high`, given that every number below a good one is good, too."""
     while low < high:
         middle = (low + high + 1) // 2
         if good(middle):

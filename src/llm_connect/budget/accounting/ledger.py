@@ -1,4 +1,4 @@
-"""What became of every attempt: one entry each, which add up to what is spent."""
+"""The ledger: one entry for each booking; together they add up to `spent`."""
 
 from __future__ import annotations
 
@@ -19,22 +19,27 @@ from llm_connect.types.usage import Usage
 
 T = TypeVar("T")
 
-#: How an attempt ended. `recorded` was booked without a hold; `corrected` amends an earlier entry; `expired` has left
-#: the window of its tracker.
+#: How an attempt ended. Three more kinds: `recorded` was booked without a hold, `corrected` amends an earlier entry,
+#: and `expired` moves spend out of the window of its tracker.
 Outcome: TypeAlias = Literal["settled", "released", "presumed", "recorded", "corrected", "expired"]
-#: What adding an entry of a kind, with labels and an amount, to the totals comes to.
+#: Computes the totals after a further entry of a kind, with its labels and amount.
 PostingOf: TypeAlias = Callable[[Kind, Mapping[str, str], Amount], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """One line of the ledger.
+    """One booking, immutable: an attempt, a `record`, a correction or an expiry.
 
-    amount: what it added to `spent`; nothing for a released hold, below 0 for a correction downwards. What has expired
-        is two entries, since trackers above keep it: one below 0 on its tracker, one above 0 on that tracker's parent.
-    bound: what was held, with the `grade` of that bound.
-    cost: USD by `cost_source`; None when it is not known, and then `amount` holds the USD that was held.
-    request_id: under which the provider knows the request, where that is known.
+        entry = tracker.record(1_200, model="gpt-4.1-mini")
+        print(entry.id, entry.outcome, entry.amount.tokens)
+
+    tracker: the path of the tracker on which it was booked.
+    amount: the tokens, calls and nano-USD that it added to `spent`; 0 for a released hold, negative for a correction
+        downwards. Spend that expires makes two entries, because the trackers above keep it: a negative one for its
+        tracker, and a positive one for that tracker's parent.
+    bound, grade: the amount that was held, and the reliability of that bound.
+    cost: USD, according to `cost_source`; None if unknown, and then `amount` has the USD that were held.
+    request_id: the provider's id of the request; None if unknown.
     reserved_at, ended_at: seconds since the epoch.
     corrects: the id of the entry that this one amends.
     """
@@ -57,11 +62,11 @@ class LedgerEntry:
     corrects: int | None = None
 
     def to_json(self) -> str:
-        """One line of JSON, without a line break."""
+        """The entry as one line of JSON, without a line break at its end."""
         return json.dumps(self.to_dict(), ensure_ascii=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that `json.dumps` takes; money as text, so that no digit is lost."""
+        """The entry as data for `json.dumps`. Money is text, so no digit is lost; times are ISO 8601 in UTC."""
         return {
             "id": self.id,
             "tracker": self.tracker,
@@ -85,7 +90,7 @@ class LedgerEntry:
 
 
 class Ended(Protocol):
-    """A hold that has ended: it makes its entry when somebody asks for it."""
+    """A hold that has ended; it makes its entry when somebody reads the ledger."""
 
     @property
     def entry_id(self) -> int: ...
@@ -96,37 +101,36 @@ class Ended(Protocol):
 
 
 class Run(Protocol):
-    """Does a thing as an operation: under the lock, after what an interrupted one has left is in order."""
+    """Calls a function under the lock of the tree, after repairing an interrupted operation."""
 
     def __call__(self, operation: Callable[..., T], *args: Any) -> T: ...
 
 
 class Ledger:
-    """The last entries of a tree of trackers, oldest first, and the totals of all that ever were.
+    """The latest entries of a tree of trackers, oldest first, and totals of all entries ever made.
 
         for entry in tracker.ledger:
             print(entry.adapter, entry.outcome, entry.amount.tokens)
         print(tracker.ledger.totals("model")["gpt-4.1-mini"].amount.tokens)
 
-    `earlier` plus the amounts of the entries is what the root tracker has spent, always. Iterating gives the entries
-    of one moment; it may go on while calls are made.
+    Guaranteed: `earlier` plus the amounts of all kept entries is the `spent` of the root tracker. Iterating yields the
+    entries of one moment, and calls may end meanwhile.
     """
 
     def __init__(self, keep: int, run: Run) -> None:
-        #: The last entries, and the holds that they are made of.
+        #: The latest entries; an ended hold stands for the entry that it will make.
         self.lines: deque[LedgerEntry | Ended] = deque(maxlen=keep)
-        #: Does a thing as an operation of the budget.
         self._run = run
         self._totals = Totals()
         #: The totals by kind.
         self.kinds: dict[Kind, Sums] = self._totals.kinds
-        #: What adding an entry of a kind to the totals comes to; its caller holds the lock of the tree.
+        #: Computes the totals after a further entry; its caller holds the lock of the tree.
         self.posting: PostingOf = self._totals.posting
-        #: What has left windows for good, below 0: only of the root, since all others' stays on their parents.
+        #: The spend that has left the root's window, as a negative amount; a child's spend stays on its parent.
         self.expired: Amount = NOTHING
 
     def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
-        """Add an entry, or the ended hold that it is made of, unless it is there already; and let the totals be so."""
+        """Append an entry or an ended hold, unless it is the last one already, and set the totals to `posting`."""
         lines = self.lines
         if not lines or lines[-1] is not line:
             lines.append(line)
@@ -136,32 +140,33 @@ class Ledger:
             self._totals.post_labels(labels)
 
     def post_expiry(self, entry: LedgerEntry) -> None:
-        """Add what has left a window, unless it is there already; the totals of all that ever was keep it."""
+        """Append an entry about spend that left a window, unless it is there already; the totals keep that spend."""
         lines = self.lines
         if not lines or _number(lines[-1]) < entry.id:
             lines.append(entry)
 
     def totals(self, by: By) -> dict[str, Total]:
-        """How many entries there ever were, and what they added, by "tracker" (path), "adapter", "model" or "label".
+        """The number of entries ever made and the sum of their amounts, by "tracker", "adapter", "model" or "label".
 
-        What has left the window of a tracker with a period is still in them.
+            tracker.ledger.totals("label")["agent=planner"].amount.usd
 
-        A label is `name=value`; an entry without what is asked for counts under "". At most 4,000 combinations of
-        the first three and 1,000 labels are kept apart; what is beyond counts under "(others)".
+        A tracker is named by its path, a label as `name=value`; entries without an adapter, a model or a label count
+        under "". Spend that has left a window is included. The ledger keeps at most 4,000 combinations of tracker,
+        adapter and model apart, and 1,000 labels; the rest counts under "(others)".
 
-        Raises LLMConfigurationError for another word.
+        Raises LLMConfigurationError for any other `by`.
         """
         if by not in get_args(By):
-            raise LLMConfigurationError(f"totals are kept by one of {', '.join(get_args(By))}, not by {by!r}.")
+            raise LLMConfigurationError(f"totals() accepts tracker, adapter, model or label, not {by!r}.")
         return self._run(self._totals.by, by)
 
     def json_lines(self) -> Iterator[str]:
-        """The entries as lines of JSON, as `JsonLinesSink` writes them."""
+        """The kept entries as lines of JSON, as `JsonLinesSink` writes them."""
         return (entry.to_json() for entry in self)
 
     @property
     def earlier(self) -> Amount:
-        """The sum of the entries that are no longer kept."""
+        """The sum of all entries that are no longer kept."""
         return self._run(self._earlier)
 
     def __iter__(self) -> Iterator[LedgerEntry]:

@@ -1,4 +1,4 @@
-"""Money as users and providers write it, read without an error of rounding."""
+"""Parsing of money as users and providers write it, without rounding errors."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from llm_connect.types.amounts import MONEY, MOST, NANO
 
 
 def nano_usd_of(name: str, value: object) -> int:
-    """USD as nano-USD, rounded up; a float counts as what its repr shows.
+    """USD as nano-USD, rounded up; a float has the value that its repr shows.
 
-    Raises LLMConfigurationError for what is no finite amount of at least 0.
+    Raises LLMConfigurationError unless `value` is a finite amount of at least 0.
     """
     return scaled_usd(name, value, 9)
 
 
 def checked_usd(name: str, value: object, most: int = MOST) -> int:
-    """Like `nano_usd_of`, of an amount that a budget can count: at most so many nano-USD."""
+    """Like `nano_usd_of`, for at most `most` nano-USD."""
     return scaled_usd(name, value, 9, most)
 
 
 def scaled_usd(name: str, value: object, digits: int, most: int | None = None) -> int:
-    """Like `nano_usd_of`, with another number of digits behind the point, and at most so much."""
+    """Like `nano_usd_of`, in units of 10^-digits USD, and for at most `most` of them."""
     wrong = LLMConfigurationError(f"{name} must be an amount of USD of at least 0, not {shown_value(value)}.")
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise wrong

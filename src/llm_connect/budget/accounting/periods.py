@@ -1,4 +1,4 @@
-"""Periods: for how long what is spent counts against a limit, as users say it."""
+"""Periods: the time for which spend counts against a limit."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Literal, TypeAlias
 
 from llm_connect.errors import LLMConfigurationError
 
-#: A calendar period begins anew at its boundary in UTC; a `timedelta` is any span of that length.
+#: A calendar period starts over at its boundary in UTC; a `timedelta` means every span of that length.
 Period: TypeAlias = Literal["hour", "day", "month"] | timedelta
 
-#: Into so many parts a span is divided; each leaves the window as a whole.
+#: The number of parts in a `timedelta`; each part leaves the window as a whole.
 PARTS = 60
 _LONGEST = timedelta(days=3_660)
 _SECONDS = {"hour": 3_600, "day": 86_400}
-_SAID = {"hour": "an hour", "day": "a day", "month": "a month"}
+_PHRASES = {"hour": "an hour", "day": "a day", "month": "a month"}
 _MICROSECOND = timedelta(microseconds=1)
 
 
 def checked_period(period: object) -> Period | None:
-    """The period that a user gave. Raises LLMConfigurationError for one that cannot be meant."""
-    if period is None or (isinstance(period, str) and period in _SAID):
+    """Validate a period. Raises LLMConfigurationError for an invalid one."""
+    if period is None or (isinstance(period, str) and period in _PHRASES):
         return period  # type: ignore[return-value]
     if isinstance(period, timedelta) and timedelta() < period <= _LONGEST:
         return period
@@ -31,7 +31,7 @@ def checked_period(period: object) -> Period | None:
 
 
 def part_end(period: Period, now: float) -> float:
-    """When the part ends that it is `now`; a calendar period is one part. Always after `now`."""
+    """The end of the part that contains `now`, always after `now`; a calendar period is a single part."""
     if isinstance(period, timedelta):
         step = -(-(period // _MICROSECOND) // PARTS)
         return (math.floor(now * 1e6) // step + 1) * step / 1e6
@@ -43,14 +43,14 @@ def part_end(period: Period, now: float) -> float:
 
 
 def kept_seconds(period: Period) -> float:
-    """How long a part counts after its end, so that a limit holds for any span of the period's length."""
+    """The seconds that a part counts after its end, so that a limit holds for every span of the period's length."""
     return period.total_seconds() if isinstance(period, timedelta) else 0.0
 
 
-def period_said(period: Period) -> str:
-    """A period as a person reads it behind a limit: `a day`, `in any 24 hours`."""
+def describe_period(period: Period) -> str:
+    """A period as text after a limit: `a day`, `in any 24 hours`."""
     if not isinstance(period, timedelta):
-        return _SAID[period]
+        return _PHRASES[period]
     for unit in ("days", "hours", "minutes"):
         number, rest = divmod(period, timedelta(**{unit: 1}))
         if number > 1 and not rest:
@@ -60,16 +60,16 @@ def period_said(period: Period) -> str:
 
 
 def period_text(period: Period) -> str:
-    """A period as a store keeps it: `day`, or `86400000000 us`."""
+    """A period in the format of the stores: `day`, or `86400000000 us`."""
     return f"{period // _MICROSECOND} us" if isinstance(period, timedelta) else period
 
 
 def period_of(text: str) -> Period:
-    """The period that `period_text` has written."""
+    """The inverse of `period_text`."""
     number, _, unit = text.partition(" ")
     return timedelta(microseconds=int(number)) if unit else text  # type: ignore[return-value]
 
 
-def moment_said(moment: float) -> str:
-    """A moment as a person reads it, not before it: `2026-11-25 00:00:00 UTC`."""
+def describe_moment(moment: float) -> str:
+    """A time as text, rounded up to a second: `2026-11-25 00:00:00 UTC`."""
     return f"{datetime.fromtimestamp(math.ceil(moment), UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,4 +1,4 @@
-"""What tokens cost."""
+"""Prices of tokens and requests."""
 
 from __future__ import annotations
 
@@ -14,28 +14,33 @@ from llm_connect.types.usage import Usage
 
 Rate = int | str | float | Decimal
 
-#: A rate is a whole number of 10^-18 USD for a million tokens: exact for whatever has up to 18 decimals.
+#: A rate is an integer, in 10^-18 USD per million tokens: exact for rates with up to 18 decimals.
 _DIGITS = 18
-#: A nano-USD in rates times tokens.
+#: One nano-USD, in units of rate times tokens.
 _NANO_USD = 10**15
 _RATES = ("prompt", "completion", "cached", "cache_write")
-#: Costs that nobody bills: what the `claude` command reckons by its own list, and may reckon too low.
-_RECKONED = frozenset({"claude-cli"})
+#: Sources that compute a cost and do not bill it: the `claude` command uses a list of its own, which may be too low.
+_COMPUTED = frozenset({"claude-cli"})
 
 
 class Price:
-    """USD per million tokens, for a budget that limits USD.
+    """The price of a model in USD per million tokens, for a budget that limits USD.
 
         price = Price(prompt="0.40", completion="1.60", cached="0.10")
         adapter = OpenAIAdapter(model="gpt-4.1-mini", price=price)
 
-    prompt, completion: all input, all output. cached, cache_write: parts of the input that have a rate of their
-        own; without one they cost what `prompt` says. call: USD for each request.
-    above: for long prompts, the price of a whole request whose prompt has more tokens than so many:
-        `Price(prompt="1.25", completion=10, above={200_000: Price(prompt="2.50", completion=15)})`.
+    prompt, completion: the rates of input and output tokens.
+    cached, cache_write: the rates of input tokens that the provider reads from its cache or writes to it; None means
+        the `prompt` rate.
+    call: USD for each request.
+    above: prices for long prompts; the key is a number of tokens, and its price applies to the whole of a request whose
+        prompt has more of them: `Price(prompt="1.25", completion=10, above={200_000: Price(prompt="2.50",
+        completion=15)})`.
 
-    A call is held at the dearest rate that it can get, and settled part by part: cached tokens are counted once.
-    `Price.free()` is the price of a local model. Raises LLMConfigurationError for a rate that is none.
+    A hold assumes the highest rate that the call may get. The settlement charges each part at its own rate and rounds
+    the sum up once, to a nano-USD. `Price.free()` is the price of a local model.
+
+    Raises LLMConfigurationError for an invalid rate.
     """
 
     __slots__ = ("_dearest", "_levels", "cache_write", "cached", "call", "completion", "prompt")
@@ -57,21 +62,21 @@ class Price:
         self._dearest: int = max(self.prompt, self.cached, self.cache_write)
         #: Nano-USD for one request.
         self.call: int = checked_usd("call", call)
-        #: From the longest prompts down.
+        #: The prices for long prompts, the longest first.
         self._levels: tuple[tuple[int, Price], ...] = () if above is None else _levels(above)
 
     @classmethod
     def free(cls) -> Self:
-        """The price of what costs nothing."""
+        """The price of a model that costs nothing."""
         return cls(prompt=0, completion=0)
 
     @property
     def source(self) -> str:
-        """Who says so, for `cost_source`."""
+        """The origin of this price, for `cost_source`."""
         return "declared"
 
     def at_most(self, prompt_tokens: int, completion_tokens: int, calls: int) -> int:
-        """Nano-USD of a call with at most so many tokens, at the dearest rates that it can get, rounded up."""
+        """The cost in nano-USD of a call with at most these tokens, at the highest rates that may apply, rounded up."""
         cost = calls * self.call + _nano_usd(prompt_tokens * self._dearest + completion_tokens * self.completion)
         for start, price in self._levels:
             if prompt_tokens > start:
@@ -79,7 +84,7 @@ class Price:
         return cost
 
     def dearest(self, tokens: int, calls: int) -> int:
-        """Nano-USD of so many tokens, whichever of them are input and whichever output."""
+        """The cost in nano-USD of `tokens` at the highest rate, whether they are input or output."""
         cost = calls * self.call + _nano_usd(tokens * max(self._dearest, self.completion))
         for start, price in self._levels:
             if tokens > start:
@@ -87,7 +92,7 @@ class Price:
         return cost
 
     def of(self, usage: Usage, calls: int = 1) -> Decimal:
-        """USD of what was used, rounded up once to a nano-dollar."""
+        """The cost of `usage` in USD, rounded up once to a nano-USD."""
         for start, price in self._levels:
             if usage.prompt_tokens > start:
                 return price.of(usage, calls)
@@ -98,11 +103,11 @@ class Price:
         return usd_of(calls * self.call + _nano_usd(parts + usage.completion_tokens * self.completion))
 
     def billed_as(self, service_tier: str | None) -> Price | None:
-        """The price by the service tier that a reply names (None: it names none); None when that one is not known."""
+        """The price for the service tier that a reply names; None if the price for that tier is unknown."""
         return self
 
     def in_usd(self) -> dict[str, Decimal]:
-        """The rates as they are given: USD for a million tokens, and USD for a call."""
+        """The rates in USD per million tokens, and USD per call."""
         rates = {name: Decimal(f"{getattr(self, name)}E-{_DIGITS}") for name in _RATES}
         return {**rates, "call": usd_of(self.call)}
 
@@ -119,29 +124,27 @@ def cost_of(
     price: Price | None,
     service_tier: str | None = None,
 ) -> tuple[Decimal | None, str | None]:
-    """What a call cost and who says so; None when nobody knows.
+    """The cost of a call in USD and its source; None if it is unknown.
 
-    What the provider's reply says goes before the price. Where it is only reckoned, or says 0, the dearer of the two
-    counts.
+    A cost that the provider reports takes precedence over the price. If it was only computed, or is 0, the higher of
+    the two counts.
     """
     billed = None if price is None else price.billed_as(service_tier)
     if price is None or billed is None or usage is None or usage.estimated:
         return reported, source
-    own = billed.of(usage)
-    if reported is None or (own > reported and (source in _RECKONED or not reported)):
-        return own, price.source
+    by_price = billed.of(usage)
+    if reported is None or (by_price > reported and (source in _COMPUTED or not reported)):
+        return by_price, price.source
     return reported, source
 
 
 def checked_prices(prices: object) -> dict[str, Price]:
-    """Prices by model as a user gives them. Raises LLMConfigurationError for what is no such thing."""
+    """Validate prices by model. Raises LLMConfigurationError for anything but a mapping from names to `Price`."""
     if not isinstance(prices, Mapping):
-        raise LLMConfigurationError(f"prices must be a mapping of models to Price, not {type(prices).__name__}.")
+        raise LLMConfigurationError(f"prices must be a mapping from models to Price, not {type(prices).__name__}.")
     for model, price in prices.items():
         if not isinstance(model, str) or not isinstance(price, Price):
-            raise LLMConfigurationError(
-                f"prices must have a Price for the name of a model, not {price!r} for {model!r}."
-            )
+            raise LLMConfigurationError(f"prices must map the name of a model to a Price, not {model!r} to {price!r}.")
     return dict(prices)
 
 
@@ -151,11 +154,11 @@ def _rate(name: str, value: object) -> int:
 
 def _levels(above: object) -> tuple[tuple[int, Price], ...]:
     if not isinstance(above, Mapping):
-        raise LLMConfigurationError(f"above must be a mapping of tokens to Price, not {type(above).__name__}.")
+        raise LLMConfigurationError(f"above must be a mapping from tokens to Price, not {type(above).__name__}.")
     for start, price in above.items():
         check_count("above", start, least=0)
         if not isinstance(price, Price) or price._levels:
-            raise LLMConfigurationError("above must have, for so many tokens each, a Price without `above` of its own.")
+            raise LLMConfigurationError("above must map numbers of tokens to Prices that have no `above` themselves.")
     return tuple(sorted(above.items(), key=lambda level: -level[0]))
 
 

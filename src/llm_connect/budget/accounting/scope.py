@@ -1,4 +1,4 @@
-"""One node of a tree of budgets, as the books and the line see it."""
+"""Scopes: the nodes of a tree of budgets, as the books and the wait queue use them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.accounts import Own, Path
+    from llm_connect.budget.accounting.accounts import Path, TrackerAccounts
     from llm_connect.budget.accounting.periods import Period
     from llm_connect.budget.accounting.prices import Price
     from llm_connect.budget.accounting.windows import Window
 
 
 class Tree:
-    """What all scopes of one tree share."""
+    """State that all scopes of one tree share."""
 
     __slots__ = ("any_closed",)
 
     def __init__(self) -> None:
-        #: Whether any scope of it is closed, or was once: else none has to be asked.
+        #: True if a scope of the tree is or was closed; if not, admission need not check each of them.
         self.any_closed: bool = False
 
 
 class Scope:
-    """The accounts of one tracker, and its place in the tree; it decides nothing itself."""
+    """The accounts of one tracker, and its position in the tree; it makes no decisions."""
 
     name: str
     path: str
-    #: Its number in the store; 0 in memory.
+    #: The number of the tracker in its store; 0 in memory.
     number: int
     parent: Self | None
-    #: Itself and all above it, up to the root.
+    #: This scope and its ancestors, up to the root.
     lineage: tuple[Self, ...]
-    own_accounts: Own
+    own_accounts: TrackerAccounts
     accounts: Path
     window: Window | None
     prices: Mapping[str, Price]
@@ -43,17 +43,17 @@ class Scope:
 
     @property
     def period(self) -> Period | None:
-        """How often the limits begin anew; None: they are for good."""
+        """The interval after which the limits start over; None if they never do."""
         return None if self.window is None else self.window.period
 
     @property
     def closed(self) -> bool:
-        """Whether this tracker or one above it is closed."""
+        """True if this tracker or one above it is closed."""
         return any(tracker.closed_itself for tracker in self.lineage)
 
     @property
     def closed_itself(self) -> bool:
-        """Whether this very tracker is closed."""
+        """True if this tracker itself is closed, whatever the state of those above it."""
         return self._closed_itself
 
     @closed_itself.setter

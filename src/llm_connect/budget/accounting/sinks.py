@@ -1,4 +1,4 @@
-"""Where ledger entries may be kept for good."""
+"""Sinks: functions that receive every ledger entry and may keep it for ever."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ class JsonLinesSink:
         with JsonLinesSink("ledger.jsonl") as sink:
             tracker = BudgetTracker(total=50_000, sink=sink)
 
-    path: the file, made when it is not there. A line is handed to the operating system before the call returns whose
-    entry it is; it is not forced to disk. Money is text, so that no digit is lost. Raises OSError when the file cannot
-    be opened; when a line cannot be written, the budget logs that and goes on.
+    path: the file; it is created if it does not exist.
+
+    Guaranteed: the operating system has the line before the call that made the entry returns. Not guaranteed: that the
+    line is on the disk by then. Money is text, so no digit is lost.
+
+    Raises OSError if the file cannot be opened. If a line cannot be written, the budget logs the failure and goes on.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -28,7 +31,7 @@ class JsonLinesSink:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file; an entry that comes later is lost to it, and that is logged."""
+        """Close the file. The budget logs later entries as failed, and they are missing from the file."""
         self._file.close()
 
     def __enter__(self) -> Self:

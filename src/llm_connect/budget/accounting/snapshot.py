@@ -13,19 +13,21 @@ from llm_connect.types.amounts import Amount
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSnapshot:
-    """One consistent view of a tracker; it does not change.
+    """A consistent view of a tracker at one moment, immutable.
 
     snapshot = tracker.snapshot()
     print(snapshot.spent.tokens, snapshot.held.tokens, snapshot.waiting)
 
-    total, total_calls, total_usd: the limits in tokens, calls and USD, as of the tracker; None where there is none.
-    spent, held: what is spent, and what open holds keep, each in tokens, calls and USD (`spent_calls`, `held_usd` and
-        so on, as the tracker has them); presumed: the part of `spent` that was booked without knowing the outcome.
-        sliced: what open slices below have set aside and neither spent nor held.
-    waiting: callers that wait on this tracker or below it.
-    period: how often the limits begin anew, and opens_at: when the next of what is spent leaves the window, in seconds
-        since the epoch; both None for limits that are for good.
-    learned: by how much bounds are raised after overruns in this tree, by adapter and requested model.
+    total, total_calls, total_usd: the limits in tokens, calls and USD; None for no limit.
+    spent, held: the booked amounts and the open holds, each in tokens, calls and USD (`spent_calls`, `held_usd` and so
+        on, as on the tracker).
+    presumed: the part of `spent` that was booked without knowing the outcome.
+    sliced: the amount that open slices below have set aside and neither spent nor held.
+    waiting: the number of callers that wait on this tracker or below it.
+    breached: True if the spend exceeds a limit. closed: True if this tracker or one above it is closed.
+    learned: the correction of bounds after overruns in this tree, by adapter and requested model.
+    period: the interval after which the limits start over; None if they never do.
+    opens_at: the time at which spend next leaves the window, in seconds since the epoch; None without a period.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Counting the tokens of a prompt before it is sent, which makes a bound tighter than bytes do."""
+"""Counting the tokens of a prompt before it is sent, for bounds that are tighter than the number of bytes."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Literal, TypeAlias
 
 from llm_connect.errors import LLMConfigurationError
 
-#: The most tokens that a text can be; no text has none.
+#: An upper bound on the tokens of a text; 0 for None.
 Size: TypeAlias = Callable[[str | None], int]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCounter:
-    """A tokenizer for `count_tokens=`, with what its user knows of it.
+    """A tokenizer for `count_tokens=`, together with its reliability.
 
         encoding = tiktoken.get_encoding("o200k_base")
         counter = TokenCounter(lambda text: len(encoding.encode(text, disallowed_special=())), exact=True)
         adapter = OpenAIAdapter(model="gpt-4.1-mini", count_tokens=counter)
 
-    count: the tokens of a text. It is called in the thread or event loop of the call, so it must be quick, and for each
-        attempt anew.
-    exact: True says that it is the tokenizer of the model that is called. A bound then keeps the grade that bytes give
-        it; else it is an estimate. When it is not true, the cap may be passed by what was counted too low.
+    count: returns the number of tokens of a text. Every attempt calls it, in its own thread or event loop, so it must
+        be quick.
+    exact: True if it is the tokenizer of the model that is called. The bound then keeps the grade that it would have by
+        bytes; if False, the bound is an estimate. If you pass True for a different tokenizer, spend may exceed a limit
+        by the tokens that it missed.
 
-    Raises LLMConfigurationError for a `count` that cannot be called, or an `exact` that is no bool.
+    Raises LLMConfigurationError if `count` is not callable, or `exact` is not a bool.
     """
 
     count: Callable[[str], int]
@@ -36,41 +37,41 @@ class TokenCounter:
             raise LLMConfigurationError("TokenCounter takes a function from text to a number of tokens, and exact=.")
 
 
-#: What `count_tokens` of an adapter may be: a tokenizer, or the counting endpoint of the provider.
+#: The types of an adapter's `count_tokens`; "provider" means the provider's counting endpoint.
 CountTokens: TypeAlias = Callable[[str], int] | TokenCounter | Literal["provider"] | None
 
 
 def counter_of(count_tokens: CountTokens) -> TokenCounter | None:
-    """The tokenizer that `count_tokens` is; None for None. Raises LLMConfigurationError for what is none."""
+    """Normalise `count_tokens` to a TokenCounter; None stays None. Raises LLMConfigurationError for anything else."""
     if count_tokens is None or isinstance(count_tokens, TokenCounter):
         return count_tokens
     if callable(count_tokens):
         return TokenCounter(count_tokens)
     if count_tokens == "provider":
         raise LLMConfigurationError(
-            "count_tokens='provider' is for a provider with a counting endpoint, which this adapter has not: Gemini, "
-            "or OpenAI with api='responses'. Pass a tokenizer."
+            "count_tokens='provider' needs a counting endpoint (Gemini, or OpenAI with api='responses'), and this "
+            "adapter has none: pass a tokenizer."
         )
     kind = type(count_tokens).__name__
     raise LLMConfigurationError(f"count_tokens must be a function from text to a number of tokens, not {kind}.")
 
 
 def measured(size: Size, counter: TokenCounter | None) -> Size:
-    """`size`, or what `counter` says where that is less."""
+    """The smaller of `size` and the count of `counter`, for each text."""
     if counter is None:
         return size
     return lambda text: min(size(text), _counted(counter, text)) if text else 0
 
 
 def _counted(counter: TokenCounter, text: str) -> int:
-    said: object = None
+    count: object = None
     wrong = ""
     try:
-        said = counter.count(text)
+        count = counter.count(text)
     except Exception as error:
-        # Neither its text nor the error itself, which hold what was counted.
+        # The error and its message may contain the prompt, so only its type is shown.
         wrong = f"raised {type(error).__name__}"
-    if isinstance(said, int) and not isinstance(said, bool) and said >= 0:
-        return said
-    wrong = wrong or f"gave a {type(said).__name__} that is no number of tokens"
-    raise LLMConfigurationError(f"count_tokens {wrong}: it must give a whole number of at least 0 for any text.")
+    if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+        return count
+    wrong = wrong or f"returned an invalid {type(count).__name__}"
+    raise LLMConfigurationError(f"count_tokens {wrong}: it must return a whole number of at least 0 for any text.")

@@ -1,4 +1,4 @@
-"""What became of all attempts together: sums that are kept for good, in flat memory."""
+"""Totals of all entries ever made, kept in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from llm_connect.types.amounts import NOTHING, Amount
 
-#: By what totals are asked.
+#: The keys by which totals can be read.
 By: TypeAlias = Literal["tracker", "adapter", "model", "label"]
-#: The name under which those come that are beyond the most that are kept apart.
+#: The name that collects all entries beyond the number that is kept apart.
 OTHERS = "(others)"
 _MOST_KINDS = 4_000
 _MOST_LABELS = 1_000
-#: The path of a tracker, an adapter's name and a model's.
+#: The path of a tracker, the name of an adapter, and of a model.
 Kind: TypeAlias = tuple[str, str | None, str | None]
 
 
 class Total(NamedTuple):
-    """How many entries of the ledger there were, and what they added to `spent`."""
+    """A number of ledger entries, and the sum of their amounts.
+
+    total = tracker.ledger.totals("model")["gpt-4.1-mini"]
+    print(total.entries, total.amount.usd)
+    """
 
     entries: int = 0
     amount: Amount = NOTHING
@@ -27,23 +31,23 @@ class Total(NamedTuple):
         return Total(self.entries + entries, self.amount.plus(amount))
 
 
-#: How many entries, and how much of each unit.
+#: The number of entries, and the sum of each unit.
 Sums: TypeAlias = tuple[int, int, int, int]
-#: What a further entry makes of the sums of its kind, and of those of its labels.
+#: The new sums of an entry's kind and of its labels.
 Posting: TypeAlias = "tuple[Kind, Sums, dict[str, Sums] | None]"
 _NONE: Sums = (0, 0, 0, 0)
 
 
 class Totals:
-    """Sums over entries, by tracker, adapter and model together, and by label."""
+    """Sums over entries: by the combination of tracker, adapter and model, and by label."""
 
     def __init__(self) -> None:
-        #: By kind; whoever sets one has it from `posting`.
+        #: The sums by kind; every new value comes from `posting`.
         self.kinds: dict[Kind, Sums] = {}
         self._labels: dict[str, Sums] = {}
 
     def posting(self, kind: Kind, labels: Mapping[str, str], amount: Amount) -> Posting:
-        """What counting an entry in comes to; it changes nothing yet."""
+        """Compute the sums after a further entry, and change nothing."""
         sums = self.kinds.get(kind)
         if sums is None:
             kind = kind if len(self.kinds) < _MOST_KINDS else (OTHERS, OTHERS, OTHERS)
@@ -53,7 +57,7 @@ class Totals:
         return kind, (entries + 1, tokens + amount[0], calls + amount[1], nano_usd + amount[2]), of_labels
 
     def post_labels(self, after: dict[str, Sums]) -> None:
-        """Let the sums of labels be so."""
+        """Set the sums of these labels."""
         self._labels.update(after)
 
     def _of_labels(self, labels: Mapping[str, str], amount: Amount) -> dict[str, Sums]:
@@ -68,11 +72,11 @@ class Totals:
 
     @property
     def sum(self) -> Amount:
-        """All of it."""
-        return Amount(*(sum(sums[place] for sums in self.kinds.values()) for place in (1, 2, 3)))
+        """The sum of all entries."""
+        return Amount(*(sum(sums[index] for sums in self.kinds.values()) for index in (1, 2, 3)))
 
     def by(self, what: By) -> dict[str, Total]:
-        """The sums by one thing; what was not said is ""."""
+        """The sums by one key; a missing adapter, model or label is ""."""
         totals: dict[str, Total] = {}
         for name, (entries, *amount) in self._by(what):
             totals[name] = totals.get(name, Total()).plus(entries, Amount(*amount))
@@ -81,5 +85,5 @@ class Totals:
     def _by(self, what: By) -> Iterator[tuple[str, Sums]]:
         if what == "label":
             return iter(self._labels.items())
-        place = ("tracker", "adapter", "model").index(what)
-        return ((kind[place] or "", sums) for kind, sums in self.kinds.items())
+        index = ("tracker", "adapter", "model").index(what)
+        return ((kind[index] or "", sums) for kind, sums in self.kinds.items())

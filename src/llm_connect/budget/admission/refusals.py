@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from llm_connect.budget.accounting.accounts import Account, Path, figures_of, now_on, opening, short
 from llm_connect.budget.accounting.demands import CallFacts, Demand
-from llm_connect.budget.accounting.periods import moment_said
+from llm_connect.budget.accounting.periods import describe_moment
 from llm_connect.budget.admission.log import tell_of_refusal
 from llm_connect.errors import (
     BudgetReason,
@@ -43,7 +43,7 @@ def refusal_of(
     if reason == "never_fits" and opens_at is not None:
         reason = "window_full"
     account = about or next(iter(short(path, needed)), path.levels[0][0])
-    requested = needed[account.place]
+    requested = needed[account.index]
     likely = demand.likely_tokens if account.unit == "tokens" else None
     return _kind(reason)(
         _message(account, reason, requested, likely, opens_at),
@@ -178,7 +178,7 @@ def _message(account: Account, reason: BudgetReason, requested: int, likely: int
 def _advice(account: Account, reason: BudgetReason, requested: int, opens_at: float | None) -> str:
     if reason == "window_full" and opens_at is not None:
         missing = shown(account.unit, _missing(account, reason, requested))
-        return f"There is room again at {moment_said(opens_at)}: come again then, or raise the limit by {missing}."
+        return f"There is room again at {describe_moment(opens_at)}: come again then, or raise the limit by {missing}."
     if account.breached and reason == "never_fits":
         return "More is spent than the limit allows: raise it by set_limits, or correct what was presumed."
     if reason == "closed":

@@ -66,7 +66,7 @@ class Waiter:
 
     def own_on(self, account: Account) -> int:
         """How much of what `account` holds is held by the caller itself."""
-        place = account.place
+        place = account.index
         return sum(
             hold.bound[place] for hold in self.own if not hold.ended and account in hold.tracker.accounts.units[place]
         )

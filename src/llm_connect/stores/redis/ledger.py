@@ -53,7 +53,7 @@ class ServerLedger(Ledger):
     def totals(self, by: By) -> dict[str, Total]:
         """Like `Ledger.totals`."""
         if by not in get_args(By):
-            raise LLMConfigurationError(f"totals are kept by one of {', '.join(get_args(By))}, not by {by!r}.")
+            raise LLMConfigurationError(f"totals() accepts tracker, adapter, model or label, not {by!r}.")
         return sums_by(by, self._gate.fetch_after_all("HGETALL", "labels" if by == "label" else "totals"))
 
     @property

@@ -60,7 +60,7 @@ class FileLedger(Ledger):
     def totals(self, by: By) -> dict[str, Total]:
         """Like `Ledger.totals`; nothing is kept together, since the file has every entry."""
         if by not in get_args(By):
-            raise LLMConfigurationError(f"totals are kept by one of {', '.join(get_args(By))}, not by {by!r}.")
+            raise LLMConfigurationError(f"totals() accepts tracker, adapter, model or label, not {by!r}.")
         name = {"tracker": "path", "label": "label.key || '=' || label.value"}.get(by, f"ifnull({by}, '')")
         source = "ledger, json_each(ledger.labels) AS label" if by == "label" else "ledger"
         rows = self._read(f"SELECT {name}, count(*), {_SUMS} FROM {source} WHERE {_LASTING} GROUP BY 1 ORDER BY 1")
