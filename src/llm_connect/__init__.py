@@ -7,7 +7,8 @@
     print(adapter.execute_prompt("Hello", RunConfig(budget_tracker=tracker)).content)
     print(tracker)
 
-Importing this package imports nothing else: each name is imported on its first use, an adapter's SDK on its first call.
+Importing this package imports no other module of it. The first use of a name imports that name, and the first call of
+an adapter imports its SDK.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ __all__ = [
     "open_budget",
 ]
 
-#: Where each public name is; importing the package imports none of them.
-_PLACES = {
+#: The module of each public name.
+_MODULES = {
     "Amount": "llm_connect.types.amounts",
     "AsyncLLMStream": "llm_connect.interface.streams",
     "Bound": "llm_connect.budget.accounting.bounds",
@@ -159,18 +160,18 @@ _PLACES = {
     "create_adapter": "llm_connect.config.factory",
     "open_budget": "llm_connect.stores.opening",
 }
-#: What prices a user's own reservations by the providers' lists, whoever keeps the budget.
+#: Names whose first use also installs the list prices for reservations by users.
 _PRICED = {"aopen_budget", "open_budget"}
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _PRICED:
         import_module("llm_connect.engine.trackers")
-    value = globals()[name] = getattr(import_module(_PLACES[name]), name)
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
     return value
 
 

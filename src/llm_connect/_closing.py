@@ -1,4 +1,4 @@
-"""Closing an async generator in its event loop, which may end before."""
+"""Closing an async generator in its event loop, even if the loop ends first."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 
 
 def close_in_loop(loop: asyncio.AbstractEventLoop, generator: AsyncGenerator[Any]) -> None:
-    """Let `loop`, which may run in another thread, close it soon. Raises RuntimeError where the loop is closed."""
+    """Schedule the closing of `generator` in `loop`, which may run in another thread.
+
+    Raises RuntimeError if the loop is closed.
+    """
     loop.call_soon_threadsafe(_close, loop, generator)
 
 
 def is_closed(generator: AsyncGenerator[Any]) -> bool:
-    """Whether nothing is left to be closed."""
+    """True if the generator has ended."""
     return isinstance(generator, AsyncGeneratorType) and generator.ag_frame is None
 
 
@@ -22,12 +25,12 @@ def _close(loop: asyncio.AbstractEventLoop, generator: AsyncGenerator[Any]) -> N
     if is_closed(generator):
         return
     task: Any = loop.create_task(_Closing(generator))
-    # Where the loop ends before it, the generator ends as garbage, which is no news to anybody.
+    # If the loop ends first, the generator is garbage collected; asyncio need not log that.
     task._log_destroy_pending = False
 
 
 class _Closing(Coroutine[Any, Any, None]):
-    """`await generator.aclose()`, which says nothing where it was never begun."""
+    """`await generator.aclose()` as an object: unlike a coroutine, it does not warn if it was never awaited."""
 
     def __init__(self, generator: AsyncGenerator[Any]) -> None:
         self._generator = generator
@@ -37,7 +40,7 @@ class _Closing(Coroutine[Any, Any, None]):
         try:
             return self._begun().send(value)
         except RuntimeError:
-            # The loop has begun to close it, too.
+            # The loop is already closing the generator itself.
             raise StopIteration from None
 
     def throw(self, *error: Any) -> Any:

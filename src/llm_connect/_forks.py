@@ -1,4 +1,4 @@
-"""Telling whether this process is a fork of the one in which an object was made, and what a fork does then."""
+"""Detection of objects that were made before a fork, and their treatment in the child process."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 
 from llm_connect.errors import LLMConfigurationError
 
-#: A number that is another one in every forked process.
+#: The number of forks between the first process and this one; a child's number differs from its parent's.
 generation: int = 0
 
 
 def check(made_in: int) -> None:
-    """Raise LLMConfigurationError in a fork of the process in which the generation was `made_in`."""
+    """Raise LLMConfigurationError if this process is a fork of the one whose generation was `made_in`."""
     if made_in != generation:
         raise LLMConfigurationError(
-            "This budget was made before os.fork: used here it would be a second budget of the same size. "
-            "Make a BudgetTracker of its own in each process, with its share of the limit."
+            "This budget was made before os.fork, and using it here would double it: "
+            "make a BudgetTracker with a share of the limit in each process, or open one in a store with open_budget."
         )
 
 
 def keep_for_parent(*things: Any) -> None:
-    """Never let these end, not at the end of this process either: their connections are those of its parent."""
+    """Keep these objects alive even when this process exits: their connections belong to its parent."""
     from ctypes import py_object, pythonapi
 
     pythonapi.Py_IncRef(py_object(things))
 
 
 class ForkLock:
-    """A reentrant lock that a fork finds free, whichever thread of its parent had it."""
+    """A reentrant lock that is free in a forked process, even if a thread of the parent held it."""
 
     def __init__(self) -> None:
         self._locks: dict[int, Any] = {}
@@ -49,5 +49,5 @@ def _forked() -> None:
     generation += 1
 
 
-# There is no fork on Windows.
+# Windows has no fork, and no `register_at_fork`.
 getattr(os, "register_at_fork", dict)(after_in_child=_forked)

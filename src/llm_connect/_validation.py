@@ -1,4 +1,4 @@
-"""Refusing values that cannot be meant, with a text that says what can."""
+"""Validation of arguments, with errors that name the valid values."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 
 from llm_connect.errors import LLMConfigurationError
 
-#: Of a value that cannot be meant, an error shows so many characters.
+#: The number of characters of an invalid value that an error shows.
 _LONGEST = 100
 
 
 def check_name(name: object) -> None:
-    """Raise LLMConfigurationError for a name that is no text, blank, or not to be encoded."""
+    """Raise LLMConfigurationError for a name that is not text, is blank, or cannot be encoded."""
     if not isinstance(name, str) or not name.strip():
         raise LLMConfigurationError("name must be text that is not blank.")
     check_encodable("name", name)
 
 
 def check_prompt(prompt: object) -> None:
-    """Refuse what no adapter can send: another kind than text, nothing, or text that UTF-8 cannot encode."""
+    """Raise LLMConfigurationError for a prompt that is not text, is empty, or that UTF-8 cannot encode."""
     if not isinstance(prompt, str):
         raise LLMConfigurationError(
             f"This adapter takes a prompt of type str, not {type(prompt).__name__}: pass the text."
@@ -30,7 +30,7 @@ def check_prompt(prompt: object) -> None:
 
 
 def check_count(name: str, value: object, *, least: int, most: float = math.inf, optional: bool = False) -> None:
-    """Refuse all but a whole number from `least` to `most` (and None, when optional); True is not a number."""
+    """Raise LLMConfigurationError unless `value` is an int from `least` to `most`, or None if `optional`; no bools."""
     if (type(value) is int and least <= value <= most) or (value is None and optional):
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -40,7 +40,7 @@ def check_count(name: str, value: object, *, least: int, most: float = math.inf,
 
 
 def shown_value(value: object) -> str:
-    """A value that cannot be meant, as an error shows it."""
+    """An invalid value as an error shows it."""
     try:
         text = repr(value)
     except ValueError:
@@ -56,7 +56,7 @@ def check_number(
     above: float | None = None,
     optional: bool = False,
 ) -> None:
-    """Refuse all but a finite number in its range (and None, when optional); True is not a number."""
+    """Raise LLMConfigurationError unless `value` is a finite number in the range, or None if `optional`; no bools."""
     if value is None and optional:
         return
     floor = f"at least {least}" if least is not None else f"above {above}"
@@ -80,15 +80,15 @@ def check_text(name: str, value: object, *, may_be_blank: bool) -> None:
     if not isinstance(value, str):
         raise LLMConfigurationError(f"{name} must be text or None, not {type(value).__name__}.")
     if not may_be_blank and not (value.strip() and value.isprintable()):
-        raise LLMConfigurationError(f"{name} is blank or more than a line: leave it out, or name one.")
+        raise LLMConfigurationError(f"{name} must be one line of text that is not blank: leave it out, or name one.")
     check_encodable(name, value)
 
 
 def check_line(name: str, value: object) -> None:
-    """Refuse all but None and a text that can be shown on one line as it is, since reports show it."""
+    """Raise LLMConfigurationError unless `value` is None or a printable line, because reports print it unchanged."""
     check_text(name, value, may_be_blank=True)
     if isinstance(value, str) and not value.isprintable():
-        raise LLMConfigurationError(f"{name} holds line breaks or control characters: leave them out.")
+        raise LLMConfigurationError(f"{name} contains line breaks or control characters: remove them.")
 
 
 def check_encodable(name: str, text: str) -> None:
@@ -96,24 +96,24 @@ def check_encodable(name: str, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise LLMConfigurationError(
-            f"The {name} holds lone surrogates, which UTF-8 cannot encode: decode it with errors='replace'."
+            f"The {name} contains lone surrogates, which UTF-8 cannot encode: decode it with errors='replace'."
         ) from None
 
 
 def checked_text(name: str, text: object) -> str:
-    """A text as UTF-8 can encode it. Raises LLMConfigurationError for anything else."""
+    """`text` in a form that UTF-8 can encode. Raises LLMConfigurationError if it is not text."""
     if not isinstance(text, str):
         raise LLMConfigurationError(f"{name} must be text or None, not {type(text).__name__}.")
     return encodable(text)
 
 
 def encodable(text: str) -> str:
-    """The same text, with `?` for the halves of characters that UTF-8 cannot encode."""
+    """`text` with `?` in place of lone surrogates, which UTF-8 cannot encode."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def check_labels(labels: object) -> None:
-    """Refuse all but a mapping from text to text, that a ledger can be written with."""
+    """Raise LLMConfigurationError unless `labels` is a mapping from text to text that UTF-8 can encode."""
     check_mapping("labels", labels, value_type=str)
     for name, value in labels.items():  # type: ignore[attr-defined]
         check_encodable("labels", name + value)

@@ -3,11 +3,11 @@
     LLMError
     ├── LLMConfigurationError (ValueError)   a value, key, extra or command is missing or wrong
     ├── LLMBudgetExceededError               the call does not fit its budget, and was not sent
-    │   ├── LLMBudgetNeverFitsError          waiting does not help: it has to be changed, or the budget
-    │   └── LLMBudgetWaitError               it may fit later
+    │   ├── LLMBudgetNeverFitsError          waiting does not help: change the call or the budget
+    │   └── LLMBudgetWaitError               the call may fit later
     ├── LLMStoreError                        the store that keeps the budget cannot be used; nothing was sent
-    ├── LLMTimeoutError                      `timeout_seconds` is over
-    ├── LLMConnectionError                   no connection, or it broke before a whole reply was read
+    ├── LLMTimeoutError                      `timeout_seconds` has passed
+    ├── LLMConnectionError                   no connection, or it broke before the whole reply arrived
     ├── LLMSubprocessError                   a command-line provider failed
     └── LLMAPIError                          the provider replied, and the reply is an error
         ├── LLMRateLimitError                429: too many requests, or a quota is used up
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class LLMError(Exception):
-    """Base of all errors of this library: one line that says what happened and what to do.
+    """Base of all errors of this library. Its message is one line that says what happened and what to do.
 
         try:
             response = adapter.execute_prompt("Hello")
         except LLMError as error:
             log.warning("%s (request %s)", error, error.request_id)
 
-    Never holds an API key, a header or the prompt. Can be pickled; `cause` is dropped by that, because
-    exceptions of other libraries may hold the request with its key.
+    Guaranteed: neither the message nor an attribute except `cause` contains an API key, a header or the prompt. Errors
+    can be pickled; pickling drops `cause`, because exceptions of other libraries may contain the request and its key.
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class LLMError(Exception):
         self.provider = provider
         self.model = model
         self.request_id = request_id
-        #: Seconds to wait before the next try: as the provider asked, or until the window of a budget opens.
+        #: The seconds to wait before the next try, as the provider asked, or until the window of a budget opens.
         self.retry_after = retry_after
-        #: Requests that were sent for this call.
+        #: The number of requests sent for this call.
         self.attempts = attempts
-        #: Whether the provider may charge for the last attempt; False where it is known that it does not.
+        #: True if the provider may charge for the last attempt; False if it is known not to.
         self.maybe_billed: bool = self._maybe_billed() if maybe_billed is None else maybe_billed
-        #: What this call added to its budget although it failed; None without a budget.
+        #: The amount that this call added to its budget although it failed; None without a budget.
         self.booked = booked
-        #: The id of the ledger entry of the last attempt, for `BudgetTracker.correct`; None where there is none.
+        #: The id of the ledger entry of the last attempt, for `BudgetTracker.correct`; None if it has no entry.
         self.ledger_entry = ledger_entry
-        #: The answer, when one was paid for although the call failed.
+        #: The answer, if it was paid for although the call failed.
         self.response = response
         if cause is not None:
             self.__cause__: BaseException | None = cause
@@ -93,7 +93,7 @@ def _rebuild(kind: type[LLMError], message: str, state: dict[str, Any]) -> LLMEr
 
 
 class LLMConfigurationError(LLMError, ValueError):
-    """A value, key, extra or command is missing or wrong; the text names it."""
+    """A value, key, extra or command is missing or wrong; the message names it."""
 
     def _maybe_billed(self) -> bool:
         return False
@@ -102,7 +102,7 @@ class LLMConfigurationError(LLMError, ValueError):
 class LLMStoreError(LLMError):
     """The store that keeps the budget cannot be reached, is too slow, or cannot be read; nothing was sent.
 
-    store: its URL, without a password.
+    store: the URL of the store, without its password.
     """
 
     def __init__(self, message: str, *, store: str = "", **details: Any) -> None:
@@ -114,20 +114,20 @@ class LLMStoreError(LLMError):
 
 
 class LLMTimeoutError(LLMError):
-    """`RunConfig.timeout_seconds`, a total over waiting, sending, reading and retries, is over."""
+    """The total time for waiting, sending, reading and retries, `RunConfig.timeout_seconds`, has passed."""
 
 
 class LLMConnectionError(LLMError):
-    """No connection could be made, or it broke before a whole reply was read."""
+    """No connection could be made, or it broke before the whole reply arrived."""
 
 
 class LLMSubprocessError(LLMError):
-    """The command of a command-line provider failed or printed what cannot be read."""
+    """The command of a command-line provider failed, or its output could not be parsed."""
 
     def __init__(self, message: str, *, return_code: int | None = None, stderr: str = "", **details: Any) -> None:
         super().__init__(message, **details)
         self.return_code = return_code
-        #: The end of what the command wrote to standard error, scrubbed and capped.
+        #: The end of the command's standard error, scrubbed and capped.
         self.stderr = stderr
 
 
@@ -144,7 +144,7 @@ class LLMAPIError(LLMError):
     ) -> None:
         self.status_code = status_code
         super().__init__(message, **details)
-        #: `code`, `type`, `param` and `message` of the reply, scrubbed and capped; nothing else of it.
+        #: Only `code`, `type`, `param` and `message` of the reply, scrubbed and capped.
         self.response_body: dict[str, Any] = dict(response_body or {})
 
     def _maybe_billed(self) -> bool:
@@ -152,43 +152,52 @@ class LLMAPIError(LLMError):
 
 
 class LLMRateLimitError(LLMAPIError):
-    """Too many requests, or a quota is used up; `retry_after` holds the provider's wish, if it gave one."""
+    """Too many requests, or a quota is used up; `retry_after` has the provider's delay in seconds, if it sent one."""
 
 
 class LLMAuthenticationError(LLMAPIError, LLMConfigurationError):
-    """The provider refuses the API key, or the key may not use this model."""
+    """The provider rejected the API key, or the key may not use this model."""
 
 
 class LLMResponseError(LLMAPIError):
-    """A reply came that is not the provider's format: HTML, empty, cut, or without an answer in it."""
+    """The reply is not in the provider's format: HTML, empty, cut off, or without an answer."""
 
 
-#: Why a budget has refused a call.
+#: Why a budget refused a call.
 BudgetReason: TypeAlias = Literal[
     "never_fits", "window_full", "wait_expired", "refused", "closed", "unpriced", "unproven", "self_wait", "lease_lost"
 ]
 
 
 class LLMBudgetExceededError(LLMError):
-    """A call was not sent, because its upper bound does not fit the budget.
-
-    It is an `LLMBudgetWaitError` where the same call may fit later, else an `LLMBudgetNeverFitsError`.
+    """A budget refused a call before it was sent, because the call's upper bound does not fit.
 
         except LLMBudgetExceededError as error:
             print(error.reason, error.unit, error.requested, error.total, error.spent, error.held)
 
-    reason: `never_fits` (not even with no hold open), `window_full` (only later, when what is spent has left the window
-        of a limit with a period), `wait_expired`, `refused` (it fits later, but does not wait), `closed`, `unpriced` (a
-        USD limit, and no price known), `unproven` (a strict budget, and a bound that is not proven), `self_wait` (it
-        has waited for its own caller), `lease_lost` (its process was held up for longer than the lease of its hold).
-    unit: what is short: "tokens", "calls" or "usd"; the figures are of that unit, USD as Decimal.
+    It is an `LLMBudgetWaitError` if the same call may fit later, and an `LLMBudgetNeverFitsError` if not.
+
+    reason:
+        `never_fits`: the bound would not fit even with nothing in flight.
+        `window_full`: it fits only after earlier spend has left the window of a limit with a period.
+        `wait_expired`: the call waited for budget until `max_wait_seconds` had passed.
+        `refused`: it may fit later, but the call must not wait.
+        `closed`: its tracker, or one above it, is closed.
+        `unpriced`: a USD limit applies, and no price is known.
+        `unproven`: the budget is strict, and the bound is not proven.
+        `self_wait`: at the end of the wait only holds of the same task or thread were in the way.
+        `lease_lost`: the process was suspended for longer than the lease of its hold.
+    unit: the unit that is short, "tokens", "calls" or "usd". The figures below are in this unit, USD as Decimal.
     path: the tracker that is short, as `parent/child`.
-    total, spent, held: its limit, what is spent, and what open holds keep; `presumed` is the part of `spent` that
-        was booked without knowing the outcome, `sliced` what open slices have set aside.
-    requested: the upper bound of the call. likely: about what it would use, in tokens; None when nothing is known.
-    missing: the smallest raise of the limit with which it would fit.
-    opens_at: for limits with a period, when there is room by what leaves it, if no hold is open then: in seconds since
-        the epoch; None when it needs none, or when that does not help. retry_after: the same in seconds from now.
+    total, spent, held: its limit, its spend, and its open holds.
+    presumed: the part of `spent` that was booked without knowing the outcome.
+    sliced: the amount that open slices have set aside.
+    requested: the upper bound of the call.
+    missing: the smallest increase of the limit with which the call would fit.
+    likely: an estimate of the tokens that the call would use; None if there is none.
+    opens_at: for limits with a period, the time at which enough spend has left the window, if no hold is open then, in
+        seconds since the epoch. None if the call need not wait for a window, or if that does not help.
+    retry_after: the seconds from now until `opens_at`.
     """
 
     def __init__(
@@ -225,7 +234,7 @@ class LLMBudgetExceededError(LLMError):
 
 
 class LLMBudgetNeverFitsError(LLMBudgetExceededError):
-    """No waiting helps: `never_fits`, `closed`, `unpriced` or `unproven`. Change the call, or the budget."""
+    """Waiting does not help: `never_fits`, `closed`, `unpriced` or `unproven`. Change the call or the budget."""
 
 
 class LLMBudgetWaitError(LLMBudgetExceededError):

@@ -232,7 +232,7 @@ def test_models_can_be_pickled() -> None:
         ({"role": "user"}, "This adapter takes a prompt of type str, not dict"),
         ("", "The prompt is empty: pass the text to send"),
         (" \n\t", "The prompt is empty"),
-        ("a\ud800b", "The prompt holds lone surrogates, which UTF-8 cannot encode: decode it with"),
+        ("a\ud800b", "The prompt contains lone surrogates, which UTF-8 cannot encode: decode it with"),
     ],
 )
 def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, told: str) -> None:

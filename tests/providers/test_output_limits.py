@@ -92,7 +92,9 @@ def test_an_answer_that_the_budget_has_cut_says_so(name: str, how: Any, caplog: 
         assert not caplog.records
         cut = how(adapter, RunConfig(budget_tracker=tracker))
         assert cut.finish_reason == "length"
-        assert "cut at 2,000 tokens, the adapter's default under the limits of budget 'purse'" in cut.metadata["hint"]
+        assert (
+            "cut off at 2,000 tokens, the adapter's default under the limits of budget 'purse'" in cut.metadata["hint"]
+        )
         small = BudgetTracker(total=1_500, name="small")
         cut = how(adapter, RunConfig(budget_tracker=small.child("c")))
         assert "the free budget under the limits of budget 'small/c'" in cut.metadata["hint"]

@@ -1,1 +1,1 @@
-"""Values that callers and providers exchange."""
+"""Values that callers and adapters exchange: amounts, usage, responses and chunks."""

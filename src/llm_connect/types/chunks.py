@@ -1,4 +1,4 @@
-"""The pieces of an answer that comes as a stream."""
+"""The chunks of an answer that arrives as a stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TextChunk:
 
 @dataclass(frozen=True, slots=True)
 class UsageChunk:
-    """What the whole answer used; comes once, after all text."""
+    """The usage of the whole answer; it arrives once, after all text."""
 
     usage: Usage
     text: ClassVar[str] = ""
@@ -27,18 +27,18 @@ class UsageChunk:
 
 @dataclass(frozen=True, slots=True)
 class FinishChunk:
-    """Why the model stopped; the last chunk of an answer that has come to its end."""
+    """Why the model stopped; the last chunk of a complete answer."""
 
     reason: FinishReason
     text: ClassVar[str] = ""
 
 
-#: Every chunk has a `text`, which is empty for those that are no text.
+#: Every chunk has a `text`; only a `TextChunk` has one that is not empty.
 StreamChunk: TypeAlias = TextChunk | UsageChunk | FinishChunk
 
 
 def chunks_of(response: LLMResponse, given: str = "") -> Iterator[StreamChunk]:
-    """The chunks of a whole response, from where the text that was `given` already ends."""
+    """The chunks of a whole response, without the text that was already `given`."""
     rest = response.content.removeprefix(given)
     if rest and response.content.startswith(given):
         yield TextChunk(rest)

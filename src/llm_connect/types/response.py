@@ -1,4 +1,4 @@
-"""The answer to a prompt."""
+"""`LLMResponse`, the answer to a prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from llm_connect.types.usage import Usage
 
-#: What an adapter can be asked. Text today; an adapter refuses a kind that it does not know.
+#: The type of a prompt. It is text today; an adapter refuses a type that it does not know.
 Prompt: TypeAlias = str
 
 #: Why the model stopped, in one closed set for all providers.
@@ -24,9 +24,13 @@ class LLMResponse:
         response = adapter.execute_prompt("Hello")
         print(response.content, response.usage.total_tokens)
 
-    `content` may be empty: a reasoning model can spend its whole limit thinking (`finish_reason` "length",
-    and a `hint` in `metadata`). `cost` is in USD and None when it is not known, never 0 for unknown.
-    `metadata` always has `provider`, `latency_seconds` and `attempts`, and `request_id` when there is one.
+    content: the text of the answer. It may be empty: a reasoning model can spend its whole output limit on thinking;
+        then `finish_reason` is "length", and `metadata` has a `hint`.
+    model: the name of the model as the provider reports it.
+    usage: the tokens of the call.
+    finish_reason: why the model stopped.
+    cost: USD, with its origin in `cost_source`; None if unknown, never 0 for unknown.
+    metadata: always contains `provider`, `latency_seconds` and `attempts`, and `request_id` if the provider sent one.
     """
 
     content: str
@@ -38,7 +42,7 @@ class LLMResponse:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that `json.dumps` takes; `cost` as text, so that no digit is lost."""
+        """The response as data that `json.dumps` accepts; `cost` is text, so no digit is lost."""
         return {
             "content": self.content,
             "model": self.model,

@@ -1,24 +1,27 @@
-"""Tokens of one call, in one normal form for all providers, and which figures can be true."""
+"""`Usage`, the tokens of one call in the same form for all providers, and checks of its plausibility."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-#: More tokens than this no call can have: it is ten times the longest context that a provider offers.
+#: The most tokens that one call can have: ten times the longest context that a provider offers.
 MOST_TOKENS = 100_000_000
-#: More USD than this no call can cost: it is a hundred million tokens at a thousand USD for a million of them.
+#: The most USD that one call can cost: a hundred million tokens at a thousand USD per million.
 MOST_USD = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one call, in one normal form for all providers.
+    """The tokens of one call, in the same form for all providers.
 
         usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
 
-    `prompt_tokens` is all input and `completion_tokens` all output, thinking included. The other fields are
-    parts of these two, never additions. `estimated` is True when the provider did not say, or said what cannot be true.
+    prompt_tokens: all input tokens, cached ones included.
+    completion_tokens: all output tokens, thinking included.
+    cached_tokens, cache_write_tokens: the parts of `prompt_tokens` that were read from a cache, or written to it.
+    reasoning_tokens: the part of `completion_tokens` that the model spent on thinking.
+    estimated: True if the provider reported no usage, or one that cannot be true.
     """
 
     prompt_tokens: int
@@ -45,14 +48,14 @@ class Usage:
 
 
 def is_token_count(value: object) -> bool:
-    """Whether `value` is a number of tokens that a call can have."""
+    """True if `value` is a number of tokens that a call can have."""
     return type(value) is int and 0 <= value <= MOST_TOKENS
 
 
 def can_be_true(usage: Usage, *, wrote: bool) -> bool:
-    """Whether a call can have used this.
+    """True if a call can have this usage.
 
-    No call is without input, none that `wrote` something is without output, and no part is more than its whole.
+    Every call has input, a call that `wrote` something has output, and no part exceeds its whole.
     """
     figures = (
         usage.prompt_tokens,
