@@ -18,7 +18,7 @@ import llm_connect
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(llm_connect.__file__).parent
-CORE = {"_closing", "_forks", "_validation", "budget", "errors", "interface", "types"}
+CORE = {"_closing", "_flows", "_forks", "_validation", "budget", "errors", "interface", "types"}
 
 
 def imports(tree: ast.AST) -> Iterator[str]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
-from llm_connect.budget.admission.acquire import _granted
+from llm_connect.budget.admission.acquire import granted
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.budget.tracker import BudgetTracker
@@ -40,7 +40,7 @@ def leave(tracker: BudgetTracker, waiter: Waiter) -> None:
 
 def taken(tracker: BudgetTracker, waiter: Waiter) -> Hold:
     """What was granted to a caller; raises why there is nothing."""
-    return _granted(waiter, tracker.gate.take(waiter))
+    return granted(waiter, tracker.gate.take(waiter))
 
 
 @contextmanager

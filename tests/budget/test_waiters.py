@@ -227,4 +227,4 @@ async def test_a_waiter_is_woken_once() -> None:
     waiter = LoopWaiter(tracker, demand, CallFacts(), arrival=1, deadline=time.monotonic() + WAIT, own=())
     waiter.wake()
     waiter.wake()
-    await waiter.wait(WAIT)
+    await waiter.await_it(WAIT)

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
+from llm_connect._flows import adrive, drive
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.concurrency_limit import Turn
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Reserve, Send, TakeSlot
+from llm_connect.engine.effects import Send, TakeSlot
 from llm_connect.engine.flow import call
 from llm_connect.engine.ports import Counting, Request
 from llm_connect.engine.response_headers import Head, note_headers
-from llm_connect.engine.runners import adrive, drive
 from llm_connect.errors import LLMResponseError
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.wire import Answer, Failure, Reply
@@ -109,8 +109,8 @@ def test_turned_off_during_a_call_it_counts_no_more() -> None:
         step = running.send(step.run())
     adapter.count_tokens = None
     step = running.send(step.run())
-    assert isinstance(step, Reserve)
-    assert step.terms.demand.amount.tokens == adapter.bound("hello", RunConfig(max_tokens=60)).total_tokens
+    assert isinstance(step, Send)
+    assert tracker.held == adapter.bound("hello", RunConfig(max_tokens=60)).total_tokens
     running.close()
 
 
@@ -199,4 +199,4 @@ def test_pauses_are_no_part_of_asking() -> None:
     """A count that fails is not asked again, and only a store is waited for: no time is lost. (BUDGET-34)"""
     adapter = Asking(GOOD, counts=[503])
     running = call(adapter, "hello", config_of(BudgetTracker(1_000)))
-    assert to_its_end(running, next(running)) == [TakeSlot, Send, Reserve, Send]
+    assert to_its_end(running, next(running)) == [TakeSlot, Send, Send]

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from llm_connect._flows import adrive, drive
 from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.admission.acquire import Wait
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import flow as flow_module
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Pause, Reserve, Send, TakeSlot
+from llm_connect.engine.effects import Pause, Send, TakeSlot
 from llm_connect.engine.flow import call
 from llm_connect.engine.ports import Request
 from llm_connect.engine.provider import ProviderAdapter
 from llm_connect.engine.response_headers import note_headers
-from llm_connect.engine.runners import adrive, drive
 from llm_connect.errors import (
     LLMBudgetExceededError,
     LLMConfigurationError,
@@ -133,6 +135,15 @@ def steps_to(flow: Any, kind: type[Any]) -> Any:
     return step
 
 
+def granted_after_a_wait(tracker: BudgetTracker, adapter: Stub) -> tuple[Any, Any]:
+    """A call that has waited for budget, and the step that takes what it was granted."""
+    filler = tracker.reserve(tracker.total or 0)
+    running = call(adapter, "hello", config_of(tracker))
+    wait = steps_to(running, Wait)
+    filler.release()
+    return running, running.send(wait.run())
+
+
 def end_of(flow: Any, step: Any) -> Any:
     """What `flow`, which waits at `step`, comes to."""
     try:
@@ -149,7 +160,7 @@ THROWN: list[Callable[[], BaseException]] = [
     lambda: LLMConfigurationError("known"),
 ]
 #: At which step, and what the ledger says then.
-STEPS = [(TakeSlot, []), (Reserve, []), (Send, ["presumed"]), (Pause, ["presumed"])]
+STEPS = [(TakeSlot, []), (Send, ["presumed"]), (Pause, ["presumed"])]
 
 
 @pytest.mark.parametrize("error", THROWN, ids=lambda make: type(make()).__name__)
@@ -198,12 +209,27 @@ def test_a_slot_is_given_back(again: Callable[[], int]) -> None:
 def test_a_hold_that_was_granted_and_never_taken_ends() -> None:
     """A driver that is interrupted between the grant and the flow leaves no hold behind (BUDGET-3)."""
     tracker = BudgetTracker(1_000)
-    running = call(Stub(), "hello", config_of(tracker))
-    step = next(running)
+    running, step = granted_after_a_wait(tracker, Stub())
     hold = step.run()
     del hold
     running.close()
     gc.collect()
+    at_rest(tracker)
+
+
+@pytest.mark.parametrize("way", ["throw", "close"])
+def test_a_call_that_ends_while_it_waits_for_budget_leaves_no_trace(way: str) -> None:
+    """Whether nothing was granted yet, or something that it has not taken (BUDGET-6)."""
+    tracker = BudgetTracker(1_000)
+    with tracker.reserve(1_000):
+        running = call(Stub(), "hello", config_of(tracker))
+        steps_to(running, Wait)
+        with suppress(KeyboardInterrupt):
+            running.throw(KeyboardInterrupt()) if way == "throw" else running.close()
+        assert tracker.snapshot().waiting == 0
+    running, _ = granted_after_a_wait(tracker, Stub())
+    with suppress(KeyboardInterrupt):
+        running.throw(KeyboardInterrupt()) if way == "throw" else running.close()
     at_rest(tracker)
 
 
@@ -329,14 +355,14 @@ def test_a_hold_that_no_longer_covers_its_call_is_reserved_anew() -> None:
     """What is learned between the hold of a call and its sending counts, in its next hold (BUDGET-41)."""
     tracker, adapter = BudgetTracker(2_000), Stub(GOOD, GOOD)
     overrun = Usage(prompt_tokens=10, completion_tokens=120)
-    waiting = call(adapter, "hello", config_of(tracker))
-    hold = steps_to(waiting, Reserve).run()
+    waiting, step = granted_after_a_wait(tracker, adapter)
+    hold = step.run()
     bound = bound_of(adapter, config_of(tracker))
     filler = tracker.reserve(2_000 - 2 * bound.tokens)
     other = Stub(Answer(content="much", model="m", usage=overrun, finish_reason="stop"))
     other.execute_prompt("hello", config_of(tracker))
     step = waiting.send(hold)
-    while not isinstance(step, Reserve):
+    while not isinstance(step, Wait):
         step = waiting.send(step.run())
     assert adapter.limits == []
     filler.release()
@@ -344,7 +370,7 @@ def test_a_hold_that_no_longer_covers_its_call_is_reserved_anew() -> None:
         step = waiting.send(step.run())
     assert tracker.held == bound.tokens + 60
     assert end_of(waiting, step).metadata["attempts"] == 1
-    assert outcomes(tracker) == ["settled", "released", "released", "settled"]
+    assert outcomes(tracker) == ["released", "settled", "released", "released", "settled"]
     at_rest(tracker)
 
 

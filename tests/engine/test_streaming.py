@@ -14,7 +14,7 @@ from llm_connect import BudgetTracker, LLMAdapter, LLMError, OpenRouterAdapter, 
 from llm_connect.engine import retry
 from llm_connect.engine.concurrency_limit import Turn
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Pause, Reserve, TakeSlot
+from llm_connect.engine.effects import Pause, TakeSlot
 from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.engine.stream_effects import Close, Next, Open
 from llm_connect.engine.stream_runners import Leave, abandon
@@ -221,7 +221,7 @@ def check_every_step(run: Run, made: Callable[[], tuple[Scripted, RunConfig]], *
     for at in range(1, 20):
         (adapter, config), injector = made(), AtStep(at, after=after)
         with pytest.MonkeyPatch.context() as patch, suppress(LLMError, Fault):
-            for kind in (Reserve, TakeSlot, Open, Next, Close, Pause):
+            for kind in (TakeSlot, Open, Next, Close, Pause):
                 injector.wrap(kind, patch)
             run(adapter, config)
         assert config.budget_tracker is not None

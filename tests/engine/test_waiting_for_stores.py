@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from llm_connect import BudgetTracker, open_budget
-from llm_connect.engine.effects import Booked, Dispatch, Reserve, Send, TakeSlot
+from llm_connect._flows import adrive, drive
+from llm_connect.budget.admission.acquire import Operation
+from llm_connect.engine.effects import Send, TakeSlot
 from llm_connect.engine.flow import call
-from llm_connect.engine.runners import adrive, drive
 from tests.budget.budget_helpers import at_rest
 from tests.engine.test_call_budget import GOOD, Stub, config_of
 
-IN_MEMORY = [TakeSlot, Reserve, Send]
-IN_A_STORE = [TakeSlot, Reserve, Dispatch, Send, Booked]
+IN_MEMORY = [TakeSlot, Send]
+IN_A_STORE = [TakeSlot, Operation, Operation, Send, Operation]
 
 
 def noted(flow: Any, kinds: list[type[Any]]) -> Any:

@@ -232,8 +232,14 @@ class BudgetTracker(BudgetFigures):
     ) -> Hold:
         """Like `reserve`, for a coroutine: it waits without a thread, and a cancelled wait leaves nothing held."""
         demand, facts = asked(self, tokens, bound, price, calls, usd, clamp_floor, adapter, model, grade, labels)
-        _check_wait(max_wait_seconds)
-        hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
+        if max_wait_seconds:
+            _check_wait(max_wait_seconds)
+        hold = None
+        if self.gate.worker is None:
+            self.gate.raise_owed()
+            hold = self.gate.admit(self, demand, facts)
+        if hold is None:
+            hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
         remember_own(hold)
         return hold
 
@@ -243,7 +249,9 @@ class BudgetTracker(BudgetFigures):
         Raises LLMBudgetExceededError if they do not fit, and then changes nothing.
         """
         demand, facts = checked_amount(tokens, 0, 0, None, None, None)
-        admit(self, demand, facts, deadline=time.monotonic()).settle(tokens)
+        self.gate.raise_owed()
+        hold = self.gate.admit(self, demand, facts) or admit(self, demand, facts, deadline=time.monotonic())
+        hold.settle(tokens)
 
     def record(
         self,

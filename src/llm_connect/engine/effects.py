@@ -5,65 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llm_connect.budget.admission.acquire import aadmit, admit
-from llm_connect.budget.admission.holds import Hold
 from llm_connect.engine.concurrency_limit import Place, Slots, Turn
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.response_headers import Head
 from llm_connect.errors import LLMConnectionError, LLMTimeoutError
-from llm_connect.interface.reservation import Terms
 from llm_connect.protocols.wire import Failure, Reply
 
 if TYPE_CHECKING:
     from llm_connect.engine.ports import Exchange, Request
-
-
-@dataclass(slots=True)
-class Reserve:
-    """Reserves a hold under the call's arrival number; gives the concurrency slot back if it has to wait."""
-
-    terms: Terms
-    arrival: int | None
-    place: Place
-
-    def run(self) -> Hold:
-        asked = self.terms
-        return admit(asked.tracker, asked.demand, asked.facts, **self._place())
-
-    async def arun(self) -> Hold:
-        asked = self.terms
-        return await aadmit(asked.tracker, asked.demand, asked.facts, **self._place())
-
-    def _place(self) -> dict[str, Any]:
-        return {"arrival": self.arrival, "before_waiting": self.place.give_back, **self.terms.queueing}
-
-
-@dataclass(slots=True)
-class Dispatch:
-    """Dispatches a hold; false if its request may not be sent. Afterwards an unknown outcome counts as spent."""
-
-    hold: Hold
-
-    def run(self) -> bool:
-        return self.hold.try_dispatch()
-
-    async def arun(self) -> bool:
-        return await self.hold.atry_dispatch()
-
-
-@dataclass(slots=True)
-class Booked:
-    """Waits for the ledger entry of an ended hold, which the worker of a store may still have to write."""
-
-    hold: Hold
-
-    def run(self) -> None:
-        self.hold.booked()
-
-    async def arun(self) -> None:
-        await self.hold.abooked()
 
 
 @dataclass(slots=True)

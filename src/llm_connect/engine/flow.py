@@ -13,9 +13,11 @@ from collections.abc import Generator
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+from llm_connect._flows import Step
 from llm_connect._validation import check_prompt
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.admission.acquire import Operation, acquire
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import CLAMPED, CUT, RETRIED, Owed, raise_stray, stray, tell
 from llm_connect.budget.admission.refusals import limits_usd
@@ -23,10 +25,9 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import prices
 from llm_connect.engine.concurrency_limit import Place, Turn
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Booked, Dispatch, Pause, Reserve, Send, TakeSlot, timed_out
+from llm_connect.engine.effects import Pause, Send, TakeSlot, timed_out
 from llm_connect.engine.response_headers import Head
 from llm_connect.engine.retry import pause_before_retry
-from llm_connect.engine.runners import Step
 from llm_connect.engine.settlement import end_hold, error_of, outcome_of, read, response_of
 from llm_connect.engine.token_count import ask_for_count
 from llm_connect.engine.warming import WarmUp
@@ -165,7 +166,7 @@ class Call:
             if outcome is not None:
                 self._end(hold, outcome)
                 if self._stored:
-                    yield Booked(hold)
+                    yield Operation(hold.keeper, hold.keeper.flush)
         finally:
             if not hold.ended:
                 self._end_open(hold)
@@ -185,7 +186,8 @@ class Call:
         self.bound = self._bound()
         asked = terms(self.adapter, tracker, self.config, self.bound, time.monotonic(), self.deadline.at)
         assert self._place is not None
-        hold: Hold = yield Reserve(asked, self._arrival, self._place)
+        place = {"arrival": self._arrival, "before_waiting": self._place.give_back, **asked.queueing}
+        hold = yield from acquire(tracker, asked.demand, asked.facts, **place)
         if hold.max_tokens is not None and hold.max_tokens < self.bound.max_tokens:
             facts = {"path": tracker.path, "provider": hold.facts.adapter, "model": hold.model}
             tell(CLAMPED, self.owed, max_tokens=hold.max_tokens, asked=self.bound.max_tokens, **facts)
@@ -208,7 +210,7 @@ class Call:
 
     def _exchange(self, request: Request, hold: Hold | None = None) -> Generator[Step, Any, Outcome | None]:
         if hold is not None:
-            dispatched = (yield Dispatch(hold)) if self._stored else hold.try_dispatch()
+            dispatched = (yield Operation(hold.keeper, hold.try_dispatch)) if self._stored else hold.try_dispatch()
             if not dispatched:
                 return None
         if self.deadline.passed:

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from types import TracebackType
 from typing import ClassVar, Self
 
+from llm_connect._flows import adrive, drive
 from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter, counter_of, measured
@@ -19,7 +20,6 @@ from llm_connect.engine.http_options import DEFAULT_REPLY_BYTES
 from llm_connect.engine.ports import Counting, Outcome, Request
 from llm_connect.engine.prices import DEFAULT_TIER, list_price
 from llm_connect.engine.response_stream import AsyncOpenReply, OpenReply
-from llm_connect.engine.runners import adrive, drive
 from llm_connect.engine.scrub import Scrubber
 from llm_connect.engine.settlement import error_for
 from llm_connect.engine.streaming import ProviderStream

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from llm_connect.engine.runners import Step, outlive, running_task
+from llm_connect._flows import Step, outlive, running_task
 from llm_connect.types.chunks import FinishChunk, StreamChunk, TextChunk, UsageChunk
 
 #: Steps for the driver, and chunks for the caller.

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from llm_connect._flows import Flow
 from llm_connect.engine.concurrency_limit import Turn
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.effects import Pause, Send, TakeSlot
 from llm_connect.engine.response_headers import Head
 from llm_connect.engine.retry import pause_before_retry
-from llm_connect.engine.runners import Flow
 from llm_connect.engine.settlement import error_for
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.wire import Failure, Reply

@@ -6,6 +6,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from llm_connect._flows import Flow, adrive, drive
 from llm_connect._validation import check_count, check_number
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.money import nano_usd_of
@@ -18,7 +19,6 @@ from llm_connect.engine.endpoints import base_url_from, same_endpoint
 from llm_connect.engine.http_options import DEFAULT_REPLY_BYTES, DEFAULT_STRUCTURE, HttpOptions, Verify
 from llm_connect.engine.ports import Request
 from llm_connect.engine.provider import api_key_from
-from llm_connect.engine.runners import Flow, adrive, drive
 from llm_connect.engine.token_count import ask_until_answered
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig

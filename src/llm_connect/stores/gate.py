@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 from llm_connect import _forks
 from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.accounting.windows import Clock
-from llm_connect.budget.admission.acquire import in_running_loop
 from llm_connect.budget.admission.backend import Note
 from llm_connect.budget.admission.backoff_lock import TreeLock
+from llm_connect.budget.admission.callers import in_running_loop
 from llm_connect.budget.admission.clocks import wall_clock
 from llm_connect.budget.admission.controller import OnUnknown, S
 from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost, lost

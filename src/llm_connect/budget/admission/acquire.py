@@ -1,31 +1,31 @@
-"""Waiting for budget, in a thread or in a task: the two drivers of admission."""
+"""Waiting for budget, as a flow: a hold at once if it fits, else a place in line, a wait, and what was granted."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from llm_connect._flows import Flow, adrive, drive
 from llm_connect.budget.accounting.demands import CallFacts, Demand
 from llm_connect.budget.admission.backend import BudgetGate
 from llm_connect.budget.admission.callers import own_holds
-from llm_connect.budget.admission.holds import Hold, Worker
+from llm_connect.budget.admission.holds import Hold, Keeper
 from llm_connect.budget.admission.log import told_of_a_wait
 from llm_connect.budget.admission.waiters import LoopWaiter, ThreadWaiter, Waiter
 
 if TYPE_CHECKING:
     from llm_connect.budget.admission.figures import BudgetFigures
 
-W = TypeVar("W", bound=Waiter)
+CallerWaiter: TypeAlias = ThreadWaiter | LoopWaiter
 
 
 def _nothing() -> None:
     """For a wait that nobody has to be told of."""
 
 
-def admit(
+def acquire(
     tracker: BudgetFigures,
     demand: Demand,
     facts: CallFacts,
@@ -34,132 +34,120 @@ def admit(
     arrival: int | None = None,
     replaces: Hold | None = None,
     before_waiting: Callable[[], None] = _nothing,
-) -> Hold:
-    """A hold for `demand`, waiting in this thread until `deadline` on the monotonic clock.
+) -> Flow[Hold]:
+    """A hold for `demand`, for which the caller waits until `deadline` on the monotonic clock.
 
     It takes the place of the hold that it `replaces`, whether it has to wait or not. `before_waiting` is called if it
-    has to wait.
+    has to wait. A wait that is cancelled leaves no trace.
 
     Raises LLMBudgetExceededError; at once in a thread whose event loop runs, since waiting would block those that
     free the budget.
     """
     gate = tracker.gate
     gate.raise_owed()
-    hold = gate.admit(tracker, demand, facts, replaces)
-    if hold is not None:
-        return hold
-    with told_of_a_wait(tracker.path, gate.owed):
-        waiter = _waiter(ThreadWaiter, tracker, demand, facts, deadline, arrival)
+    if gate.worker is None:
+        hold = gate.admit(tracker, demand, facts, replaces)
+    else:
+        hold = yield Operation(gate, gate.admit, (tracker, demand, facts, replaces))
+    if hold is None:
+        number = gate.arrive() if arrival is None else arrival
+        details = {"arrival": number, "deadline": deadline, "own": own_holds()}
+        waiter: CallerWaiter = yield MakeWaiter((tracker, demand, facts), details)
+        hold = yield from _wait(gate, waiter, before_waiting)
+    return hold
+
+
+def _wait(gate: BudgetGate, waiter: CallerWaiter, before_waiting: Callable[[], None]) -> Flow[Hold]:
+    with told_of_a_wait(waiter.tracker.path, gate.owed):
         leave = gate.notes.append
         try:
-            gate.queue(waiter, may_wait=not in_running_loop() and deadline > time.monotonic())
+            yield Operation(gate, partial(gate.queue, waiter, may_wait=waiter.may_wait and waiter.seconds_left > 0))
             if waiter.waiting:
                 before_waiting()
-            while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
-                waiter.wait(seconds)
+            while waiter.waiting and (seconds := (yield Look(gate, waiter))) < waiter.seconds_left:
+                yield Wait(waiter, seconds)
             if waiter.waiting:
-                waiter.wait(deadline - time.monotonic())
-            hold = gate.take(waiter)
+                yield Wait(waiter, waiter.seconds_left)
+            hold: Hold | None = yield Operation(gate, gate.take, (waiter,))
         except BaseException:
             # First of all, and by a function in C: whatever happens next, it is known that it leaves.
             leave(waiter)
             gate.work_off()
             raise
-        return _granted(waiter, hold)
+        return granted(waiter, hold)
 
 
-async def aadmit(
-    tracker: BudgetFigures,
-    demand: Demand,
-    facts: CallFacts,
-    *,
-    deadline: float,
-    arrival: int | None = None,
-    replaces: Hold | None = None,
-    before_waiting: Callable[[], None] = _nothing,
-) -> Hold:
-    """Like `admit`, waiting in this task; a cancelled wait leaves no trace."""
-    gate, worker = tracker.gate, tracker.gate.worker
-    gate.raise_owed()
-    if worker is not None:
-        return await _aadmit(gate, worker, tracker, demand, facts, deadline, arrival, replaces, before_waiting)
-    hold = gate.admit(tracker, demand, facts, replaces)
-    if hold is not None:
-        return hold
-    with told_of_a_wait(tracker.path, gate.owed):
-        waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
-        leave = gate.notes.append
-        try:
-            gate.queue(waiter, may_wait=deadline > time.monotonic())
-            if waiter.waiting:
-                before_waiting()
-            while waiter.waiting and (seconds := gate.look(tracker)) < deadline - time.monotonic():
-                await waiter.wait(seconds)
-            if waiter.waiting:
-                await waiter.wait(deadline - time.monotonic())
-            hold = gate.take(waiter)
-        except BaseException:
-            # First of all, and by a function in C: whatever happens next, it is known that it leaves.
-            leave(waiter)
-            gate.work_off()
-            raise
-        return _granted(waiter, hold)
-
-
-async def _aadmit(
-    gate: BudgetGate,
-    worker: Worker,
-    tracker: BudgetFigures,
-    demand: Demand,
-    facts: CallFacts,
-    deadline: float,
-    arrival: int | None,
-    replaces: Hold | None,
-    before_waiting: Callable[[], None],
-) -> Hold:
-    """The same, with each operation done by the worker of the gate, which looks after windows, too."""
-    hold = await worker.run(gate.admit, tracker, demand, facts, replaces)
-    if hold is not None:
-        return hold
-    with told_of_a_wait(tracker.path, gate.owed):
-        waiter = _waiter(LoopWaiter, tracker, demand, facts, deadline, arrival)
-        leave = gate.notes.append
-        try:
-            await worker.run(partial(gate.queue, waiter, may_wait=deadline > time.monotonic()))
-            if waiter.waiting:
-                before_waiting()
-                await waiter.wait(deadline - time.monotonic())
-            hold = await worker.run(gate.take, waiter)
-        except BaseException:
-            leave(waiter)
-            gate.work_off()
-            raise
-        return _granted(waiter, hold)
-
-
-def _granted(waiter: Waiter, hold: Hold | None) -> Hold:
+def granted(waiter: Waiter, hold: Hold | None) -> Hold:
+    """The hold of a waiter. Raises the reason why there is none."""
     if hold is not None:
         return hold
     assert waiter.error is not None
     raise waiter.error
 
 
-def _waiter(
-    kind: type[W],
-    tracker: BudgetFigures,
-    demand: Demand,
-    facts: CallFacts,
-    deadline: float,
-    arrival: int | None,
-) -> W:
-    number = tracker.gate.arrive() if arrival is None else arrival
-    return kind(tracker, demand, facts, arrival=number, deadline=deadline, own=own_holds())
+def admit(tracker: BudgetFigures, demand: Demand, facts: CallFacts, **place: Any) -> Hold:
+    """Run `acquire` in this thread."""
+    return drive(acquire(tracker, demand, facts, **place))
 
 
-def in_running_loop() -> bool:
-    """Whether this thread runs an event loop, which must not be blocked."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+async def aadmit(tracker: BudgetFigures, demand: Demand, facts: CallFacts, **place: Any) -> Hold:
+    """Run `acquire` in this task."""
+    return await adrive(acquire(tracker, demand, facts, **place))
+
+
+@dataclass(slots=True)
+class Operation:
+    """Does an operation on a budget; for a coroutine, the worker of a store does it."""
+
+    gate: Keeper
+    operation: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+
+    def run(self) -> Any:
+        return self.operation(*self.arguments)
+
+    async def arun(self) -> Any:
+        worker = self.gate.worker
+        return self.run() if worker is None else await worker.run(self.operation, *self.arguments)
+
+
+@dataclass(slots=True)
+class MakeWaiter:
+    """Makes a waiter for the caller, which has not joined the wait queue yet."""
+
+    asked: tuple[BudgetFigures, Demand, CallFacts]
+    details: dict[str, Any]
+
+    def run(self) -> ThreadWaiter:
+        return ThreadWaiter(*self.asked, **self.details)
+
+    async def arun(self) -> LoopWaiter:
+        return LoopWaiter(*self.asked, **self.details)
+
+
+@dataclass(slots=True)
+class Look:
+    """Seconds until a window opens for a waiter. The worker of a store looks after windows itself."""
+
+    gate: BudgetGate
+    waiter: Waiter
+
+    def run(self) -> float:
+        return self.gate.look(self.waiter.tracker)
+
+    async def arun(self) -> float:
+        return self.run() if self.gate.worker is None else self.waiter.seconds_left
+
+
+@dataclass(slots=True)
+class Wait:
+    """Waits until a waiter has been let in or refused, for so many seconds at most."""
+
+    waiter: CallerWaiter
+    seconds: float
+
+    def run(self) -> None:
+        self.waiter.wait(self.seconds)  # type: ignore[union-attr]
+
+    async def arun(self) -> None:
+        await self.waiter.await_it(self.seconds)  # type: ignore[union-attr]

@@ -72,6 +72,11 @@ def remember_own(hold: Hold) -> None:
     refs.append(weakref.ref(hold))
 
 
+def in_running_loop() -> bool:
+    """Whether this thread runs an event loop, which must not be blocked."""
+    return _running_loop() is not None
+
+
 def _caller() -> object:
     if _running_loop() is None:
         return _here.caller

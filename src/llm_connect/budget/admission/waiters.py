@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.accounts import Account, Path, hopeless, now_on, opening
 from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts, Demand, PlainDemand
+from llm_connect.budget.admission.callers import in_running_loop
 from llm_connect.budget.admission.refusals import refusal_of
 from llm_connect.errors import BudgetReason, LLMBudgetExceededError, LLMError
 from llm_connect.types.amounts import Amount
@@ -58,6 +59,11 @@ class Waiter:
         """Like `deadline`: when it is too late for a window to open."""
         return self.deadline
 
+    @property
+    def seconds_left(self) -> float:
+        """How long it may wait from now on."""
+        return self.deadline - time.monotonic()
+
     def leave(self) -> Hold | None:
         """The caller goes, with the grant that it has not taken yet, if there is one."""
         hold = self.hold
@@ -86,6 +92,11 @@ class ThreadWaiter(Waiter):
         # Unlike an Event, it can be woken by a finalizer that runs in this very thread while it begins to wait.
         self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
 
+    @property
+    def may_wait(self) -> bool:
+        """False in a thread whose event loop runs: nobody else there could end a hold meanwhile."""
+        return not in_running_loop()
+
     def wait(self, seconds: float) -> None:
         with suppress(queue.Empty):
             self._woken.get(timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX)))
@@ -97,12 +108,14 @@ class ThreadWaiter(Waiter):
 class LoopWaiter(Waiter):
     """A caller that awaits in a task of the running loop; it costs no thread."""
 
+    may_wait = True
+
     def __init__(self, *place: Any, **details: Any) -> None:
         super().__init__(*place, **details)
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] = self._loop.create_future()
 
-    async def wait(self, seconds: float) -> None:
+    async def await_it(self, seconds: float) -> None:
         # Unlike a timeout around the future, it leaves that as it is: one may wait again.
         await asyncio.wait((self._woken,), timeout=seconds)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.engine.runners import adrive, drive
+from llm_connect._flows import adrive, drive
 
 Run = Callable[[Generator[Any, Any, Any]], Any]
 

@@ -1,9 +1,21 @@
-"""The two drivers of the call path: each runs the steps that a flow yields and sends the results back."""
+"""Flows: work that waits, written once without I/O, and its two runners, one for threads and one for tasks.
+
+A flow is a generator. Whenever it has to wait, it yields a step; a runner runs or awaits that step, and sends the
+result back. So what is decided between the steps stands once, for both.
+
+    def reserve_and_send(request):
+        hold = yield from acquire(...)
+        reply = yield Send(request)
+        ...
+
+However a runner ends, its flow has ended by then: what its `finally` blocks must do is done.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
+from types import GeneratorType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -16,7 +28,7 @@ class Step(Protocol):
     async def arun(self) -> Any: ...
 
 
-#: A generator that yields steps to its driver and returns the result.
+#: A generator that yields steps to its runner and returns the result.
 Flow: TypeAlias = Generator[Step, Any, T]
 
 
@@ -26,13 +38,18 @@ def drive(flow: Flow[T]) -> T:
         step = next(flow)
         while True:
             try:
-                result = step.run()
+                # No name here has the result: an interrupted runner must not keep a hold that the flow never got.
+                step = flow.send(step.run())
             except BaseException as error:
+                if _has_ended(flow):
+                    raise
                 step = flow.throw(error)
-            else:
-                step = flow.send(result)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+    except BaseException:
+        # It may have been interrupted between two steps, and then the flow has not been told.
+        flow.close()
+        raise
 
 
 async def adrive(flow: Flow[T]) -> T:
@@ -42,18 +59,25 @@ async def adrive(flow: Flow[T]) -> T:
         step = next(flow)
         while True:
             try:
-                result = await step.arun()
+                step = flow.send(await step.arun())
             except BaseException as error:
+                if _has_ended(flow):
+                    raise
                 outlive(task, error)
                 step = flow.throw(error)
-            else:
-                step = flow.send(result)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
+    except BaseException:
+        flow.close()
+        raise
+
+
+def _has_ended(flow: Flow[Any]) -> bool:
+    return isinstance(flow, GeneratorType) and flow.gi_frame is None
 
 
 def running_task() -> asyncio.Task[Any] | None:
-    """The running task, for a driver to keep while it waits for a step.
+    """The running task, for a runner to keep while it waits for a step.
 
     After a loop was closed, a coroutine of the step may have the last reference to the task (`asyncio.timeout` has
     one). Where the garbage collector closes that coroutine, the task would go first, and close from outside the very
