@@ -241,7 +241,8 @@ def test_an_adapter_without_a_model_has_one_price() -> None:
     tracker = BudgetTracker(total_usd=1, prices={"some": DEAR})
     with pytest.raises(LLMBudgetExceededError) as caught:
         Nameless().execute_prompt("hi", RunConfig(budget_tracker=tracker))
-    assert "completion=...) on the adapter; Price.free() is one, too." in str(caught.value)
+    assert "knows no price of its model." in str(caught.value)
+    assert "completion=...) on the adapter. If the model costs nothing" in str(caught.value)
     adapter = Nameless()
     adapter.price = DEAR
     adapter.execute_prompt("hi", RunConfig(budget_tracker=tracker, model_name="x"))

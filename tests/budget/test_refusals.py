@@ -20,7 +20,7 @@ from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import NOTHING, Amount
 from tests.budget.budget_helpers import PATIENCE, in_thread, refused
 
-HINT = " It is likely to use about 200 tokens: count_tokens= on the adapter tightens its bound."
+HINT = " It will probably use about 200 tokens: count_tokens= on the adapter tightens its bound."
 
 
 def call(tracker: BudgetTracker, adapter: MockLLMAdapter | None = None, **fields: Any) -> LLMBudgetExceededError:
@@ -41,9 +41,9 @@ def test_what_never_fits() -> None:
     with held_elsewhere(tracker, 50):
         error = call(tracker)
     assert str(error) == (
-        "Budget 'budget': a call of up to 500 tokens does not fit even when nothing is running (10 tokens spent and 50 "
-        "tokens held of 300 tokens). What would fit: a limit that is higher by 210 tokens, or a smaller max_tokens or "
-        "a shorter prompt." + HINT
+        "Budget 'budget': a call of up to 500 tokens does not fit, even with nothing in flight (10 tokens spent and 50 "
+        "tokens held of 300 tokens). Raise the limit by 210 tokens, or use a smaller max_tokens or a shorter prompt."
+        + HINT
     )
 
 
@@ -52,14 +52,14 @@ def test_what_does_not_fit_now() -> None:
     tracker = BudgetTracker(700)
     with held_elsewhere(tracker, 600):
         assert str(call(tracker, when_short="refuse")) == (
-            "Budget 'budget': a call of up to 500 tokens does not fit now, and this call does not wait (0 tokens spent "
-            "and 600 tokens held of 700 tokens). Let it wait (max_wait_seconds, and in a running event loop "
-            "async_execute_prompt or areserve)." + HINT
+            "Budget 'budget': a call of up to 500 tokens does not fit now, and must not wait (0 tokens spent and 600 "
+            "tokens held of 700 tokens). Let it wait: set max_wait_seconds, and in a running event loop use "
+            "async_execute_prompt or areserve." + HINT
         )
         assert str(call(tracker, max_wait_seconds=0.01)) == (
-            "Budget 'budget': a call of up to 500 tokens did not fit before the wait was over (0 tokens spent and 600 "
-            "tokens held of 700 tokens). What would fit: a limit that is higher by 400 tokens, or a smaller max_tokens "
-            "or a shorter prompt." + HINT
+            "Budget 'budget': a call of up to 500 tokens did not fit before its wait ended (0 tokens spent and 600 "
+            "tokens held of 700 tokens). Raise the limit by 400 tokens, or use a smaller max_tokens or a shorter "
+            "prompt." + HINT
         )
 
 
@@ -81,9 +81,9 @@ def test_a_wait_for_oneself() -> None:
     tracker = BudgetTracker(1_000)
     with tracker.reserve(600):
         assert str(call(tracker, max_wait_seconds=0.01)) == (
-            "Budget 'budget': a call of up to 500 tokens waited for holds that its own caller kept open (0 tokens "
-            "spent and 600 tokens held of 1,000 tokens). End the outer hold first, or set metered = False on an "
-            "adapter that only wraps another one."
+            "Budget 'budget': a call of up to 500 tokens waited for open holds of its own caller (0 tokens spent and "
+            "600 tokens held of 1,000 tokens). End the outer hold first, or set metered = False on an adapter that "
+            "only wraps another one."
         )
 
 
@@ -92,8 +92,8 @@ def test_a_breach() -> None:
     tracker = BudgetTracker(1_000)
     tracker.record(1_001)
     assert str(call(tracker)).startswith(
-        "Budget 'budget': a call of up to 500 tokens does not fit even when nothing is running (1,001 tokens spent and "
-        "0 tokens held of 1,000 tokens). More is spent than the limit allows: raise it by set_limits, or correct"
+        "Budget 'budget': a call of up to 500 tokens does not fit, even with nothing in flight (1,001 tokens spent and "
+        "0 tokens held of 1,000 tokens). The spend exceeds the limit: raise it with set_limits, or correct"
     )
 
 
@@ -106,10 +106,10 @@ def test_what_is_likely_is_said_of_tokens_only_and_only_when_it_is_less() -> Non
 
     tight = call(BudgetTracker(50), Tight())
     assert (tight.requested, tight.likely) == (100, 100)
-    assert "likely" not in str(tight)
+    assert "probably" not in str(tight)
     dear = call(BudgetTracker(total_usd="0.01"), MockLLMAdapter(price=Price(prompt=100, completion=100)))
     assert (dear.unit, dear.requested, dear.missing, dear.likely) == ("usd", Decimal("0.05"), Decimal("0.04"), None)
-    assert str(dear).endswith(" What would fit: a limit that is higher by 0.04 USD, or fewer calls.")
+    assert str(dear).endswith(" Raise the limit by 0.04 USD, or make fewer calls.")
 
 
 def test_an_unproven_bound() -> None:
@@ -133,10 +133,10 @@ def test_an_unknown_price() -> None:
     assert (error.unit, error.path, error.total, error.spent) == ("usd", "budget", Decimal("0.5"), Decimal("0.2"))
     assert (error.provider, error.model, error.booked, error.reason) == ("MockLLMAdapter", "mock", NOTHING, "unpriced")
     assert str(error) == (
-        "Budget 'budget' limits USD, and no price of 'mock' is known to MockLLMAdapter. Declare it in USD per million "
+        "Budget 'budget' limits USD, and MockLLMAdapter knows no price of 'mock'. Declare it in USD per million "
         "tokens: price=Price(prompt=..., completion=...) on the adapter, or BudgetTracker(prices={'mock': "
-        "Price(prompt=..., completion=...)}); Price.free() is one, too. The providers' list prices come with the extra "
-        "'prices'."
+        "Price(prompt=..., completion=...)}). If the model costs nothing, use Price.free(). The providers' list prices "
+        "come with the extra 'prices'."
     )
 
 

@@ -127,5 +127,5 @@ def test_a_refusal_says_what_the_call_is_likely_to_use() -> None:
     tracker = BudgetTracker(100)
     error = refused(lambda: adapter.execute_prompt("x" * 400, RunConfig(budget_tracker=tracker, max_tokens=20)))
     assert (error.requested, error.likely) == (420, 120)
-    assert "likely to use about 120 tokens: count_tokens= on the adapter" in str(error)
+    assert "will probably use about 120 tokens: count_tokens= on the adapter" in str(error)
     assert refused(lambda: tracker.reserve(101)).likely is None

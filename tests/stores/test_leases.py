@@ -124,7 +124,7 @@ def test_after_a_lost_lease_a_process_goes_on_with_a_new_one(url: str) -> None:
     hold = lost(budget)
     assert not hold.try_dispatch()
     assert refused(hold.dispatch).reason == "lease_lost"
-    assert "Reserve anew" in str(refused(hold.dispatch))
+    assert "Reserve again" in str(refused(hold.dispatch))
     with budget.reserve(100) as again:
         again.dispatch()
         again.settle(60)

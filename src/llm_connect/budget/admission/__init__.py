@@ -1,1 +1,1 @@
-"""Who gets budget, who waits for it, and what is booked: one lock."""
+"""Admission and booking: everything that happens under the one lock of a tree of trackers."""

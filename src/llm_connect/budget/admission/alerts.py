@@ -1,4 +1,4 @@
-"""Thresholds: a callback for the moment in which a part of a budget is spent."""
+"""Thresholds: callbacks for the moment at which a part of a limit is spent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ThresholdCallback: TypeAlias = Callable[[BudgetSnapshot], object]
 
 
 class Threshold:
-    """A part of the limits of one tracker, and whom to tell when it is spent."""
+    """A part of the limits of one tracker, and the callback for the moment at which it is spent."""
 
     def __init__(
         self, tracker: Scope, part: float, callback: ThresholdCallback, snapshot: Callable[[], BudgetSnapshot]
@@ -26,16 +26,16 @@ class Threshold:
             raise LLMConfigurationError("callback must be a function that takes a BudgetSnapshot.")
         self.tracker = tracker
         self.callback = callback
-        #: Reads what the callback gets.
+        #: Returns the argument of the callback.
         self.snapshot = snapshot
-        #: Until the present part of the tracker's window ends after this moment, it has been told.
+        #: The callback does not run again until the present part of the tracker's window ends after this moment.
         self.told_until: float = -math.inf
-        # As it is written: in floating point, 0.07 of 100 is more than 7.
+        # The decimal value as it is written: in floating point, 0.07 of 100 is more than 7.
         self._numerator, self._denominator = Decimal(str(part)).as_integer_ratio()
 
     @property
     def reached(self) -> bool:
-        """Whether that part is spent of any limit, and was not told yet in this window."""
+        """True if that part of any limit is spent, and the callback has not run in this window."""
         window = self.tracker.window
         if window is not None and window.ends_at <= self.told_until:
             return False
@@ -45,7 +45,7 @@ class Threshold:
         )
 
     def rest(self) -> bool:
-        """Be told now; whether that may be again, when all that is spent now has left the window."""
+        """Rest until all present spend has left the window; False without a period, when it never fires again."""
         window = self.tracker.window
         if window is None:
             return False

@@ -1,4 +1,4 @@
-"""What a tracker, its holds and the call path ask of whoever keeps the budget: in memory, or in a store."""
+"""The interface that every budget backend implements, in memory or in a store."""
 
 from __future__ import annotations
 
@@ -24,49 +24,51 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound="Scope")
 
-#: What is left to do: by a function, or that a waiter leaves.
+#: Work that the next operation does: a function to call, or a waiter that leaves.
 Note: TypeAlias = "Callable[[], None] | Waiter"
 
 
 class BudgetGate(Keeper, Protocol):
-    """All that changes or reads what is spent and held in a tree of trackers.
+    """The operations that change or read the figures of a tree of trackers.
 
-    `Gate` decides in memory; a gate of a store gives the same answers for all processes. A tracker's accounts are what
-    its gate knew last; only a gate changes them. Where `worker` is not None, an operation may take as long as I/O
-    does: a coroutine lets the worker do it. All but `arrive`, `end`, `lose` and `work_off` raise LLMStoreError when the
-    store cannot be reached; what ends then is kept, and done when it can.
+    `Gate` decides in memory; the gate of a store gives the same answers to all processes. The accounts of a tracker are
+    the last state that its gate has seen, and only the gate changes them. If `worker` is not None, an operation may
+    take as long as I/O, so a coroutine lets the worker do it. All operations except `arrive`, `end`, `lose` and
+    `work_off` raise LLMStoreError if the store cannot be reached. The gate keeps an `end` of that time, and books it
+    when the store is back.
     """
 
     @property
     def tree(self) -> Tree:
-        """What all scopes of it share."""
+        """The state that all scopes of the tree share."""
         ...
 
     @property
     def most_limit(self) -> int:
-        """The largest limit that it can count."""
+        """The largest limit that the backend can store."""
         ...
 
     @property
     def ledger(self) -> Ledger: ...
     @property
     def clock(self) -> Clock:
-        """By which windows move."""
+        """The clock by which windows move."""
         ...
 
     def raise_owed(self) -> None: ...
 
     @property
     def notes(self) -> deque[Note]:
-        """What is left to do: a function, or a waiter that leaves. The next operation does it."""
+        """The work that the next operation does first."""
         ...
 
     @property
     def journal(self) -> Journal:
-        """What a step is about to change."""
+        """The journal of the present step."""
         ...
 
-    # Admission: `admit`, else `queue`, wait, and `take`, or a note and `work_off`. Then `dispatch`, and one `end`.
+    # Admission: `admit`; if that returns None, `queue`, wait, and `take`. A waiter that gives up leaves by a note and
+    # `work_off`. A granted hold gets `dispatch`, and one `end`.
     def arrive(self) -> int: ...
     def admit(self, tracker: Scope, demand: Demand, facts: CallFacts, replaces: Hold | None = None) -> Hold | None: ...
     def queue(self, waiter: Waiter, *, may_wait: bool) -> None: ...

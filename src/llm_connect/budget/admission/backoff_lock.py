@@ -1,4 +1,4 @@
-"""The lock of a tree of trackers: for what takes microseconds, and for many threads at once."""
+"""The lock of a tree of trackers, for critical sections of microseconds and many threads."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from contextlib import suppress
 from llm_connect import _forks
 from llm_connect.errors import LLMConfigurationError
 
-#: How long a thread stays away from a lock that another one has: longer than any operation under it.
+#: The seconds that a thread sleeps before it tries a taken lock again: longer than any operation under the lock.
 _MOMENT = 50e-6
-#: After so many seconds it looks whether a thread that is no longer in an operation has kept the lock.
+#: The seconds after which a waiting thread checks for an owner that has left its operation and kept the lock.
 _LONG = 0.5
-#: So many looks in a row must agree: a thread that uses the lock again and again is seen without it now and then.
+#: The number of checks in a row that must agree, because a check may hit a busy owner between two of its operations.
 _LOOKS = 100
 _OWNER = re.compile(r"owner=(\d+)")
 _LEFT = (
-    "A thread was interrupted in a place in which Python itself raises nothing, and has kept the lock of this budget: "
-    "only that thread can go on with it."
+    "A thread was interrupted at a point where Python itself raises no exception, and still has the lock of this "
+    "budget: only that thread can go on using the budget."
 )
 
 
 class TreeLock:
-    """A lock for critical sections of microseconds, which are written like this:
+    """A lock for critical sections of microseconds, which have this form:
 
         try:
             if not lock.take(False):
@@ -38,13 +38,14 @@ class TreeLock:
             except BaseException as error:
                 lock.let_go(error)
 
-    An exception that Python raises right after `take`, or in the place of `release`, finds itself within a `try`, and
-    no other thread's lock can be let go. `take` and `release` are functions in C; one in Python could be interrupted
-    before its first line.
+    An exception that Python raises right after `take`, or instead of `release`, is raised inside a `try`, and the code
+    never releases the lock of another thread. `take` and `release` are functions in C; a function in Python could be
+    interrupted before its first line.
 
-    Who finds it taken comes again a moment later, rather than queueing for it. A queue of threads hands on the lock,
-    and with it the interpreter, at every operation: eight threads together were four times as slow as one.
-    It is reentrant, so that a thread that has it is told so by its gate rather than waiting for itself.
+    A thread that finds the lock taken sleeps and tries again, and does not queue for it. Queueing threads hand on the
+    lock, and with it the interpreter, at every operation: measured, eight threads together were four times as slow as
+    one. The lock is reentrant, so a thread that uses the budget within its own operation gets an error from its gate,
+    and does not wait for itself.
     """
 
     __slots__ = ("_generation", "_lock", "owned", "release", "take")
@@ -52,25 +53,25 @@ class TreeLock:
     def __init__(self) -> None:
         self._lock = lock = threading.RLock()
         self._generation = _forks.generation
-        #: Take it; of False, only when it is free, and say whether it was.
+        #: Acquires the lock; with False as argument only if it is free. Returns True if it was acquired.
         self.take: Callable[[bool], bool] = lock.acquire
         self.release: Callable[[], None] = lock.release
-        #: Whether this very thread has it.
+        #: Returns True if this thread has the lock.
         self.owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
 
     def let_go(self, error: BaseException) -> None:
-        """Release it when it was taken, after `release` has raised `error`; raises that, unless it was not taken."""
+        """Release the lock after `release` has raised `error`, and raise that, unless the lock was not taken."""
         with suppress(RuntimeError):
             self.release()
         try:
             if type(error) is not RuntimeError:
                 raise error
         finally:
-            # Its traceback would keep itself by this frame, and with it a hold that nobody gets.
+            # The traceback refers to this frame: the cycle would keep a hold alive that nobody gets.
             del error
 
     def wait(self) -> None:
-        """Take it, however long that lasts. Raises LLMConfigurationError where it was left taken for good."""
+        """Take the lock, however long that lasts. Raises LLMConfigurationError if its owner will never release it."""
         since, looks = time.monotonic(), 0
         while not self.take(False):
             _forks.check(self._generation)
@@ -84,7 +85,7 @@ class TreeLock:
 
     @property
     def left(self) -> bool:
-        """Whether it is taken though no operation goes on: none of its thread is in a function that has it."""
+        """True if the lock is taken although its owner runs no function that uses it."""
         owner = _OWNER.search(repr(self._lock))
         frame = sys._current_frames().get(int(owner[1])) if owner else None
         while frame is not None:
@@ -94,6 +95,6 @@ class TreeLock:
         return owner is not None and owner[1] != "0"
 
     def drop(self) -> None:
-        """Let it go, however often this thread has taken it."""
+        """Release the lock as often as this thread has taken it."""
         while self.owned():
             self.release()

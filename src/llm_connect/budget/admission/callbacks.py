@@ -1,4 +1,4 @@
-"""What goes out to a user's callbacks once the lock is let go: entries to the sink, thresholds that were reached."""
+"""Calls of users' callbacks after the lock is released: entries to the sink, and thresholds."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from typing import Any
 from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.log import Owed, write
 
-_FAILED = "A callback of a budget failed; the call that it is about is not affected."
+_FAILED = "A callback of a budget failed; the LLM call that it was about is not affected."
 
 
 class Outbox:
-    """Calls that are to be made outside of the lock, in the order in which they were put in, one at a time.
+    """A queue of callbacks that run outside of the lock, in order and one at a time.
 
-    A callback that fails is logged, and disturbs nobody's call. One that uses the budget itself is not called
-    again before it is over. A wish to end the program waits for the next call, because raised here it would take away
-    an answer that is paid for.
+    The failure of a callback is logged and affects no LLM call. A callback that uses the budget itself is not entered a
+    second time before it returns. If a callback raises SystemExit or KeyboardInterrupt, the next call raises that:
+    raised here, it would discard an answer that is paid for.
 
-    A call stays here until it is over: after an interruption it may be made again, and is never forgotten. So one that
-    ends by Ctrl-C, too deep a recursion or a lack of memory is made once more, by the next operation.
+    A callback stays in the queue until it has returned, so an interruption may repeat it but never drops it. The next
+    operation repeats a callback once if it ended by Ctrl-C, a RecursionError or a MemoryError.
     """
 
     def __init__(self) -> None:
-        #: What callbacks have raised to end the program.
+        #: SystemExit and KeyboardInterrupt exceptions of callbacks, which the next call raises.
         self.owed: Owed = deque()
-        #: Each with what it is about.
+        #: For each callback: itself, a function that makes its argument, and its subject.
         self.calls: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = deque()
         self._delivering = TreeLock()
-        #: What the call was about that is made once more.
+        #: The subject of the callback that will be repeated.
         self._failed: object = None
 
     def put(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> None:
-        """Let `callback` be called with what `argument` gives then."""
+        """Queue a call of `callback` with the result of `argument`, which is called at that time."""
         self.calls.append((callback, argument, about))
 
     def has(self, about: object) -> bool:
-        """Whether a call about this very thing is to come."""
+        """True if a callback about this object is queued."""
         return any(each is about for _, _, each in list(self.calls))
 
     def deliver(self) -> None:
-        """Make the calls, unless they are being made already: then that goes on until none is left."""
+        """Run all queued callbacks, unless another thread or an outer frame is already doing so."""
         lock = self._delivering
         if lock.owned() and not lock.left:
             return
@@ -62,12 +62,12 @@ class Outbox:
                     lock.let_go(error)
 
     def raise_owed(self) -> None:
-        """Raise what a callback has raised to end the program, each once; nothing is on its way that could be lost."""
+        """Raise a SystemExit or KeyboardInterrupt of a callback, each once, before anything is held or sent."""
         with suppress(IndexError):
             raise self.owed.popleft()
 
     def _call(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> bool:
-        """Make a call; whether it is over, or else is to be made again."""
+        """Run a callback; False if it must be repeated."""
         try:
             callback(argument())
         except BaseException as error:
@@ -76,7 +76,7 @@ class Outbox:
         return True
 
     def _over(self, error: BaseException, about: object) -> bool:
-        """Whether a call is over by `error`: not when that may have come before it began, unless it comes again."""
+        """True if `error` has ended a callback. False, once, if the error may have come before the callback began."""
         again = self._failed is about
         if isinstance(error, SystemExit | KeyboardInterrupt) and not again:
             self.owed.append(error)

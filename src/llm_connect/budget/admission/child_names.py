@@ -1,4 +1,4 @@
-"""The names that the open children of a tracker have, so that no two of them have the same path."""
+"""Names of the open children of a tracker: no two of them get the same path."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from contextlib import suppress
 
 from llm_connect.budget.admission.log import write
 
-#: So many are remembered, for children that are never closed.
+#: The number of names that are remembered, for children that are never closed.
 _MOST = 1_000
 
 
 class ChildNames:
-    """Names of open children: one that is taken gets a number, and the log says so once for each tracker."""
+    """The names of open children. A name in use gets a number, and a warning is logged once for each tracker."""
 
     __slots__ = ("_taken", "_warned")
 
     def __init__(self) -> None:
-        #: By name, something that only its taker has; changed in single steps, which need no lock.
+        #: For each name, an object that only its taker has. Single operations change the dict, so it needs no lock.
         self._taken: dict[str, object] = {}
         self._warned = False
 
     def take(self, name: str, above: str, *, shared: bool) -> str:
-        """The name for a new child of the tracker at this path; one that is shared keeps its name."""
+        """Choose the name of a new child of the tracker at the path `above`; a shared child keeps its name."""
         mine = object()
         if self._taken.setdefault(name, mine) is mine or shared:
             self._forget_oldest()
@@ -35,7 +35,7 @@ class ChildNames:
         return free
 
     def give_back(self, name: str) -> None:
-        """The child of this name is closed."""
+        """Free the name of a closed child."""
         self._taken.pop(name, None)
 
     def _forget_oldest(self) -> None:
@@ -48,8 +48,8 @@ class ChildNames:
             self._warned = True
             write(
                 logging.WARNING,
-                "Budget %r has an open child %r already: each call of child() makes a new ceiling. Share one by "
-                "child(..., join=True), or close it by a with block.",
+                "Budget %r already has an open child %r, and each call of child() makes a new one with limits of its "
+                "own. Share one with child(..., join=True), or close it with a with block.",
                 above,
                 name,
             )

@@ -1,4 +1,4 @@
-"""The clock by which windows move that are not kept elsewhere."""
+"""The default clock of windows."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 
 from llm_connect.budget.accounting.windows import Clock
 
-#: The wall clock.
+#: The wall clock, which tests replace.
 now: Clock = time.time
 
 
 def wall_clock() -> float:
-    """The clock of windows that are not kept elsewhere, whose clock they go by there."""
+    """The clock of windows in memory and in a file; a server has a clock of its own."""
     return now()

@@ -1,4 +1,4 @@
-"""What leaves the windows of a tree of trackers as time goes by."""
+"""Expiry: spend that leaves the windows of a tree of trackers as time passes."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ if TYPE_CHECKING:
 
 
 class Windows:
-    """The windows of one tree of trackers; but for `add` and `due`, its caller holds the lock of the tree."""
+    """The windows of one tree of trackers. Except for `add` and `due`, the caller has the lock of the tree."""
 
     def __init__(self, clock: Clock = wall_clock) -> None:
         self._clock = clock
         self._trackers: deque[weakref.ref[Scope]] = deque()
-        #: Those that were added since the last look.
+        #: Trackers added since the last `roll`.
         self._added: deque[weakref.ref[Scope]] = deque()
         # Between these moments nothing is due.
         self._since = self._until = math.inf
 
     def add(self, tracker: Scope) -> None:
-        """Look after the window of `tracker`, for as long as anybody has it."""
+        """Roll the window of `tracker` from now on, as long as the tracker exists."""
         self._added.append(weakref.ref(tracker))
 
     @property
     def due(self) -> bool:
-        """Whether `roll` has anything to look at."""
+        """True if `roll` has work to do."""
         return bool(self._added) or not self._since <= self._clock() < self._until
 
     @property
     def pause(self) -> float:
-        """Seconds until `roll` has anything to look at."""
+        """The seconds until `roll` has work to do."""
         return 0.0 if self.due else self._until - self._clock()
 
     def look_again(self) -> None:
-        """Others may have changed a window."""
+        """Make the next `roll` look at all windows, because other processes may have changed one."""
         self._since = math.inf
 
     def roll(self, books: Books) -> bool:
-        """Let time go by for all windows; whether anything has left one."""
+        """Move all windows to the present time; True if spend has left one of them."""
         if not self.due:
             return False
         while self._added:
-            # In this order, so that an interruption forgets none; one that it has twice does no harm.
+            # In this order an interruption loses no tracker; a duplicate does no harm.
             self._trackers.append(self._added[0])
             self._added.popleft()
-        # Until all have moved, all are due.
+        # If this is interrupted, all windows stay due.
         self._since, moment = math.inf, self._clock()
         living = self.living()
         left = [self._move(tracker, moment, books) for tracker in living]
@@ -64,7 +64,7 @@ class Windows:
         return any(left)
 
     def living(self) -> list[Scope]:
-        """The trackers that it looks after."""
+        """The trackers with a window that still exist."""
         living = {tracker: ref for ref in self._trackers if (tracker := ref()) is not None}
         self._trackers = deque(living.values())
         return list(living)
@@ -82,6 +82,6 @@ class Windows:
 
 
 def seconds_until_open(tracker: Scope) -> float:
-    """Seconds until the next of what is spent leaves a window of `tracker` or above it; infinite without any."""
+    """The seconds until spend next leaves a window of `tracker` or of one above it; infinite without windows."""
     windows = [each.window for each in tracker.lineage if each.window is not None]
     return min((window.opens_at - window.clock() for window in windows), default=math.inf)

@@ -1,4 +1,4 @@
-"""What a budget says of itself."""
+"""Read-only figures of a budget: spent, held, remaining."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class BudgetFigures(Scope):
-    """A scope with the gate that keeps it, and its figures.
+    """A scope with its gate and its figures.
 
-    Each is read at its own moment; `BudgetTracker.snapshot` reads all at one.
+    Each property is read at its own moment; `BudgetTracker.snapshot` reads all figures at one moment.
     """
 
     gate: BudgetGate
@@ -28,21 +28,24 @@ class BudgetFigures(Scope):
 
     @property
     def spent(self) -> int:
-        """Tokens spent, here and below."""
+        """The tokens spent on this tracker and below it."""
         return self._tokens.spent
 
     @property
     def held(self) -> int:
-        """Tokens that open holds keep, here and below."""
+        """The tokens of open holds on this tracker and below it."""
         return self._tokens.held
 
     @property
     def sliced(self) -> int:
-        """Tokens that open slices below have set aside and neither spent nor held."""
+        """The tokens that open slices below have set aside and neither spent nor held."""
         return self._tokens.sliced
 
     def remaining(self) -> int | None:
-        """Tokens that are neither spent nor held: the least on the path to the root, or None without a limit."""
+        """The tokens that are still free: the smallest remainder up to the root, never below 0; None without a limit.
+
+        `spent`, `held` and slices reduce the remainder.
+        """
         return self._remaining(0)
 
     @property
@@ -52,12 +55,12 @@ class BudgetFigures(Scope):
 
     @property
     def spent_calls(self) -> int:
-        """Requests to providers, but for those that were released."""
+        """The requests sent to providers, except those whose holds were released."""
         return self._calls.spent
 
     @property
     def held_calls(self) -> int:
-        """Calls that open holds keep."""
+        """The calls of open holds on this tracker and below it."""
         return self._calls.held
 
     def remaining_calls(self) -> int | None:
@@ -71,12 +74,12 @@ class BudgetFigures(Scope):
 
     @property
     def spent_usd(self) -> Decimal:
-        """USD spent as far as costs are known."""
+        """The USD spent on this tracker and below it; for a call of unknown cost, the USD that were held."""
         return usd_of(self._usd.spent)
 
     @property
     def held_usd(self) -> Decimal:
-        """USD that open holds keep."""
+        """The USD of open holds on this tracker and below it."""
         return usd_of(self._usd.held)
 
     def remaining_usd(self) -> Decimal | None:
@@ -86,7 +89,7 @@ class BudgetFigures(Scope):
 
     @property
     def breached(self) -> bool:
-        """Whether more is spent than a limit of this tracker allows; while it is, calls are refused."""
+        """True if the spend of this tracker exceeds one of its limits; the tracker then refuses calls."""
         self.gate.tidy()
         return any(account.breached for account in self.own_accounts)
 

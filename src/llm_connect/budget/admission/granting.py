@@ -1,4 +1,4 @@
-"""Granting a hold and giving it back: the change of state that is made under the lock."""
+"""Granting a hold and giving it back: changes of state under the lock."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def grant(keeper: Keeper, tracker: Scope, demand: Demand, facts: CallFacts) -> Hold | None:
-    """A hold for as much of `demand` as fits now, or None."""
+    """A hold for the largest amount of `demand` that fits at present; None if the smallest does not fit."""
     taken = demand.take(tracker.accounts)
     if taken is None:
         return None
     amount, max_tokens = taken
     if max_tokens is None and isinstance(demand, BoundDemand):
-        # Nobody limits what is written.
+        # The request carries no output limit.
         facts = replace(facts, grade="unbounded")
     hold = keeper.hold_type(keeper, tracker, amount, max_tokens, demand, facts)
     journal = tracker.accounts.journal
-    # It is open from here on; whoever finds the intent sees to it that it is not.
+    # The hold is open from here on. An operation that finds the intent undoes that.
     journal.hold = hold
     hold.ended = False
     journal.intent = None
@@ -36,7 +36,7 @@ def grant(keeper: Keeper, tracker: Scope, demand: Demand, facts: CallFacts) -> H
 
 
 def give_back(hold: Hold) -> bool:
-    """Free a hold without an entry in the ledger; False when it has ended."""
+    """Free a hold without a ledger entry; False if it has already ended."""
     if hold.ended:
         return False
     plan, path = Plan(), hold.tracker.accounts
@@ -47,7 +47,7 @@ def give_back(hold: Hold) -> bool:
 
 
 def grow(hold: Hold, factor: LearnedFactor) -> bool:
-    """Let a hold cover what its call may need under `factor`; False when that does not fit now."""
+    """Grow a hold to the bound of its call under `factor`; False if that does not fit at present."""
     lacking = hold.demand.raised(factor).at(hold.max_tokens).minus(hold.bound)
     more = lacking.but(*(max(0, figure) for figure in lacking))
     path = hold.tracker.accounts
@@ -61,5 +61,5 @@ def grow(hold: Hold, factor: LearnedFactor) -> bool:
 
 
 def is_unlimited(hold: Hold) -> bool:
-    """Whether the request of `hold` carries no output limit, because no limit concerned it when it was granted."""
+    """True if the request of `hold` carries no output limit, because no limit applied when it was granted."""
     return hold.max_tokens is None and isinstance(hold.demand, BoundDemand)

@@ -1,4 +1,4 @@
-"""Why a reservation was refused, in figures and in one line that says what would help."""
+"""Errors for refused reservations: their figures, and a line that says what would help."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from llm_connect.errors import (
 )
 from llm_connect.types.amounts import NOTHING, shown, usd_of
 
-#: Those for which no waiting helps.
+#: The reasons for which waiting does not help.
 _NEVER: frozenset[BudgetReason] = frozenset({"never_fits", "closed", "unpriced", "unproven"})
 
 _WHY: dict[BudgetReason, str] = {
-    "never_fits": "does not fit even when nothing is running",
-    "window_full": "does not fit before its wait is over",
-    "wait_expired": "did not fit before the wait was over",
-    "refused": "does not fit now, and this call does not wait",
+    "never_fits": "does not fit, even with nothing in flight",
+    "window_full": "does not fit before its wait ends",
+    "wait_expired": "did not fit before its wait ended",
+    "refused": "does not fit now, and must not wait",
     "closed": "is refused, because the budget is closed",
-    "self_wait": "waited for holds that its own caller kept open",
+    "self_wait": "waited for open holds of its own caller",
     "lease_lost": "was not sent in time: its process lost the lease of its hold",
 }
 
@@ -34,9 +34,9 @@ _WHY: dict[BudgetReason, str] = {
 def refusal_of(
     path: Path, demand: Demand, facts: CallFacts, reason: BudgetReason, about: Account | None = None
 ) -> LLMBudgetExceededError:
-    """The error for a demand on `path`, about this account, else the first that it does not fit on.
+    """The error for a demand on `path`, about the given account, or else about the first one that is short.
 
-    What never fits, but for what leaves windows later, is `window_full`.
+    The reason `never_fits` becomes `window_full` if the demand will fit once spend has left a window.
     """
     needed = demand.smallest
     opens_at = opening(path, needed) or None
@@ -63,7 +63,7 @@ def refusal_of(
 
 
 def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
-    """Raise because a strict budget admits no call whose bound is not proven."""
+    """Raise LLMBudgetNeverFitsError: the budget is strict, and the bound of the call is not proven."""
     account = path.levels[0][0]
     _refuse(
         account,
@@ -93,7 +93,7 @@ def _kind(reason: BudgetReason) -> type[LLMBudgetExceededError]:
 
 
 def _retry_after(path: Path, reason: BudgetReason, opens_at: float | None) -> float | None:
-    """Seconds after which the call is worth another try, where that is known."""
+    """The seconds after which another try may succeed; None if unknown."""
     if reason == "lease_lost":
         return 0.0
     return None if opens_at is None or reason in _NEVER else max(0.0, opens_at - now_on(path))
@@ -101,13 +101,13 @@ def _retry_after(path: Path, reason: BudgetReason, opens_at: float | None) -> fl
 
 def _unproven(facts: CallFacts) -> str:
     if facts.manual:
-        return f"what is to be reserved is {facts.grade}: say grade='proven' if nothing more can be used"
+        return f"the reservation is {facts.grade}: pass grade='proven' if the call cannot use more"
     bound = f"the bound of {facts.model!r} at {facts.adapter} is {facts.grade}"
     return f"{bound}: use a model and an endpoint whose bounds are proven"
 
 
 def limits_usd(path: Path) -> bool:
-    """Whether an account of `path` limits USD; written out, because every reservation asks."""
+    """True if an account of `path` limits USD; a plain loop is fast, and every reservation runs it."""
     for account in path.units[USD]:  # noqa: SIM110
         if account.limit is not None:
             return True
@@ -115,7 +115,7 @@ def limits_usd(path: Path) -> bool:
 
 
 def refuse_unpriced(path: Path, facts: CallFacts) -> None:
-    """Raise when an account of `path` limits USD: nothing is known of what the call may cost."""
+    """Raise LLMBudgetNeverFitsError if an account of `path` limits USD, because the call has no known price."""
     for account in path.units[USD]:
         if account.limit is not None:
             _refuse(account, facts, "unpriced", _unpriced(account, facts))
@@ -126,24 +126,25 @@ def _unpriced(account: Account, facts: CallFacts) -> str:
     if facts.manual:
         of = "this reservation" if facts.model is None else repr(facts.model)
         return (
-            f"Budget {account.path!r} limits USD, and no price of {of} is known. Give the reservation a price in USD "
-            f"per million tokens, price={price}, or the USD to hold, usd=...; or name a model that has a list price, "
-            "model=... (list prices come with the extra 'prices')."
+            f"Budget {account.path!r} limits USD, and no price of {of} is known. Pass a price in USD per million "
+            f"tokens, price={price}, or the USD to hold, usd=...; or name a model that has a list price, model=... "
+            "(list prices come with the extra 'prices')."
         )
     by_model = "" if facts.model is None else f", or BudgetTracker(prices={{{facts.model!r}: {price}}})"
+    model = "its model" if facts.model is None else repr(facts.model)
     return (
-        f"Budget {account.path!r} limits USD, and no price of {facts.model!r} is known to {facts.adapter}. "
-        f"Declare it in USD per million tokens: price={price} on the adapter{by_model}; Price.free() is one, too. "
-        "The providers' list prices come with the extra 'prices'."
+        f"Budget {account.path!r} limits USD, and {facts.adapter} knows no price of {model}. "
+        f"Declare it in USD per million tokens: price={price} on the adapter{by_model}. If the model costs nothing, "
+        "use Price.free(). The providers' list prices come with the extra 'prices'."
     )
 
 
-#: The place of money in an `Amount`.
+#: The index of USD in an `Amount`.
 USD = 2
 
 
 def _figure(account: Account, value: int) -> int | Decimal:
-    """A figure in the unit that users speak: USD as Decimal."""
+    """A figure in the unit that users see: USD as Decimal."""
     return usd_of(value) if account.unit == "usd" else value
 
 
@@ -172,23 +173,23 @@ def _message(account: Account, reason: BudgetReason, requested: int, likely: int
     line = f"{line}. {_advice(account, reason, requested, opens_at)}"
     if likely is None or likely >= requested or reason in ("closed", "self_wait"):
         return line
-    return f"{line} It is likely to use about {shown(unit, likely)}: count_tokens= on the adapter tightens its bound."
+    return f"{line} It will probably use about {shown(unit, likely)}: count_tokens= on the adapter tightens its bound."
 
 
 def _advice(account: Account, reason: BudgetReason, requested: int, opens_at: float | None) -> str:
     if reason == "window_full" and opens_at is not None:
         missing = shown(account.unit, _missing(account, reason, requested))
-        return f"There is room again at {describe_moment(opens_at)}: come again then, or raise the limit by {missing}."
+        return f"There is room again at {describe_moment(opens_at)}: retry then, or raise the limit by {missing}."
     if account.breached and reason == "never_fits":
-        return "More is spent than the limit allows: raise it by set_limits, or correct what was presumed."
+        return "The spend exceeds the limit: raise it with set_limits, or correct presumed entries."
     if reason == "closed":
         return "Use the parent's budget, or open another child."
     if reason == "self_wait":
         return "End the outer hold first, or set metered = False on an adapter that only wraps another one."
     if reason == "lease_lost":
-        return "Reserve anew, and open the budget with a longer lease_seconds if this process is often held up so long."
+        return "Reserve again, and open the budget with a longer lease_seconds if this process often stalls so long."
     if reason == "refused":
-        return "Let it wait (max_wait_seconds, and in a running event loop async_execute_prompt or areserve)."
+        return "Let it wait: set max_wait_seconds, and in a running event loop use async_execute_prompt or areserve."
     missing = shown(account.unit, _missing(account, reason, requested))
-    smaller = "a smaller max_tokens or a shorter prompt" if account.unit == "tokens" else "fewer calls"
-    return f"What would fit: a limit that is higher by {missing}, or {smaller}."
+    smaller = "use a smaller max_tokens or a shorter prompt" if account.unit == "tokens" else "make fewer calls"
+    return f"Raise the limit by {missing}, or {smaller}."

@@ -1,4 +1,4 @@
-"""What a user's own reservation asks for: graded and priced by the rules that an adapter's call has."""
+"""Reservations by users: validated, graded and priced by the same rules as calls of adapters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from llm_connect.types.amounts import MOST
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
 
-#: Says what a model costs by a list of prices, given the adapter's name, if one was said, and the model's.
+#: Returns the list price of a model, given the name of its adapter (None: not given) and its own name.
 PriceList: TypeAlias = Callable[[str | None, str], Price | None]
-#: Those that the layer above knows, which puts them here.
+#: The price lists in use; the engine adds them, because the budget must not import them.
 price_lists: list[PriceList] = []
 
-#: The facts of a plain number of tokens: nobody has proven it.
+#: The facts of a plain number of tokens, which is an estimate.
 _PLAIN = CallFacts(grade="estimated", manual=True)
 _tuple = tuple.__new__
 
@@ -40,9 +40,9 @@ def asked(
     grade: Grade | None,
     labels: Mapping[str, str] | None,
 ) -> tuple[Demand, CallFacts]:
-    """What a reservation asks for, and what is remembered of it.
+    """The demand of a reservation, and its metadata for the ledger.
 
-    Raises LLMConfigurationError for what cannot be meant, LLMBudgetExceededError where a price or a proof is missing.
+    Raises LLMConfigurationError for invalid arguments, and LLMBudgetExceededError if a price or a proof is missing.
     """
     path = tracker.accounts
     if (
@@ -95,7 +95,7 @@ def _checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _known_price(tracker: Scope, adapter: str | None, model: str | None) -> Price | None:
-    """The price that the budget declares, else under a limit in USD that of a list."""
+    """The price that the budget declares; else, under a limit in USD, the list price."""
     if model is None:
         return None
     declared = tracker.prices.get(model)
@@ -126,8 +126,8 @@ def _check(
         raise LLMConfigurationError(f"grade must be 'proven', 'estimated' or 'unbounded', not {grade!r}.")
     if bound is None:
         if clamp_floor is not None:
-            raise LLMConfigurationError("clamp_floor needs a bound, whose max_tokens becomes what is free.")
+            raise LLMConfigurationError("clamp_floor needs a bound: pass bound=, whose max_tokens may shrink.")
     elif not isinstance(bound, Bound):
         raise LLMConfigurationError(f"bound must be a Bound, not {type(bound).__name__}.")
     elif (tokens, calls, usd, grade) != (0, 1, None, None):
-        raise LLMConfigurationError("A bound says tokens, calls and grade itself: leave them out, and usd too.")
+        raise LLMConfigurationError("bound already has tokens, calls and a grade: leave these out, and usd as well.")

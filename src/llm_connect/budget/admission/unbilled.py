@@ -1,9 +1,9 @@
-"""Exceptions that prove that the request of a hold is not billed: a provider has refused it, or it was never sent.
+"""Exceptions that prove that the request of a hold is not billed: a provider refused it, or it was never sent.
 
-Anything may fail in the block of a hold after the provider has answered: saving the answer, a tool, another budget. An
-exception of those is of another request, whatever its status is, and so is every `LLMError`, because the adapters have
-holds of their own. So only what the SDK of a provider raises is believed, and what an HTTP client raises right under
-it. All are told by the names of their modules, because the core imports no SDK.
+Anything may fail in the block of a hold after the provider has answered: saving the answer, a tool, another budget. The
+exceptions of such code are about other requests, whatever their status, and so is every `LLMError`, because adapters
+have their own holds. So only two kinds of exception count as proof: those of a provider's SDK, and those of an HTTP
+client that the SDK has called. Their modules' names identify them, because the core imports no SDK.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 
 _SDKS = ("openai.", "anthropic.", "google.genai.")
 _CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "aiohttp"})
-#: Raised by these clients before the first byte of a request is written.
+#: Exceptions that these clients raise before they write the first byte of a request.
 _BEFORE_SENDING = frozenset(
     {"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ClientConnectorError"}
 )
-#: By which openai and anthropic say in each request how often they have sent it before.
+#: The header by which openai and anthropic state in each request how often they have sent it before.
 _RETRIES = "x-stainless-retry-count"
 
 
 def not_billed(error: BaseException | None) -> bool:
-    """Whether `error` proves that the one request of a hold costs nothing: a reply of 3xx or 4xx, or no connection.
+    """True if `error` proves that the one request of a hold costs nothing: a reply of 3xx or 4xx, or no connection.
 
-    An SDK that has tried more than once says nothing of the tries before the last one.
+    If an SDK has tried more than once, its error is no proof, because it only describes the last try.
     """
     if error is None or _tried_before(error):
         return False
@@ -41,14 +41,14 @@ def _is_sdk(module: str) -> bool:
 
 
 def _refused(error: BaseException) -> bool:
-    """Whether the SDK's exception carries a reply of 3xx or 4xx."""
+    """True if the SDK's exception carries a reply of 3xx or 4xx."""
     reply = getattr(error, "response", None)
     status = getattr(reply, "status_code", getattr(reply, "status", None))
     return type(status) is int and 300 <= status < 500
 
 
 def _never_sent(error: BaseException | None) -> bool:
-    """Whether an HTTP client has made no connection."""
+    """True if `error` shows that an HTTP client made no connection."""
     return _is_of_client(error) and any(kind.__name__ in _BEFORE_SENDING for kind in type(error).__mro__)
 
 
@@ -57,15 +57,15 @@ def _is_of_client(error: BaseException | None) -> bool:
 
 
 def _caller_of_client(error: BaseException) -> str:
-    """The module that has called the HTTP client which raised `error`."""
+    """The module that called the HTTP client that raised `error`."""
     modules = (module for module, _ in _frames(error))
     return ["", *takewhile(lambda module: module.partition(".")[0] not in _CLIENTS, modules)][-1]
 
 
 def _tried_before(error: BaseException) -> bool:
-    """Whether the request may have been sent before: the SDK, or tenacity for it, counts its tries, or has caught one.
+    """True if the request may have been sent before: the SDK or its tenacity has counted a try, or caught an error.
 
-    google-genai tries again inside the handler of what its HTTP client has raised.
+    google-genai retries inside the handler for the exception of its HTTP client.
     """
     if _retries(error) not in (None, "0"):
         return True
@@ -76,7 +76,7 @@ def _tried_before(error: BaseException) -> bool:
 
 
 def _caught(error: BaseException) -> Iterator[BaseException]:
-    """What an SDK had caught when it raised `error`."""
+    """The exceptions that an SDK was handling when it raised `error`."""
     caught = error.__context__
     while caught is not None:
         if _is_sdk(next((module for module, _ in _frames(caught)), "")):
@@ -85,7 +85,7 @@ def _caught(error: BaseException) -> Iterator[BaseException]:
 
 
 def _frames(error: BaseException) -> Iterator[tuple[str, FrameType]]:
-    """The frames that `error` has passed, outermost first, each with its module."""
+    """The frames of the traceback of `error`, outermost first, each with the name of its module."""
     for frame, _ in walk_tb(error.__traceback__):
         yield str(frame.f_globals.get("__name__")), frame
 
@@ -94,13 +94,13 @@ def _retries(error: Any) -> str | None:
     for holder in (getattr(error, "response", None), error):
         headers = getattr(_attribute(holder, "request"), "headers", None)
         if headers is not None:
-            told = headers.get(_RETRIES)
-            return told if isinstance(told, str) else None
+            count = headers.get(_RETRIES)
+            return count if isinstance(count, str) else None
     return None
 
 
 def _attribute(holder: Any, name: str) -> Any:
-    """httpx raises where an error or a reply has no request."""
+    """An attribute, or None; httpx raises RuntimeError if an error or a reply has no request."""
     try:
         return getattr(holder, name, None)
     except RuntimeError:
