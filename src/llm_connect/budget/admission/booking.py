@@ -1,46 +1,46 @@
 """Booking: how an attempt ends, what its end changes in the books, and why an unknown outcome counts as spent.
 
 A provider bills requests, not the answers that arrive here. In between, much can go wrong: a timeout, a cancelled task,
-a broken connection, a 5xx reply, a killed process. Afterwards nobody here knows whether the provider went on and what
-it billed. The hold of such an attempt must end all the same, and each of three simple answers is wrong.
+a broken connection, a 5xx reply, a killed process. Afterwards the library cannot know whether the provider went on, and
+what it billed. The hold of such an attempt must end all the same, and each of three simple answers is wrong.
 
-- Release it, as `finally: release()` does. Cancel a hundred calls and the books show nothing, while the provider may
-  bill a hundred answers. Retries after timeouts then pass any limit.
-- Book what was seen, such as the text of a stream up to its break. That proves nothing: a provider may write on after
-  the connection is closed, and bill all of it.
+- Release it, as `finally: release()` does. Cancel a hundred calls, and the books show nothing, while the provider may
+  bill a hundred answers. Retries after timeouts then exceed any limit.
+- Book the part that arrived, such as the text of a stream up to its break. That proves nothing: a provider may go on
+  generating after the connection is closed, and bill all of it.
 - Always book the bound. Then an attempt that never left this machine counts as spent, and calls that fit are refused.
 
 So the line is drawn where the first byte of the request leaves. `Hold.dispatch` marks it, just before that byte. A hold
 ends exactly once, in one of three ways.
 
-- *Released*: it costs nothing, and there is proof. Nothing was sent (adapters see whether the first byte left,
-  `engine/response_headers.py`), or a complete reply has come that is not billed, such as a 4xx (`unbilled.py`, and the
-  error table of each protocol). The entry has the amount zero.
-- *Settled*: the actual usage is known. It is booked in full, also when it is more than the hold.
-- *Presumed*: the request was sent and its outcome is unknown. The whole bound is booked, since the call costs no more
-  than that if the bound is right. The entry is an open presumption until `correct` books the difference in a further
-  entry. No entry is ever changed, so the entries always add up to `spent`.
+- *Released*: there is proof that it costs nothing. Nothing was sent (adapters see whether the first byte left,
+  `engine/response_headers.py`), or a complete reply that is not billed has arrived, such as a 4xx (`unbilled.py`, and
+  the error table of each protocol). The entry has the amount zero.
+- *Settled*: the actual usage is known. It is booked in full, even if it exceeds the hold.
+- *Presumed*: the request was sent and its outcome is unknown. The whole bound is booked, because the call costs no more
+  than that if the bound is right. The entry is an open presumption until `correct` books the difference in another
+  entry. No entry ever changes, so the entries always add up to `spent`.
 
-`BudgetTracker(on_unknown="release")` releases in the third case, too, and gives the guarantee up. Ending a hold again
+`BudgetTracker(on_unknown="release")` also releases in the third case, and gives up the guarantee. Ending a hold again
 changes nothing, so the first end counts: by the adapter, by the `with` block, or by the finalizer.
 
 The order matters on both sides of `dispatch`.
 
-- The mark must be made before the byte leaves. If a process died between the byte and a later mark, its request would
-  count as never sent. In memory the mark is one attribute. In a store it is a commit, since other processes read it
-  when they end the holds of a process that died (`stores/leases.py`).
+- The mark must precede the byte. If a process died between the byte and a later mark, its request would count as never
+  sent. In memory the mark is one attribute. In a store it is a commit, because other processes read it when they end
+  the holds of a process that died (`stores/leases.py`).
 - Time passes between the grant and `dispatch`. Meanwhile another call may cost more than its hold, a `record` or a
-  correction may be booked, a limit may be lowered, or an overrun may teach that the bounds of this model are too low
-  (`accounting/calibration.py`). Each of these sets `surprised`. From then on `dispatch` looks again under the lock. If
-  a limit is breached, or the bound has risen and the difference does not fit, the hold is released and the attempt
-  reserves once more. While nothing has surprised the books, every grant still fits, and `dispatch` needs no lock.
+  correction may be booked, a limit may be lowered, or an overrun may raise the bounds of this model
+  (`accounting/calibration.py`). Each of these sets `surprised`. From then on `dispatch` checks the hold again under the
+  lock. If a limit is breached, or the bound has risen and the difference does not fit, the hold is released and the
+  attempt reserves again. As long as `surprised` is not set, every grant still fits, and `dispatch` needs no lock.
 
-An end changes `held` and `spent` on every level of the path, the hold, the ledger and its totals, what was learned, and
-the outbox of callbacks. `Books.end` does that by hand for a plain end, because every call pays for it, and by a `Plan`
-for the others. If either is interrupted, the next operation completes it (`journal.py`).
+An end changes `held` and `spent` on every level of the path, the hold, the ledger and its totals, the learned factors,
+and the outbox of callbacks. `Books.end` makes these changes one by one for a plain end, because every call pays for
+them, and uses a `Plan` for the others. If either is interrupted, the next operation completes it (`journal.py`).
 
 Accounting systems call this a two-phase transfer, with the ends post and void (TigerBeetle), and card payments call it
-authorization and capture. There a pending amount that nobody claims expires unpaid. Here it expires as paid, because
+authorization and capture. There, a pending amount that nobody claims expires unpaid. Here it expires as paid, because
 the provider already has the request.
 """
 
@@ -66,17 +66,17 @@ from llm_connect.types.amounts import NOTHING, Amount
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
 
-#: Takes every entry of the ledger, in order.
+#: A function that receives every ledger entry, in order.
 Sink: TypeAlias = Callable[[LedgerEntry], object]
 
 
 class Books:
-    """Makes the entries of a tree of trackers; its caller holds the lock of the tree."""
+    """Makes the ledger entries of a tree of trackers; the caller has the lock of the tree."""
 
     def __init__(self, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
         self.learned: Learned = Learned()
-        #: Whether anything was ever booked beyond a hold, or a limit changed: else no limit can be passed, and no bound
-        #: was too low.
+        #: True once spend was booked beyond a hold, a limit changed, or bounds were raised. Until then every granted
+        #: hold still fits and covers its call.
         self.surprised: bool = False
         self._ledger = ledger
         self._lines, self._kinds = ledger.lines, ledger.kinds
@@ -84,14 +84,14 @@ class Books:
         self._sink = sink
         self._ids = itertools.count(1)
         self._presumed: dict[int, Hold] = {}
-        #: Entries that were settled, are in the ledger, and were corrected.
+        #: The ids of settled entries that were corrected, as long as the ledger keeps them.
         self._amended: set[int] = set()
         self._thresholds: list[Threshold] = []
 
     def end(self, hold: Hold, ending: Ending) -> bool:
-        """Book what became of a hold, and free it; whether that has taught anything of its adapter and model.
+        """Book a hold's outcome and free it. True if the bounds of its adapter and model were recalibrated.
 
-        Written out, because every call does it; what is not as it mostly is, goes by a plan.
+        Every call pays for this method, so it makes the changes of a plain end directly; other ends use a plan.
         """
         outcome, amount, _, _, _, model = ending
         facts, tracker = hold.facts, hold.tracker
@@ -164,7 +164,7 @@ class Books:
         posting: Any,
         lesson: Lesson | None,
     ) -> None:
-        """The end of a hold but for the figures."""
+        """Plan the end of a hold, except for the figures of the accounts."""
         plan.set(hold, "ending", ending)
         plan.set(hold, "entry_id", entry_id)
         plan.set(hold, "ended_at", ended_at)
@@ -201,7 +201,10 @@ class Books:
         return self._carry_out(plan, tracker, entry)
 
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
-        """Book the difference between what was presumed or settled and what it came to; None when it cannot be."""
+        """Book the difference between a presumed or settled entry and its actual figures.
+
+        None if the entry is neither presumed nor settled, is already corrected, or no longer kept.
+        """
         hold = self._presumed.get(entry_id) or self._settled(entry_id)
         if hold is None:
             return None
@@ -238,16 +241,16 @@ class Books:
         return self._carry_out(plan, tracker, entry, NOTHING.minus(presumed))
 
     def _settled(self, entry_id: int) -> Hold | None:
-        """What was settled by this entry, if the ledger still has it and it was not corrected before."""
+        """The hold that this entry has settled; None if the ledger no longer keeps it, or it is already corrected."""
         hold = self._hold_of(entry_id)
         return None if hold is None or hold.ending.outcome != "settled" or entry_id in self._amended else hold
 
     def _hold_of(self, entry_id: int) -> Hold | None:
-        """The hold whose end is this entry, while the ledger keeps it."""
+        """The hold whose end made this entry; None if the ledger no longer keeps it."""
         return next((line for line in self._lines if isinstance(line, Hold) and line.entry_id == entry_id), None)
 
     def _carry_out(self, plan: Plan, tracker: Scope, entry: LedgerEntry, presumed: Amount = NOTHING) -> LedgerEntry:
-        """Make the changes of `plan`, which are what `entry` of `tracker` says; so much more of it is presumed."""
+        """Carry out `plan`, whose changes `entry` of `tracker` describes, and post the entry."""
         kind = (entry.tracker, entry.adapter, entry.model)
         plan.set(self, "surprised", True)
         plan.then(self._ledger.post, entry, self._ledger.posting(kind, entry.labels, entry.amount))
@@ -256,7 +259,7 @@ class Books:
         return entry
 
     def expire(self, plan: Plan, tracker: Scope, spent: Amount, presumed: Amount) -> None:
-        """Take off what `tracker` has spent what has left its window; those above keep it."""
+        """Plan to subtract spend that has left the window of `tracker`; the trackers above keep it."""
         accounts.expire(plan, tracker.own_accounts, spent, presumed)
         if spent != NOTHING:
             self._shift(plan, tracker.path, NOTHING.minus(spent))
@@ -264,28 +267,29 @@ class Books:
                 self._shift(plan, above.path, spent)
 
     def _follow(self, plan: Plan, hold: Hold, difference: Amount, presumed: Amount) -> None:
-        """Let a correction of what was booked, or `presumed`, for `hold` count in the windows in which that counts.
+        """Plan that a correction of `hold` counts in the same windows as the booking that it corrects.
 
-        Where it has left, the correction leaves at once, so that no window shows less, or more, than was spent in it.
+        If that booking has left a window, the correction leaves it at once, so that every window shows exactly the
+        spend in it.
         """
         for tracker in hold.tracker.lineage:
             if tracker.window is not None and not tracker.window.amend(plan, hold.entry_id, difference, presumed):
                 self.expire(plan, tracker, difference, NOTHING.minus(presumed))
 
     def number(self) -> int:
-        """A number above the ids of all entries, and not above those that follow."""
+        """An id above all past entries, and below all future ones."""
         return next(self._ids)
 
     def watch(self, threshold: Threshold) -> None:
-        """Tell of a threshold once it is reached, which may be now."""
+        """Fire `threshold` once it is reached, which may be at once."""
         self._thresholds.append(threshold)
         self.look_at_thresholds()
 
     def look_at_thresholds(self) -> None:
-        """Put those that are reached into the outbox, each once, or once in each window."""
+        """Put the callbacks of reached thresholds into the outbox, once each, or once in each window."""
         reached = [threshold for threshold in self._thresholds if threshold.reached]
         for threshold in reached:
-            # After an interruption it may be in there already.
+            # After an interruption the outbox may already have it.
             if not self._outbox.has(threshold):
                 self._outbox.put(threshold.callback, threshold.snapshot, threshold)
             if not threshold.rest():
@@ -313,7 +317,7 @@ class Books:
             self.look_at_thresholds()
 
     def _better(self, hold: Hold, actual: Amount, nano_usd: int | None) -> Lesson | None:
-        """What a correction says of the bound of its call, in the place of what the call itself had taught."""
+        """The lesson of a correction about the bound of its call, which replaces the lesson of the call itself."""
         key, ending = hold.facts.key, hold.ending
         settled = Used(ending.amount.tokens, ending.amount.calls, ending.nano_usd, ending.usage, hold.max_tokens)
         wrong = ending.outcome == "settled" and not hold.demand.seen(settled).within
@@ -343,7 +347,7 @@ def _ended(
     posting: Any,
     lesson: Lesson | None,
 ) -> Plan:
-    """What is left to do of the end of a hold."""
+    """A plan for the rest of an interrupted end of a hold."""
     plan = Plan()
     accounts.booked(plan, hold.tracker.accounts, hold.bound, ending.amount)
     books._plan_end(plan, hold, ending, entry_id, ended_at, posting, lesson)

@@ -1,4 +1,7 @@
-"""Who makes a call, and which open holds are its own: it passes those who wait for these, and is told of them."""
+"""The open holds of the current task or thread.
+
+A caller may overtake waiters that its own holds block, and the error after a wait for its own holds says so.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from contextvars import ContextVar
 
 from llm_connect.budget.admission.holds import Hold
 
-#: Beyond so many, ended ones are looked for: in lots, since that costs as much as taking one.
+#: Above this number of holds, ended ones are removed: in batches, because one removal costs as much as one hold.
 _FEW = 32
 _running_loop = asyncio._get_running_loop
 
 
 class _Caller:
-    """Stands for one thread: unlike its number, nothing else ever will."""
+    """An identity for one thread: unlike the id of a thread, it is never reused."""
 
     __slots__ = ("__weakref__",)
 
@@ -29,12 +32,12 @@ _here = _Here()
 
 
 class _Own:
-    """The holds that one caller has taken itself and that may still be open; weak, so that a lost one is noticed."""
+    """The holds of one caller that may still be open; the references are weak, so that a lost hold is noticed."""
 
     __slots__ = ("caller", "most", "refs")
 
     def __init__(self, caller: object) -> None:
-        #: The task, or what stands for the thread; weak, since their contexts hold this.
+        #: The task, or the `_Caller` of the thread; weak, because their contexts refer to this object.
         self.caller = weakref.ref(caller)
         self.refs: list[weakref.ref[Hold]] = []
         self.most = _FEW
@@ -49,9 +52,9 @@ _own: ContextVar[_Own | None] = ContextVar("llm_connect_own_holds", default=None
 
 
 def own_holds() -> tuple[Hold, ...]:
-    """The open holds that this task, or this thread outside of a loop, has taken itself.
+    """The open holds that this task, or this thread outside of a loop, has reserved itself.
 
-    A task that inherits the context of another one is not that caller: the other may end its hold meanwhile.
+    A task inherits the context of the task that started it, but not its holds: the other task may end them meanwhile.
     """
     own = _own.get()
     if own is None or own.caller() is not _caller():
@@ -60,7 +63,7 @@ def own_holds() -> tuple[Hold, ...]:
 
 
 def remember_own(hold: Hold) -> None:
-    """Count `hold` among the caller's own."""
+    """Add `hold` to the holds of the current task or thread."""
     own = _own.get()
     caller = _here.caller if _running_loop() is None else _caller()
     if own is None or own.caller() is not caller:

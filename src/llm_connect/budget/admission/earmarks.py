@@ -1,4 +1,4 @@
-"""Slices: children whose limits are set aside from their parent while they are open."""
+"""Slices: children that set their limits aside from their parent while they are open."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class Slices:
-    """The open slices of a tree of trackers; its caller holds the lock of the tree."""
+    """The open slices of a tree of trackers; the caller has the lock of the tree."""
 
     def __init__(self) -> None:
         self.opened: list[Scope] = []
 
     def open(self, child: Scope) -> bool:
-        """Set the limits of `child` aside above it; False, and nothing has changed, when they do not fit there now."""
+        """Set the limits of `child` aside above it; if they do not fit, change nothing and return False."""
         assert child.parent is not None
         size = limits_of(child)
         if not accounts.fits(child.parent.accounts, size):
@@ -34,7 +34,7 @@ class Slices:
         return True
 
     def close(self, tracker: Scope) -> None:
-        """Close `tracker`, and give back what the slices at it and below have not used: the innermost first."""
+        """Close `tracker`, and return the unused rest of its slice and of those below it, the innermost first."""
         plan = Plan()
         plan.set(tracker, "closed_itself", True)
         closed = [child for child in self.opened if tracker in child.lineage]
@@ -48,5 +48,5 @@ class Slices:
 
 
 def limits_of(child: Scope) -> Amount:
-    """What is set aside for a slice: its limits, and nothing of a unit that it does not limit."""
+    """The amount to set aside for a slice: its limits, and 0 of each unit without a limit."""
     return Amount(*(account.limit or 0 for account in child.own_accounts))

@@ -1,38 +1,38 @@
-"""A hold: budget set aside for one attempt until its outcome is known. And how a hold ends that nobody ends.
+"""Holds: budget that is reserved for one attempt until its outcome is known, and the end of holds that are lost.
 
-Nobody else can spend what an open hold keeps, so every hold must end, also when its owner forgets it: an exception
-leaves the code between `reserve` and `settle`, a task is dropped with its event loop, a `return` skips the last line.
-When the last reference to a hold goes, the library has to end it: release it if nothing was sent, presume it if
-something was. Only a finalizer learns of this moment, and a finalizer is a hard place to write code.
+No other call can spend an open hold, so every hold must end, even when its owner forgets it: an exception leaves the
+code between `reserve` and `settle`, a task is dropped with its event loop, a `return` skips the last line. When the
+last reference to a hold goes, the library has to end it: release it if nothing was sent, presume it if something was.
+Only a finalizer learns of this moment, and a finalizer is a hard place to write code.
 
-- It runs between any two steps of any thread, also while that thread has the lock of the same tree and has changed
+- It runs between any two steps of any thread, even while that thread has the lock of the same tree and has changed
   half of its figures. The lock is reentrant, so a finalizer that took it would see those figures and book on them.
 - It runs while its thread has any other lock, of the logging module or of a connection pool. If it waits for a lock
-  whose owner waits for that thread, both wait for ever.
+  whose owner waits for that thread, they deadlock.
 - It runs in a forked child, on a copy of the budget, and while the interpreter shuts down.
 - It can be interrupted like any other Python code. If Ctrl-C arrives before the first line of a `__del__`, Python
   prints the exception, drops it, and never calls that `__del__` again. The hold would stay open for ever.
 - `weakref.finalize` has the same problems, and costs each call an entry in a registry.
 
-So the finalizer does one thing only: it leaves a note, and the next operation does the work.
+So the finalizer only leaves a note, and the next operation does the work.
 
 1. `OpenHold.__del__` appends the hold to `lost`. It is the method `append` of a deque, inside an `lru_cache` of size
    zero. Such a cache stores nothing; it is there because it binds to its instance, as a method must and `append` does
    not. Both are code in C, so no signal handler runs before it is done, and it waits for no lock of ours. The hold is
    reachable again afterwards, which PEP 442 allows.
-2. Every operation on a budget begins with a look at `lost` (`gather_lost`). It hands each hold to the gate of its own
-   budget, as a note. The hold stays in `lost` until that note is written, and the note stays in `Gate.notes` until it
-   is done. An interruption in between only repeats a step, and a hold that has ended ignores a second end.
+2. Every operation on a budget begins with `gather_lost`, which hands each lost hold to the gate of its own budget, as a
+   note. The hold stays in `lost` until that note is written, and the note stays in `Gate.notes` until it is done. An
+   interruption in between only repeats a step, and a hold that has ended ignores a second end.
 3. An operation does all notes before its own work. So neither a figure that somebody reads nor a new call counts a lost
-   hold. A caller that already waits learns of it by the next operation of any thread, or else when its wait is over:
-   then it looks once more, and is let in if it fits.
+   hold. A caller that already waits profits from the next operation of any thread. If there is none, it checks once
+   more at the end of its wait, and is admitted if it fits.
 
 A hold that is booked becomes a plain `Hold`, which has no finalizer, so the usual case pays nothing when it goes.
 
-The same notes serve all that must not be lost on the way to the lock: `Hold.__exit__`, whose own code may be
-interrupted, an end inside a signal handler, and a waiter that leaves (`acquire.py`). In a forked child nobody does the
-notes on holds of its parent. A hold in a store has a finalizer in Python (`stores/holds.py`); if that is interrupted,
-the hold ends with the lease of its process.
+The same notes protect everything else that must reach the lock: `Hold.__exit__`, whose own code may be interrupted, an
+end inside a signal handler, and a waiter that leaves (`acquire.py`). A forked child never does the notes about its
+parent's holds. A hold in a store has a finalizer in Python (`stores/holds.py`); if that is interrupted, the hold ends
+with the lease of its process.
 
 The documentation of `object.__del__` warns of the first two points: it can be invoked while any code runs, in any
 thread, and may deadlock if it needs a lock.
@@ -70,7 +70,7 @@ State: TypeAlias = Literal["reserved", "dispatched", "ended"]
 
 
 class Ending(NamedTuple):
-    """How a hold has ended: what is booked, and what is known of the call."""
+    """The end of a hold: the amount to book, and the known facts about the call."""
 
     outcome: Outcome
     amount: Amount
@@ -84,20 +84,20 @@ class Ending(NamedTuple):
 _tuple = tuple.__new__
 
 RELEASED = Ending("released", NOTHING)
-#: What stands for the ending of a hold that is open, or was given back without an entry.
+#: The `ending` of a hold that is open, or was given back without an entry.
 NO_ENDING = RELEASED
 
 
 class Worker(Protocol):
-    """Does the operations of a gate that does I/O, so that no event loop is blocked by them."""
+    """Runs the operations of a gate that does I/O, so that they block no event loop."""
 
     async def run(self, operation: Callable[..., T], *args: Any) -> T:
-        """What `operation` comes to, in order with all others. Cancelled, it is not begun, or its hold given back."""
+        """Run `operation`, in order with all others. If cancelled, it does not start, or its hold is given back."""
         ...
 
 
 class Keeper(Protocol):
-    """Who keeps the budget of a hold, and decides what becomes of it: the part of a `BudgetGate` that it asks."""
+    """The part of a `BudgetGate` that a hold uses: it decides about dispatch and end."""
 
     @property
     def worker(self) -> Worker | None: ...
@@ -107,7 +107,7 @@ class Keeper(Protocol):
     def on_unknown(self) -> str: ...
     @property
     def owed(self) -> Owed:
-        """What log handlers have raised to end the program; the next call raises it."""
+        """SystemExit and KeyboardInterrupt exceptions of log handlers, which the next call raises."""
         ...
 
     def dispatch(self, hold: Hold) -> bool: ...
@@ -117,19 +117,23 @@ class Keeper(Protocol):
 
 
 class Hold:
-    """Budget set aside for one call, on a tracker and all its ancestors; made by `BudgetTracker.reserve`.
+    """Budget reserved for one call, on a tracker and all above it; made by `BudgetTracker.reserve`.
 
         with tracker.reserve(1_500) as hold:
             hold.dispatch()
             reply = client.responses.create(model=model, input=text, max_output_tokens=1_000)
             hold.settle(reply.usage.total_tokens)
 
-    Call `dispatch` just before the first byte of the request leaves. A hold ends once: by `settle` with what the call
-    really used, by `release` when nothing was sent or the provider charges nothing, or by `presume`, which books
-    all of it because the outcome is not known. Ending it again changes nothing. Leaving the `with` block without
-    an end releases what was not dispatched and presumes what was; so does losing the last reference to it. An exception
-    of the SDK of openai, anthropic or google-genai which says that the one request of the hold is not billed (a reply
-    of 3xx or 4xx, no connection) releases it; settle before you do anything else with that SDK.
+    Call `dispatch` just before the first byte of the request leaves. Then end the hold: with `settle` and the actual
+    usage, with `release` if nothing was sent or the provider charges nothing, or with `presume`, which books the whole
+    bound, if the outcome is unknown.
+
+    Guaranteed: a hold ends exactly once, and ending it again changes nothing. If the `with` block or the last reference
+    ends without an end of the hold, a dispatched hold is presumed and any other is released. If an exception of the SDK
+    of openai, anthropic or google-genai leaves the block and proves that the one request of the hold is not billed (a
+    reply of 3xx or 4xx, or no connection), the hold is released.
+
+    Not guaranteed: which request such an exception is about. Settle before you do anything else with that SDK.
     """
 
     __slots__ = (
@@ -158,36 +162,36 @@ class Hold:
         demand: Demand,
         facts: CallFacts,
     ) -> None:
-        #: It decides what becomes of the hold.
+        #: The gate that decides about the hold.
         self.keeper: Keeper = keeper
         self.tracker: Scope = tracker
-        #: What is held.
+        #: The amount that is held.
         self.bound: Amount = bound
-        #: The output limit that the bound assumes, and that the request must carry; None when it assumes none.
+        #: The output limit that the bound assumes and the request must carry, in tokens; None if it assumes none.
         self.max_tokens: int | None = max_tokens
         self.dispatched: bool = False
-        #: Until it is granted, it is as good as ended.
+        #: True until the hold is granted, and again after its end.
         self.ended: bool = True
         self.demand: Demand = demand
         self.facts: CallFacts = facts
         self.reserved_at: float = time.time()
-        #: The id of its entry in the ledger, which says how and when it has ended; 0 while there is none.
+        #: The id of its ledger entry; 0 before its end, and for a hold that was given back without an entry.
         self.entry_id: int = 0
         self.ending: Ending = NO_ENDING
         self.ended_at: float = 0.0
-        #: Under which the provider knows the request, as far as that is known.
+        #: The provider's id of the request; None if unknown.
         self.request_id: str | None = None
 
     @property
     def state(self) -> State:
-        """Whether it is reserved, dispatched, or ended."""
+        """The state of the hold: "reserved", "dispatched" or "ended"."""
         if self.ended:
             return "ended"
         return "dispatched" if self.dispatched else "reserved"
 
     @property
     def entry(self) -> LedgerEntry | None:
-        """The line of the ledger, once the hold has ended."""
+        """The ledger entry of the hold; None before its end."""
         if not self.entry_id:
             return None
         facts, ending = self.facts, self.ending
@@ -211,29 +215,29 @@ class Hold:
 
     @property
     def amount(self) -> Amount:
-        """What the hold came to; nothing before its end."""
+        """The amount that its end has booked; 0 before its end."""
         return self.ending.amount
 
     @property
     def model(self) -> str | None:
-        """The model that has answered, else the one that was asked."""
+        """The model that answered, or else the model that was requested."""
         return self.ending.model or self.facts.model
 
     def dispatch(self) -> None:
-        """Say that the request is about to be sent: from here on an unknown outcome counts as spent.
+        """Mark the request as about to be sent: from now on an unknown outcome counts as spent.
 
-        Raises LLMConfigurationError when the hold has ended, and LLMBudgetExceededError when it was given back: by
-        an overrun more is spent by now than a limit allows.
+        Raises LLMConfigurationError if the hold has ended, and LLMBudgetExceededError if it no longer fits, because of
+        an overrun or a lower limit in the meantime; then the hold is released.
         """
         if not self.keeper.dispatch(self):
             raise self.given_back()
 
     def try_dispatch(self) -> bool:
-        """Like `dispatch`; False when the hold was given back, and has to be reserved anew."""
+        """Like `dispatch`, but returns False if the hold no longer fits; then the caller must reserve again."""
         return self.keeper.dispatch(self)
 
     async def adispatch(self) -> None:
-        """Like `dispatch`; of a budget in a store it is written without blocking the event loop."""
+        """Like `dispatch`, for a coroutine: writing to a store does not block the event loop."""
         if not await self.atry_dispatch():
             raise self.given_back()
 
@@ -243,7 +247,7 @@ class Hold:
         return self.try_dispatch() if worker is None else await worker.run(self.try_dispatch)
 
     def given_back(self) -> LLMError:
-        """Why the hold was given back before it was dispatched."""
+        """The error for a hold that was released because it no longer fits."""
         path, needed = self.tracker.accounts, self.demand.smallest
         never = hopeless(path, needed)
         error = refusal_of(path, self.demand, self.facts, "refused" if never is None else "never_fits", never)
@@ -251,7 +255,7 @@ class Hold:
         return error
 
     def booked(self) -> None:
-        """Return once its end is in the ledger: in a running event loop, a store's worker sees to that."""
+        """Wait until the end of the hold is in the ledger; in a running event loop the store's worker books it."""
         if self.keeper.worker is not None:
             self.keeper.flush()
 
@@ -271,20 +275,26 @@ class Hold:
         cost_source: str | None = None,
         model: str | None = None,
     ) -> None:
-        """Book what the call used and free the rest.
+        """Book the actual usage of the call, and free the rest of the hold.
 
-        tokens: input and output together; else those of `usage`; else what was held.
-        usd: else what `price` makes of tokens and usage, for a reservation of your own that has one; else what was held
-            counts as spent, since the cost is not known.
+            hold.settle(usage=Usage(prompt_tokens=900, completion_tokens=240), model="gpt-4.1-mini")
 
-        More than was held is booked in full. Raises LLMConfigurationError for figures that are none, and for a model
-        that is no text; any `cost_source` is kept as text.
+        tokens: input and output together; by default the total of `usage`, or else the tokens that were held.
+        calls: the number of requests; by default the calls that were held.
+        usd: the cost. By default a reservation by a user that has a price computes it from tokens and usage; for any
+            other hold the cost is unknown, and the USD that were held count as spent.
+        cost_source: the origin of `usd`, kept as text. model: the model that answered.
+
+        Overruns are booked in full. A figure above 10^15 tokens, or a million USD, is not plausible: then the bound is
+        presumed.
+
+        Raises LLMConfigurationError for an invalid figure, and for a model that is not text.
         """
         if usage is not None:
             if self.facts.manual:
                 check_usage(usage)
             tokens = usage.total_tokens if tokens is None else tokens
-        # Almost always they are plain text, or not said.
+        # In almost every call they are ASCII text or None.
         if cost_source is not None and not (type(cost_source) is str and cost_source.isascii()):
             cost_source = encodable(str(cost_source))
         if model is not None and not (type(model) is str and model.isascii()):
@@ -297,10 +307,10 @@ class Hold:
         nano_usd = None if usd is None else actual[2]
         price = self.facts.price
         if usd is None and price is not None and self.facts.manual and tokens is not None and max(actual) <= MOST:
-            nano_usd, cost_source = _reckoned(price, actual, usage), price.source
+            nano_usd, cost_source = _cost(price, actual, usage), price.source
             actual = actual.but(None, None, nano_usd)
         if max(actual) > MOST:
-            # No store could count the sum of a few of them.
+            # A store could not add up several such figures.
             figures = {"path": self.tracker.path, "provider": self.facts.adapter, "model": self.model}
             tell(IMPLAUSIBLE, self.keeper.owed, **figures, most=f"{MOST:,}")
             self.presume()
@@ -311,17 +321,17 @@ class Hold:
             tell_of_end(OVERRUN, self, ending)
 
     def release(self) -> None:
-        """Free all of it: nothing was sent, or the provider charges nothing for its reply."""
+        """Free the whole hold and book nothing: nothing was sent, or the provider charges nothing."""
         self.keeper.end(self, RELEASED)
 
     def presume(self) -> None:
-        """Book all of it, since the outcome is not known; `BudgetTracker.correct` amends it later."""
+        """Book the whole bound, because the outcome is unknown; `BudgetTracker.correct` can amend that later."""
         self._end(Ending("presumed", self.bound))
 
     def end_unsettled(self) -> None:
-        """Release what was not dispatched, presume what was; nothing when it has ended.
+        """End an open hold: presume it if it was dispatched, else release it. A no-op if it has ended.
 
-        With `BudgetTracker(on_unknown="release")`, what was dispatched is released as well.
+        `BudgetTracker(on_unknown="release")` releases a dispatched hold as well.
         """
         if not self.ended:
             self._end(self._unsettled())
@@ -331,7 +341,7 @@ class Hold:
         tell_of_end(PRESUMED, self, ending)
 
     def _unsettled(self) -> Ending:
-        """How it ends when nobody says how."""
+        """The ending of a hold that its owner has not ended."""
         presumed = self.dispatched and self.keeper.on_unknown == "presume"
         return Ending("presumed", self.bound) if presumed else RELEASED
 
@@ -342,12 +352,12 @@ class Hold:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            # Of several requests only the last one is known to cost nothing.
+            # An exception proves nothing about earlier requests of the same hold.
             if not self.ended and self.bound[1] <= 1 and not_billed(error):
                 self.release()
             self.end_unsettled()
         except BaseException:
-            # Nobody may have it any more, nor let it go: the next operation ends it.
+            # The hold may be unreachable, or never be collected: the next operation ends it.
             lost.append(self)
             raise
 
@@ -358,7 +368,7 @@ class Hold:
         return self
 
     def __reduce__(self) -> Any:
-        """Raise TypeError, as its tracker does: in another process it would be a second budget."""
+        """Raise TypeError, like its tracker: in another process the hold would be a second budget."""
         return self.tracker.__reduce__()
 
     def __repr__(self) -> str:
@@ -366,7 +376,7 @@ class Hold:
 
 
 def tell_of_end(event: Event, hold: Hold, ending: Ending) -> None:
-    """Log that `ending` has ended `hold`, if it has, and books what the event is about."""
+    """Log `event` if `ending` is the one that has ended `hold`, and it books an amount."""
     if hold.ending is not ending or ending.outcome == "released":
         return
     tell(
@@ -384,22 +394,22 @@ def tell_of_end(event: Event, hold: Hold, ending: Ending) -> None:
     )
 
 
-def _reckoned(price: Price, actual: Amount, usage: Usage | None) -> int:
-    """Nano-USD by the price: part by part where the usage says the parts, else at its dearest rate."""
+def _cost(price: Price, actual: Amount, usage: Usage | None) -> int:
+    """The cost in nano-USD: each part of the usage at its own rate, or else all tokens at the highest rate."""
     if usage is None or usage.estimated or usage.total_tokens > MOST:
         return price.dearest(actual.tokens, actual.calls)
     return nano_usd_of("cost", price.of(usage, actual.calls))
 
 
-#: Holds that may be open and that nobody has any more; whichever operation comes next ends them.
+#: Holds that may be open although no code refers to them any more; the next operation ends them.
 lost: deque[Hold] = deque()
 
 
 class OpenHold(Hold):
-    """A hold in memory until its end, when it becomes a `Hold`.
+    """An open hold in memory; at its end it becomes a `Hold`.
 
-    Its finalizer is a function in C, as exact books need (see `journal.py`): no exception keeps it from being called
-    or done. It may run in a process that was forked, or while its thread has any lock; so it only leaves a note.
+    Its finalizer is a function in C, so no exception can keep it from running or completing. It may run in a forked
+    process, or while its thread has any lock, so it only leaves a note.
     """
 
     __slots__ = ()
@@ -407,12 +417,12 @@ class OpenHold(Hold):
 
 
 def gather_lost() -> None:
-    """Hand the holds that are lost to their gates, whose next operation ends them."""
+    """Hand the lost holds to their gates, whose next operation ends them."""
     while lost:
         with suppress(IndexError, ValueError):
-            # Another thread may do the same. Noted twice, it ends once.
+            # Another thread may do the same; two notes end a hold once.
             hold = lost[0]
-            # One that was interrupted while it was made has nothing yet.
+            # If its constructor was interrupted, it has no attributes yet.
             if not getattr(hold, "ended", True):
                 hold.keeper.lose(hold, hold._unsettled())
             lost.remove(hold)

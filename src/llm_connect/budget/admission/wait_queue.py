@@ -1,4 +1,4 @@
-"""The line of those who wait for budget: who is let in, and who is refused, when something has changed."""
+"""FIFO queue of callers waiting for budget: admits or refuses them when capacity changes."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from llm_connect.types.amounts import NOTHING, Amount
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
 
-#: How long a grant that came at the end of the wait is left to its caller.
+#: The least time that a caller has to take its grant, even one that came at the end of its wait.
 _TAKING_SECONDS = 1.0
 
 
 class Line:
-    """Waiters of one tree of trackers, and what has become of them; its caller holds the lock of the tree."""
+    """The waiters of one tree of trackers, with their grants and refusals; the caller has the lock of the tree."""
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        #: Those that have a grant or a refusal and are to be woken once the lock is let go.
+        #: Waiters with a grant or a refusal, to be woken after the lock is released.
         self.ready: deque[Waiter] = deque()
-        #: Whether anybody waits, here or in another process.
+        #: True if a caller waits, in this process or another one.
         self.busy: bool = False
-        #: Whether anybody waits here.
+        #: True if a caller waits in this process.
         self.busy_here: bool = False
-        #: Grants that may have to be reclaimed, by the moment in which they would be.
+        #: A heap of grants that their callers have not taken yet, by the time at which they are reclaimed.
         self.untaken: list[tuple[float, int, Waiter]] = []
         self._queues = Queues()
         self._blocked: set[Account] = set()
-        #: What is set aside during a scan for those that other processes will let in.
+        #: Waiters of other processes for which a scan has set their amounts aside.
         self._kept: list[RemoteWaiter] = []
 
     def join(self, waiter: Waiter) -> None:
-        """Let `waiter` stand in line, or refuse it when nothing can help it."""
+        """Add `waiter` to the queue, or refuse it if it can never fit in time."""
         reason = _obstacle(waiter)
         if reason is not None:
             self._refuse(waiter, reason)
@@ -53,50 +53,50 @@ class Line:
             self.scan()
 
     def end_wait(self, waiter: Waiter, reason: BudgetReason) -> None:
-        """Refuse `waiter`, if it still waits; the reason of a wait for its own holds alone is `self_wait`."""
+        """Refuse `waiter` if it still waits; the reason is `self_wait` if only its own holds are in the way."""
         if waiter.waiting:
             by_itself = reason == "wait_expired" and _waits_for_itself(waiter)
             self._refuse(waiter, "self_wait" if by_itself else reason)
             self.scan()
 
     def leave(self, waiter: Waiter) -> None:
-        """Let a caller go that no longer waits: a grant that it has not taken goes back."""
+        """Remove a caller that gives up, and give back a grant that it has not taken."""
         if waiter.hold is not None:
             give_back(waiter.hold)
         waiter.leave()
         self.scan()
 
     def close(self) -> None:
-        """Refuse those whose tracker is closed."""
+        """Refuse the waiters whose tracker is closed."""
         for waiter in list(self._queues):
             if waiter.tracker.closed:
                 self._refuse(waiter, "closed")
         self.scan()
 
     def see(self, remote: Iterable[RemoteWaiter]) -> None:
-        """Let these, too, keep their places."""
+        """Add waiters of other processes, which keep their places here."""
         for waiter in remote:
             self._queues.add(waiter)
         self._look_who_waits()
 
     def first(self, number: int) -> list[Waiter]:
-        """Those of this process behind whom others wait: so many at most, in order of arrival."""
+        """The first waiters of this process's groups; at most `number`, in order of arrival."""
         return self._queues.first(number) if self.busy else []
 
     def waiting_on(self, tracker: Scope) -> int:
-        """How many wait in this process on `tracker` or below it."""
+        """The number of callers in this process that wait on `tracker` or below it."""
         here = (waiter for waiter in self._queues if not isinstance(waiter, RemoteWaiter))
         return sum(tracker in waiter.tracker.lineage for waiter in here)
 
     def raise_demands(self, key: Key, factor: LearnedFactor | None) -> None:
-        """Let the waiting calls of one adapter and model ask for as much as was learned of them."""
+        """Raise the demands of the waiting calls of one adapter and model by a learned factor."""
         for waiter in self._queues:
             if waiter.facts.key == key:
                 waiter.demand = waiter.demand.raised(factor)
         self._queues.rebuild()
 
     def reclaim(self) -> None:
-        """Take back the grants whose callers have not come in time."""
+        """Take back the grants that their callers have not taken in time."""
         while self.untaken and (self.untaken[0][2].gone or self.untaken[0][0] <= time.monotonic()):
             waiter = heapq.heappop(self.untaken)[2]
             if not waiter.gone:
@@ -104,18 +104,18 @@ class Line:
                 self.leave(waiter)
 
     def repair(self) -> None:
-        """Put everything in order after an interruption, by what the waiters themselves say."""
+        """Rebuild the queue after an interruption from the attributes of the waiters."""
         self._kept.clear()
         self._queues.rebuild()
         decided = [waiter for waiter in self._queues.members if not waiter.waiting]
-        told = set(self.ready)
-        self.ready.extend(waiter for waiter in decided if waiter not in told)
+        ready = set(self.ready)
+        self.ready.extend(waiter for waiter in decided if waiter not in ready)
         self.untaken = [_untaken(waiter) for waiter in decided if waiter.hold is not None]
         heapq.heapify(self.untaken)
         self.scan()
 
     def scan(self) -> None:
-        """Let in, in order of arrival, all that fit now; refuse those that nothing can help any more."""
+        """Admit the waiters that fit at present, in order of arrival; refuse those that can no longer fit."""
         if self._queues:
             self._blocked.clear()
             for waiter in self._queues.hopeless():
@@ -145,13 +145,13 @@ class Line:
             heapq.heappush(self.untaken, _untaken(waiter))
             self.ready.append(waiter)
         elif waiter.deadline + _TAKING_SECONDS < time.monotonic():
-            # Its event loop stands still, and must not keep others waiting.
+            # Its event loop is blocked, and must not block other callers.
             self._refuse(waiter, "wait_expired")
         else:
             self._blocked.update(short(waiter.tracker.accounts, waiter.demand.smallest))
 
     def _keep_place(self, waiter: RemoteWaiter) -> None:
-        """What a caller in another process is about to get is not given to others during this scan."""
+        """Keep the amount that a caller of another process will get from all later callers during this scan."""
         path, amount = waiter.tracker.accounts, waiter.demand.smallest
         if waiter.deadline <= time.monotonic():
             waiter.leave()
@@ -173,9 +173,9 @@ class Line:
         path.journal.carry_out(plan)
 
     def _may_pass(self, waiter: Waiter) -> bool:
-        """Whether no earlier waiter is short of what this one needs.
+        """True if no earlier waiter blocks an account that this one needs.
 
-        A caller passes one that waits for the caller's own hold: behind it, both would wait for ever.
+        A caller may overtake a waiter that its own hold blocks; behind it, both would deadlock.
         """
         if not self._blocked:
             return True
@@ -186,18 +186,18 @@ class Line:
 
 
 def _untaken(waiter: Waiter) -> tuple[float, int, Waiter]:
-    """When the grant of `waiter` is to be reclaimed."""
+    """The entry of `waiter` in the heap of untaken grants, beginning with the time at which its grant is reclaimed."""
     return max(waiter.deadline, time.monotonic() + _TAKING_SECONDS), waiter.arrival, waiter
 
 
 def _obstacle(waiter: Waiter) -> BudgetReason | None:
-    """What stands against a waiter however many other holds end, and whatever leaves a window in time."""
+    """The reason why a waiter can never be admitted in time; None if it can."""
     if waiter.tracker.closed:
         return "closed"
     return "never_fits" if doomed(waiter) else None
 
 
 def _waits_for_itself(waiter: Waiter) -> bool:
-    """Whether nothing stands in its way by now but open holds that it has taken itself."""
+    """True if only open holds of its own caller are in the way of `waiter`."""
     lacking = short(waiter.tracker.accounts, waiter.demand.smallest)
     return bool(lacking) and all(0 < account.held <= waiter.own_on(account) for account in lacking)

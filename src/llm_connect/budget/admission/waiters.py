@@ -1,4 +1,4 @@
-"""Callers that wait for budget: in a thread, or in a task of an event loop."""
+"""Waiters: callers that wait for budget in a thread, in a task, or in another process."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Waiter:
-    """One call in the queue: its demand, its place, and what became of it.
+    """One call in the queue: its demand, its arrival number, and its grant or refusal.
 
-    `hold` and `error` are set under the lock of the tree, at most one of them; `wake` is called outside of it.
+    At most one of `hold` and `error` is set, under the lock of the tree; `wake` is called outside of the lock.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Waiter:
         self.demand = demand
         self.facts = facts
         self.arrival = arrival
-        #: Moment on the monotonic clock after which the wait is over.
+        #: The moment on the monotonic clock at which the wait ends.
         self.deadline = deadline
-        #: Open holds of the caller itself, which cannot end while it waits.
+        #: Open holds that the caller has reserved itself, and cannot end while it waits.
         self.own: tuple[Hold, ...] = own
         self.hold: Hold | None = None
         self.error: LLMError | None = None
@@ -56,29 +56,29 @@ class Waiter:
 
     @property
     def patient_until(self) -> float:
-        """Like `deadline`: when it is too late for a window to open."""
+        """The moment by which a window must open to help this waiter."""
         return self.deadline
 
     @property
     def seconds_left(self) -> float:
-        """How long it may wait from now on."""
+        """The seconds that it may still wait."""
         return self.deadline - time.monotonic()
 
     def leave(self) -> Hold | None:
-        """The caller goes, with the grant that it has not taken yet, if there is one."""
+        """Mark the caller as gone, and return the hold that was granted to it, if there is one."""
         hold = self.hold
         self.hold, self.own, self.gone = None, (), True
         return hold
 
     def own_on(self, account: Account) -> int:
-        """How much of what `account` holds is held by the caller itself."""
-        place = account.index
+        """The part of the held figure of `account` that belongs to the caller's own holds."""
+        unit = account.index
         return sum(
-            hold.bound[place] for hold in self.own if not hold.ended and account in hold.tracker.accounts.units[place]
+            hold.bound[unit] for hold in self.own if not hold.ended and account in hold.tracker.accounts.units[unit]
         )
 
     def wake(self) -> None:
-        """Let the caller go on; may raise when the caller cannot be reached any more."""
+        """Wake the caller; raises an exception if the caller can no longer be reached."""
 
     def __lt__(self, other: Waiter) -> bool:
         return self.arrival < other.arrival
@@ -89,12 +89,12 @@ class ThreadWaiter(Waiter):
 
     def __init__(self, *place: Any, **details: Any) -> None:
         super().__init__(*place, **details)
-        # Unlike an Event, it can be woken by a finalizer that runs in this very thread while it begins to wait.
+        # Unlike Event, SimpleQueue is reentrant: a finalizer in this thread may wake it mid-wait.
         self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     @property
     def may_wait(self) -> bool:
-        """False in a thread whose event loop runs: nobody else there could end a hold meanwhile."""
+        """False in a thread with a running event loop: a wait would block the calls that free budget."""
         return not in_running_loop()
 
     def wait(self, seconds: float) -> None:
@@ -106,7 +106,7 @@ class ThreadWaiter(Waiter):
 
 
 class LoopWaiter(Waiter):
-    """A caller that awaits in a task of the running loop; it costs no thread."""
+    """A caller that awaits in a task of the running loop, without a thread."""
 
     may_wait = True
 
@@ -116,7 +116,7 @@ class LoopWaiter(Waiter):
         self._woken: asyncio.Future[None] = self._loop.create_future()
 
     async def await_it(self, seconds: float) -> None:
-        # Unlike a timeout around the future, it leaves that as it is: one may wait again.
+        # Unlike a timeout around the future, `wait` does not cancel it, so the task can wait again.
         await asyncio.wait((self._woken,), timeout=seconds)
 
     def wake(self) -> None:
@@ -128,24 +128,24 @@ class LoopWaiter(Waiter):
 
 
 class RemoteWaiter(Waiter):
-    """A caller that waits in another process, as a store says. It is let in there; here it keeps its place in line."""
+    """A caller in another process, as the store reports it. That process admits it; here it only keeps its place."""
 
     def __init__(self, tracker: Scope, amount: Amount, *, arrival: int, deadline: float) -> None:
         super().__init__(tracker, PlainDemand(*amount), NO_FACTS, arrival=arrival, deadline=deadline, own=())
 
     @property
     def patient_until(self) -> float:
-        """For ever: how long it waits its own process knows, `deadline` is when that is to say so again."""
+        """Infinite: only its own process knows when the wait ends; by `deadline` that process must report it again."""
         return math.inf
 
 
 def doomed(waiter: Waiter) -> bool:
-    """Whether `waiter` would not fit in time though all holds and slices ended."""
+    """True if `waiter` would not fit in time even if all holds and slices ended."""
     return not fits_by(waiter.patient_until, waiter.tracker.accounts, waiter.demand.smallest)
 
 
 def fits_by(deadline: float, path: Path, amount: Amount) -> bool:
-    """Whether `amount` fits by `deadline` on the monotonic clock, if all holds and slices end by then."""
+    """True if `amount` fits by `deadline` on the monotonic clock, given that all holds and slices end by then."""
     if hopeless(path, amount) is None:
         return True
     opens_at = opening(path, amount)
@@ -153,6 +153,6 @@ def fits_by(deadline: float, path: Path, amount: Amount) -> bool:
 
 
 def refusal(waiter: Waiter, reason: BudgetReason) -> LLMBudgetExceededError:
-    """The error for `waiter`, about the first account that stops it."""
+    """The error for a refused `waiter`, about the first account that stops it."""
     path, needed = waiter.tracker.accounts, waiter.demand.smallest
     return refusal_of(path, waiter.demand, waiter.facts, reason, hopeless(path, needed))
