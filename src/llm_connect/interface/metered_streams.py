@@ -1,7 +1,7 @@
-"""Metering of streams that an adapter writes itself, knowing nothing of budgets: one hold around one stream.
+"""Metering of streams of adapters that do not know about budgets: one hold around one stream.
 
-As with `execute_prompt`, every class that writes `stream_prompt` or `async_stream_prompt` is metered, unless that class
-says `metered = False`. The response of the stream settles the hold; a stream that is left early is booked at its bound.
+As with `execute_prompt`, every class that defines `stream_prompt` or `async_stream_prompt` is metered, unless it sets
+`metered = False`. The response of the stream settles the hold; a stream that is left early is booked at its bound.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Written = Callable[..., Any]
 
 
 def install(cls: type[object]) -> None:
-    """Meter the streams that `cls` itself writes."""
+    """Meter the streams that `cls` itself defines."""
     written = vars(cls)
     if not written.get("metered", True):
         return
@@ -50,7 +50,7 @@ def _ametered(method: Written) -> Written:
 
 
 class MeteredStream:
-    """The source of a stream around one that an adapter has written."""
+    """The source of a metered stream, around the stream of an adapter."""
 
     def __init__(self, method: Written, adapter: Metered, prompt: Any, config: RunConfig | None) -> None:
         self._method = method

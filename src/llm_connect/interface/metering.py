@@ -1,9 +1,9 @@
-"""Metering of adapters that know nothing of budgets: one hold around one call.
+"""Metering of adapters that do not know about budgets: one hold around one call.
 
-Every class that writes `execute_prompt` is metered, unless that class says `metered = False`. The hold covers
-`bound`, the config that the method gets has the output limit that the hold assumes, and `response.usage` settles it.
-When a metered call reaches another metered call of the same adapter, as with `super().execute_prompt(...)` or an async
-form that calls the sync one, the inner call takes over: its hold replaces the outer one, so nothing is counted twice.
+Every class that defines `execute_prompt` is metered, unless it sets `metered = False`. The hold covers `bound`, the
+method gets a config with the output limit that the hold assumes, and `response.usage` settles the hold. If a metered
+call reaches another metered call of the same adapter, as with `super().execute_prompt(...)` or an async form that calls
+the sync one, the inner hold replaces the outer one, so nothing counts twice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ AsyncExecute = Callable[..., Awaitable[LLMResponse]]
 
 
 def install(cls: type[object]) -> None:
-    """Meter the methods that `cls` itself writes."""
+    """Meter the methods that `cls` itself defines."""
     written = vars(cls)
     if not written.get("metered", True):
         return
@@ -46,8 +46,10 @@ def install(cls: type[object]) -> None:
 
 
 async def execute_in_thread(adapter: Metered, prompt: Any, config: RunConfig | None) -> LLMResponse:
-    """The async form of an adapter that only has a sync one: budget is waited for in the task, the call runs in a
-    worker thread. A cancelled caller keeps a thread from starting; one that has started ends its own hold.
+    """Run the sync method of an adapter for a coroutine: the task waits for budget, a worker thread makes the call.
+
+    Cancelling the task keeps a thread that has not started yet from making the call; a started thread ends its own
+    hold.
     """
     method = getattr(type(adapter).execute_prompt, "unmetered", None)
     terms = None if method is None else Terms.of(adapter, prompt, config)
@@ -103,7 +105,7 @@ def _ametered(method: AsyncExecute) -> AsyncExecute:
 
 
 def dispatch(terms: Terms) -> Hold:
-    """A dispatched hold; one that was given back before that is reserved anew."""
+    """Reserve and dispatch; reserve again if the hold was revoked in between."""
     while True:
         hold = admit(terms.tracker, terms.demand, terms.facts, **terms.queueing)
         if hold.try_dispatch():
@@ -120,14 +122,14 @@ async def adispatch(terms: Terms) -> Hold:
 
 @contextmanager
 def _attempt(adapter: Metered, hold: Hold) -> Iterator[None]:
-    """From dispatch to end: whatever leaves the block, the hold has ended."""
+    """The time from dispatch to end: after the block the hold has ended, and calls inside may replace it."""
     with ends(hold), while_running(adapter, hold):
         yield
 
 
 @contextmanager
 def ends(hold: Hold) -> Iterator[None]:
-    """Whatever leaves the block, `hold`, which is the caller's own, has ended."""
+    """Guarantee that `hold` has ended after the block, and count it as a hold of the caller inside."""
     remember_own(hold)
     try:
         yield
@@ -140,7 +142,7 @@ def ends(hold: Hold) -> Iterator[None]:
 
 @contextmanager
 def while_running(adapter: Metered, hold: Hold) -> Iterator[None]:
-    """In the block, a call of the same adapter takes the place of `hold`."""
+    """Inside the block, a call of the same adapter replaces `hold`."""
     token = running.set((adapter, weakref.ref(hold)))
     try:
         yield
@@ -149,7 +151,7 @@ def while_running(adapter: Metered, hold: Hold) -> Iterator[None]:
 
 
 def _answered(terms: Terms, hold: Hold, response: LLMResponse) -> LLMResponse:
-    """Settle `hold`, and say so where its output limit has cut the answer."""
+    """Settle `hold`, and add a hint and a log line if its output limit has cut the answer off."""
     settled(hold, response)
     hint = hinted(response, hold, terms.config)
     if hint is not response:
@@ -158,7 +160,7 @@ def _answered(terms: Terms, hold: Hold, response: LLMResponse) -> LLMResponse:
 
 
 def settled(hold: Hold, response: LLMResponse) -> LLMResponse:
-    """Settle `hold` by what a response says of itself, where that can be true."""
+    """Settle `hold` by the usage and cost of a response; presume it if they are missing or cannot be true."""
     with presumed_on_error(hold):
         usage = response.usage
         wrote = bool(response.content) or response.finish_reason in ("length", "tool_calls")
@@ -170,7 +172,7 @@ def settled(hold: Hold, response: LLMResponse) -> LLMResponse:
 
 
 def _checked(cost: Any) -> Any:
-    """A cost that a call can have. Raises LLMConfigurationError for any other."""
+    """Validate a cost. Raises LLMConfigurationError for an implausible one."""
     if cost is not None and nano_usd_of("cost", cost) > MOST_USD * NANO:
         raise LLMConfigurationError(f"No call costs more than {MOST_USD} USD.")
     return cost
@@ -178,7 +180,7 @@ def _checked(cost: Any) -> Any:
 
 @contextmanager
 def presumed_on_error(hold: Hold) -> Iterator[None]:
-    """After an answer has come: figures that nobody can reckon with are booked by the bound, and the answer stays."""
+    """Guard the use of a response's figures: if they are invalid, book the bound, and still return the answer."""
     try:
         yield
     except Exception as error:
@@ -187,13 +189,13 @@ def presumed_on_error(hold: Hold) -> Iterator[None]:
 
 
 def log_unreadable(what: str, error: Exception, owed: Owed | None) -> None:
-    """Say that a figure of a reply could not be read; not what it was."""
-    line = "The %s of a reply cannot be reckoned with (%s): an estimate stands for it."
+    """Log that a figure of a reply is invalid, without the figure."""
+    line = "The %s of a reply is invalid (%s): an estimate replaces it."
     write(logging.WARNING, line, what, type(error).__name__, owed=owed)
 
 
 def end_failed(hold: Hold, error: LLMError) -> None:
-    """End `hold` by what an error says of its call, where it says something."""
+    """End `hold` by the information of an error: settle it by a response, or release it if nothing is billed."""
     if error.response is not None:
         settled(hold, error.response)
     elif not error.maybe_billed:
