@@ -137,12 +137,12 @@ def test_a_cost_of_zero_counts_only_where_the_price_is_free() -> None:
         assert tracker.spent_usd == Decimal(usd)
 
 
-def test_a_figure_that_is_none_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """The log says that an estimate stands for it, and not what it was."""
+def test_an_invalid_figure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says that an estimate replaces the figure, and does not show it."""
     odd: Any = "sk-secret"
     with caplog.at_level(logging.WARNING, "llm_connect"):
         ask(Says(dataclasses.replace(answer(), cost=odd)), config_of(BudgetTracker()))
-    assert "reckoned with" in caplog.text
+    assert "an estimate replaces it" in caplog.text
     assert "sk-secret" not in caplog.text
 
 
