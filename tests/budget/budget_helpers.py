@@ -1,4 +1,4 @@
-"""What several tests of the budget need."""
+"""Helpers for tests of budgets: waiting for events, threads, callers in the queue, and checks of the books."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llm_connect.errors import LLMBudgetExceededError
 
 T = TypeVar("T")
 PATIENCE = 20.0
-#: Seconds that a caller waits.
+#: The seconds that a caller waits for budget.
 WAIT = PATIENCE
 
 
@@ -33,19 +33,19 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def leave(tracker: BudgetTracker, waiter: Waiter) -> None:
-    """Let a caller go that no longer waits."""
+    """Remove a caller from the queue, as `acquire.py` does when a wait is cancelled."""
     tracker.gate.notes.append(waiter)
     tracker.gate.work_off()
 
 
 def taken(tracker: BudgetTracker, waiter: Waiter) -> Hold:
-    """What was granted to a caller; raises why there is nothing."""
+    """Take the hold that was granted to a caller; raise the refusal if there is none."""
     return granted(waiter, tracker.gate.take(waiter))
 
 
 @contextmanager
 def inside(tracker: BudgetTracker) -> Iterator[None]:
-    """In the midst of an operation of this thread."""
+    """Run the block as if it had interrupted an operation of this thread."""
     gate: Any = tracker.gate
     gate._lock.wait()
     gate._inside = True
@@ -63,7 +63,7 @@ async def auntil(condition: Callable[[], bool]) -> None:
 
 
 def in_thread(work: Callable[[], T]) -> Future[T]:
-    """`work` in a thread of its own."""
+    """Run `work` in a new thread."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -82,13 +82,14 @@ def waits(tracker: BudgetTracker, number: int) -> None:
 
 
 async def awaits(tracker: BudgetTracker, number: int) -> None:
+    """Like `waits`, in a task."""
     await auntil(lambda: tracker.snapshot().waiting == number)
 
 
 def place(
     tracker: BudgetTracker, tokens: int, *, calls: int = 0, own: tuple[Hold, ...] = (), seconds: float = 1_000.0
 ) -> Waiter:
-    """A caller in line, without a thread."""
+    """Put a caller into the queue, without a thread."""
     deadline = time.monotonic() + seconds
     demand = PlainDemand(tokens, calls)
     waiter = Waiter(tracker, demand, CallFacts(), arrival=tracker.gate.arrive(), deadline=deadline, own=own)
@@ -97,7 +98,7 @@ def place(
 
 
 def refused(work: Callable[[], Any]) -> LLMBudgetExceededError:
-    """The refusal that `work` meets."""
+    """Run `work` and return the refusal that it raises."""
     try:
         work()
     except LLMBudgetExceededError as error:
@@ -106,6 +107,7 @@ def refused(work: Callable[[], Any]) -> LLMBudgetExceededError:
 
 
 async def arefused(work: Coroutine[Any, Any, Any]) -> LLMBudgetExceededError:
+    """Like `refused`, for a coroutine."""
     try:
         await work
     except LLMBudgetExceededError as error:
@@ -114,7 +116,7 @@ async def arefused(work: Coroutine[Any, Any, Any]) -> LLMBudgetExceededError:
 
 
 def come_to_rest(tracker: BudgetTracker) -> None:
-    """Let go what the traceback of a fault still refers to, once the worker of a store has done what it was told to."""
+    """Wait until nothing is held, after collecting holds to which the traceback of a planted fault still refers."""
     held = tracker.held if tracker.gate.worker is None else any(asyncio.run(tracker.asnapshot()).held)
     if held:
         gc.collect()
@@ -122,7 +124,7 @@ def come_to_rest(tracker: BudgetTracker) -> None:
 
 
 def at_rest(tracker: BudgetTracker) -> None:
-    """Nothing is held, nobody waits, and the entries add up to what is spent."""
+    """Assert that nothing is held, nobody waits, and the entries add up to `spent`."""
     snapshot = tracker.snapshot()
     assert tuple(snapshot.held) == (0, 0, 0)
     assert snapshot.waiting == 0
@@ -135,7 +137,7 @@ def outcomes(tracker: BudgetTracker) -> list[str]:
 
 
 def run_all(work: Iterable[Callable[[], Any]]) -> list[Any]:
-    """All of `work` in threads at once; a refusal is a result, too."""
+    """Run all of `work` in threads at once, and return the results; a refusal is a result, too."""
     futures = [in_thread(each) for each in work]
     results: list[Any] = []
     for future in futures:

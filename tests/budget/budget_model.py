@@ -31,7 +31,7 @@ class Node:
     period: Period | None = None
 
     def counts_until(self, moment: float) -> float:
-        """When what is booked at this moment leaves the window."""
+        """The moment at which spend booked at `moment` leaves the window."""
         if self.period is None:
             return math.inf
         part = 3_600 if self.period == "hour" else self.period.total_seconds() / 60  # type: ignore[union-attr]
@@ -50,7 +50,7 @@ class Node:
         return any(node.closed_itself for node in self.path())
 
     def needs(self, amount: Amount) -> list[tuple[Node, int, int]]:
-        """What a call asks of each tracker on its path: above a slice nothing, as it is set aside there."""
+        """The amount that a call needs from each tracker on its path: nothing above a slice, which has reserved it."""
         asked = []
         for unit in UNITS:
             need = amount[unit]
@@ -90,11 +90,11 @@ class Caller:
 
 @dataclass
 class Model:
-    """Bookings, open holds and the queue, as plain lists; every figure is added up anew."""
+    """Bookings, open holds and the queue as plain lists; each reading adds all figures up."""
 
     nodes: list[Node] = field(default_factory=list)
     now: float = START
-    #: A correction is booked at the moment of what it corrects.
+    #: A correction has the moment of the booking that it corrects.
     bookings: list[tuple[Node, Amount, float]] = field(default_factory=list)
     presumptions: dict[int, tuple[Node, Amount, float]] = field(default_factory=dict)
     holds: list[Kept] = field(default_factory=list)
@@ -107,7 +107,7 @@ class Model:
         return self.counting(self.presumptions.values(), node, unit, self.now)
 
     def counting(self, booked: Iterable[tuple[Node, Amount, float]], node: Node, unit: int, moment: float) -> int:
-        """What is still in the window of `node` at this moment."""
+        """The spend that is in the window of `node` at `moment`."""
         within = (amount for at, amount, when in booked if node in at.path() and node.counts_until(when) > moment)
         return sum(amount[unit] for amount in within)
 
@@ -115,7 +115,7 @@ class Model:
         return sum(kept.bound[unit] for kept in self.holds if node in kept.node.path())
 
     def sliced(self, node: Node, unit: int) -> int:
-        """What slices right below, with no other slice between, have set aside and not used."""
+        """The unused part of the slices directly below, with no other slice in between."""
         slices = [at for at in self.nodes if at.slice and at.limits[unit] is not None and node in at.above]
         return sum(self.aside(at, unit) for at in slices if not any(other in at.above for other in slices))
 
@@ -138,7 +138,7 @@ class Model:
         return spent + kept + need > limit
 
     def opens_at(self, node: Node, amount: Amount) -> float | None:
-        """The first moment in which it fits with no hold and no slice open; None when there is none."""
+        """The first moment at which `amount` fits with no hold and no slice open; None if it never does."""
         leaving = {at.counts_until(when) for _, _, when in self.bookings for at in node.path()}
         for moment in [self.now, *sorted(leaving - {math.inf})]:
             asked = ((at, unit, need, 0) for at, unit, need in node.needs(amount))
@@ -208,6 +208,6 @@ class Model:
 
 
 def limits_of(snapshot: BudgetSnapshot) -> list[int | None]:
-    """The limits of a tracker as the model has them, USD in nano-dollars."""
+    """The limits of a tracker in the units of the model, USD in nano-USD."""
     usd = snapshot.total_usd
     return [snapshot.total, snapshot.total_calls, None if usd is None else nano_usd_of("total_usd", usd)]

@@ -1,4 +1,4 @@
-"""The tests of the tracker run against every store: what they call `BudgetTracker` opens budgets in it."""
+"""Runs the tests of the tracker against every store: in their modules, `BudgetTracker` opens budgets in that store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.budget.stores import STORES, Opener, temporary_folder
 
-#: Files whose tests are about the tracker, and what calls do with it.
+#: The modules with tests of the tracker, and of calls under a budget.
 ABOUT_THE_TRACKER = {
     "test_admission",
     "test_budget",
@@ -47,19 +47,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     name = metafunc.module.__name__.rpartition(".")[2]
     if name in ABOUT_THE_TRACKER and hasattr(metafunc.module, "BudgetTracker"):
         in_memory_only = metafunc.definition.get_closest_marker("in_memory_only")
-        # What calls do with a budget in Redis, tests/stores has.
+        # tests/stores tests calls under a budget in Redis.
         stores = STORES[:2] if "engine" in metafunc.module.__name__ else STORES
         metafunc.parametrize("store", ["memory"] if in_memory_only else stores, indirect=True)
 
 
 @pytest.fixture(autouse=True)
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Where `BudgetTracker(...)` of the test's module keeps its budgets."""
+    """The store in which `BudgetTracker(...)` of the test's module keeps its budgets."""
     name: str = getattr(request, "param", "memory")
     if name == "memory":
         yield name
         return
-    # What tests of before have left would be collected in this one, perhaps under a tracer.
+    # Garbage of earlier tests would otherwise be collected during this one, perhaps under a tracer.
     gc.collect()
     with temporary_folder() as folder:
         opener = Opener(name, Path(folder))

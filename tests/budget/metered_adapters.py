@@ -1,4 +1,4 @@
-"""Adapters that are metered, the provider behind them, and calls of them, for tests of metering."""
+"""Metered adapters, the provider behind them, and calls, for tests of metering."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROMPT = "12345"
 
 
 class Provider:
-    """Bills on arrival, and counts."""
+    """A provider that bills each request on arrival and keeps count."""
 
     def __init__(self, *, tokens: int = 100, seconds: float = 0.0) -> None:
         self.tokens = tokens
@@ -43,7 +43,7 @@ def answer(tokens: int = 100, *, estimated: bool = False, cost: Decimal | None =
 
 
 class Sync(LLMAdapter):
-    """Writes `execute_prompt` and nothing else."""
+    """An adapter that defines only `execute_prompt`."""
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
@@ -54,7 +54,7 @@ class Sync(LLMAdapter):
 
 
 class Both(Sync):
-    """Writes the async form, too."""
+    """An adapter that also defines the async form."""
 
     async def async_execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
         await asyncio.sleep(self.provider.seconds)
@@ -62,7 +62,7 @@ class Both(Sync):
 
 
 class Wrapper(LLMAdapter):
-    """Only hands on to another adapter, and says so."""
+    """An adapter that only wraps another one, and sets `metered = False`."""
 
     metered = False
 
@@ -74,7 +74,7 @@ class Wrapper(LLMAdapter):
 
 
 class Does(LLMAdapter):
-    """Calls a function, and gets its config."""
+    """An adapter that answers with the result of a function, which receives the config."""
 
     def __init__(self, function: Callable[[RunConfig], LLMResponse]) -> None:
         self.function = function

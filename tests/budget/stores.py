@@ -1,4 +1,4 @@
-"""Budgets in stores, for tests that are written for a `BudgetTracker`."""
+"""Opens budgets in stores for tests that were written for a `BudgetTracker`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _numbers = itertools.count(1)
 
 
 class Opener:
-    """Called like `BudgetTracker`, it opens a budget of its own in a store."""
+    """A stand-in for `BudgetTracker`: each call opens a new budget in a store."""
 
     def __init__(self, store: str, folder: Path) -> None:
         self._store = store
@@ -31,7 +31,7 @@ class Opener:
         return tracker
 
     def shut(self) -> None:
-        """End what is still open."""
+        """Close the budgets that are still open."""
         for ref in self._gates:
             gate = ref()
             if gate is not None:
@@ -42,10 +42,10 @@ class Opener:
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """An empty folder, in memory where there is one: what is tested with it is not the disk.
+    """An empty folder, in memory if the machine has such a file system, because the tests do not test the disk.
 
-    When it is cleaned up, files may vanish meanwhile: a gate that nobody has any more closes its own, in its thread.
-    Windows deletes no file that is open.
+    Files may vanish while it is removed: the thread of an unreferenced gate closes its own files. Windows cannot delete
+    an open file.
     """
     memory = Path("/dev/shm")
     return tempfile.TemporaryDirectory(
@@ -54,12 +54,12 @@ def temporary_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def new_url(store: str, folder: Path) -> str:
-    """The URL of a store that has no budgets yet."""
+    """The URL of an empty store."""
     if store == "sqlite":
         return f"sqlite:///{folder}/{next(_numbers)}.db"
     import redis
 
-    # A database for each: budgets of one name are others there.
+    # Each budget gets its own database, so that equal names do not clash.
     number = next(_numbers) % _DATABASES
     with redis.Redis(unix_socket_path=f"{server().folder}/socket", db=number) as client:
         client.flushdb()
