@@ -103,7 +103,7 @@ def test_a_callback_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture)
         tracker.consume(60)
     assert tracker.spent == 60
     assert [record.message for record in caplog.records] == [
-        "A callback of a budget failed; the call that it is about is not affected."
+        "A callback of a budget failed; the call that it was about is not affected."
     ] * 2
     assert "the disk is full" in caplog.text
 

@@ -11,7 +11,7 @@ from typing import Any
 from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.log import Owed, write
 
-_FAILED = "A callback of a budget failed; the LLM call that it was about is not affected."
+_FAILED = "A callback of a budget failed; the call that it was about is not affected."
 
 
 class Outbox:
