@@ -1,14 +1,14 @@
 """Flows: work that waits, written once without I/O, and its two runners, one for threads and one for tasks.
 
 A flow is a generator. Whenever it has to wait, it yields a step; a runner runs or awaits that step, and sends the
-result back. So what is decided between the steps stands once, for both.
+result back. So the decisions between the steps are written once for both.
 
     def reserve_and_send(request):
         hold = yield from acquire(...)
         reply = yield Send(request)
         ...
 
-However a runner ends, its flow has ended by then: what its `finally` blocks must do is done.
+When a runner ends, for any reason, its flow has ended, and the flow's `finally` blocks have run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Step(Protocol):
-    """One thing that a flow waits for, with a sync and an async form that give the same result."""
+    """Something that a flow waits for, with a sync and an async form that return the same result."""
 
     def run(self) -> Any: ...
     async def arun(self) -> Any: ...
@@ -38,7 +38,7 @@ def drive(flow: Flow[T]) -> T:
         step = next(flow)
         while True:
             try:
-                # No name here has the result: an interrupted runner must not keep a hold that the flow never got.
+                # No variable refers to the result: an interrupted runner must not keep a hold that the flow never got.
                 step = flow.send(step.run())
             except BaseException as error:
                 if _has_ended(flow):
@@ -47,7 +47,7 @@ def drive(flow: Flow[T]) -> T:
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     except BaseException:
-        # It may have been interrupted between two steps, and then the flow has not been told.
+        # If the interruption came between two steps, the flow does not know about it yet.
         flow.close()
         raise
 
@@ -77,18 +77,18 @@ def _has_ended(flow: Flow[Any]) -> bool:
 
 
 def running_task() -> asyncio.Task[Any] | None:
-    """The running task, for a runner to keep while it waits for a step.
+    """The running task, which a runner refers to while it waits for a step.
 
     After a loop was closed, a coroutine of the step may have the last reference to the task (`asyncio.timeout` has
-    one). Where the garbage collector closes that coroutine, the task would go first, and close from outside the very
-    coroutines that are being closed: CPython 3.11 crashes.
+    one). If the garbage collector then closes that coroutine, the task goes first, and closes the same coroutines from
+    outside: CPython 3.11 crashes.
     """
     _lost.clear()
     return asyncio.current_task()
 
 
 def outlive(task: asyncio.Task[Any] | None, error: BaseException) -> None:
-    """Keep the task of a closed loop, whose coroutines are garbage, beyond this collection: until the next call."""
+    """Keep the task of a closed loop, whose coroutines are garbage, alive until the next call."""
     if isinstance(error, GeneratorExit) and task is not None and task.get_loop().is_closed():
         _lost.append(task)
 

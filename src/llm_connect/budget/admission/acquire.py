@@ -1,4 +1,4 @@
-"""Waiting for budget, as a flow: a hold at once if it fits, else a place in line, a wait, and what was granted."""
+"""Waiting for budget, as a flow: try to reserve; if that fails, join the queue, wait, and take the grant."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CallerWaiter: TypeAlias = ThreadWaiter | LoopWaiter
 
 
 def _nothing() -> None:
-    """For a wait that nobody has to be told of."""
+    """The default of `before_waiting`."""
 
 
 def acquire(
@@ -35,13 +35,13 @@ def acquire(
     replaces: Hold | None = None,
     before_waiting: Callable[[], None] = _nothing,
 ) -> Flow[Hold]:
-    """A hold for `demand`, for which the caller waits until `deadline` on the monotonic clock.
+    """Return a hold for `demand`; wait for it until `deadline` on the monotonic clock.
 
-    It takes the place of the hold that it `replaces`, whether it has to wait or not. `before_waiting` is called if it
-    has to wait. A wait that is cancelled leaves no trace.
+    arrival: the arrival number of the call; None takes a new one. replaces: a hold that is given back when the new one
+    is granted, or before the wait. before_waiting: called before a wait. A cancelled wait leaves nothing held.
 
-    Raises LLMBudgetExceededError; at once in a thread whose event loop runs, since waiting would block those that
-    free the budget.
+    Raises LLMBudgetExceededError; in a thread with a running event loop at once, because waiting would block the calls
+    that free budget.
     """
     gate = tracker.gate
     gate.raise_owed()
@@ -70,7 +70,7 @@ def _wait(gate: BudgetGate, waiter: CallerWaiter, before_waiting: Callable[[], N
                 yield Wait(waiter, waiter.seconds_left)
             hold: Hold | None = yield Operation(gate, gate.take, (waiter,))
         except BaseException:
-            # First of all, and by a function in C: whatever happens next, it is known that it leaves.
+            # A function in C appends the note first: no later exception can lose the fact that the waiter leaves.
             leave(waiter)
             gate.work_off()
             raise
@@ -78,7 +78,7 @@ def _wait(gate: BudgetGate, waiter: CallerWaiter, before_waiting: Callable[[], N
 
 
 def granted(waiter: Waiter, hold: Hold | None) -> Hold:
-    """The hold of a waiter. Raises the reason why there is none."""
+    """Return the granted hold; raise the refusal of the waiter if it is None."""
     if hold is not None:
         return hold
     assert waiter.error is not None
@@ -97,7 +97,7 @@ async def aadmit(tracker: BudgetFigures, demand: Demand, facts: CallFacts, **pla
 
 @dataclass(slots=True)
 class Operation:
-    """Does an operation on a budget; for a coroutine, the worker of a store does it."""
+    """Does an operation on a budget; for a coroutine, a store's worker does it."""
 
     gate: Keeper
     operation: Callable[..., Any]
@@ -127,7 +127,7 @@ class MakeWaiter:
 
 @dataclass(slots=True)
 class Look:
-    """Seconds until a window opens for a waiter. The worker of a store looks after windows itself."""
+    """Returns the seconds until a window opens for a waiter; a store's worker watches windows for coroutines."""
 
     gate: BudgetGate
     waiter: Waiter
@@ -141,7 +141,7 @@ class Look:
 
 @dataclass(slots=True)
 class Wait:
-    """Waits until a waiter has been let in or refused, for so many seconds at most."""
+    """Waits until a waiter is admitted or refused, for at most `seconds`."""
 
     waiter: CallerWaiter
     seconds: float
