@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from types import GeneratorType
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -41,7 +40,7 @@ def drive(flow: Flow[T]) -> T:
                 # No variable refers to the result: an interrupted runner must not keep a hold that the flow never got.
                 step = flow.send(step.run())
             except BaseException as error:
-                if _has_ended(flow):
+                if flow.gi_frame is None:  # type: ignore[attr-defined]  # the flow has ended
                     raise
                 step = flow.throw(error)
     except StopIteration as stop:
@@ -61,7 +60,7 @@ async def adrive(flow: Flow[T]) -> T:
             try:
                 step = flow.send(await step.arun())
             except BaseException as error:
-                if _has_ended(flow):
+                if flow.gi_frame is None:  # type: ignore[attr-defined]  # the flow has ended
                     raise
                 outlive(task, error)
                 step = flow.throw(error)
@@ -70,10 +69,6 @@ async def adrive(flow: Flow[T]) -> T:
     except BaseException:
         flow.close()
         raise
-
-
-def _has_ended(flow: Flow[Any]) -> bool:
-    return isinstance(flow, GeneratorType) and flow.gi_frame is None
 
 
 def running_task() -> asyncio.Task[Any] | None:

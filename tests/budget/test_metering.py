@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError
@@ -183,16 +184,16 @@ def test_threads_wait_for_each_other() -> None:
 
 def give_back_first(monkeypatch: pytest.MonkeyPatch, times: int) -> list[Hold]:
     """Let the first holds be given back before they are sent, as after an overrun."""
-    try_dispatch, given_back = Hold.try_dispatch, []
+    decide, given_back = Gate.dispatch, []
 
-    def dispatch(hold: Hold) -> bool:
+    def dispatch(gate: Gate, hold: Hold) -> bool:
         if len(given_back) == times:
-            return try_dispatch(hold)
+            return decide(gate, hold)
         given_back.append(hold)
         hold.release()
         return False
 
-    monkeypatch.setattr(Hold, "try_dispatch", dispatch)
+    monkeypatch.setattr(Gate, "dispatch", dispatch)
     return given_back
 
 

@@ -17,7 +17,7 @@ from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.effects import Pause, TakeSlot
 from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.engine.stream_effects import Close, Next, Open
-from llm_connect.engine.stream_runners import Leave, abandon
+from llm_connect.interface.stream_runners import Leave, abandon
 from llm_connect.protocols.wire import Failure
 from tests.budget.budget_helpers import come_to_rest
 from tests.engine.test_faults import Fault, Injector

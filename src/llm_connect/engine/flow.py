@@ -28,7 +28,7 @@ from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.effects import Pause, Send, TakeSlot, timed_out
 from llm_connect.engine.response_headers import Head
 from llm_connect.engine.retry import pause_before_retry
-from llm_connect.engine.settlement import end_hold, error_of, outcome_of, read, response_of
+from llm_connect.engine.settlement import end_attempt, error_of, outcome_of, read, response_of
 from llm_connect.engine.token_count import ask_for_count
 from llm_connect.engine.warming import WarmUp
 from llm_connect.errors import LLMBudgetExceededError
@@ -234,7 +234,7 @@ class Call:
             self._head.sent = True
         if isinstance(outcome, Answer) and not hold.ended:
             log_cut(hold, self.config, outcome.finish_reason)
-        end_hold(hold, outcome)
+        end_attempt(hold, outcome)
 
     def _end_open(self, hold: Hold) -> None:
         """End the hold of an attempt without an outcome: it was cancelled, or something outside of it failed."""

@@ -14,7 +14,7 @@ from llm_connect.budget.accounting.prices import Price, cost_of
 from llm_connect.budget.admission.holds import Ending, Hold, tell_of_end
 from llm_connect.budget.admission.log import OVERRUN
 from llm_connect.errors import LLMError, LLMResponseError
-from llm_connect.interface.metering import log_unreadable, presumed_on_error
+from llm_connect.interface.outcomes import end_hold, log_unreadable, presume_unreadable
 from llm_connect.interface.reservation import cut_by
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from llm_connect.types.response import LLMResponse
@@ -33,18 +33,12 @@ def read(adapter: Exchange, reply: Reply) -> Outcome:
     return replace(outcome, request_id=request_id, model=model)
 
 
-def end_hold(hold: Hold, outcome: Outcome) -> None:
-    """Settle by the reply's usage. Without it, presume an answer, and release a failure that is not billed."""
-    with presumed_on_error(hold):
-        if outcome.usage is not None:
-            cost, source = _cost(outcome, hold.facts.price)
-            hold.settle(usage=outcome.usage, usd=cost, cost_source=source, model=outcome.model or None)
-        elif isinstance(outcome, Answer) or outcome.maybe_billed:
-            _settle_above(hold, outcome)
-    if isinstance(outcome, Answer):
-        hold.presume()
-    elif outcome.usage is None and not outcome.maybe_billed:
-        hold.release()
+def end_attempt(hold: Hold, outcome: Outcome) -> None:
+    """End the hold of an attempt by its outcome; it stays open if nobody knows whether a failure is billed."""
+    if outcome.usage is None and outcome.billed is not False:
+        _settle_least(hold, outcome)
+    if not hold.ended:
+        end_hold(hold, outcome)
 
 
 def end_cut(hold: Hold, so_far: Outcome) -> None:
@@ -53,9 +47,15 @@ def end_cut(hold: Hold, so_far: Outcome) -> None:
     The provider may go on and bill the whole answer. So its count up to now matters only if that count, with the whole
     output limit, is more than the hold.
     """
-    with presumed_on_error(hold):
-        _settle_above(hold, so_far)
+    _settle_least(hold, so_far)
     hold.end_unsettled()
+
+
+def _settle_least(hold: Hold, outcome: Outcome) -> None:
+    try:
+        _settle_above(hold, outcome)
+    except Exception as error:
+        presume_unreadable(hold, error)
 
 
 def _settle_above(hold: Hold, outcome: Outcome) -> None:

@@ -59,9 +59,9 @@ from llm_connect.engine.response_headers import Head
 from llm_connect.engine.response_stream import AsyncOpenReply, OpenReply
 from llm_connect.engine.settlement import end_cut, not_read, outcome_of, read, response_of
 from llm_connect.engine.stream_effects import Breathe, Close, Next, Open, Patience
-from llm_connect.engine.stream_runners import StreamFlow, abandon, adrive_stream, drive_stream
 from llm_connect.errors import LLMAPIError, LLMConnectionError
 from llm_connect.interface.config import RunConfig
+from llm_connect.interface.stream_runners import StreamFlow, abandon, adrive_stream, drive_stream
 from llm_connect.interface.stream_sources import nothing_yet
 from llm_connect.protocols.stream_reading import PlainReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply, is_good

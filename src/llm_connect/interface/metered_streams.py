@@ -7,14 +7,19 @@ As with `execute_prompt`, every class that defines `stream_prompt` or `async_str
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from llm_connect.budget.admission.holds import Hold
+from llm_connect.errors import LLMError
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.metering import adispatch, dispatch, ends, settled, while_running
+from llm_connect.interface.metering import MeteredAttempt, while_running
+from llm_connect.interface.outcomes import Finished
 from llm_connect.interface.ports import Metered
-from llm_connect.interface.reservation import Terms, hinted, log_cut
+from llm_connect.interface.reservation import Terms, hinted
+from llm_connect.interface.stream_runners import StreamFlow, abandon, adrive_stream, drive_stream
 from llm_connect.interface.stream_sources import nothing_yet
 from llm_connect.interface.streams import AsyncLLMStream, LLMStream
 from llm_connect.types.chunks import StreamChunk
@@ -49,7 +54,7 @@ def _ametered(method: Written) -> Written:
     return async_stream_prompt
 
 
-class MeteredStream:
+class MeteredStream(MeteredAttempt):
     """The source of a metered stream, around the stream of an adapter."""
 
     def __init__(self, method: Written, adapter: Metered, prompt: Any, config: RunConfig | None) -> None:
@@ -59,38 +64,16 @@ class MeteredStream:
         self._config = config
         self._inner: LLMStream | AsyncLLMStream | None = None
         self._hold: Hold | None = None
+        self._flow = self._run()
 
     def chunks(self) -> Generator[StreamChunk]:
-        terms = Terms.of(self._adapter, self._prompt, self._config)
-        if terms is None:
-            with self._open(self._config) as inner:
-                yield from inner
-            return
-        hold = self._hold = dispatch(terms)
-        with ends(hold):
-            with self._open(terms.config_for(hold)) as inner:
-                yield from self._given(hold, inner)
-            settled(hold, self.response)
-            log_cut(hold, terms.config, self.response.finish_reason)
+        return drive_stream(self._flow)
 
-    async def achunks(self) -> AsyncGenerator[StreamChunk]:
-        terms = Terms.of(self._adapter, self._prompt, self._config)
-        if terms is None:
-            async with self._open(self._config) as inner:
-                async for chunk in inner:
-                    yield chunk
-            return
-        hold = self._hold = await adispatch(terms)
-        with ends(hold):
-            async with self._open(terms.config_for(hold)) as inner:
-                async for chunk in self._agiven(hold, inner):
-                    yield chunk
-            settled(hold, self.response)
-            log_cut(hold, terms.config, self.response.finish_reason)
+    def achunks(self) -> AsyncGenerator[StreamChunk]:
+        return adrive_stream(self._flow)
 
     def abandon(self) -> None:
-        if self._hold is not None:
-            self._hold.end_unsettled()
+        abandon(self._flow)
 
     @property
     def text(self) -> str:
@@ -102,22 +85,67 @@ class MeteredStream:
             return nothing_yet()
         return hinted(self._inner.response, self._hold, self._config or RunConfig())
 
-    def _open(self, config: RunConfig | None) -> Any:
-        self._inner = self._method(self._adapter, self._prompt, config)
-        return self._inner
+    def _run(self) -> StreamFlow:
+        terms = Terms.of(self._adapter, self._prompt, self._config)
+        if terms is None:
+            yield from self._read(self._config)
+        else:
+            self.terms = terms
+            yield from self.attempts()
 
-    def _given(self, hold: Hold, chunks: Iterator[StreamChunk]) -> Iterator[StreamChunk]:
-        while True:
-            with while_running(self._adapter, hold):
-                chunk = next(chunks, None)
-            if chunk is None:
-                return
-            yield chunk
+    def exchange(self, hold: Hold) -> Generator[Any, Any, Finished]:
+        self._hold = hold
+        try:
+            yield from self._read(self.terms.config_for(hold))
+        except LLMError as error:
+            return Finished(error=error)
+        return Finished(self.response)
 
-    async def _agiven(self, hold: Hold, chunks: AsyncIterator[StreamChunk]) -> AsyncIterator[StreamChunk]:
-        while True:
-            with while_running(self._adapter, hold):
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                return
-            yield chunk
+    def _read(self, config: RunConfig | None) -> StreamFlow:
+        inner = self._inner = self._method(self._adapter, self._prompt, config)
+        try:
+            while (chunk := (yield _Next(inner, self._adapter, self._hold))) is not None:
+                yield chunk
+        except GeneratorExit:
+            # The flow is garbage: nobody takes a step any more, and the inner stream closes itself.
+            raise
+        except BaseException:
+            yield _Close(inner)
+            raise
+        yield _Close(inner)
+
+
+@dataclass(frozen=True, slots=True)
+class _Next:
+    """Asks the inner stream for its next chunk; None at its end."""
+
+    stream: Any
+    adapter: Metered
+    hold: Hold | None
+
+    def run(self) -> StreamChunk | None:
+        with self._running():
+            return next(self.stream, None)
+
+    async def arun(self) -> StreamChunk | None:
+        with self._running():
+            return await anext(self.stream, None)
+
+    def _running(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.hold is None else while_running(self.adapter, self.hold)
+
+
+@dataclass(frozen=True, slots=True)
+class _Close:
+    """Closes the inner stream; the only step that a metered stream takes on its way out."""
+
+    stream: Any
+
+    def run(self) -> None:
+        self.stream.close()
+
+    async def arun(self) -> None:
+        await self.stream.aclose()
+
+    def abandon(self) -> None:
+        """Nothing can be awaited: the inner stream closes itself when it is garbage."""

@@ -10,26 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from llm_connect.budget.accounting.money import nano_usd_of
-from llm_connect.budget.accounting.prices import cost_of
-from llm_connect.budget.admission.acquire import aadmit, admit
+from llm_connect._flows import Flow, adrive, drive
+from llm_connect.budget.admission.acquire import aadmit, acquire
 from llm_connect.budget.admission.callers import remember_own
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.log import Owed, write
-from llm_connect.errors import LLMConfigurationError, LLMError
+from llm_connect.errors import LLMError
+from llm_connect.interface.attempt import attempt
 from llm_connect.interface.config import RunConfig
+from llm_connect.interface.outcomes import Finished, end_by_result
 from llm_connect.interface.ports import Metered
 from llm_connect.interface.reservation import Terms, hinted, log_cut, running
-from llm_connect.types.amounts import NANO
 from llm_connect.types.response import LLMResponse
-from llm_connect.types.usage import MOST_USD, can_be_true
 
 Execute = Callable[..., LLMResponse]
 AsyncExecute = Callable[..., Awaitable[LLMResponse]]
@@ -56,14 +55,13 @@ async def execute_in_thread(adapter: Metered, prompt: Any, config: RunConfig | N
     if method is None or terms is None:
         return await asyncio.to_thread(adapter.execute_prompt, prompt, config)
     hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.queueing)
+    call = MeteredCall(method, adapter, prompt, terms, hold)
     claim = threading.Lock()
 
     def work() -> LLMResponse:
         if not claim.acquire(blocking=False):
             raise asyncio.CancelledError
-        dispatched = hold if hold.try_dispatch() else dispatch(terms)
-        with _attempt(adapter, dispatched):
-            return _answered(terms, dispatched, method(adapter, prompt, terms.config_for(dispatched)))
+        return drive(call.run())
 
     try:
         return await asyncio.to_thread(work)
@@ -79,11 +77,7 @@ def _metered(method: Execute) -> Execute:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return method(self, prompt, config)
-        hold = dispatch(terms)
-        with _attempt(self, hold):
-            response = _answered(terms, hold, method(self, prompt, terms.config_for(hold)))
-        hold.booked()
-        return response
+        return drive(MeteredCall(method, self, prompt, terms).run())
 
     execute_prompt.unmetered = method  # type: ignore[attr-defined]
     return execute_prompt
@@ -95,49 +89,87 @@ def _ametered(method: AsyncExecute) -> AsyncExecute:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return await method(self, prompt, config)
-        hold = await adispatch(terms)
-        with _attempt(self, hold):
-            response = _answered(terms, hold, await method(self, prompt, terms.config_for(hold)))
-        await hold.abooked()
-        return response
+        return await adrive(MeteredCall(method, self, prompt, terms).run())
 
     return async_execute_prompt
 
 
-def dispatch(terms: Terms) -> Hold:
-    """Reserve and dispatch; reserve again if the hold was revoked in between."""
-    while True:
-        hold = admit(terms.tracker, terms.demand, terms.facts, **terms.queueing)
-        if hold.try_dispatch():
-            return hold
+class MeteredAttempt(ABC):
+    """The part of an attempt that calls and streams of foreign adapters have in common."""
 
+    #: No slot is given back while it waits for budget.
+    come_back: Callable[[], Flow[Finished | None]] | None = None
+    terms: Terms
+    #: A hold that was reserved elsewhere, for the first attempt.
+    _reserved: Hold | None = None
 
-async def adispatch(terms: Terms) -> Hold:
-    """Like `dispatch`, for a coroutine."""
-    while True:
-        hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.queueing)
-        if await hold.atry_dispatch():
-            return hold
+    def reserve(self) -> Flow[Hold]:
+        hold, self._reserved, terms = self._reserved, None, self.terms
+        if hold is None:
+            hold = yield from acquire(terms.tracker, terms.demand, terms.facts, **terms.queueing)
+        # The method may make other calls, which must not wait for this one.
+        remember_own(hold)
+        return hold
 
+    @abstractmethod
+    def exchange(self, hold: Hold) -> Generator[Any, Any, Finished]:
+        """Let the method make the exchange that `hold` covers."""
 
-@contextmanager
-def _attempt(adapter: Metered, hold: Hold) -> Iterator[None]:
-    """The time from dispatch to end: after the block the hold has ended, and calls inside may replace it."""
-    with ends(hold), while_running(adapter, hold):
-        yield
+    def end(self, hold: Hold, outcome: Finished) -> None:
+        end_by_result(hold, outcome)
+        if isinstance(outcome.response, LLMResponse):
+            log_cut(hold, self.terms.config, outcome.response.finish_reason)
 
-
-@contextmanager
-def ends(hold: Hold) -> Iterator[None]:
-    """Guarantee that `hold` has ended after the block, and count it as a hold of the caller inside."""
-    remember_own(hold)
-    try:
-        yield
-    except LLMError as error:
-        end_failed(hold, error)
-        raise
-    finally:
+    def end_open(self, hold: Hold) -> None:
         hold.end_unsettled()
+
+    def attempts(self) -> Generator[Any, Any, Any]:
+        """Make attempts until the method has begun, and give its response. Raises its error."""
+        finished = None
+        while finished is None:
+            finished = yield from attempt(self)
+        if finished.error is not None:
+            raise finished.error
+        return finished.response
+
+
+class MeteredCall(MeteredAttempt):
+    """One call of a method that does not know about budgets."""
+
+    def __init__(self, method: Any, adapter: Metered, prompt: Any, terms: Terms, hold: Hold | None = None) -> None:
+        self.terms = terms
+        self._reserved = hold
+        self._call = (method, adapter, prompt)
+
+    def run(self) -> Flow[LLMResponse]:
+        return self.attempts()
+
+    def exchange(self, hold: Hold) -> Flow[Finished]:
+        config = self.terms.config_for(hold)
+        try:
+            response = yield _Execute(hold, *self._call, config)
+        except LLMError as error:
+            return Finished(error=error)
+        return Finished(hinted(response, hold, self.terms.config))
+
+
+@dataclass(slots=True)
+class _Execute:
+    """Calls a metered method."""
+
+    hold: Hold
+    method: Any
+    adapter: Metered
+    prompt: Any
+    config: RunConfig
+
+    def run(self) -> Any:
+        with while_running(self.adapter, self.hold):
+            return self.method(self.adapter, self.prompt, self.config)
+
+    async def arun(self) -> Any:
+        with while_running(self.adapter, self.hold):
+            return await self.method(self.adapter, self.prompt, self.config)
 
 
 @contextmanager
@@ -148,55 +180,3 @@ def while_running(adapter: Metered, hold: Hold) -> Iterator[None]:
         yield
     finally:
         running.reset(token)
-
-
-def _answered(terms: Terms, hold: Hold, response: LLMResponse) -> LLMResponse:
-    """Settle `hold`, and add a hint and a log line if its output limit has cut the answer off."""
-    settled(hold, response)
-    hint = hinted(response, hold, terms.config)
-    if hint is not response:
-        log_cut(hold, terms.config, response.finish_reason)
-    return hint
-
-
-def settled(hold: Hold, response: LLMResponse) -> LLMResponse:
-    """Settle `hold` by the usage and cost of a response; presume it if they are missing or cannot be true."""
-    with presumed_on_error(hold):
-        usage = response.usage
-        wrote = bool(response.content) or response.finish_reason in ("length", "tool_calls")
-        if usage is not None and not usage.estimated and can_be_true(usage, wrote=wrote):
-            cost, source = cost_of(response.cost, response.cost_source, usage, hold.facts.price)
-            hold.settle(usage=usage, usd=_checked(cost), cost_source=source, model=response.model)
-    hold.presume()
-    return response
-
-
-def _checked(cost: Any) -> Any:
-    """Validate a cost. Raises LLMConfigurationError for an implausible one."""
-    if cost is not None and nano_usd_of("cost", cost) > MOST_USD * NANO:
-        raise LLMConfigurationError(f"No call costs more than {MOST_USD} USD.")
-    return cost
-
-
-@contextmanager
-def presumed_on_error(hold: Hold) -> Iterator[None]:
-    """Guard the use of a response's figures: if they are invalid, book the bound, and still return the answer."""
-    try:
-        yield
-    except Exception as error:
-        log_unreadable("usage", error, hold.keeper.owed)
-        hold.presume()
-
-
-def log_unreadable(what: str, error: Exception, owed: Owed | None) -> None:
-    """Log that a figure of a reply is invalid, without the figure."""
-    line = "The %s of a reply is invalid (%s): an estimate replaces it."
-    write(logging.WARNING, line, what, type(error).__name__, owed=owed)
-
-
-def end_failed(hold: Hold, error: LLMError) -> None:
-    """End `hold` by the information of an error: settle it by a response, or release it if nothing is billed."""
-    if error.response is not None:
-        settled(hold, error.response)
-    elif not error.maybe_billed:
-        hold.release()

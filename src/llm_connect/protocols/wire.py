@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from llm_connect._validation import encodable
 from llm_connect.errors import LLMError, LLMResponseError
@@ -49,6 +49,9 @@ class Answer:
     service_tier: the tier by whose prices the provider served the request, if it names one.
     """
 
+    #: The provider charges for every answer.
+    billed: ClassVar[bool | None] = True
+
     content: str
     model: str
     finish_reason: FinishReason
@@ -87,6 +90,11 @@ class Failure:
     model: str = ""
     content: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def billed(self) -> bool | None:
+        """False if the provider certainly charges nothing; else None, because nobody knows."""
+        return None if self.maybe_billed else False
 
 
 def read_json(reply: Reply) -> JSON | Failure:
