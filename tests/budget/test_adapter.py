@@ -1,4 +1,4 @@
-"""The interface: what a subclass gets for free."""
+"""The adapter interface, and the parts that a subclass inherits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llm_connect import LLMAdapter, LLMError, LLMResponse, RunConfig, Usage
 
 
 class Echo(LLMAdapter):
-    """The smallest adapter there can be."""
+    """The smallest possible adapter."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -25,12 +25,12 @@ class Echo(LLMAdapter):
 
 
 def test_one_method_makes_an_adapter() -> None:
-    """A subclass that gives `execute_prompt` can be made and called."""
+    """A subclass that defines `execute_prompt` can be instantiated and called."""
     assert Echo().execute_prompt("hi").content == "hi"
 
 
 def test_an_adapter_without_its_method_cannot_be_made() -> None:
-    """The one abstract method has to be given."""
+    """A subclass must define the one abstract method."""
     with pytest.raises(TypeError):
         LLMAdapter()  # type: ignore[abstract]
 
@@ -72,5 +72,5 @@ async def test_cancelling_the_async_form_passes_cancelled_error() -> None:
 
 
 def test_validating_is_advice_and_says_yes_by_default() -> None:
-    """Without an opinion of its own an adapter expects to honour any config. (ADAPTER-4)"""
+    """By default an adapter expects to honour any config. (ADAPTER-4)"""
     assert Echo().validate_config(RunConfig(model_params={"anything": 1})) is True

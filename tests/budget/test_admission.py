@@ -1,4 +1,4 @@
-"""Who is let in, who waits and who is refused."""
+"""Admission: which calls are admitted at once, which wait, and which are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.budget.budget_helpers import WAIT, at_rest, auntil, awaits, in_thread
 
 
 def test_a_call_that_fits_goes_at_once() -> None:
-    """What fits is let in without a wait, exactly up to the limit (BUDGET-2)."""
+    """A call that fits is admitted without a wait, exactly up to the limit (BUDGET-2)."""
     tracker = BudgetTracker(100)
     with tracker.reserve(60), tracker.reserve(40):
         assert tracker.remaining() == 0
@@ -26,7 +26,7 @@ def test_a_call_that_fits_goes_at_once() -> None:
 
 
 def test_a_thread_waits_until_it_fits() -> None:
-    """A call that does not fit now is let in when a hold ends (BUDGET-2)."""
+    """A call that does not fit at present is admitted when a hold ends (BUDGET-2)."""
     tracker = BudgetTracker(100)
     first = tracker.reserve(80)
     second = in_thread(lambda: tracker.reserve(50, max_wait_seconds=WAIT))
@@ -38,7 +38,7 @@ def test_a_thread_waits_until_it_fits() -> None:
 
 
 async def test_a_task_waits_until_it_fits() -> None:
-    """A coroutine waits as a thread does, and its loop goes on meanwhile (BUDGET-2)."""
+    """A coroutine waits like a thread, and its loop goes on meanwhile (BUDGET-2)."""
     tracker = BudgetTracker(100)
     first = tracker.reserve(80)
     second = asyncio.create_task(tracker.areserve(50, max_wait_seconds=WAIT))
@@ -49,7 +49,7 @@ async def test_a_task_waits_until_it_fits() -> None:
 
 
 async def test_threads_and_loops_wait_in_one_line() -> None:
-    """A thread's settle wakes a task, and a task's settle a thread."""
+    """A settle in a thread wakes a task, and a settle in a task wakes a thread."""
     tracker = BudgetTracker(10)
     first = tracker.reserve(10)
     task = asyncio.create_task(tracker.areserve(10, max_wait_seconds=WAIT))
@@ -63,7 +63,7 @@ async def test_threads_and_loops_wait_in_one_line() -> None:
 
 
 def test_what_never_fits_is_refused_at_once() -> None:
-    """A bound over what is left even without open holds is not waited for."""
+    """A bound that exceeds the remaining budget even without open holds does not wait."""
     tracker = BudgetTracker(100)
     tracker.record(60)
     started = time.monotonic()
@@ -75,7 +75,7 @@ def test_what_never_fits_is_refused_at_once() -> None:
 
 
 def test_a_waiter_that_can_no_longer_fit_is_told_at_once() -> None:
-    """A waiter learns it as soon as what others spent leaves no room for it."""
+    """A waiter is refused as soon as other calls have spent the room that it needs."""
     tracker = BudgetTracker(100)
     first = tracker.reserve(80)
     second = in_thread(lambda: tracker.reserve(50, max_wait_seconds=WAIT))
@@ -88,7 +88,7 @@ def test_a_waiter_that_can_no_longer_fit_is_told_at_once() -> None:
 
 
 def test_a_wait_ends_at_its_deadline() -> None:
-    """`wait_expired` says that it would have fitted later, and by how much it was short."""
+    """`wait_expired` means that the call would have fitted later; the error shows how much was missing."""
     tracker = BudgetTracker(100)
     first = tracker.reserve(80)
     error = in_thread(lambda: tracker.reserve(50, max_wait_seconds=0.02)).exception(WAIT)
@@ -110,7 +110,7 @@ async def test_a_task_waits_no_longer_than_it_said() -> None:
 
 
 def test_a_wait_may_be_as_long_as_one_likes() -> None:
-    """A wait longer than a lock's longest timeout is a wait."""
+    """A wait may be longer than the longest timeout of a lock."""
     tracker = BudgetTracker(100)
     first = tracker.reserve(100)
     second = in_thread(lambda: tracker.reserve(50, max_wait_seconds=1e300))
@@ -120,7 +120,7 @@ def test_a_wait_may_be_as_long_as_one_likes() -> None:
 
 
 def test_a_manual_reserve_refuses_rather_than_waits() -> None:
-    """Without `max_wait_seconds`, a reserve that does not fit now is refused."""
+    """Without `max_wait_seconds`, a reservation that does not fit at present is refused."""
     tracker = BudgetTracker(100)
     hold = contextvars.Context().run(tracker.reserve, 80)
     error = refused(lambda: tracker.reserve(50))
@@ -130,7 +130,7 @@ def test_a_manual_reserve_refuses_rather_than_waits() -> None:
 
 
 async def test_sync_in_a_running_loop_refuses_and_names_the_async_way() -> None:
-    """A sync wait would block the loop that frees the budget: it is refused at once (BUDGET-9)."""
+    """A sync wait would block the loop that frees the budget, so it is refused at once (BUDGET-9)."""
     tracker = BudgetTracker(100)
     hold = contextvars.Context().run(tracker.reserve, 80)
     error = refused(lambda: tracker.reserve(50, max_wait_seconds=WAIT))
@@ -141,7 +141,7 @@ async def test_sync_in_a_running_loop_refuses_and_names_the_async_way() -> None:
 
 
 async def test_waiting_costs_no_thread() -> None:
-    """Two hundred coroutines that wait for budget need no thread; for all of them, a server needs one that listens."""
+    """Two hundred coroutines that wait for budget need no thread; with a server, one thread listens for all of them."""
     tracker = BudgetTracker(10)
     hold = contextvars.Context().run(tracker.reserve, 10)
     threads = threading.active_count()
@@ -158,7 +158,7 @@ async def test_waiting_costs_no_thread() -> None:
 
 
 def test_a_closed_budget_tells_those_that_wait() -> None:
-    """Closing refuses waiters at once, and everybody afterwards."""
+    """Closing refuses all waiters at once, and every later call."""
     root = BudgetTracker(100)
     child = root.child("child", 50)
     hold = child.reserve(50)
@@ -176,7 +176,7 @@ def test_a_closed_budget_tells_those_that_wait() -> None:
 
 
 def test_a_raised_limit_lets_waiters_in() -> None:
-    """Waiting calls are looked at anew when a limit changes (BUDGET-2)."""
+    """A changed limit admits the waiters that fit it (BUDGET-2)."""
     tracker = BudgetTracker(10)
     hold = tracker.reserve(10)
     waiter = place(tracker, 5)
@@ -187,7 +187,7 @@ def test_a_raised_limit_lets_waiters_in() -> None:
 
 
 def test_a_lost_hold_makes_room_at_the_next_operation() -> None:
-    """The next operation of anybody ends a lost hold and wakes those that waited for it (BUDGET-2)."""
+    """The next operation of any thread ends a lost hold and wakes the callers that waited for it (BUDGET-2)."""
     root = BudgetTracker(100)
     other = root.child("other")
     hold: Hold | None = root.reserve(80)
@@ -202,7 +202,7 @@ def test_a_lost_hold_makes_room_at_the_next_operation() -> None:
 
 
 async def test_what_fits_is_admitted_in_a_coroutine_without_a_step() -> None:
-    """No task switch happens when nobody has to wait."""
+    """No task switch happens if no call has to wait."""
     tracker = BudgetTracker(10)
     switched = asyncio.get_running_loop().call_soon(lambda: pytest.fail("the loop went on"))
     hold = await aadmit(tracker, PlainDemand(10), CallFacts(), deadline=0)

@@ -1,4 +1,4 @@
-"""Upper bounds before a call."""
+"""Upper bounds on the usage of a call, before it is sent."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ ANY_TEXT = st.text(st.characters())
 
 @given(st.text())
 def test_text_counts_its_bytes(text: str) -> None:
-    """No byte-level tokenizer makes more tokens than there are bytes."""
+    """A byte-level tokenizer never makes more tokens than bytes."""
     assert utf8_bytes(text) == len(text.encode())
 
 
 @given(ANY_TEXT)
 def test_normalized_text_counts_the_longer_form(text: str) -> None:
-    """For SentencePiece, the longer of the text and its NFKC form counts, and one for the start."""
+    """For SentencePiece, the longer of the text and its NFKC form counts, plus one for the start token."""
     longer = max(utf8_bytes(text), utf8_bytes(unicodedata.normalize("NFKC", text)))
     assert normalized_utf8_bytes(text) == (longer + 1 if text else 0)
 
 
 def test_halves_of_characters_count() -> None:
-    """Text that UTF-8 cannot encode has a bound, too; None and nothing have none."""
+    """Text that UTF-8 cannot encode has a bound, too; None and empty text count 0."""
     assert utf8_bytes("\ud800") == 3
     assert utf8_bytes(None) == utf8_bytes("") == normalized_utf8_bytes(None) == 0
     assert normalized_utf8_bytes("\ufdfa") == 34
 
 
 def test_a_bound_adds_up() -> None:
-    """Input, and the output limit as often as it may be used."""
+    """The total is the input, plus the output limit for each possible use of it."""
     bound = Bound(prompt_tokens=7, max_tokens=100, outputs=3, calls=2)
     assert (bound.completion_tokens, bound.total_tokens) == (300, 307)
     assert bound.amount_at(10) == Amount(37, 2)
@@ -54,14 +54,14 @@ FIGURES = ("prompt_tokens", "max_tokens", "outputs", "calls", "least_max_tokens"
 @pytest.mark.parametrize("field", FIGURES)
 @pytest.mark.parametrize("value", [-1, 2.5, True, None, "3"])
 def test_a_bound_of_anything_but_whole_numbers_is_refused(field: str, value: Any) -> None:
-    """A fraction would make sums that are not exact, and a negative bound would lift the cap (BUDGET-1)."""
+    """A fraction would make sums inexact, and a negative bound would lift the cap (BUDGET-1)."""
     with pytest.raises(LLMConfigurationError, match=f"^{field} must be a whole number of at least 0, not "):
         Bound(**{"prompt_tokens": 1, "max_tokens": 1, field: value})
 
 
 @pytest.mark.parametrize("field", FIGURES)
 def test_a_kind_of_int_is_a_whole_number(field: str) -> None:
-    """A member of an IntEnum counts as the number that it is, 0 included."""
+    """A member of an IntEnum counts as its number, 0 included."""
 
     class Size(enum.IntEnum):
         NONE = 0
@@ -70,7 +70,7 @@ def test_a_kind_of_int_is_a_whole_number(field: str) -> None:
 
 
 def test_the_default_bound_is_bytes_and_the_output_limit() -> None:
-    """An adapter that says nothing is bounded by the bytes of its prompts and its limit, or 2,000."""
+    """By default an adapter's bound is the bytes of its prompts and the output limit, or 2,000 tokens."""
     adapter = MockLLMAdapter()
     bound = adapter.bound("héllo", RunConfig(system_prompt="be", max_tokens=50))
     assert (bound.prompt_tokens, bound.max_tokens) == (8, 50)
@@ -79,7 +79,7 @@ def test_the_default_bound_is_bytes_and_the_output_limit() -> None:
 
 @given(st.integers(0, 60), st.integers(1, 20), st.integers(0, 30))
 def test_an_elastic_demand_takes_the_largest_limit_that_fits(free: int, least: int, more: int) -> None:
-    """With a smaller output limit allowed, the largest that is free is taken, never one below the floor."""
+    """A demand that may shrink takes the largest output limit that fits, and never one below the floor."""
     from llm_connect.budget.accounting.accounts import Account, Path
 
     path = Path((Account("a", "tokens", free + 1), Account("a", "calls", None), Account("a", "usd", None)))
@@ -93,6 +93,6 @@ def test_an_elastic_demand_takes_the_largest_limit_that_fits(free: int, least: i
 
 
 def test_the_sum_of_a_bound_is_an_amount_that_every_store_counts() -> None:
-    """Each part may be one, and the sum too large for a store. (BUDGET-72)"""
+    """Even if each part is small enough, a sum that is too large for a store is refused. (BUDGET-72)"""
     with pytest.raises(LLMConfigurationError, match="total_tokens"):
         Bound(prompt_tokens=10**15, max_tokens=10**15)

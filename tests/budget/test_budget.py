@@ -1,4 +1,4 @@
-"""What a budget says of itself, and what it takes."""
+"""The figures of a budget, and the values that it accepts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.budget.budget_helpers import PATIENCE, arefused, at_rest, in_thread, 
 
 
 def test_consume_up_to_the_cap_and_not_one_more() -> None:
-    """Exactly the cap is allowed; one more raises and changes nothing (BUDGET-1, BUDGET-2)."""
+    """The spend may reach the cap exactly; one token more raises and changes nothing (BUDGET-1, BUDGET-2)."""
     tracker = BudgetTracker(total=100)
     tracker.consume(80)
     before = tracker.snapshot()
@@ -33,7 +33,7 @@ def test_consume_up_to_the_cap_and_not_one_more() -> None:
 
 
 def test_record_books_always() -> None:
-    """What has been spent is booked whatever the limit says; then the budget refuses (BUDGET-10)."""
+    """A record is booked even above the limit; then the budget refuses calls (BUDGET-10)."""
     tracker = BudgetTracker(10, total_usd="0.5")
     entry = tracker.record(25, calls=2, usd=Decimal("0.1"), adapter="own", model="m", labels={"a": "b"})
     assert (entry.outcome, entry.amount) == ("recorded", Amount(25, 2, 100_000_000))
@@ -45,7 +45,7 @@ def test_record_books_always() -> None:
 
 
 def test_figures_of_every_unit() -> None:
-    """Each unit has its limit, what is spent, what is held and what remains."""
+    """Each unit has its limit, its spend, its holds and its remainder."""
     tracker = BudgetTracker(100, total_usd=1, total_calls=3)
     tracker.record(10, calls=1, usd="0.25")
     with tracker.reserve(20, calls=1, usd=0.5):
@@ -69,7 +69,7 @@ def test_without_limits_it_only_meters() -> None:
 
 
 def test_every_unit_has_its_own_refusal() -> None:
-    """The error names the unit that is short, in the unit that users speak."""
+    """The error names the unit that is short, and shows figures in the unit that users see."""
     tracker = BudgetTracker(100, total_usd=1, total_calls=1)
     error = refused(lambda: tracker.reserve(0, usd="1.5"))
     assert (error.unit, error.total, error.requested, error.missing) == ("usd", 1, Decimal("1.5"), Decimal("0.5"))
@@ -81,7 +81,7 @@ def test_every_unit_has_its_own_refusal() -> None:
 
 
 def test_limits_can_be_changed() -> None:
-    """`set_limits` changes what is said and leaves the rest; None takes a limit away."""
+    """`set_limits` changes the given limits and keeps the others; None removes a limit."""
     tracker = BudgetTracker(100, total_usd=1, total_calls=5)
     tracker.set_limits(total=50)
     assert (tracker.total, tracker.total_usd, tracker.total_calls) == (50, 1, 5)
@@ -105,7 +105,7 @@ def test_a_lowered_limit_refuses_and_a_raised_one_reopens() -> None:
 
 
 def test_a_limit_that_is_just_used_up_stops_only_what_needs_more_of_it() -> None:
-    """Spent to the last token is no breach: a call that takes none is let in (BUDGET-10)."""
+    """A limit that is spent to the last token is not breached: a call that needs no tokens is admitted (BUDGET-10)."""
     tracker = BudgetTracker(100)
     with tracker.reserve(10):
         tracker.record(100)
@@ -118,7 +118,7 @@ def test_a_limit_that_is_just_used_up_stops_only_what_needs_more_of_it() -> None
 
 
 def test_str_and_repr_are_one_line() -> None:
-    """A person reads what is spent and held of which limit."""
+    """The text shows the spend and the holds beside each limit."""
     tracker = BudgetTracker(50_000, total_usd="2.5", name="team")
     tracker.record(1_200, usd="0.75")
     assert str(tracker) == "team: 1,200 tokens spent and 0 tokens held of 50,000 tokens; " + (
@@ -129,7 +129,7 @@ def test_str_and_repr_are_one_line() -> None:
 
 
 def test_a_snapshot_is_of_one_moment() -> None:
-    """All figures together, in a form that does not change."""
+    """A snapshot has all figures of one moment, and is immutable."""
     tracker = BudgetTracker(100, total_calls=2)
     hold = tracker.reserve(40)
     snapshot = tracker.snapshot()
@@ -172,16 +172,16 @@ def test_a_snapshot_is_of_one_moment() -> None:
     ],
     ids=str,
 )
-def test_limits_that_cannot_be_meant_are_refused(values: dict[str, Any]) -> None:
-    """A limit below 1, a fraction of a token, a name that is blank: refused at construction, by its name."""
+def test_invalid_limits_are_refused(values: dict[str, Any]) -> None:
+    """A limit below 1, a fraction of a token, or a blank name is refused at construction, by the name of the argument."""
     (name,) = values
     with pytest.raises(LLMConfigurationError, match=f"^{name} must be "):
         BudgetTracker(**values)
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, None, "3"])
-def test_amounts_that_are_none_are_refused(value: Any) -> None:
-    """What is no whole number of at least 0 is neither consumed, recorded, reserved nor corrected."""
+def test_invalid_amounts_are_refused(value: Any) -> None:
+    """Anything but a whole number of at least 0 is refused by `consume`, `record`, `reserve` and `correct`."""
     tracker = BudgetTracker(100)
     for use in (tracker.consume, tracker.record, tracker.reserve):
         with pytest.raises(LLMConfigurationError, match=r"^tokens must be "):
@@ -202,8 +202,8 @@ def test_amounts_that_are_none_are_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize("usd", [-1, "much", True, float("inf")])
-def test_usd_that_are_none_are_refused(usd: Any) -> None:
-    """What is no finite amount of USD is neither recorded, reserved, settled nor corrected."""
+def test_invalid_usd_are_refused(usd: Any) -> None:
+    """Anything but a finite amount of USD is refused by `record`, `reserve`, `settle` and `correct`."""
     tracker = BudgetTracker(100)
     with tracker.reserve(1) as hold:
         for use in (tracker.record, tracker.reserve, hold.settle, lambda usd: tracker.correct(1, usd=usd)):
@@ -213,7 +213,7 @@ def test_usd_that_are_none_are_refused(usd: Any) -> None:
 
 
 async def test_a_task_reserves_what_a_thread_reserves() -> None:
-    """`areserve` takes what `reserve` takes, and what is left out is the same: no tokens, one call, no USD, no wait."""
+    """`areserve` has the arguments and defaults of `reserve`: no tokens, one call, no USD, no wait."""
     tracker = BudgetTracker(total_calls=2)
     said: dict[str, Any] = {"calls": 0, "usd": "0.5", "adapter": "a", "model": "m", "labels": {"job": "report"}}
     for hold in (tracker.reserve(5, **said), await tracker.areserve(5, **said)):
@@ -228,7 +228,7 @@ async def test_a_task_reserves_what_a_thread_reserves() -> None:
 
 
 def test_a_member_of_an_enum_of_numbers_is_an_amount() -> None:
-    """A kind of int counts as the whole number that it is, 0 included."""
+    """A subclass of int counts as its whole number, 0 included."""
 
     class Size(enum.IntEnum):
         NONE = 0
@@ -241,7 +241,7 @@ def test_a_member_of_an_enum_of_numbers_is_an_amount() -> None:
 
 
 def test_what_is_not_recorded_is_nothing() -> None:
-    """A record books just what it says: a call alone, or USD alone."""
+    """A record books exactly the given figures: a call alone, or USD alone."""
     tracker = BudgetTracker()
     assert tracker.record(calls=1).amount == Amount(0, 1)
     assert tracker.record(usd=1).amount == Amount(0, 0, 10**9)
@@ -251,7 +251,9 @@ def test_what_is_not_recorded_is_nothing() -> None:
 @pytest.mark.parametrize("name", ["a\x1b[31m", "a\nb", "a\x9b", "\u202ea"])
 @pytest.mark.parametrize("field", ["adapter", "model"])
 def test_a_name_of_more_than_a_line_is_refused(field: str, name: str) -> None:
-    """Adapter and model of a user's own entry are names that a report can show, as in a config; nothing is booked."""
+    """The adapter and model of a user's own entry must be printable lines, because reports show them; nothing is
+    booked.
+    """
     tracker = BudgetTracker(100)
     for call in (tracker.record, tracker.reserve):
         with pytest.raises(LLMConfigurationError, match=field):

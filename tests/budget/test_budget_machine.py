@@ -1,4 +1,4 @@
-"""Any sequence of budget operations, against a model that is slow and obviously right."""
+"""Random sequences of budget operations, compared with a model that is slow and obviously right."""
 
 from __future__ import annotations
 
@@ -44,9 +44,8 @@ def usd(nano_usd: int) -> Decimal:
 
 
 class BudgetMachine(RuleBasedStateMachine):
-    """Whatever happens in whatever order, tracker and model agree.
-
-    (BUDGET-1, BUDGET-2, BUDGET-3, BUDGET-4, BUDGET-50, BUDGET-54)
+    """After any sequence of operations, tracker and model agree. (BUDGET-1, BUDGET-2, BUDGET-3, BUDGET-4, BUDGET-50,
+    BUDGET-54)
     """
 
     def __init__(self) -> None:

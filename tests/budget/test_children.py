@@ -1,4 +1,4 @@
-"""Ceilings within a budget."""
+"""Children of a budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.budget.budget_helpers import at_rest, refused, run_all
 
 
 def test_what_a_child_spends_and_holds_counts_above() -> None:
-    """A hold is on the tracker and all its ancestors, and so is what it comes to (BUDGET-4)."""
+    """A hold counts on its tracker and on all trackers above, and so does its final amount (BUDGET-4)."""
     root = BudgetTracker(100)
     child = root.child("a", 50)
     grandchild = child.child("b", 20)
@@ -29,7 +29,7 @@ def test_what_a_child_spends_and_holds_counts_above() -> None:
 
 
 def test_the_least_on_the_path_is_what_remains() -> None:
-    """A child cannot have more than its parent has left (BUDGET-1)."""
+    """A child cannot have more than the remainder of its parent (BUDGET-1)."""
     root = BudgetTracker(100)
     child = root.child("a", 1_000)
     root.consume(70)
@@ -52,7 +52,7 @@ def test_ceilings_nest_to_any_depth() -> None:
 
 
 def test_a_tracker_has_its_name() -> None:
-    """Its own, beside the path that it makes; joined children of two names are two."""
+    """A tracker has its name beside its path; joined children of two names are two trackers."""
     root = BudgetTracker(100, name="team")
     one, two = root.child("a", 10, join=True), root.child("b", 10, join=True)
     assert (root.name, one.name, two.name) == ("team", "a", "b")
@@ -60,7 +60,7 @@ def test_a_tracker_has_its_name() -> None:
 
 
 def test_each_call_makes_a_new_ceiling() -> None:
-    """Two children of one name are two ceilings."""
+    """Two children of the same name have separate limits."""
     root = BudgetTracker(100)
     root.child("a", 10).consume(10)
     root.child("a", 10).consume(10)
@@ -68,7 +68,9 @@ def test_each_call_makes_a_new_ceiling() -> None:
 
 
 def test_joined_children_are_one_ceiling() -> None:
-    """With `join=True` the ceiling of that name is shared, also when nobody kept it in between (BUDGET-1)."""
+    """With `join=True` all callers share the child of that name, even if no caller kept a reference in between
+    (BUDGET-1).
+    """
     root = BudgetTracker(1_000)
     root.child("a", 10, join=True).consume(8)
     gc.collect()
@@ -79,7 +81,7 @@ def test_joined_children_are_one_ceiling() -> None:
 
 
 def test_a_closed_child_is_not_joined() -> None:
-    """After the joined one was closed, the next to come make a new one together."""
+    """After the joined child was closed, the next callers join a new one together."""
     root = BudgetTracker(1_000)
     first = root.child("a", 10, join=True)
     first.close()
@@ -89,7 +91,7 @@ def test_a_closed_child_is_not_joined() -> None:
 
 
 def test_leaving_a_joined_child_does_not_close_it() -> None:
-    """Others use it: it admits as before, and the next to join finds what was spent (BUDGET-65)."""
+    """Other callers use the child: it admits calls as before, and the next to join finds its spend (BUDGET-65)."""
     root = BudgetTracker(1_000)
     used_elsewhere = root.child("user-1", 100, join=True)
     for number in range(2):
@@ -105,7 +107,7 @@ def test_leaving_a_joined_child_does_not_close_it() -> None:
 
 
 async def test_leaving_a_joined_child_in_a_coroutine() -> None:
-    """The async form of its block does not close it either (BUDGET-65)."""
+    """The async form of the block does not close the child either (BUDGET-65)."""
     root = BudgetTracker(1_000)
     async with root.child("user-1", 100, join=True) as child:
         child.consume(30)
@@ -114,7 +116,7 @@ async def test_leaving_a_joined_child_in_a_coroutine() -> None:
 
 
 def test_those_who_join_at_once_join_one() -> None:
-    """Threads that join at the same moment get the same ceiling (BUDGET-1)."""
+    """Threads that join at the same moment get the same child (BUDGET-1)."""
     for _ in range(20):
         root = BudgetTracker(1_000)
         joined = run_all(lambda root=root: root.child("a", 10, join=True) for _ in range(8))  # type: ignore[misc]
@@ -122,7 +124,7 @@ def test_those_who_join_at_once_join_one() -> None:
 
 
 def test_a_closed_child_admits_nothing_and_books_what_is_open() -> None:
-    """Its open holds, records and corrections are booked on it and its ancestors (BUDGET-4)."""
+    """The open holds, records and corrections of a closed child are booked on it and on the trackers above (BUDGET-4)."""
     root = BudgetTracker(100)
     with root.child("a", 50) as child:
         below = child.child("b")
@@ -142,7 +144,7 @@ def test_a_closed_child_admits_nothing_and_books_what_is_open() -> None:
 
 
 async def test_siblings_run_concurrently_within_their_ceilings() -> None:
-    """Siblings in one gather spend up to their own ceilings, together up to the parent's (BUDGET-1, BUDGET-2)."""
+    """Siblings in one gather spend up to their own limits, and together up to the parent's (BUDGET-1, BUDGET-2)."""
     root = BudgetTracker(9_000)
     children = [root.child(name, 4_000) for name in "abc"]
 
@@ -160,8 +162,8 @@ async def test_siblings_run_concurrently_within_their_ceilings() -> None:
     at_rest(root)
 
 
-def test_a_child_needs_a_name_and_limits_that_can_be_meant() -> None:
-    """Bad values are refused, for one that is joined as well."""
+def test_a_child_needs_a_name_and_valid_limits() -> None:
+    """Invalid values are refused, for a joined child as well."""
     root = BudgetTracker(100)
     root.child("a", join=True)
     for make in (lambda: root.child(""), lambda: root.child("a", 0), lambda: root.child("a", -5, join=True)):
@@ -170,7 +172,9 @@ def test_a_child_needs_a_name_and_limits_that_can_be_meant() -> None:
 
 
 def test_a_name_that_an_open_child_has_gets_a_number(caplog: pytest.LogCaptureFixture) -> None:
-    """Whether anybody keeps that child or not, and the log says so once; a closed one gives its back. (BUDGET-69)"""
+    """A new child gets a number after its name while an open child has that name; the log says so once, and closing
+    frees the name. (BUDGET-69)
+    """
     root = BudgetTracker(500)
     for _ in range(3):
         root.child("user-1", 100).record(80)
@@ -187,7 +191,7 @@ def test_a_name_that_an_open_child_has_gets_a_number(caplog: pytest.LogCaptureFi
 
 
 def test_names_of_children_that_nobody_closes_do_not_pile_up() -> None:
-    """The last thousand are remembered. (BUDGET-69)"""
+    """The tracker remembers only the last thousand names. (BUDGET-69)"""
     root = BudgetTracker()
     names = [root.child(f"user-{number}").name for number in range(1_001)]
     assert names == [f"user-{number}" for number in range(1_001)]
@@ -196,7 +200,7 @@ def test_names_of_children_that_nobody_closes_do_not_pile_up() -> None:
 
 
 def test_leaving_a_block_of_a_joined_child_does_not_close_it() -> None:
-    """Others go on, and the next who joins finds what was spent; `close` ends it. (BUDGET-69)"""
+    """Other callers go on, and the next to join finds the spend; `close` ends the child. (BUDGET-69)"""
     root = BudgetTracker(500)
     with root.child("user-1", 100, join=True) as first:
         first.consume(80)
@@ -211,7 +215,7 @@ def test_leaving_a_block_of_a_joined_child_does_not_close_it() -> None:
 
 
 async def test_leaving_an_async_block_of_a_joined_child_does_not_close_it() -> None:
-    """As with a sync one. (BUDGET-69)"""
+    """The async block does not close it either. (BUDGET-69)"""
     root = BudgetTracker(500)
     child = root.child("user-1", 100, join=True)
     async with child:

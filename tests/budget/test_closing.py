@@ -1,4 +1,4 @@
-"""Closing an async generator in its event loop, by whoever comes first."""
+"""Closing an async generator in its event loop, by several parties at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm_connect._closing import _Closing, close_in_loop, is_closed
 
 
 class Chunks:
-    """A generator whose end waits until it may come."""
+    """An async generator whose end waits for an event."""
 
     def __init__(self) -> None:
         self.may_end, self.ends = asyncio.Event(), 0
@@ -25,13 +25,13 @@ class Chunks:
 
 
 async def others() -> set[asyncio.Task[Any]]:
-    """The other tasks of the loop, after a turn of it."""
+    """The other tasks of the loop, after one turn of it."""
     await asyncio.sleep(0)
     return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
 
 
 async def test_a_generator_that_was_closed_meanwhile_needs_no_task() -> None:
-    """What its caller has closed before the loop comes to it is over. (STREAM-4)"""
+    """A generator that its caller closes first gets no task in the loop. (STREAM-4)"""
     chunks = Chunks()
     chunks.may_end.set()
     await anext(chunks.generator)
@@ -43,7 +43,7 @@ async def test_a_generator_that_was_closed_meanwhile_needs_no_task() -> None:
 
 
 async def test_a_generator_that_others_close_just_now_is_left_to_them() -> None:
-    """The loop that shuts down closes it, too: it ends once, and nobody is told of an error. (STREAM-4)"""
+    """If the loop shuts down and closes the generator as well, it ends once, and no error is logged. (STREAM-4)"""
     chunks, loop, told = Chunks(), asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda _, context: told.append(context))
     await anext(chunks.generator)
@@ -58,7 +58,7 @@ async def test_a_generator_that_others_close_just_now_is_left_to_them() -> None:
 
 
 async def test_closing_can_be_awaited_and_cancelled() -> None:
-    """Like `aclose` itself: awaited it ends the generator, and a cancellation reaches that. (STREAM-4)"""
+    """Like `aclose`, it can be awaited, and a cancellation reaches the generator. (STREAM-4)"""
     chunks = Chunks()
     chunks.may_end.set()
     await anext(chunks.generator)
@@ -76,7 +76,7 @@ async def test_closing_can_be_awaited_and_cancelled() -> None:
 
 
 async def test_a_closing_that_is_dropped_says_nothing() -> None:
-    """The generator is left to its owner, and no warning tells of a coroutine that nobody has awaited. (STREAM-4)"""
+    """The generator is left to its owner, and no warning about a coroutine that was never awaited appears. (STREAM-4)"""
     chunks = Chunks()
     await anext(chunks.generator)
     _Closing(chunks.generator).close()

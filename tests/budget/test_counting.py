@@ -1,4 +1,4 @@
-"""Tokenizers that make a bound tighter than bytes do."""
+"""Tokenizers that make a bound tighter than the number of bytes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def words(text: str) -> int:
 
 
 def test_a_function_is_a_counter_that_is_not_exact() -> None:
-    """Whose tokenizer a function is, nobody knows; a TokenCounter says it."""
+    """A plain function counts as a tokenizer of unknown origin; only a TokenCounter can be exact."""
     counter = counter_of(words)
     assert counter == TokenCounter(words)
     assert not counter.exact
@@ -42,7 +42,7 @@ def test_a_function_is_a_counter_that_is_not_exact() -> None:
 
 @pytest.mark.parametrize("nonsense", [5, "cl100k", [words], 2.5, b"provider", False])
 def test_what_is_no_tokenizer_is_refused(nonsense: Any) -> None:
-    """Anything but a function, a TokenCounter or None is told at once, by the option's name and the kind it got."""
+    """Anything but a function, a TokenCounter or None is refused at once; the error names the option and the type."""
     said = rf"^count_tokens must be a function from text to a number of tokens, not {type(nonsense).__name__}\.$"
     with pytest.raises(LLMConfigurationError, match=said):
         counter_of(nonsense)
@@ -52,14 +52,14 @@ def test_what_is_no_tokenizer_is_refused(nonsense: Any) -> None:
 
 @pytest.mark.parametrize("arguments", [{"count": 5}, {"count": words, "exact": "yes"}, {"count": None}])
 def test_a_counter_needs_a_function_and_a_bool(arguments: dict[str, Any]) -> None:
-    """What cannot be called, or an `exact` that is neither True nor False, is refused."""
+    """A `count` that is not callable, or an `exact` that is not a bool, is refused."""
     with pytest.raises(LLMConfigurationError, match=r"^TokenCounter takes a function"):
         TokenCounter(**arguments)
 
 
 @given(st.text(), st.integers(0, 100))
 def test_the_tighter_bound_is_never_above_bytes(text: str, said: int) -> None:
-    """A tokenizer that says more than the bytes does not count. (BUDGET-31)"""
+    """A count above the number of bytes has no effect. (BUDGET-31)"""
     for size in (utf8_bytes, normalized_utf8_bytes):
         tight = measured(size, TokenCounter(lambda _: said))
         assert tight(text) == (min(size(text), said) if text else 0)
@@ -85,8 +85,9 @@ NONSENSE: dict[str, tuple[Callable[[str], Any], str]] = {
 
 @pytest.mark.parametrize(("count", "did"), NONSENSE.values(), ids=NONSENSE.keys())
 def test_a_hook_that_gives_no_number_is_a_configuration_error(count: Callable[[str], Any], did: str) -> None:
-    """The call is not sent, nothing is held, and the error says what the hook did but holds nothing of the text.
-    (BUDGET-33)"""
+    """The call is not sent and nothing is held; the error says what the hook did, and contains nothing of the text.
+    (BUDGET-33)
+    """
     tracker, adapter = BudgetTracker(1_000), MockLLMAdapter(count_tokens=count)
     with pytest.raises(LLMConfigurationError, match=rf"^count_tokens {did}\b") as caught:
         adapter.execute_prompt(PROMPT, RunConfig(budget_tracker=tracker))
@@ -96,7 +97,7 @@ def test_a_hook_that_gives_no_number_is_a_configuration_error(count: Callable[[s
 
 
 def test_an_interrupted_hook_is_not_swallowed() -> None:
-    """A KeyboardInterrupt while counting passes."""
+    """A KeyboardInterrupt during counting passes."""
 
     def interrupted(_: str) -> int:
         raise KeyboardInterrupt
@@ -106,7 +107,7 @@ def test_an_interrupted_hook_is_not_swallowed() -> None:
 
 
 class Own(LLMAdapter):
-    """An adapter of a user's own."""
+    """An adapter as users write it."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -117,7 +118,7 @@ class Own(LLMAdapter):
 
 
 class OwnMethod(Own):
-    """One that counts by a method."""
+    """An adapter that counts with a method."""
 
     def count_tokens(self, text: str) -> int:  # type: ignore[override]
         return words(text)
@@ -125,7 +126,7 @@ class OwnMethod(Own):
 
 @pytest.mark.parametrize("way", ["attribute", "method"])
 async def test_a_tokenizer_lets_in_what_bytes_would_refuse(way: str) -> None:
-    """A metered adapter's hold is as tight as its tokenizer says, in both forms of the call. (BUDGET-31)"""
+    """The hold of a metered adapter is as tight as its tokenizer, in both forms of the call. (BUDGET-31)"""
     adapter: Own = OwnMethod() if way == "method" else Own()
     prompt, system = "one two three four", "five six"
     config = RunConfig(max_tokens=10, system_prompt=system)
@@ -143,14 +144,15 @@ async def test_a_tokenizer_lets_in_what_bytes_would_refuse(way: str) -> None:
 
 
 def test_no_exactness_proves_what_nobody_knows() -> None:
-    """The default bound stays an estimate: an adapter of one's own may add to its prompts. (BUDGET-30)"""
+    """The default bound stays an estimate, because a user's adapter may add text to its prompts. (BUDGET-30)"""
     adapter = MockLLMAdapter(count_tokens=TokenCounter(words, exact=True))
     assert adapter.bound("one two", RunConfig()).grade == "estimated"
 
 
 def test_a_plain_adapter_cannot_ask_its_provider() -> None:
-    """`"provider"` is for those whose provider has an endpoint that counts; it is refused before anything is sent.
-    (BUDGET-32)"""
+    """ "provider" needs a provider with a counting endpoint; other adapters refuse it before anything is sent.
+    (BUDGET-32)
+    """
     with pytest.raises(LLMConfigurationError, match="count_tokens='provider'"):
         MockLLMAdapter(count_tokens="provider")
     adapter = Own()

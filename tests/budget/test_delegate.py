@@ -10,7 +10,7 @@ from llm_connect.interface.config import RunConfig
 
 
 def test_a_limit_makes_a_child() -> None:
-    """With limits the sub-agent gets a ceiling of its own within the budget (MODEL-10)."""
+    """With limits the sub-agent gets a child budget (MODEL-10)."""
     tracker = BudgetTracker(1_000)
     config = RunConfig(budget_tracker=tracker).delegate("b", total=100, total_usd="0.5", total_calls=3)
     child = config.budget_tracker
@@ -20,7 +20,7 @@ def test_a_limit_makes_a_child() -> None:
 
 
 def test_without_limits_the_budget_is_shared() -> None:
-    """Without limits the sub-agent spends from the same tracker, or none."""
+    """Without limits the sub-agent spends from the same tracker, if there is one."""
     tracker = BudgetTracker(1_000)
     assert RunConfig(budget_tracker=tracker).delegate("b").budget_tracker is tracker
     assert RunConfig().delegate("b").budget_tracker is None
@@ -61,13 +61,13 @@ def test_what_carries_over() -> None:
 
 
 def test_depth_is_used_up() -> None:
-    """A config is delegated `max_depth` times, and then refused by name (MODEL-10)."""
+    """A config can be delegated `max_depth` times; then the error names the sub-agent (MODEL-10)."""
     config = RunConfig(max_depth=2).delegate("b").delegate("c")
     with pytest.raises(LLMConfigurationError, match="max_depth is used up, so delegating to 'd' is refused"):
         config.delegate("d")
 
 
 def test_a_limit_needs_a_budget() -> None:
-    """A limit for a sub-agent of a config without a budget would be no limit."""
+    """A limit for a sub-agent is refused if the config has no budget."""
     with pytest.raises(LLMConfigurationError, match=r"^'b' has a limit, but this config has no budget_tracker"):
         RunConfig().delegate("b", total=10)

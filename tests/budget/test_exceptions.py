@@ -1,4 +1,4 @@
-"""The exception tree: what is caught by what, what an error carries, and that it survives pickling."""
+"""The tree of errors: which class catches which error, their attributes, and pickling."""
 
 from __future__ import annotations
 
@@ -56,9 +56,8 @@ def full(kind: type[LLMError], **more: Any) -> LLMError:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_error_is_an_llm_error_and_tells_all_it_knows(kind: type[LLMError]) -> None:
-    """Each kind is caught by LLMError, and carries provider, model, request id, wait, attempts and answer.
-
-    (ERROR-1, ERROR-2)
+    """LLMError catches every kind, and each kind carries provider, model, request id, retry_after, attempts and
+    response. (ERROR-1, ERROR-2)
     """
     with pytest.raises(LLMError) as caught:
         raise full(kind)
@@ -72,7 +71,7 @@ def test_every_error_is_an_llm_error_and_tells_all_it_knows(kind: type[LLMError]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_not_known_is_none_zero_or_empty(kind: type[LLMError]) -> None:
-    """An error of which nothing is known but its text has every attribute all the same. (ERROR-2)"""
+    """An error made of a message alone has every attribute all the same. (ERROR-2)"""
     error = kind("x")
     assert (error.message, error.context, error.attempts) == ("x", {}, 0)
     unknown = (error.cause, error.provider, error.model, error.request_id, error.retry_after, error.response)
@@ -82,7 +81,7 @@ def test_what_is_not_known_is_none_zero_or_empty(kind: type[LLMError]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_error_survives_pickling_without_its_cause(kind: type[LLMError], protocol: int) -> None:
-    """Class, text and all fields come back; the cause, which may hold a request with its key, does not. (ERROR-4)"""
+    """Class, message and all fields come back; the cause, which may contain a request with its key, does not. (ERROR-4)"""
     error = full(kind, cause=ValueError("sk-secret"))
     error.add_note("a note")
     data = pickle.dumps(error, protocol)
@@ -110,7 +109,9 @@ def test_own_fields_of_a_kind_survive_pickling_and_copying(error: LLMError) -> N
 
 
 def test_a_failed_command_says_how_it_ended() -> None:
-    """Its return code and the end of what it wrote; None and nothing, where it was not run to its end. (ERROR-2)"""
+    """The error has the return code and the end of the output; None and "" if the command did not run to its end.
+    (ERROR-2)
+    """
     error = LLMSubprocessError("x", return_code=7, stderr="oh")
     assert (error.return_code, error.stderr) == (7, "oh")
     unknown = LLMSubprocessError("x")
@@ -136,15 +137,16 @@ def test_a_failed_command_says_how_it_ended() -> None:
 def test_a_failed_call_may_have_been_billed_unless_it_was_refused(
     kind: type[LLMError], details: dict[str, Any], maybe: bool
 ) -> None:
-    """Only a complete 4xx, and what was never sent, is known to cost nothing; who raises the error may know better.
-
-    (ERROR-2)
+    """Only a complete 4xx, or a request that was never sent, is known to cost nothing; the code that raises the error
+    can override that. (ERROR-2)
     """
     assert kind("x", **details).maybe_billed is maybe
 
 
 def test_a_refusal_of_which_only_the_reason_is_known() -> None:
-    """It is about tokens of an unnamed budget without a limit, in which nothing is spent, held or missing. (ERROR-2)"""
+    """The defaults describe tokens of an unnamed budget without a limit, in which nothing is spent, held or missing.
+    (ERROR-2)
+    """
     error = LLMBudgetExceededError("x", reason="refused")
     assert (error.reason, error.unit, error.path, error.total, error.likely) == ("refused", "tokens", "", None, None)
     figures = (error.spent, error.held, error.sliced, error.presumed, error.requested, error.missing)
@@ -153,12 +155,12 @@ def test_a_refusal_of_which_only_the_reason_is_known() -> None:
 
 
 def test_an_api_error_without_a_status_has_status_0() -> None:
-    """No status that a provider could have sent stands for one that is not known. (ERROR-2)"""
+    """An unknown status is 0, which no provider can send. (ERROR-2)"""
     assert LLMAPIError("x").status_code == 0
 
 
 class Tailored(LLMAPIError):
-    """A subclass whose constructor asks for more."""
+    """A subclass whose constructor has more arguments."""
 
     def __init__(self, must: str) -> None:
         super().__init__(f"needs {must}", status_code=418)
@@ -166,13 +168,13 @@ class Tailored(LLMAPIError):
 
 
 def test_a_subclass_with_another_constructor_survives_pickling() -> None:
-    """Rebuilding does not call the constructor, whose arguments nobody kept."""
+    """Unpickling does not call the constructor, because its arguments are not kept."""
     back = pickle.loads(pickle.dumps(Tailored("tea")))
     assert (type(back), str(back), back.must, back.status_code) == (Tailored, "needs tea", "tea", 418)
 
 
 def test_a_cause_is_chained_for_the_traceback() -> None:
-    """`cause` is what `raise ... from` would have set."""
+    """`cause` has the effect of `raise ... from`."""
     cause = OSError("disk")
     error = LLMError("x", cause=cause)
     assert error.cause is error.__cause__ is cause
@@ -191,7 +193,7 @@ def test_a_cause_is_chained_for_the_traceback() -> None:
 def test_the_tree_lets_callers_catch_at_the_level_they_care_about(
     kind: type[LLMError], bases: tuple[type[Exception], ...]
 ) -> None:
-    """A kind is caught by each of its documented bases. (ERROR-1)"""
+    """Each documented base catches a kind. (ERROR-1)"""
     for base in bases:
         with pytest.raises(base):
             raise kind("x")
@@ -199,12 +201,12 @@ def test_the_tree_lets_callers_catch_at_the_level_they_care_about(
 
 @pytest.mark.parametrize("kind", [LLMTimeoutError, LLMConnectionError, LLMSubprocessError])
 def test_a_call_without_a_reply_is_no_api_error(kind: type[LLMError]) -> None:
-    """LLMAPIError means that the provider replied. (ERROR-1)"""
+    """LLMAPIError means that the provider has replied. (ERROR-1)"""
     assert not issubclass(kind, LLMAPIError)
 
 
 def test_mutable_arguments_are_copied() -> None:
-    """An error does not follow later changes of the dicts it was given."""
+    """Later changes of a dict that was passed to an error do not change the error."""
     context: dict[str, Any] = {"a": 1}
     body: dict[str, Any] = {"code": 1}
     error = LLMAPIError("x", context=context, response_body=body)

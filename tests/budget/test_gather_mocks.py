@@ -27,7 +27,9 @@ async def test_four_mocks_share_one_budget() -> None:
 
 
 async def test_a_chain_of_agents_keeps_every_ceiling() -> None:
-    """A calls B calls C, each with its own ceiling, ten chains at once: no ceiling is passed (BUDGET-1, BUDGET-4)."""
+    """A calls B, and B calls C, each with its own limit, in ten chains at once: no limit is exceeded (BUDGET-1,
+    BUDGET-4).
+    """
     tracker = BudgetTracker(2_000)
     a, b, c = (MockLLMAdapter(name) for name in "abc")
     config_a = RunConfig(budget_tracker=tracker, max_tokens=15, timeout_seconds=30)

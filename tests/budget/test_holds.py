@@ -1,4 +1,4 @@
-"""A hold ends once, and by what is known."""
+"""Holds: each ends once, in the way that the known facts allow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENDS = {"settle": ("settled", 30), "release": ("released", 0), "presume": ("pres
 @pytest.mark.parametrize("first", ENDS)
 @pytest.mark.parametrize("second", ENDS)
 def test_a_hold_ends_once(first: str, second: str) -> None:
-    """Ending it again, in whatever way, changes nothing (BUDGET-3)."""
+    """Ending a hold again, in any way, changes nothing (BUDGET-3)."""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(30)
     getattr(hold, first)()
@@ -38,7 +38,7 @@ def test_a_hold_ends_once(first: str, second: str) -> None:
 
 
 def test_an_ended_hold_sends_nothing() -> None:
-    """After its end, `dispatch` raises: another request needs another hold (BUDGET-3)."""
+    """After the end of a hold `dispatch` raises: another request needs another hold (BUDGET-3)."""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(30)
     hold.release()
@@ -49,13 +49,13 @@ def test_an_ended_hold_sends_nothing() -> None:
 
 
 def test_an_open_hold_has_no_entry() -> None:
-    """The line of the ledger is there once the hold has ended."""
+    """The ledger entry exists once the hold has ended."""
     with BudgetTracker(100).reserve(30) as hold:
         assert (hold.entry, hold.amount) == (None, NOTHING)
 
 
 def test_dispatch_twice_is_dispatch() -> None:
-    """A request that is about to be sent may say so twice."""
+    """A hold may be dispatched twice for the same request."""
     with BudgetTracker(100).reserve(30) as hold:
         hold.dispatch()
         hold.dispatch()
@@ -63,7 +63,9 @@ def test_dispatch_twice_is_dispatch() -> None:
 
 
 def test_leaving_the_block_releases_or_presumes() -> None:
-    """Unsettled, what was not dispatched is free, and what was is presumed, exception or not (BUDGET-3)."""
+    """Leaving the block releases a hold that was not dispatched and presumes one that was, with or without an exception
+    (BUDGET-3).
+    """
     tracker = BudgetTracker(1_000)
     with tracker.reserve(10):
         pass
@@ -90,7 +92,9 @@ def test_on_unknown_release_gives_the_guarantee_up() -> None:
 
 @pytest.mark.parametrize("dispatched", [False, True])
 def test_a_lost_hold_ends(dispatched: bool) -> None:
-    """Losing the last reference is leaving the block, though the caller's context remembers its holds (BUDGET-3)."""
+    """Losing the last reference has the effect of leaving the block, although the caller's context remembers its holds
+    (BUDGET-3).
+    """
     tracker = BudgetTracker(1_000)
     hold = tracker.reserve(20)
     if dispatched:
@@ -112,7 +116,7 @@ def test_what_is_left_to_do_can_be_done_at_once() -> None:
 
 
 async def test_a_coroutine_may_wait_for_the_entry_in_memory_as_well() -> None:
-    """The async forms of a hold are there for every budget, and give the same (BUDGET-3)."""
+    """Every budget has the async methods of a hold, with the same results (BUDGET-3)."""
     tracker = BudgetTracker(100)
     with await tracker.areserve(30) as hold:
         await hold.adispatch()
@@ -128,7 +132,7 @@ async def test_a_coroutine_may_wait_for_the_entry_in_memory_as_well() -> None:
 
 
 def test_a_lost_hold_in_a_circle_ends() -> None:
-    """The garbage collector's finalizer is as good (BUDGET-3)."""
+    """A hold in a reference cycle ends when the garbage collector finds it (BUDGET-3)."""
     tracker = BudgetTracker(1_000)
     circle: list[Any] = [tracker.reserve(20)]
     circle.append(circle)
@@ -138,7 +142,7 @@ def test_a_lost_hold_in_a_circle_ends() -> None:
 
 
 def test_a_lost_hold_that_was_waited_for_ends() -> None:
-    """A hold that was granted after a wait is kept alive by nobody else (BUDGET-3)."""
+    """Nothing else keeps a hold alive that was granted after a wait (BUDGET-3)."""
     tracker = BudgetTracker(10)
     first = tracker.reserve(10)
     context = contextvars.Context()
@@ -154,7 +158,7 @@ def test_a_lost_hold_that_was_waited_for_ends() -> None:
 
 
 def test_a_copy_of_a_hold_is_the_hold() -> None:
-    """A copied hold ends once with its original (BUDGET-3)."""
+    """A copied hold and its original end together, once (BUDGET-3)."""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(30)
     copies = [copy.copy(hold), copy.deepcopy([hold])[0]]
@@ -168,7 +172,7 @@ def test_a_copy_of_a_hold_is_the_hold() -> None:
 
 
 def test_settle_takes_what_is_said_and_keeps_the_rest() -> None:
-    """A figure that is not said counts as it was held."""
+    """A figure that is left out is booked as it was held."""
     tracker = BudgetTracker()
     usage = Usage(prompt_tokens=3, completion_tokens=4)
     for figures, booked in (
@@ -208,8 +212,8 @@ def usage_of(**parts: Any) -> Usage:
         {"model": b"m"},
     ],
 )
-def test_settle_refuses_figures_that_are_none(figures: dict[str, Any]) -> None:
-    """A wrong argument is an error of ours and the hold stays open (BUDGET-73)."""
+def test_settle_refuses_invalid_figures(figures: dict[str, Any]) -> None:
+    """An invalid argument raises LLMConfigurationError, and the hold stays open (BUDGET-73)."""
     tracker = BudgetTracker(total=100, total_usd=5)
     with tracker.reserve(30, price=Price(prompt=1, completion=2)) as hold:
         with pytest.raises(LLMConfigurationError):
@@ -222,7 +226,7 @@ def test_settle_refuses_figures_that_are_none(figures: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("said", "kept"), [("half \ud800", "half ?"), (5, "5"), (["x"], "['x']"), (Decimal(1), "1")])
 def test_any_source_of_a_cost_is_kept_as_text(said: Any, kept: str) -> None:
-    """A name that is only remembered is no reason to lose what is known of the cost (BUDGET-73)."""
+    """A cost is booked even if the name of its source is not text (BUDGET-73)."""
     tracker = BudgetTracker(total=100)
     with tracker.reserve(30) as hold:
         hold.settle(7, usd="0.1", cost_source=said)
@@ -232,7 +236,7 @@ def test_any_source_of_a_cost_is_kept_as_text(said: Any, kept: str) -> None:
 
 
 def test_an_overrun_is_booked_in_full_until_there_is_room() -> None:
-    """More than was held: all of it is booked, and nothing is admitted until the limit is raised (BUDGET-10)."""
+    """An overrun is booked in full, and nothing is admitted until the limit is raised (BUDGET-10)."""
     root = BudgetTracker(1_000)
     child = root.child("child", 100)
     with child.reserve(50) as hold:
@@ -248,7 +252,7 @@ def test_an_overrun_is_booked_in_full_until_there_is_room() -> None:
 
 
 def test_a_correction_reopens_a_breached_budget() -> None:
-    """A presumption that is corrected downwards makes room again (BUDGET-10)."""
+    """Correcting a presumption downwards makes room again (BUDGET-10)."""
     tracker = BudgetTracker(100)
     with tracker.reserve(60) as hold:
         hold.dispatch()
