@@ -173,7 +173,9 @@ def test_a_snapshot_is_of_one_moment() -> None:
     ids=str,
 )
 def test_invalid_limits_are_refused(values: dict[str, Any]) -> None:
-    """A limit below 1, a fraction of a token, or a blank name is refused at construction, by the name of the argument."""
+    """A limit below 1, a fraction of a token, or a blank name is refused at construction; the error names the
+    argument.
+    """
     (name,) = values
     with pytest.raises(LLMConfigurationError, match=f"^{name} must be "):
         BudgetTracker(**values)

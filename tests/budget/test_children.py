@@ -124,7 +124,7 @@ def test_those_who_join_at_once_join_one() -> None:
 
 
 def test_a_closed_child_admits_nothing_and_books_what_is_open() -> None:
-    """The open holds, records and corrections of a closed child are booked on it and on the trackers above (BUDGET-4)."""
+    """The open holds, records and corrections of a closed child count on it and on the trackers above (BUDGET-4)."""
     root = BudgetTracker(100)
     with root.child("a", 50) as child:
         below = child.child("b")

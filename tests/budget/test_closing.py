@@ -76,7 +76,7 @@ async def test_closing_can_be_awaited_and_cancelled() -> None:
 
 
 async def test_a_closing_that_is_dropped_says_nothing() -> None:
-    """The generator is left to its owner, and no warning about a coroutine that was never awaited appears. (STREAM-4)"""
+    """The generator is left to its owner, and no warning about a coroutine that nobody awaited appears. (STREAM-4)"""
     chunks = Chunks()
     await anext(chunks.generator)
     _Closing(chunks.generator).close()

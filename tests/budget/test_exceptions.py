@@ -81,7 +81,9 @@ def test_what_is_not_known_is_none_zero_or_empty(kind: type[LLMError]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_every_error_survives_pickling_without_its_cause(kind: type[LLMError], protocol: int) -> None:
-    """Class, message and all fields come back; the cause, which may contain a request with its key, does not. (ERROR-4)"""
+    """Class, message and all fields come back; the cause, which may contain a request and its key, does not.
+    (ERROR-4)
+    """
     error = full(kind, cause=ValueError("sk-secret"))
     error.add_note("a note")
     data = pickle.dumps(error, protocol)

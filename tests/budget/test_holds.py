@@ -268,7 +268,7 @@ def test_a_correction_reopens_a_breached_budget() -> None:
 
 
 def test_a_correction_keeps_what_it_does_not_say() -> None:
-    """A correction of tokens leaves the presumed calls and USD as they are."""
+    """A correction of tokens leaves the presumed calls and USD unchanged."""
     tracker = BudgetTracker(total_usd=1)
     with tracker.reserve(60, usd="0.5") as hold:
         hold.dispatch()
@@ -278,7 +278,7 @@ def test_a_correction_keeps_what_it_does_not_say() -> None:
 
 
 def test_what_is_no_open_presumption_is_corrected_once_at_most() -> None:
-    """A released, recorded, unknown or already corrected entry is refused. (BUDGET-63)"""
+    """A released, recorded, unknown or already corrected entry cannot be corrected. (BUDGET-63)"""
     tracker = BudgetTracker(100)
     released, presumed = tracker.reserve(10), tracker.reserve(20)
     released.release()
@@ -295,7 +295,7 @@ def test_what_is_no_open_presumption_is_corrected_once_at_most() -> None:
 
 
 def test_what_was_settled_is_corrected_once(store: str) -> None:
-    """The difference is booked on its tracker and above it, and none of it is presumed. (BUDGET-63)"""
+    """The difference is booked on the tracker and above it, and none of it is presumed. (BUDGET-63)"""
     if store == "redis":
         # A server knows only of open presumptions whose they are.
         return
@@ -320,7 +320,7 @@ def test_what_was_settled_is_corrected_once(store: str) -> None:
 
 
 def test_a_lost_hold_is_not_counted_by_the_figures() -> None:
-    """When nothing runs nothing is held, also in the first figure that is read after a hold was lost (BUDGET-3)."""
+    """If nothing runs, nothing is held, even in the first figure that is read after a hold was lost (BUDGET-3)."""
     tracker = BudgetTracker(100)
     child = tracker.child("lost", total=50)
     for read in (lambda: tracker.held, lambda: 100 - (child.remaining() or 0) - 50, lambda: str(tracker).count("30")):
@@ -332,7 +332,7 @@ def test_a_lost_hold_is_not_counted_by_the_figures() -> None:
 
 
 def test_what_is_sent_stays_dispatched_whatever_comes() -> None:
-    """Saying it again, after an overrun of others, neither raises nor gives back what was sent (BUDGET-10)."""
+    """Dispatching again, after an overrun of another call, neither raises nor revokes the hold (BUDGET-10)."""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(30)
     hold.dispatch()
@@ -345,7 +345,7 @@ def test_what_is_sent_stays_dispatched_whatever_comes() -> None:
 
 
 def test_a_limit_lowered_below_what_is_spent_keeps_holds_of_before_from_being_sent() -> None:
-    """While more is spent than a limit allows, nothing is sent, also what was granted before (BUDGET-10)."""
+    """While the spend exceeds a limit, nothing is sent, even with a hold that was granted earlier (BUDGET-10)."""
     tracker = BudgetTracker(100)
     tracker.consume(60)
     hold = tracker.reserve(30)
@@ -369,7 +369,7 @@ def test_a_limit_lowered_below_what_is_spent_keeps_holds_of_before_from_being_se
 def test_an_overrun_in_any_unit_keeps_holds_of_before_from_being_sent(
     limits: dict[str, Any], bound: dict[str, Any], used: dict[str, Any], is_slice: bool
 ) -> None:
-    """One that used more than it held may pass the limit: what was granted meanwhile is then not sent (BUDGET-10)."""
+    """An overrun may exceed the limit; then holds that were granted in the meantime are not sent (BUDGET-10)."""
     root = BudgetTracker(**limits)
     with root.child("c", **limits, slice=is_slice) as tracker:
         first, second = tracker.reserve(**bound), tracker.reserve(**bound)

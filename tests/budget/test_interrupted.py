@@ -1,4 +1,4 @@
-"""Interruptions at chosen places: whatever is raised there, no lock stays taken, and the books are exact."""
+"""Interruptions at chosen points: whatever is raised there, the lock is released and the books are exact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.budget.budget_helpers import PATIENCE, at_rest, in_thread, place, ref
 
 
 class Interrupted:
-    """Raises KeyboardInterrupt in the place of a function, once."""
+    """A stand-in for a function that raises KeyboardInterrupt once."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function, self._is_due = function, True
@@ -30,7 +30,7 @@ class Interrupted:
 
 
 def seen_by_another(tracker: BudgetTracker) -> tuple[Amount, Amount]:
-    """What is held and spent, as another thread sees it, which needs the lock."""
+    """The spend and the holds as another thread reads them, for which it needs the lock."""
     snapshot = in_thread(tracker.snapshot).result(PATIENCE)
     return snapshot.held, snapshot.spent
 
@@ -38,7 +38,9 @@ def seen_by_another(tracker: BudgetTracker) -> tuple[Amount, Amount]:
 @pytest.mark.parametrize("place", ["take", "release"])
 @pytest.mark.parametrize("operation", ["reserve", "settle", "snapshot"])
 def test_an_interruption_at_the_lock_leaves_it_free(place: str, operation: str) -> None:
-    """Whether the lock was not taken yet or was about to be let go, the next thread gets it. (BUDGET-70)"""
+    """The next thread gets the lock, whether the interruption came before it was taken or before it was released.
+    (BUDGET-70)
+    """
     tracker = BudgetTracker(100)
     hold = tracker.reserve(10)
     hold.dispatch()
@@ -59,7 +61,7 @@ def test_an_interruption_at_the_lock_leaves_it_free(place: str, operation: str) 
 
 @pytest.mark.parametrize("place", ["take", "release"])
 def test_an_interruption_at_the_lock_of_callbacks_loses_none(place: str) -> None:
-    """A callback that was on its way is made, by this operation or by the next one. (BUDGET-70)"""
+    """A callback that was due runs, in this operation or in the next one. (BUDGET-70)"""
     told: list[int] = []
     tracker = BudgetTracker(100, sink=lambda entry: told.append(entry.amount.tokens))
     lock = tracker.gate._outbox._delivering  # type: ignore[attr-defined]
@@ -71,7 +73,7 @@ def test_an_interruption_at_the_lock_of_callbacks_loses_none(place: str) -> None
 
 
 def test_a_caller_whose_waking_fails_for_want_of_memory_is_woken_again() -> None:
-    """The error goes to whoever settles, and the next operation wakes the caller, which has its hold. (BUDGET-70)"""
+    """The code that settles gets the error, and the next operation wakes the caller, which has its hold. (BUDGET-70)"""
     tracker, woken = BudgetTracker(100), []
 
     class Failing(Waiter):
@@ -93,7 +95,9 @@ def test_a_caller_whose_waking_fails_for_want_of_memory_is_woken_again() -> None
 
 
 def test_a_caller_that_waits_again_is_not_told() -> None:
-    """A refusal that an interruption has undone is no news: the caller stays in line, and is served. (BUDGET-70)"""
+    """If an interruption has undone a refusal, the caller is not woken; it stays in the queue and is served.
+    (BUDGET-70)
+    """
     tracker = BudgetTracker(100)
     hold, gate = tracker.reserve(100), tracker.gate
     waiter = place(tracker, 10)
@@ -107,7 +111,7 @@ def test_a_caller_that_waits_again_is_not_told() -> None:
 
 
 def test_leaving_the_block_of_a_tracker_closes_it_whatever_interrupts() -> None:
-    """An interruption before it is closed closes it all the same. (BUDGET-70)"""
+    """An interruption of `__exit__` before the tracker is closed still closes it. (BUDGET-70)"""
     tracker = BudgetTracker(100)
     child = tracker.child("c", 50)
     with pytest.MonkeyPatch.context() as patch:
@@ -122,20 +126,20 @@ def test_leaving_the_block_of_a_tracker_closes_it_whatever_interrupts() -> None:
 
 @pytest.fixture
 def child() -> BudgetTracker:
-    """A tracker with one above it; both hold 10 tokens of one call."""
+    """A tracker with a parent; both hold 10 tokens of one call."""
     child = BudgetTracker(100).child("c", 50)
     accounts.hold(child.accounts, Amount(10, 1))
     return child
 
 
 def figures(tracker: BudgetTracker) -> list[tuple[int, int]]:
-    """The tokens that are held and spent, from the tracker up."""
+    """The held and spent tokens, from the tracker up."""
     return [(account.held, account.spent) for account in tracker.accounts.units[0]]
 
 
 @pytest.mark.parametrize("level", [None, 0, 1])
 def test_a_grant_that_was_interrupted_is_undone(child: BudgetTracker, level: int | None) -> None:
-    """However many levels it has changed, all are as before. (BUDGET-70)"""
+    """All levels get their old figures back, however many of them had changed. (BUDGET-70)"""
     path, journal = child.accounts, child.accounts.journal
     journal.intent, journal.level = (accounts._undo_take, path, Amount(5, 1)), None
     for each in path.levels[: 0 if level is None else level + 1]:
@@ -147,14 +151,14 @@ def test_a_grant_that_was_interrupted_is_undone(child: BudgetTracker, level: int
 
 
 def accounts_of(level: accounts.Own, held: tuple[int, ...]) -> None:
-    """Let the level hold this."""
+    """The accounts of one level, with these figures."""
     for account, figure in zip(level, held, strict=True):
         account.held = figure
 
 
 @pytest.mark.parametrize("level", [None, 0, 1])
 def test_an_end_that_was_interrupted_is_completed(child: BudgetTracker, level: int | None) -> None:
-    """However many levels it has changed, all have what was spent, and hold nothing of it any more. (BUDGET-70)"""
+    """All levels have the spend and no longer hold it, however many of them had changed. (BUDGET-70)"""
     path, journal, plan = child.accounts, child.accounts.journal, Plan()
     journal.level = None
     for number, each in enumerate(path.levels[: 0 if level is None else level + 1]):
@@ -174,7 +178,7 @@ HELD, SPENT = Amount(10, 1), Amount(7, 1)
 
 
 def test_a_hold_that_nobody_got_is_none() -> None:
-    """Interrupted between its opening and the end of the grant, it is ended, and holds nothing. (BUDGET-70)"""
+    """A hold whose grant was interrupted after it was opened has ended, and holds nothing. (BUDGET-70)"""
     tracker = BudgetTracker(100)
     hold, journal = tracker.reserve(10), tracker.gate.journal
     journal.intent, journal.hold = (accounts._undo_take, tracker.accounts, hold.bound), hold

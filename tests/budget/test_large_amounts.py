@@ -1,4 +1,4 @@
-"""Amounts that a user gives: what no store could count is refused where it is given, alike in memory and in stores."""
+"""Amounts that are too large for a store: they are refused where they are given, in memory and in stores alike."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Way = Callable[[BudgetTracker, int], Any]
 
 
 def dollars(nano_usd: int) -> Decimal:
-    """So many nano-USD, exactly."""
+    """This many nano-USD in USD, exactly."""
     return usd_of(nano_usd) if nano_usd < 10**30 else Decimal(nano_usd)
 
 
 def presumed(tracker: BudgetTracker) -> int:
-    """The number of an entry that can be corrected."""
+    """The id of an entry that can be corrected."""
     with tracker.reserve(0, calls=0) as hold:
         hold.dispatch()
     assert hold.entry is not None
@@ -103,7 +103,9 @@ def nano(usd: Decimal | None) -> int:
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(amount=amounts)
 def test_an_amount_counts_exactly_or_is_refused(store: str, way: str, amount: int) -> None:
-    """Every store counts 10^15 of a call, and of a limit 2^63 - 1 or 2^53 - 1; more changes nothing (BUDGET-72)."""
+    """Every store counts up to 10^15 for a call, and up to 2^63 - 1 or 2^53 - 1 for a limit; a larger amount changes
+    nothing (BUDGET-72).
+    """
     tracker = BudgetTracker()
     say, most = (
         (OF_CALLS[way], MOST) if way in OF_CALLS else (LIMITS[way], 2**53 - 1 if store == "redis" else 2**63 - 1)
@@ -120,7 +122,7 @@ def test_an_amount_counts_exactly_or_is_refused(store: str, way: str, amount: in
 
 @pytest.mark.parametrize("price", [PRICE, Price(prompt=0, completion=1_000_000)])
 def test_a_bound_that_would_cost_too_much_is_refused(price: Price) -> None:
-    """Tokens and price can each be counted, and what they cost cannot (BUDGET-72)."""
+    """Tokens and price may each be small enough although their product is not (BUDGET-72)."""
     tracker = BudgetTracker()
     for ask in (
         lambda: tracker.reserve(MOST, price=price),
@@ -134,7 +136,7 @@ def test_a_bound_that_would_cost_too_much_is_refused(price: Price) -> None:
 
 @pytest.mark.parametrize("figures", [{"tokens": 10**400}, {"tokens": MOST + 1}, {"usd": 1_000_001}, {"calls": 2**63}])
 def test_what_a_call_is_said_to_have_used_costs_no_answer(figures: dict[str, int]) -> None:
-    """`settle` gets the figures of a reply: one that no store counts is presumed, without an error (STORE-19)."""
+    """`settle` gets figures from a reply: one that is too large for a store is presumed, without error (STORE-19)."""
     tracker = BudgetTracker()
     for price in (None, TOKEN):
         with tracker.reserve(10, price=price) as hold:
@@ -146,8 +148,8 @@ def test_what_a_call_is_said_to_have_used_costs_no_answer(figures: dict[str, int
 
 
 @pytest.mark.parametrize("value", [-(10**5_000), "x" * 5_000, [10**5_000]], ids=["number", "text", "list"])
-def test_an_error_shows_little_of_a_value_that_cannot_be_meant(value: Any) -> None:
-    """Its text is one line, of whatever length the value is. (BUDGET-72)"""
+def test_an_error_shows_little_of_an_invalid_value(value: Any) -> None:
+    """The message is one line, however long the value is. (BUDGET-72)"""
     for say in (
         lambda: BudgetTracker(total=value),
         lambda: BudgetTracker(total_usd=value),

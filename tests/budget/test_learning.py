@@ -1,4 +1,4 @@
-"""What overruns teach: the next bounds of that adapter and model cover them."""
+"""Calibration: after an overrun, the next bounds of that adapter and model cover it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def call(tracker: BudgetTracker, usage: Usage, asked: BoundDemand | None = None,
 
 
 def test_an_overrun_raises_the_next_bound() -> None:
-    """After a call that used half as much again, the next hold covers that; the limit sent stays (BUDGET-41)."""
+    """After a call that used half as much again, the next hold covers that; the sent limit stays (BUDGET-41)."""
     tracker = BudgetTracker(1_000)
     assert call(tracker, used(10, 30)).bound == Amount(30, 1)
     hold = take(tracker, demand())
@@ -59,7 +59,7 @@ def test_an_overrun_raises_the_next_bound() -> None:
 
 
 def test_a_second_overrun_adds_to_what_the_first_taught() -> None:
-    """A too long answer, then a hidden prompt: the next hold covers both (BUDGET-41)."""
+    """After an answer that was too long and a hidden prompt, the next hold covers both (BUDGET-41)."""
     tracker = BudgetTracker(1_000)
     call(tracker, used(10, 30))
     call(tracker, used(20, 1))
@@ -69,7 +69,9 @@ def test_a_second_overrun_adds_to_what_the_first_taught() -> None:
 
 
 def test_what_is_learned_is_of_one_adapter_and_model() -> None:
-    """Another adapter, another model, an amount without a name and another tree know nothing of it (BUDGET-41)."""
+    """The factor does not apply to another adapter, another model, an amount without a name, or another tree
+    (BUDGET-41).
+    """
     tracker = BudgetTracker(1_000)
     call(tracker, used(10, 30))
     for facts in (CallFacts(adapter="b", model="m"), CallFacts(adapter="a", model="n"), CallFacts()):
@@ -92,7 +94,7 @@ def test_input_and_output_are_learned_apart() -> None:
 
 
 def test_a_prompt_that_was_too_long_counts_though_the_whole_fitted() -> None:
-    """An overrun of the input that a short answer makes up for is learned, and holds of before grow (BUDGET-41)."""
+    """An overrun of the input is learned even if a short answer makes up for it, and open holds grow (BUDGET-41)."""
     tracker = BudgetTracker(1_000)
     early = take(tracker, demand())
     call(tracker, used(15, 1))
@@ -102,7 +104,9 @@ def test_a_prompt_that_was_too_long_counts_though_the_whole_fitted() -> None:
 
 
 def test_a_large_hidden_prompt_is_added_rather_than_multiplied() -> None:
-    """Above four times, what is missing counts as so many tokens, or a long prompt would never fit (BUDGET-2)."""
+    """Above a factor of four the rest is added as a number of tokens; otherwise a long prompt would never fit
+    (BUDGET-2).
+    """
     tracker = BudgetTracker(100_000)
     call(tracker, used(700, 1))
     with take(tracker, demand(prompt=10)) as small, take(tracker, demand(prompt=1_000)) as large:
@@ -111,7 +115,7 @@ def test_a_large_hidden_prompt_is_added_rather_than_multiplied() -> None:
 
 
 def test_too_low_a_price_is_learned() -> None:
-    """When the provider says a higher cost than the price gives, the next hold in USD is that much higher."""
+    """If the provider reports a higher cost than the price gives, the next hold in USD is raised in proportion."""
     tracker = BudgetTracker(total_usd=1)
     price = Price(prompt=1, completion=1)
     assert call(tracker, used(10, 20), demand(price=price), usd="0.00006").bound.nano_usd == 30_000
@@ -123,14 +127,14 @@ def test_too_low_a_price_is_learned() -> None:
 
 
 def test_a_cost_without_a_price_teaches_nothing() -> None:
-    """Where no price made a bound in USD, what the provider bills is no overrun of it."""
+    """Without a price there is no bound in USD, so the provider's bill is not an overrun."""
     tracker = BudgetTracker(1_000)
     call(tracker, used(10, 20), usd="0.05")
     assert tracker.snapshot().learned == {}
 
 
 def test_waiting_calls_ask_for_what_was_learned() -> None:
-    """A waiter whose raised bound cannot fit any more is told at once (BUDGET-41)."""
+    """A waiter whose raised bound can no longer fit is refused at once (BUDGET-41)."""
     tracker = BudgetTracker(75)
     first = take(tracker, demand())
     second = take(tracker, demand())
@@ -149,7 +153,7 @@ def test_waiting_calls_ask_for_what_was_learned() -> None:
 
 
 def test_a_reserved_hold_grows_before_it_is_sent() -> None:
-    """What was granted before the overrun is sent only when it covers the call by what is known now (BUDGET-41)."""
+    """A hold from before the overrun is sent only if it covers the call by the raised bound (BUDGET-41)."""
     tracker = BudgetTracker(110)
     early, late = take(tracker, demand()), take(tracker, demand())
     call(tracker, used(10, 30))
@@ -162,10 +166,7 @@ def test_a_reserved_hold_grows_before_it_is_sent() -> None:
 
 
 def test_more_than_a_smaller_limit_is_an_overrun() -> None:
-    """A call that took what was free is measured by the limit that was sent, not by the one it would have had.
-
-    (BUDGET-41)
-    """
+    """The usage of a clamped call is compared with the limit that was sent, not with the original one. (BUDGET-41)"""
     tracker = BudgetTracker(1_000)
     with tracker.reserve(900):
         hold = take(tracker, BoundDemand(Bound(prompt_tokens=10, max_tokens=200), 20, None))
@@ -176,7 +177,7 @@ def test_more_than_a_smaller_limit_is_an_overrun() -> None:
 
 
 def test_a_hold_with_a_smaller_limit_grows_by_that_limit() -> None:
-    """A call that took what was free is sent with that output limit, and needs no more than its factor (BUDGET-41)."""
+    """A clamped call is sent with its smaller limit, and grows only by the factor of that limit (BUDGET-41)."""
     tracker = BudgetTracker(1_000)
     with tracker.reserve(900):
         small = take(tracker, BoundDemand(Bound(prompt_tokens=10, max_tokens=200), 20, None))
@@ -188,7 +189,7 @@ def test_a_hold_with_a_smaller_limit_grows_by_that_limit() -> None:
 
 
 def test_a_manual_hold_that_was_given_back_says_why() -> None:
-    """While more is spent than a limit allows, a hold of before is not sent, and its error has the figures."""
+    """While the spend exceeds a limit, an earlier hold is not sent, and its error has the figures."""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(30)
     tracker.record(90)
@@ -201,7 +202,7 @@ def test_a_manual_hold_that_was_given_back_says_why() -> None:
 
 
 def test_calls_within_their_bounds_halve_what_was_learned() -> None:
-    """A hundred calls in a row without an overrun halve the factor, and in the end nothing is left of it (BUDGET-2)."""
+    """A hundred calls in a row without an overrun halve the factor, and in the end it is gone (BUDGET-2)."""
     tracker = BudgetTracker()
     call(tracker, used(10, 30))
     for expected in (1_250, 1_125, 1_062):
@@ -214,7 +215,7 @@ def test_calls_within_their_bounds_halve_what_was_learned() -> None:
 
 
 def test_the_hundredth_call_within_its_bound_halves_what_was_learned() -> None:
-    """Not the ninety-ninth does, the first time as little as the second (BUDGET-2)."""
+    """The ninety-ninth call does not, neither the first time nor the second (BUDGET-2)."""
     tracker = BudgetTracker()
     call(tracker, used(10, 30))
     for before, after in ((1_500, 1_250), (1_250, 1_125)):
@@ -226,7 +227,7 @@ def test_the_hundredth_call_within_its_bound_halves_what_was_learned() -> None:
 
 
 def test_an_overrun_in_between_begins_the_hundred_anew() -> None:
-    """The hundred calls within their bounds are calls in a row."""
+    """The hundred calls must be consecutive."""
     tracker = BudgetTracker()
     call(tracker, used(10, 30))
     for _ in range(CALM_CALLS - 1):
@@ -238,7 +239,7 @@ def test_an_overrun_in_between_begins_the_hundred_anew() -> None:
 
 
 def test_a_waiting_call_gains_by_what_is_forgotten() -> None:
-    """When the factor is halved, who waits for its raised bound is let in as soon as the lower one fits."""
+    """When the factor is halved, a waiting call is admitted as soon as its lower bound fits."""
     tracker = BudgetTracker(1_000)
     call(tracker, used(10, 30))
     for _ in range(CALM_CALLS - 1):
@@ -257,7 +258,7 @@ def test_a_waiting_call_gains_by_what_is_forgotten() -> None:
 
 
 def test_an_estimated_usage_teaches_nothing() -> None:
-    """What nobody counted is no overrun."""
+    """An estimated usage is not an overrun."""
     tracker = BudgetTracker(1_000)
     estimated = Usage(prompt_tokens=500, completion_tokens=500, estimated=True)
     call(tracker, estimated)
@@ -269,7 +270,7 @@ AMOUNT = st.integers(0, 2_048)
 
 @given(AMOUNT, AMOUNT, AMOUNT, AMOUNT, AMOUNT, AMOUNT)
 def test_a_factor_covers_the_call_that_taught_it(a: int, b: int, c: int, x: int, y: int, z: int) -> None:
-    """Whatever was used, the same call again is covered, and half of what was learned is never more."""
+    """The factor covers the same call again, for any usage, and half of a factor is never larger."""
     seen = Seen((a, b, c), (x, y, z))
     factor = NOTHING_LEARNED.after(seen)
     raised = (factor.prompt(a), factor.completion(b), factor.cost(c))
@@ -281,7 +282,7 @@ def test_a_factor_covers_the_call_that_taught_it(a: int, b: int, c: int, x: int,
 
 
 def test_figures_that_are_learned_are_whole_and_rounded_up() -> None:
-    """4 tokens where 3 were bound are a factor of 1.334, and raise 3 to 5: never less than what was seen."""
+    """4 tokens over a bound of 3 are a factor of 1.334, which raises 3 to 5: never below the usage."""
     factor = NOTHING_LEARNED.after(Seen((3, 0, 0), (4, 0, 0)))
     assert factor == LearnedFactor(prompt_permille=1_334)
     assert factor.prompt(3) == 5
@@ -289,14 +290,16 @@ def test_figures_that_are_learned_are_whole_and_rounded_up() -> None:
 
 
 def test_over_a_bound_of_nothing_only_tokens_are_added() -> None:
-    """A factor of nothing would be none: what came is added to each bound to come, and its half after calm calls."""
+    """A bound of 0 has no factor: the usage is added to each later bound, and half of it after calm calls."""
     factor = NOTHING_LEARNED.after(Seen((0, 0, 0), (7, 0, 0)))
     assert factor == LearnedFactor(prompt_extra=7)
     assert [factor.prompt(1_000), factor.halved().prompt(1_000)] == [1_007, 1_003]
 
 
 async def test_with_the_limit_ignored_spend_ends_at_the_excess_of_what_was_in_flight() -> None:
-    """200 calls, and half as much again written by each: the cap plus the excess in flight (BUDGET-41)."""
+    """200 calls that each write half as much again: the spend is at most the cap plus the excess of the calls in flight
+    (BUDGET-41).
+    """
     adapter = MockLLMAdapter("x", prompt_tokens=5, completion_tokens=30, delay_seconds=0.001)
     tracker = BudgetTracker(500)
     config = RunConfig(budget_tracker=tracker, max_tokens=20, timeout_seconds=30)
@@ -309,8 +312,8 @@ async def test_with_the_limit_ignored_spend_ends_at_the_excess_of_what_was_in_fl
     at_rest(tracker)
 
 
-def test_a_sync_call_whose_hold_was_given_back_reserves_anew() -> None:
-    """Metered calls that were granted budget before an overrun wait for what they need now, and are sent then."""
+def test_a_sync_call_whose_hold_was_revoked_reserves_again() -> None:
+    """Metered calls with a hold from before an overrun wait for their raised bound, and are sent then."""
     adapter = MockLLMAdapter("x", prompt_tokens=5, completion_tokens=30)
     tracker = BudgetTracker(200)
     config = RunConfig(budget_tracker=tracker, max_tokens=20, timeout_seconds=30)
@@ -325,7 +328,9 @@ def test_a_sync_call_whose_hold_was_given_back_reserves_anew() -> None:
 
 
 def test_one_absurd_figure_does_not_keep_a_model_out() -> None:
-    """One call is believed so far and no further; the model fits, and a sibling's call does. (BUDGET-41, BUDGET-2)"""
+    """One call raises the bounds only so far; the model still fits, and so does a call of a sibling. (BUDGET-41,
+    BUDGET-2)
+    """
     tracker = BudgetTracker()
     wrong, sibling = tracker.child("wrong", 50_000), tracker.child("sibling", 5_000)
     call(wrong, used(10**9, 10**9))
@@ -340,7 +345,7 @@ def test_one_absurd_figure_does_not_keep_a_model_out() -> None:
 
 
 def test_what_calls_confirm_is_believed_further() -> None:
-    """A hidden prompt of 30,000 tokens is covered after three calls. (BUDGET-41)"""
+    """After three calls the bound covers a hidden prompt of 30,000 tokens. (BUDGET-41)"""
     tracker = BudgetTracker()
     extras = []
     for _ in range(4):
@@ -350,7 +355,7 @@ def test_what_calls_confirm_is_believed_further() -> None:
 
 
 def test_a_correction_teaches_what_a_call_really_came_to() -> None:
-    """In the place of what the call had taught, and whoever waits asks for that. (BUDGET-63)"""
+    """The lesson of a correction replaces that of the call, and waiting calls use it. (BUDGET-63)"""
     tracker = BudgetTracker(50_000)
     absurd = call(tracker, used(10**9, 1))
     tracker.correct(absurd.entry_id, 20)
@@ -366,7 +371,7 @@ def test_a_correction_teaches_what_a_call_really_came_to() -> None:
 
 
 def test_a_presumption_that_is_corrected_above_its_bound_teaches() -> None:
-    """As a call that had said so itself. (BUDGET-63)"""
+    """It has the effect of an overrun of the call itself. (BUDGET-63)"""
     tracker = BudgetTracker(50_000)
     hold = take(tracker, demand())
     hold.presume()
@@ -375,7 +380,7 @@ def test_a_presumption_that_is_corrected_above_its_bound_teaches() -> None:
 
 
 def test_a_waiting_call_gains_by_a_correction() -> None:
-    """What a wrong figure has raised is taken back from those who wait. (BUDGET-63)"""
+    """Correcting a wrong figure lowers the bounds of waiting calls again. (BUDGET-63)"""
     tracker = BudgetTracker(1_200)
     wrong = call(tracker, used(1_000, 1))
     blocker = tracker.reserve(150)

@@ -1,4 +1,4 @@
-"""One entry for each attempt."""
+"""The ledger: one entry for each attempt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.budget.budget_helpers import at_rest
 
 
 def test_an_entry_is_plain_data() -> None:
-    """`to_dict` is what `json.dumps` takes, with no digit of money lost."""
+    """`json.dumps` accepts the result of `to_dict`, which loses no digit of money."""
     tracker = BudgetTracker(100, total_usd=1)
     hold = tracker.child("a").reserve(50, usd="0.1", adapter="own", model="m", labels={"task": "x"})
     hold.settle(
@@ -38,7 +38,7 @@ def test_an_entry_is_plain_data() -> None:
 
 
 def test_an_entry_without_usage_and_cost() -> None:
-    """What is not known is None, never 0."""
+    """An unknown figure is None, never 0."""
     tracker = BudgetTracker()
     data = tracker.record(5).to_dict()
     assert (data["usage"], data["cost"]) == (None, None)
@@ -49,7 +49,7 @@ def test_an_entry_without_usage_and_cost() -> None:
     [{"adapter": "\ud800"}, {"model": "a\udfff"}, {"labels": {"task": "\ud800"}}, {"labels": "task"}, {"model": 5}],
 )
 def test_what_cannot_be_written_is_refused_before_anything_is_held(said: Any) -> None:
-    """A text that a file, a server or a sink could not take would be an error after the call, when it is paid."""
+    """A text that a file, a server or a sink cannot store would otherwise fail after the call is paid."""
     tracker = BudgetTracker()
     with pytest.raises(LLMConfigurationError):
         tracker.reserve(5, **said)
@@ -61,7 +61,7 @@ def test_what_cannot_be_written_is_refused_before_anything_is_held(said: Any) ->
 
 
 def test_a_model_of_half_characters_is_booked() -> None:
-    """What a provider says of itself is no reason to lose what was paid."""
+    """An odd model name in a reply does not prevent the booking of a paid call."""
     tracker = BudgetTracker()
     with tracker.reserve(5) as hold:
         hold.settle(5, model="m\ud800")
@@ -81,7 +81,7 @@ def test_memory_stays_flat() -> None:
 
 
 def test_a_thousand_entries_are_kept_unless_another_number_is_said() -> None:
-    """The last ones; those before them are a sum."""
+    """By default the ledger keeps the last thousand entries, and the sum of the earlier ones."""
     tracker = BudgetTracker()
     for number in range(1_001):
         tracker.record(number)
@@ -90,7 +90,7 @@ def test_a_thousand_entries_are_kept_unless_another_number_is_said() -> None:
 
 
 def test_iterating_goes_on_while_calls_are_made() -> None:
-    """An iteration shows the entries of the moment in which it began."""
+    """An iteration yields the entries of the moment at which it began."""
     tracker = BudgetTracker()
     tracker.record(1)
     entries = iter(tracker.ledger)
@@ -99,7 +99,9 @@ def test_iterating_goes_on_while_calls_are_made() -> None:
 
 
 def test_ids_are_in_order_over_the_tree() -> None:
-    """Every entry has its own id, whichever tracker it is about; a path's entries add up to its tracker (BUDGET-4)."""
+    """Every entry has its own id, on any tracker; the entries of a path add up to the spend of its tracker
+    (BUDGET-4).
+    """
     root = BudgetTracker()
     child, other = root.child("a"), root.child("b")
     for tracker in (root, child, other, child.child("c")):
@@ -111,14 +113,14 @@ def test_ids_are_in_order_over_the_tree() -> None:
 
 
 def test_an_empty_ledger() -> None:
-    """Before anything is spent, there is nothing in it."""
+    """Before any booking the ledger is empty."""
     ledger = Ledger(10, lambda operation, *args: operation(*args))
     assert (list(ledger), len(ledger), ledger.earlier) == ([], 0, NOTHING)
     assert Amount() == NOTHING
 
 
 def test_every_field_of_an_entry_has_its_name() -> None:
-    """Every field has its name, money is text, and moments are in UTC (BUDGET-43)."""
+    """Every field has its name, money is text, and times are in UTC (BUDGET-43)."""
     entry = LedgerEntry(
         id=7,
         tracker="budget/c",
@@ -161,7 +163,7 @@ def test_every_field_of_an_entry_has_its_name() -> None:
 
 
 def test_a_correction_is_about_the_attempt_that_it_amends() -> None:
-    """It has the bound, its grade, the request and the moment of that attempt, and its own figures (BUDGET-43)."""
+    """It has the bound, grade, request id and time of that attempt, and its own figures (BUDGET-43)."""
     tracker = BudgetTracker(1_000)
     facts = CallFacts(adapter="a", model="m", labels={"job": "x"}, grade="estimated")
     hold = admit(tracker, PlainDemand(100, 1), facts, deadline=0.0)

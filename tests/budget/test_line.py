@@ -1,4 +1,4 @@
-"""In which order those who wait are let in, and whom they keep waiting."""
+"""The wait queue: the order of admission, and the calls that a waiter blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.budget.budget_helpers import WAIT, at_rest, awaits, in_thread, leave,
 
 
 def test_first_come_first_served() -> None:
-    """Equal calls are let in in the order in which they came (BUDGET-5)."""
+    """Equal calls are admitted in order of arrival (BUDGET-5)."""
     tracker = BudgetTracker(10)
     hold = tracker.reserve(10)
     line = [place(tracker, 10) for _ in range(5)]
@@ -29,7 +29,7 @@ def test_first_come_first_served() -> None:
 
 
 def test_a_large_call_is_not_starved_by_small_ones() -> None:
-    """Small calls that come later wait behind a large one, though they would fit (BUDGET-5)."""
+    """Later small calls wait behind a large one, although they would fit (BUDGET-5)."""
     tracker = BudgetTracker(100)
     first = tracker.reserve(50)
     large = place(tracker, 100)
@@ -45,7 +45,7 @@ def test_a_large_call_is_not_starved_by_small_ones() -> None:
 
 
 def test_a_waiter_blocks_only_what_it_is_short_of() -> None:
-    """A call short of one child's budget keeps nobody waiting in a sibling, nor in the parent (BUDGET-5)."""
+    """A call that is short of one child's budget blocks no call of a sibling or of the parent (BUDGET-5)."""
     root = BudgetTracker(100)
     one, two = root.child("one", 10), root.child("two", 10)
     hold = one.reserve(10)
@@ -60,7 +60,7 @@ def test_a_waiter_blocks_only_what_it_is_short_of() -> None:
 
 
 def test_a_waiter_blocks_only_the_unit_it_is_short_of() -> None:
-    """A call that waits for tokens does not stop one that needs calls only (BUDGET-5)."""
+    """A call that waits for tokens does not block one that only needs calls (BUDGET-5)."""
     tracker = BudgetTracker(10, total_calls=10)
     hold = tracker.reserve(10)
     waiter = place(tracker, 10)
@@ -71,7 +71,7 @@ def test_a_waiter_blocks_only_the_unit_it_is_short_of() -> None:
 
 
 def test_one_behind_another_blocks_what_it_is_short_of() -> None:
-    """A later one in line that is short of calls, too, is not overtaken on calls (BUDGET-5)."""
+    """A later waiter that is also short of calls is not overtaken on calls (BUDGET-5)."""
     tracker = BudgetTracker(10, total_calls=3)
     hold = contextvars.Context().run(tracker.reserve, 10)
     first, second = place(tracker, 10, calls=1), place(tracker, 10, calls=3)
@@ -88,7 +88,7 @@ def test_one_behind_another_blocks_what_it_is_short_of() -> None:
 
 
 def test_one_who_may_pass_and_does_not_wait_is_let_in() -> None:
-    """While others wait elsewhere, a call without patience that fits is let in, always (BUDGET-2)."""
+    """While others wait elsewhere, a call that fits is admitted even if it must not wait (BUDGET-2)."""
     root = BudgetTracker(1_000)
     one = root.child("one", 10)
     hold = one.reserve(10)
@@ -103,7 +103,7 @@ def test_one_who_may_pass_and_does_not_wait_is_let_in() -> None:
 
 
 def test_the_arrival_number_is_kept_for_retries() -> None:
-    """A call that comes back with its number stands before those that came after it (BUDGET-5)."""
+    """A call that returns with its number is ahead of the calls that arrived after it (BUDGET-5)."""
     tracker = BudgetTracker(10)
     number = tracker.gate.arrive()
     hold = tracker.reserve(10)
@@ -122,7 +122,7 @@ def test_the_arrival_number_is_kept_for_retries() -> None:
 
 
 async def test_a_task_keeps_its_arrival_number_for_retries() -> None:
-    """What holds for a thread that comes back holds for a task (BUDGET-5)."""
+    """The same holds for a task (BUDGET-5)."""
     tracker = BudgetTracker(10)
     number = tracker.gate.arrive()
     hold = in_thread(lambda: tracker.reserve(10)).result(WAIT)
@@ -137,7 +137,7 @@ async def test_a_task_keeps_its_arrival_number_for_retries() -> None:
 
 
 def test_a_thousand_waiters_are_served_in_order() -> None:
-    """A long line costs no more for each than a short one, and keeps its order (BUDGET-5)."""
+    """A long queue costs no more for each caller than a short one, and keeps its order (BUDGET-5)."""
     tracker = BudgetTracker(10)
     hold = tracker.reserve(10)
     line = [place(tracker, 10) for _ in range(1_000)]

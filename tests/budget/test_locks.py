@@ -8,7 +8,9 @@ from llm_connect.budget.admission.backoff_lock import TreeLock
 
 
 def test_a_thread_that_finds_it_taken_gets_it_once_it_is_let_go() -> None:
-    """Nobody is in the critical section beside its holder, who may enter it again."""
+    """Only its owner is in the critical section, and may enter it again; a waiting thread gets the lock once it is
+    released.
+    """
     lock, inside, most = TreeLock(), [], []
 
     def work() -> None:

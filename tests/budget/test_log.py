@@ -1,4 +1,4 @@
-"""What happens to calls and budgets is told to the log, one line for each event."""
+"""The log lines about calls and budgets, one for each event."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Make = Callable[..., BudgetTracker]
 
 @pytest.fixture(params=["memory", "file"])
 def budget(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
-    """Makes a budget in memory, and one in a file."""
+    """Makes a budget in memory, or in a file."""
     if request.param == "memory":
         return BudgetTracker
     return lambda **options: open_budget(f"sqlite:///{tmp_path}/budget.db", **options)
 
 
 def told(caplog: pytest.LogCaptureFixture, event: Event) -> list[logging.LogRecord]:
-    """The records of an event; what every record must be is checked."""
+    """The records of an event; checks the rules for all records."""
     records = [record for record in caplog.records if getattr(record, "llm_event", None)]
     for record in records:
         line = record.getMessage()
@@ -55,7 +55,7 @@ def _listening(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_presumption_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """A hold whose outcome is not known is told of when its bound is booked, once. (BUDGET-64)"""
+    """A hold with an unknown outcome is logged once, when its bound is booked. (BUDGET-64)"""
     tracker = budget(total=1_000)
     with tracker.reserve(300, model="m") as hold:
         hold.dispatch()
@@ -67,7 +67,7 @@ def test_a_presumption_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_presumption_in_a_running_loop_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """It is told as well where a store's worker books it. (BUDGET-64)"""
+    """It is also logged if a store's worker books it. (BUDGET-64)"""
 
     async def one() -> None:
         with await budget(total=1_000).areserve(300) as hold:
@@ -79,7 +79,7 @@ def test_a_presumption_in_a_running_loop_is_told(budget: Make, caplog: pytest.Lo
 
 
 def test_an_overrun_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """What came to more than was held is told with both figures; what came to as much or less is not. (BUDGET-64)"""
+    """An overrun is logged with both figures; usage up to the hold is not logged. (BUDGET-64)"""
     tracker = budget(total=1_000)
     for tokens in (100, 99, 101):
         with tracker.reserve(100) as hold:
@@ -91,7 +91,7 @@ def test_an_overrun_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_a_figure_that_is_not_believed_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """A figure that no store could count is told, and so is the presumption. (BUDGET-64)"""
+    """A figure that is too large for a store is logged, and so is the presumption. (BUDGET-64)"""
     with budget(total=1_000).reserve(100) as hold:
         hold.dispatch()
         hold.settle(2**62)
@@ -100,7 +100,7 @@ def test_a_figure_that_is_not_believed_is_told(budget: Make, caplog: pytest.LogC
 
 
 def test_a_refusal_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """A reservation that is refused is told with the reason and the figures, in both modes. (BUDGET-64)"""
+    """A refused reservation is logged with its reason and figures, in both modes. (BUDGET-64)"""
     tracker = budget(total=1_000)
     with pytest.raises(LLMBudgetExceededError):
         tracker.reserve(1_001)
@@ -112,7 +112,7 @@ def test_a_refusal_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_a_refusal_for_want_of_a_price_or_a_proof_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """What is refused before it asks for budget is told, too. (BUDGET-64)"""
+    """A refusal before the reservation is logged, too. (BUDGET-64)"""
     with pytest.raises(LLMBudgetExceededError):
         BudgetTracker(total_usd=5).reserve(10, model="no-such-model")
     with pytest.raises(LLMBudgetExceededError):
@@ -121,7 +121,7 @@ def test_a_refusal_for_want_of_a_price_or_a_proof_is_told(caplog: pytest.LogCapt
 
 
 def test_a_hold_that_was_given_back_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """A hold that an overrun has taken away is told as a refusal when it is to be dispatched. (BUDGET-64)"""
+    """A hold that an overrun has revoked is logged as a refusal when it is dispatched. (BUDGET-64)"""
     tracker = BudgetTracker(total=1_000)
     hold = tracker.reserve(500)
     tracker.record(1_100)
@@ -134,7 +134,7 @@ def test_a_hold_that_was_given_back_is_told(caplog: pytest.LogCaptureFixture) ->
 def test_a_long_wait_is_told_and_a_short_one_is_not(
     budget: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    """Who has waited for more than a second for budget is told of. (BUDGET-64)"""
+    """A wait for budget of more than a second is logged. (BUDGET-64)"""
     tracker = budget(total=1_000)
 
     def wait() -> None:
@@ -163,7 +163,7 @@ async def _waits(tracker: BudgetTracker) -> None:
 def test_an_outage_of_a_store_is_told_at_its_beginning_and_its_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A store that is lost is told of once, and once that it is back. (STORE-31)"""
+    """The loss of a store is logged once, and so is its return. (STORE-31)"""
     tracker = open_budget(f"sqlite:///{tmp_path}/budget.db", total=1_000, lease_seconds=2.4)
     with closing(sqlite3.connect(tmp_path / "budget.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -177,7 +177,7 @@ def test_an_outage_of_a_store_is_told_at_its_beginning_and_its_end(
 
 
 def test_a_callback_that_is_not_waited_for_any_longer_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The callback that keeps a coroutine's call of a budget in a store is named, once. (STORE-32)"""
+    """The callback that delays a coroutine's call of a budget in a store is named, once. (STORE-32)"""
     over = threading.Event()
 
     def slow(_: Any) -> None:
@@ -212,7 +212,7 @@ def adapter_of(provider: EmbeddedProvider) -> Any:
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_a_retry_is_told(provider: EmbeddedProvider, caplog: pytest.LogCaptureFixture, mode: str) -> None:
-    """Another attempt is told with what went wrong and when it begins, without a word of the provider. (CALL-42)"""
+    """A retry is logged with the failure and the pause before it, without any text of the provider. (CALL-42)"""
     provider.script(Behaviour(status=503, error_message=f"{KEY} {PROMPT}", retry_after=0.01), times=1)
     with adapter_of(provider) as adapter:
         if mode == "sync":
@@ -224,7 +224,7 @@ def test_a_retry_is_told(provider: EmbeddedProvider, caplog: pytest.LogCaptureFi
 
 
 def test_a_clamp_and_a_cut_are_told(provider: EmbeddedProvider, caplog: pytest.LogCaptureFixture) -> None:
-    """An output limit that is less than asked for is told, and so is an answer that ended at it. (CALL-42)"""
+    """A reduced output limit is logged, and so is an answer that ended at it. (CALL-42)"""
     provider.script(Behaviour(finish_reason="length"))
     tracker = BudgetTracker(total=2_500)
     config = RunConfig(budget_tracker=tracker, when_short="clamp", clamp_floor=5, max_tokens=50_000)
@@ -237,7 +237,7 @@ def test_a_clamp_and_a_cut_are_told(provider: EmbeddedProvider, caplog: pytest.L
 
 
 def test_a_limit_of_the_callers_own_is_no_cut(provider: EmbeddedProvider, caplog: pytest.LogCaptureFixture) -> None:
-    """An answer that ended at the limit that the caller set is as it was asked for. (CALL-42)"""
+    """An answer that ended at the caller's own limit is not logged. (CALL-42)"""
     with adapter_of(provider) as adapter:
         config = RunConfig(budget_tracker=BudgetTracker(total=9_000), max_tokens=3)
         assert adapter.execute_prompt(PROMPT, config).finish_reason == "length"
@@ -246,7 +246,7 @@ def test_a_limit_of_the_callers_own_is_no_cut(provider: EmbeddedProvider, caplog
 
 
 def test_fields_never_collide_with_those_of_a_record() -> None:
-    """All fields begin with `llm_`, which no attribute of a record does. (CALL-42)"""
+    """All fields begin with `llm_`, and no attribute of a log record does. (CALL-42)"""
     assert not any(name.startswith("llm_") for name in vars(logging.makeLogRecord({})))
     assert len(EVENTS) == len({event.name for event in EVENTS}) == 11
 
@@ -264,13 +264,13 @@ except LLMBudgetExceededError:
 
 
 def test_by_default_nothing_is_printed() -> None:
-    """A program that sets up no logging sees nothing of it. (CALL-42)"""
+    """A program that does not set up logging prints nothing. (CALL-42)"""
     done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_while_nobody_listens_nothing_is_put_together(caplog: pytest.LogCaptureFixture) -> None:
-    """Below its level an event costs one look at the logger. (CALL-42)"""
+    """An event below the logger's level costs one check of that level. (CALL-42)"""
     caplog.set_level(logging.ERROR, logger="llm_connect")
     with BudgetTracker(total=100).reserve(50) as hold:
         hold.dispatch()
@@ -278,7 +278,7 @@ def test_while_nobody_listens_nothing_is_put_together(caplog: pytest.LogCaptureF
 
 
 class Failing(logging.Handler):
-    """A handler or filter of a user's own that raises `kind` for every record."""
+    """A handler or filter of a user that raises `kind` for every record."""
 
     def __init__(self, kind: type[BaseException], seen: list[str]) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ class Failing(logging.Handler):
 
 @pytest.fixture
 def failing() -> Iterator[Callable[[type[BaseException], str], list[str]]]:
-    """Lets the log fail; what it was given."""
+    """Makes the log fail, and returns the records that it was given."""
     logger, added = logging.getLogger("llm_connect"), list[Failing]()
 
     def fail(kind: type[BaseException], where: str = "handler") -> list[str]:
@@ -371,7 +371,7 @@ def test_a_metered_adapter_keeps_its_answer(failing: Any, kind: type[BaseExcepti
 
 
 def test_an_exit_of_the_log_without_a_budget_waits_for_the_next_call(provider: EmbeddedProvider, failing: Any) -> None:
-    """A retry is logged; its handler's exit reaches the next call, with a budget or without one. (BUDGET-74)"""
+    """The exit of a handler for a retry reaches the next call, with or without a budget. (BUDGET-74)"""
     seen = failing(SystemExit)
     adapter, tracker = adapter_of(provider), BudgetTracker()
     later: list[Callable[[], object]] = [lambda: adapter.execute_prompt(PROMPT), lambda: tracker.reserve(1)]
@@ -386,7 +386,7 @@ def test_an_exit_of_the_log_without_a_budget_waits_for_the_next_call(provider: E
 
 
 def test_a_refusal_stays_a_refusal(failing: Any) -> None:
-    """A handler that raises does not take the place of the error that the caller is to get. (BUDGET-74)"""
+    """An exception of a handler does not replace the error for the caller. (BUDGET-74)"""
     for kind in (ValueError, SystemExit):
         failing(kind)
         with pytest.raises(LLMBudgetExceededError):
@@ -397,7 +397,7 @@ def test_a_refusal_stays_a_refusal(failing: Any) -> None:
 
 
 def test_a_sink_that_fails_beside_a_handler_that_fails(failing: Any) -> None:
-    """The error of a callback is logged; that this fails as well disturbs nobody. (BUDGET-74)"""
+    """The error of a callback is logged; a failure of that log line affects no call. (BUDGET-74)"""
 
     def fail(_: object) -> None:
         raise ValueError
@@ -411,7 +411,7 @@ def test_a_sink_that_fails_beside_a_handler_that_fails(failing: Any) -> None:
 
 
 async def test_the_worker_of_a_store_outlives_the_log(tmp_path: Path, failing: Any) -> None:
-    """What it cannot log stops it from nothing. (BUDGET-74)"""
+    """The worker goes on if a log line fails. (BUDGET-74)"""
     failing(SystemExit)
     tracker = open_budget(f"sqlite:///{tmp_path}/budget.db", total=1_000)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What is booked of a metered call when it ends: with an answer, an error or a cancellation."""
+"""The booking of a metered call that ends with an answer, an error or a cancellation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ RAISED: list[tuple[BaseException, str, int]] = [
 
 @pytest.mark.parametrize(("error", "outcome", "spent"), RAISED, ids=lambda value: str(value)[:20])
 def test_an_exception_ends_the_hold_by_what_is_known(error: BaseException, outcome: str, spent: int) -> None:
-    """Released only where nothing can have been billed, settled where the answer came, else presumed (BUDGET-3)."""
+    """The hold is released only if nothing can have been billed, settled if the error has the answer, and else presumed
+    (BUDGET-3).
+    """
 
     def fail(_: RunConfig) -> LLMResponse:
         raise error.with_traceback(None)
@@ -63,7 +65,7 @@ def test_an_exception_ends_the_hold_by_what_is_known(error: BaseException, outco
     ids=str,
 )
 def test_usage_that_cannot_be_booked_is_presumed(usage: Any) -> None:
-    """Estimated usage, and usage that is none, books the bound; the answer that was paid for comes back (BUDGET-3)."""
+    """Estimated or invalid usage books the bound; the paid answer is returned (BUDGET-3)."""
     tracker = BudgetTracker(1_000)
     paid = dataclasses.replace(answer(), usage=usage)
     assert Does(lambda _: paid).execute_prompt(PROMPT, config_of(tracker)) is paid
@@ -73,7 +75,7 @@ def test_usage_that_cannot_be_booked_is_presumed(usage: Any) -> None:
 
 
 def test_a_cost_that_is_none_is_presumed() -> None:
-    """A cost below 0 loses neither the answer nor what it may have cost (BUDGET-3)."""
+    """A cost below 0 loses neither the answer nor its possible cost (BUDGET-3)."""
     tracker = BudgetTracker(1_000)
     Does(lambda _: answer(cost=Decimal(-1))).execute_prompt(PROMPT, config_of(tracker))
     assert outcomes(tracker) == ["presumed"]
@@ -89,7 +91,7 @@ def test_a_known_cost_is_booked() -> None:
 
 @pytest.mark.parametrize("kind", [Sync, Both])
 async def test_cancelled_while_it_waits_books_nothing(kind: type[Sync]) -> None:
-    """A call cancelled before it was let in has no entry and sends nothing (BUDGET-6)."""
+    """A call that is cancelled before it is admitted has no entry and sends nothing (BUDGET-6)."""
     tracker, provider = BudgetTracker(100), Provider()
     hold = contextvars.Context().run(tracker.reserve, 50)
     task = asyncio.create_task(kind(provider).async_execute_prompt(PROMPT, config_of(tracker)))
@@ -122,7 +124,7 @@ async def test_cancelled_while_the_provider_works_presumes() -> None:
 
 
 async def test_cancelled_before_its_thread_starts_releases() -> None:
-    """While all worker threads are busy, a cancelled call is released, and never sent (BUDGET-3)."""
+    """If all worker threads are busy, a cancelled call is released and never sent (BUDGET-3)."""
     tracker, provider, go = BudgetTracker(1_000), Provider(), threading.Event()
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(1))
@@ -142,7 +144,7 @@ async def test_cancelled_before_its_thread_starts_releases() -> None:
 
 
 async def test_a_thread_that_starts_after_the_cancellation_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker thread that comes to the call after its caller has gone does not begin (BUDGET-3)."""
+    """A worker thread that starts after its caller has gone makes no call (BUDGET-3)."""
     tracker, provider = BudgetTracker(1_000), Provider()
     kept: list[Callable[[], Any]] = []
 
@@ -160,7 +162,7 @@ async def test_a_thread_that_starts_after_the_cancellation_sends_nothing(monkeyp
 
 
 async def test_cancelled_while_the_thread_works_the_thread_settles() -> None:
-    """What a worker thread has begun it books itself, by its real usage (BUDGET-3)."""
+    """A worker thread that has started books the call itself, by its actual usage (BUDGET-3)."""
     tracker, entered, go = BudgetTracker(1_000), threading.Event(), threading.Event()
 
     def slow(_: RunConfig) -> LLMResponse:
@@ -180,7 +182,9 @@ async def test_cancelled_while_the_thread_works_the_thread_settles() -> None:
 
 
 def test_an_overrun_is_booked_and_its_answer_comes_back() -> None:
-    """A provider that ignores the limit: all is booked, the answer returned, nothing more sent (BUDGET-10)."""
+    """If a provider ignores the limit, the usage is booked in full, the answer returned, and nothing more sent
+    (BUDGET-10).
+    """
     tracker, provider = BudgetTracker(150), Provider(tokens=400)
     adapter = Sync(provider)
     assert adapter.execute_prompt(PROMPT, config_of(tracker)).content == "yes"
@@ -190,7 +194,7 @@ def test_an_overrun_is_booked_and_its_answer_comes_back() -> None:
 
 
 def test_errors_of_the_error_adapter_are_metered() -> None:
-    """ErrorLLMAdapter ends its holds as any adapter does (BUDGET-3)."""
+    """ErrorLLMAdapter ends its holds like any adapter (BUDGET-3)."""
     tracker = BudgetTracker(1_000)
     adapter = ErrorLLMAdapter(LLMRateLimitError("slow down", status_code=429))
     with pytest.raises(LLMRateLimitError):
@@ -199,7 +203,7 @@ def test_errors_of_the_error_adapter_are_metered() -> None:
 
 
 async def test_the_error_adapter_in_a_crowd_raises_its_error() -> None:
-    """Its async form calls the sync one, and no call is refused for that (BUDGET-2)."""
+    """Its async form calls the sync one, and no call is refused because of that (BUDGET-2)."""
     tracker = BudgetTracker(100)
     results = await gather(ErrorLLMAdapter(LLMRateLimitError("slow down", status_code=429)), config_of(tracker), 50)
     assert {type(result) for result in results} == {LLMRateLimitError}

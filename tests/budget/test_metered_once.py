@@ -1,4 +1,4 @@
-"""A call is counted once, however many adapters and methods it goes through."""
+"""A call counts once, however many adapters and methods it passes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AsyncWrapper(Wrapper):
 
 
 def test_a_wrapper_that_says_so_is_not_counted() -> None:
-    """With `metered = False` the inner adapter alone counts (BUDGET-7)."""
+    """With `metered = False` only the inner adapter counts (BUDGET-7)."""
     tracker, provider = BudgetTracker(100), Provider()
     Wrapper(Wrapper(Sync(provider))).execute_prompt(PROMPT, config_of(tracker))
     assert tracker.spent == provider.billed == 100
@@ -34,14 +34,14 @@ def test_a_wrapper_that_says_so_is_not_counted() -> None:
 
 
 async def test_an_async_wrapper_that_says_so_is_not_counted() -> None:
-    """Nor is it in a coroutine (BUDGET-7)."""
+    """The same holds in a coroutine (BUDGET-7)."""
     tracker, provider = BudgetTracker(100), Provider()
     await AsyncWrapper(Both(provider)).async_execute_prompt(PROMPT, config_of(tracker))
     assert tracker.spent == provider.billed == 100
 
 
 async def test_a_wrapper_that_says_so_is_not_asked_for_a_bound() -> None:
-    """A strict budget judges the bound of the adapter that sends, in both forms, not that of its wrapper (BUDGET-7)."""
+    """A strict budget checks the bound of the adapter that sends, not of its wrapper, in both forms (BUDGET-7)."""
 
     class Proven(Sync):
         def bound(self, prompt: str, config: RunConfig) -> Bound:
@@ -55,7 +55,7 @@ async def test_a_wrapper_that_says_so_is_not_asked_for_a_bound() -> None:
 
 
 class Forgetful(LLMAdapter):
-    """A wrapper that forgot `metered = False`."""
+    """A wrapper that forgot to set `metered = False`."""
 
     def __init__(self, inner: LLMAdapter) -> None:
         self.inner = inner
@@ -65,7 +65,7 @@ class Forgetful(LLMAdapter):
 
 
 def test_a_wrapper_that_forgot_to_say_so_is_told() -> None:
-    """It has waited for nothing but the wrapper's own hold: an error with the remedy in it (BUDGET-9)."""
+    """A call that waited only for the wrapper's own hold raises an error with the remedy (BUDGET-9)."""
     tracker, provider = BudgetTracker(150), Provider()
     config = dataclasses.replace(config_of(tracker), max_wait_seconds=0.01)
     error = refused(lambda: Forgetful(Sync(provider)).execute_prompt(PROMPT, config))
@@ -76,7 +76,7 @@ def test_a_wrapper_that_forgot_to_say_so_is_told() -> None:
 
 
 async def test_a_wrapper_that_forgot_is_told_in_a_coroutine() -> None:
-    """The same through the worker thread of the async form (BUDGET-9)."""
+    """The same holds for the worker thread of the async form (BUDGET-9)."""
     tracker, provider = BudgetTracker(150), Provider()
     config = dataclasses.replace(config_of(tracker), max_wait_seconds=0.01)
     call = Forgetful(Sync(provider)).async_execute_prompt(PROMPT, config)
@@ -85,7 +85,7 @@ async def test_a_wrapper_that_forgot_is_told_in_a_coroutine() -> None:
 
 
 class Polite(Both):
-    """Adds something and calls its base, in both forms."""
+    """An adapter that changes the prompt and calls its base class, in both forms."""
 
     def execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
         return super().execute_prompt(prompt, config)
@@ -100,28 +100,28 @@ class VeryPolite(Polite):
 
 
 class PoliteSync(Sync):
-    """Writes the sync form alone, over that of its base."""
+    """An adapter that overrides only the sync form of its base class."""
 
     def execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
         return super().execute_prompt(prompt, config)
 
 
 class InLoop(Sync):
-    """Its async form calls the sync one in the loop."""
+    """An adapter whose async form calls the sync one in the loop."""
 
     async def async_execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
         return self.execute_prompt(prompt, config)
 
 
 class InThread(Sync):
-    """Its async form calls the sync one in a thread."""
+    """An adapter whose async form calls the sync one in a thread."""
 
     async def async_execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
         return await asyncio.to_thread(self.execute_prompt, prompt, config)
 
 
 class FromLoop(Both):
-    """Its sync form runs the async one."""
+    """An adapter whose sync form runs the async one."""
 
     def execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
         return asyncio.run(self.async_execute_prompt(prompt, config))
@@ -129,7 +129,7 @@ class FromLoop(Both):
 
 @pytest.mark.parametrize("kind", [Polite, VeryPolite, PoliteSync, FromLoop])
 def test_a_chain_of_forms_counts_once(kind: type[Sync]) -> None:
-    """However many methods of one adapter a call goes through, it is counted once, and fits once (BUDGET-7)."""
+    """A call through several methods of one adapter counts once, and must fit once (BUDGET-7)."""
     tracker, provider = BudgetTracker(200), Provider()
     for _ in range(2):
         kind(provider).execute_prompt(PROMPT, config_of(tracker))
@@ -140,7 +140,9 @@ def test_a_chain_of_forms_counts_once(kind: type[Sync]) -> None:
 
 @pytest.mark.parametrize("kind", [Polite, VeryPolite, PoliteSync, InLoop, InThread, FromLoop])
 async def test_an_async_chain_of_forms_counts_once(kind: type[Sync]) -> None:
-    """In a crowd, too: a call that was let in stays in when one form hands on to the other (BUDGET-2, BUDGET-7)."""
+    """With many calls at once, an admitted call keeps its budget when one form passes on to the other (BUDGET-2,
+    BUDGET-7).
+    """
     tracker, provider = BudgetTracker(2_000), Provider()
     results = await gather(kind(provider), config_of(tracker))
     assert tracker.spent == provider.billed == 2_000
@@ -150,7 +152,7 @@ async def test_an_async_chain_of_forms_counts_once(kind: type[Sync]) -> None:
 
 
 def test_a_form_that_calls_its_base_twice_counts_both() -> None:
-    """Each inner call is counted, the outer one not (BUDGET-7)."""
+    """Each inner call counts, and the outer one does not (BUDGET-7)."""
 
     class Twice(Sync):
         def execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
@@ -164,7 +166,7 @@ def test_a_form_that_calls_its_base_twice_counts_both() -> None:
 
 
 def test_a_base_called_without_the_budget_is_still_counted() -> None:
-    """When the inner call has no budget, the outer one counts (BUDGET-7)."""
+    """If the inner call has no budget, the outer one counts (BUDGET-7)."""
 
     class Fresh(Sync):
         def execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
@@ -176,7 +178,7 @@ def test_a_base_called_without_the_budget_is_still_counted() -> None:
 
 
 def test_a_base_called_with_another_budget_counts_on_both() -> None:
-    """When the inner call spends from a budget elsewhere, the outer one counts on its own (BUDGET-7)."""
+    """If the inner call spends from an unrelated budget, the outer one counts on its own (BUDGET-7)."""
     tracker, other, provider = BudgetTracker(200), BudgetTracker(200), Provider()
 
     class Elsewhere(Sync):
@@ -188,7 +190,7 @@ def test_a_base_called_with_another_budget_counts_on_both() -> None:
 
 
 def test_a_base_called_with_a_larger_bound_may_be_refused() -> None:
-    """An inner call that needs more than the outer one holds is admitted anew (BUDGET-1)."""
+    """An inner call that needs more than the outer hold must be admitted again (BUDGET-1)."""
 
     class Greedy(Sync):
         def execute_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMResponse:
@@ -202,7 +204,7 @@ def test_a_base_called_with_a_larger_bound_may_be_refused() -> None:
 
 
 def test_metered_is_said_by_the_class_that_writes_the_method() -> None:
-    """`metered = False` is not inherited: a subclass that writes the method anew is metered."""
+    """Subclasses do not inherit `metered = False`: a subclass that overrides the method is metered."""
 
     class Own(Wrapper):
         metered: ClassVar[bool] = True

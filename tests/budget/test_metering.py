@@ -1,4 +1,4 @@
-"""An adapter cannot pass the cap by forgetting it."""
+"""Metering: an adapter cannot bypass the cap by forgetting it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_two_hundred_coroutines_keep_the_cap(kind: Callable[[Provider], LL
 
 
 def test_thirty_two_threads_keep_the_cap() -> None:
-    """200 calls of 32 threads against a budget for 20: 20 are sent (BUDGET-1, BUDGET-2)."""
+    """200 calls in 32 threads against a budget for 20: 20 are sent (BUDGET-1, BUDGET-2)."""
     tracker, provider = BudgetTracker(2_000), Provider(seconds=0.001)
     adapter, config = Sync(provider), config_of(tracker)
 
@@ -55,7 +55,7 @@ def test_thirty_two_threads_keep_the_cap() -> None:
 
 
 async def test_calls_that_use_less_make_room_for_others() -> None:
-    """What a call does not use of its bound is free again: 40 calls of half their bound fit (BUDGET-2)."""
+    """The unused part of a bound is free again: 40 calls that use half of their bound fit (BUDGET-2)."""
     tracker, provider = BudgetTracker(2_000), Provider(tokens=50)
     results = await gather(Both(provider), config_of(tracker))
     answers = sum(isinstance(result, LLMResponse) for result in results)
@@ -65,7 +65,7 @@ async def test_calls_that_use_less_make_room_for_others() -> None:
 
 
 def test_the_method_gets_the_limit_that_is_held() -> None:
-    """With a budget and no `max_tokens`, the adapter's default is held and given to the method (BUDGET-8)."""
+    """With a budget and no `max_tokens`, the adapter's default is held and passed to the method (BUDGET-8)."""
     tracker, provider = BudgetTracker(10_000), Provider()
     Sync(provider).execute_prompt(PROMPT, config_of(tracker, max_tokens=None))
     assert provider.limits == [DEFAULT_MAX_TOKENS]
@@ -73,14 +73,14 @@ def test_the_method_gets_the_limit_that_is_held() -> None:
 
 
 def test_what_is_free_is_the_limit_when_that_is_less() -> None:
-    """With no `max_tokens`, what is free becomes the output limit (BUDGET-8)."""
+    """Without `max_tokens` the free budget becomes the output limit (BUDGET-8)."""
     tracker, provider = BudgetTracker(705), Provider()
     Sync(provider).execute_prompt(PROMPT, config_of(tracker, max_tokens=None))
     assert provider.limits == [700]
 
 
 def test_without_a_tracker_nothing_is_changed() -> None:
-    """Without a budget the method gets the config as it was given."""
+    """Without a budget the method gets the unchanged config."""
     seen: list[RunConfig] = []
 
     def look(config: RunConfig) -> LLMResponse:
@@ -93,13 +93,13 @@ def test_without_a_tracker_nothing_is_changed() -> None:
 
 
 async def test_without_a_tracker_async_works_as_well() -> None:
-    """Without a budget neither async form meters."""
+    """Neither async form meters without a budget."""
     assert (await Sync(Provider()).async_execute_prompt(PROMPT)).content == "yes"
     assert (await Both(Provider()).async_execute_prompt(PROMPT)).content == "yes"
 
 
 def test_the_adapters_own_tracker_is_the_default() -> None:
-    """A budget of the adapter counts calls whose config has none; the config's comes first."""
+    """The adapter's budget counts calls whose config has none; a config's own budget takes precedence."""
     own, given = BudgetTracker(1_000), BudgetTracker(1_000)
     adapter = Sync(Provider())
     adapter.budget_tracker = own
@@ -112,7 +112,7 @@ def test_the_adapters_own_tracker_is_the_default() -> None:
 
 
 def test_the_ledger_names_adapter_model_and_labels() -> None:
-    """An entry says who called what for whom."""
+    """An entry names the adapter, the model and the labels of the call."""
     tracker = BudgetTracker(1_000)
     Sync(Provider()).execute_prompt(PROMPT, config_of(tracker, model_name="tiny", labels={"task": "t1"}))
     (entry,) = tracker.ledger
@@ -122,7 +122,7 @@ def test_the_ledger_names_adapter_model_and_labels() -> None:
 
 @pytest.mark.parametrize("figure", [-1, 1.5, True, None])
 def test_a_bound_that_is_no_bound_is_refused(figure: Any) -> None:
-    """An adapter's bound of a fraction, or below 0, is an error and never becomes a hold (BUDGET-1)."""
+    """A fractional or negative bound of an adapter is an error and never becomes a hold (BUDGET-1)."""
 
     class Careless(Sync):
         def bound(self, prompt: str, config: RunConfig) -> Bound:
@@ -136,7 +136,7 @@ def test_a_bound_that_is_no_bound_is_refused(figure: Any) -> None:
 
 
 def test_a_prompt_that_no_adapter_takes_holds_nothing() -> None:
-    """A prompt of another kind is refused before anything is held."""
+    """A prompt of a wrong type is refused before anything is held."""
     tracker = BudgetTracker(1_000)
     with pytest.raises(LLMConfigurationError):
         Sync(Provider()).execute_prompt(["hello"], config_of(tracker))  # type: ignore[arg-type]
@@ -144,7 +144,7 @@ def test_a_prompt_that_no_adapter_takes_holds_nothing() -> None:
 
 
 async def test_waiting_async_callers_of_a_sync_adapter_cost_no_thread() -> None:
-    """Only calls that were let in go to a worker thread."""
+    """Only admitted calls get a worker thread."""
     tracker, provider = BudgetTracker(100), Provider(tokens=10)
     hold = contextvars.Context().run(tracker.reserve, 100)
     threads = threading.active_count()
@@ -161,7 +161,7 @@ async def test_waiting_async_callers_of_a_sync_adapter_cost_no_thread() -> None:
 
 
 def test_an_abstract_method_stays_abstract() -> None:
-    """A class between, which leaves the method abstract, cannot be made."""
+    """A subclass that leaves the method abstract cannot be instantiated."""
     from abc import abstractmethod
 
     class Between(LLMAdapter):
@@ -173,7 +173,7 @@ def test_an_abstract_method_stays_abstract() -> None:
 
 
 def test_threads_wait_for_each_other() -> None:
-    """Threads that do not fit now wait and are let in (BUDGET-2)."""
+    """Threads whose calls do not fit at present wait and are admitted (BUDGET-2)."""
     tracker, provider = BudgetTracker(1_000), Provider(tokens=20, seconds=0.002)
     adapter = Sync(provider)
     results = run_all(lambda: adapter.execute_prompt(PROMPT, config_of(tracker)) for _ in range(40))
@@ -183,7 +183,7 @@ def test_threads_wait_for_each_other() -> None:
 
 
 def give_back_first(monkeypatch: pytest.MonkeyPatch, times: int) -> list[Hold]:
-    """Let the first holds be given back before they are sent, as after an overrun."""
+    """Make the gate revoke the first holds before they are sent, as after an overrun."""
     decide, given_back = Gate.dispatch, []
 
     def dispatch(gate: Gate, hold: Hold) -> bool:
@@ -197,8 +197,8 @@ def give_back_first(monkeypatch: pytest.MonkeyPatch, times: int) -> list[Hold]:
     return given_back
 
 
-def test_a_hold_that_was_given_back_is_reserved_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call goes on with a new hold when what it was granted does not cover it any more (BUDGET-41)."""
+def test_a_revoked_hold_is_reserved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call goes on with a new hold if the granted one no longer covers it (BUDGET-41)."""
     given_back = give_back_first(monkeypatch, 2)
     tracker, adapter = BudgetTracker(1_000), MockLLMAdapter()
     adapter.execute_prompt("hello", RunConfig(budget_tracker=tracker))
@@ -208,7 +208,7 @@ def test_a_hold_that_was_given_back_is_reserved_anew(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("kind", [Sync, Both])
 async def test_so_is_that_of_an_async_call(kind: type[Sync], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when the async form runs the sync one in a thread (BUDGET-41)."""
+    """The same holds for an async form that runs the sync one in a thread (BUDGET-41)."""
     given_back = give_back_first(monkeypatch, 2)
     tracker = BudgetTracker(1_000)
     await kind(Provider()).async_execute_prompt("hello", RunConfig(budget_tracker=tracker))

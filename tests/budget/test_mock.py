@@ -1,4 +1,4 @@
-"""The mock and the error adapter, as users of the library use them in their own tests."""
+"""The mock and the error adapter, as users use them in their own tests."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ def _async(adapter: LLMAdapter, *arguments: Any) -> LLMResponse:
 
 @pytest.fixture(params=[_sync, _async], ids=["sync", "async"])
 def ask(request: pytest.FixtureRequest) -> Ask:
-    """Both forms of a call."""
+    """Calls the adapter in both forms."""
     return request.param  # type: ignore[no-any-return]
 
 
 def test_one_text_answers_every_call(ask: Ask) -> None:
-    """A single reply is given again and again."""
+    """A single reply answers every call."""
     assert ask(MockLLMAdapter(), "2+2").content == "mock reply"
     adapter = MockLLMAdapter("four")
     assert [ask(adapter, "2+2").content for _ in range(3)] == ["four"] * 3
 
 
 def test_several_texts_answer_in_turn_and_the_last_one_stays(ask: Ask) -> None:
-    """Replies are used up in order; the last is repeated. (ADAPTER-9)"""
+    """Replies are used in order; the last one is repeated. (ADAPTER-9)"""
     adapter = MockLLMAdapter(text for text in ("a", "b"))
     assert [ask(adapter, "x").content for _ in range(4)] == ["a", "b", "b", "b"]
 
@@ -73,13 +73,13 @@ def _astream(adapter: LLMAdapter, *arguments: Any) -> LLMResponse:
 
 @pytest.fixture(params=[_sync, _async, _stream, _astream], ids=["sync", "async", "stream", "async stream"])
 def ask_or_stream(request: pytest.FixtureRequest) -> Ask:
-    """All four forms of a call."""
+    """Calls the adapter in all four forms."""
     return request.param  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("metered", [False, True])
 def test_exceptions_are_raised_in_their_turn(ask_or_stream: Ask, metered: bool) -> None:
-    """A call whose reply is an exception raises that, and the next one gets its own reply. (ADAPTER-9)"""
+    """A call whose reply is an exception raises it, and the next call gets its own reply. (ADAPTER-9)"""
     error = LLMRateLimitError("slow down", status_code=429, maybe_billed=False)
     tracker = BudgetTracker(100_000) if metered else None
     config = RunConfig(budget_tracker=tracker, max_tokens=50)
@@ -97,7 +97,7 @@ def test_exceptions_are_raised_in_their_turn(ask_or_stream: Ask, metered: bool) 
 
 
 def test_responses_are_given_as_they_are(ask_or_stream: Ask) -> None:
-    """A whole response is the reply: its usage is what is booked, in each form of a call. (ADAPTER-9)"""
+    """A whole response is returned unchanged, and its usage is booked, in each form of a call. (ADAPTER-9)"""
     usage = Usage(prompt_tokens=3, completion_tokens=4)
     given = LLMResponse(content="long text", model="m-7", usage=usage, finish_reason="length", cost=Decimal("0.5"))
     tracker = BudgetTracker(100_000)
@@ -109,7 +109,7 @@ def test_responses_are_given_as_they_are(ask_or_stream: Ask) -> None:
 
 
 def test_a_function_may_give_an_error_or_a_response(ask: Ask) -> None:
-    """What a function gives is a reply like any other; what it raises is raised."""
+    """The result of a reply function is a reply like any other; its exceptions are raised."""
     replies = {"a": LLMTimeoutError("late"), "b": "text"}
     adapter = MockLLMAdapter(lambda prompt: replies[prompt])
     with pytest.raises(LLMTimeoutError, match="late"):
@@ -119,7 +119,7 @@ def test_a_function_may_give_an_error_or_a_response(ask: Ask) -> None:
 
 @pytest.mark.parametrize("wrong", [[1], ["ok", None], [LLMRateLimitError], 5, [b"bytes"]])
 def test_what_is_no_reply_is_refused(wrong: Any) -> None:
-    """A number, a class or nothing is refused where it is written, not answered with."""
+    """A number, a class or None is refused at construction, not returned as an answer."""
     with pytest.raises(LLMConfigurationError, match="is a text, an LLMResponse or an exception, not"):
         MockLLMAdapter(wrong)
     with pytest.raises(LLMConfigurationError, match="is a text, an LLMResponse or an exception, not"):
@@ -127,12 +127,12 @@ def test_what_is_no_reply_is_refused(wrong: Any) -> None:
 
 
 def test_a_function_answers_by_prompt(ask: Ask) -> None:
-    """A function gets the prompt."""
+    """A reply function receives the prompt."""
     assert ask(MockLLMAdapter(str.upper), "hi").content == "HI"
 
 
 def test_a_function_may_look_at_the_adapter(ask: Ask) -> None:
-    """A reply function that reads `prompts` does not lock itself out."""
+    """A reply function that reads `prompts` does not deadlock."""
     adapter = MockLLMAdapter(lambda _prompt: f"call {len(adapter.prompts)}")
     answers: list[str] = []
     worker = threading.Thread(target=lambda: answers.append(ask(adapter, "x").content), daemon=True)
@@ -150,7 +150,7 @@ def test_a_function_that_waits_does_not_hold_up_other_calls() -> None:
 
 
 def test_no_reply_at_all_is_refused() -> None:
-    """An empty list of replies has no last one to repeat."""
+    """An empty list of replies is refused."""
     with pytest.raises(LLMConfigurationError, match=r"^MockLLMAdapter needs at least one reply"):
         MockLLMAdapter([])
 
@@ -159,19 +159,19 @@ def test_no_reply_at_all_is_refused() -> None:
     "options",
     [{"prompt_tokens": -1}, {"completion_tokens": 1.5}, {"delay_seconds": -1}, {"delay_seconds": "1"}],
 )
-def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any]) -> None:
-    """Bad figures are refused in the constructor, by name."""
+def test_invalid_options_are_refused(options: dict[str, Any]) -> None:
+    """The constructor refuses invalid figures and names the option."""
     with pytest.raises(LLMConfigurationError, match=f"^{next(iter(options))} must be "):
         MockLLMAdapter(**options)
 
 
 def test_a_reply_may_cost_no_tokens(ask: Ask) -> None:
-    """A usage of nothing is one that a provider may report."""
+    """A usage of 0 tokens is valid."""
     assert ask(MockLLMAdapter(prompt_tokens=0, completion_tokens=0), "x").usage.total_tokens == 0
 
 
 def test_calls_are_remembered_with_their_config(ask: Ask) -> None:
-    """Prompt and config of each call are kept in order, and what is handed out is a copy. (ADAPTER-9)"""
+    """The mock keeps prompt and config of each call, in order, and returns a copy of that list. (ADAPTER-9)"""
     adapter, config = MockLLMAdapter(), RunConfig(max_tokens=3)
     ask(adapter, "one", config)
     ask(adapter, "two")
@@ -182,7 +182,7 @@ def test_calls_are_remembered_with_their_config(ask: Ask) -> None:
 
 
 def test_a_response_says_what_it_was_told_to_say(ask: Ask) -> None:
-    """Usage, model and metadata are those of the options; the config's model wins."""
+    """Usage, model and metadata come from the options; a model in the config takes precedence."""
     adapter = MockLLMAdapter(model="small", prompt_tokens=3, completion_tokens=4)
     response = ask(adapter, "x")
     assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (3, 4)
@@ -194,7 +194,7 @@ def test_a_response_says_what_it_was_told_to_say(ask: Ask) -> None:
 @pytest.mark.parametrize("prompt", ["", None, 3, "\ud800"])
 @pytest.mark.parametrize("adapter", [MockLLMAdapter(), ErrorLLMAdapter(LLMRateLimitError("slow"))])
 def test_what_no_adapter_can_send_is_refused_here_too(ask: Ask, adapter: LLMAdapter, prompt: Any) -> None:
-    """The stand-ins refuse the prompts that the real adapters refuse. (ADAPTER-7)"""
+    """The mocks refuse the prompts that real adapters refuse. (ADAPTER-7)"""
     with pytest.raises(LLMConfigurationError):
         ask(adapter, prompt)
 
@@ -217,10 +217,7 @@ def test_a_delay_beyond_the_timeout_ends_in_a_timeout(ask: Ask) -> None:
 
 
 def test_many_threads_lose_no_call() -> None:
-    """Each of a thousand calls from eight threads is remembered, and each reply is given once.
-
-    (ADAPTER-8, ADAPTER-9)
-    """
+    """Eight threads make a thousand calls: each call is remembered, and each reply used once. (ADAPTER-8, ADAPTER-9)"""
     adapter = MockLLMAdapter([str(number) for number in range(1000)])
     with ThreadPoolExecutor(8) as pool:
         answers = [r.content for r in pool.map(adapter.execute_prompt, ["x"] * 1000)]
@@ -229,7 +226,7 @@ def test_many_threads_lose_no_call() -> None:
 
 
 async def test_a_gather_loses_no_call() -> None:
-    """Each of a hundred calls of a gather is remembered, and the answers come in the order of the calls. (ADAPTER-9)"""
+    """A gather makes a hundred calls: each is remembered, and the answers come in the order of calls. (ADAPTER-9)"""
     adapter = MockLLMAdapter([str(number) for number in range(100)])
     responses = await asyncio.gather(*(adapter.async_execute_prompt(f"q {number}") for number in range(100)))
     assert [response.content for response in responses] == [str(number) for number in range(100)]
@@ -237,7 +234,7 @@ async def test_a_gather_loses_no_call() -> None:
 
 
 def test_the_error_adapter_raises_what_it_was_given(ask: Ask) -> None:
-    """The very error is raised, at every call. (ADAPTER-10)"""
+    """Every call raises the given error object. (ADAPTER-10)"""
     error = LLMRateLimitError("slow down", status_code=429)
     adapter = ErrorLLMAdapter(error)
     for _ in range(2):
@@ -247,7 +244,7 @@ def test_the_error_adapter_raises_what_it_was_given(ask: Ask) -> None:
 
 
 def test_the_error_adapter_does_not_pile_up_tracebacks() -> None:
-    """Raising one error over and over keeps its traceback as long as after the first time."""
+    """Raising one error many times does not make its traceback grow."""
     adapter, depths = ErrorLLMAdapter(LLMRateLimitError("slow")), []
     for _ in range(5):
         try:
@@ -258,6 +255,6 @@ def test_the_error_adapter_does_not_pile_up_tracebacks() -> None:
 
 
 def test_the_error_adapter_takes_only_errors_of_this_library() -> None:
-    """Only an LLMError leaves an adapter, so only one can be given. (ADAPTER-10)"""
+    """Only an LLMError may leave an adapter, so ErrorLLMAdapter accepts no other. (ADAPTER-10)"""
     with pytest.raises(LLMConfigurationError, match=r"^ErrorLLMAdapter takes an LLMError"):
         ErrorLLMAdapter(ValueError("x"))  # type: ignore[arg-type]

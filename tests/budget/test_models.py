@@ -1,4 +1,4 @@
-"""RunConfig, LLMResponse and Usage: what they accept, refuse and promise."""
+"""RunConfig, LLMResponse and Usage: the values that they accept and refuse, and their guarantees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm_connect.types.response import FINISH_REASONS
 
 
 def test_total_is_the_sum_of_prompt_and_completion() -> None:
-    """The total is derived, and parts are no additions to it. (MODEL-1)"""
+    """The total is derived, and the parts of the input and output are not added to it. (MODEL-1)"""
     usage = Usage(prompt_tokens=7, completion_tokens=5, cached_tokens=6, cache_write_tokens=1, reasoning_tokens=4)
     assert usage.total_tokens == 12
 
@@ -32,7 +32,7 @@ def test_usage_as_dict_has_every_field_and_the_total() -> None:
 
 
 def test_response_as_dict_goes_through_json_without_loss() -> None:
-    """`json.dumps` takes the dict, and the cost comes back digit for digit. (MODEL-4)"""
+    """`json.dumps` accepts the dict, and the cost comes back digit for digit. (MODEL-4)"""
     cost = Decimal("0.000000000123456789")
     response = LLMResponse(
         content="hi",
@@ -52,7 +52,7 @@ def test_response_as_dict_goes_through_json_without_loss() -> None:
 
 
 def test_unknown_cost_is_none_not_zero() -> None:
-    """A cost that nobody told is None, in the object and in its dict. (MODEL-3)"""
+    """An unknown cost is None, in the response and in its dict. (MODEL-3)"""
     response = LLMResponse(content="", model="m", usage=Usage(prompt_tokens=0, completion_tokens=0))
     assert response.cost is None
     assert response.to_dict()["cost"] is None
@@ -126,14 +126,14 @@ def test_defaults_send_nothing_that_was_not_asked_for() -> None:
         ("labels", {"\ud800": "a"}),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, value: Any) -> None:
-    """Each bad value is refused at construction, and the error names the field. (MODEL-6, MODEL-7, MODEL-8)"""
+def test_an_invalid_value_is_refused_by_name(name: str, value: Any) -> None:
+    """Each invalid value is refused at construction, and the error names the field. (MODEL-6, MODEL-7, MODEL-8)"""
     with pytest.raises(LLMConfigurationError, match=f"^(The )?{name} "):
         RunConfig(**{name: value})
 
 
 def test_a_refused_choice_comes_with_the_others() -> None:
-    """Who mistypes one of a few words is told all of them; who gives another object, what kind it was. (MODEL-6)"""
+    """The error for a mistyped choice lists all choices; for another type it names that type. (MODEL-6)"""
     with pytest.raises(LLMConfigurationError, match="one of 'wait', 'refuse', 'clamp', not 'Wait'"):
         RunConfig(when_short="Wait")  # type: ignore[arg-type]
     with pytest.raises(LLMConfigurationError, match="a BudgetTracker, not int"):
@@ -141,7 +141,7 @@ def test_a_refused_choice_comes_with_the_others() -> None:
 
 
 def test_a_stream_cannot_be_told_to_hold_less_than_its_bound() -> None:
-    """Whoever once said so is told what to use instead; "bound" is what happens. (MODEL-6)"""
+    """`stream_hold` accepts only "bound"; the error for any other value names the alternatives. (MODEL-6)"""
     with pytest.raises(LLMConfigurationError, match=r"stream_hold=.grow. does not exist.* smaller max_tokens"):
         RunConfig(stream_hold="grow")  # type: ignore[arg-type]
     with pytest.raises(LLMConfigurationError, match="stream_hold"):
@@ -168,13 +168,13 @@ def test_a_stream_cannot_be_told_to_hold_less_than_its_bound() -> None:
         ("labels", {"team": "a"}),
     ],
 )
-def test_the_edge_of_what_can_be_meant_is_accepted(name: str, value: Any) -> None:
-    """The least value in range is kept as it is."""
+def test_the_edge_of_the_valid_range_is_accepted(name: str, value: Any) -> None:
+    """The smallest valid value is kept unchanged."""
     assert getattr(RunConfig(**{name: value}), name) == value
 
 
 def test_a_config_does_not_follow_later_changes_of_what_it_was_made_of() -> None:
-    """Mappings are copied, so that a caller's own dict can go on changing. (MODEL-2)"""
+    """Mappings are copied, so later changes of a caller's dict have no effect. (MODEL-2)"""
     params, labels = {"seed": 1}, {"team": "a"}
     config = RunConfig(model_params=params, labels=labels)
     params["seed"] = 2
@@ -203,20 +203,20 @@ def test_a_config_cannot_be_changed_but_replaced() -> None:
     ids=lambda model: type(model).__name__,
 )
 def test_no_field_can_be_assigned_to(model: Any) -> None:
-    """Every field of a config, a usage and a response stays what it was. (MODEL-2)"""
+    """The fields of a config, a usage and a response cannot be assigned. (MODEL-2)"""
     for field in dataclasses.fields(model):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(model, field.name, None)
 
 
 def test_positional_arguments_are_refused() -> None:
-    """Fields are given by name, so that a new one never shifts the others."""
+    """Fields are keyword-only, so a new field never shifts the others."""
     with pytest.raises(TypeError):
         RunConfig("gpt")  # type: ignore[misc]
 
 
 def test_models_can_be_pickled() -> None:
-    """A config without a tracker, a usage and a response survive a process border."""
+    """A config without a tracker, a usage and a response can be sent to another process."""
     response = LLMResponse(content="x", model="m", usage=Usage(prompt_tokens=1, completion_tokens=1))
     assert pickle.loads(pickle.dumps(response)) == response
     assert pickle.loads(pickle.dumps(RunConfig(max_tokens=3))) == RunConfig(max_tokens=3)
@@ -236,8 +236,7 @@ def test_models_can_be_pickled() -> None:
     ],
 )
 def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, told: str) -> None:
-    """Another kind than text, nothing, and text that UTF-8 cannot encode are refused, each for its own reason.
-
+    """A prompt of a wrong type, an empty one, and text that UTF-8 cannot encode are refused, each with its own message.
     (ADAPTER-7)
     """
     with pytest.raises(LLMConfigurationError, match=f"^{told}"):
@@ -257,7 +256,7 @@ def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, told: str) -> None
     ids=str,
 )
 def test_a_refusal_says_what_would_be_taken(fields: dict[str, Any], told: str) -> None:
-    """The kind or the range that is asked for, and what was given. (MODEL-6)"""
+    """The error names the valid type or range, and the given value. (MODEL-6)"""
     (name,) = fields
     with pytest.raises(LLMConfigurationError, match=f"^{name} {told}"):
         RunConfig(**fields)
@@ -265,12 +264,12 @@ def test_a_refusal_says_what_would_be_taken(fields: dict[str, Any], told: str) -
 
 @pytest.mark.parametrize("prompt", ["x", " x ", "😀", "\x00x", "é" * 100_000])
 def test_any_other_text_is_a_prompt(prompt: str) -> None:
-    """No text that can be sent is refused."""
+    """Any text that can be sent is accepted."""
     assert check_prompt(prompt) is None
 
 
 def test_a_number_of_a_kind_of_its_own_is_a_number() -> None:
-    """A member of an IntEnum is the whole number that it is."""
+    """A member of an IntEnum counts as its whole number."""
 
     class Limit(enum.IntEnum):
         LEAST = 1

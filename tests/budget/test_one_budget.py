@@ -1,4 +1,4 @@
-"""A budget cannot become two by accident."""
+"""A budget cannot be duplicated by accident."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_pickling_raises_and_says_why() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_a_forked_process_has_no_budget() -> None:
-    """After os.fork every use raises, also when the lock was held, and finalizers do nothing (BUDGET-11)."""
+    """After os.fork every use raises, even if a thread held the lock, and finalizers do nothing (BUDGET-11)."""
     tracker = BudgetTracker(100)
     hold, lost = tracker.reserve(10), [tracker.reserve(10)]
     with inside(tracker):
@@ -60,7 +60,9 @@ def test_a_forked_process_has_no_budget() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_a_fork_in_the_midst_of_anothers_operation_does_not_hang() -> None:
-    """The lock that a thread had then is never let go in the forked process: reading the ledger says so (BUDGET-11)."""
+    """If another thread had the lock at the fork, the child never gets it free: reading the ledger raises that
+    (BUDGET-11).
+    """
     tracker, taken, done = BudgetTracker(100), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -86,7 +88,7 @@ def test_a_fork_in_the_midst_of_anothers_operation_does_not_hang() -> None:
 
 @pytest.mark.in_memory_only
 def test_a_fork_makes_all_budgets_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the forked process sees, seen from here: budgets of before are foreign, new ones are not (BUDGET-11)."""
+    """In a simulated fork, earlier budgets belong to another process, and new ones do not (BUDGET-11)."""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(1)
     with monkeypatch.context() as patch:
@@ -101,7 +103,9 @@ def test_a_fork_makes_all_budgets_foreign(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _uses_that_do_not_raise(tracker: BudgetTracker, hold: object, lost: list[object]) -> int:
-    """How many uses are let through in the forked process; its finalizers must neither hang nor change a figure."""
+    """The number of uses that do not raise in the forked process; its finalizers must neither hang nor change a
+    figure.
+    """
     lost.clear()
     uses = (
         lambda: tracker.reserve(1),

@@ -1,4 +1,4 @@
-"""What calls cost, and a cap in USD."""
+"""Costs of calls, and a cap in USD."""
 
 from __future__ import annotations
 
@@ -34,13 +34,15 @@ def usage(prompt: int, completion: int, **parts: int) -> Usage:
 
 @pytest.mark.parametrize(("tokens", "cost"), [(1_000, 2_000_000), (1_001, 9_009_000)])
 def test_tokens_of_no_kind_cost_the_dearest_rate_of_their_level(tokens: int, cost: int) -> None:
-    """The price of long prompts counts from where it begins, and not before. (BUDGET-60)"""
+    """Tokens that are neither input nor output cost the highest rate; the price of long prompts counts from its
+    threshold. (BUDGET-60)
+    """
     price = Price(prompt=1, completion=2, above={1_000: Price(prompt=3, completion=9)})
     assert price.dearest(tokens, 1) == cost
 
 
 def test_each_part_costs_its_own_rate_once() -> None:
-    """Cached and cache-write tokens are parts of the prompt, and cost their own rate instead of the prompt's."""
+    """Cached and cache-write tokens are parts of the prompt, and cost their own rate in place of the prompt rate."""
     price = Price(prompt="2", completion="8", cached="0.5", cache_write="2.5", call="0.001")
     used = usage(1_000, 100, cached_tokens=600, cache_write_tokens=100, reasoning_tokens=50)
     assert price.of(used) == Decimal("0.001") + (300 * 2 + 600 * Decimal("0.5") + 100 * Decimal("2.5") + 800) / 10**6
@@ -50,7 +52,7 @@ def test_each_part_costs_its_own_rate_once() -> None:
 def test_the_bound_is_never_below_the_cost(
     prompt: int, completion: int, rates: tuple[Decimal, ...], data: st.DataObject
 ) -> None:
-    """Whatever part of the prompt is cached or written to a cache, a call costs at most what is held."""
+    """For any part of the prompt that is cached or written to a cache, a call costs at most the held amount."""
     price = Price(prompt=rates[0], completion=rates[1], cached=rates[2], cache_write=rates[3])
     cached = data.draw(st.integers(0, prompt))
     written = data.draw(st.integers(0, prompt - cached))
@@ -59,28 +61,28 @@ def test_the_bound_is_never_below_the_cost(
 
 
 def test_costs_are_rounded_up_to_a_nano_dollar() -> None:
-    """A fraction of a nano-dollar counts as one, so that many small calls never cost less than they do."""
+    """A fraction of a nano-USD counts as a whole one, so that many small calls never cost less than they should."""
     assert Price(prompt="0.0000001", completion=0).of(usage(1, 0)) == Decimal("0.000000001")
     assert Price(prompt="0.000001", completion=0).of(usage(1_000_000, 0)) == Decimal("0.000001")
 
 
 @pytest.mark.parametrize("rate", [-1, "a", True, float("nan"), float("inf"), None])
-def test_a_rate_that_is_none_is_refused(rate: Any) -> None:
-    """A price is a finite amount of USD of at least 0."""
+def test_an_invalid_rate_is_refused(rate: Any) -> None:
+    """A rate is a finite amount of USD of at least 0."""
     with pytest.raises(LLMConfigurationError, match="completion"):
         Price(prompt=1, completion=rate)
 
 
 @pytest.mark.parametrize("name", ["prompt", "completion", "cached", "cache_write", "call"])
 def test_a_refused_rate_is_named(name: str) -> None:
-    """Whoever gives five rates is told which of them is none."""
+    """The error names the invalid rate."""
     rates: dict[str, Any] = {"prompt": 1, "completion": 1, name: "cheap"}
     with pytest.raises(LLMConfigurationError, match=f"^{name} must be an amount of USD of at least 0, not 'cheap'"):
         Price(**rates)
 
 
 def test_a_price_shows_its_rates_in_usd() -> None:
-    """The repr is the price as it is declared, whatever the thread's decimal context is."""
+    """The repr is the price as it was declared, in any decimal context of the thread."""
     above = {300: Price(prompt=20, completion=30), 200: Price(prompt="0.0833333333333", completion=3)}
     price = Price(prompt="0.40", completion=20, call="0.0001", above=above)
     with localcontext(prec=2):
@@ -96,7 +98,7 @@ def test_a_price_shows_its_rates_in_usd() -> None:
 
 
 def test_a_long_prompt_makes_the_whole_request_dearer() -> None:
-    """Above a number of prompt tokens every token costs the rates of that level, output and cached ones too."""
+    """Above a number of prompt tokens every token costs the rates of that level, output and cached tokens included."""
     price = Price(
         prompt=1,
         completion=2,
@@ -115,14 +117,14 @@ def test_a_long_prompt_makes_the_whole_request_dearer() -> None:
 
 
 def test_a_prompt_of_exactly_so_many_tokens_is_below_the_level() -> None:
-    """The level is for more tokens than its number says: a prompt of just so many is neither held nor billed by it."""
+    """A prompt of exactly the threshold is held and billed at the lower price."""
     price = Price(prompt=1, completion=1, above={200: Price(prompt=10, completion=10)})
     assert price.at_most(200, 100, 1) == price.of(usage(200, 100)) * 10**9 == 300_000
     assert price.at_most(201, 100, 1) == price.of(usage(201, 100)) * 10**9 == 3_010_000
 
 
 def test_each_request_of_a_long_prompt_has_its_price() -> None:
-    """Three requests settled as one cost the price of a request three times, on the level that they reach."""
+    """Three requests that are settled together cost three times the price per request, at the level of the prompt."""
     price = Price(prompt=1, completion=1, call=1, above={200: Price(prompt=1, completion=1, call=2)})
     assert price.of(usage(200, 0), calls=3) == Decimal("3.0002")
     assert price.of(usage(201, 0), calls=3) == Decimal("6.000201")
@@ -141,8 +143,8 @@ def test_each_request_of_a_long_prompt_has_its_price() -> None:
         ),
     ],
 )
-def test_levels_that_cannot_be_meant_are_refused(above: Any, message: str) -> None:
-    """`above` has a Price for each number of tokens, of one level only; the error says what it got."""
+def test_invalid_levels_are_refused(above: Any, message: str) -> None:
+    """`above` has a Price for each number of tokens, without further levels; the error shows the value that it got."""
     with pytest.raises(LLMConfigurationError, match=message):
         Price(prompt=1, completion=1, above=above)
 
@@ -151,7 +153,7 @@ def test_levels_that_cannot_be_meant_are_refused(above: Any, message: str) -> No
 def test_the_bound_covers_every_level_below_it(
     levels: dict[int, tuple[Decimal, Decimal, Decimal]], prompt: int, data: st.DataObject
 ) -> None:
-    """A call that uses less than it was held for may reach another level, and never costs more than was held."""
+    """A call that uses less than its hold may be on another level, and never costs more than the held amount."""
     above = {start: Price(prompt=p, completion=c, cached=d) for start, (p, c, d) in levels.items()}
     price = Price(prompt=3, completion=7, cached=9, above=above)
     used, completion = data.draw(st.integers(0, prompt)), data.draw(counts)
@@ -160,14 +162,14 @@ def test_the_bound_covers_every_level_below_it(
 
 
 def test_rates_are_exact() -> None:
-    """A rate with many digits is not rounded before it is multiplied: a billion tokens cost what they cost."""
+    """A rate with many digits is not rounded before the multiplication, so a billion tokens cost the exact sum."""
     price = Price(prompt="0.08333333333333334", completion=0)
     assert price.of(usage(10**9, 0)) == Decimal("83.333333334")
     assert price.in_usd()["prompt"] == Decimal("0.08333333333333334")
 
 
 async def test_a_cap_in_usd_holds_in_a_gather() -> None:
-    """200 calls under a cap that has room for 20: what is spent never passes it (BUDGET-1, BUDGET-12)."""
+    """200 calls under a cap with room for 20: the spend never exceeds it (BUDGET-1, BUDGET-12)."""
     tracker = BudgetTracker(total_usd=20 * COST)
     adapter = MockLLMAdapter(price=DEAR, delay_seconds=0.001)
     config = RunConfig(budget_tracker=tracker, max_tokens=10)
@@ -180,7 +182,7 @@ async def test_a_cap_in_usd_holds_in_a_gather() -> None:
 
 
 def test_an_entry_says_what_a_call_cost_and_who_says_so() -> None:
-    """With a declared price the ledger has the cost, to the nano-dollar (BUDGET-12)."""
+    """With a declared price the ledger has the cost, exact to the nano-USD, and its source (BUDGET-12)."""
     tracker = BudgetTracker()
     MockLLMAdapter(price=DEAR).execute_prompt("hi", RunConfig(budget_tracker=tracker))
     (entry,) = tracker.ledger
@@ -188,7 +190,7 @@ def test_an_entry_says_what_a_call_cost_and_who_says_so() -> None:
 
 
 def test_without_a_price_the_cost_is_not_known() -> None:
-    """Unknown is None in the ledger, never 0 (BUDGET-12)."""
+    """An unknown cost is None in the ledger, never 0 (BUDGET-12)."""
     tracker = BudgetTracker()
     MockLLMAdapter().execute_prompt("hi", RunConfig(budget_tracker=tracker))
     (entry,) = tracker.ledger
@@ -196,7 +198,7 @@ def test_without_a_price_the_cost_is_not_known() -> None:
 
 
 def test_what_is_free_fits_any_cap_in_usd() -> None:
-    """A local model is declared free, and is then no unpriced call."""
+    """A local model that is declared free is not unpriced."""
     tracker = BudgetTracker(total_usd="0.01")
     MockLLMAdapter(price=Price.free()).execute_prompt("hi", RunConfig(budget_tracker=tracker))
     assert tracker.spent_usd == 0
@@ -204,7 +206,9 @@ def test_what_is_free_fits_any_cap_in_usd() -> None:
 
 
 def test_prices_by_model_are_those_of_the_whole_tree() -> None:
-    """A budget's prices count for every adapter and every child; the adapter's own goes first (BUDGET-12)."""
+    """A budget's prices apply to every adapter and every child; the adapter's own price takes precedence
+    (BUDGET-12).
+    """
     tracker = BudgetTracker(total_usd=1, prices={"mock": DEAR, "other": Price.free()})
     config = RunConfig(budget_tracker=tracker.child("below", total_usd="0.5").child("deep"))
     MockLLMAdapter().execute_prompt("hi", config)
@@ -217,7 +221,7 @@ def test_prices_by_model_are_those_of_the_whole_tree() -> None:
 
 
 def test_an_adapters_price_is_not_that_of_another_model() -> None:
-    """A call that names a dearer model is not held at the price of the adapter's own (BUDGET-12)."""
+    """A call of a more expensive model is not held at the price of the adapter's own model (BUDGET-12)."""
     adapter = MockLLMAdapter(price=Price.free())
     config = RunConfig(budget_tracker=BudgetTracker(total_usd=1), model_name="dear")
     with pytest.raises(LLMBudgetExceededError, match="no price of 'dear'"):
@@ -237,7 +241,7 @@ class Nameless(LLMAdapter):
 
 
 def test_an_adapter_without_a_model_has_one_price() -> None:
-    """Its price is that of whatever it calls; without one the refusal does not speak of a model."""
+    """The price of such an adapter applies to every model; without a price the refusal names no model."""
     tracker = BudgetTracker(total_usd=1, prices={"some": DEAR})
     with pytest.raises(LLMBudgetExceededError) as caught:
         Nameless().execute_prompt("hi", RunConfig(budget_tracker=tracker))
@@ -250,7 +254,7 @@ def test_an_adapter_without_a_model_has_one_price() -> None:
 
 
 def test_without_a_budget_only_the_adapters_price_counts() -> None:
-    """A call without a tracker costs what its adapter says, for the adapter's own model; else nobody knows."""
+    """Without a tracker the adapter's price applies to its own model; any other cost is unknown."""
     adapter = MockLLMAdapter(price=DEAR)
     assert declared_price(adapter, None, RunConfig()) is DEAR
     assert declared_price(adapter, None, RunConfig(model_name="other")) is None
@@ -258,7 +262,7 @@ def test_without_a_budget_only_the_adapters_price_counts() -> None:
 
 
 def test_an_adapter_may_know_its_prices() -> None:
-    """`price_for` is asked under a limit in USD, when nothing was declared, and not otherwise (BUDGET-12)."""
+    """`price_for` is called under a limit in USD if no price was declared, and in no other case (BUDGET-12)."""
     asked: list[tuple[str | None, RunConfig]] = []
 
     class Knowing(MockLLMAdapter):
@@ -288,7 +292,7 @@ def test_invalid_prices_are_refused(prices: Any, shown: str) -> None:
 
 
 def test_later_changes_of_a_mapping_do_not_count() -> None:
-    """The budget has a copy: a price that changed under an open hold would settle it by another one."""
+    """The budget copies its prices: a change under an open hold must not change the settlement."""
     prices = {"mock": DEAR}
     tracker = BudgetTracker(total_usd=1, prices=prices)
     prices.clear()
@@ -307,14 +311,16 @@ def test_later_changes_of_a_mapping_do_not_count() -> None:
     ],
 )
 def test_what_a_reply_says_goes_first(reported: Any, source: Any, cost: Decimal, said_by: str) -> None:
-    """A provider's bill is believed; what a command only reckons is believed when it is more (BUDGET-12)."""
+    """A cost that the provider bills takes precedence; one that a command computes counts only if it is higher
+    (BUDGET-12).
+    """
     assert cost_of(reported, source, usage(10, 10), DEAR) == (cost, said_by)
     assert cost_of(reported, source, None, DEAR) == (reported, source)
     assert cost_of(reported, source, usage(10, 10), None) == (reported, source)
 
 
 class _ByTier(Price):
-    """Knows what the tiers that are named `fast` and `slow` cost."""
+    """A price that knows the tiers `fast` and `slow`."""
 
     def billed_as(self, service_tier: str | None) -> Price | None:
         return {None: self, "fast": DEAR, "slow": Price.free()}.get(service_tier)
@@ -322,19 +328,19 @@ class _ByTier(Price):
 
 @pytest.mark.parametrize(("tier", "cost"), [(None, Decimal("0.00002")), ("fast", COST), ("slow", 0)])
 def test_a_call_costs_what_its_tier_costs(tier: str | None, cost: Decimal) -> None:
-    """The service tier that the reply names decides about the rates (BUDGET-12)."""
+    """The service tier that the reply names determines the rates (BUDGET-12)."""
     price = _ByTier(prompt=1, completion=1)
     assert cost_of(None, None, usage(10, 10), price, tier) == (cost, "declared")
 
 
 def test_of_a_tier_without_a_price_only_the_reply_is_believed() -> None:
-    """A tier that the price does not know is not billed at another one: the cost is what the reply says, or unknown."""
+    """If the price does not know the tier, the cost is the one in the reply, or unknown."""
     price = _ByTier(prompt=1, completion=1)
     assert cost_of(None, None, usage(10, 10), price, "odd") == (None, None)
     assert cost_of(COST, "claude-cli", usage(10, 10), price, "odd") == (COST, "claude-cli")
 
 
 def test_a_guessed_usage_has_no_cost() -> None:
-    """What nobody counted is not multiplied by a price: the cost is unknown, never a guess that looks exact."""
+    """An estimated usage is not multiplied by a price: the cost is unknown, and never looks exact."""
     assert cost_of(None, None, usage(10, 10, estimated=True), DEAR) == (None, None)
     assert cost_of(Decimal("0.0001"), "claude-cli", usage(10, 10, estimated=True), DEAR)[0] == Decimal("0.0001")

@@ -1,4 +1,4 @@
-"""Threads and event loops on one tree of trackers, watched all the time."""
+"""Races of threads and event loops on one tree of trackers, under constant observation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _switching_all_the_time() -> Iterator[None]:
 
 
 class Watcher:
-    """Looks at every tracker all the time and keeps what it should not have seen."""
+    """Reads every tracker all the time, and keeps each violation that it sees."""
 
     def __init__(self, trackers: list[BudgetTracker]) -> None:
         self.trackers = trackers
@@ -64,7 +64,7 @@ class Watcher:
 
 
 def finish(hold: Hold, chance: random.Random) -> None:
-    """End a hold in one of the ways in which holds end, some of them twice."""
+    """End a hold in one of the possible ways, sometimes twice."""
     way = chance.randrange(5)
     if way:
         hold.dispatch()
@@ -119,7 +119,7 @@ def tree() -> list[BudgetTracker]:
 
 
 async def slices_come_and_go(parent: BudgetTracker, seed: int) -> None:
-    """Slices that are opened, used and closed while the others race."""
+    """Open, use and close slices while the others race."""
     chance = random.Random(seed)
     for _ in range(ROUNDS):
         try:
@@ -166,7 +166,7 @@ def test_the_cap_holds_in_any_race() -> None:
 
 
 def test_nobody_is_left_waiting() -> None:
-    """Threads and tasks that all fit one after the other are all served, long before their patience ends (BUDGET-2)."""
+    """Threads and tasks that fit one after the other are all served, long before their waits end (BUDGET-2)."""
     root = BudgetTracker()
     narrow = root.child("narrow", total_calls=1_000_000)
     narrow.set_limits(total=10)
@@ -195,7 +195,7 @@ def test_nobody_is_left_waiting() -> None:
 
 
 def test_one_hold_ends_once_in_any_race() -> None:
-    """Threads that dispatch, settle, release and presume one hold at once end it once (BUDGET-3)."""
+    """Threads that dispatch, settle, release and presume one hold at the same time end it once (BUDGET-3)."""
     tracker = BudgetTracker(1_000_000)
     for _ in range(150):
         hold = tracker.reserve(10)
@@ -217,7 +217,7 @@ def test_one_hold_ends_once_in_any_race() -> None:
 
 
 def test_consume_in_a_race_is_exact() -> None:
-    """Threads that consume one by one reach exactly the cap (BUDGET-1, BUDGET-2)."""
+    """Threads that consume one token at a time reach exactly the cap (BUDGET-1, BUDGET-2)."""
     tracker = BudgetTracker(1_000)
 
     def consume() -> int:

@@ -1,4 +1,4 @@
-"""What a refusal says: which limit it is about, its figures, and the line that says what would help."""
+"""Refusals: the limit that the error is about, its figures, and its advice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HINT = " It will probably use about 200 tokens: count_tokens= on the adapter tig
 
 
 def call(tracker: BudgetTracker, adapter: MockLLMAdapter | None = None, **fields: Any) -> LLMBudgetExceededError:
-    """The refusal of a call with a bound of 500 tokens, of which it would use about 200."""
+    """The refusal of a call with a bound of 500 tokens and a likely use of about 200."""
     config = RunConfig(**{"budget_tracker": tracker, "max_tokens": 100, **fields})
     return refused(lambda: (adapter or MockLLMAdapter()).execute_prompt("x" * 400, config))
 
@@ -35,7 +35,7 @@ def held_elsewhere(tracker: BudgetTracker, tokens: int) -> Hold:
 
 
 def test_what_never_fits() -> None:
-    """The line says by how much it is too large, whatever is held just now, and what would make it smaller."""
+    """The message says by how much the call is too large, whatever is held at present, and how to make it fit."""
     tracker = BudgetTracker(300)
     tracker.record(10)
     with held_elsewhere(tracker, 50):
@@ -48,7 +48,7 @@ def test_what_never_fits() -> None:
 
 
 def test_what_does_not_fit_now() -> None:
-    """The line tells one that does not wait from one that has waited."""
+    """The message distinguishes a call that must not wait from one that has waited."""
     tracker = BudgetTracker(700)
     with held_elsewhere(tracker, 600):
         assert str(call(tracker, when_short="refuse")) == (
@@ -65,7 +65,7 @@ def test_what_does_not_fit_now() -> None:
 
 @pytest.mark.parametrize(("total", "figures"), [(700, " (0 tokens spent and 0 tokens held of 700 tokens)"), (None, "")])
 def test_a_closed_budget(total: int | None, figures: str) -> None:
-    """Nothing is missing, and a smaller call would not help; without a limit there are no figures."""
+    """Nothing is missing and a smaller call would not help; without a limit there are no figures."""
     tracker = BudgetTracker(total)
     tracker.close()
     error = call(tracker)
@@ -77,7 +77,7 @@ def test_a_closed_budget(total: int | None, figures: str) -> None:
 
 
 def test_a_wait_for_oneself() -> None:
-    """The line says whose hold is in the way; a smaller call is not what would help."""
+    """The message says whose hold is in the way; it does not suggest a smaller call."""
     tracker = BudgetTracker(1_000)
     with tracker.reserve(600):
         assert str(call(tracker, max_wait_seconds=0.01)) == (
@@ -88,7 +88,7 @@ def test_a_wait_for_oneself() -> None:
 
 
 def test_a_breach() -> None:
-    """While more is spent than a limit allows, not the call but the limit has to change."""
+    """While the spend exceeds the limit, the advice is to change the limit and not the call."""
     tracker = BudgetTracker(1_000)
     tracker.record(1_001)
     assert str(call(tracker)).startswith(
@@ -98,7 +98,7 @@ def test_a_breach() -> None:
 
 
 def test_what_is_likely_is_said_of_tokens_only_and_only_when_it_is_less() -> None:
-    """A bound that is already tight, and a limit in another unit, have no hint at a tighter one."""
+    """A bound that is already tight, or a limit in another unit, gives no hint at a tighter bound."""
 
     class Tight(MockLLMAdapter):
         def bound(self, prompt: str, config: RunConfig) -> Bound:
@@ -113,7 +113,7 @@ def test_what_is_likely_is_said_of_tokens_only_and_only_when_it_is_less() -> Non
 
 
 def test_an_unproven_bound() -> None:
-    """The error is about the tracker in its tokens, with the figures of that moment, and says what would be let in."""
+    """The error has the tracker's tokens with the figures of that moment, and says which calls would be admitted."""
     tracker = BudgetTracker(1_000, strict=True).child("c", 900)
     tracker.record(10)
     error = call(tracker)
@@ -141,7 +141,7 @@ def test_an_unknown_price() -> None:
 
 
 def test_a_refusal_is_about_the_limit_that_stays_in_the_way() -> None:
-    """Not about one that is only full just now, by holds of others or of the caller itself."""
+    """The error is not about a limit that is only full at present, because of open holds."""
     for hold in (held_elsewhere, BudgetTracker.reserve):
         root = BudgetTracker(100)
         team = root.child("team", 200)
@@ -151,7 +151,7 @@ def test_a_refusal_is_about_the_limit_that_stays_in_the_way() -> None:
 
 
 def test_a_wait_for_oneself_is_about_the_limit_that_ones_own_hold_fills() -> None:
-    """The caller's own holds are in the way on it, and nothing else is on any. (BUDGET-9)"""
+    """The error is about a limit on which the caller's own holds are in the way. (BUDGET-9)"""
     root = BudgetTracker(100)
     team = root.child("team", 70)
     with root.reserve(50):
@@ -160,7 +160,7 @@ def test_a_wait_for_oneself_is_about_the_limit_that_ones_own_hold_fills() -> Non
 
 
 def test_never_and_later_are_classes() -> None:
-    """Each refusal is of one of two kinds, and stays so when it is pickled. (ERROR-7, ERROR-4)"""
+    """Each refusal has one of two classes, also after pickling. (ERROR-7, ERROR-4)"""
     tracker = BudgetTracker(100, total_usd=1, strict=True)
     closed = tracker.child("c")
     closed.close()
@@ -182,7 +182,7 @@ def test_never_and_later_are_classes() -> None:
 
 
 def test_a_full_window_says_in_how_many_seconds_it_opens() -> None:
-    """For whoever would send `Retry-After`. (ERROR-7)"""
+    """`retry_after` can be sent as a `Retry-After` header. (ERROR-7)"""
     tracker = BudgetTracker(100, period=timedelta(hours=1))
     tracker.record(80)
     error = refused(lambda: tracker.reserve(30))
@@ -195,7 +195,7 @@ def test_a_full_window_says_in_how_many_seconds_it_opens() -> None:
 
 
 def test_a_snapshot_has_limits_as_the_tracker_has_them() -> None:
-    """In tokens, calls and USD, and money without zeros at its end. (BUDGET-62)"""
+    """Limits are in tokens, calls and USD, and money has no trailing zeros. (BUDGET-62)"""
     tracker = BudgetTracker(100, total_usd="2.50", total_calls=4)
     with tracker.reserve(10, usd="0.25") as hold:
         snapshot = tracker.snapshot()

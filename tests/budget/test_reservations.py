@@ -1,4 +1,4 @@
-"""Reservations of a user's own: priced and graded by the rules that calls of adapters have."""
+"""Reservations by users, which are priced and graded by the rules for calls of adapters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG = Price(prompt=1, completion=4, above={1_000: Price(prompt=3, completion=2)
     [(100, PRICE, "0.0004"), (2_000, LONG, "0.008"), (2_000, Price(prompt=1, completion=1, call="0.5"), "0.502")],
 )
 def test_tokens_are_held_at_the_dearest_rate_of_their_price(tokens: int, price: Price, held: str) -> None:
-    """Whichever of them are input and whichever output, at whichever length of the prompt. (BUDGET-60)"""
+    """Tokens cost the highest rate, whether they are input or output, and at any length of the prompt. (BUDGET-60)"""
     tracker = BudgetTracker(total_usd=1)
     with tracker.reserve(tokens, price=price) as hold:
         assert (hold.bound.tokens, hold.bound.usd) == (tokens, Decimal(held))
@@ -38,7 +38,7 @@ def test_tokens_are_held_at_the_dearest_rate_of_their_price(tokens: int, price: 
 
 
 def test_a_price_comes_from_the_budget_where_none_is_given() -> None:
-    """By model; a price of the reservation's own goes before it. (BUDGET-60)"""
+    """The budget's price of the model applies unless the reservation has its own price. (BUDGET-60)"""
     tracker = BudgetTracker(total_usd=1, prices={"m": PRICE}).child("c")
     with tracker.reserve(100, model="m") as hold:
         assert hold.bound.nano_usd == 400_000
@@ -49,7 +49,7 @@ def test_a_price_comes_from_the_budget_where_none_is_given() -> None:
 
 
 def test_a_model_alone_is_priced_by_the_list() -> None:
-    """At the dearest of the providers that list it, or at the one that the adapter names. (BUDGET-60)"""
+    """The list price is the highest of the providers that list the model, or that of the named adapter. (BUDGET-60)"""
     pytest.importorskip("genai_prices")
     tracker = BudgetTracker(total_usd="0.01")
     with tracker.reserve(1_000, model="gpt-4.1-mini") as hold:
@@ -65,7 +65,7 @@ def test_a_model_alone_is_priced_by_the_list() -> None:
 
 
 def test_a_budget_in_a_store_knows_the_list_as_well(tmp_path: Path) -> None:
-    """Also in a program that imports nothing but `open_budget`. (BUDGET-60)"""
+    """List prices also apply in a program that imports only `open_budget`. (BUDGET-60)"""
     pytest.importorskip("genai_prices")
     program = "\n".join(
         [
@@ -81,7 +81,9 @@ def test_a_budget_in_a_store_knows_the_list_as_well(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("asked", [{"tokens": 10}, {"tokens": 10, "model": "m"}, {"calls": 1}])
 def test_what_has_no_price_is_refused_under_a_limit_in_usd(asked: dict[str, Any]) -> None:
-    """On the tracker or above it, with the line that declares one; without such a limit it is admitted. (BUDGET-60)"""
+    """Under a limit in USD, on the tracker or above it, the error shows how to declare a price; without one the
+    call is admitted. (BUDGET-60)
+    """
     child = BudgetTracker(total_usd=1).child("c", 100)
     error = refused(partial(child.reserve, **asked))
     assert (error.reason, error.unit, error.path) == ("unpriced", "usd", "budget")
@@ -103,7 +105,7 @@ def test_what_has_no_price_is_refused_under_a_limit_in_usd(asked: dict[str, Any]
     ],
 )
 def test_what_was_used_costs_what_the_price_says(settled: dict[str, Any], cost: int) -> None:
-    """Part by part where the usage tells them, else at the dearest rate; never 0. (BUDGET-60)"""
+    """The cost is computed part by part if the usage has parts, else at the highest rate; it is never 0. (BUDGET-60)"""
     tracker = BudgetTracker(total_usd=1)
     with tracker.reserve(100, price=PRICE) as hold:
         hold.dispatch()
@@ -115,7 +117,7 @@ def test_what_was_used_costs_what_the_price_says(settled: dict[str, Any], cost: 
 
 
 def test_the_cap_in_usd_holds_for_tokens_of_a_known_price() -> None:
-    """Nothing is admitted beyond it. (BUDGET-1, BUDGET-60)"""
+    """Nothing is admitted beyond the cap. (BUDGET-1, BUDGET-60)"""
     tracker = BudgetTracker(total_usd="0.001", prices={"m": PRICE})
     for _ in range(2):
         with tracker.reserve(100, model="m") as hold:
@@ -126,7 +128,7 @@ def test_the_cap_in_usd_holds_for_tokens_of_a_known_price() -> None:
 
 
 def test_a_bound_is_held_by_its_parts_and_its_grade() -> None:
-    """As that of an adapter's call; its output limit becomes what is free only where that is allowed. (BUDGET-60)"""
+    """A bound is held like that of an adapter's call; its output limit shrinks only if that is allowed. (BUDGET-60)"""
     tracker = BudgetTracker(1_000, total_usd=1)
     bound = Bound(prompt_tokens=100, max_tokens=500, grade="proven")
     with tracker.reserve(bound=bound, price=PRICE) as hold:
@@ -142,7 +144,7 @@ def test_a_bound_is_held_by_its_parts_and_its_grade() -> None:
 
 
 async def test_the_async_form_asks_the_same() -> None:
-    """`areserve` prices, grades and refuses as `reserve` does. (BUDGET-60)"""
+    """`areserve` prices, grades and refuses like `reserve`. (BUDGET-60)"""
     tracker = BudgetTracker(1_000, total_usd=1)
     with await tracker.areserve(100, price=PRICE) as hold:
         assert hold.bound == Amount(100, 1, 400_000)
@@ -153,7 +155,9 @@ async def test_the_async_form_asks_the_same() -> None:
 
 
 def test_an_overrun_raises_the_next_reservation_of_its_name() -> None:
-    """By adapter and model, in tokens and in USD; calls of adapters of that name, too. (BUDGET-41)"""
+    """The factor of an adapter and model applies in tokens and in USD, and also to calls of adapters of that name.
+    (BUDGET-41)
+    """
     tracker = BudgetTracker(10_000, total_usd=1)
     with tracker.reserve(100, adapter="a", model="m", price=PRICE) as hold:
         hold.dispatch()
@@ -169,7 +173,9 @@ def test_an_overrun_raises_the_next_reservation_of_its_name() -> None:
 
 
 def test_usd_that_a_user_says_stay_as_they_are() -> None:
-    """They are held, and booked where nobody says what it cost, whatever was learned of tokens. (BUDGET-60)"""
+    """USD that a user gives are held as they are, and booked if no cost is known, whatever factor applies to
+    tokens. (BUDGET-60)
+    """
     tracker = BudgetTracker(10_000, total_usd=1)
     for _ in range(2):
         with tracker.reserve(100, usd="0.1", model="m") as hold:
@@ -198,8 +204,8 @@ def test_usd_that_a_user_says_stay_as_they_are() -> None:
         {"labels": {"a": 1}},
     ],
 )
-def test_a_reservation_that_cannot_be_meant_is_refused(asked: dict[str, Any]) -> None:
-    """Before anything is held. (BUDGET-60)"""
+def test_an_invalid_reservation_is_refused(asked: dict[str, Any]) -> None:
+    """An invalid argument is refused before anything is held. (BUDGET-60)"""
     tracker = BudgetTracker(100, total_usd=1)
     with pytest.raises(LLMConfigurationError):
         tracker.reserve(**asked)
@@ -207,8 +213,8 @@ def test_a_reservation_that_cannot_be_meant_is_refused(asked: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("wrong", [{"tokens": -1}, {"calls": -1}, {"calls": True}])
-def test_a_record_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None:
-    """Tokens and calls of what was spent already are counts. (BUDGET-60)"""
+def test_an_invalid_record_is_refused(wrong: dict[str, Any]) -> None:
+    """Tokens and calls of a record are whole numbers. (BUDGET-60)"""
     tracker = BudgetTracker(100)
     with pytest.raises(LLMConfigurationError):
         tracker.record(**wrong)
@@ -216,7 +222,7 @@ def test_a_record_that_cannot_be_meant_is_refused(wrong: dict[str, Any]) -> None
 
 
 def test_tokens_without_a_name_learn_nothing() -> None:
-    """Whatever was learned, a reservation of so many tokens and no name stays as it is. (BUDGET-41)"""
+    """A reservation without a name is never raised, whatever factors there are. (BUDGET-41)"""
     tracker = BudgetTracker(100)
     with tracker.reserve(10) as hold:
         assert grow(hold, LearnedFactor.__new__(LearnedFactor))
@@ -224,7 +230,7 @@ def test_tokens_without_a_name_learn_nothing() -> None:
 
 
 def test_an_error_of_an_http_client_that_knows_no_request_proves_nothing() -> None:
-    """It may be of any other request: what was dispatched is presumed. (BUDGET-60)"""
+    """The error may be about any request, so a dispatched hold is presumed. (BUDGET-60)"""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(10)
 

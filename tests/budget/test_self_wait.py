@@ -1,4 +1,6 @@
-"""Waits for holds of the caller's own: nobody is refused for them, and whoever waited for nothing else is told."""
+"""Waits for the caller's own holds: they are no reason for a refusal before the wait ends, and the error then says
+so.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from tests.budget.budget_helpers import WAIT, arefused, at_rest, awaits, in_thre
 
 
 def test_a_hold_that_another_thread_ends_is_waited_for() -> None:
-    """Whoever has taken it: it may have been handed on. (BUDGET-2, BUDGET-9)"""
+    """A caller waits for any hold, even its own, because another thread may end it. (BUDGET-2, BUDGET-9)"""
     tracker = BudgetTracker(100)
     context = contextvars.copy_context()
     own = context.run(tracker.reserve, 80)
@@ -24,7 +26,7 @@ def test_a_hold_that_another_thread_ends_is_waited_for() -> None:
 
 
 async def test_a_hold_that_another_task_ends_is_waited_for() -> None:
-    """Whoever has taken it: it may have been handed on. (BUDGET-2, BUDGET-9)"""
+    """A caller waits for any hold, even its own, because another task may end it. (BUDGET-2, BUDGET-9)"""
     tracker = BudgetTracker(100)
     own = await tracker.areserve(80)
 
@@ -39,7 +41,9 @@ async def test_a_hold_that_another_task_ends_is_waited_for() -> None:
 
 
 def test_a_wait_for_nothing_but_ones_own_hold_is_told_when_it_is_over() -> None:
-    """With the remedy; a call that does not wait at all is refused like any other. (BUDGET-9)"""
+    """The error at the end of the wait has the remedy; a call that must not wait is refused like any other.
+    (BUDGET-9)
+    """
     tracker = BudgetTracker(100)
     with tracker.reserve(60), tracker.reserve(10):
         error = refused(lambda: tracker.reserve(60, max_wait_seconds=0.01))
@@ -53,7 +57,7 @@ def test_a_wait_for_nothing_but_ones_own_hold_is_told_when_it_is_over() -> None:
 
 
 async def test_a_task_is_told_too() -> None:
-    """And another task, which inherits its context, is not that caller. (BUDGET-9)"""
+    """The same holds for a task; another task that inherits its context is a different caller. (BUDGET-9)"""
     tracker = BudgetTracker(100)
     with await tracker.areserve(60):
         assert (await arefused(tracker.areserve(60, max_wait_seconds=0.01))).reason == "self_wait"
@@ -65,7 +69,7 @@ async def test_a_task_is_told_too() -> None:
 
 
 def test_a_wait_that_others_stand_in_the_way_of_has_just_expired() -> None:
-    """Of what is held on the short limit a part is somebody else's. (BUDGET-9)"""
+    """If a part of the short limit is held by others, the reason is `wait_expired`. (BUDGET-9)"""
     tracker = BudgetTracker(100)
     other, own = tracker.reserve(30), tracker.reserve(40)
     waiter = place(tracker, 50, own=(own,), seconds=0)
@@ -79,7 +83,7 @@ def test_a_wait_that_others_stand_in_the_way_of_has_just_expired() -> None:
 
 
 def test_nested_holds_do_not_deadlock() -> None:
-    """A caller with an open hold passes one that waits for just that hold. (BUDGET-9)"""
+    """A caller with an open hold overtakes a waiter that waits for that hold. (BUDGET-9)"""
     tracker = BudgetTracker(100)
     outer = tracker.reserve(20)
     large = place(tracker, 100)
@@ -92,7 +96,7 @@ def test_nested_holds_do_not_deadlock() -> None:
 
 
 def test_callers_that_wait_for_each_others_holds_end_at_the_first_deadline() -> None:
-    """Nobody is refused before; whoever gives its hold back then lets the other one in. (BUDGET-9)"""
+    """No caller is refused earlier; the one that gives up its hold lets the other one in. (BUDGET-9)"""
     tracker = BudgetTracker(100)
     holds = [tracker.reserve(40), tracker.reserve(40)]
     first, second = (place(tracker, 40, own=(hold,)) for hold in holds)
@@ -106,7 +110,7 @@ def test_callers_that_wait_for_each_others_holds_end_at_the_first_deadline() -> 
 
 
 async def test_a_task_in_the_place_of_a_dead_one_is_another_caller() -> None:
-    """Though its number is the same, and it has inherited the context. (BUDGET-2, BUDGET-9)"""
+    """A task is a new caller even if it has the id and the context of a dead one. (BUDGET-2, BUDGET-9)"""
     tracker = BudgetTracker(100)
     left: list[object] = []
 

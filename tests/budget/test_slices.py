@@ -1,4 +1,4 @@
-"""Slices: children whose limits are set aside from their parent."""
+"""Slices: children that set their limits aside from their parent."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def spend(tracker: BudgetTracker, tokens: int, *, bound: int | None = None) -> N
 
 
 def alone(tracker: BudgetTracker, tokens: int) -> Hold:
-    """A hold that this test's caller does not count as its own."""
+    """A hold that does not count as a hold of this test's caller."""
     return contextvars.Context().run(tracker.reserve, tokens, calls=0)
 
 
 def test_a_slice_is_set_aside() -> None:
-    """What a slice may spend nobody else can take, and what it has not used comes back at its end (BUDGET-40)."""
+    """No other call can use the budget of a slice, and the unused rest returns at its end (BUDGET-40)."""
     tracker = BudgetTracker(100)
     with tracker.child("s", 60, slice=True) as slice_:
         assert (tracker.sliced, tracker.held, tracker.remaining(), slice_.remaining()) == (60, 0, 40, 60)
@@ -46,7 +46,7 @@ def test_a_slice_is_set_aside() -> None:
 
 
 def test_what_a_slice_holds_is_no_longer_set_aside() -> None:
-    """Inside the slice, `held` takes the place of what was set aside: the sum on the parent stays as it was."""
+    """A hold inside the slice replaces a part of the amount set aside: the sum on the parent stays."""
     tracker = BudgetTracker(100)
     with tracker.child("s", 60, slice=True) as slice_:
         hold = slice_.reserve(50)
@@ -56,7 +56,7 @@ def test_what_a_slice_holds_is_no_longer_set_aside() -> None:
 
 
 def test_a_slice_that_does_not_fit_now_is_refused() -> None:
-    """Entering says whether it may fit later, and leaves nothing behind (BUDGET-40)."""
+    """The error says if the slice may fit later, and entering leaves nothing behind (BUDGET-40)."""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(50)
     slice_ = tracker.child("s", 60, slice=True)
@@ -70,7 +70,7 @@ def test_a_slice_that_does_not_fit_now_is_refused() -> None:
 
 
 def test_a_budget_says_what_is_set_aside() -> None:
-    """Its line has what slices keep between what is held and the limit."""
+    """The text of a budget shows the share of slices between the holds and the limit."""
     tracker = BudgetTracker(100)
     with tracker.child("s", 60, slice=True):
         expected = "budget: 0 tokens spent and 0 tokens held and 60 tokens set aside for slices of 100 tokens"
@@ -78,7 +78,7 @@ def test_a_budget_says_what_is_set_aside() -> None:
 
 
 def test_a_slice_that_never_fits_says_where() -> None:
-    """The error is about the limit that stands against it for good, not about one that is only full just now."""
+    """The error is about the limit that can never cover the slice, not about one that is full at present."""
     root = BudgetTracker(100)
     team = root.child("team", 200)
     with team.reserve(90):
@@ -87,7 +87,7 @@ def test_a_slice_that_never_fits_says_where() -> None:
 
 
 def test_outside_of_its_block_a_slice_is_closed() -> None:
-    """A slice that was never entered, or was left, admits nothing (BUDGET-40)."""
+    """A slice admits nothing before its block is entered and after it is left (BUDGET-40)."""
     tracker = BudgetTracker(100)
     slice_ = tracker.child("s", 60, slice=True)
     assert refused(lambda: slice_.reserve(1)).reason == "closed"
@@ -99,7 +99,7 @@ def test_outside_of_its_block_a_slice_is_closed() -> None:
 
 
 def test_holds_of_a_closed_slice_book_on_its_ancestors() -> None:
-    """A call that outlives its slice settles, and is corrected, on the budgets above (BUDGET-40)."""
+    """A call that outlives its slice is settled and corrected on the budgets above (BUDGET-40)."""
     tracker = BudgetTracker(100)
     with tracker.child("s", 60, slice=True) as slice_:
         first, second = alone(slice_, 20), alone(slice_, 20)
@@ -116,7 +116,7 @@ def test_holds_of_a_closed_slice_book_on_its_ancestors() -> None:
 
 
 def test_an_overrun_in_a_slice_is_booked_in_full() -> None:
-    """More than its limit comes from the parent, never from what others have set aside (BUDGET-10)."""
+    """The excess comes from the parent, never from the share of other slices (BUDGET-10)."""
     tracker = BudgetTracker(100)
     with tracker.child("s", 30, slice=True) as slice_, tracker.child("t", 30, slice=True) as other:
         spend(slice_, 45, bound=30)
@@ -128,7 +128,7 @@ def test_an_overrun_in_a_slice_is_booked_in_full() -> None:
 
 
 def test_a_breach_above_stops_a_slice() -> None:
-    """While more is spent above than a limit there allows, nothing below is admitted, set aside or not (BUDGET-10)."""
+    """While the spend above exceeds a limit, nothing below is admitted, not even inside a slice (BUDGET-10)."""
     tracker = BudgetTracker(100)
     with tracker.child("s", 30, slice=True) as slice_:
         tracker.record(150)
@@ -137,7 +137,7 @@ def test_a_breach_above_stops_a_slice() -> None:
 
 
 def test_slices_nest() -> None:
-    """A slice of a slice comes from that slice, and the outer one takes the inner one's rest home (BUDGET-40)."""
+    """The budget of a slice in a slice comes from the outer one, and its rest returns there (BUDGET-40)."""
     tracker = BudgetTracker(100)
     with tracker.child("outer", 60, slice=True) as outer:
         middle = outer.child("middle", 50)
@@ -153,7 +153,7 @@ def test_slices_nest() -> None:
 
 
 def test_a_slice_of_calls_and_usd() -> None:
-    """Each unit that a slice limits is set aside; the others stay shared."""
+    """Each unit that the slice limits is set aside; the others stay shared."""
     tracker = BudgetTracker(100, total_calls=4, total_usd=1)
     with tracker.child("s", total_calls=3, total_usd="0.6", slice=True) as slice_:
         assert tracker.snapshot().sliced == Amount(0, 3, 600_000_000)
@@ -164,7 +164,7 @@ def test_a_slice_of_calls_and_usd() -> None:
 
 
 def test_waiters_get_what_a_slice_returns() -> None:
-    """The rest of a slice goes to those who wait; what was spent of it tells those who can no longer fit."""
+    """The rest of a slice goes to waiters; its spend refuses those that can no longer fit."""
     tracker = BudgetTracker(100)
     with tracker.child("s", 50, slice=True) as slice_:
         patient = in_thread(lambda: tracker.reserve(75, max_wait_seconds=PATIENCE))
@@ -187,13 +187,13 @@ def test_waiters_get_what_a_slice_returns() -> None:
     ids=["no limit", "joined", "changed before it is entered"],
 )
 def test_what_a_slice_cannot_be(wrong: Callable[[BudgetTracker], Any], told: str) -> None:
-    """A slice has a limit of its own that stays as it is."""
+    """A slice has a limit, which cannot change."""
     with pytest.raises(LLMConfigurationError, match=f"^{told}"):
         wrong(BudgetTracker(100))
 
 
 def test_the_limits_of_an_open_slice_stay() -> None:
-    """What is set aside cannot be changed from inside; a closed slice is a child like others."""
+    """The limits of an open slice cannot be changed from inside; a closed slice is an ordinary child."""
     tracker = BudgetTracker(100)
     with tracker.child("s", 5, slice=True) as slice_:
         with pytest.raises(LLMConfigurationError, match="open another one"):
@@ -203,7 +203,9 @@ def test_the_limits_of_an_open_slice_stay() -> None:
 
 
 def test_what_lacks_only_what_slices_will_give_back_fits_later() -> None:
-    """A reservation and a further slice are refused for now, not for good; when the slices end they fit. (BUDGET-40)"""
+    """A reservation or another slice that lacks only the rest of open slices is refused for now, and fits when they
+    end. (BUDGET-40)
+    """
     tracker = BudgetTracker(3_560)
     with ExitStack() as stack:
         for name in "abc":
@@ -220,7 +222,7 @@ def test_what_lacks_only_what_slices_will_give_back_fits_later() -> None:
 
 
 def test_a_call_waits_for_what_a_slice_gives_back() -> None:
-    """It is let in when the block is left. (BUDGET-2, BUDGET-40)"""
+    """A waiting call is admitted when the block of the slice ends. (BUDGET-2, BUDGET-40)"""
     tracker = BudgetTracker(1_000)
     with tracker.child("s", 900, slice=True):
         waiting = in_thread(lambda: tracker.reserve(500, max_wait_seconds=PATIENCE))
@@ -230,7 +232,7 @@ def test_a_call_waits_for_what_a_slice_gives_back() -> None:
 
 
 def test_a_slice_waits_in_line() -> None:
-    """For calls and for other slices; a call that came after it waits behind it. (BUDGET-5, BUDGET-40)"""
+    """A slice waits for calls and other slices, and later calls wait behind it. (BUDGET-5, BUDGET-40)"""
     tracker = BudgetTracker(100)
     hold = alone(tracker, 50)
     slice_ = tracker.child("s", 80, slice=True, max_wait_seconds=PATIENCE)
@@ -247,7 +249,7 @@ def test_a_slice_waits_in_line() -> None:
 
 
 def test_a_slice_that_waits_in_vain_may_be_entered_again() -> None:
-    """The error says that the wait is over. (BUDGET-40)"""
+    """The error says that the wait is over, and the block can be entered again. (BUDGET-40)"""
     tracker = BudgetTracker(100)
     slice_ = tracker.child("s", 80, slice=True, max_wait_seconds=0.5)
     hold = alone(tracker, 50)
@@ -260,7 +262,7 @@ def test_a_slice_that_waits_in_vain_may_be_entered_again() -> None:
 
 @pytest.mark.in_memory_only
 def test_a_slice_that_an_overrun_overtakes_waits_again() -> None:
-    """What was kept for it fits no longer when it opens: it stands in line once more. (BUDGET-40)"""
+    """If the amount reserved for the slice no longer fits when it opens, it waits again. (BUDGET-40)"""
     tracker = BudgetTracker(100)
     first, second, third = (alone(tracker, tokens) for tokens in (20, 20, 10))
     opening = in_thread(tracker.child("s", 60, slice=True, max_wait_seconds=PATIENCE).__enter__)
@@ -283,7 +285,7 @@ def test_a_slice_that_an_overrun_overtakes_waits_again() -> None:
 
 @pytest.mark.in_memory_only
 async def test_a_slice_of_a_task_that_an_overrun_overtakes_waits_again() -> None:
-    """The same by `async with`. (BUDGET-40)"""
+    """The same holds for `async with`. (BUDGET-40)"""
     tracker = BudgetTracker(100)
     first, second, third = (alone(tracker, tokens) for tokens in (20, 20, 10))
     opening = asyncio.create_task(tracker.child("s", 60, slice=True, max_wait_seconds=PATIENCE).__aenter__())
@@ -301,7 +303,9 @@ async def test_a_slice_of_a_task_that_an_overrun_overtakes_waits_again() -> None
 
 
 async def test_a_slice_waits_in_a_task() -> None:
-    """By `async with`; `with` does not wait in a running event loop. A cancelled wait leaves no trace. (BUDGET-40)"""
+    """A slice waits in `async with`; `with` never waits in a running event loop, and a cancelled wait leaves
+    nothing held. (BUDGET-40)
+    """
     tracker = BudgetTracker(100)
     hold = await tracker.areserve(50)
     assert refused(tracker.child("s", 80, slice=True, max_wait_seconds=PATIENCE).__enter__).reason == "refused"
@@ -326,7 +330,7 @@ async def test_a_slice_waits_in_a_task() -> None:
 
 
 def test_only_a_slice_waits_when_it_is_entered() -> None:
-    """Calls of another child wait by themselves. (BUDGET-40)"""
+    """Other children do not wait when they are entered, because their calls wait. (BUDGET-40)"""
     with pytest.raises(LLMConfigurationError, match="max_wait_seconds is for a slice"):
         BudgetTracker(100).child("c", 10, max_wait_seconds=1)
     with pytest.raises(LLMConfigurationError, match="max_wait_seconds"):

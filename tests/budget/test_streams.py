@@ -1,4 +1,4 @@
-"""Streams of adapters that know nothing of streams, and of those that write their own."""
+"""Streams of adapters that define no stream, and of adapters that define their own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WHOLE = LLMResponse(content="one two", model="m", usage=USAGE)
 
 
 class Words:
-    """A source that gives a text word by word, and remembers how it was left."""
+    """A source that yields a text word by word, and remembers how it was left."""
 
     def __init__(self, words: list[str], *, fails: BaseException | None = None) -> None:
         self.words, self.fails = words, fails
@@ -79,7 +79,7 @@ class Words:
 
 
 class Streaming(LLMAdapter):
-    """Writes its streams itself, and knows nothing of budgets."""
+    """An adapter that defines its own streams and does not know about budgets."""
 
     def __init__(self, source: Words) -> None:
         self.source = source
@@ -122,12 +122,12 @@ def take_async(adapter: LLMAdapter, config: RunConfig | None = None, count: int 
 
 @pytest.fixture(params=[take_sync, take_async], ids=["sync", "async"])
 def take(request: pytest.FixtureRequest) -> Any:
-    """Both forms of a stream."""
+    """Read a stream in both forms."""
     return request.param
 
 
 def test_an_adapter_without_a_stream_gives_its_reply_as_one_chunk(take: Any) -> None:
-    """Text, usage and finish of `execute_prompt`, metered as that is. (STREAM-1)"""
+    """Text, usage and finish reason come from `execute_prompt`, and are metered like it. (STREAM-1)"""
     tracker = BudgetTracker(1_000)
     stream, chunks = take(MockLLMAdapter("four words are here"), RunConfig(budget_tracker=tracker, max_tokens=50))
     used = Usage(prompt_tokens=10, completion_tokens=10)
@@ -143,14 +143,14 @@ def test_an_empty_reply_has_no_text_chunk(take: Any) -> None:
 
 
 def test_an_adapters_error_is_that_of_its_stream(take: Any) -> None:
-    """It is raised when the first chunk is asked for, not before. (STREAM-3)"""
+    """The error is raised when the first chunk is requested, not before. (STREAM-3)"""
     adapter = ErrorLLMAdapter(LLMAPIError("no", status_code=400))
     with pytest.raises(LLMAPIError):
         take(adapter)
 
 
 def test_nothing_happens_before_the_first_chunk() -> None:
-    """A stream that nobody reads asks nothing, and its response says so. (STREAM-3)"""
+    """A stream that is never read sends nothing, and its response shows that. (STREAM-3)"""
     adapter = MockLLMAdapter()
     with adapter.stream_prompt("hello") as stream:
         nothing = Usage(prompt_tokens=0, completion_tokens=0, estimated=True)
@@ -164,9 +164,8 @@ def test_nothing_happens_before_the_first_chunk() -> None:
 
 
 def test_a_stream_that_an_adapter_writes_is_metered(take: Any) -> None:
-    """It cannot bypass the budget by forgetting it: `bound` is held, its limit is given on, and the response settles.
-
-    (STREAM-2, STREAM-5)
+    """An adapter cannot bypass the budget: `bound` is held, the method gets its limit, and the response settles the
+    hold. (STREAM-2, STREAM-5)
     """
     tracker, adapter = BudgetTracker(5_000), Streaming(Words(["one", " two"]))
     stream, chunks = take(adapter, RunConfig(budget_tracker=tracker))
@@ -177,7 +176,7 @@ def test_a_stream_that_an_adapter_writes_is_metered(take: Any) -> None:
 
 
 def test_a_stream_that_an_adapter_writes_and_a_caller_leaves_is_booked_at_its_bound(take: Any) -> None:
-    """It is closed, and the bound is presumed. (STREAM-4, STREAM-6)"""
+    """Leaving the stream closes it, and its bound is presumed. (STREAM-4, STREAM-6)"""
     tracker, source = BudgetTracker(5_000), Words(["one", " two"])
     stream, _ = take(Streaming(source), RunConfig(budget_tracker=tracker, max_tokens=50), 1)
     assert (stream.text, source.closed, tracker.held) == ("one", 1, 0)
@@ -194,7 +193,7 @@ def test_a_stream_that_an_adapter_writes_and_a_caller_leaves_is_booked_at_its_bo
     ],
 )
 def test_an_error_of_a_stream_that_an_adapter_writes_ends_its_hold(take: Any, error: Exception, outcome: str) -> None:
-    """As an error of `execute_prompt` would. (STREAM-6)"""
+    """An error ends the hold like an error of `execute_prompt`. (STREAM-6)"""
     tracker = BudgetTracker(5_000)
     with pytest.raises(type(error)):
         take(Streaming(Words(["one"], fails=error)), RunConfig(budget_tracker=tracker))
@@ -203,7 +202,7 @@ def test_an_error_of_a_stream_that_an_adapter_writes_ends_its_hold(take: Any, er
 
 
 def test_a_stream_that_does_not_fit_is_not_opened(take: Any) -> None:
-    """The budget refuses before the adapter is asked. (STREAM-2)"""
+    """The budget refuses before the adapter's method is called. (STREAM-2)"""
     adapter = Streaming(Words(["one"]))
     with pytest.raises(LLMBudgetExceededError):
         take(adapter, RunConfig(budget_tracker=BudgetTracker(10), max_tokens=50))
@@ -211,7 +210,7 @@ def test_a_stream_that_does_not_fit_is_not_opened(take: Any) -> None:
 
 
 def test_without_a_budget_a_stream_is_as_its_adapter_writes_it(take: Any) -> None:
-    """It is passed on. (STREAM-1)"""
+    """Without a budget the stream is passed on unchanged. (STREAM-1)"""
     adapter, config = Streaming(Words(["one", " two"])), RunConfig(temperature=0.5)
     stream, chunks = take(adapter)
     assert (stream.text, len(chunks), adapter.configs[0].max_tokens) == ("one two", 4, None)
@@ -220,7 +219,7 @@ def test_without_a_budget_a_stream_is_as_its_adapter_writes_it(take: Any) -> Non
 
 
 def test_a_stream_over_the_adapters_own_call_counts_once(take: Any) -> None:
-    """A call that a stream makes of the same adapter takes the place of its hold. (STREAM-2)"""
+    """A call of the same adapter inside the stream replaces the hold of the stream. (STREAM-2)"""
 
     class Upper(MockLLMAdapter):
         def stream_prompt(self, prompt: str, config: RunConfig | None = None) -> LLMStream:
@@ -236,7 +235,7 @@ def test_a_stream_over_the_adapters_own_call_counts_once(take: Any) -> None:
 
 
 def test_a_wrapper_that_says_so_is_not_metered(take: Any) -> None:
-    """`metered = False` leaves it to the adapter inside. (STREAM-2)"""
+    """With `metered = False` only the inner adapter meters. (STREAM-2)"""
 
     class Wrapper(Streaming):
         metered = False
@@ -253,7 +252,7 @@ def test_a_wrapper_that_says_so_is_not_metered(take: Any) -> None:
 
 
 def test_a_lost_stream_is_closed_in_a_thread_of_its_own() -> None:
-    """Also where no thread can be started any more, and not in a process that was forked. (STREAM-4)"""
+    """The closing also works if no thread can be started, and does not happen in a forked process. (STREAM-4)"""
     source, started = Words(["a", "b"]), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "start_new_thread", lambda close, arguments: started.append(close))
@@ -285,14 +284,14 @@ def refuse(close: Any, arguments: Any) -> None:
 
 
 def test_a_lost_stream_is_closed() -> None:
-    """Nobody has to close what nobody can reach any more. (STREAM-4)"""
+    """A stream without references is closed. (STREAM-4)"""
     source = Words(["a", "b"])
     lose(source)
     until(lambda: source.closed == 1)
 
 
 async def test_a_lost_async_stream_is_closed_in_its_loop() -> None:
-    """Its connection ends as with `aclose`, though somebody still knows its chunks. (STREAM-4)"""
+    """Its connection ends as with `aclose`, even if a reference to its chunks remains. (STREAM-4)"""
     source = Words(["a", "b"])
     stream = AsyncLLMStream(source)
     await anext(stream)
@@ -305,7 +304,7 @@ async def test_a_lost_async_stream_is_closed_in_its_loop() -> None:
 
 
 def test_a_stream_that_has_ended_needs_no_thread() -> None:
-    """Losing what is over starts nothing. (STREAM-4)"""
+    """Losing a stream that has ended starts no thread. (STREAM-4)"""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streams, "start_new_thread", refuse)
         with LLMStream(Words(["a"])) as stream:
@@ -315,7 +314,7 @@ def test_a_stream_that_has_ended_needs_no_thread() -> None:
 
 
 def test_an_async_stream_of_a_loop_that_is_gone_is_abandoned() -> None:
-    """Nothing can be awaited for it any more; and in a forked process it is not touched. (STREAM-4)"""
+    """If its loop is closed, nothing can be awaited; a forked process does not touch the stream. (STREAM-4)"""
     loop, sources = asyncio.new_event_loop(), (Words(["a", "b"]), Words(["a", "b"]))
     opened = [AsyncLLMStream(source) for source in sources]
     for stream in opened:
@@ -333,7 +332,7 @@ def test_an_async_stream_of_a_loop_that_is_gone_is_abandoned() -> None:
 
 
 def test_an_async_stream_may_be_closed_in_another_loop_than_its_own() -> None:
-    """Where that one is closed, its chunks are abandoned rather than awaited. (STREAM-4)"""
+    """If its own loop is closed, the chunks are abandoned and not awaited. (STREAM-4)"""
     loop, source = asyncio.new_event_loop(), Words(["a", "b"])
     stream = AsyncLLMStream(source)
     loop.run_until_complete(anext(stream))
@@ -342,8 +341,8 @@ def test_an_async_stream_may_be_closed_in_another_loop_than_its_own() -> None:
     assert source.abandoned == 1
 
 
-def test_a_stream_that_has_begun_is_its_process_own() -> None:
-    """In a forked process reading it raises, and closing it leaves it open for its parent. (CALL-41)"""
+def test_a_stream_that_has_begun_belongs_to_its_process() -> None:
+    """In a forked process reading the stream raises, and closing it leaves it open for the parent. (CALL-41)"""
     sources = Words(["a", "b"]), Words(["a", "b"])
     stream, astream = LLMStream(sources[0]), AsyncLLMStream(sources[1])
     next(stream)
@@ -381,7 +380,7 @@ def test_a_metered_stream_of_a_loop_that_is_gone_ends_its_hold() -> None:
 
 
 def test_the_rest_of_a_text_comes_at_the_end() -> None:
-    """What was not given on yet is a last chunk; a text that turned out differently is not given twice. (STREAM-1)"""
+    """Text that was not yielded yet is a last chunk; if the final text differs, nothing is yielded twice. (STREAM-1)"""
     assert next(iter(chunks_of(WHOLE, "one"))) == TextChunk(" two")
     assert [type(chunk) for chunk in chunks_of(WHOLE, "one two")] == [UsageChunk, FinishChunk]
     assert [type(chunk) for chunk in chunks_of(WHOLE, "something else")] == [UsageChunk, FinishChunk]

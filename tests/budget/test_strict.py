@@ -1,4 +1,4 @@
-"""Strict budgets, and how many calls still fit."""
+"""Strict budgets, and the number of calls that still fit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Proven(MockLLMAdapter):
 
 @pytest.mark.parametrize("named", [None, "child"])
 async def test_a_strict_budget_admits_only_what_is_proven(named: str | None) -> None:
-    """With `strict=True` a call whose bound is an estimate is refused unsent, also by children (BUDGET-44)."""
+    """With `strict=True` a call with an estimated bound is refused before it is sent, also by children (BUDGET-44)."""
     root = BudgetTracker(1_000, strict=True)
     tracker = root if named is None else root.child(named)
     config = RunConfig(budget_tracker=tracker, max_tokens=50)
@@ -42,7 +42,7 @@ async def test_a_strict_budget_admits_only_what_is_proven(named: str | None) -> 
 
 
 def test_a_strict_budget_takes_a_reservation_that_its_user_calls_proven() -> None:
-    """A number of tokens, or a bound; the error for any other says so. (BUDGET-44)"""
+    """It admits proven tokens or a proven bound; the error for any other names the grade. (BUDGET-44)"""
     tracker = BudgetTracker(100, strict=True)
     bound = Bound(prompt_tokens=1, max_tokens=2)
     unproven: tuple[dict[str, Any], ...] = ({"tokens": 10}, {"tokens": 10, "grade": "unbounded"}, {"bound": bound})
@@ -59,7 +59,9 @@ def test_a_strict_budget_takes_a_reservation_that_its_user_calls_proven() -> Non
 
 
 def test_how_many_calls_still_fit() -> None:
-    """`fits` counts by the bound: the least over all limits on the path, less what is held and spent (BUDGET-44)."""
+    """`fits` counts by the bound: the smallest count over all limits on the path, without the spent and held
+    amounts (BUDGET-44).
+    """
     adapter = MockLLMAdapter(price=Price(prompt=0, completion=1))
     tracker = BudgetTracker(1_000, total_calls=40)
     child = tracker.child("c", 500)
@@ -75,7 +77,7 @@ def test_how_many_calls_still_fit() -> None:
 
 
 def test_over_a_limit_nothing_fits_that_costs_nothing() -> None:
-    """While more is spent than a limit allows, a free call is refused, too, and `fits` is 0 (BUDGET-44)."""
+    """While the spend exceeds a limit, even a free call is refused, and `fits` is 0 (BUDGET-44)."""
     tracker = BudgetTracker(total_usd="0.01")
     adapter, config = MockLLMAdapter(price=Price.free()), RunConfig(max_tokens=45, budget_tracker=tracker)
     tracker.record(usd="0.01")
@@ -86,7 +88,7 @@ def test_over_a_limit_nothing_fits_that_costs_nothing() -> None:
 
 
 def test_fits_is_what_is_then_let_in() -> None:
-    """Exactly so many holds of that size are granted."""
+    """Exactly as many holds of that size are granted."""
     adapter = MockLLMAdapter()
     tracker = BudgetTracker(107)
     config = RunConfig(max_tokens=10)
@@ -99,7 +101,7 @@ def test_fits_is_what_is_then_let_in() -> None:
 
 
 def test_what_limits_nothing_fits_without_end() -> None:
-    """None where no limit concerns the call; 0 where nothing is admitted at all."""
+    """`fits` is None if no limit applies to the call, and 0 if nothing is admitted at all."""
     adapter = MockLLMAdapter()
     assert BudgetTracker().fits(adapter, "hello") is None
     tracker = BudgetTracker(total_calls=5)
@@ -113,7 +115,7 @@ def test_what_limits_nothing_fits_without_end() -> None:
 
 
 def test_fits_raises_what_the_call_would_raise() -> None:
-    """A prompt that cannot be sent, a price that is not known, a bound that is not proven."""
+    """A prompt that cannot be sent, an unknown price, and an unproven bound raise."""
     adapter = MockLLMAdapter()
     with pytest.raises(LLMConfigurationError, match="empty"):
         BudgetTracker(10).fits(adapter, " ")
@@ -122,7 +124,7 @@ def test_fits_raises_what_the_call_would_raise() -> None:
 
 
 def test_a_refusal_says_what_the_call_is_likely_to_use() -> None:
-    """The bound is bytes: beside it stands what the call will rather use, and what would tighten the bound."""
+    """The error has the bound in bytes, the likely tokens, and the option that tightens the bound."""
     adapter = MockLLMAdapter()
     tracker = BudgetTracker(100)
     error = refused(lambda: adapter.execute_prompt("x" * 400, RunConfig(budget_tracker=tracker, max_tokens=20)))

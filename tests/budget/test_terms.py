@@ -1,4 +1,4 @@
-"""On which terms a call asks."""
+"""The terms on which a call reserves: waiting, clamping, and metadata."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def limits_sent(adapter: MockLLMAdapter) -> list[int | None]:
 
 
 def test_wait_is_the_default() -> None:
-    """A call that does not fit now waits until it does, with the limit that it asked for (BUDGET-8)."""
+    """A call that does not fit at present waits until it does, with the output limit of its config (BUDGET-8)."""
     tracker, adapter = BudgetTracker(1_000), MockLLMAdapter()
     hold = tracker.reserve(500)
     call = in_thread(lambda: adapter.execute_prompt(PROMPT, config_of(tracker, max_tokens=900)))
@@ -39,7 +39,7 @@ def test_wait_is_the_default() -> None:
 
 
 def test_refuse_does_not_wait() -> None:
-    """With `when_short="refuse"` a call that does not fit now is refused at once."""
+    """With `when_short="refuse"` a call that does not fit at present is refused at once."""
     tracker = BudgetTracker(1_000)
     hold = contextvars.Context().run(tracker.reserve, 500)
     config = config_of(tracker, max_tokens=900, when_short="refuse")
@@ -50,7 +50,7 @@ def test_refuse_does_not_wait() -> None:
 
 
 def test_clamp_takes_what_is_free() -> None:
-    """With `when_short="clamp"` the output limit becomes what is free, and that is what is sent (BUDGET-8)."""
+    """With `when_short="clamp"` the free budget becomes the output limit, which is sent (BUDGET-8)."""
     tracker, adapter = BudgetTracker(1_000), MockLLMAdapter()
     with tracker.reserve(500):
         adapter.execute_prompt(PROMPT, config_of(tracker, max_tokens=900, when_short="clamp"))
@@ -58,14 +58,14 @@ def test_clamp_takes_what_is_free() -> None:
 
 
 def test_clamp_is_within_every_ceiling() -> None:
-    """What is free is the least on the whole path (BUDGET-8)."""
+    """The free budget is the smallest remainder on the whole path (BUDGET-8)."""
     tracker, adapter = BudgetTracker(1_000), MockLLMAdapter()
     adapter.execute_prompt(PROMPT, config_of(tracker.child("a", 400), max_tokens=900, when_short="clamp"))
     assert limits_sent(adapter) == [390]
 
 
 def test_clamp_waits_for_its_floor() -> None:
-    """Below `clamp_floor` a call waits rather than be cut short (BUDGET-8)."""
+    """If less than `clamp_floor` is free, the call waits (BUDGET-8)."""
     tracker, adapter = BudgetTracker(1_000), MockLLMAdapter()
     hold = tracker.reserve(900)
     config = config_of(tracker, max_tokens=900, when_short="clamp", clamp_floor=100)
@@ -78,7 +78,7 @@ def test_clamp_waits_for_its_floor() -> None:
 
 
 def test_a_floor_that_never_fits_is_refused() -> None:
-    """A floor above what is left on a limit is not waited for; the error is about the floor."""
+    """A floor above the remainder of a limit is refused at once, with an error about the floor."""
     tracker = BudgetTracker(100)
     error = refused(lambda: MockLLMAdapter().execute_prompt(PROMPT, config_of(tracker, when_short="clamp")))
     assert (error.reason, error.requested) == ("never_fits", 10 + 256)
@@ -92,7 +92,7 @@ def test_a_limit_below_the_floor_is_its_own_floor() -> None:
 
 
 def test_a_call_waits_no_longer_than_its_config_says() -> None:
-    """`max_wait_seconds` is half of the timeout unless said, and never passes the timeout."""
+    """`max_wait_seconds` is half of the timeout by default, and never exceeds it."""
     tracker, adapter = BudgetTracker(100), MockLLMAdapter()
     for fields, seconds in (
         ({"timeout_seconds": 10}, 5),
@@ -106,7 +106,7 @@ def test_a_call_waits_no_longer_than_its_config_says() -> None:
 
 
 def test_the_ledger_names_only_text() -> None:
-    """Whatever another's adapter calls `provider` or `model`, the ledger stays plain data."""
+    """Whatever a foreign adapter has as `provider` or `model`, the ledger stays plain data."""
 
     class Odd(MockLLMAdapter):
         provider = object()
@@ -119,19 +119,19 @@ def test_the_ledger_names_only_text() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"when_short": "hope"}, {"when_short": []}, {"budget_tracker": 500}], ids=str)
-def test_terms_that_are_none_are_refused(fields: dict[str, Any]) -> None:
-    """Another word than wait, refuse or clamp, and a number in place of a tracker, are refused at construction."""
+def test_invalid_terms_are_refused(fields: dict[str, Any]) -> None:
+    """Any word but wait, refuse or clamp, and a number in place of a tracker, is refused at construction."""
     with pytest.raises(LLMConfigurationError, match=next(iter(fields))):
         RunConfig(**fields)
 
 
 def test_no_budget_no_terms() -> None:
-    """Without a tracker there is nothing to ask."""
+    """A call without a tracker has no terms."""
     assert Terms.of(MockLLMAdapter(), PROMPT, None) is None
 
 
 def test_a_wait_that_expires_is_an_error_of_the_budget() -> None:
-    """A call whose wait is over raises what the tracker says, and is not sent."""
+    """A call whose wait ends raises the tracker's refusal, and is not sent."""
     tracker, adapter = BudgetTracker(100), MockLLMAdapter()
     hold = contextvars.Context().run(tracker.reserve, 90)
     with pytest.raises(LLMBudgetExceededError) as caught:
@@ -141,7 +141,7 @@ def test_a_wait_that_expires_is_an_error_of_the_budget() -> None:
 
 
 def test_a_cap_in_usd_refuses_a_call_whose_price_is_not_known() -> None:
-    """A call under a limit in USD on its path is refused before anything runs, since nobody knows its price."""
+    """Under a limit in USD on its path, a call without a known price is refused before anything runs."""
     tracker = BudgetTracker(total=10_000)
     adapter = MockLLMAdapter()
     line = r"price=Price\(prompt=..., completion=...\) on the adapter, or BudgetTracker\(prices={'mock': Price\("
@@ -154,7 +154,7 @@ def test_a_cap_in_usd_refuses_a_call_whose_price_is_not_known() -> None:
 
 
 def test_the_ledger_names_the_provider_of_an_adapter() -> None:
-    """An adapter's `provider` is what its entries and errors are listed under; its class, when it names none."""
+    """Entries and errors name the adapter's `provider`, or its class if it has none."""
 
     class Gateway(MockLLMAdapter):
         provider = "acme"

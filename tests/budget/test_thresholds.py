@@ -1,4 +1,4 @@
-"""Thresholds and sinks: what goes out to a user's functions."""
+"""Thresholds and sinks: calls of users' functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from tests.budget.budget_helpers import at_rest, in_thread
 
 
 def test_a_threshold_is_told_once() -> None:
-    """At the moment in which that part is spent, with the figures of then, and never again (BUDGET-42)."""
+    """A callback runs at the moment at which that part is spent, with the figures of that moment, and never again
+    (BUDGET-42).
+    """
     tracker = BudgetTracker(100)
     seen: list[BudgetSnapshot] = []
     tracker.on_threshold(0.07, seen.append)
@@ -44,7 +46,7 @@ def test_a_threshold_is_told_once() -> None:
 
 
 def test_any_unit_reaches_a_threshold() -> None:
-    """The first limit of which that part is spent tells; without a limit none does."""
+    """The first limit of which that part is spent fires; without a limit none does."""
     for limits in ({"total_calls": 2}, {"total_usd": "0.000000002"}):
         tracker = BudgetTracker(1_000, **limits)  # type: ignore[arg-type]
         seen: list[Any] = []
@@ -58,7 +60,7 @@ def test_any_unit_reaches_a_threshold() -> None:
 
 
 def test_a_threshold_is_reached_by_what_children_spend_and_by_a_lower_limit() -> None:
-    """A budget's own threshold counts all below it; a lowered limit may be reached at once; so may a new threshold."""
+    """The spend of all children counts; a lowered limit or a new threshold may fire at once."""
     tracker = BudgetTracker(100)
     child = tracker.child("c", 100)
     seen: list[str] = []
@@ -73,7 +75,7 @@ def test_a_threshold_is_reached_by_what_children_spend_and_by_a_lower_limit() ->
 
 
 def test_a_callback_may_use_the_budget() -> None:
-    """It runs outside of the lock: it may reserve, raise the limit, and set the next threshold."""
+    """A callback runs outside of the lock: it may reserve, raise the limit, and set the next threshold."""
     tracker = BudgetTracker(100)
     told: list[int] = []
 
@@ -92,7 +94,7 @@ def test_a_callback_may_use_the_budget() -> None:
 
 
 def test_a_callback_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged, and the call that it is about, and those who wait, go on (BUDGET-42)."""
+    """The failure is logged; the call and its waiters go on (BUDGET-42)."""
 
     def fail(_: object) -> None:
         raise ValueError("the disk is full")
@@ -109,7 +111,7 @@ def test_a_callback_that_fails_disturbs_nobody(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_sink_gets_every_entry_in_order() -> None:
-    """From 8 threads at once, each entry comes once, in the order of the ledger, though few are kept (BUDGET-43)."""
+    """With 8 threads, each entry arrives once, in the order of the ledger, although only a few are kept (BUDGET-43)."""
     seen: list[int] = []
     running = threading.Lock()
 
@@ -133,7 +135,7 @@ def test_a_sink_gets_every_entry_in_order() -> None:
 
 
 def test_a_file_of_json_lines_is_utf_8_in_any_locale(tmp_path: Path) -> None:
-    """A label in another script neither fails nor is written in the encoding of the place (BUDGET-43)."""
+    """A label in another script does not fail, and is not written in the encoding of the locale (BUDGET-43)."""
     before = locale.setlocale(locale.LC_CTYPE)
     locale.setlocale(locale.LC_CTYPE, "C")
     try:
@@ -145,7 +147,9 @@ def test_a_file_of_json_lines_is_utf_8_in_any_locale(tmp_path: Path) -> None:
 
 
 def test_json_lines(tmp_path: Path) -> None:
-    """Each entry is one line, as `to_dict` has it; the file is appended to, and can be read at any time (BUDGET-43)."""
+    """Each entry is one line, the JSON of `to_dict`; the file is appended to, and can be read at any time
+    (BUDGET-43).
+    """
     path = tmp_path / "ledger.jsonl"
     for name in ("ä\nb", "c"):
         with JsonLinesSink(path) as sink:
@@ -163,7 +167,7 @@ def test_json_lines(tmp_path: Path) -> None:
 
 
 def test_a_closed_sink_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An entry that comes after the end of the file loses no answer."""
+    """An entry after the end of the file loses no answer."""
     with JsonLinesSink(tmp_path / "ledger.jsonl") as sink:
         tracker = BudgetTracker(sink=sink)
     tracker.record(1)
@@ -181,13 +185,13 @@ def test_a_closed_sink_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     ],
 )
 def test_what_cannot_be_called(wrong: Callable[[], object], told: str) -> None:
-    """A sink and a callback are functions, a part is a number above 0; the error says which of them is wrong."""
+    """A sink and a callback are functions, a part is a number above 0; the error names the wrong one."""
     with pytest.raises(LLMConfigurationError, match=f"^{told}"):
         wrong()
 
 
 def test_a_call_put_in_while_another_is_made_is_made_too() -> None:
-    """Whoever delivers goes on until nothing is left; who comes meanwhile does not wait."""
+    """The delivering thread goes on until the queue is empty; other threads do not wait for it."""
     outbox, seen = Outbox(), []
 
     def first(value: str) -> None:
@@ -225,7 +229,9 @@ async def streamed(adapter: MockLLMAdapter, config: RunConfig) -> str:
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
 @pytest.mark.parametrize("where", ["sink", "threshold"])
 def test_an_exit_out_of_a_callback_waits_for_the_next_call(how: str, kind: type[BaseException], where: str) -> None:
-    """The answer on its way is returned; the next call ends the program unsent, and that once. (BUDGET-42)"""
+    """The answer in flight is returned; the next call ends the program before it sends anything, and only once.
+    (BUDGET-42)
+    """
     if where == "sink":
         tracker = BudgetTracker(1_000, sink=leaving(kind))
     else:
@@ -242,7 +248,7 @@ def test_an_exit_out_of_a_callback_waits_for_the_next_call(how: str, kind: type[
 
 
 async def test_what_else_a_callback_raises_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A cancellation or the end of a generator out of a callback is nobody's. (BUDGET-42)"""
+    """A CancelledError or GeneratorExit of a callback reaches no caller. (BUDGET-42)"""
     for kind in (asyncio.CancelledError, GeneratorExit):
         tracker = BudgetTracker(1_000, sink=leaving(kind))
         (await tracker.areserve(10)).settle(5)
@@ -254,7 +260,7 @@ async def test_what_else_a_callback_raises_is_only_logged(caplog: pytest.LogCapt
 
 
 def test_a_reservation_and_a_record_raise_what_is_owed() -> None:
-    """Whichever operation that may raise comes first. (BUDGET-42)"""
+    """The first operation that may raise does so. (BUDGET-42)"""
     tracker = BudgetTracker(1_000, sink=leaving(SystemExit))
     operations: list[Callable[[], object]] = [
         lambda: tracker.record(1),

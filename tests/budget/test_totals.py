@@ -1,4 +1,4 @@
-"""Totals of the ledger, which are kept for good."""
+"""Totals of the ledger, which cover all entries ever made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tests.budget.budget_helpers import at_rest
 
 
 def test_totals_by_everything() -> None:
-    """Entries and amounts by tracker, adapter, answered model and label, kept or not (BUDGET-43)."""
+    """Entries and amounts by tracker, adapter, answered model and label, including entries that are no longer kept
+    (BUDGET-43).
+    """
     tracker = BudgetTracker(keep_entries=5)
     child = tracker.child("c")
     for number in range(200):
@@ -39,7 +41,7 @@ def test_totals_by_everything() -> None:
 
 
 def test_reading_totals_changes_nothing() -> None:
-    """They can be asked again and again, while calls go on."""
+    """Totals can be read again and again while calls go on."""
     tracker = BudgetTracker(keep_entries=0)
     for number in range(1, 4):
         tracker.record(number, labels={"a": "b"})
@@ -48,7 +50,7 @@ def test_reading_totals_changes_nothing() -> None:
     at_rest(tracker)
 
 
-def test_another_word_is_refused() -> None:
+def test_another_key_is_refused() -> None:
     """`totals` accepts four keys, and the error names them."""
     with pytest.raises(LLMConfigurationError, match="accepts tracker, adapter, model or label, not 'provider'"):
         BudgetTracker().ledger.totals("provider")  # type: ignore[arg-type]
@@ -57,7 +59,7 @@ def test_another_word_is_refused() -> None:
 
 @pytest.mark.in_memory_only
 def test_memory_stays_flat_whatever_names_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond so many names, what is new is kept together, what is known goes on, and nothing of the sum is lost."""
+    """Above a number of names, new ones are collected under one name, known ones go on, and the sum stays exact."""
     monkeypatch.setattr(totals, "_MOST_KINDS", 3)
     monkeypatch.setattr(totals, "_MOST_LABELS", 2)
     tracker = BudgetTracker(keep_entries=0)
@@ -73,6 +75,6 @@ def test_memory_stays_flat_whatever_names_there_are(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_entries() -> None:
-    """Nothing adds up to nothing."""
+    """Without entries the totals are empty."""
     ledger = BudgetTracker().ledger
     assert (len(ledger), list(ledger), ledger.earlier) == (0, [], NOTHING)

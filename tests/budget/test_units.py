@@ -1,4 +1,4 @@
-"""What a budget counts."""
+"""The units of a budget, and amounts of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ WHOLE = st.integers(-(10**30), 10**30)
 
 @given(st.tuples(WHOLE, WHOLE, WHOLE), st.tuples(WHOLE, WHOLE, WHOLE))
 def test_amounts_add_and_subtract_exactly(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
-    """Adding an amount and taking it away again changes nothing."""
+    """Adding an amount and subtracting it again changes nothing."""
     assert Amount(*one).plus(Amount(*other)).minus(Amount(*other)) == Amount(*one)
     assert Amount(*one).plus(NOTHING) == Amount(*one)
 
 
 def test_figures_may_be_replaced() -> None:
-    """`but` takes the figures that are said, and keeps the others."""
+    """`but` replaces the given figures and keeps the others."""
     assert Amount(1, 2, 3).but(None, 5, None) == Amount(1, 5, 3)
 
 
@@ -43,7 +43,7 @@ def test_figures_may_be_replaced() -> None:
     ],
 )
 def test_usd_becomes_whole_nano_usd_rounded_up(value: Any, nano_usd: int) -> None:
-    """Money is whole nano-USD, never less than what was said; a float is what its repr shows."""
+    """Money is whole nano-USD, never less than the given amount; a float has the value of its repr."""
     assert nano_usd_of("usd", value) == nano_usd
 
 
@@ -53,20 +53,20 @@ class _Half(float):
 
 
 def test_a_kind_of_float_is_a_float() -> None:
-    """A float of another library, whose repr is no number, counts as the float it is."""
+    """A float subclass whose repr is not a number counts as its float value."""
     assert nano_usd_of("usd", _Half(0.5)) == 500_000_000
 
 
 @pytest.mark.parametrize("value", [-1, "-0.1", "abc", float("nan"), float("inf"), True, None, [], "1e9999999999"])
 def test_what_is_no_amount_is_refused(value: Any) -> None:
-    """A text that is no number, or anything below 0 or without end, is refused with its name."""
+    """A text that is not a number, a negative amount and an infinite one are refused by name."""
     with pytest.raises(LLMConfigurationError, match="usd must be"):
         nano_usd_of("usd", value)
 
 
 @given(st.integers(0, 10**40), st.integers(1, 50))
 def test_no_decimal_context_changes_money(nano_usd: int, precision: int) -> None:
-    """Money there and back is the same, whatever precision the thread has set."""
+    """Converting money there and back changes nothing, at any precision of the thread."""
     with decimal.localcontext() as context:
         context.prec = precision
         context.traps[decimal.Inexact] = True
@@ -87,7 +87,7 @@ def test_no_decimal_context_changes_money(nano_usd: int, precision: int) -> None
     ],
 )
 def test_figures_are_shown_as_a_person_reads_them(unit: Any, value: int, text: str) -> None:
-    """One is singular, thousands are grouped, money has no zeros at its end."""
+    """One is singular, thousands are grouped, and money has no trailing zeros."""
     assert shown(unit, value) == text
 
 
@@ -95,5 +95,5 @@ def test_figures_are_shown_as_a_person_reads_them(unit: Any, value: int, text: s
     ("amount", "text"), [("10", "10"), ("1E+3", "1000"), ("100.00", "100"), ("0.0500", "0.05"), ("0E-9", "0")]
 )
 def test_only_zeros_behind_the_point_are_left_out(amount: str, text: str) -> None:
-    """A whole number keeps its zeros, however the Decimal is written."""
+    """A whole number keeps its zeros, in any notation of the Decimal."""
     assert plain(Decimal(amount)) == text

@@ -1,4 +1,4 @@
-"""Figures that cannot be true, or cannot be reckoned with, in the answers of adapters that know nothing of budgets."""
+"""Untrue and invalid figures in the answers of adapters that do not know about budgets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.budget.metered_adapters import PROMPT, answer, config_of
 
 
 class Says(LLMAdapter):
-    """Gives one response, in all four forms of a call."""
+    """An adapter that gives one response, in all four forms of a call."""
 
     def __init__(self, response: LLMResponse, price: Price | None = None) -> None:
         self.response = response
@@ -98,7 +98,7 @@ UNTRUE: list[Any] = [
 @each_way
 @pytest.mark.parametrize("usage", UNTRUE, ids=lambda usage: type(usage).__name__)
 def test_a_usage_that_cannot_be_true_books_the_bound(way: Callable[..., LLMResponse], usage: Any) -> None:
-    """The answer comes as it was given, its call is presumed, and the budget goes on. (BUDGET-3)"""
+    """The answer is returned unchanged, its call is presumed, and the budget goes on. (BUDGET-3)"""
     tracker, paid = BudgetTracker(1_000), dataclasses.replace(answer(), usage=usage)
     assert way(Says(paid), config_of(tracker)) is paid
     assert (outcomes(tracker), tracker.spent) == (["presumed"], 100)
@@ -110,8 +110,8 @@ def test_a_usage_that_cannot_be_true_books_the_bound(way: Callable[..., LLMRespo
 
 @each_way
 @pytest.mark.parametrize("cost", ["abc", float("nan"), 1e308, -1, object(), [], Decimal("Infinity"), Decimal("1e40")])
-def test_a_cost_that_is_none_books_the_bound(way: Callable[..., LLMResponse], cost: Any) -> None:
-    """No exception of a figure leaves the call: neither Decimal's nor TypeError. (BUDGET-3)"""
+def test_an_invalid_cost_books_the_bound(way: Callable[..., LLMResponse], cost: Any) -> None:
+    """No exception about a figure leaves the call, neither of Decimal nor a TypeError. (BUDGET-3)"""
     tracker, paid = BudgetTracker(total=1_000, total_usd="1"), dataclasses.replace(answer(), cost=cost)
     assert way(Says(paid, Price(prompt=1_000, completion=1_000)), config_of(tracker)) is paid
     assert (tracker.spent, tracker.spent_usd) == (100, Decimal("0.1"))
@@ -121,7 +121,9 @@ def test_a_cost_that_is_none_books_the_bound(way: Callable[..., LLMResponse], co
 
 @pytest.mark.parametrize("finish", ["length", "tool_calls"])
 def test_a_limit_that_was_reached_and_a_call_are_output(finish: Any) -> None:
-    """No output beside them cannot be true, although there is no text. (BUDGET-3)"""
+    """An answer that reached its limit or called a tool has output, even without text, so a usage without output
+    cannot be true. (BUDGET-3)
+    """
     tracker, usage = BudgetTracker(1_000), Usage(prompt_tokens=5, completion_tokens=0)
     ask(Says(dataclasses.replace(answer(), content="", usage=usage, finish_reason=finish)), config_of(tracker))
     ask(Says(dataclasses.replace(answer(), content="", usage=usage)), config_of(tracker))
@@ -129,7 +131,7 @@ def test_a_limit_that_was_reached_and_a_call_are_output(finish: Any) -> None:
 
 
 def test_a_cost_of_zero_counts_only_where_the_price_is_free() -> None:
-    """A cost of 0 beside a price says nothing, and the price decides. (BUDGET-12)"""
+    """A cost of 0 beside a price is ignored, and the price determines the cost. (BUDGET-12)"""
     paid = dataclasses.replace(answer(), cost=Decimal(0), cost_source="provider")
     for price, usd in ((Price(prompt=1_000, completion=1_000), "0.1"), (Price.free(), "0")):
         tracker = BudgetTracker(total_usd="1")
@@ -152,7 +154,7 @@ odd = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size
 @settings(deadline=None, max_examples=200)
 @given(figures=st.tuples(odd, odd, odd, odd, odd), cost=odd)
 def test_whatever_stands_for_a_figure_the_answer_comes(figures: tuple[Any, ...], cost: Any) -> None:
-    """Nothing but the answer leaves the call, and what is booked is a number. (BUDGET-3)"""
+    """For any figures the call returns its answer, and books a number. (BUDGET-3)"""
     names = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
     paid = dataclasses.replace(answer(), usage=Usage(**dict(zip(names, figures, strict=True))), cost=cost)
     tracker = BudgetTracker(total=10**9, total_usd=10**9)

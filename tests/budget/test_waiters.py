@@ -1,4 +1,4 @@
-"""Whoever leaves the wait_queue, is woken late or never comes for what was granted leaves no trace."""
+"""Waiters that leave, are woken late, or never take their grants leave nothing behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.budget.budget_helpers import WAIT, at_rest, awaits, in_thread, inside
 
 
 async def test_a_cancelled_waiter_leaves_no_trace() -> None:
-    """Cancelled while it waits, a call has no entry, holds nothing and stops nobody (BUDGET-6)."""
+    """A call that is cancelled while it waits has no entry, holds nothing and blocks no other call (BUDGET-6)."""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(80)
     task = asyncio.create_task(tracker.areserve(50, max_wait_seconds=WAIT))
@@ -37,7 +37,7 @@ async def test_a_cancelled_waiter_leaves_no_trace() -> None:
 
 
 async def test_a_grant_that_came_with_the_cancellation_goes_back() -> None:
-    """A waiter cancelled in the same step in which it was granted gives the grant to the next (BUDGET-6)."""
+    """A waiter that is cancelled in the step of its grant gives the grant to the next one (BUDGET-6)."""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(100)
     first = asyncio.create_task(tracker.areserve(100, max_wait_seconds=WAIT))
@@ -54,7 +54,7 @@ async def test_a_grant_that_came_with_the_cancellation_goes_back() -> None:
 
 
 def test_an_interrupted_thread_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while a thread waits takes it out of the line (BUDGET-6)."""
+    """Ctrl-C in a waiting thread removes it from the queue (BUDGET-6)."""
     tracker = BudgetTracker(100)
     hold = tracker.reserve(100)
 
@@ -75,7 +75,7 @@ class _ClosedLoop(Waiter):
 
 
 def test_a_dead_loops_waiter_is_dropped_and_the_settler_not_disturbed() -> None:
-    """A waiter that cannot be woken loses its grant to the next in wait_queue, and settle does not raise (BUDGET-6)."""
+    """If a waiter cannot be woken, its grant goes to the next in the queue, and settle does not raise (BUDGET-6)."""
     tracker = BudgetTracker(10)
     hold = tracker.reserve(10)
     dead = _ClosedLoop(tracker, PlainDemand(10), CallFacts(), arrival=tracker.gate.arrive(), deadline=1e18, own=())
@@ -88,7 +88,7 @@ def test_a_dead_loops_waiter_is_dropped_and_the_settler_not_disturbed() -> None:
 
 
 def test_a_loop_that_ended_while_its_task_waited() -> None:
-    """A real loop, closed with a task waiting in it, costs neither budget nor the settler's peace (BUDGET-6)."""
+    """A real loop that was closed with a waiting task costs no budget, and settle does not raise (BUDGET-6)."""
     tracker = BudgetTracker(10)
     hold = tracker.reserve(10)
     loop = asyncio.new_event_loop()
@@ -104,13 +104,13 @@ def test_a_loop_that_ended_while_its_task_waited() -> None:
 
 
 def test_a_late_wake_up_that_fails_takes_no_hold_away() -> None:
-    """A hold that was taken stays with its owner, though waking it fails afterwards (BUDGET-1)."""
+    """A hold that was taken stays with its owner, even if waking it fails afterwards (BUDGET-1)."""
     tracker = BudgetTracker(10)
     first = tracker.reserve(10)
     got: list[Hold] = []
 
     class Overtaken(Waiter):
-        """Its own timeout came first: it has taken the grant before it is woken, and its loop is closed by now."""
+        """A waiter whose timeout came first: it took the grant before it was woken, and its loop is closed."""
 
         def wake(self) -> None:
             got.append(taken(tracker, self))
@@ -126,7 +126,7 @@ def test_a_late_wake_up_that_fails_takes_no_hold_away() -> None:
 
 
 def test_an_untaken_grant_is_reclaimed_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A grant to a caller that does not come for it goes to the next when the caller's wait is over (BUDGET-6)."""
+    """A grant that its caller does not take goes to the next one when the caller's wait is over (BUDGET-6)."""
     tracker = BudgetTracker(10)
     hold = tracker.reserve(10)
     blocked = place(tracker, 10, seconds=60)
@@ -146,7 +146,7 @@ def test_an_untaken_grant_is_reclaimed_at_its_deadline(monkeypatch: pytest.Monke
 
 
 def test_a_grant_at_the_end_of_the_wait_can_still_be_taken() -> None:
-    """A caller that was granted in time gets its hold, though its thread runs a little late (BUDGET-2)."""
+    """A caller that was granted in time gets its hold, even if its thread runs a little late (BUDGET-2)."""
     tracker = BudgetTracker(10)
     hold = tracker.reserve(10)
     waiter = place(tracker, 10, seconds=0.001)
@@ -158,7 +158,7 @@ def test_a_grant_at_the_end_of_the_wait_can_still_be_taken() -> None:
 
 
 def test_a_loop_that_stands_still_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A waiter whose wait is long over, and that does not leave, is passed by (BUDGET-6)."""
+    """A waiter that does not leave long after its wait is over no longer blocks others (BUDGET-6)."""
     tracker = BudgetTracker(10)
     hold = tracker.reserve(5)
     stuck = place(tracker, 10, seconds=1)
@@ -173,7 +173,9 @@ def test_a_loop_that_stands_still_keeps_nobody_waiting(monkeypatch: pytest.Monke
 
 
 def test_a_finalizer_inside_the_lock_waits_for_the_next_operation() -> None:
-    """A generator with an open hold, collected in the midst of an operation, neither hangs nor loses it (BUDGET-6)."""
+    """A generator with an open hold that is collected during an operation neither hangs nor loses the hold
+    (BUDGET-6).
+    """
     tracker = BudgetTracker(100)
 
     def stream() -> Any:
@@ -192,7 +194,7 @@ def test_a_finalizer_inside_the_lock_waits_for_the_next_operation() -> None:
 
 @pytest.mark.in_memory_only
 async def test_a_waiter_that_is_collected_inside_the_lock_leaves_no_trace() -> None:
-    """A coroutine that waits, collected in the midst of an operation, is gone with the next one (BUDGET-6)."""
+    """A waiting coroutine that is collected during an operation is removed by the next one (BUDGET-6)."""
     tracker = BudgetTracker(100)
     hold = contextvars.Context().run(tracker.reserve, 100)
     waiting = tracker.areserve(10, max_wait_seconds=WAIT)
@@ -207,7 +209,7 @@ async def test_a_waiter_that_is_collected_inside_the_lock_leaves_no_trace() -> N
 
 
 def test_a_waiter_may_be_woken_by_a_finalizer_in_its_own_thread() -> None:
-    """To wake a thread takes no lock that this very thread may have."""
+    """Waking a thread takes no lock that this thread may have."""
     tracker = BudgetTracker(100)
     outer = tracker.reserve(100)
 

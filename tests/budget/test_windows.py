@@ -1,4 +1,4 @@
-"""Limits with a period: what is spent leaves the window in time."""
+"""Limits with a period: spend leaves the window in time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 
 
 class Clock:
-    """The clock of windows, as a test sets it."""
+    """The clock of windows, which a test sets."""
 
     def __init__(self) -> None:
         self.moment = NOON
@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def short_parts() -> timedelta:
-    """A span that is over in no time, by the real clock."""
+    """A period that is over very soon by the real clock."""
     return timedelta(seconds=0.3)
 
 
@@ -55,7 +55,9 @@ def short_parts() -> timedelta:
     ],
 )
 def test_a_calendar_period_begins_anew_at_its_boundary(clock: Clock, period: Any, ends: datetime) -> None:
-    """In UTC: the moment before everything counts, from it on nothing does, and entries add up (BUDGET-50)."""
+    """In UTC: just before the boundary all spend counts, from the boundary on none does, and entries add up
+    (BUDGET-50).
+    """
     tracker = BudgetTracker(100, period=period)
     tracker.consume(100)
     assert tracker.snapshot().opens_at == ends.timestamp()
@@ -76,7 +78,7 @@ def test_a_month_may_be_the_last_of_its_year(clock: Clock) -> None:
 
 
 def test_a_rolling_limit_holds_for_every_span_of_its_length(clock: Clock) -> None:
-    """Whatever is spent when, no span of an hour has more than the limit, and none waits too long (BUDGET-51)."""
+    """For any times of spending, no span of an hour exceeds the limit, and no call waits too long (BUDGET-51)."""
     tracker = BudgetTracker(10, period=timedelta(hours=1))
     spent: list[float] = []
     for _ in range(400):
@@ -93,7 +95,9 @@ def test_a_rolling_limit_holds_for_every_span_of_its_length(clock: Clock) -> Non
 
 
 def test_each_tracker_has_a_window_of_its_own(clock: Clock) -> None:
-    """What leaves that of a child stays spent above it, and the other way round; each adds up (BUDGET-52)."""
+    """Spend that leaves a child's window stays spent above it, and the other way round; the entries of each add up
+    (BUDGET-52).
+    """
     root = BudgetTracker(1_000, period="day", keep_entries=100)
     child = root.child("team", 50, period="hour")
     grandchild = child.child("bee", 500)
@@ -114,7 +118,9 @@ def test_each_tracker_has_a_window_of_its_own(clock: Clock) -> None:
 
 
 def test_totals_keep_what_has_left_a_window(clock: Clock) -> None:
-    """By tracker, model and label they count all there ever was, and no expiry is an attempt (BUDGET-43, BUDGET-52)."""
+    """Totals by tracker, model and label count all spend ever booked, and an expiry is not an attempt (BUDGET-43,
+    BUDGET-52).
+    """
     tracker = BudgetTracker(100, period="day", keep_entries=1)
     child = tracker.child("c", period="hour")
     for _ in range(3):
@@ -128,7 +134,7 @@ def test_totals_keep_what_has_left_a_window(clock: Clock) -> None:
 
 
 def test_a_hold_counts_in_the_window_in_which_it_ends(clock: Clock) -> None:
-    """Held over a boundary it stays held, and what it comes to is spent after it (BUDGET-53)."""
+    """A hold stays held across a boundary, and its amount is spent after it (BUDGET-53)."""
     tracker = BudgetTracker(100, period="day")
     hold = in_thread(lambda: tracker.reserve(80)).result(20)
     hold.dispatch()
@@ -142,7 +148,7 @@ def test_a_hold_counts_in_the_window_in_which_it_ends(clock: Clock) -> None:
 
 
 def test_windows_say_how_long_nothing_is_due(clock: Clock) -> None:
-    """So that whoever looks after them can sleep (BUDGET-50)."""
+    """A worker can sleep until the next expiry (BUDGET-50)."""
     tracker = BudgetTracker(100, period="day")
     tracker.consume(1)
     looked_after = tracker.gate._windows  # type: ignore[attr-defined]
@@ -154,7 +160,9 @@ def test_windows_say_how_long_nothing_is_due(clock: Clock) -> None:
 
 @pytest.mark.parametrize("actual", [0, 300, 1_000, 1_700])
 def test_a_correction_counts_where_its_entry_does(clock: Clock, actual: int) -> None:
-    """Of what has left a window it changes nothing there, and above it what is still there (BUDGET-54)."""
+    """If the entry has left a window, the correction changes nothing there, and changes the windows above that
+    still have it (BUDGET-54).
+    """
     root = BudgetTracker(5_000)
     child = root.child("c", 2_000, period="day")
     with child.reserve(1_000) as hold:
@@ -171,7 +179,7 @@ def test_a_correction_counts_where_its_entry_does(clock: Clock, actual: int) -> 
 
 
 def test_a_correction_of_an_older_part_leaves_with_it(clock: Clock) -> None:
-    """What a rolling window still has of it is corrected, and nothing is left when the part leaves (BUDGET-54)."""
+    """The part of a rolling window is corrected, and nothing remains when that part leaves (BUDGET-54)."""
     tracker = BudgetTracker(5_000, period=timedelta(hours=1))
     tracker.record(7)
     clock.moment += 120
@@ -191,7 +199,7 @@ def test_a_correction_of_an_older_part_leaves_with_it(clock: Clock) -> None:
 
 
 def test_who_waits_is_let_in_when_a_window_opens(short_parts: timedelta) -> None:
-    """In a thread, with nobody who does anything; the others at its side are let in in order (BUDGET-55)."""
+    """A waiting thread is admitted without any other operation, and the waiters beside it in order (BUDGET-55)."""
     tracker = BudgetTracker(10, period=short_parts)
     tracker.consume(10)
     began = time.monotonic()
@@ -202,7 +210,7 @@ def test_who_waits_is_let_in_when_a_window_opens(short_parts: timedelta) -> None
 
 
 async def test_a_task_that_waits_is_let_in_when_a_window_opens(short_parts: timedelta) -> None:
-    """As in a thread (BUDGET-55)."""
+    """The same holds for a task (BUDGET-55)."""
     tracker = BudgetTracker(10, period=short_parts)
     tracker.record(10)
     async with asyncio.timeout(10):
@@ -211,7 +219,7 @@ async def test_a_task_that_waits_is_let_in_when_a_window_opens(short_parts: time
 
 
 def test_who_waits_for_a_hold_sleeps_over_boundaries_of_its_window(short_parts: timedelta) -> None:
-    """It is woken when the window opens, looks, and waits on until the hold ends (BUDGET-55)."""
+    """The thread wakes when the window opens, checks, and waits on until the hold ends (BUDGET-55)."""
     tracker = BudgetTracker(10, period=short_parts)
     hold = tracker.reserve(10)
     waiting = in_thread(lambda: tracker.reserve(10, max_wait_seconds=20).release())
@@ -230,7 +238,7 @@ def test_who_waits_for_a_hold_sleeps_over_boundaries_of_its_window(short_parts: 
 
 
 async def test_a_task_that_waits_for_a_hold_sleeps_over_boundaries(short_parts: timedelta) -> None:
-    """As in a thread (BUDGET-55)."""
+    """The same holds for a task (BUDGET-55)."""
     tracker = BudgetTracker(10, period=short_parts)
     with await asyncio.create_task(tracker.areserve(10)):
         error = await arefused(tracker.areserve(10, max_wait_seconds=0.8))
@@ -238,7 +246,7 @@ async def test_a_task_that_waits_for_a_hold_sleeps_over_boundaries(short_parts: 
 
 
 def test_what_opens_too_late_is_refused_at_once(clock: Clock) -> None:
-    """The error says when there is room again, in figures and in UTC, and what would help (BUDGET-56)."""
+    """The error says when there is room again, as a number and in UTC, and how to make the call fit (BUDGET-56)."""
     tracker = BudgetTracker(100, period="day")
     tracker.record(80)
     for wait in (0.0, 60.0):
@@ -254,7 +262,7 @@ def test_what_opens_too_late_is_refused_at_once(clock: Clock) -> None:
 
 
 def test_the_latest_window_on_the_path_decides_when_there_is_room(clock: Clock) -> None:
-    """And where one of them never opens, it never fits (BUDGET-56)."""
+    """If one of the windows never opens enough, the call never fits (BUDGET-56)."""
     root = BudgetTracker(100, period="day")
     child = root.child("c", 100, period="hour")
     child.record(90)
@@ -265,7 +273,7 @@ def test_the_latest_window_on_the_path_decides_when_there_is_room(clock: Clock) 
 
 
 def test_a_waiter_that_a_window_no_longer_helps_is_told(clock: Clock) -> None:
-    """It waits as long as the window opens in time, and not a moment longer (BUDGET-56)."""
+    """A waiter is refused as soon as no window can open in time (BUDGET-56)."""
     clock.moment = NOON + DAY / 2 - 10
     tracker = BudgetTracker(100, period="day")
     tracker.record(60)
@@ -276,7 +284,7 @@ def test_a_waiter_that_a_window_no_longer_helps_is_told(clock: Clock) -> None:
 
 
 def test_a_breach_ends_with_its_window(clock: Clock) -> None:
-    """A hold of before may be sent then, and calls are let in again (BUDGET-10, BUDGET-50)."""
+    """Then an earlier hold may be sent, and calls are admitted again (BUDGET-10, BUDGET-50)."""
     tracker = BudgetTracker(100, period="day")
     hold = tracker.reserve(40)
     tracker.record(101)
@@ -291,7 +299,7 @@ def test_a_breach_ends_with_its_window(clock: Clock) -> None:
 
 @pytest.mark.parametrize("period", ["day", timedelta(hours=24)])
 def test_a_threshold_is_told_once_in_each_window(clock: Clock, period: Period) -> None:
-    """Again when all that was spent then has left (BUDGET-57)."""
+    """The callback runs again once all spend of that moment has left (BUDGET-57)."""
     tracker = BudgetTracker(100, period=period)
     seen: list[int] = []
     tracker.on_threshold(0.8, lambda snapshot: seen.append(snapshot.spent.tokens))
@@ -304,7 +312,7 @@ def test_a_threshold_is_told_once_in_each_window(clock: Clock, period: Period) -
 
 
 def test_a_clock_that_is_set_back_does_not_open_a_window(clock: Clock) -> None:
-    """By a little the window lasts longer by that; by far, to the next boundary (BUDGET-58)."""
+    """If it is set back a little, the window lasts that much longer; if far, until the next boundary (BUDGET-58)."""
     for period in ("day", timedelta(hours=24)):
         clock.moment = NOON
         tracker = BudgetTracker(100, period=period)  # type: ignore[arg-type]
@@ -323,7 +331,7 @@ def test_a_clock_that_is_set_back_does_not_open_a_window(clock: Clock) -> None:
 
 
 def test_a_child_that_nobody_has_is_no_longer_looked_at(clock: Clock) -> None:
-    """Its window goes with it, and what it had spent stays above (BUDGET-52)."""
+    """Its window goes with it, and its spend stays above (BUDGET-52)."""
     tracker = BudgetTracker(1_000)
     for number in range(20):
         tracker.child(f"c{number}", 50, period="hour").record(1)
@@ -333,7 +341,7 @@ def test_a_child_that_nobody_has_is_no_longer_looked_at(clock: Clock) -> None:
 
 
 def test_a_window_is_shown() -> None:
-    """In words, and in the snapshot (BUDGET-50)."""
+    """The text and the snapshot show the period (BUDGET-50)."""
     tracker = BudgetTracker(total_usd=5, period="day")
     assert "of 5 USD a day" in str(tracker)
     assert (tracker.period, tracker.snapshot().period) == ("day", "day")
@@ -352,14 +360,14 @@ def test_a_window_is_shown() -> None:
         (timedelta(microseconds=7), "in any 7e-06 seconds", "7 us"),
     ],
 )
-def test_periods_are_said_and_kept(period: Period, said: str, text: str) -> None:
-    """As a person says them; and as text from which they are read again."""
+def test_periods_are_described_and_stored(period: Period, said: str, text: str) -> None:
+    """A period has a description for people, and a text from which a store reads it again."""
     assert (describe_period(period), period_text(period), period_of(text)) == (said, text, period)
 
 
 @pytest.mark.parametrize("period", ["week", 5, timedelta(), timedelta(days=-1), timedelta(days=9_999), ""])
-def test_periods_that_cannot_be_meant_are_refused(period: Any) -> None:
-    """In one line that names those that can."""
+def test_invalid_periods_are_refused(period: Any) -> None:
+    """The error is one line that names the valid periods."""
     with pytest.raises(LLMConfigurationError, match="period must be 'hour', 'day', 'month' or a timedelta"):
         BudgetTracker(5, period=period)
     with pytest.raises(LLMConfigurationError, match="period must be"):
@@ -367,7 +375,7 @@ def test_periods_that_cannot_be_meant_are_refused(period: Any) -> None:
 
 
 def test_a_slice_has_no_period(clock: Clock) -> None:
-    """What is set aside is so for a block; below and above it there may be windows (BUDGET-40)."""
+    """A slice lasts for its block; trackers below and above it may have periods (BUDGET-40)."""
     tracker = BudgetTracker(100, period="day")
     with pytest.raises(LLMConfigurationError, match="A slice lasts for its block and cannot have a period"):
         tracker.child("s", 50, slice=True, period="day")
@@ -383,7 +391,7 @@ def test_a_slice_has_no_period(clock: Clock) -> None:
 
 
 def test_a_call_is_let_in_by_its_adapter_in_the_next_window(clock: Clock) -> None:
-    """What was learned of a model stays learned over the boundary (BUDGET-41, BUDGET-50)."""
+    """The learned factor of a model stays across the boundary (BUDGET-41, BUDGET-50)."""
     tracker = BudgetTracker(600, period="day")
     adapter = MockLLMAdapter("x", prompt_tokens=40, completion_tokens=300)
     config = RunConfig(budget_tracker=tracker, max_tokens=150, max_wait_seconds=0)

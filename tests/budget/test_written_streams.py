@@ -1,4 +1,4 @@
-"""Streams that an adapter writes as generators of texts, with the response in the end."""
+"""Streams that adapters define as generators of texts and finally a response."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WHOLE = LLMResponse(content="one two", model="m", usage=USAGE)
 
 
 class Written(LLMAdapter):
-    """Gives these pieces, and remembers how it was left."""
+    """An adapter that yields these pieces, and remembers how it was left."""
 
     def __init__(self, *pieces: str | LLMResponse) -> None:
         self.pieces = pieces
@@ -85,35 +85,34 @@ async def first(stream: AsyncLLMStream, count: int) -> AsyncGenerator[Any]:
 
 @pytest.fixture(params=[take_sync, take_async], ids=["sync", "async"])
 def take(request: pytest.FixtureRequest) -> Any:
-    """Both forms of a stream."""
+    """Read a stream in both forms."""
     return request.param
 
 
 def test_its_texts_and_its_response_are_chunks(take: Any) -> None:
-    """Usage and finish are made of the response, and an empty text is none. (STREAM-11)"""
+    """Usage and finish reason come from the response, and an empty text makes no chunk. (STREAM-11)"""
     stream, chunks = take(Written("one", "", " two", WHOLE))
     assert chunks == [TextChunk("one"), TextChunk(" two"), UsageChunk(USAGE), FinishChunk("stop")]
     assert (stream.text, stream.response) == ("one two", WHOLE)
 
 
 def test_what_its_response_has_more_is_a_text(take: Any) -> None:
-    """A text that was not given before comes with the response. (STREAM-1, STREAM-11)"""
+    """Text that was not yielded before comes with the response. (STREAM-1, STREAM-11)"""
     stream, chunks = take(Written("one", WHOLE))
     assert chunks[:2] == [TextChunk("one"), TextChunk(" two")]
     assert stream.text == stream.response.content
 
 
 def test_it_is_metered(take: Any) -> None:
-    """Its response settles the hold. (STREAM-2, STREAM-11)"""
+    """The response settles the hold. (STREAM-2, STREAM-11)"""
     tracker = BudgetTracker(5_000)
     take(Written("one", " two", WHOLE), RunConfig(budget_tracker=tracker))
     assert [(entry.outcome, entry.amount.tokens) for entry in tracker.ledger] == [("settled", 7)]
 
 
 def test_it_is_closed_where_it_is_left(take: Any) -> None:
-    """Its generator is closed with the block, what had come is the response, and the bound is booked.
-
-    (STREAM-4, STREAM-6, STREAM-11)
+    """The generator is closed with the block, the response has the text so far, and the bound is booked. (STREAM-4,
+    STREAM-6, STREAM-11)
     """
     tracker, adapter = BudgetTracker(5_000), Written("one", " two", WHOLE)
     stream, _ = take(adapter, RunConfig(budget_tracker=tracker, max_tokens=50), 1)
@@ -125,7 +124,7 @@ def test_it_is_closed_where_it_is_left(take: Any) -> None:
 
 
 def test_it_begins_when_the_first_chunk_is_asked_for() -> None:
-    """A stream that nobody reads never began. (STREAM-3, STREAM-11)"""
+    """A stream that is never read never starts. (STREAM-3, STREAM-11)"""
     adapter = Written("one", WHOLE)
     with adapter.stream_prompt("hello") as stream:
         assert (stream.text, stream.response.content) == ("", "")
@@ -133,7 +132,7 @@ def test_it_begins_when_the_first_chunk_is_asked_for() -> None:
 
 
 def test_without_a_response_it_has_not_ended(take: Any) -> None:
-    """That is an error, and what had come is booked at its bound. (STREAM-8, STREAM-11)"""
+    """A generator without a response raises an error, and the bound is booked. (STREAM-8, STREAM-11)"""
     tracker, adapter = BudgetTracker(5_000), Written("one")
     with pytest.raises(LLMConnectionError, match="ended before the answer did"):
         take(adapter, RunConfig(budget_tracker=tracker, max_tokens=50))
@@ -141,7 +140,7 @@ def test_without_a_response_it_has_not_ended(take: Any) -> None:
 
 
 def test_in_a_loop_that_is_gone_it_is_let_go() -> None:
-    """Nothing can be awaited for it any more. (STREAM-4)"""
+    """In a closed loop nothing can be awaited. (STREAM-4)"""
     loop, tracker, adapter = asyncio.new_event_loop(), BudgetTracker(5_000), Written("one", WHOLE)
     stream = adapter.async_stream_prompt("hello", RunConfig(budget_tracker=tracker))
     loop.run_until_complete(anext(stream))
