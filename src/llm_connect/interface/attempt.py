@@ -2,7 +2,7 @@
 
     reserve -> dispatch -> exchange -> settle, release or presume
 
-Calls and streams of our adapters run it, and the metered methods of others.
+Calls and streams of the built-in adapters run it, and so do the metered methods of foreign ones.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 
 class Attempting(Protocol[T]):
-    """What an attempt asks of the call that makes it; `T` is what an exchange comes to."""
+    """The part of a call that its attempts use; `T` is the outcome of an exchange."""
 
-    #: If it let others go first while it waited for budget: how to wait for its turn again. Else None.
+    #: Set if the call gave up its concurrency slot while it waited for budget: the flow that waits for a slot again.
     come_back: Callable[[], Flow[T | None]] | None
 
     def reserve(self) -> Flow[Hold]:
-        """Take a hold, waiting for it if need be."""
+        """Reserve a hold; wait for it if necessary."""
         ...
 
     def exchange(self, hold: Hold) -> Generator[Any, Any, T]:
@@ -32,18 +32,18 @@ class Attempting(Protocol[T]):
         ...
 
     def end(self, hold: Hold, outcome: T) -> None:
-        """End `hold` by what the exchange came to, as far as that says how."""
+        """End `hold` by the outcome of the exchange; leave it open if the outcome does not determine its end."""
         ...
 
     def end_open(self, hold: Hold) -> None:
-        """End `hold` without an outcome: the exchange was cancelled, or failed outside of itself."""
+        """End a hold that is still open, for example after a cancelled exchange."""
         ...
 
 
 def attempt(call: Attempting[T]) -> Generator[Any, Any, T | None]:
-    """Make one attempt; None if its hold was given back before anything was sent, so that it is reserved anew.
+    """Make one attempt; None if its hold was revoked before anything was sent, so that the call must reserve again.
 
-    However the flow ends, by an exception thrown into it or by garbage collection too, the hold has ended by then.
+    When the flow ends, even by an exception thrown into it or by garbage collection, the hold has ended.
     """
     hold = yield from call.reserve()
     keeper = hold.keeper
@@ -58,7 +58,7 @@ def attempt(call: Attempting[T]) -> Generator[Any, Any, T | None]:
         if outcome is not None:
             call.end(hold, outcome)
             if keeper.worker is not None:
-                # Its entry is there when the caller has the outcome.
+                # The caller gets the outcome once the store has the entry.
                 yield Operation(keeper, keeper.flush)
     finally:
         if not hold.ended:

@@ -107,7 +107,7 @@ class MeteredStream(MeteredAttempt):
             while (chunk := (yield _Next(inner, self._adapter, self._hold))) is not None:
                 yield chunk
         except GeneratorExit:
-            # The flow is garbage: nobody takes a step any more, and the inner stream closes itself.
+            # The flow is being collected: no runner takes another step, and the inner stream closes itself.
             raise
         except BaseException:
             yield _Close(inner)
@@ -117,7 +117,7 @@ class MeteredStream(MeteredAttempt):
 
 @dataclass(frozen=True, slots=True)
 class _Next:
-    """Asks the inner stream for its next chunk; None at its end."""
+    """Requests the next chunk of the inner stream; None at its end."""
 
     stream: Any
     adapter: Metered
@@ -148,4 +148,4 @@ class _Close:
         await self.stream.aclose()
 
     def abandon(self) -> None:
-        """Nothing can be awaited: the inner stream closes itself when it is garbage."""
+        """A no-op, because nothing can be awaited: the inner stream closes itself when it is collected."""

@@ -95,25 +95,25 @@ def _ametered(method: AsyncExecute) -> AsyncExecute:
 
 
 class MeteredAttempt(ABC):
-    """The part of an attempt that calls and streams of foreign adapters have in common."""
+    """The common part of attempts by calls and by streams of foreign adapters."""
 
-    #: No slot is given back while it waits for budget.
+    #: Foreign adapters have no concurrency slots.
     come_back: Callable[[], Flow[Finished | None]] | None = None
     terms: Terms
-    #: A hold that was reserved elsewhere, for the first attempt.
+    #: A hold that was already reserved, for the first attempt.
     _reserved: Hold | None = None
 
     def reserve(self) -> Flow[Hold]:
         hold, self._reserved, terms = self._reserved, None, self.terms
         if hold is None:
             hold = yield from acquire(terms.tracker, terms.demand, terms.facts, **terms.queueing)
-        # The method may make other calls, which must not wait for this one.
+        # Calls inside the method count this hold as their caller's own.
         remember_own(hold)
         return hold
 
     @abstractmethod
     def exchange(self, hold: Hold) -> Generator[Any, Any, Finished]:
-        """Let the method make the exchange that `hold` covers."""
+        """Call the method under `hold`."""
 
     def end(self, hold: Hold, outcome: Finished) -> None:
         end_by_result(hold, outcome)
@@ -124,7 +124,7 @@ class MeteredAttempt(ABC):
         hold.end_unsettled()
 
     def attempts(self) -> Generator[Any, Any, Any]:
-        """Make attempts until the method has begun, and give its response. Raises its error."""
+        """Make attempts until one has called the method, and return its response or raise its error."""
         finished = None
         while finished is None:
             finished = yield from attempt(self)

@@ -1,4 +1,4 @@
-"""What the outcome of an exchange means for its hold: one rule, for calls, streams and the adapters of others."""
+"""The end of a hold by the outcome of its exchange: one rule for calls, streams and foreign adapters."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def end_hold(hold: Hold, outcome: Outcome) -> None:
 
 
 def end_by_result(hold: Hold, finished: Finished) -> None:
-    """End `hold` by the response or error of a foreign adapter, as far as its figures can be true."""
+    """End `hold` by the response or error of a foreign adapter; figures that cannot be true count as unknown."""
     try:
         facts = _facts_of(finished)
     except Exception as error:

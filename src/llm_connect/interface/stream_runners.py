@@ -18,7 +18,7 @@ _CHUNKS = (TextChunk, UsageChunk, FinishChunk)
 class Leave(BaseException):
     """Thrown into a flow that its caller has left.
 
-    GeneratorExit would not do: Python closes the inner generator of a delegating flow instead of throwing into it, and
+    GeneratorExit does not work: Python closes the inner generator of a delegating flow instead of throwing into it, and
     the flow could take no step on the way out (PEP 380).
     """
 
@@ -50,7 +50,7 @@ async def adrive_stream(flow: StreamFlow) -> AsyncGenerator[StreamChunk]:
             except GeneratorExit as left:
                 if not isinstance(step, _CHUNKS):
                     outlive(task, left)
-                    # Somebody closes the coroutine that waits for the stream, so nothing can be awaited any more.
+                    # The coroutine that waits for the stream is being closed, so nothing more can be awaited.
                     abandon(flow)
                     raise
                 step = flow.throw(Leave())
