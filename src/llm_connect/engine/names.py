@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from llm_connect import _forks
+from llm_connect._threads import DaemonThread
 from llm_connect.engine.threads import known
 
 #: An item of the result of `socket.getaddrinfo`.
@@ -68,7 +69,7 @@ class Lookups:
 
     def _start(self, lookup: _Lookup) -> _Lookup:
         if len(self._running) < self._most:
-            threading.Thread(target=self._work, args=(lookup,), name="llm-connect-lookup", daemon=True).start()
+            DaemonThread(self._work, args=(lookup,), name="llm-connect-lookup").start()
             self._running.add(lookup)
         elif all(one.hangs for one in self._running):
             raise OSError(f"{self._most} name lookups hang already: check the resolver of this machine")

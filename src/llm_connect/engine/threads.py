@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from weakref import ref
 
 from llm_connect import _forks
+from llm_connect._threads import DaemonThread
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ _LONGEST_WAIT_BEFORE_FORK_SECONDS = 30.0
 def in_thread(work: Callable[[], T]) -> Future[T]:
     """Start `work` in a thread of its own."""
     future: Future[T] = Future()
-    threading.Thread(target=_answer, args=(future, work), name="llm-connect", daemon=True).start()
+    DaemonThread(_answer, args=(future, work), name="llm-connect").start()
     return future
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from llm_connect._threads import DaemonThread
 from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.log import CALLBACK_LATE, tell
@@ -53,7 +54,7 @@ class StagedOutbox(Outbox):
             self._deliver_apart()
 
     def _deliver_apart(self) -> None:
-        caller = threading.Thread(target=super().deliver, name="llm-connect callbacks", daemon=True)
+        caller = DaemonThread(super().deliver, name="llm-connect callbacks")
         # Where no thread can be started any more, the next operation makes the calls.
         with suppress(RuntimeError):
             caller.start()

@@ -14,6 +14,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
+from llm_connect._threads import DaemonThread
 from llm_connect.budget.admission.log import write
 
 #: How long one waits after a failure, and how often who waits looks whether the thread is there.
@@ -40,7 +41,11 @@ class Attended(Protocol):
         ...
 
 
-class WorkerThread(threading.Thread):
+#: A thread that dies at its birth does so by accident.
+_TRIES = 3
+
+
+class WorkerThread(DaemonThread):
     """The thread of a store, for which coroutines and leases wait: nothing may keep it that is not the store's."""
 
 
@@ -56,10 +61,10 @@ class StoreWorker:
     def start(self) -> None:
         """Begin to look after the gate; nothing while somebody does."""
         with self._starting:
-            if not self.running:
-                self._thread = WorkerThread(
-                    target=_work, args=(self._jobs, self._gate), name="llm-connect store", daemon=True
-                )
+            for _ in range(_TRIES):
+                if self.running:
+                    return
+                self._thread = WorkerThread(_work, args=(self._jobs, self._gate), name="llm-connect store")
                 self._thread.start()
 
     @property

@@ -9,6 +9,7 @@ import weakref
 from contextlib import suppress
 from typing import Any, Protocol
 
+from llm_connect._threads import DaemonThread
 from llm_connect.budget.admission.log import write
 from llm_connect.stores.redis.keys import Keys
 from llm_connect.stores.redis.server import Server
@@ -44,8 +45,9 @@ class Listener:
         """Listen; nothing when it does."""
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="llm-connect listener", daemon=True)
-                self._thread.start()
+                listening = DaemonThread(self._run, name="llm-connect listener")
+                listening.start()
+                self._thread = listening if listening.is_alive() else None
 
     def _run(self) -> None:
         while self._wanted():
