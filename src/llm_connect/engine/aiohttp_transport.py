@@ -196,6 +196,13 @@ class _Body(httpx2.AsyncByteStream):
         except aiohttp.ClientError as error:
             raise _error_of_httpx2(error) from None
 
+    async def whole(self) -> bytes:
+        """Read all of it in one piece, and give the connection back."""
+        try:
+            return await self._response.read()
+        except aiohttp.ClientError as error:
+            raise _error_of_httpx2(error) from None
+
     async def aclose(self) -> None:
         # A connection whose response was not read to its end is closed, not reused.
         self._response.release()

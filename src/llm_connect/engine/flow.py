@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect._flows import Step
 from llm_connect._validation import check_prompt
+from llm_connect.budget.accounting.accounts import limits_usd
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.acquire import Operation, acquire
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import CLAMPED, CUT, RETRIED, Owed, raise_stray, stray, tell
-from llm_connect.budget.admission.refusals import limits_usd
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import prices
 from llm_connect.engine.concurrency_limit import Place, Turn

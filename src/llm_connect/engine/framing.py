@@ -71,10 +71,12 @@ def _check(head: bytes) -> None:
     if status is None:
         raise BadFraming("does not begin as one of HTTP/1.1")
     fields = _FRAMING.findall(head)
+    if len(fields) == 1 and status[1] != b"204":
+        name, value = fields[0]
+        if name[:1] in b"Cc" and value.isdigit() and len(value) <= 18:
+            # So is nearly every reply.
+            return
     lengths = [value.strip(b" \t") for name, value in fields if name[:1] in b"Cc"]
-    if len(fields) == len(lengths) == 1 and lengths[0].isdigit() and status[1] != b"204" and len(lengths[0]) <= 18:
-        # So is nearly every reply.
-        return
     codings = [value.strip(b" \t") for name, value in fields if name[:1] in b"Tt"]
     if len(lengths) > 1 or any(b"," in length for length in lengths):
         raise BadFraming

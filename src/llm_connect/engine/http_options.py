@@ -31,10 +31,13 @@ class ReplyLimits:
 
     reply_bytes: int = DEFAULT_REPLY_BYTES
     structure: int = DEFAULT_STRUCTURE
+    #: No content of so few bytes can be over any limit.
+    short: int = field(init=False)
 
     def __post_init__(self) -> None:
         check_count("max_reply_bytes", self.reply_bytes, least=1)
         check_count("max_reply_structure", self.structure, least=1)
+        object.__setattr__(self, "short", min(self.reply_bytes, self.structure // 2, MOST_ERROR_BYTES))
 
 
 DEFAULT_LIMITS = ReplyLimits()

@@ -40,22 +40,25 @@ class ReplyRefused(Exception):
         return replace(said, maybe_billed=True, retryable=False)
 
 
-def measure(response: httpx2.Response, limits: ReplyLimits, *, streamed: bool) -> None:
-    """Let `response` raise ReplyRefused once it is over a limit, however it is read."""
+def measure(response: httpx2.Response, limits: ReplyLimits, *, streamed: bool) -> bool:
+    """Let `response` raise ReplyRefused once it is over a limit, however it is read.
+
+    True if it needs no measuring: its content is as it was sent, and so short that no limit concerns it.
+    """
     decoder = response._get_content_decoder()
     if isinstance(decoder, MultiDecoder):
         raise ReplyRefused(response, "is compressed more than once, which is not supported: check base_url")
     if isinstance(decoder, IdentityDecoder) and _is_short(response, limits):
-        return
+        return True
     kind = _EventGauge if streamed and response.status_code < 300 else _Gauge
     response._decoder = _Measured(decoder, kind(response, limits))  # type: ignore[assignment]
+    return False
 
 
 def _is_short(response: httpx2.Response, limits: ReplyLimits) -> bool:
     """True if no content of this length can be over a limit; the transport lets no reply be longer."""
     length = response.headers.get("content-length", "")
-    most = min(limits.reply_bytes, limits.structure // 2, MOST_ERROR_BYTES)
-    return length.isdigit() and len(length) < _MOST_DIGITS and int(length) <= most
+    return length.isdigit() and len(length) < _MOST_DIGITS and int(length) <= limits.short
 
 
 class _Measured:

@@ -172,11 +172,14 @@ class _Stream(httpcore2.NetworkStream):
         if not buffer:
             return
         limit = _limit(timeout, httpcore2.WriteTimeout)
-        _note(buffer)
+        if not buffer.startswith(_TO_A_PROXY):
+            note_sent()
         self._head.await_it()
-        self._stream.write(buffer[:_SLICE], limit)
+        if len(buffer) <= _SLICE:
+            self._stream.write(buffer, limit)
+            return
         # In slices, because a socket's timeout is for one operation, and a slow reader causes many.
-        for start in range(_SLICE, len(buffer), _SLICE):
+        for start in range(0, len(buffer), _SLICE):
             self._stream.write(buffer[start : start + _SLICE], _limit(timeout, httpcore2.WriteTimeout))
 
     def close(self) -> None:
@@ -231,7 +234,8 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        _note(buffer)
+        if buffer and not buffer.startswith(_TO_A_PROXY):
+            note_sent()
         self._head.await_it()
         await self._stream.write(buffer, timeout)
 
@@ -262,11 +266,6 @@ async def _received(stream: anyio.abc.ByteStream, max_bytes: int) -> bytes:
         raise httpcore2.ReadError(type(error).__name__) from error
 
 
-def _note(part: bytes) -> None:
-    if part and not part.startswith(_TO_A_PROXY):
-        note_sent()
-
-
 _NO_DELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 _SLICE = 1 << 18
 #: The system takes timeouts in milliseconds with 32 bits, so a longer one wraps around to a short one.
@@ -282,4 +281,4 @@ def _limit(timeout: float | None, expired: type[Exception]) -> float | None:
         raise expired("the deadline of the call has passed")
     if remaining > _LONGEST_WAIT_SECONDS:
         remaining = _LONGEST_WAIT_SECONDS
-    return remaining if timeout is None else min(timeout, remaining)
+    return remaining if timeout is None or timeout > remaining else timeout

@@ -10,12 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_connect._validation import check_prompt, encodable
+from llm_connect.budget.accounting.accounts import limits_usd
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.demands import BoundDemand, CallFacts, Demand
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import write
-from llm_connect.budget.admission.refusals import limits_usd, refuse_unpriced, refuse_unproven
+from llm_connect.budget.admission.refusals import refuse_unpriced, refuse_unproven
 from llm_connect.interface.config import RunConfig
 from llm_connect.interface.ports import Metered
 from llm_connect.types.response import LLMResponse

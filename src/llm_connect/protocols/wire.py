@@ -33,7 +33,7 @@ class Reply:
     @property
     def good(self) -> bool:
         """True if its status is a success: any 2xx may have an answer."""
-        return is_good(self.status)
+        return 200 <= self.status < 300
 
 
 def is_good(status: int) -> bool:

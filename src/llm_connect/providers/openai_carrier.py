@@ -117,9 +117,8 @@ class OpenAICarrier(Carrier):
 
 
 def _bare(client: T) -> T:
-    """Remove headers of the SDK, and those that HTTP/1.1 implies, because the SDK would merge them for each call."""
-    for name in ("Accept", "Connection", "User-Agent"):
-        del client.headers[name]
+    """Remove the header that the SDK sends itself, because it would merge both for each call."""
+    client.headers.pop("User-Agent", None)
     return client
 
 

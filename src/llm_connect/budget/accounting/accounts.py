@@ -189,6 +189,14 @@ def limits_output(path: Path) -> bool:
     return any(account.limit is not None for unit in (0, 2) for account in path.units[unit])
 
 
+def limits_usd(path: Path) -> bool:
+    """True if an account of `path` limits USD; a plain loop is fast, and every reservation runs it."""
+    for account in path.units[2]:  # noqa: SIM110
+        if account.limit is not None:
+            return True
+    return False
+
+
 def hopeless(path: Path, amount: Amount) -> Account | None:
     """The first account on which `amount` would not fit even with no hold and no slice open."""
     return next((account for account, need in needs(path, amount) if account.spent + need > account.limit), None)  # type: ignore[operator]

@@ -131,7 +131,7 @@ class Books:
         hold.ended = True
         self._lines.append(hold)
         self._kinds[kind] = sums
-        if tokens > held_tokens or calls > held_calls or nano_usd > held_usd:
+        if (tokens > held_tokens or calls > held_calls or nano_usd > held_usd) and _surprises(hold, amount):
             self.surprised = True
         if lesson is not None:
             self._learn(lesson)
@@ -171,7 +171,7 @@ class Books:
         plan.set(hold, "ended", True)
         if type(hold) is OpenHold:
             plan.set(hold, "__class__", Hold)
-        if any(map(gt, ending.amount, hold.bound)):
+        if _surprises(hold, ending.amount):
             plan.set(self, "surprised", True)
         if ending.outcome == "presumed":
             plan.then(self._presumed.__setitem__, entry_id, hold)
@@ -335,6 +335,12 @@ class Books:
         self.learned.learn(lesson)
         if lesson.changed:
             self.surprised = True
+
+
+def _surprises(hold: Hold, amount: Amount) -> bool:
+    """True if `amount` is more than the hold. USD count only where they were held, or where an account limits them."""
+    more_tokens, more_calls, more_usd = map(gt, amount, hold.bound)
+    return more_tokens or more_calls or (more_usd and (hold.bound[2] > 0 or accounts.limits_usd(hold.tracker.accounts)))
 
 
 def _ended(

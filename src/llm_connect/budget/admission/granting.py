@@ -22,7 +22,7 @@ def grant(keeper: Keeper, tracker: Scope, demand: Demand, facts: CallFacts) -> H
     if taken is None:
         return None
     amount, max_tokens = taken
-    if max_tokens is None and isinstance(demand, BoundDemand):
+    if max_tokens is None and type(demand) is BoundDemand:
         # The request carries no output limit.
         facts = replace(facts, grade="unbounded")
     hold = keeper.hold_type(keeper, tracker, amount, max_tokens, demand, facts)

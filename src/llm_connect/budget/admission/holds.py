@@ -300,25 +300,28 @@ class Hold:
         if model is not None and not (type(model) is str and model.isascii()):
             model = checked_text("model", model)
         bound = self.bound
-        if type(tokens) is int and tokens >= 0 and calls is usd is None:
-            actual = _tuple(Amount, (tokens, bound[1], bound[2]))
+        price = self.facts.price if self.facts.manual else None
+        if type(tokens) is int and 0 <= tokens <= MOST and calls is usd is price is None:
+            actual, nano_usd = _tuple(Amount, (tokens, bound[1], bound[2])), None
         else:
             actual = bound.but(*checked_figures(tokens, calls, usd))
-        nano_usd = None if usd is None else actual[2]
-        price = self.facts.price
-        if usd is None and price is not None and self.facts.manual and tokens is not None and max(actual) <= MOST:
-            nano_usd, cost_source = _cost(price, actual, usage), price.source
-            actual = actual.but(None, None, nano_usd)
-        if max(actual) > MOST:
-            # A store could not add up several such figures.
-            figures = {"path": self.tracker.path, "provider": self.facts.adapter, "model": self.model}
-            tell(IMPLAUSIBLE, self.keeper.owed, **figures, most=f"{MOST:,}")
-            self.presume()
-            return
+            nano_usd = None if usd is None else actual[2]
+            if usd is None and price is not None and tokens is not None and max(actual) <= MOST:
+                nano_usd, cost_source = _cost(price, actual, usage), price.source
+                actual = actual.but(None, None, nano_usd)
+            if max(actual) > MOST:
+                self._disbelieve()
+                return
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, model))
         self.keeper.end(self, ending)
         if actual[0] > bound[0] or actual[2] > bound[2] > 0:
             tell_of_end(OVERRUN, self, ending)
+
+    def _disbelieve(self) -> None:
+        """Presume the hold instead of booking a figure that is too large. A store could not add up several of them."""
+        figures = {"path": self.tracker.path, "provider": self.facts.adapter, "model": self.model}
+        tell(IMPLAUSIBLE, self.keeper.owed, **figures, most=f"{MOST:,}")
+        self.presume()
 
     def release(self) -> None:
         """Free the whole hold and book nothing: nothing was sent, or the provider charges nothing."""

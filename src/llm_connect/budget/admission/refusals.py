@@ -106,14 +106,6 @@ def _unproven(facts: CallFacts) -> str:
     return f"{bound}: use a model and an endpoint whose bounds are proven"
 
 
-def limits_usd(path: Path) -> bool:
-    """True if an account of `path` limits USD; a plain loop is fast, and every reservation runs it."""
-    for account in path.units[USD]:  # noqa: SIM110
-        if account.limit is not None:
-            return True
-    return False
-
-
 def refuse_unpriced(path: Path, facts: CallFacts) -> None:
     """Raise LLMBudgetNeverFitsError if an account of `path` limits USD, because the call has no known price."""
     for account in path.units[USD]:

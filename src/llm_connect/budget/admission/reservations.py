@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from llm_connect._validation import check_count, check_labels, check_line
+from llm_connect.budget.accounting.accounts import limits_usd
 from llm_connect.budget.accounting.bounds import Bound, Grade
 from llm_connect.budget.accounting.demands import BoundDemand, CallFacts, Demand, ManualDemand, PlainDemand
 from llm_connect.budget.accounting.money import checked_usd
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.admission.refusals import limits_usd, refuse_unpriced, refuse_unproven
+from llm_connect.budget.admission.refusals import refuse_unpriced, refuse_unproven
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import MOST
 
