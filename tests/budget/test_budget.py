@@ -217,8 +217,8 @@ def test_invalid_usd_are_refused(usd: Any) -> None:
 async def test_a_task_reserves_what_a_thread_reserves() -> None:
     """`areserve` has the arguments and defaults of `reserve`: no tokens, one call, no USD, no wait."""
     tracker = BudgetTracker(total_calls=2)
-    said: dict[str, Any] = {"calls": 0, "usd": "0.5", "adapter": "a", "model": "m", "labels": {"job": "report"}}
-    for hold in (tracker.reserve(5, **said), await tracker.areserve(5, **said)):
+    arguments: dict[str, Any] = {"calls": 0, "usd": "0.5", "adapter": "a", "model": "m", "labels": {"job": "report"}}
+    for hold in (tracker.reserve(5, **arguments), await tracker.areserve(5, **arguments)):
         assert hold.bound == Amount(5, 0, 500_000_000)
         hold.settle()
     for entry in tracker.ledger:

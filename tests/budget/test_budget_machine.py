@@ -28,9 +28,9 @@ from llm_connect.types.amounts import Amount
 from tests.budget.budget_helpers import leave, taken
 from tests.budget.budget_model import UNITS, Caller, Kept, Model, Node, limits_of
 
-#: Seconds that a caller waits: it lives to see windows open, or not all of them. The clock of windows is a fake.
+#: The seconds that a caller may wait: long enough for some windows to open, or for all. The windows' clock is a fake.
 FAR, NEAR = 1_000_000, 1_800.5
-#: The monotonic clock of windows stands still, and is ahead: who does not wait at all never has time left.
+#: The monotonic clock of windows stands still and is ahead, so a caller that must not wait never has time left.
 MONOTONIC = time.monotonic() + 1_000_000
 PERIODS: st.SearchStrategy[Period | None] = st.sampled_from([None, "hour", timedelta(hours=1), timedelta(minutes=1)])
 
@@ -196,7 +196,7 @@ class BudgetMachine(RuleBasedStateMachine):
             demand = BoundDemand(bound, least, price)
         arrival = self.root.gate.arrive()
         if late and self.callers:
-            # As a call that retries: its number is an old one.
+            # Like a retry, this call has an old arrival number.
             arrival = min(caller.arrival for caller in self.callers) - 1
         holds = tuple(kept.hold for kept in owned if kept.hold is not None)
         deadline = MONOTONIC + patience
@@ -374,5 +374,5 @@ class BudgetMachine(RuleBasedStateMachine):
 BudgetMachine.TestCase.settings = settings(
     max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
-#: The model adds everything up anew at every step, which takes its time on a busy machine.
+#: The model adds all bookings up at every step, which may be slow on a busy machine.
 TestBudgetMachine = pytest.mark.timeout(900)(BudgetMachine.TestCase)

@@ -181,8 +181,8 @@ def test_a_name_that_an_open_child_has_gets_a_number(caplog: pytest.LogCaptureFi
     kept = root.child("user-1")
     assert (kept.name, kept.path) == ("user-1#4", "budget/user-1#4")
     assert [entry.tracker for entry in root.ledger] == ["budget/user-1", "budget/user-1#2", "budget/user-1#3"]
-    said = [record.getMessage() for record in caplog.records if "join=True" in record.getMessage()]
-    assert len(said) == 1
+    warnings = [record.getMessage() for record in caplog.records if "join=True" in record.getMessage()]
+    assert len(warnings) == 1
     for _ in range(3):
         with root.child("step") as step, step.child("user-1") as below:
             assert (step.path, below.path) == ("budget/step", "budget/step/user-1")

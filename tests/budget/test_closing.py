@@ -44,8 +44,8 @@ async def test_a_generator_that_was_closed_meanwhile_needs_no_task() -> None:
 
 async def test_a_generator_that_others_close_just_now_is_left_to_them() -> None:
     """If the loop shuts down and closes the generator as well, it ends once, and no error is logged. (STREAM-4)"""
-    chunks, loop, told = Chunks(), asyncio.get_running_loop(), []
-    loop.set_exception_handler(lambda _, context: told.append(context))
+    chunks, loop, errors = Chunks(), asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
     await anext(chunks.generator)
     closing = asyncio.create_task(chunks.generator.aclose())  # type: ignore[arg-type]
     await asyncio.sleep(0)
@@ -54,7 +54,7 @@ async def test_a_generator_that_others_close_just_now_is_left_to_them() -> None:
     chunks.may_end.set()
     await closing
     assert await others() == set()
-    assert (chunks.ends, told) == (1, [])
+    assert (chunks.ends, errors) == (1, [])
 
 
 async def test_closing_can_be_awaited_and_cancelled() -> None:

@@ -43,8 +43,8 @@ def test_a_function_is_a_counter_that_is_not_exact() -> None:
 @pytest.mark.parametrize("nonsense", [5, "cl100k", [words], 2.5, b"provider", False])
 def test_what_is_no_tokenizer_is_refused(nonsense: Any) -> None:
     """Anything but a function, a TokenCounter or None is refused at once; the error names the option and the type."""
-    said = rf"^count_tokens must be a function from text to a number of tokens, not {type(nonsense).__name__}\.$"
-    with pytest.raises(LLMConfigurationError, match=said):
+    message = rf"^count_tokens must be a function from text to a number of tokens, not {type(nonsense).__name__}\.$"
+    with pytest.raises(LLMConfigurationError, match=message):
         counter_of(nonsense)
     with pytest.raises(LLMConfigurationError, match="count_tokens"):
         MockLLMAdapter(count_tokens=nonsense)
@@ -58,11 +58,11 @@ def test_a_counter_needs_a_function_and_a_bool(arguments: dict[str, Any]) -> Non
 
 
 @given(st.text(), st.integers(0, 100))
-def test_the_tighter_bound_is_never_above_bytes(text: str, said: int) -> None:
+def test_the_tighter_bound_is_never_above_bytes(text: str, count: int) -> None:
     """A count above the number of bytes has no effect. (BUDGET-31)"""
     for size in (utf8_bytes, normalized_utf8_bytes):
-        tight = measured(size, TokenCounter(lambda _: said))
-        assert tight(text) == (min(size(text), said) if text else 0)
+        tight = measured(size, TokenCounter(lambda _: count))
+        assert tight(text) == (min(size(text), count) if text else 0)
         assert measured(size, None) is size
         assert tight(None) == 0
 
@@ -71,7 +71,7 @@ def raising(_: str) -> int:
     raise ValueError(PROMPT)
 
 
-#: Hooks, and what each did.
+#: Invalid hooks, and the description of each in the error.
 NONSENSE: dict[str, tuple[Callable[[str], Any], str]] = {
     "raises": (raising, "raised ValueError"),
     "negative": (lambda _: -1, "returned an invalid int"),

@@ -224,12 +224,12 @@ def test_settle_refuses_invalid_figures(figures: dict[str, Any]) -> None:
     at_rest(tracker)
 
 
-@pytest.mark.parametrize(("said", "kept"), [("half \ud800", "half ?"), (5, "5"), (["x"], "['x']"), (Decimal(1), "1")])
-def test_any_source_of_a_cost_is_kept_as_text(said: Any, kept: str) -> None:
+@pytest.mark.parametrize(("source", "kept"), [("half \ud800", "half ?"), (5, "5"), (["x"], "['x']"), (Decimal(1), "1")])
+def test_any_source_of_a_cost_is_kept_as_text(source: Any, kept: str) -> None:
     """A cost is booked even if the name of its source is not text (BUDGET-73)."""
     tracker = BudgetTracker(total=100)
     with tracker.reserve(30) as hold:
-        hold.settle(7, usd="0.1", cost_source=said)
+        hold.settle(7, usd="0.1", cost_source=source)
     (entry,) = tracker.ledger
     assert (entry.outcome, entry.amount.tokens, entry.cost_source) == ("settled", 7, kept)
     at_rest(tracker)
@@ -297,7 +297,7 @@ def test_what_is_no_open_presumption_is_corrected_once_at_most() -> None:
 def test_what_was_settled_is_corrected_once(store: str) -> None:
     """The difference is booked on the tracker and above it, and none of it is presumed. (BUDGET-63)"""
     if store == "redis":
-        # A server knows only of open presumptions whose they are.
+        # A server only knows the holds of open presumptions.
         return
     tracker = BudgetTracker(100)
     child = tracker.child("c")

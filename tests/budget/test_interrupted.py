@@ -62,14 +62,14 @@ def test_an_interruption_at_the_lock_leaves_it_free(place: str, operation: str) 
 @pytest.mark.parametrize("place", ["take", "release"])
 def test_an_interruption_at_the_lock_of_callbacks_loses_none(place: str) -> None:
     """A callback that was due runs, in this operation or in the next one. (BUDGET-70)"""
-    told: list[int] = []
-    tracker = BudgetTracker(100, sink=lambda entry: told.append(entry.amount.tokens))
+    delivered: list[int] = []
+    tracker = BudgetTracker(100, sink=lambda entry: delivered.append(entry.amount.tokens))
     lock = tracker.gate._outbox._delivering  # type: ignore[attr-defined]
     setattr(lock, place, Interrupted(getattr(lock, place)))
     with pytest.raises(KeyboardInterrupt):
         tracker.consume(7)
     in_thread(lambda: tracker.consume(8)).result(PATIENCE)
-    assert told == [7, 8]
+    assert delivered == [7, 8]
 
 
 def test_a_caller_whose_waking_fails_for_want_of_memory_is_woken_again() -> None:

@@ -19,7 +19,7 @@ from llm_connect.interface.config import RunConfig
 from llm_connect.types.amounts import MOST, NANO, usd_of
 from tests.budget.budget_helpers import at_rest
 
-#: A nano-USD for each token.
+#: One nano-USD per token.
 PRICE = Price(prompt=1_000, completion="0.001")
 TOKEN = Price(prompt="0.001", completion="0.001")
 EDGES = [most + step for most in (MOST, 2**53, 2**63) for step in (-1, 0, 1)]
@@ -49,7 +49,7 @@ def held(hold: Any) -> int:
     return int(figure)
 
 
-#: How a user says an amount, and what it comes to.
+#: Ways to pass an amount, and the figure that is held.
 OF_CALLS: dict[str, Way] = {
     "reserve": lambda tracker, n: held(tracker.reserve(n, calls=0)),
     "areserve": lambda tracker, n: held(asyncio.run(tracker.areserve(n, calls=0))),

@@ -45,16 +45,16 @@ def test_an_entry_without_usage_and_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "fields",
     [{"adapter": "\ud800"}, {"model": "a\udfff"}, {"labels": {"task": "\ud800"}}, {"labels": "task"}, {"model": 5}],
 )
-def test_what_cannot_be_written_is_refused_before_anything_is_held(said: Any) -> None:
+def test_what_cannot_be_written_is_refused_before_anything_is_held(fields: Any) -> None:
     """A text that a file, a server or a sink cannot store would otherwise fail after the call is paid."""
     tracker = BudgetTracker()
     with pytest.raises(LLMConfigurationError):
-        tracker.reserve(5, **said)
+        tracker.reserve(5, **fields)
     with pytest.raises(LLMConfigurationError):
-        tracker.record(5, **said)
+        tracker.record(5, **fields)
     with pytest.raises(LLMConfigurationError, match="surrogates"):
         tracker.child("\ud800")
     at_rest(tracker)

@@ -35,7 +35,7 @@ def budget(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     return lambda **options: open_budget(f"sqlite:///{tmp_path}/budget.db", **options)
 
 
-def told(caplog: pytest.LogCaptureFixture, event: Event) -> list[logging.LogRecord]:
+def records_of(caplog: pytest.LogCaptureFixture, event: Event) -> list[logging.LogRecord]:
     """The records of an event; checks the rules for all records."""
     records = [record for record in caplog.records if getattr(record, "llm_event", None)]
     for record in records:
@@ -62,7 +62,7 @@ def test_a_presumption_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -
     hold.presume()
     with tracker.reserve(200):
         pass
-    (record,) = told(caplog, log.PRESUMED)
+    (record,) = records_of(caplog, log.PRESUMED)
     assert (record.llm_tokens, record.llm_path, record.llm_model) == (300, "budget", "m")  # type: ignore[attr-defined]
 
 
@@ -75,7 +75,7 @@ def test_a_presumption_in_a_running_loop_is_told(budget: Make, caplog: pytest.Lo
         await hold.abooked()
 
     asyncio.run(one())
-    assert len(told(caplog, log.PRESUMED)) == 1
+    assert len(records_of(caplog, log.PRESUMED)) == 1
 
 
 def test_an_overrun_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -86,7 +86,7 @@ def test_an_overrun_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> N
             hold.dispatch()
             hold.settle(tokens)
             hold.settle(500)
-    (record,) = told(caplog, log.OVERRUN)
+    (record,) = records_of(caplog, log.OVERRUN)
     assert (record.llm_tokens, record.llm_held_tokens) == (101, 100)  # type: ignore[attr-defined]
 
 
@@ -95,8 +95,8 @@ def test_a_figure_that_is_not_believed_is_told(budget: Make, caplog: pytest.LogC
     with budget(total=1_000).reserve(100) as hold:
         hold.dispatch()
         hold.settle(2**62)
-    assert len(told(caplog, log.IMPLAUSIBLE)) == 1
-    assert len(told(caplog, log.PRESUMED)) == 1
+    assert len(records_of(caplog, log.IMPLAUSIBLE)) == 1
+    assert len(records_of(caplog, log.PRESUMED)) == 1
 
 
 def test_a_refusal_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -106,9 +106,9 @@ def test_a_refusal_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> No
         tracker.reserve(1_001)
     with pytest.raises(LLMBudgetExceededError):
         asyncio.run(tracker.areserve(1_001))  # type: ignore[arg-type]
-    for record in told(caplog, log.REFUSED):
+    for record in records_of(caplog, log.REFUSED):
         assert (record.llm_reason, record.llm_requested, record.llm_missing) == ("never_fits", 1_001, 1)  # type: ignore[attr-defined]
-    assert len(told(caplog, log.REFUSED)) == 2
+    assert len(records_of(caplog, log.REFUSED)) == 2
 
 
 def test_a_refusal_for_want_of_a_price_or_a_proof_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -117,7 +117,7 @@ def test_a_refusal_for_want_of_a_price_or_a_proof_is_told(caplog: pytest.LogCapt
         BudgetTracker(total_usd=5).reserve(10, model="no-such-model")
     with pytest.raises(LLMBudgetExceededError):
         BudgetTracker(total=500, strict=True).reserve(10)
-    assert [record.llm_reason for record in told(caplog, log.REFUSED)] == ["unpriced", "unproven"]  # type: ignore[attr-defined]
+    assert [record.llm_reason for record in records_of(caplog, log.REFUSED)] == ["unpriced", "unproven"]  # type: ignore[attr-defined]
 
 
 def test_a_hold_that_was_given_back_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -127,7 +127,7 @@ def test_a_hold_that_was_given_back_is_told(caplog: pytest.LogCaptureFixture) ->
     tracker.record(1_100)
     with pytest.raises(LLMBudgetExceededError):
         hold.dispatch()
-    assert len(told(caplog, log.REFUSED)) == 1
+    assert len(records_of(caplog, log.REFUSED)) == 1
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])
@@ -147,10 +147,10 @@ def test_a_long_wait_is_told_and_a_short_one_is_not(
 
     monkeypatch.setattr(log, "_LONG_SECONDS", 30)
     wait()
-    assert told(caplog, log.WAITED) == []
+    assert records_of(caplog, log.WAITED) == []
     monkeypatch.setattr(log, "_LONG_SECONDS", 0.01)
     wait()
-    (record,) = told(caplog, log.WAITED)
+    (record,) = records_of(caplog, log.WAITED)
     assert record.llm_seconds > 0.01  # type: ignore[attr-defined]
 
 
@@ -173,7 +173,7 @@ def test_an_outage_of_a_store_is_told_at_its_beginning_and_its_end(
         other.execute("ROLLBACK")
     tracker.reserve(10).release()
     tracker.close()
-    assert [len(told(caplog, event)) for event in (log.STORE_LOST, log.STORE_BACK)] == [1, 1]
+    assert [len(records_of(caplog, event)) for event in (log.STORE_LOST, log.STORE_BACK)] == [1, 1]
 
 
 def test_a_callback_that_is_not_waited_for_any_longer_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -193,7 +193,7 @@ def test_a_callback_that_is_not_waited_for_any_longer_is_told(tmp_path: Path, ca
     asyncio.run(spend())
     over.set()
     tracker.close()
-    (record,) = told(caplog, log.CALLBACK_LATE)
+    (record,) = records_of(caplog, log.CALLBACK_LATE)
     assert vars(record)["llm_callback"].endswith("slow")
 
 
@@ -219,7 +219,7 @@ def test_a_retry_is_told(provider: EmbeddedProvider, caplog: pytest.LogCaptureFi
             adapter.execute_prompt(PROMPT)
         else:
             asyncio.run(adapter.async_execute_prompt(PROMPT))
-    (record,) = told(caplog, log.RETRIED)
+    (record,) = records_of(caplog, log.RETRIED)
     assert (record.llm_error, record.llm_status, record.llm_attempt) == ("LLMAPIError", 503, 1)  # type: ignore[attr-defined]
 
 
@@ -231,7 +231,7 @@ def test_a_clamp_and_a_cut_are_told(provider: EmbeddedProvider, caplog: pytest.L
     with adapter_of(provider) as adapter:
         response = adapter.execute_prompt(PROMPT, config)
     assert response.finish_reason == "length"
-    (clamped,), (cut,) = told(caplog, log.CLAMPED), told(caplog, log.CUT)
+    (clamped,), (cut,) = records_of(caplog, log.CLAMPED), records_of(caplog, log.CUT)
     assert clamped.llm_asked == 50_000  # type: ignore[attr-defined]
     assert clamped.llm_max_tokens == cut.llm_max_tokens < 500  # type: ignore[attr-defined]
 
@@ -242,7 +242,7 @@ def test_a_limit_of_the_callers_own_is_no_cut(provider: EmbeddedProvider, caplog
         config = RunConfig(budget_tracker=BudgetTracker(total=9_000), max_tokens=3)
         assert adapter.execute_prompt(PROMPT, config).finish_reason == "length"
         assert adapter.execute_prompt(PROMPT, RunConfig(max_tokens=3)).finish_reason == "length"
-    assert told(caplog, log.CUT) == told(caplog, log.CLAMPED) == []
+    assert records_of(caplog, log.CUT) == records_of(caplog, log.CLAMPED) == []
 
 
 def test_fields_never_collide_with_those_of_a_record() -> None:
@@ -323,7 +323,7 @@ async def _streamed(adapter: Any, config: RunConfig) -> str:
         return "".join([chunk.text async for chunk in stream])
 
 
-#: Each with what the log is told of it, and whether its tokens are as the provider bills them.
+#: Behaviours of the provider, by the log event that each of them causes.
 ANSWERS = {
     "presumed": Behaviour(usage="zero"),
     "overrun": Behaviour(hidden_prompt_tokens=8_000),

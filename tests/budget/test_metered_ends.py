@@ -134,7 +134,7 @@ async def test_cancelled_before_its_thread_starts_releases() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    # What a store's worker was about to grant, it gives back a moment later.
+    # A store's worker may grant the hold after the cancellation, and gives it back a moment later.
     await auntil(lambda: not tracker.snapshot().held.tokens)
     at_rest(tracker)
     go.set()

@@ -223,7 +223,7 @@ def test_models_can_be_pickled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "told"),
+    ("prompt", "message"),
     [
         (None, "This adapter takes a prompt of type str, not NoneType: pass the text"),
         (5, "This adapter takes a prompt of type str, not int"),
@@ -235,16 +235,16 @@ def test_models_can_be_pickled() -> None:
         ("a\ud800b", "The prompt contains lone surrogates, which UTF-8 cannot encode: decode it with"),
     ],
 )
-def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, told: str) -> None:
+def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, message: str) -> None:
     """A prompt of a wrong type, an empty one, and text that UTF-8 cannot encode are refused, each with its own message.
     (ADAPTER-7)
     """
-    with pytest.raises(LLMConfigurationError, match=f"^{told}"):
+    with pytest.raises(LLMConfigurationError, match=f"^{message}"):
         check_prompt(prompt)
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"system_prompt": 5}, "must be text or None, not int"),
         ({"temperature": -1}, "must be a finite number at least 0, not -1"),
@@ -255,10 +255,10 @@ def test_a_prompt_that_cannot_be_sent_is_refused(prompt: Any, told: str) -> None
     ],
     ids=str,
 )
-def test_a_refusal_says_what_would_be_taken(fields: dict[str, Any], told: str) -> None:
+def test_a_refusal_says_what_would_be_taken(fields: dict[str, Any], message: str) -> None:
     """The error names the valid type or range, and the given value. (MODEL-6)"""
     (name,) = fields
-    with pytest.raises(LLMConfigurationError, match=f"^{name} {told}"):
+    with pytest.raises(LLMConfigurationError, match=f"^{name} {message}"):
         RunConfig(**fields)
 
 

@@ -20,7 +20,7 @@ from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.response import LLMResponse
 from llm_connect.types.usage import Usage
 
-#: 10 USD for a million prompt tokens, 30 for completion tokens: 10 and 10 tokens cost 0.0004 USD.
+#: 10 USD per million prompt tokens, 30 per million completion tokens: 10 and 10 tokens cost 0.0004 USD.
 DEAR = Price(prompt=10, completion=30)
 COST = Decimal("0.0004")
 

@@ -77,7 +77,7 @@ def finish(hold: Hold, chance: random.Random) -> None:
         hold.end_unsettled()
     elif way == 4:
         hold.settle()
-    # Way 0 loses it.
+    # Way 0 loses the hold.
 
 
 def in_a_thread(trackers: list[BudgetTracker], seed: int) -> None:

@@ -178,7 +178,7 @@ def test_waiters_get_what_a_slice_returns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (lambda tracker: tracker.child("s", slice=True), "A slice needs a limit"),
         (lambda tracker: tracker.child("s", 5, slice=True, join=True), "A slice .* cannot be joined"),
@@ -186,9 +186,9 @@ def test_waiters_get_what_a_slice_returns() -> None:
     ],
     ids=["no limit", "joined", "changed before it is entered"],
 )
-def test_what_a_slice_cannot_be(wrong: Callable[[BudgetTracker], Any], told: str) -> None:
+def test_what_a_slice_cannot_be(wrong: Callable[[BudgetTracker], Any], message: str) -> None:
     """A slice has a limit, which cannot change."""
-    with pytest.raises(LLMConfigurationError, match=f"^{told}"):
+    with pytest.raises(LLMConfigurationError, match=f"^{message}"):
         wrong(BudgetTracker(100))
 
 
@@ -268,7 +268,7 @@ def test_a_slice_that_an_overrun_overtakes_waits_again() -> None:
     opening = in_thread(tracker.child("s", 60, slice=True, max_wait_seconds=PATIENCE).__enter__)
     waits(tracker, 1)
     lock: Any = tracker.gate._lock  # type: ignore[attr-defined]
-    # The thread is woken, and cannot go on yet.
+    # The thread has been woken, but cannot continue yet.
     lock.wait()
     first.release()
     assert tracker.held == 90

@@ -77,19 +77,19 @@ def test_a_threshold_is_reached_by_what_children_spend_and_by_a_lower_limit() ->
 def test_a_callback_may_use_the_budget() -> None:
     """A callback runs outside of the lock: it may reserve, raise the limit, and set the next threshold."""
     tracker = BudgetTracker(100)
-    told: list[int] = []
+    seen: list[int] = []
 
     def more(snapshot: BudgetSnapshot) -> None:
-        told.append(snapshot.spent.tokens)
+        seen.append(snapshot.spent.tokens)
         tracker.set_limits(total=snapshot.spent.tokens * 2)
         in_thread(lambda: tracker.reserve(1).release()).result(10)
-        if len(told) < 3:
+        if len(seen) < 3:
             tracker.on_threshold(0.9, more)
 
     tracker.on_threshold(0.9, more)
     for _ in range(40):
         tracker.consume(10)
-    assert told == [90, 170, 310]
+    assert seen == [90, 170, 310]
     at_rest(tracker)
 
 
@@ -175,7 +175,7 @@ def test_a_closed_sink_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         (lambda: BudgetTracker(sink="ledger.jsonl"), "sink must be a function"),  # type: ignore[arg-type]
         (lambda: BudgetTracker().on_threshold(0.5, None), "callback must be a function"),  # type: ignore[arg-type]
@@ -184,9 +184,9 @@ def test_a_closed_sink_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         (lambda: BudgetTracker().on_threshold("0.5", print), "part must be a finite number"),  # type: ignore[arg-type]
     ],
 )
-def test_what_cannot_be_called(wrong: Callable[[], object], told: str) -> None:
+def test_what_cannot_be_called(wrong: Callable[[], object], message: str) -> None:
     """A sink and a callback are functions, a part is a number above 0; the error names the wrong one."""
-    with pytest.raises(LLMConfigurationError, match=f"^{told}"):
+    with pytest.raises(LLMConfigurationError, match=f"^{message}"):
         wrong()
 
 

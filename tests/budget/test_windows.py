@@ -350,7 +350,7 @@ def test_a_window_is_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("period", "said", "text"),
+    ("period", "described", "text"),
     [
         ("month", "a month", "month"),
         (timedelta(hours=24), "in any 24 hours", "86400000000 us"),
@@ -360,9 +360,9 @@ def test_a_window_is_shown() -> None:
         (timedelta(microseconds=7), "in any 7e-06 seconds", "7 us"),
     ],
 )
-def test_periods_are_described_and_stored(period: Period, said: str, text: str) -> None:
+def test_periods_are_described_and_stored(period: Period, described: str, text: str) -> None:
     """A period has a description for people, and a text from which a store reads it again."""
-    assert (describe_period(period), period_text(period), period_of(text)) == (said, text, period)
+    assert (describe_period(period), period_text(period), period_of(text)) == (described, text, period)
 
 
 @pytest.mark.parametrize("period", ["week", 5, timedelta(), timedelta(days=-1), timedelta(days=9_999), ""])
