@@ -54,7 +54,8 @@ class RunConfig:
         does not count: `max_queue_seconds` limits it.
     first_chunk_seconds: the time that a stream may take from sending to its first text; None: only `timeout_seconds`.
     idle_seconds: the time that a stream may pause between two texts; None: only `timeout_seconds`.
-    max_queue_seconds: the time that each attempt may wait for one of the adapter's `max_concurrency` slots; None: any.
+    max_queue_seconds: the time that each attempt may wait for one of the adapter's `max_concurrency` slots; None means
+        any time.
     max_wait_seconds: the time that each attempt may wait for budget; None means half of `timeout_seconds`.
     max_retries: the number of further attempts after a failure that may be temporary.
     max_depth: the number of levels of `delegate` that may still follow.
