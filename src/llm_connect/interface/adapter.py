@@ -58,9 +58,9 @@ class LLMAdapter(ABC):
     async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
         """Like `execute_prompt`, for a coroutine. Raises LLMError.
 
-        By default it waits for budget in the task, and then runs `execute_prompt` in a worker thread. If it is
-        cancelled while it waits, nothing is booked. If it is cancelled later, the thread goes on and books the usage of
-        the call.
+        By default it waits for budget in the task, and then runs `execute_prompt` in a worker thread. If the task is
+        cancelled while it waits, nothing is booked. If it is cancelled while the thread works, the thread goes on and
+        books the usage of the call.
         """
         return await metering.execute_in_thread(self, prompt, config)
 
