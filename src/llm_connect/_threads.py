@@ -1,9 +1,8 @@
 """Daemon threads whose start cannot hang.
 
-`Thread.start` waits for the first sign of the new thread, however long that takes. An exception that another thread
-throws into the starting one (`PyThreadState_SetAsyncExc`) may hit the new one instead, because CPython gives it the id
-of its starter for a moment. Then it dies before its first sign, and its starter would wait for ever, with whatever lock
-it has.
+`Thread.start` waits without a timeout until the new thread has begun. For a moment CPython gives the new thread the id
+of its starter, so an exception that a third thread throws into the starter (`PyThreadState_SetAsyncExc`) may hit the
+new thread instead. Then the new thread dies before it has begun, and its starter waits for ever, with all its locks.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-#: Far longer than a thread needs to begin on a busy machine.
+#: Much longer than a thread needs to begin on a busy machine.
 _LONGEST_START_SECONDS = 5.0
 
 
 class DaemonThread(threading.Thread):
-    """A daemon thread that its starter waits for only a while. Afterwards `is_alive` says whether it has begun."""
+    """A daemon thread whose `start` waits for a limited time. Afterwards `is_alive` is False if it has not begun."""
 
     def __init__(self, target: Callable[..., object], *, name: str, args: Iterable[Any] = ()) -> None:
         super().__init__(target=target, name=name, args=args, daemon=True)
@@ -29,7 +28,7 @@ class DaemonThread(threading.Thread):
         self._late = not self.is_alive()
 
     def run(self) -> None:
-        # Its starter may have started another one.
+        # The starter has given up and may have started another thread.
         if not self._late:
             super().run()
 
