@@ -90,6 +90,17 @@ def test_every_file_is_on_the_map() -> None:
     assert [str(path) for path in files if not shown & {path, *path.parents}] == []
 
 
+def test_no_file_name_has_two_meanings() -> None:
+    """A name stands twice only for a part of the budget that stores keep in their own ways (LAYER-8)"""
+    files = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py") if not path.name.startswith("__")]
+    by_name = {path.name: {each for each in files if each.name == path.name} for path in files}
+    twice = {name: paths for name, paths in by_name.items() if len(paths) > 1}
+    for name, paths in twice.items():
+        apart = [path for path in paths if path.parts[0] != "stores"]
+        assert all(path.parts[0] == "budget" for path in apart), (name, paths)
+        assert len(apart) < 2, (name, paths)
+
+
 def test_no_import_is_excepted() -> None:
     """Every package is searched for circles, and no contract lists an exception (LAYER-5)"""
     contracts = import_contracts()

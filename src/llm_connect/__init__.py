@@ -117,7 +117,7 @@ _MODULES = {
     "AsyncLLMStream": "llm_connect.interface.streams",
     "Bound": "llm_connect.budget.accounting.bounds",
     "BudgetSnapshot": "llm_connect.budget.accounting.snapshot",
-    "BudgetTracker": "llm_connect.engine.trackers",
+    "BudgetTracker": "llm_connect.engine.priced_tracker",
     "ClaudeCodeAdapter": "llm_connect.providers.claude_code",
     "ErrorLLMAdapter": "llm_connect.testing.mock",
     "FinishChunk": "llm_connect.types.chunks",
@@ -170,7 +170,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _PRICED:
-        import_module("llm_connect.engine.trackers")
+        import_module("llm_connect.engine.priced_tracker")
     value = globals()[name] = getattr(import_module(_MODULES[name]), name)
     return value
 

@@ -16,8 +16,8 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.concurrency_limit import Turn
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.effects import Send, TakeSlot
+from llm_connect.engine.exchange import Counting, Request
 from llm_connect.engine.flow import call
-from llm_connect.engine.ports import Counting, Request
 from llm_connect.engine.response_headers import Head, note_headers
 from llm_connect.errors import LLMResponseError
 from llm_connect.interface.config import RunConfig

@@ -19,9 +19,9 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import flow as flow_module
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.effects import Pause, Send, TakeSlot
+from llm_connect.engine.exchange import Request
 from llm_connect.engine.flow import call
-from llm_connect.engine.ports import Request
-from llm_connect.engine.provider import ProviderAdapter
+from llm_connect.engine.provider_adapter import ProviderAdapter
 from llm_connect.engine.response_headers import note_headers
 from llm_connect.errors import (
     LLMBudgetExceededError,

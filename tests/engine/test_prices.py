@@ -27,8 +27,8 @@ from genai_prices.types import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_connect.engine import prices
-from llm_connect.engine.prices import ListPrice, list_price
+from llm_connect.engine import price_lists
+from llm_connect.engine.price_lists import ListPrice, list_price
 from llm_connect.types.usage import Usage
 from tests.leftovers import nothing_left
 
@@ -46,9 +46,9 @@ TODAY = NOON.date()
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     """Nothing is remembered of another test's snapshot."""
-    prices._list_price.cache_clear()
+    price_lists._list_price.cache_clear()
     yield
-    prices._list_price.cache_clear()
+    price_lists._list_price.cache_clear()
 
 
 @pytest.fixture
@@ -365,7 +365,7 @@ def test_the_decimal_context_of_the_thread_does_not_matter() -> None:
     """A program may set a low precision for its own sums."""
     with localcontext(prec=2):
         rough = priced("openrouter", "~google/gemini-flash-latest").in_usd()
-    prices._list_price.cache_clear()
+    price_lists._list_price.cache_clear()
     assert priced("openrouter", "~google/gemini-flash-latest").in_usd() == rough
 
 
@@ -374,7 +374,7 @@ def test_the_decimal_context_of_the_thread_does_not_matter() -> None:
 
 def test_without_the_package_there_is_no_price(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing extra is no error: prices can be declared."""
-    monkeypatch.setattr(prices, "find_spec", lambda name: None)
+    monkeypatch.setattr(price_lists, "find_spec", lambda name: None)
     assert list_price("openai", "gpt-4.1-mini") is None
 
 

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from llm_connect import create_adapter
-from llm_connect.engine import prices
-from llm_connect.engine.provider import api_key_from
+from llm_connect.engine import price_lists
+from llm_connect.engine.provider_adapter import api_key_from
 from llm_connect.errors import LLMConfigurationError
 
 
@@ -65,7 +65,7 @@ async def test_a_warm_up_that_cannot_be_says_why(adapter: Any) -> None:
 
 def test_a_warm_up_without_list_prices_is_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where genai-prices is not installed, there is nothing to import."""
-    monkeypatch.setattr(prices._Snapshot, "loaded", False)
-    monkeypatch.setattr(prices, "find_spec", lambda name: None)
-    prices.load()
-    assert prices.loaded()
+    monkeypatch.setattr(price_lists._Snapshot, "loaded", False)
+    monkeypatch.setattr(price_lists, "find_spec", lambda name: None)
+    price_lists.load()
+    assert price_lists.loaded()

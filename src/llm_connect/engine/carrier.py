@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from llm_connect import _forks
+from llm_connect.engine.client_leases import Lease
 from llm_connect.engine.clients import Clients
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.leases import Lease
-from llm_connect.engine.ports import Request
-from llm_connect.engine.provider import ProviderAdapter
+from llm_connect.engine.exchange import Request
+from llm_connect.engine.provider_adapter import ProviderAdapter
 from llm_connect.engine.response_headers import note_sent
 from llm_connect.engine.response_stream import AsyncOpenReply, OpenReply
 from llm_connect.errors import LLMConfigurationError

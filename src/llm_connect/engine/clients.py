@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
 from llm_connect import _forks
-from llm_connect.engine.leases import Lease, LoopLease
+from llm_connect.engine.client_leases import Lease, LoopLease
 from llm_connect.engine.loops import PerLoop
 
 C = TypeVar("C")

@@ -14,7 +14,7 @@ from llm_connect.errors import LLMConnectionError, LLMTimeoutError
 from llm_connect.protocols.wire import Failure, Reply
 
 if TYPE_CHECKING:
-    from llm_connect.engine.ports import Exchange, Request
+    from llm_connect.engine.exchange import Exchange, Request
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from llm_connect.budget.admission.acquire import Operation, acquire
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import CLAMPED, CUT, RETRIED, Owed, raise_stray, stray, tell
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.engine import prices
+from llm_connect.engine import price_lists
 from llm_connect.engine.concurrency_limit import Place, Turn
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.effects import Pause, Send, TakeSlot, timed_out
@@ -39,7 +39,7 @@ from llm_connect.types.amounts import NOTHING, Amount
 from llm_connect.types.response import LLMResponse, Prompt
 
 if TYPE_CHECKING:
-    from llm_connect.engine.ports import Exchange, Outcome, Request
+    from llm_connect.engine.exchange import Exchange, Outcome, Request
 
 
 class Call:
@@ -91,7 +91,7 @@ class Call:
         """Make attempts until one succeeds, a failure is final, or the deadline passes."""
         if stray:
             raise_stray()
-        if self.adapter.cold or (self.tracker is not None and not prices.loaded()):
+        if self.adapter.cold or (self.tracker is not None and not price_lists.loaded()):
             yield from self._warm_up()
         failure: Failure | None = None
         while True:
@@ -114,7 +114,7 @@ class Call:
             yield Pause(pause)
 
     def _warm_up(self) -> Generator[Step, Any, None]:
-        priced = not prices.loaded() and self._priced_by_list()
+        priced = not price_lists.loaded() and self._priced_by_list()
         if priced or self.adapter.cold:
             failure = yield WarmUp(self.adapter, self.deadline, priced)
             if failure is not None:

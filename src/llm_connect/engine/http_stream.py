@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx2
 
+from llm_connect.engine.client_leases import Lease
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.leases import Lease
 from llm_connect.engine.lost_loops import abandon_response
 from llm_connect.engine.sockets import SocketDeadline
 

@@ -21,7 +21,7 @@ from llm_connect.types.response import LLMResponse
 from llm_connect.types.usage import Usage
 
 if TYPE_CHECKING:
-    from llm_connect.engine.ports import CallSoFar, Exchange, Outcome
+    from llm_connect.engine.exchange import CallSoFar, Exchange, Outcome
 
 
 def read(adapter: Exchange, reply: Reply) -> Outcome:

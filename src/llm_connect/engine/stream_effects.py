@@ -14,7 +14,7 @@ from llm_connect.engine.response_stream import AsyncOpenReply, OpenReply
 from llm_connect.protocols.wire import Failure
 
 if TYPE_CHECKING:
-    from llm_connect.engine.ports import Exchange, Request
+    from llm_connect.engine.exchange import Exchange, Request
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ from llm_connect.types.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.types.response import LLMResponse, Prompt
 
 if TYPE_CHECKING:
-    from llm_connect.engine.ports import Exchange, Outcome, Request
+    from llm_connect.engine.exchange import Exchange, Outcome, Request
 
 #: How long to wait for the end of the bytes after a whole answer, so that the connection can be reused.
 _FOR_THE_END_SECONDS = 0.1

@@ -21,7 +21,7 @@ from llm_connect.protocols.wire import Failure, Reply
 from llm_connect.types.response import Prompt
 
 if TYPE_CHECKING:
-    from llm_connect.engine.ports import Exchange, Request
+    from llm_connect.engine.exchange import Exchange, Request
 
 T = TypeVar("T")
 

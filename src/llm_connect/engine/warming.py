@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llm_connect.engine import prices
+from llm_connect.engine import price_lists
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.effects import timed_out
 from llm_connect.engine.threads import known
@@ -20,7 +20,7 @@ from llm_connect.protocols.wire import Failure, shown
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from llm_connect.engine.ports import Exchange
+    from llm_connect.engine.exchange import Exchange
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class WarmUp:
 
     def _prepare(self) -> None:
         if self.priced:
-            prices.load()
+            price_lists.load()
         self.adapter.prepare()
 
     def _failure(self, error: Exception) -> Failure:

@@ -15,9 +15,9 @@ from typing import Any
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.errors import LLMError
 from llm_connect.interface.config import RunConfig
+from llm_connect.interface.metered import Metered
 from llm_connect.interface.metering import MeteredAttempt, while_running
 from llm_connect.interface.outcomes import Finished
-from llm_connect.interface.ports import Metered
 from llm_connect.interface.reservation import Terms, hinted
 from llm_connect.interface.stream_runners import StreamFlow, abandon, adrive_stream, drive_stream
 from llm_connect.interface.stream_sources import nothing_yet

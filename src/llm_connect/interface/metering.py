@@ -25,8 +25,8 @@ from llm_connect.budget.admission.holds import Hold
 from llm_connect.errors import LLMError
 from llm_connect.interface.attempt import attempt
 from llm_connect.interface.config import RunConfig
+from llm_connect.interface.metered import Metered
 from llm_connect.interface.outcomes import Finished, end_by_result
-from llm_connect.interface.ports import Metered
 from llm_connect.interface.reservation import Terms, hinted, log_cut, running
 from llm_connect.types.response import LLMResponse
 

@@ -18,7 +18,7 @@ from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import write
 from llm_connect.budget.admission.refusals import refuse_unpriced, refuse_unproven
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.ports import Metered
+from llm_connect.interface.metered import Metered
 from llm_connect.types.response import LLMResponse
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 
 from llm_connect.errors import LLMConnectionError
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.ports import Metered
+from llm_connect.interface.metered import Metered
 from llm_connect.types.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.types.response import LLMResponse, Prompt
 from llm_connect.types.usage import Usage

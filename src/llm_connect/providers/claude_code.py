@@ -17,8 +17,8 @@ from llm_connect.budget.accounting.token_counters import CountTokens, TokenCount
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.endpoints import base_url_from, same_endpoint
-from llm_connect.engine.ports import Request
-from llm_connect.engine.provider import ProviderAdapter, api_key_from
+from llm_connect.engine.exchange import Request
+from llm_connect.engine.provider_adapter import ProviderAdapter, api_key_from
 from llm_connect.engine.response_headers import awaited_head, note_sent
 from llm_connect.errors import LLMConfigurationError, LLMSubprocessError
 from llm_connect.interface.config import RunConfig

@@ -13,10 +13,10 @@ from llm_connect.budget.accounting.token_counters import CountTokens, TokenCount
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.carrier import CarriedAdapter, Carrier, require
 from llm_connect.engine.endpoints import base_url_from, host_of
+from llm_connect.engine.exchange import Counting, Request
 from llm_connect.engine.http_options import DEFAULT_REPLY_BYTES, DEFAULT_STRUCTURE, HttpOptions, Verify
-from llm_connect.engine.ports import Counting, Request
-from llm_connect.engine.prices import DEFAULT_TIER
-from llm_connect.engine.provider import api_key_from
+from llm_connect.engine.price_lists import DEFAULT_TIER
+from llm_connect.engine.provider_adapter import api_key_from
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols import chat_completions, responses

@@ -9,10 +9,10 @@ import openai
 
 from llm_connect.engine import http
 from llm_connect.engine.carrier import Carrier
+from llm_connect.engine.exchange import Request
 from llm_connect.engine.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.engine.lent_clients import AsyncLentClient, LentClient
-from llm_connect.engine.ports import Request
 from llm_connect.engine.sockets import watch
 from llm_connect.protocols.wire import Failure, Reply
 

@@ -1,7 +1,7 @@
 """The rules that every adapter keeps, and their check; see `check_adapter`."""
 
 from .check import check_adapter, conformance_rules
-from .report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult
+from .conformance_report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult
 from .rule import ConformanceRule
 
 __all__ = [

@@ -10,8 +10,8 @@ from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
 
 from .bench import Bench, NotChecked
+from .conformance_report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult
 from .means import PROMPT, Make, Means
-from .report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult
 from .rule import ConformanceRule
 from .rules import RULES
 

@@ -10,7 +10,7 @@ from typing import Any
 from .answer import Answer
 from .faults import Fault
 from .received import ReceivedRequest, WireFormat
-from .wire import openrouter
+from .wire import openrouter_chat
 
 
 class NoSuchGeneration(Exception):
@@ -55,7 +55,7 @@ class Generations:
     def add(self, number: int, generation: Generation) -> None:
         """Remember the answer of that number, and forget the oldest if there are too many."""
         with self._lock:
-            self._known[openrouter.generation_id(number)] = generation
+            self._known[openrouter_chat.generation_id(number)] = generation
             if len(self._known) > self._keep:
                 del self._known[next(iter(self._known))]
 
@@ -65,7 +65,7 @@ class Generations:
             known = self._known.get(identity)
         if known is None:
             raise NoSuchGeneration
-        return openrouter.generation(identity, known.request, known.answer, byok=known.byok)
+        return openrouter_chat.generation(identity, known.request, known.answer, byok=known.byok)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from ..rule import ConformanceRule
-from . import answers, budget, deadline, errors, refusals, sharing, streams
+from . import answers, bookings, failures, sharing, streamed_answers, unanswered, unsendable
 
 RULES: Final[tuple[ConformanceRule, ...]] = tuple(
     found
-    for module in (answers, refusals, budget, streams, sharing, deadline, errors)
+    for module in (answers, unsendable, bookings, streamed_answers, sharing, unanswered, failures)
     for found in vars(module).values()
     if isinstance(found, ConformanceRule) and found.check.__module__ == module.__name__
 )

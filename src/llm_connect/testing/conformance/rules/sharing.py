@@ -20,7 +20,7 @@ from ..calls import GRACE_SECONDS, Outcome, run, run_together
 from ..rule import rule
 from ..trial import FORMS, Form, Tally, async_work, made, sync_work
 from .answers import call_is_answered
-from .budget import answered_call_ends_its_hold, bound_covers_the_call, call_is_metered, held_at_rest
+from .bookings import answered_call_ends_its_hold, bound_covers_the_call, call_is_metered, held_at_rest
 
 _LOOK_SECONDS = 0.01
 

@@ -9,7 +9,7 @@ from ..answer import Answer
 from ..behaviour import Behaviour
 from ..faults import Fault
 from ..received import ReceivedRequest, WireFormat
-from . import anthropic_messages, generate_content, openai_chat, openai_responses, openrouter
+from . import anthropic_messages, gemini_content, openai_chat, openai_responses, openrouter_chat
 from .events import Events
 from .fields import Asked
 
@@ -55,7 +55,7 @@ class Wire(Protocol):
 WIRES: Mapping[WireFormat, Wire] = {
     "openai_chat": openai_chat,
     "openai_responses": openai_responses,
-    "openrouter": openrouter,
-    "generate_content": generate_content,
+    "openrouter": openrouter_chat,
+    "generate_content": gemini_content,
     "anthropic_messages": anthropic_messages,
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
 
-from llm_connect.interface.ports import Metered
+from llm_connect.interface.metered import Metered
 from llm_connect.protocols.wire import Answer, Failure
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from llm_connect.errors import LLMTimeoutError
 
 from ..bench import Bench, NotChecked
 from ..rule import rule
-from .budget import call_is_metered, held_at_rest
+from .bookings import call_is_metered, held_at_rest
 
 #: A free event loop does other work a hundred times a second.
 _FEWEST_TURNS = 4

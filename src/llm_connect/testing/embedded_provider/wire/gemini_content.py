@@ -9,7 +9,7 @@ from ..answer import Answer
 from ..behaviour import Behaviour
 from ..faults import Fault
 from ..received import ReceivedRequest
-from . import generate_content_stream
+from . import gemini_content_stream
 from .events import Events
 from .fields import Asked, object_of, required_list, texts_of, whole_number
 from .tools import Tool, chosen, listed, object_of_arguments
@@ -90,12 +90,12 @@ def streams(request: ReceivedRequest) -> bool:
 
 def events(request: ReceivedRequest, message: Mapping[str, Any]) -> Events:
     """The events of a response."""
-    return generate_content_stream.events(message)
+    return gemini_content_stream.events(message)
 
 
 def error_event(error: Mapping[str, Any]) -> bytes:
     """An error where the next response would be."""
-    return generate_content_stream.error_event(error)
+    return gemini_content_stream.error_event(error)
 
 
 def _parts(text: str, answer: Answer, tool: Tool | None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from llm_connect.errors import LLMError
 from ..bench import Bench
 from ..rule import rule
 from ..searching import KEY_PART, PROMPT_PART, has_part_of, texts_of
-from .budget import call_is_metered, held_at_rest
+from .bookings import call_is_metered, held_at_rest
 
 
 @rule(needs=("failing",))

@@ -14,7 +14,7 @@ _OWN = ("openai", "google", "anthropic", "openrouter")
 
 def known_price(adapter: str | None, model: str) -> Price | None:
     """The list price of `model` at `adapter`'s provider; without an adapter, the highest among all that list it."""
-    from llm_connect.engine.prices import list_price  # it is looked for only under a limit in USD
+    from llm_connect.engine.price_lists import list_price  # it is looked for only under a limit in USD
 
     providers = _OWN if adapter is None else (_PROVIDERS.get(adapter, adapter),)
     found = [price for provider in providers if (price := list_price(provider, model)) is not None]

@@ -11,7 +11,7 @@ from ..bench import Bench
 from ..rule import rule
 from ..streamed import Streamed
 from .answers import character, forms_agree
-from .budget import answered_call_ends_its_hold, call_is_metered, held_at_rest, misbooked
+from .bookings import answered_call_ends_its_hold, call_is_metered, held_at_rest, misbooked
 
 
 @rule(after=(forms_agree,))

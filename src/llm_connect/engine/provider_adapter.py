@@ -15,10 +15,10 @@ from llm_connect.budget.accounting.token_counters import CountTokens, TokenCount
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.concurrency_limit import Slots
 from llm_connect.engine.deadline import Deadline
+from llm_connect.engine.exchange import Counting, Outcome, Request
 from llm_connect.engine.flow import call
 from llm_connect.engine.http_options import DEFAULT_REPLY_BYTES
-from llm_connect.engine.ports import Counting, Outcome, Request
-from llm_connect.engine.prices import DEFAULT_TIER, list_price
+from llm_connect.engine.price_lists import DEFAULT_TIER, list_price
 from llm_connect.engine.response_stream import AsyncOpenReply, OpenReply
 from llm_connect.engine.scrub import Scrubber
 from llm_connect.engine.settlement import error_for
