@@ -55,10 +55,6 @@ FULLY_COVERED = ",".join(
 )
 
 
-#: Their tests alone cover all of that. Tracing makes tests slow, so the others run without.
-COVERING = ("tests/config", "tests/budget", "tests/engine", "tests/protocols")
-
-
 def demo(*args: str) -> None:
     """run the delegation chain in examples/, with its arguments"""
     sync("example")
@@ -76,9 +72,9 @@ def check() -> None:
     lint()
     with installed_wheel():
         run(BIN / "pyright", *VERIFY_TYPES)
-        run(PYTHON, "-m", "pytest", *PARALLEL, "--cov", "--cov-report=", *COVERING)
+        run(PYTHON, "-m", "pytest", *PARALLEL, "-m", "not untraced", "--cov", "--cov-report=")
         run(PYTHON, "-m", "coverage", "report", "--include", FULLY_COVERED, "--fail-under=100")
-        run(PYTHON, "-m", "pytest", *PARALLEL, *(f"--ignore={folder}" for folder in COVERING))
+        run(PYTHON, "-m", "pytest", *PARALLEL, "-m", "untraced")
         run(PYTHON, "-m", "pytest", *PARALLEL, "--stores=others")
 
 

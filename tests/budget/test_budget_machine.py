@@ -28,6 +28,8 @@ from llm_connect.types.amounts import Amount
 from tests.budget.budget_helpers import leave, taken
 from tests.budget.budget_model import UNITS, Caller, Kept, Model, Node, limits_of
 
+pytestmark = pytest.mark.untraced
+
 #: The seconds that a caller may wait: long enough for some windows to open, or for all. The windows' clock is a fake.
 FAR, NEAR = 1_000_000, 1_800.5
 #: The monotonic clock of windows stands still and is ahead, so a caller that must not wait never has time left.

@@ -30,6 +30,8 @@ from tests.providers.conftest import Ask
 from tests.providers.raw_server import RawServer, raw_server
 from tests.transports import TRANSPORTS, choose
 
+pytestmark = pytest.mark.untraced
+
 MIB = 1 << 20
 Call = Callable[..., Any]
 

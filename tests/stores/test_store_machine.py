@@ -20,6 +20,8 @@ from tests.budget.budget_model import Node
 from tests.budget.stores import new_url, temporary_folder
 from tests.budget.test_budget_machine import PICK, BudgetMachine
 
+pytestmark = pytest.mark.untraced
+
 
 class StoreBudgetMachine(BudgetMachine):
     """Whatever happens in whatever order, tracker and model agree in a store, too (STORE-1)."""
