@@ -128,7 +128,7 @@ def test_a_bound_that_would_cost_too_much_is_refused(price: Price) -> None:
         lambda: tracker.reserve(MOST, price=price),
         lambda: tracker.reserve(bound=Bound(prompt_tokens=MOST // 2, max_tokens=MOST // 2), price=price),
     ):
-        with pytest.raises(LLMConfigurationError, match="a budget counts at most 1000000 USD of one call"):
+        with pytest.raises(LLMConfigurationError, match="a budget counts at most 1000000 USD for one call"):
             ask()
     tracker.reserve(MOST, price=TOKEN).release()
     at_rest(tracker)

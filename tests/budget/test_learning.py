@@ -196,7 +196,7 @@ def test_a_manual_hold_that_was_given_back_says_why() -> None:
     tracker.record(20)
     error = refused(hold.dispatch)
     assert (error.reason, error.spent, error.total) == ("never_fits", 110, 100)
-    assert "raise it by set_limits" in str(error)
+    assert "raise it with set_limits" in str(error)
     assert hold.state == "ended"
     at_rest(tracker)
 
