@@ -85,14 +85,14 @@ def granted(waiter: Waiter, hold: Hold | None) -> Hold:
     raise waiter.error
 
 
-def admit(tracker: BudgetFigures, demand: Demand, facts: CallFacts, **place: Any) -> Hold:
+def admit(tracker: BudgetFigures, demand: Demand, facts: CallFacts, **queueing: Any) -> Hold:
     """Run `acquire` in this thread."""
-    return drive(acquire(tracker, demand, facts, **place))
+    return drive(acquire(tracker, demand, facts, **queueing))
 
 
-async def aadmit(tracker: BudgetFigures, demand: Demand, facts: CallFacts, **place: Any) -> Hold:
+async def aadmit(tracker: BudgetFigures, demand: Demand, facts: CallFacts, **queueing: Any) -> Hold:
     """Run `acquire` in this task."""
-    return await adrive(acquire(tracker, demand, facts, **place))
+    return await adrive(acquire(tracker, demand, facts, **queueing))
 
 
 @dataclass(slots=True)

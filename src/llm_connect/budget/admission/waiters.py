@@ -87,8 +87,8 @@ class Waiter:
 class ThreadWaiter(Waiter):
     """A caller that blocks its thread."""
 
-    def __init__(self, *place: Any, **details: Any) -> None:
-        super().__init__(*place, **details)
+    def __init__(self, *call: Any, **details: Any) -> None:
+        super().__init__(*call, **details)
         # Unlike Event, SimpleQueue is reentrant: a finalizer in this thread may wake it mid-wait.
         self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -110,8 +110,8 @@ class LoopWaiter(Waiter):
 
     may_wait = True
 
-    def __init__(self, *place: Any, **details: Any) -> None:
-        super().__init__(*place, **details)
+    def __init__(self, *call: Any, **details: Any) -> None:
+        super().__init__(*call, **details)
         self._loop = asyncio.get_running_loop()
         self._woken: asyncio.Future[None] = self._loop.create_future()
 
