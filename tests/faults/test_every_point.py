@@ -63,11 +63,11 @@ def test_the_cap_is_not_passed_wherever_an_exception_is_injected(name: str, nigh
 
 
 def test_a_lock_that_is_kept_is_told_of() -> None:
-    """Other threads get an error rather than hang, and the thread that has kept it goes on. (BUDGET-70)"""
+    """Other threads get an error rather than hang, and the thread that still has the lock goes on. (BUDGET-70)"""
     tracker = BudgetTracker(CAP)
     gate: Any = tracker.gate
     gate._lock.take(False)
-    with pytest.raises(LLMConfigurationError, match="has kept the lock"):
+    with pytest.raises(LLMConfigurationError, match="still has the lock of this budget"):
         in_thread(tracker.snapshot).result(PATIENCE)
     gate._inside = True
     tracker.reserve(100).settle(60)
