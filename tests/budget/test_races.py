@@ -19,6 +19,9 @@ from llm_connect.errors import LLMBudgetExceededError
 from tests.budget.budget_helpers import at_rest, in_thread
 from tests.budget.budget_model import limits_of
 
+# A tracer that switches threads all the time does little else.
+pytestmark = pytest.mark.untraced
+
 THREADS = 12
 LOOPS = 2
 TASKS = 6
@@ -30,7 +33,7 @@ SECONDS = 240.0
 @pytest.fixture(autouse=True)
 def _switching_all_the_time() -> Iterator[None]:
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
+    sys.setswitchinterval(1e-4)
     yield
     sys.setswitchinterval(before)
 
