@@ -23,19 +23,19 @@ class Opener:
     def __init__(self, store: str, folder: Path) -> None:
         self._store = store
         self._folder = folder
-        self._gates: list[weakref.ref[Any]] = []
+        self._sessions: list[weakref.ref[Any]] = []
 
     def __call__(self, total: int | None = None, *, name: str = "budget", **details: Any) -> BudgetTracker:
         tracker = open_budget(self._url(), total=total, name=name, **details)
-        self._gates.append(weakref.ref(tracker.gate))
+        self._sessions.append(weakref.ref(tracker.gate.session))  # type: ignore[attr-defined]
         return tracker
 
     def shut(self) -> None:
         """Close the budgets that are still open."""
-        for ref in self._gates:
-            gate = ref()
-            if gate is not None:
-                gate.shut()
+        for ref in self._sessions:
+            session = ref()
+            if session is not None:
+                session.shut()
 
     def _url(self) -> str:
         return new_url(self._store, self._folder)

@@ -147,17 +147,6 @@ def test_a_hold_counts_in_the_window_in_which_it_ends(clock: Clock) -> None:
     at_rest(tracker)
 
 
-def test_windows_say_how_long_nothing_is_due(clock: Clock) -> None:
-    """A worker can sleep until the next expiry (BUDGET-50)."""
-    tracker = BudgetTracker(100, period="day")
-    tracker.consume(1)
-    looked_after = tracker.gate._windows  # type: ignore[attr-defined]
-    assert looked_after.pause == DAY / 2
-    clock.moment += DAY
-    assert looked_after.pause == 0
-    assert tracker.snapshot().spent == NOTHING
-
-
 @pytest.mark.parametrize("actual", [0, 300, 1_000, 1_700])
 def test_a_correction_counts_where_its_entry_does(clock: Clock, actual: int) -> None:
     """If the entry has left a window, the correction changes nothing there, and changes the windows above that

@@ -55,9 +55,9 @@ def test_only_a_store_is_waited_for(run: Any, tmp_path: Path) -> None:
 def test_a_loop_is_not_blocked_by_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every transaction of a call in a coroutine is made by another thread. (STORE-5)"""
     budget = open_budget(f"sqlite:///{tmp_path}/b.db")
-    gate, threads = budget.gate, []
-    begin = gate.begin  # type: ignore[attr-defined]
-    monkeypatch.setattr(gate, "begin", lambda: (threads.append(threading.current_thread()), begin()))
+    session, threads = budget.gate.session, []  # type: ignore[attr-defined]
+    begin = session.begin
+    monkeypatch.setattr(session, "begin", lambda *how: (threads.append(threading.current_thread()), begin(*how)))
     in_a_loop(call(Stub(GOOD), "hello", config_of(budget)))
     assert len(threads) >= 3
     assert threading.main_thread() not in threads

@@ -17,6 +17,7 @@ OF_EACH_STORE = {
     "test_command",
     "test_leases",
     "test_opening",
+    "test_paths",
     "test_order",
     "test_processes",
     "test_sharing",

@@ -16,7 +16,7 @@ from typing import Any
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.opening import open_budget
 from tests.budget.budget_helpers import until
-from tests.stores.looking import alone, gate_of
+from tests.stores.looking import alone, session_of
 from tests.stores.servers import new_server
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
@@ -80,9 +80,9 @@ class UnwritableFile(Store):
 
     def _set(self, value: str) -> None:
         assert self._budget is not None
-        gate = gate_of(self._budget)
-        with alone(gate):
-            gate.connection.execute(f"PRAGMA query_only = {value}")
+        session = session_of(self._budget)
+        with alone(session):
+            session.connection.execute(f"PRAGMA query_only = {value}")
 
 
 class StoppedServer(Store):

@@ -87,7 +87,7 @@ def test_show_says_by_whom(url: str, capsys: pytest.CaptureFixture[str]) -> None
 def test_stale_holds_are_named_and_reading_changes_nothing(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A hold whose lease is over is told as stale, and stays for the next one who uses the budget (STORE-9)."""
     budget, hold = used(url)
-    gate: Any = budget.gate
+    session: Any = budget.gate.session
     end_leases(budget)
     before = dump(url)
     assert "1, 1 of them stale" in said(capsys, "ls", url)
@@ -95,7 +95,7 @@ def test_stale_holds_are_named_and_reading_changes_nothing(url: str, capsys: pyt
     assert len(data(capsys, "ledger", url, "nightly")) == 2
     assert dump(url) == before
     assert data(capsys, "ls", url)[0]["stale_holds"] == 1
-    gate.leases.own.expires_at = 0
+    session.leases.own.expires_at = 0
     assert budget.snapshot().held == NOTHING
     assert data(capsys, "ls", url)[0]["stale_holds"] == 0
     del hold

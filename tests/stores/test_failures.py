@@ -22,7 +22,7 @@ from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
-from llm_connect.stores.sqlite.gate import SqliteGate
+from llm_connect.stores.sqlite.session import FileSession
 from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import NOTHING, Amount
 from tests.budget.budget_helpers import WAIT, at_rest, in_thread, outcomes, until, waits
@@ -31,9 +31,10 @@ from tests.stores.looking import alone
 from tests.stores.test_sharing import Busy
 
 
-def gate_of(budget: BudgetTracker) -> SqliteGate:
-    assert isinstance(budget.gate, SqliteGate)
-    return budget.gate
+def session_of(budget: BudgetTracker) -> FileSession:
+    session = budget.gate.session  # type: ignore[attr-defined]
+    assert isinstance(session, FileSession)
+    return session
 
 
 def impatient(url: str, **details: Any) -> BudgetTracker:
@@ -63,7 +64,7 @@ def test_who_has_waited_for_long_tries_at_every_chance(url: str) -> None:
     def begin() -> None:
         nonlocal tries
         tries += 1
-        gate_of(budget).connection.execute("BEGIN IMMEDIATE")
+        session_of(budget).connection.execute("BEGIN IMMEDIATE")
 
     with Busy(url), pytest.raises(sqlite3.OperationalError, match="locked"):
         schema.patiently(begin, 1.0)
@@ -91,9 +92,9 @@ def test_a_full_disk_changes_nothing(url: str) -> None:
     budget = open_budget(url, total=100)
     hold = contextvars.Context().run(budget.reserve, 10)
     hold.dispatch()
-    gate = gate_of(budget)
-    (pages,) = gate.connection.execute("PRAGMA page_count").fetchone()
-    gate.connection.execute(f"PRAGMA max_page_count = {pages}")
+    session = session_of(budget)
+    (pages,) = session.connection.execute("PRAGMA page_count").fetchone()
+    session.connection.execute(f"PRAGMA max_page_count = {pages}")
     labels = {"much": "x" * 20_000}
     with pytest.raises(LLMStoreError, match="full"):
         budget.reserve(20, labels=labels)
@@ -103,9 +104,9 @@ def test_a_full_disk_changes_nothing(url: str) -> None:
         budget.record(5, labels=labels)
     hold.facts = CallFacts(labels=labels)
     hold.settle(7)
-    with alone(gate):  # the worker is about to try again
+    with alone(session):  # the worker is about to try again
         assert (hold.state, budget.held, budget.spent) == ("dispatched", 10, 0)
-    gate.connection.execute("PRAGMA max_page_count = 1000000")
+    session.connection.execute("PRAGMA max_page_count = 1000000")
     until(lambda: budget.snapshot().spent.tokens == 7)
     assert outcomes(budget) == ["settled"]
     at_rest(budget)
@@ -116,12 +117,12 @@ def test_a_threshold_whose_transaction_is_undone_is_told_when_it_is_booked(url: 
     budget, told = open_budget(url, total=100), []
     budget.on_threshold(0.5, lambda snapshot: told.append(snapshot.spent.tokens))
     hold = contextvars.Context().run(budget.reserve, 60)
-    gate = gate_of(budget)
-    gate.connection.execute("CREATE TRIGGER late BEFORE UPDATE ON trackers BEGIN SELECT 1 FROM nowhere; END")
+    session = session_of(budget)
+    session.connection.execute("CREATE TRIGGER late BEFORE UPDATE ON trackers BEGIN SELECT 1 FROM nowhere; END")
     hold.settle(60)
-    with alone(gate):  # the worker is about to try again
+    with alone(session):  # the worker is about to try again
         assert (told, budget.spent) == ([], 0)
-        gate.connection.execute("DROP TRIGGER late")
+        session.connection.execute("DROP TRIGGER late")
     until(lambda: bool(told))
     assert (told, budget.snapshot().spent.tokens) == ([60], 60)
     at_rest(budget)
@@ -131,16 +132,16 @@ def test_a_waiter_whose_grant_could_not_be_written_is_told(url: str) -> None:
     """It was let in by an operation that failed in the end, and so was not (STORE-10)."""
     budget = open_budget(url, total=100)
     hold = contextvars.Context().run(budget.reserve, 100)
-    gate = gate_of(budget)
+    session = session_of(budget)
     waiting = in_thread(lambda: budget.reserve(50, max_wait_seconds=60, labels={"much": "x" * 20_000}))
     waits(budget, 1)
     # There is room for the entry of the release, not for the hold of the one that waits.
-    (pages,) = gate.connection.execute("PRAGMA page_count").fetchone()
-    gate.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    (pages,) = session.connection.execute("PRAGMA page_count").fetchone()
+    session.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     hold.release()
     error = waiting.exception(20)
     assert isinstance(error, LLMStoreError)
-    gate.connection.execute("PRAGMA max_page_count = 1000000")
+    session.connection.execute("PRAGMA max_page_count = 1000000")
     until(lambda: budget.snapshot().held == NOTHING)
     at_rest(budget)
 
@@ -201,17 +202,17 @@ def test_a_power_cut_leaves_whole_books(url: str, folder: Path) -> None:
 
 def look_at_copy(copy: Path) -> None:
     budget = open_budget(f"sqlite:///{copy}/budget.db", total=1_000_000)
-    gate = gate_of(budget)
-    assert gate.read_rows("PRAGMA integrity_check", ()) == [("ok",)]
-    gate._run(lambda: gate.connection.execute("UPDATE leases SET expires_at = 0"))
-    gate.leases._next_look = 0.0
+    session = session_of(budget)
+    assert session.read_rows("PRAGMA integrity_check", ()) == [("ok",)]
+    session.gate.run(lambda: session.connection.execute("UPDATE leases SET expires_at = 0"))
+    session.leases._next_look = 0.0
     assert budget.snapshot().spent.tokens >= bill(copy / "bills") > 0
     at_rest(budget)
 
 
 def test_every_commit_is_on_the_disk(url: str) -> None:
     """A request leaves after its dispatch was synced: `synchronous` is FULL, in a write-ahead log (STORE-11)."""
-    connection = gate_of(open_budget(url)).connection
+    connection = session_of(open_budget(url)).connection
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 

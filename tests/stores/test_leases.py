@@ -17,7 +17,7 @@ from llm_connect.stores.opening import open_budget
 from llm_connect.types.amounts import NOTHING
 from tests.budget.budget_helpers import at_rest, outcomes, refused, until
 from tests.stores.crew import crew
-from tests.stores.looking import end_leases, gate_of, second, stored
+from tests.stores.looking import end_leases, second, session_of, stored
 
 LEASE = 0.6
 
@@ -78,7 +78,7 @@ def test_a_lease_is_renewed_while_a_call_runs(url: str) -> None:
         hold.settle(10)
     assert outcomes(budget) == ["settled"]
     at_rest(budget)
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def lost(budget: BudgetTracker, *, dispatched: bool = False, tokens: int = 40) -> Any:
@@ -89,7 +89,7 @@ def lost(budget: BudgetTracker, *, dispatched: bool = False, tokens: int = 40) -
     end_leases(budget)
     other = second(budget)
     other.snapshot()
-    gate_of(other).shut()
+    session_of(other).shut()
     return hold
 
 
@@ -149,7 +149,7 @@ def test_one_whose_own_lease_is_over_ends_its_holds_itself(url: str) -> None:
     """Nobody else has to be there: the clock says that the lease is lost (STORE-4)."""
     budget = open_budget(url, total=100)
     hold = contextvars.Context().run(budget.reserve, 40)
-    lease = gate_of(budget).leases.own
+    lease = session_of(budget).leases.own
     assert lease is not None
     end_leases(budget)
     lease.expires_at = 0
@@ -172,7 +172,7 @@ def test_the_slice_of_a_lost_process_is_returned(url: str) -> None:
     end_leases(budget)
     assert (budget.snapshot().sliced, budget.remaining()) == (NOTHING, 90)
     assert refused(lambda: slice_.reserve(1)).reason == "closed"
-    gate_of(other).shut()
+    session_of(other).shut()
     at_rest(budget)
 
 
@@ -190,8 +190,8 @@ def test_who_ends_the_holds_of_another_keeps_its_own(url: str) -> None:
     budget = open_budget(url, total=100, lease_seconds=1.0)
     other = second(budget)
     theirs = contextvars.Context().run(other.reserve, 40)
-    gate_of(other)._worker.stop(10)
-    gate_of(other).tick = lambda: 3600.0  # type: ignore[method-assign]
+    session_of(other).worker.stop(10)
+    session_of(other).tick = lambda: 3600.0  # type: ignore[method-assign]
     mine = contextvars.Context().run(budget.reserve, 30)
     until(lambda: budget.snapshot().held.tokens == 30)
     time.sleep(1.5)
@@ -199,7 +199,7 @@ def test_who_ends_the_holds_of_another_keeps_its_own(url: str) -> None:
     mine.settle(10)
     assert outcomes(budget) == ["released", "settled"]
     del theirs
-    gate_of(other).shut()
+    session_of(other).shut()
     at_rest(budget)
 
 
@@ -207,6 +207,6 @@ def test_a_process_without_holds_keeps_no_lease(url: str) -> None:
     """A lease that nobody needs is not renewed (STORE-4)."""
     budget = open_budget(url, total=100, lease_seconds=0.3)
     budget.reserve(10).release()
-    assert gate_of(budget).leases.own is not None
-    until(lambda: gate_of(budget).leases.own is None)
+    assert session_of(budget).leases.own is not None
+    until(lambda: session_of(budget).leases.own is None)
     assert stored(budget, "leases") == 0

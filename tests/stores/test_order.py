@@ -21,7 +21,7 @@ from llm_connect.stores.opening import open_budget
 from llm_connect.testing.mock import MockLLMAdapter
 from tests.budget.budget_helpers import at_rest, in_thread, refused, until, waits
 from tests.stores.crew import crew
-from tests.stores.looking import alone, end_leases, gate_of, let_wait, second, stored, told
+from tests.stores.looking import alone, end_leases, let_wait, second, session_of, stored, told
 
 #: A sixth of it is how long a store may be busy, and a machine that runs tests is.
 LEASE = 1.5
@@ -75,7 +75,7 @@ def test_who_comes_later_waits_behind_one_of_another_process(url: str) -> None:
     small.result(10).release()
     assert told(budget) == []
     at_rest(budget)
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_who_fits_beside_one_that_is_about_to_be_let_in_passes(url: str) -> None:
@@ -104,7 +104,7 @@ def test_a_caller_passes_one_that_waits_for_its_own_hold(url: str) -> None:
         outer.release()
     assert large.result(10).bound.tokens == 80
     large.result().release()
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_who_waits_for_each_other_ends_at_the_deadline(url: str) -> None:
@@ -125,7 +125,7 @@ def test_who_waits_for_each_other_ends_at_the_deadline(url: str) -> None:
     found = [in_thread(partial(wants_more, budget, 0.3)), in_thread(partial(wants_more, other, 20))]
     assert [future.result(10) for future in found] == ["wait_expired", "let in"]
     at_rest(budget)
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -170,7 +170,7 @@ def test_one_that_waits_long_keeps_its_place(url: str) -> None:
         time.sleep(0.05)
     held.release()
     large.result(10).release()
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_the_first_on_each_tracker_is_told(url: str) -> None:
@@ -188,7 +188,7 @@ def test_the_first_on_each_tracker_is_told(url: str) -> None:
         caller.result(10).release()
     assert told(budget) == []
     at_rest(budget)
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_one_that_can_never_fit_blocks_nobody(url: str) -> None:
@@ -197,12 +197,12 @@ def test_one_that_can_never_fit_blocks_nobody(url: str) -> None:
     other = second(budget)
     held = reserve(budget, 50)
     large = waiting(other, 80)
-    with alone(gate_of(other)):
+    with alone(session_of(other)):
         budget.set_limits(total=70)
         reserve(budget, 10).release()
     assert refused(lambda: large.result(10)).reason == "never_fits"
     held.release()
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_what_was_learned_of_one_that_waits_is_told(url: str) -> None:
@@ -221,7 +221,7 @@ def test_what_was_learned_of_one_that_waits_is_told(url: str) -> None:
     until(lambda: told(budget) > [(before,)])
     held.release()
     assert call.result(10).content == "x"
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_what_another_thread_has_seen_of_others_wakes_those_that_wait(url: str) -> None:
@@ -230,12 +230,12 @@ def test_what_another_thread_has_seen_of_others_wakes_those_that_wait(url: str) 
     other = second(budget)
     held = reserve(other, 80)
     small = waiting(budget, 50)
-    with alone(gate_of(budget)):
+    with alone(session_of(budget)):
         held.release()
         assert budget.snapshot().held.tokens == 0
     assert small.result(10).bound.tokens == 50
     small.result().release()
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_who_waits_for_what_a_dead_process_holds_is_let_in_after_its_lease(url: str) -> None:
@@ -243,13 +243,13 @@ def test_who_waits_for_what_a_dead_process_holds_is_let_in_after_its_lease(url: 
     budget = open_budget(url, total=100, lease_seconds=LEASE)
     other = second(budget)
     held = reserve(other, 80)
-    gate_of(other)._worker.stop(10)
-    gate_of(other).tick = lambda: 3600.0  # type: ignore[method-assign]
+    session_of(other).worker.stop(10)
+    session_of(other).tick = lambda: 3600.0  # type: ignore[method-assign]
     small = waiting(budget, 50)
     assert small.result(10).bound.tokens == 50
     small.result().release()
     del held
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_who_waits_in_a_process_that_ends_blocks_nobody(url: str) -> None:
@@ -260,10 +260,10 @@ def test_who_waits_in_a_process_that_ends_blocks_nobody(url: str) -> None:
     large = in_thread(lambda: reserve(other, 80, max_wait_seconds=2))
     waits(other, 1)
     assert told(budget) == [(80,)]
-    gate_of(other).shut()
+    session_of(other).shut()
     assert told(budget) == []
     reserve(budget, 30).release()
     assert refused(lambda: large.result(10)).reason == "wait_expired"
     held.release()
-    gate_of(other).shut()
+    session_of(other).shut()
     at_rest(budget)

@@ -15,7 +15,7 @@ from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.opening import open_budget
 from llm_connect.types.amounts import Amount
 from tests.budget.budget_helpers import at_rest, until
-from tests.stores.looking import gate_of
+from tests.stores.looking import session_of
 from tests.stores.losing import Store
 
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -48,11 +48,11 @@ def test_what_may_have_failed_by_itself_is_tried_again_with_pauses(store: Store)
     budget = store.open()
     hold = hold_of(budget, 50)
     hold.dispatch()
-    gate: Any = gate_of(budget)
-    tries, do = list[float](), gate._do_suspects
-    gate._do_suspects = lambda: (tries.append(time.monotonic()), do())
+    session: Any = session_of(budget)
+    tries, do = list[float](), session._do_suspects
+    session._do_suspects = lambda: (tries.append(time.monotonic()), do())
     store.lose(budget)
-    gate._suspect(partial(gate._end, hold, Ending("settled", Amount(44, 1, 0))))
+    session._suspect(partial(session.gate._end, hold, Ending("settled", Amount(44, 1, 0))))
     until(lambda: len(tries) == 4)
     assert min(after - before for before, after in pairwise(tries)) > 0.5
     store.give()

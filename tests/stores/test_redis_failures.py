@@ -25,7 +25,7 @@ from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import NOTHING, Amount
 from tests.budget.budget_helpers import at_rest, outcomes, refused, until
 from tests.stores.crew import bill, crew
-from tests.stores.looking import alone, gate_of, second
+from tests.stores.looking import alone, second, session_of
 from tests.stores.servers import RedisServer, new_server
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
@@ -90,14 +90,14 @@ def spent_now(budget: Any) -> int:
 def test_a_short_outage_is_not_noticed(server: RedisServer) -> None:
     """A step whose answer got lost is sent again, and counts once (STORE-10)."""
     budget = open_budget(server.url, total=100)
-    gate = gate_of(budget)
-    send = gate.server.patiently
+    session = session_of(budget)
+    send = session.server.patiently
 
     def lose_answer(command: Any) -> Any:
         send(command)
         return send(lambda again: command(True))
 
-    gate.server.patiently = lose_answer
+    session.server.patiently = lose_answer
     with budget.reserve(10) as hold:
         hold.dispatch()
         hold.settle(7)
@@ -142,10 +142,10 @@ def test_what_the_server_forgot_is_booked_all_the_same(server: RedisServer) -> N
     budget = open_budget(server.url, total=100)
     sent, kept = (contextvars.Context().run(budget.reserve, 10) for _ in range(2))
     sent.dispatch()
-    gate = gate_of(budget)
-    with alone(gate):
+    session = session_of(budget)
+    with alone(session):
         for key in ("holds", "leases", "owners"):
-            gate.fetch("DEL", key)
+            session.fetch("DEL", key)
     assert refused(kept.dispatch).reason == "lease_lost"
     sent.settle(8)
     assert budget.snapshot().spent.tokens == 8
@@ -154,9 +154,9 @@ def test_what_the_server_forgot_is_booked_all_the_same(server: RedisServer) -> N
 def test_a_budget_of_another_version_is_left_alone(server: RedisServer) -> None:
     """What another version has laid out is neither read nor written (STORE-12)."""
     budget = open_budget(server.url, total=100)
-    gate = gate_of(budget)
-    with alone(gate):
-        gate.fetch("HSET", "meta", "schema", "99")
+    session = session_of(budget)
+    with alone(session):
+        session.fetch("HSET", "meta", "schema", "99")
     for use in (lambda: budget.reserve(1), lambda: second(budget)):
         with pytest.raises(LLMStoreError, match="another version"):
             use()
@@ -180,7 +180,7 @@ def test_no_password_is_shown(server: RedisServer) -> None:
     assert "geheim" not in str(store_error(url, "no geheim here"))
     assert shown(url) == "redis://localhost:1/3"
     budget = open_budget(f"{server.url}?password=", total=5)
-    assert "password" not in repr(gate_of(budget).terms)
+    assert "password" not in repr(session_of(budget).terms)
     assert pickle.loads(pickle.dumps(budget)) is budget
 
 
@@ -199,6 +199,6 @@ def test_all_keys_are_in_one_slot() -> None:
         assert budget.snapshot().presumed.tokens == 10
         budget.correct(1, 5)
         at_rest(budget)
-        gate_of(budget).shut()
+        session_of(budget).shut()
     finally:
         server.stop()

@@ -14,7 +14,7 @@ from llm_connect.stores.opening import open_budget
 from tests.budget.budget_helpers import at_rest, until
 from tests.stores.crew import crew, results
 from tests.stores.interrupting import Injector
-from tests.stores.looking import alone, gate_of, second
+from tests.stores.looking import alone, second, session_of
 from tests.stores.losing import DURABLE
 from tests.stores.servers import RedisServer, new_server
 
@@ -105,12 +105,12 @@ def test_a_hold_survives_the_interruption_of_another_step(server: RedisServer) -
 def test_an_interrupted_step_in_an_outage_is_written_once(server: RedisServer) -> None:
     """The server is gone when it is to be sent again: it is, as soon as the server is there (STORE-18)."""
     budget = open_budget(server.url, total=100, lease_seconds=1.2)
-    gate = gate_of(budget)
+    session = session_of(budget)
     counting = Injector()
     assert not counting.run(lambda: budget.record(3))
     assert Injector(counting.passed).run(lambda: budget.record(5))
-    with alone(gate):
-        assert gate._sent is not None
+    with alone(session):
+        assert session._sent is not None
         server.kill()
     with pytest.raises(LLMStoreError):
         budget.snapshot()

@@ -13,7 +13,7 @@ from llm_connect.stores.opening import open_budget
 from llm_connect.types.amounts import Amount
 from tests.budget.budget_helpers import at_rest
 from tests.budget.stores import new_url
-from tests.stores.looking import alone, gate_of
+from tests.stores.looking import alone, session_of
 
 
 def test_labels_beyond_the_most_count_together(folder: Path) -> None:
@@ -33,13 +33,13 @@ def test_a_settled_entry_is_corrected_as_long_as_it_is_kept(folder: Path) -> Non
     budget = open_budget(new_url("redis", folder), total=1_000)
     for _ in range(6):
         budget.consume(10)
-    gate = gate_of(budget)
-    with alone(gate):
-        gate.fetch("LTRIM", "ledger", 2, -1)
+    session = session_of(budget)
+    with alone(session):
+        session.fetch("LTRIM", "ledger", 2, -1)
     for number in (1, 2):
         with pytest.raises(LLMConfigurationError, match="still keeps"):
             budget.correct(number, 1)
-    fetch, trimmed = gate.fetch, []
+    fetch, trimmed = session.fetch, []
 
     def others_trim(command: str, *args: Any) -> Any:
         found = fetch(command, *args)
@@ -47,8 +47,8 @@ def test_a_settled_entry_is_corrected_as_long_as_it_is_kept(folder: Path) -> Non
             trimmed.append(fetch("LTRIM", "ledger", 1, -1))
         return found
 
-    gate.fetch = others_trim
+    session.fetch = others_trim
     budget.correct(5, 4)
-    del gate.fetch
+    del session.fetch
     assert (len(trimmed), budget.snapshot().spent.tokens) == (1, 54)
     at_rest(budget)

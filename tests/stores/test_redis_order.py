@@ -15,7 +15,7 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.opening import open_budget
 from tests.budget.budget_helpers import at_rest, refused, until
 from tests.budget.stores import new_url
-from tests.stores.looking import gate_of, second, told
+from tests.stores.looking import second, session_of, told
 from tests.stores.servers import new_server
 from tests.stores.test_order import reserve, waiting
 
@@ -39,11 +39,11 @@ def test_once_nobody_waits_any_more_a_step_costs_what_it_did() -> None:
         assert commands(server.url, budget)["hgetall"] > 0
         held.release()
         large.result(10).release()
-        gate_of(other).shut()
+        session_of(other).shut()
         assert told(budget) == []
         assert commands(server.url, budget) == before
         at_rest(budget)
-        gate_of(budget).shut()
+        session_of(budget).shut()
     finally:
         server.stop()
 
@@ -66,13 +66,13 @@ def test_what_a_step_of_unknown_fate_has_told_does_not_block_its_own_process(red
     """It may stand in the server until its time is over; only the others let it have its place (STORE-14)."""
     budget = open_budget(redis_url, total=100)
     other = second(budget)
-    gate = gate_of(budget)
+    session = session_of(budget)
     unknown = Waiter(budget, PlainDemand(80, 1), NO_FACTS, arrival=0, deadline=0, own=())
-    gate._run(lambda: gate.waiters._write(None, unknown, 60))
+    session.gate.run(lambda: session.waiters._write(None, unknown, 60))
     assert told(budget) == [(80,)]
     reserve(budget, 50).release()
     assert refused(lambda: other.reserve(50)).reason == "refused"
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_callers_are_in_the_order_of_the_clock_of_the_server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_callers_are_in_the_order_of_the_clock_of_the_server(redis_url: str, mon
     first.result(10).release()
     second_one.result(10).release()
     assert told(budget) == []
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_a_grant_that_was_decided_before_somebody_waited_is_decided_anew(redis_url: str) -> None:
@@ -98,22 +98,22 @@ def test_a_grant_that_was_decided_before_somebody_waited_is_decided_anew(redis_u
     budget = open_budget(redis_url, total=100)
     other = second(budget)
     held = reserve(budget, 50)
-    gate: Any = gate_of(budget)
-    step = gate._step
+    session: Any = session_of(budget)
+    step = session._step
     large: list[Any] = []
 
     def be_overtaken() -> Any:
-        gate._step = step
+        session._step = step
         large.append(waiting(other, 80))
         return step()
 
-    gate._step = be_overtaken
+    session._step = be_overtaken
     assert refused(lambda: reserve(budget, 10)).reason == "refused"
     held.release()
     large[0].result(10).release()
     until(lambda: told(budget) == [])
     at_rest(budget)
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_who_has_just_asked_is_not_put_off_again(redis_url: str) -> None:
@@ -121,22 +121,22 @@ def test_who_has_just_asked_is_not_put_off_again(redis_url: str) -> None:
     budget = open_budget(redis_url, total=100)
     other = second(budget)
     held = reserve(budget, 50)
-    gate: Any = gate_of(budget)
-    step = gate._step
+    session: Any = session_of(budget)
+    step = session._step
     large: list[Any] = []
 
     def be_overtaken() -> Any:
         large.append(waiting(other, 80 + len(large)))
         return step()
 
-    gate._step = be_overtaken
+    session._step = be_overtaken
     budget.snapshot()
-    gate.stale = True
+    session.stale = True
     hold = reserve(budget, 10)
-    gate._step = step
+    session._step = step
     assert len(large) == 1
     hold.release()
     held.release()
     large[0].result(10).release()
     at_rest(budget)
-    gate_of(other).shut()
+    session_of(other).shut()

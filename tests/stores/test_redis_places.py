@@ -19,7 +19,7 @@ from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget
 from llm_connect.testing.mock import MockLLMAdapter
 from tests.budget.budget_helpers import at_rest, in_thread, until, waits
-from tests.stores.looking import gate_of, second
+from tests.stores.looking import second, session_of
 from tests.stores.servers import RedisServer, new_server
 
 
@@ -116,7 +116,7 @@ async def test_thousands_of_calls_take_one_connection() -> None:
         calls = [adapter.async_execute_prompt("x", config) for _ in range(5_000)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert sum(not isinstance(answer, Exception) for answer in answers) == 4_900
-        assert gate_of(budget).server.connected == 1
+        assert session_of(budget).server.connected == 1
         with redis.Redis.from_url(server.url) as client:
             # Those of the test and of opening, that of the budget, and that of its waiters.
             assert client.info("stats")["total_connections_received"] < 12

@@ -14,7 +14,7 @@ from llm_connect.stores.redis.clock import ServerClock
 from tests.budget.budget_helpers import at_rest, outcomes
 from tests.budget.stores import new_url
 from tests.budget.test_windows import NOON, Clock
-from tests.stores.looking import gate_of, second
+from tests.stores.looking import second, session_of
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def test_windows_go_by_the_clock_of_the_server(redis_url: str, monkeypatch: Any,
     assert other.snapshot().opens_at == right.snapshot().opens_at == expected
     made = open_budget(redis_url, name="made there", total=100, period="day")
     assert made.snapshot().opens_at == expected
-    assert abs(gate_of(other).clock() - real()) < 1
+    assert abs(session_of(other).clock() - real()) < 1
     monkeypatch.undo()
     assert right.child("c", 5, period="day").snapshot().opens_at == expected
     assert outcomes(right) == ["settled"]
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_the_clock_of_a_server_does_not_go_to_and_fro() -> None:
@@ -62,17 +62,17 @@ def test_a_correction_that_others_overtake_is_decided_anew(redis_url: str, monke
     with budget.reserve(50) as hold:
         hold.dispatch()
     assert hold.entry is not None
-    gate: Any = gate_of(budget)
-    step = gate._step
+    session: Any = session_of(budget)
+    step = session._step
 
     def be_overtaken() -> Any:
-        gate._step = step
+        session._step = step
         clock.moment = NOON + 3_600
         theirs.record(5)
         return step()
 
-    gate._step = be_overtaken
+    session._step = be_overtaken
     budget.correct(hold.entry.id, 7)
     assert (budget.snapshot().spent.tokens, budget.snapshot().presumed.tokens) == (5, 0)
     at_rest(budget)
-    gate_of(theirs).shut()
+    session_of(theirs).shut()

@@ -19,7 +19,7 @@ from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
 from tests.budget.budget_helpers import at_rest
 from tests.stores.crew import crew, results
-from tests.stores.looking import gate_of, second
+from tests.stores.looking import second, session_of
 from tests.stores.losing import DURABLE
 from tests.stores.servers import RedisServer, new_server
 
@@ -120,7 +120,7 @@ def test_who_had_the_file_before_leaves_the_new_one_alone(url: str, how: Callabl
         assert processes[0].stdout is not None
         processes[0].stdout.readline()
         budget.close()
-        gate_of(budget).shut()
+        session_of(budget).shut()
         with crew(1, "equal_attempts", url, 3) as others:
             assert results(others) == [3]
         assert processes[0].stdin is not None
@@ -142,7 +142,7 @@ def test_a_file_that_is_only_used_is_the_same(url: str) -> None:
                 connection.close()
                 os.utime(path)
         assert sum(results(processes)) == 400
-    gate_of(budget).shut()
+    session_of(budget).shut()
     assert budget.snapshot().spent.tokens == 700
     at_rest(budget)
 
@@ -265,7 +265,7 @@ def test_redis_that_was_only_restarted_is_the_same(server: RedisServer) -> None:
         server.start()
         hold.settle(3)
         other.consume(1)
-        gate_of(budget).look_after(True)
+        session_of(budget).look_after(True)
         budget.consume(1)
     assert budget.snapshot().spent.tokens == 2 * 7 == other.snapshot().spent.tokens
     at_rest(budget)
@@ -286,6 +286,6 @@ def test_redis_that_evicts_is_refused(caplog: pytest.LogCaptureFixture) -> None:
             for name in ("a", "b"):
                 open_budget(server.url, name=name, total=5).close()
         assert caplog.text.count("throws budgets away") == 1
-        gate_of(budget).shut()
+        session_of(budget).shut()
     finally:
         server.stop()

@@ -27,7 +27,7 @@ from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import aopen_budget, open_budget
 from llm_connect.testing.mock import MockLLMAdapter
 from tests.budget.budget_helpers import at_rest, auntil, in_thread, outcomes, refused, until
-from tests.stores.looking import alone, gate_of, second
+from tests.stores.looking import alone, second, session_of
 
 
 class Busy:
@@ -170,7 +170,7 @@ def test_a_fork_goes_on_with_the_budget(url: str) -> None:
     """A forked process uses the budget as another process; the holds of before are its parent's (STORE-6)."""
     budget = open_budget(url, total=100)
     held, lost = contextvars.Context().run(budget.reserve, 10), [contextvars.Context().run(budget.reserve, 10)]
-    with alone(gate_of(budget)):
+    with alone(session_of(budget)):
         child = os.fork()
         if child == 0:
             os._exit(in_the_fork(budget, held, lost))
@@ -185,6 +185,20 @@ def test_a_fork_goes_on_with_the_budget(url: str) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
+def test_a_fork_leaves_what_its_parent_had(url: str) -> None:
+    """The first thing in a fork: lock, notes, waiters, lease and connection are the parent's (STORE-6)."""
+    budget = open_budget(url, total=100)
+    budget.consume(5)
+    session = session_of(budget)
+    lock, worker = session.gate._lock, session.worker
+    session.gate.notes.append(lambda: budget.record(50))
+    session.leave_to_parent()
+    assert (session.gate._lock is lock, budget.gate.worker is worker, list(session.gate.notes)) == (False, False, [])
+    budget.consume(7)
+    assert budget.snapshot().spent.tokens == 12
+    at_rest(budget)
+
+
 def test_a_fork_in_the_midst_of_a_callback_makes_its_own(url: str) -> None:
     """The callback that a thread of the parent is in keeps none of the fork from being called (STORE-6)."""
     parent, entered, over = os.getpid(), threading.Event(), threading.Event()
@@ -253,7 +267,7 @@ def test_a_waiter_is_let_in_by_what_another_process_frees(url: str) -> None:
     first.release()
     assert done.wait(10)
     thread.join()
-    other.gate.shut()  # type: ignore[attr-defined]
+    other.gate.session.shut()  # type: ignore[attr-defined]
     at_rest(budget)
 
 
@@ -272,7 +286,7 @@ def test_what_one_process_learns_the_others_know(url: str) -> None:
     assert budget.snapshot().learned == other.snapshot().learned != {}
     blocker.release()
     assert budget.fits(generous, "12345", config) == 27
-    other.gate.shut()  # type: ignore[attr-defined]
+    other.gate.session.shut()  # type: ignore[attr-defined]
     at_rest(budget)
 
 
@@ -377,7 +391,7 @@ def test_a_closed_child_is_closed_for_all(url: str) -> None:
     theirs.close()
     assert refused(lambda: mine.reserve(1)).reason == "closed"
     assert budget.child("shared", 20, join=True) is not mine
-    gate_of(other).shut()
+    session_of(other).shut()
 
 
 def test_outcomes_of_all_processes_are_in_one_ledger(url: str, folder: Path) -> None:
@@ -394,7 +408,7 @@ def test_outcomes_of_all_processes_are_in_one_ledger(url: str, folder: Path) -> 
     with pytest.raises(LLMConfigurationError, match="or it was corrected before"):
         other.correct(5, 2)
     assert other.snapshot().spent.tokens == 6
-    other.gate.shut()  # type: ignore[attr-defined]
+    other.gate.session.shut()  # type: ignore[attr-defined]
     at_rest(budget)
 
 

@@ -12,9 +12,9 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from llm_connect.budget.accounting.periods import Period
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.stores.budgets import new_gate
-from llm_connect.stores.gate import StoreGate
+from llm_connect.stores.budgets import new_session
 from llm_connect.stores.opening import open_budget
+from llm_connect.stores.session import StoreSession
 from llm_connect.types.amounts import Amount
 from tests.budget.budget_model import Node
 from tests.budget.stores import new_url, temporary_folder
@@ -34,7 +34,7 @@ class StoreBudgetMachine(BudgetMachine):
 
     def teardown(self) -> None:
         super().teardown()
-        self.root.gate.shut()  # type: ignore[attr-defined]
+        self.root.gate.session.shut()  # type: ignore[attr-defined]
         self.folder.cleanup()
 
 
@@ -45,7 +45,7 @@ class SharedNode:
     first: BudgetTracker
     parent: Any
     limits: list[int | None]
-    other: StoreGate
+    other: StoreSession
     closed_itself: bool = False
     slice: bool = False
     period: Period | None = None
@@ -72,10 +72,10 @@ class Nodes(list[Any]):
 
     def append(self, node: Node) -> None:
         first, other = node.tracker, self._machine.other
-        if first.gate is other:
+        if first.gate.session is other:
             other.handle(first)
-            mine = self._machine.root.gate
-            assert isinstance(mine, StoreGate)
+            mine = self._machine.root.gate.session  # type: ignore[attr-defined]
+            assert isinstance(mine, StoreSession)
             first = mine.tracker(first.number)
         super().append(SharedNode(first, node.parent, node.limits, other, node.closed_itself, node.slice, node.period))
 
@@ -87,9 +87,9 @@ class TwoProcessesMachine(StoreBudgetMachine):
 
     def open(self, total: int, **details: Any) -> BudgetTracker:
         self.root = root = super().open(total, **details)
-        gate = root.gate
-        assert isinstance(gate, StoreGate)
-        self.other = new_gate(gate.terms)
+        session = root.gate.session  # type: ignore[attr-defined]
+        assert isinstance(session, StoreSession)
+        self.other = new_session(session.terms)
         self.model.nodes = Nodes(self)
         return root
 

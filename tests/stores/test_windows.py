@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
+import math
 import multiprocessing
 import sqlite3
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +17,7 @@ import pytest
 
 from llm_connect.budget.admission import clocks
 from llm_connect.errors import LLMConfigurationError
-from llm_connect.stores.budgets import new_gate
+from llm_connect.stores.budgets import new_session
 from llm_connect.stores.command import main
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.sqlite import schema
@@ -33,9 +35,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def other_process(gate: Any) -> Any:
-    """The gate that another process would have."""
-    return new_gate(gate.terms)
+def other_process(session: Any) -> Any:
+    """The session that another process would have."""
+    return new_session(session.terms)
 
 
 def test_another_period_is_another_limit(url: str) -> None:
@@ -57,7 +59,7 @@ def test_a_window_is_one_for_all_processes(url: str, clock: Clock) -> None:
     child = budget.child("team", 50, period="hour", join=True)
     child.record(50)
     clock.moment += DAY
-    other = other_process(budget.gate)
+    other = other_process(budget.gate.session)
     theirs = other.tracker(child.number)
     assert (theirs.period, theirs.snapshot().spent) == ("hour", NOTHING)
     theirs.consume(50)
@@ -66,6 +68,22 @@ def test_a_window_is_one_for_all_processes(url: str, clock: Clock) -> None:
     assert (child.snapshot().spent.tokens, theirs.snapshot().spent.tokens) == (0, 0)
     at_rest(budget)
     other.shut()
+
+
+def test_a_worker_knows_how_long_nothing_leaves_a_window(url: str, clock: Clock) -> None:
+    """It can sleep until the next expiry on the path of a caller that waits (BUDGET-50, STORE-15)."""
+    budget = open_budget(url, total=100, period="day")
+    session: Any = budget.gate.session  # type: ignore[attr-defined]
+    budget.child("other", 50, period="hour").consume(1)
+    budget.consume(1)
+    assert session.next_window == math.inf
+    blocker = contextvars.Context().run(budget.reserve, 90)
+    waiting = in_thread(lambda: contextvars.Context().run(budget.reserve, 50, max_wait_seconds=60))
+    waits(budget, 1)
+    assert abs(session.next_window - DAY / 2) < 1
+    blocker.release()
+    waiting.result(20).release()
+    at_rest(budget)
 
 
 def test_a_reset_begins_windows_anew(url: str, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,9 +157,9 @@ def test_a_window_is_as_before_when_a_transaction_fails(
     budget = open_budget(url, total=100, period="day")
     budget.record(60)
     clock.moment = NOON + DAY
-    gate: Any = budget.gate
+    session: Any = budget.gate.session  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
-        patch.setattr(gate.changes, "write", lambda *_: 1 / 0)
+        patch.setattr(session.changes, "write", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             budget.snapshot()
     assert budget.snapshot().spent == NOTHING
@@ -151,7 +169,7 @@ def test_a_window_is_as_before_when_a_transaction_fails(
 def test_the_numbers_at_which_parts_begin_are_those_of_the_file(url: str, clock: Clock) -> None:
     """However often a process lets time pass before anything is booked, a correction counts (BUDGET-54, STORE-15)."""
     budget = open_budget(url, total=100, period="hour")
-    other = other_process(budget.gate)
+    other = other_process(budget.gate.session)
     for _ in range(5):
         clock.moment += 3_600
         budget.snapshot()
@@ -170,7 +188,7 @@ def test_the_numbers_at_which_parts_begin_are_those_of_the_file(url: str, clock:
 def test_what_leaves_a_window_leaves_it_once(url: str, clock: Clock) -> None:
     """Whoever comes first lets it leave, also when the others did not know of it yet (STORE-15)."""
     budget = open_budget(url, total=100, period="hour")
-    other = other_process(budget.gate)
+    other = other_process(budget.gate.session)
     theirs = other.tracker(other.root)
     for leaves in (theirs, budget):
         theirs.record(30)
@@ -187,7 +205,7 @@ def test_what_leaves_a_window_leaves_it_once(url: str, clock: Clock) -> None:
 def test_what_others_have_booked_before_a_part_ends_leaves_with_it(url: str, clock: Clock) -> None:
     """Though whoever ends the part has not heard of it; a correction finds it where it is (BUDGET-54, STORE-15)."""
     budget = open_budget(url, total=100, period=timedelta(hours=1))
-    other = other_process(budget.gate)
+    other = other_process(budget.gate.session)
     with other.tracker(other.root).reserve(50) as hold:
         hold.dispatch()
     assert hold.entry is not None
@@ -206,7 +224,7 @@ def test_a_threshold_is_told_though_another_process_was_faster(url: str, clock: 
     budget = open_budget(url, total=100, period="day")
     seen: list[int] = []
     budget.on_threshold(0.8, lambda snapshot: seen.append(snapshot.spent.tokens))
-    other = other_process(budget.gate)
+    other = other_process(budget.gate.session)
     theirs = other.tracker(other.root)
     for _ in range(2):
         hold = budget.reserve(90)
@@ -280,4 +298,4 @@ def test_who_waits_for_a_window_keeps_its_place_in_other_processes(url: str) -> 
     first.result(20)
     other.reserve(1).release()
     at_rest(budget)
-    other.gate.shut()  # type: ignore[attr-defined]
+    other.gate.session.shut()  # type: ignore[attr-defined]

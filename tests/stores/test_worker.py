@@ -22,7 +22,7 @@ from llm_connect.types.amounts import MOST, Amount
 from llm_connect.types.response import LLMResponse
 from llm_connect.types.usage import Usage
 from tests.budget.budget_helpers import at_rest, outcomes, until
-from tests.stores.looking import gate_of, leases_end
+from tests.stores.looking import leases_end, session_of
 
 LEASE = 1.5
 CONFIG: dict[str, Any] = {"max_tokens": 50, "timeout_seconds": 20, "max_wait_seconds": 10}
@@ -79,7 +79,7 @@ async def test_callbacks_do_not_end_it(url: str, kind: type[BaseException], capl
     for _ in range(3):
         assert await answered(budget) == "done"
         # What would end the program is told to the next call.
-        gate_of(budget)._outbox.owed.clear()
+        session_of(budget).outbox.owed.clear()
     assert outcomes(budget) == ["settled"] * 3
     at_rest(budget)
 
@@ -145,7 +145,7 @@ async def test_a_note_that_always_fails_stops_nobody(url: str, caplog: pytest.Lo
     for hold in (good, odd):
         await hold.adispatch()
     good.settle(6)
-    gate_of(budget).lose(odd, odd.ending._replace(outcome="settled", amount=(object(), 1, 0)))
+    session_of(budget).gate.lose(odd, odd.ending._replace(outcome="settled", amount=(object(), 1, 0)))
     assert await answered(budget) == "done"
     await asyncio.to_thread(until, lambda: budget.snapshot().held.tokens == 0)
     assert sorted(outcomes(budget)) == ["presumed", "settled", "settled"]
@@ -197,7 +197,7 @@ async def test_a_thread_that_has_died_is_started_again(url: str, caplog: pytest.
     caplog.set_level(logging.CRITICAL, "llm_connect")
     budget = open_budget(url, total=1_000)
     assert await answered(budget) == "done"
-    worker = gate_of(budget).worker
+    worker = session_of(budget).worker
     thread = worker._thread
     worker._jobs.put(None)
     call = asyncio.create_task(answered(budget))
@@ -214,6 +214,6 @@ async def test_an_exception_that_another_thread_throws_into_it(url: str, caplog:
     budget = open_budget(url, total=1_000)
     for _ in range(20):
         assert await answered(budget) == "done"
-        (thread,) = [each for each in threading.enumerate() if each is gate_of(budget).worker._thread]
+        (thread,) = [each for each in threading.enumerate() if each is session_of(budget).worker._thread]
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
     assert await asyncio.wait_for(answered(budget), 20) == "done"

@@ -133,6 +133,7 @@ class BudgetTracker(BudgetFigures):
         self.gate: BudgetGate = gate
         self.tree: Tree = gate.tree
         self.number: int = 0
+        self.as_of: int = 0
         tokens, calls, usd = (Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True))
         self.own_accounts: TrackerAccounts = (tokens, calls, usd)
         self.accounts: Path = Path(

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
 from llm_connect.budget.accounting.journal import Plan
-from llm_connect.budget.accounting.ledger import LedgerEntry
+from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
 from llm_connect.budget.admission.alerts import Threshold
 from llm_connect.budget.admission.booking import Books, Sink
 from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.holds import Ending, Hold
+from llm_connect.stores.holds import StoredHold
 from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
-    from llm_connect.stores.ports import StoreSession
+    from llm_connect.stores.ports import StoreParts
 
 
 class StoredBooks(Books):
     """Like `Books`; the numbers of entries, and what is presumed, are those of the store."""
 
-    def __init__(self, gate: StoreSession, outbox: Outbox, sink: Sink | None) -> None:
-        super().__init__(gate.ledger, outbox, sink)
-        self._gate = gate
+    def __init__(self, session: StoreParts, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
+        super().__init__(ledger, outbox, sink)
+        self._session = session
+        self._presumed = Presumptions(self._presumption)
         #: Others may have booked more than was held.
         self.surprised = True
-        #: When a transaction began, with what they had told.
+        #: The thresholds at the beginning of the step, with the times until which they have fired.
         self._thresholds_before: list[tuple[Threshold, float]] = []
 
     def begin(self) -> None:
@@ -41,6 +45,10 @@ class StoredBooks(Books):
             threshold.told_until = told_until
 
     @abstractmethod
+    def _presumption(self, entry_id: int) -> Hold | None:
+        """Return the hold that this entry presumed, and mark it corrected; None if that was done before."""
+
+    @abstractmethod
     def open_presumptions(self) -> list[int]:
         """The numbers of the entries that are presumed and not corrected yet."""
 
@@ -48,9 +56,36 @@ class StoredBooks(Books):
         return self._end_by_plan(hold, ending)
 
     def _carry_out(self, plan: Plan, tracker: Scope, entry: LedgerEntry, presumed: Amount = NOTHING) -> LedgerEntry:
-        self._gate.changes.note_trackers(tracker.lineage)
+        self._session.changes.note_trackers(tracker.lineage)
         return super()._carry_out(plan, tracker, entry, presumed)
 
     def expire(self, plan: Plan, tracker: Scope, spent: Amount, presumed: Amount) -> None:
-        self._gate.changes.note_trackers((tracker,))
+        self._session.changes.note_trackers((tracker,))
         super().expire(plan, tracker, spent, presumed)
+
+    def _ended_hold(self, tracker: int, entry: LedgerEntry) -> Hold:
+        """The hold on the tracker of this number that has ended by an entry which is to be corrected."""
+        session, bound = self._session, entry.bound
+        facts = CallFacts(adapter=entry.adapter, model=entry.model, labels=entry.labels, grade=entry.grade)
+        hold = StoredHold(session.gate, session.trackers.find(tracker), bound, None, PlainDemand(*bound), facts)
+        hold.leave_row()
+        hold.entry_id, hold.ending = entry.id, Ending(entry.outcome, entry.amount)
+        hold.request_id, hold.reserved_at = entry.request_id, entry.reserved_at
+        return hold
+
+
+class Presumptions(dict[int, Hold]):
+    """The open presumptions, which the store keeps by the numbers of their entries."""
+
+    def __init__(self, find: Callable[[int], Hold | None]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __setitem__(self, entry_id: int, hold: Hold) -> None:
+        """Its entry says so."""
+
+    def pop(self, entry_id: int, *_: object) -> Any:
+        """`get` has."""
+
+    def get(self, entry_id: int, *_: object) -> Any:
+        return self._find(entry_id)

@@ -10,8 +10,8 @@ from llm_connect._validation import check_name
 from llm_connect.budget.accounting.periods import describe_period
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
-from llm_connect.stores.gate import StoreGate
 from llm_connect.stores.redis.terms import ServerTerms
+from llm_connect.stores.session import StoreSession
 from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.types.amounts import UNITS, shown
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 #: The terms of each kind of store.
 StoreTerms: TypeAlias = FileTerms | ServerTerms
 _NO_LIMITS = (None, None, None)
-#: The gates of this process, by store and name: callers of one process wait in one line.
-_open: weakref.WeakValueDictionary[tuple[str, str], StoreGate] = weakref.WeakValueDictionary()
+#: The sessions of this process, by store and name: callers of one process wait in one line.
+_open: weakref.WeakValueDictionary[tuple[str, str], StoreSession] = weakref.WeakValueDictionary()
 _opening = threading.RLock()
 
 
@@ -36,9 +36,9 @@ def open_root(
     check_name(terms.name)
     with _opening:
         made = _make(terms, limits, period, on_unknown)
-        gate = _gate(terms)
-        root = gate.tracker(gate.root)
-    if gate.terms != terms:
+        session = _session(terms)
+        root = session.tracker(session.root)
+    if session.terms != terms:
         raise LLMConfigurationError(f"Budget {terms.name!r} is open in this process already, on other terms.")
     found: Limits = tuple(account.limit for account in root.own_accounts)  # type: ignore[assignment]
     same_period = period == root.period
@@ -57,38 +57,38 @@ def open_root(
 def reopen(terms: StoreTerms, number: int) -> BudgetTracker:
     """The tracker of this number: what a pickled one becomes."""
     with _opening:
-        return _gate(terms).tracker(number)
+        return _session(terms).tracker(number)
 
 
 def forget_spending(terms: StoreTerms, facts: CallFacts) -> None:
     """Take what a budget has spent off its books, by entries with these facts."""
     with _opening:
-        gate = _gate(terms)
-    gate.reset(facts)
+        session = _session(terms)
+    session.reset(facts)
 
 
-def _gate(terms: StoreTerms) -> StoreGate:
-    """The gate of this process for a budget that has been made."""
+def _session(terms: StoreTerms) -> StoreSession:
+    """The session of this process for a budget that has been made."""
     key = (terms.shown, terms.name)
-    gate = _open.get(key)
-    if gate is None or gate.closed or gate.gone:
-        gate = _open[key] = new_gate(terms)
-    return gate
+    session = _open.get(key)
+    if session is None or session.closed or session.gone:
+        session = _open[key] = new_session(terms)
+    return session
 
 
-def new_gate(terms: StoreTerms) -> StoreGate:
-    """Another gate of a budget, as another process has one. Raises LLMStoreError when nobody has made the budget."""
-    gate: StoreGate
+def new_session(terms: StoreTerms) -> StoreSession:
+    """Another session of a budget, as another process has one. Raises LLMStoreError when nobody has made the budget."""
+    session: StoreSession
     if isinstance(terms, ServerTerms):
         from llm_connect.stores.redis import budgets as servers  # only who uses a server needs its script
 
-        gate = servers.gate_of(terms)
+        session = servers.session_of(terms)
     else:
         from llm_connect.stores.sqlite import budgets as files
 
-        gate = files.gate_of(terms)
-    gate.reopen = reopen
-    return gate
+        session = files.session_of(terms)
+    session.reopen = reopen
+    return session
 
 
 def _make(terms: StoreTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:

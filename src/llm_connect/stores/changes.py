@@ -1,9 +1,9 @@
-"""What one transaction changes in memory: written when it commits, undone when it does not."""
+"""The changes of one step in memory: written when it commits, undone when it fails."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm_connect.stores.holds import Before, StoredHold
 from llm_connect.stores.serialization import start_anew
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Changes:
-    """The holds and trackers that the transaction at hand has changed."""
+    """The holds and trackers that the present transaction has changed."""
 
     def __init__(self) -> None:
         self._holds: dict[StoredHold, Before] = {}
@@ -28,6 +28,9 @@ class Changes:
         """These have changed, or may have."""
         self._trackers.update(dict.fromkeys(trackers))
 
+    def note_slice(self, child: Scope, lease: Any) -> None:
+        """Note that `child` is a slice that was opened under a lease; None if it was closed."""
+
     def __bool__(self) -> bool:
         return bool(self._holds or self._trackers)
 
@@ -37,7 +40,7 @@ class Changes:
         self._trackers.clear()
 
     def undo(self) -> None:
-        """Let all holds be as before, and trackers that have no row be new; others are read anew."""
+        """Restore all holds, and reset trackers that have no row; the session reads the others again."""
         for hold, before in self._holds.items():
             self.note_trackers(hold.tracker.lineage)
             hold.undo(before)
@@ -45,6 +48,12 @@ class Changes:
             if not tracker.number:
                 start_anew(tracker)
         self.clear()
+
+    @property
+    def touched(self) -> list[Scope]:
+        """The trackers whose figures this step has changed, or may have."""
+        of_holds = (each for hold in self._holds for each in hold.tracker.lineage)
+        return list(dict.fromkeys((*self._trackers, *of_holds)))
 
     def granted(self) -> list[StoredHold]:
         """The open holds that this transaction has granted."""

@@ -108,7 +108,7 @@ def _reset(given: Any) -> int:
 
 
 def _reading(url: str) -> AbstractContextManager[Report]:
-    """What the store at a URL says."""
+    """Return the report of the store at a URL."""
     if isinstance(terms_of(url, name="budget", prices={}), ServerTerms):
         return redis_report.reading(url)
     return reading(path_of(url))

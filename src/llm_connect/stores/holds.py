@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold
 from llm_connect.budget.admission.refusals import refusal_of
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from llm_connect.budget.accounting.demands import CallFacts, Demand
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.stores.lease import Lease
-    from llm_connect.stores.ports import StoreSession
+    from llm_connect.stores.ports import StoreParts
 
 
 class Before(NamedTuple):
-    """What a hold was before a transaction."""
+    """A hold as it was before a step."""
 
     ended: bool
     dispatched: bool
@@ -27,20 +27,20 @@ class Before(NamedTuple):
 
 
 class StoredHold(Hold):
-    """A hold in a store. Whoever changes its state or bound, its gate is told."""
+    """A hold in a store. Each change of its state or bound is noted for the present step."""
 
     __slots__ = ("_bound", "_dispatched", "_ended", "_session", "lease", "row")
 
     def __init__(
         self,
-        keeper: StoreSession,
+        keeper: Any,
         tracker: Scope,
         bound: Amount,
         max_tokens: int | None,
         demand: Demand,
         facts: CallFacts,
     ) -> None:
-        self._session: StoreSession = keeper
+        self._session: StoreParts = keeper.session
         #: Under which number or name it stands there; None as long as it has none.
         self.row: int | str | None = None
         #: The lease under which it stands there.
@@ -79,7 +79,7 @@ class StoredHold(Hold):
         self._bound = bound
 
     def stay_dispatched(self, dispatched: bool) -> None:
-        """Be reserved, or dispatched, for its caller, though the store may have it otherwise."""
+        """Be so for its caller, though the store may have it otherwise."""
         self._dispatched = dispatched
 
     @property
@@ -95,12 +95,12 @@ class StoredHold(Hold):
 
     @property
     def lost(self) -> bool:
-        """Whether its lease was lost, so that it was ended without its holder."""
+        """True if its lease was lost, so that another process has ended it."""
         return self.lease is not None and self.lease is not self._session.leases.own
 
     @property
     def late(self) -> bool:
-        """Whether it was lost, and its holder has not ended it yet."""
+        """True if it was lost, and its holder has not ended it yet."""
         return self.lost and not self._ended
 
     def leave_row(self) -> None:
@@ -119,4 +119,4 @@ class StoredHold(Hold):
     def __del__(self) -> None:
         # A finalizer may run in a process that was forked, or while this thread has any lock: it only leaves a note.
         if not self.ended:
-            self._session.lose(self, self._unsettled())
+            self.keeper.lose(self, self._unsettled())

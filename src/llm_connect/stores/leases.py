@@ -55,7 +55,7 @@ from llm_connect.stores.serialization import Row, facts_of
 from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.stores.ports import StoreSession
+    from llm_connect.stores.ports import StoreParts
 
 #: A lease is renewed three times before it would end.
 RENEWALS = 3
@@ -64,8 +64,8 @@ RENEWALS = 3
 class Leases(ABC):
     """The own lease of this process, and what becomes of the holds of those that have lost theirs."""
 
-    def __init__(self, gate: StoreSession, seconds: float) -> None:
-        self._gate = gate
+    def __init__(self, session: StoreParts, seconds: float) -> None:
+        self._session = session
         self.seconds = seconds
         self.own: Lease | None = None
         #: Holds that stand under the own lease.
@@ -75,11 +75,11 @@ class Leases(ABC):
     @property
     @abstractmethod
     def due(self) -> bool:
-        """Whether the own lease is to be renewed."""
+        """True if this process has to renew its lease."""
 
     @abstractmethod
     def have(self) -> Lease:
-        """The own lease; a new one when there is none."""
+        """Return this process's lease; take a new one if it has none."""
 
     @abstractmethod
     def give_up(self) -> None:
@@ -87,7 +87,7 @@ class Leases(ABC):
 
     @abstractmethod
     def _left(self, hold: StoredHold) -> tuple[int, str, bool] | None:
-        """How a lost hold was ended: the number of its entry, the outcome, and whether it is an open presumption."""
+        """Return the number and outcome of the entry that ended a lost hold, and True if it is an open presumption."""
 
     @property
     def pause(self) -> float:
@@ -96,8 +96,9 @@ class Leases(ABC):
 
     @property
     def needed(self) -> bool:
-        """Whether anything stands under the own lease."""
-        return self.open_holds > 0 or (self.own is not None and self.own.number in self._gate.trackers.slices.values())
+        """True if this process's lease keeps holds or slices."""
+        own = self.own
+        return self.open_holds > 0 or (own is not None and self._session.trackers.keeps_slices(own.number))
 
     def commit(self) -> None:
         """The transaction was committed."""
@@ -120,16 +121,18 @@ class Leases(ABC):
         hold.entry_id, outcome, is_open = left
         hold.ending = ending
         if is_open and ending.outcome != "presumed":
-            self._gate.books.correct(hold.entry_id, ending.amount)
+            self._session.books.correct(hold.entry_id, ending.amount)
         elif outcome == "released" and ending.amount != NOTHING:
-            self._gate.books.record(hold.tracker, ending.amount, hold.facts)
+            self._session.books.record(hold.tracker, ending.amount, hold.facts)
 
     def _end_hold(self, lease: Lease, row: Row) -> None:
         """Release a hold that was reserved under a lease that is over, presume one that was dispatched."""
         number, _, tracker, state, tokens, calls, nano_usd, max_tokens, grade, adapter, model, labels, reserved_at = row
         bound = Amount(tokens, calls, nano_usd)
         facts = facts_of(grade, adapter, model, labels)
-        hold = StoredHold(self._gate, self._gate.trackers.find(tracker), bound, max_tokens, PlainDemand(*bound), facts)
+        hold = StoredHold(
+            self._session.gate, self._session.trackers.find(tracker), bound, max_tokens, PlainDemand(*bound), facts
+        )
         hold.row, hold.lease, hold.reserved_at = number, lease, reserved_at
-        presumed = state == "dispatched" and self._gate.on_unknown == "presume"
-        self._gate.books.end(hold, Ending("presumed", bound) if presumed else RELEASED)
+        presumed = state == "dispatched" and self._session.gate.on_unknown == "presume"
+        self._session.books.end(hold, Ending("presumed", bound) if presumed else RELEASED)

@@ -1,29 +1,31 @@
-"""The time in which a store cannot be used, for the log."""
+"""Outages of a store, for the log."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from llm_connect.budget.admission.log import STORE_BACK, STORE_LOST, Owed, tell
+from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.log import STORE_BACK, STORE_LOST, Event, tell
 from llm_connect.errors import LLMStoreError
 
 
 class Outage:
-    """Whether the store of a budget is lost; told of once at its beginning, and once at its end."""
+    """The outage of a store, which is logged once when it begins and once when it ends."""
 
     def __init__(self) -> None:
         self._store = ""
         self._since: float | None = None
 
-    def note(self, error: BaseException | None, owed: Owed) -> None:
-        """A transaction has ended, by `error` if there is one; called by the thread that did it, without the lock."""
-        if isinstance(error, LLMStoreError):
-            self._begin(error.store, owed)
+    def note(self, error: BaseException | None, outbox: Outbox) -> None:
+        """Note how a step has ended; `outbox` logs an outage after the lock is released."""
+        if isinstance(error, LLMStoreError) and self._since is None:
+            self._store, self._since = error.store, time.monotonic()
+            _tell(outbox, STORE_LOST, store=error.store)
         elif error is None and self._since is not None:
             since, self._since = self._since, None
-            tell(STORE_BACK, owed, store=self._store, seconds=time.monotonic() - since)
+            _tell(outbox, STORE_BACK, store=self._store, seconds=time.monotonic() - since)
 
-    def _begin(self, store: str, owed: Owed) -> None:
-        if self._since is None:
-            self._store, self._since = store, time.monotonic()
-            tell(STORE_LOST, owed, store=store)
+
+def _tell(outbox: Outbox, event: Event, **fields: Any) -> None:
+    outbox.calls.append((lambda _: tell(event, outbox.owed, **fields), lambda: None, object()))

@@ -24,7 +24,7 @@ class StagedOutbox(Outbox):
 
     def __init__(self, patience: float) -> None:
         super().__init__()
-        #: How long a store's worker waits for callbacks, so that quick ones come before the answer they are about.
+        #: The patience of a store's worker with callbacks, so that quick ones run before the call returns.
         self._patience = patience
         self._staged: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = deque()
         #: Still made a call when the worker stopped waiting for it.
@@ -37,14 +37,14 @@ class StagedOutbox(Outbox):
         return super().has(about) or any(each is about for _, _, each in self._staged)
 
     def commit(self) -> None:
-        """What is kept back may be delivered."""
+        """Release the staged calls."""
         while self._staged:
             # In this order: interrupted, it is delivered twice rather than never.
             self.calls.append(self._staged[0])
             self._staged.popleft()
 
     def roll_back(self) -> None:
-        """What is kept back has not happened."""
+        """Drop the staged calls: their step was undone."""
         self._staged.clear()
 
     def deliver(self) -> None:
@@ -65,14 +65,14 @@ class StagedOutbox(Outbox):
 
     @property
     def _first(self) -> str:
-        """What is called now."""
+        """The name of the callback that is running."""
         with suppress(IndexError):
             callback = self.calls[0][0]
             return getattr(callback, "__qualname__", type(callback).__name__)
         return "(over by now)"
 
     def wait(self, seconds: float) -> None:
-        """Let the calls that the worker has waited for in vain have so much more time."""
+        """Wait so many more seconds for callbacks that the worker has stopped waiting for."""
         caller = self._caller
         if caller is not None:
             caller.join(seconds)

@@ -1,18 +1,17 @@
-"""What the parts of a store ask of the gate that brings them together, so that none of them has to know it."""
+"""The interfaces between the parts of a store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llm_connect.budget.admission.backend import BudgetGate
-
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.arguments import Limits
     from llm_connect.budget.accounting.demands import CallFacts
-    from llm_connect.budget.accounting.ledger import LedgerEntry, Run
+    from llm_connect.budget.accounting.ledger import LedgerEntry
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.admission.holds import Ending, Hold
+    from llm_connect.budget.admission.session import Controller
     from llm_connect.budget.tracker import BudgetTracker
     from llm_connect.stores.lease import Lease
     from llm_connect.stores.worker import StoreWorker
@@ -20,19 +19,20 @@ if TYPE_CHECKING:
 
 
 class Noting(Protocol):
-    """What the transaction at hand changes in memory."""
+    """The changes of the present step in memory."""
 
     def note(self, hold: Any) -> None: ...
     def note_trackers(self, trackers: Iterable[Scope]) -> None: ...
+    def note_slice(self, child: Scope, lease: Any) -> None: ...
 
 
 class Finding(Protocol):
-    """The trackers that this process knows, and which lease keeps a slice open."""
+    """The trackers that this process knows."""
 
-    @property
-    def slices(self) -> dict[int, Any]: ...
     def find(self, number: int) -> BudgetTracker: ...
     def number_of(self, tracker: Scope, *, joined: bool = False) -> int: ...
+    def open_slices(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]: ...
+    def keeps_slices(self, lease: object) -> bool: ...
 
 
 class Leasing(Protocol):
@@ -42,6 +42,8 @@ class Leasing(Protocol):
 
     @property
     def own(self) -> Lease | None: ...
+    def have(self) -> Lease: ...
+    def give_up(self) -> None: ...
 
 
 class Booking(Protocol):
@@ -52,11 +54,17 @@ class Booking(Protocol):
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None: ...
 
 
-class StoreSession(BudgetGate, Protocol):
-    """The use of one budget in a store by one process."""
+class Returning(Protocol):
+    """The open slices."""
+
+    def close_of(self, lease: object) -> None: ...
+
+
+class StoreParts(Protocol):
+    """The parts of one budget in a store, in one process."""
 
     @property
-    def _run(self) -> Run: ...
+    def gate(self) -> Controller: ...
     @property
     def worker(self) -> StoreWorker: ...
     @property
@@ -67,5 +75,5 @@ class StoreSession(BudgetGate, Protocol):
     def leases(self) -> Leasing: ...
     @property
     def books(self) -> Booking: ...
-    def roll(self) -> None: ...
-    def close_slices_of(self, lease: object) -> None: ...
+    @property
+    def slices(self) -> Returning: ...

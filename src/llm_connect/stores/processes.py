@@ -1,4 +1,4 @@
-"""What becomes of the budgets in stores when this process ends, or is forked."""
+"""Handles the budgets in stores when this process ends, or is forked."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Protocol
 
 
 class Leaving(Protocol):
-    """A gate that is told."""
+    """A session that is told."""
 
     def shut(self) -> None:
         """The process ends."""
         ...
 
     def leave_to_parent(self) -> None:
-        """This process is a fork of the one that the gate was made in."""
+        """This process is a fork of the one that the session was made in."""
         ...
 
 
@@ -25,9 +25,9 @@ _gates: weakref.WeakSet[Leaving] = weakref.WeakSet()
 _of_parents: list[object] = []
 
 
-def look_after(gate: Leaving) -> None:
-    """Tell `gate` when this process ends, or is forked."""
-    _gates.add(gate)
+def look_after(session: Leaving) -> None:
+    """Tell `session` when this process ends, or is forked."""
+    _gates.add(session)
 
 
 def keep_for_parent(connection: object) -> None:
@@ -36,13 +36,13 @@ def keep_for_parent(connection: object) -> None:
 
 
 def _ending() -> None:
-    for gate in list(_gates):
-        gate.shut()
+    for session in list(_gates):
+        session.shut()
 
 
 def _forked() -> None:
-    for gate in list(_gates):
-        gate.leave_to_parent()
+    for session in list(_gates):
+        session.leave_to_parent()
 
 
 atexit.register(_ending)

@@ -1,4 +1,4 @@
-"""What is said of a budget in a store, as plain data. Money is text, so that no digit is lost."""
+"""The reports on a budget in a store, as plain data. Money is text, so that no digit is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llm_connect.types.amounts import Amount, usd_of
 
 
 class Report(Protocol):
-    """What a store says, read without changing anything."""
+    """A report on a store, read without changing anything."""
 
     def budgets(self) -> list[dict[str, Any]]:
         """All budgets of the store, with how many holds they have, and how many of these are stale."""
@@ -29,7 +29,7 @@ class Report(Protocol):
         ...
 
     def number(self, name: str) -> int:
-        """The number of a budget. Raises LLMConfigurationError when there is none of that name."""
+        """Return the number of a budget. Raises LLMConfigurationError if the store has none of that name."""
         ...
 
 
@@ -79,7 +79,7 @@ def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_u
 
 
 def sum_data(entries: int, amount: Amount) -> dict[str, Any]:
-    """What so many entries of the ledger come to."""
+    """Return the sum of some entries of the ledger."""
     return {"entries": entries, "tokens": amount.tokens, "calls": amount.calls, "usd": _usd(amount.nano_usd)}
 
 

@@ -25,14 +25,14 @@ _figures = attrgetter("limit", "spent", "held", "presumed", "sliced")
 
 
 def tracker_state(tracker: Scope, lease: int | str | None) -> Row:
-    """What may change of `tracker`, as it stands in its row. The root is closed for its own process only."""
+    """Return the columns of `tracker` that may change. The root is closed for its own process only."""
     closed = tracker.closed_itself and tracker.parent is not None
     tokens, calls, usd = tracker.own_accounts
     return (int(closed), lease, *_figures(tokens), *_figures(calls), *_figures(usd))
 
 
 def bring_up_to_date(tracker: Scope, state: Row) -> None:
-    """Let `tracker` be as its row says."""
+    """Set `tracker` to the state in its row."""
     closed, lease, *figures = state
     if tracker.parent is not None:
         tracker.closed_itself = bool(closed)
@@ -43,7 +43,7 @@ def bring_up_to_date(tracker: Scope, state: Row) -> None:
 
 
 def start_anew(tracker: Scope) -> None:
-    """Let a tracker that has no row be as it was made."""
+    """Reset a tracker that has no row to its first state."""
     tracker.closed_itself = tracker.closed_itself or tracker.is_slice
     for account in tracker.own_accounts:
         account.spent = account.held = account.presumed = account.sliced = 0
@@ -129,7 +129,7 @@ def entry_of(row: Row) -> LedgerEntry:
 
 
 def facts_of(grade: Any, adapter: str | None, model: str | None, labels: str | None) -> CallFacts:
-    """What a row remembers of a call."""
+    """Return the facts of a call that a row contains."""
     return CallFacts(adapter=adapter, model=model, labels=labels_of(labels), grade=grade)
 
 

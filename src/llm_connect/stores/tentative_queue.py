@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from llm_connect.budget.admission.holds import Keeper
+from llm_connect.budget.admission.holds import Hold, Keeper
 from llm_connect.budget.admission.queues import Queues
 from llm_connect.budget.admission.wait_queue import _TAKING_SECONDS, Line
 from llm_connect.budget.admission.waiters import Waiter
@@ -36,6 +36,10 @@ class RevisableLine(Line):
         self._joined.add(waiter)
         super().join(waiter)
 
+    def take(self, waiter: Waiter) -> Hold | None:
+        self.note(waiter)
+        return super().take(waiter)
+
     def leave(self, waiter: Waiter) -> None:
         self.note(waiter)
         super().leave(waiter)
@@ -56,7 +60,7 @@ class RevisableLine(Line):
         super()._decide(waiter)
 
     def commit(self) -> None:
-        """What was decided is so."""
+        """The step was committed: its decisions count."""
         if self.ready:
             self.told.extend(self.ready)
             self.ready.clear()
@@ -65,7 +69,7 @@ class RevisableLine(Line):
             self._joined.clear()
 
     def undo(self, error: LLMError | None = None) -> None:
-        """What was decided is not so: all stand in line as before, but for those let in, who are told an `error`."""
+        """The step was undone: all wait as before. Callers that it had admitted get `error`, if there is one."""
         self.ready.clear()
         self._kept.clear()
         for waiter, before in self._before.items():

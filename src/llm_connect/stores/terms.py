@@ -13,7 +13,7 @@ from llm_connect.types.amounts import MOST_LIMIT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms(ABC):
-    """How a process uses a budget in a store; each kind of store says where that is."""
+    """The options with which a process uses a budget in a store; each kind of store adds the place."""
 
     name: str
     prices: Mapping[str, Price]
@@ -21,12 +21,12 @@ class Terms(ABC):
     keep_entries: int = 1000
     sink: Sink | None = None
     lease_seconds: float = 60.0
-    #: Whether a server may throw budgets away when it is full.
+    #: True if a server may evict budgets when it is full.
     allow_eviction: bool = False
 
     @property
     def busy_seconds(self) -> float:
-        """How long the store may be busy: far less than a lease, so that a slow store costs no lease."""
+        """The patience with a busy store: far less than a lease, so that a slow store costs no lease."""
         return min(5.0, self.lease_seconds / 6)
 
     @property

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, cast
 
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.tracker import BudgetTracker
@@ -15,27 +15,24 @@ if TYPE_CHECKING:
     from llm_connect.budget.accounting.periods import Period
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.accounting.windows import Window
-    from llm_connect.stores.ports import StoreSession
+    from llm_connect.stores.ports import StoreParts
 
 
 class Trackers(ABC):
     """Trackers by their number in the store. One that has never held or booked anything has none yet."""
 
-    def __init__(self, gate: StoreSession, prices: Mapping[str, Price], *, strict: bool) -> None:
-        self._gate = gate
+    def __init__(self, session: StoreParts, prices: Mapping[str, Price], *, strict: bool) -> None:
+        self._session = session
         self._prices = prices
         self._strict = strict
         self._known: weakref.WeakValueDictionary[int, BudgetTracker] = weakref.WeakValueDictionary()
         self._inserted: list[Scope] = []
-        #: The number of the last change that was seen; None when all has to be read.
-        self.stamp: int | None = None
-        #: For each open slice, the number of the lease that keeps it open.
-        self.slices: dict[int, Any] = {}
 
     def find(self, number: int) -> BudgetTracker:
         """The tracker of this number."""
         known = self._known.get(number)
         if known is not None:
+            self.refresh(known.lineage)
             return known
         parent, name, is_slice, *state = self._read(number)
         window = self._window(number, tuple(state))
@@ -43,11 +40,15 @@ class Trackers(ABC):
         tracker = self.make(name, None if parent is None else self.find(parent), period, is_slice=bool(is_slice))
         tracker._opens_as_slice = False
         self._bring_up_to_date(tracker, number, tuple(state))
-        self._enter(tracker, number, lease=state[1])
+        self._enter(tracker, number)
         if window is not None:
             # What is booked on it next must not count in a part that is over.
-            self._gate.roll()
+            self._session.gate.move((tracker,))
         return tracker
+
+    def known(self, number: int) -> BudgetTracker | None:
+        """The tracker of this number, if this process has it."""
+        return self._known.get(number)
 
     @abstractmethod
     def _window(self, number: int, state: Row) -> Window | None:
@@ -76,42 +77,37 @@ class Trackers(ABC):
         """Those that have spent anything, children before their parents."""
 
     @abstractmethod
-    def refresh(self) -> None:
-        """Bring those up to date that others have changed."""
+    def refresh(self, trackers: Iterable[Scope]) -> None:
+        """In the middle of a step: bring these up to date, unless the step has changed them."""
+
+    @abstractmethod
+    def is_current(self, tracker: Scope) -> bool:
+        """True if a step may be decided on the known figures of `tracker`."""
 
     def make(self, name: str, parent: BudgetTracker | None, period: Period | None, *, is_slice: bool) -> BudgetTracker:
         """A tracker as it is in memory."""
         tracker = BudgetTracker.__new__(BudgetTracker)
         tracker.prices = self._prices
         tracker.strict = self._strict
-        tracker._become(name, parent, self._gate, (None, None, None), period, is_slice=is_slice)
+        tracker._become(name, parent, self._session.gate, (None, None, None), period, is_slice=is_slice)
         return tracker
 
-    def open_slices(self) -> list[BudgetTracker]:
-        """The open slices of all processes."""
-        return [self.find(number) for number in self.slices]
+    @abstractmethod
+    def open_slices(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]:
+        """The open slices `at` a tracker and below it, whoever keeps them open; or those that a lease keeps open."""
 
-    @property
-    def inserted(self) -> bool:
-        """Whether this transaction has inserted any."""
-        return bool(self._inserted)
+    @abstractmethod
+    def keeps_slices(self, lease: object) -> bool:
+        """True if a lease keeps slices open."""
 
-    def undo(self) -> None:
-        """What was inserted is not there, and all others are read anew by the next transaction."""
+    def undo(self, touched: Iterable[Scope]) -> None:
+        """Forget inserted trackers, and restore touched ones, now or in the next step."""
         for tracker in self._inserted:
             self._known.pop(tracker.number, None)
             tracker.number = 0
         self._inserted.clear()
-        self.stamp = None
 
-    def _enter(self, tracker: Scope, number: int, lease: Any) -> None:
+    def _enter(self, tracker: Scope, number: int) -> None:
         tracker.number = number
         # All scopes of a store are trackers.
         self._known[number] = cast("BudgetTracker", tracker)
-        self._note_slice(number, lease)
-
-    def _note_slice(self, number: int, lease: Any) -> None:
-        if lease is None:
-            self.slices.pop(number, None)
-        else:
-            self.slices[number] = lease

@@ -11,19 +11,19 @@ from llm_connect.errors import LLMConfigurationError
 _SQLITE = "sqlite:///"
 #: Schemes of URLs of a Redis server.
 SCHEMES = ("redis", "rediss", "unix")
-#: What comes before the path in other spellings of a budget file.
+#: The beginning of other spellings of a budget file's URL.
 _OTHER_SPELLINGS = re.compile(r"(sqlite[0-9]*|file)(\+\w+)?:(//)?", re.IGNORECASE)
 _SCHEME = re.compile(r"^file:(//)?", re.IGNORECASE)
 #: Where options or a fragment begin.
 _OPTIONS = re.compile(r"[?#]|[;&](?=\w+=)")
 _DRIVE = re.compile(r"^/?[a-z]:(?=[/\\])", re.IGNORECASE)
-#: What SQLite calls the files beside a database.
+#: The endings of the files that SQLite keeps beside a database.
 _BESIDE = re.compile(r"-(wal|shm|journal)$")
 _FORMS = "The URL of a store is sqlite:/// and the path of a file, or redis://host:port/db"
 
 
 def is_server(url: object) -> bool:
-    """Whether a URL names a server. Raises LLMConfigurationError for one that has characters that no URL has."""
+    """True if a URL names a server. Raises LLMConfigurationError for characters that no URL has."""
     if not isinstance(url, str):
         raise LLMConfigurationError(f"{_FORMS}; not of type {type(url).__name__}.")
     clean = "".join(character for character in url if character.isprintable()).strip()
@@ -48,7 +48,7 @@ def path_of(url: str) -> str:
 
 
 def meant(url: str) -> str:
-    """What somebody may have meant who wrote that."""
+    """Suggest a valid URL for an invalid one."""
     if any(url.lower().startswith(f"{scheme}:") for scheme in SCHEMES):
         scheme, _, rest = url.partition(":")
         return f"did you mean {scheme.lower()}://{_after_secrets(rest.lstrip('/'))}?"

@@ -17,7 +17,7 @@ from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
     from llm_connect.budget.admission.wait_queue import Line
-    from llm_connect.stores.ports import StoreSession
+    from llm_connect.stores.ports import StoreParts
 
 #: Of so many callers, on different trackers or of different needs, a process tells the others.
 _TOLD = 16
@@ -27,7 +27,7 @@ _RENEWALS = 3
 
 
 class Told(NamedTuple):
-    """What the others know of a caller of this process."""
+    """A waiting caller of this process, as other processes know it."""
 
     #: Under which number or name it stands in the store.
     row: Any
@@ -37,7 +37,7 @@ class Told(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What another process has said of a caller."""
+    """A waiting caller, as another process describes it."""
 
     #: The number of the tracker on which it waits.
     tracker: int
@@ -50,8 +50,8 @@ class Heard(NamedTuple):
 class Waiters(ABC):
     """The callers of this process that the others know of, and those of the others."""
 
-    def __init__(self, gate: StoreSession, seconds: float) -> None:
-        self._gate = gate
+    def __init__(self, session: StoreParts, seconds: float) -> None:
+        self._session = session
         self._seconds = seconds
         self._told: dict[Waiter, Told] = {}
         self._told_before: dict[Waiter, Told] = {}
@@ -60,26 +60,26 @@ class Waiters(ABC):
 
     @abstractmethod
     def _write(self, row: Any, waiter: Waiter, seconds: float) -> Any:
-        """Let a caller stand in the store for so many seconds, in its row if it has one (else None); its row."""
+        """Write a waiting caller to the store for `seconds`, to its row if it has one, and return the row."""
 
     @abstractmethod
     def _delete(self, row: Any) -> None:
-        """Let the caller of this row stand there no longer."""
+        """Delete the caller of this row from the store."""
 
     @property
     def any_heard(self) -> bool:
-        """Whether any caller of the others keeps its place here."""
+        """True if a caller of another process has a place here."""
         return bool(self._remote)
 
     @property
     def due(self) -> bool:
-        """Whether the time of a caller is over, or one of this process is to be renewed."""
+        """True if the time of a caller is over, or a caller of this process has to renew its row."""
         now = time.monotonic()
         over = any(waiter.waiting and waiter.deadline <= now for waiter in list(self._remote.values()))
         return over or any(told.renewed_at <= now for told in list(self._told.values()))
 
     def see(self, heard: Mapping[Any, Heard], line: Line) -> None:
-        """Let the callers of the others keep their places in `line`: these are all that stand in the store now."""
+        """Give the callers of other processes their places in `line`; `heard` has all that are in the store."""
         for row in self._remote.keys() - heard.keys():
             self._remote.pop(row).leave()
         own = {told.row for told in self._told.values()}
@@ -87,7 +87,7 @@ class Waiters(ABC):
         line.see([new for row, caller in others.items() if (new := self._new(row, caller)) is not None])
 
     def tell(self, line: Line) -> None:
-        """Tell the others who stands first in `line`, as far as they do not know."""
+        """Tell other processes of the first callers in `line` that they do not know yet."""
         if not (line.busy or self._told):
             return
         first = [] if self._withdrawn else line.first(_TOLD)
@@ -102,7 +102,7 @@ class Waiters(ABC):
                 self._tell(waiter, None if told is None else told.row)
 
     def withdraw(self) -> None:
-        """Let nobody wait behind this process any more, until it does something else."""
+        """Withdraw the callers of this process from the store until its next step."""
         for waiter in list(self._told):
             self._forget(waiter)
         self._withdrawn = True
@@ -128,7 +128,7 @@ class Waiters(ABC):
         if known is not None and known.waiting:
             known.deadline = deadline
             return None
-        tracker = self._gate.trackers.find(caller.tracker)
+        tracker = self._session.trackers.find(caller.tracker)
         new = self._remote[row] = RemoteWaiter(tracker, caller.amount, arrival=caller.arrival, deadline=deadline)
         return new
 

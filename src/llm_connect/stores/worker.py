@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from llm_connect._threads import DaemonThread
 from llm_connect.budget.admission.log import write
 
-#: How long one waits after a failure, and how often who waits looks whether the thread is there.
+#: The pause after a failure, and the interval in which a waiting coroutine checks that the thread lives.
 _PAUSE_SECONDS = _WATCH_SECONDS = 1.0
 _FAILED = "A budget store could not do what was left to do; it goes on with what follows."
 T = TypeVar("T")
@@ -25,7 +25,7 @@ Job = Callable[[], Any]
 
 
 class Attended(Protocol):
-    """A gate that its worker looks after."""
+    """A session that its worker looks after."""
 
     def tick(self) -> float:
         """Do what is due; seconds after which to come again. What it raises is logged."""
@@ -33,7 +33,7 @@ class Attended(Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether there will be nothing to do any more."""
+        """True if no work will follow."""
         ...
 
     def part(self) -> None:
@@ -50,21 +50,21 @@ class WorkerThread(DaemonThread):
 
 
 class StoreWorker:
-    """Does jobs in the order in which they came, in a daemon thread that ends with its gate."""
+    """Does jobs in the order in which they came, in a daemon thread that ends with its session."""
 
-    def __init__(self, gate: Attended) -> None:
-        self._gate = weakref.ref(gate)
+    def __init__(self, session: Attended) -> None:
+        self._session = weakref.ref(session)
         self._jobs = Jobs()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
     def start(self) -> None:
-        """Begin to look after the gate; nothing while somebody does."""
+        """Begin to look after the session; nothing while somebody does."""
         with self._starting:
             for _ in range(_TRIES):
                 if self.running:
                     return
-                self._thread = WorkerThread(_work, args=(self._jobs, self._gate), name="llm-connect store")
+                self._thread = WorkerThread(_work, args=(self._jobs, self._session), name="llm-connect store")
                 self._thread.start()
 
     @property
@@ -76,7 +76,7 @@ class StoreWorker:
         self._jobs.put(job)
 
     async def run(self, operation: Callable[..., T], *args: Any) -> T:
-        """What `operation` comes to. Cancelled, it is not begun, or what it gives is dropped."""
+        """Return the result of `operation`. A cancelled one does not begin, or its result is dropped."""
         self.start()
         future: Future[T] = Future()
         self._jobs.put(partial(_fulfil, future, operation, args))
@@ -89,11 +89,11 @@ class StoreWorker:
             del future
 
     def put_end(self) -> None:
-        """End the thread once the jobs of before are done."""
+        """End the thread after the jobs that are already in the queue."""
         self._jobs.put(None)
 
     def stop(self, patience: float) -> None:
-        """End the thread once the jobs of before are done, for at most so many seconds."""
+        """End the thread after the jobs in the queue; wait at most `patience` seconds for it."""
         with self._starting:
             thread, self._thread = self._thread, None
         if thread is not None:
@@ -142,12 +142,12 @@ def _work(jobs: Jobs, attended: weakref.ref[Attended]) -> None:
 
 def _do_next(jobs: Jobs, attended: weakref.ref[Attended], pause: float) -> float | None:
     """Do the next job, and what is due; seconds after which to come again, or None at the end."""
-    gate = attended() if jobs.do_next(pause) else None
-    if gate is None:
+    session = attended() if jobs.do_next(pause) else None
+    if session is None:
         return None
-    pause = gate.tick()
-    if gate.idle:
-        gate.part()
+    pause = session.tick()
+    if session.idle:
+        session.part()
     return pause
 
 

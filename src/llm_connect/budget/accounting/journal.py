@@ -38,7 +38,7 @@ entry twice, but it never misses one.
 
 A budget in a store has a better journal: its transaction. If an operation is interrupted before the commit, the store
 rolls it back, and this process reads the state again. If it is interrupted after the commit, the next operation does
-the rest of it (`stores/transaction.py`).
+the rest of it (`stores/session.py`).
 
 In databases the intent is called a write-ahead log, and completing a repeatable step is called redo (Mohan et al.,
 "ARIES", 1992). Their log survives the loss of memory; this one only has to survive an exception.

@@ -103,7 +103,7 @@ class Ended(Protocol):
 class Run(Protocol):
     """Calls a function under the lock of the tree, after repairing an interrupted operation."""
 
-    def __call__(self, operation: Callable[..., T], *args: Any) -> T: ...
+    def __call__(self, step: Callable[..., T], *args: Any) -> T: ...
 
 
 class Ledger:

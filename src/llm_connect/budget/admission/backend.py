@@ -31,11 +31,10 @@ Note: TypeAlias = "Callable[[], None] | Waiter"
 class BudgetGate(Keeper, Protocol):
     """The operations that change or read the figures of a tree of trackers.
 
-    `Gate` decides in memory; the gate of a store gives the same answers to all processes. The accounts of a tracker are
-    the last state that its gate has seen, and only the gate changes them. If `worker` is not None, an operation may
-    take as long as I/O, so a coroutine lets the worker do it. All operations except `arrive`, `end`, `lose` and
-    `work_off` raise LLMStoreError if the store cannot be reached. The gate keeps an `end` of that time, and books it
-    when the store is back.
+    `Gate` decides, in memory and in a store. The accounts of a tracker are the last state that its gate has seen, and
+    only the gate changes them. If `worker` is not None, an operation may take as long as I/O, so a coroutine lets the
+    worker do it. All operations except `arrive`, `end`, `lose` and `work_off` raise LLMStoreError if the store cannot
+    be reached. The gate keeps an `end` of that time, and books it when the store is back.
     """
 
     @property

@@ -285,6 +285,11 @@ class Books:
         self._thresholds.append(threshold)
         self.look_at_thresholds()
 
+    @property
+    def watched(self) -> list[Scope]:
+        """The trackers that have thresholds."""
+        return [threshold.tracker for threshold in self._thresholds]
+
     def look_at_thresholds(self) -> None:
         """Put the callbacks of reached thresholds into the outbox, once each, or once in each window."""
         reached = [threshold for threshold in self._thresholds if threshold.reached]

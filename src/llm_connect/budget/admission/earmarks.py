@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.journal import Plan
@@ -10,6 +10,13 @@ from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
+
+
+class Earmarks(Protocol):
+    """The open slices of a tree, where others may have some, too."""
+
+    def open(self, child: Scope) -> bool: ...
+    def close(self, tracker: Scope) -> None: ...
 
 
 class Slices:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from llm_connect.budget.accounting.accounts import amount_of
@@ -38,15 +39,6 @@ class Windows:
         """True if `roll` has work to do."""
         return bool(self._added) or not self._since <= self._clock() < self._until
 
-    @property
-    def pause(self) -> float:
-        """The seconds until `roll` has work to do."""
-        return 0.0 if self.due else self._until - self._clock()
-
-    def look_again(self) -> None:
-        """Make the next `roll` look at all windows, because other processes may have changed one."""
-        self._since = math.inf
-
     def roll(self, books: Books) -> bool:
         """Move all windows to the present time; True if spend has left one of them."""
         if not self.due:
@@ -57,13 +49,20 @@ class Windows:
             self._added.popleft()
         # If this is interrupted, all windows stay due.
         self._since, moment = math.inf, self._clock()
-        living = self.living()
+        living = self._living()
         left = [self._move(tracker, moment, books) for tracker in living]
         until = min((tracker.window.due_at for tracker in living if tracker.window is not None), default=math.inf)
         self._since, self._until = moment, until
         return any(left)
 
-    def living(self) -> list[Scope]:
+    def move(self, trackers: Iterable[Scope], books: Books) -> bool:
+        """Move the windows of these trackers alone to the present time; True if spend has left one of them."""
+        windowed = [tracker for tracker in trackers if tracker.window is not None]
+        moment = self._clock() if windowed else 0.0
+        left = [self._move(tracker, moment, books) for tracker in windowed]
+        return any(left)
+
+    def _living(self) -> list[Scope]:
         """The trackers with a window that still exist."""
         living = {tracker: ref for ref in self._trackers if (tracker := ref()) is not None}
         self._trackers = deque(living.values())

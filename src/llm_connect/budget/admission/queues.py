@@ -55,11 +55,15 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Hashable, Iterator
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from llm_connect.budget.accounting.accounts import Path
 from llm_connect.budget.admission.waiters import RemoteWaiter, Waiter, doomed, fits_by
 from llm_connect.types.amounts import NOTHING, Amount
+
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.scope import Scope
 
 
 class Queues:
@@ -83,6 +87,11 @@ class Queues:
             yield from group.waiters()
 
     @property
+    def trackers(self) -> list[Scope]:
+        """Those on which anybody waits, each once for each group."""
+        return [group.tracker for group in self._groups.values()]
+
+    @property
     def members(self) -> list[Waiter]:
         """The waiters that have arrived and not left, in order of arrival, even with a grant or an error already."""
         return sorted(waiter for waiter in self._members if not waiter.gone)
@@ -103,7 +112,7 @@ class Queues:
         needs = tuple(bool(value) for value in amount)
         alone = bool(waiter.own) or isinstance(waiter, RemoteWaiter)
         key = (waiter.tracker, needs, waiter if alone else None)
-        self._groups.setdefault(key, _Group(waiter.tracker.accounts)).add(waiter)
+        self._groups.setdefault(key, _Group(waiter.tracker)).add(waiter)
 
     def scan(self, ask: Callable[[Waiter], None], may_block: Callable[[Path, Amount], bool]) -> None:
         """Call `ask`, in order of arrival, with each waiter that may be admitted or may block others.
@@ -125,8 +134,9 @@ class Queues:
 
 
 class _Group:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, tracker: Scope) -> None:
+        self.tracker = tracker
+        self._path = tracker.accounts
         self._heap: list[Waiter] = []
         self._largest = NOTHING
         self._earliest = math.inf

@@ -12,7 +12,7 @@ from llm_connect.budget.accounting.accounts import Account, Path, change, fits, 
 from llm_connect.budget.accounting.calibration import Key, LearnedFactor
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.admission.granting import give_back, grant
-from llm_connect.budget.admission.holds import Keeper
+from llm_connect.budget.admission.holds import Hold, Keeper
 from llm_connect.budget.admission.queues import Queues
 from llm_connect.budget.admission.waiters import RemoteWaiter, Waiter, doomed, refusal
 from llm_connect.errors import BudgetReason
@@ -32,6 +32,8 @@ class Line:
         self._keeper = keeper
         #: Waiters with a grant or a refusal, to be woken after the lock is released.
         self.ready: deque[Waiter] = deque()
+        #: Those of them that may be woken now: in memory all, in a store those of a committed step.
+        self.told: deque[Waiter] = self.ready
         #: True if a caller waits, in this process or another one.
         self.busy: bool = False
         #: True if a caller waits in this process.
@@ -59,6 +61,13 @@ class Line:
             self._refuse(waiter, "self_wait" if by_itself else reason)
             self.scan()
 
+    def take(self, waiter: Waiter) -> Hold | None:
+        """Return the granted hold; or None, and then the waiter has an error."""
+        if waiter.waiting:
+            self.scan()
+            self.end_wait(waiter, "wait_expired")
+        return waiter.leave()
+
     def leave(self, waiter: Waiter) -> None:
         """Remove a caller that gives up, and give back a grant that it has not taken."""
         if waiter.hold is not None:
@@ -82,6 +91,10 @@ class Line:
     def first(self, number: int) -> list[Waiter]:
         """The first waiters of this process's groups; at most `number`, in order of arrival."""
         return self._queues.first(number) if self.busy else []
+
+    def trackers(self) -> list[Scope]:
+        """The trackers on which a caller waits, or has a grant that may be reclaimed."""
+        return [*self._queues.trackers, *(waiter.tracker for _, _, waiter in self.untaken)]
 
     def waiting_on(self, tracker: Scope) -> int:
         """The number of callers in this process that wait on `tracker` or below it."""

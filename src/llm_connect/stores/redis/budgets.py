@@ -8,13 +8,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from llm_connect.budget.accounting.windows import Window
+from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.admission.log import write
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.redis.clock import clock_of
-from llm_connect.stores.redis.gate import RedisGate
 from llm_connect.stores.redis.keys import SCHEMA, Keys
-from llm_connect.stores.redis.packing import new_state, packed_state
-from llm_connect.stores.redis.server import Server
+from llm_connect.stores.redis.packing import STATE_SIZE, new_state, packed_state
+from llm_connect.stores.redis.server import Server, script
+from llm_connect.stores.redis.session import ServerSession
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.windows import window_text
 
@@ -27,26 +28,24 @@ if TYPE_CHECKING:
 _warned: set[str] = set()
 #: The number of the root of each budget.
 ROOT = 1
-_MAKE = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('HGET', KEYS[1], 'schema') end
-redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'counts', struct.pack('<i8i8i8i8', 1, 1, 0, 0), 'on_unknown', ARGV[2],
-  'name', ARGV[3], 'born', ARGV[6])
-redis.call('HSET', KEYS[2], 1, ARGV[4])
-redis.call('ZADD', KEYS[3], 1, 1)
-if ARGV[5] ~= '' then redis.call('HSET', KEYS[4], 1, ARGV[5]) end
-return 'made'
-"""
 
 
-def gate_of(terms: ServerTerms) -> RedisGate:
-    """A gate of a budget that has been made."""
+def session_of(terms: ServerTerms) -> ServerSession:
+    """A session of a budget that has been made."""
     keys = Keys(terms.name)
     with closing(Server(terms.url, terms.busy_seconds)) as server:
-        schema, on_unknown, born = server.call("HMGET", keys.of("meta"), "schema", "on_unknown", "born")
-    if schema is None:
-        raise LLMStoreError(f"{terms.shown} has no budget {terms.name!r}: open_budget makes it.", store=terms.shown)
-    check_schema(terms, schema.decode())
-    return RedisGate(terms, on_unknown.decode(), ROOT, born or b"")
+        schema, on_unknown, born, sliced = server.call(
+            "HMGET", keys.of("meta"), "schema", "on_unknown", "born", "sliced"
+        )
+        if schema is None:
+            raise LLMStoreError(f"{terms.shown} has no budget {terms.name!r}: open_budget makes it.", store=terms.shown)
+        check_schema(terms, schema.decode())
+        if sliced is None:
+            names = [keys.of(part) for part in ("meta", "trackers", "places", "slices")]
+            server.call("EVAL", script("list_slices"), 4, *names, STATE_SIZE)
+    session = ServerSession(terms, ROOT, born or b"")
+    Gate(terms.keep_entries, on_unknown.decode(), terms.sink, session.clock, session)
+    return session
 
 
 def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
@@ -58,7 +57,8 @@ def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: 
         state = packed_state(new_state(ROOT, closed=False, limits=limits, window=bool(window)))
         _check_eviction(server, terms)
         born = secrets.token_hex(8)
-        made = server.call("EVAL", _MAKE, 4, *names, SCHEMA, on_unknown, terms.name, state, window, born).decode()
+        how = (SCHEMA, on_unknown, terms.name, state, window, born)
+        made = server.call("EVAL", script("make"), 4, *names, *how).decode()
     if made != "made":
         check_schema(terms, made)
     return bool(made == "made")

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.ledger import LedgerEntry
+from llm_connect.budget.admission.earmarks import limits_of
 from llm_connect.stores.changes import Changes
 from llm_connect.stores.holds import Before, StoredHold
 from llm_connect.stores.redis.server import text_of
@@ -15,27 +16,27 @@ from llm_connect.types.amounts import NOTHING, Amount
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.admission.holds import Hold
-    from llm_connect.stores.redis.ports import ServerSession
+    from llm_connect.stores.redis.ports import ServerParts
 
-#: How many arguments of the script come before the texts.
+#: The number of the script's arguments before the texts.
 _BEFORE = 6
 
 
 class StepChanges(Changes):
-    """What the step at hand changes. It is written as differences, so that it fits beside the steps of others."""
+    """The changes of the present step. They are differences, so that they fit beside the steps of other processes."""
 
-    def __init__(self, gate: ServerSession) -> None:
+    def __init__(self, session: ServerParts) -> None:
         super().__init__()
-        self._gate = gate
+        self._session = session
         #: The lines that it adds to the ledger, each with what the script is to know of it.
         self.entries: list[tuple[LedgerEntry | Hold, list[Any]]] = []
         #: Texts of entries and holds, which the script takes as they are.
         self.texts: list[str] = []
-        #: What few steps have, by its name, as the script reads it.
+        #: The rarer parts of a step, by the names that the script uses.
         self._further: defaultdict[str, list[Any]] = defaultdict(list)
 
     def __bool__(self) -> bool:
-        return bool(self._holds or self._trackers or self.entries or self._further or self._gate.trackers.new)
+        return bool(self._holds or self._trackers or self.entries or self._further or self._session.trackers.new)
 
     def clear(self) -> None:
         self._holds.clear()
@@ -44,50 +45,26 @@ class StepChanges(Changes):
         self.texts.clear()
         self._further.clear()
 
-    def add_slice(self, child: Scope, lease: str, size: Amount | None) -> None:
-        """Let it open a slice under a lease, with so much set aside; or close it, with no lease and size."""
-        self._further["slices"].append((self._gate.trackers.path_of(child), lease, False if size is None else size))
+    def note_slice(self, child: Scope, lease: Any) -> None:
+        size = False if lease is None else limits_of(child)
+        self.say("slices", (self._session.trackers.path_of(child), lease or "", size))
 
-    def add_left(self, tracker: Scope, spent: Amount, presumed: Amount) -> None:
-        """Let so much leave the window of a tracker."""
-        number = self._gate.trackers.path_of(tracker)[0]
-        self._further["left"].append((number, NOTHING.minus(spent), NOTHING.minus(presumed)))
+    def say(self, what: str, value: Any) -> None:
+        """Add a value to a rarer part of the step, by the name that the script uses."""
+        self._further[what].append(value)
 
-    def correct(self, entry_id: int) -> bool:
-        """Let it amend a presumed entry; False when it does already."""
-        number = str(entry_id)
-        if number in self._further.get("correct", ()):
+    def say_once(self, what: str, value: Any) -> bool:
+        """Like `say`; False if the step has this value already."""
+        said = self._further[what]
+        if value in said:
             return False
-        self._further["correct"].append(number)
+        said.append(value)
         return True
-
-    def amend(self, entry_id: int) -> bool:
-        """Let it amend a settled entry; False when it does already."""
-        if entry_id in self._further.get("amend", ()):
-            return False
-        self._further["amend"].append(entry_id)
-        return True
-
-    def end_late(self, name: str) -> None:
-        """Let it end a hold that was lost."""
-        self._further["late"].append(name)
-
-    def end_leases(self, names: list[str]) -> None:
-        """Let it end leases."""
-        self._further["over"].extend(names)
 
     @property
     def over(self) -> list[str]:
         """Leases that it ends."""
         return self._further.get("over", [])
-
-    def tell(self, name: str, place: str, milliseconds: int) -> None:
-        """Let it tell the others that a caller waits, for so long."""
-        self._further["told"].append((name, place, milliseconds))
-
-    def forget(self, name: str) -> None:
-        """Let it tell the others that a caller waits no longer."""
-        self._further["forgotten"].append(name)
 
     def add(
         self,
@@ -96,7 +73,7 @@ class StepChanges(Changes):
         texts: tuple[str, str, list[str]],
         end: tuple[bool, str | bool],
     ) -> None:
-        """Let it write an entry.
+        """Add an entry to the step.
 
         amounts: its path, spent, and presumed. texts: its own, that of its kind, those of its labels. end: whether it
         is presumed, and which lost hold it ends.
@@ -115,7 +92,7 @@ class StepChanges(Changes):
 
     def step(self) -> dict[str, Any]:
         """It as the script reads it."""
-        trackers = self._gate.trackers
+        trackers = self._session.trackers
         step: dict[str, Any] = dict(self._further)
         if self._holds:
             step["holds"] = [found for each in self._holds.items() if (found := self._change(*each)) is not None]
@@ -123,7 +100,7 @@ class StepChanges(Changes):
             step["set"] = [each for tracker in self._trackers for each in self._sets(tracker)]
         if self.entries:
             step["entries"] = [details for _, details in self.entries]
-        if self._gate.windowed:
+        if self._session.gate.windowed:
             step["windows"] = trackers.windows(self._trackers)
         if trackers.new:
             step["new"] = trackers.new
@@ -140,22 +117,22 @@ class StepChanges(Changes):
         return len(self.texts) + _BEFORE
 
     def _sets(self, tracker: Scope) -> list[tuple[str, int, Any]]:
-        self._gate.trackers.number_of(tracker)
-        return self._gate.trackers.sets(tracker)
+        self._session.trackers.number_of(tracker)
+        return self._session.trackers.sets(tracker)
 
     def _change(self, hold: StoredHold, before: Before) -> list[Any] | None:
         """Its name, whether it has to be there, its path, how much more is held, needs, and its new text."""
         is_open = not hold.ended
         if hold.row is None and not is_open:
             return None
-        path = self._gate.trackers.path_of(hold.tracker)
+        path = self._session.trackers.path_of(hold.tracker)
         if not is_open:
-            self._gate.leases.open_holds -= hold.lease is self._gate.leases.own
+            self._session.leases.open_holds -= hold.lease is self._session.leases.own
             bound = hold.bound if before.row is None else before.bound
             return [hold.row, 1, path, NOTHING.minus(bound), False, 0, False]
         granted = hold.row is None
         if granted:
-            self._gate.leases.enter(hold)
+            self._session.leases.enter(hold)
         more = hold.bound.minus(NOTHING if granted else before.bound)
         dispatches = not granted and before.dispatched != hold.dispatched
         return [hold.row, int(not granted), path, more, more, int(not dispatches), self._place(self._text(hold))]

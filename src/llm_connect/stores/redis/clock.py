@@ -17,7 +17,7 @@ _STEP = 0.001
 
 
 class ServerClock:
-    """By how much the clock of a server is ahead of this machine's, as far as its replies tell.
+    """The difference between the clock of a server and this machine's, as its replies show it.
 
     Each reply says that it is between two figures, as far apart as the reply took. It is taken to be what it was while
     that can be: so the clock does not go to and fro, and on the server's own machine it is the clock of the machine.
@@ -32,7 +32,7 @@ class ServerClock:
 
     @property
     def known(self) -> bool:
-        """Whether a reply of late has said the time."""
+        """True if a recent reply has told the time."""
         return 0 <= time.time() - self._heard_at < _GOOD_SECONDS
 
     def hear(self, moment: float, asked_at: float) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from urllib.parse import quote, unquote
 
-#: How the keys of this version are laid out; a server with others is left alone.
+#: The version of the layout of keys; this version leaves a budget with another one alone.
 SCHEMA = "1"
 _SPENDING = ("meta", "trackers", "changed", "holds", "leases", "owners", "ledger", "open", "totals", "labels", "lost")
-NAMES = (*_SPENDING, "learned", "places", "windows", "waiters", "lasts")
+NAMES = (*_SPENDING, "learned", "places", "windows", "waiters", "lasts", "slices")
 _PREFIX = "llm-connect:{"
-#: What `SCAN` finds budgets by.
+#: The pattern by which `SCAN` finds budgets.
 PATTERN = "llm-connect:{*}:meta"
 
 

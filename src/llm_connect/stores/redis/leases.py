@@ -17,7 +17,7 @@ from llm_connect.stores.redis.server import text_of
 from llm_connect.types.amounts import NOTHING
 
 if TYPE_CHECKING:
-    from llm_connect.stores.redis.ports import ServerSession
+    from llm_connect.stores.redis.ports import ServerParts
 
 
 class ServerLeases(Leases):
@@ -26,10 +26,10 @@ class ServerLeases(Leases):
     No step is written when the own lease is over; steps renew it, long before it would be due.
     """
 
-    _gate: ServerSession
+    _session: ServerParts
 
-    def __init__(self, gate: ServerSession, seconds: float) -> None:
-        super().__init__(gate, seconds)
+    def __init__(self, session: ServerParts, seconds: float) -> None:
+        super().__init__(session, seconds)
         self._is_new = False
         self._renewed_at = 0.0
         self._names = itertools.count(1)
@@ -42,11 +42,11 @@ class ServerLeases(Leases):
         if self.own is None:
             self.own, self.open_holds, self._is_new = Lease(secrets.token_hex(8), 0.0), 0, True
             self._renewed_at = time.monotonic()
-            self._gate.worker.start()
+            self._session.worker.start()
         return self.own
 
     def enter(self, hold: StoredHold) -> None:
-        """Let a new hold stand under the own lease."""
+        """Put a new hold under this process's lease."""
         hold.lease = self.have()
         hold.row = f"{hold.lease.number}.{next(self._names)}"
         self.open_holds += 1
@@ -55,7 +55,7 @@ class ServerLeases(Leases):
         """The own lease, as a step says it."""
         if self.own is None:
             return None
-        owner = text_of([socket.gethostname(), os.getpid(), self._gate.client]) if self._is_new else False
+        owner = text_of([socket.gethostname(), os.getpid(), self._session.client]) if self._is_new else False
         renews = self._is_new or time.monotonic() >= self._renewed_at + self.seconds / (2 * RENEWALS)
         return [self.own.number, int(self.seconds * 1000) if renews else 0, owner]
 
@@ -85,12 +85,13 @@ class ServerLeases(Leases):
     def end(self, numbers: list[str]) -> None:
         """Release what was reserved under leases, presume what was dispatched, and return their slices."""
         leases = {number: Lease(number, 0.0) for number in numbers}
-        for name, row in self._gate.stored_holds():
+        for name, row in self._session.stored_holds():
             if row[0] in leases:
                 self._end_hold(leases[row[0]], (name, *row))
         for number in numbers:
-            self._gate.close_slices_of(number)
-        self._gate.changes.end_leases(numbers)
+            self._session.slices.close_of(number)
+        for number in numbers:
+            self._session.changes.say("over", number)
 
     def end_late(self, hold: StoredHold, ending: Ending) -> None:
         row = hold.row
@@ -100,14 +101,14 @@ class ServerLeases(Leases):
             if ending.amount != NOTHING:
                 hold.ending = ending
                 hold.entry_id = -1
-                self._gate.books.record(hold.tracker, ending.amount, hold.facts)
+                self._session.books.record(hold.tracker, ending.amount, hold.facts)
             return
         super().end_late(hold, ending)
-        self._gate.changes.end_late(str(row))
+        self._session.changes.say("late", str(row))
 
     def _left(self, hold: StoredHold) -> tuple[int, str, bool] | None:
-        left = self._gate.fetch("HGET", "lost", hold.row)
+        left = self._session.fetch("HGET", "lost", hold.row)
         if left is None:
             return None
         number, outcome = left.decode().split()
-        return int(number), outcome, bool(self._gate.fetch("HEXISTS", "open", number))
+        return int(number), outcome, bool(self._session.fetch("HEXISTS", "open", number))

@@ -9,59 +9,58 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
-from llm_connect.budget.accounting.demands import PlainDemand
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.accounting.ledger import Ended, Ledger, LedgerEntry, PostingOf
 from llm_connect.budget.accounting.totals import By, Kind, Total
 from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.callbacks import Outbox
-from llm_connect.budget.admission.holds import Ending, Hold
+from llm_connect.budget.admission.holds import Hold
 from llm_connect.errors import LLMConfigurationError
+from llm_connect.stores.again import Again
 from llm_connect.stores.books import StoredBooks
-from llm_connect.stores.gate import Again
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.redis.server import text_of
 from llm_connect.stores.redis.windows import TO_COME
-from llm_connect.stores.serialization import Row, ended_values, entry_of, entry_values, facts_of
+from llm_connect.stores.serialization import Row, ended_values, entry_of, entry_values
 from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
-    from llm_connect.stores.redis.ports import ServerSession
+    from llm_connect.stores.redis.ports import ServerParts
 
 
-#: How many entries, and what they come to, as the script keeps it.
+#: The number of entries and their sums, in the script's layout.
 _SUM = struct.Struct("<4q")
 
 
 class ServerLedger(Ledger):
     """Like `Ledger`. The server keeps the last 10,000 entries of all processes; this shows as many as it is to."""
 
-    def __init__(self, keep: int, gate: ServerSession) -> None:
-        super().__init__(0, gate._run)
+    def __init__(self, keep: int, session: ServerParts) -> None:
+        super().__init__(0, session.gate.run)
         #: The server counts an entry when it is written.
         self.posting: PostingOf = lambda *entry: entry
         self._keep = keep
-        self._gate = gate
+        self._session = session
 
     def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
-        self._gate.books.add(line, *posting)
+        self._session.books.add(line, *posting)
 
     def post_expiry(self, entry: LedgerEntry) -> None:
-        self._gate.books.add_expiry(entry)
+        self._session.books.add_expiry(entry)
 
     def totals(self, by: By) -> dict[str, Total]:
         """Like `Ledger.totals`."""
         if by not in get_args(By):
             raise LLMConfigurationError(f"totals() accepts tracker, adapter, model or label, not {by!r}.")
-        return sums_by(by, self._gate.fetch_after_all("HGETALL", "labels" if by == "label" else "totals"))
+        return sums_by(by, self._session.fetch_after_all("HGETALL", "labels" if by == "label" else "totals"))
 
     @property
     def earlier(self) -> Amount:
         total = NOTHING
-        for of_kind in sums_by("tracker", self._gate.fetch_after_all("HGETALL", "totals")).values():
+        for of_kind in sums_by("tracker", self._session.fetch_after_all("HGETALL", "totals")).values():
             total = total.plus(of_kind.amount)
-        expired = self._gate.fetch_after_all("HGET", "meta", "expired")
+        expired = self._session.fetch_after_all("HGET", "meta", "expired")
         if expired is not None:
             total = total.plus(Amount(*_SUM.unpack(expired)[1:]))
         for entry in self:
@@ -71,10 +70,10 @@ class ServerLedger(Ledger):
     def __iter__(self) -> Iterator[LedgerEntry]:
         if not self._keep:
             return iter(())
-        return map(entry_from, self._gate.fetch_after_all("LRANGE", "ledger", -self._keep, -1))
+        return map(entry_from, self._session.fetch_after_all("LRANGE", "ledger", -self._keep, -1))
 
     def __len__(self) -> int:
-        return min(int(self._gate.fetch_after_all("LLEN", "ledger")), self._keep)
+        return min(int(self._session.fetch_after_all("LLEN", "ledger")), self._keep)
 
 
 def entry_from(text: bytes) -> LedgerEntry:
@@ -105,24 +104,33 @@ def sums_by(by: By, rows: list[bytes]) -> dict[str, Total]:
 class ServerBooks(StoredBooks):
     """Like `Books`; an entry gets its number when it is written."""
 
-    _gate: ServerSession
+    _session: ServerParts
 
-    def __init__(self, gate: ServerSession, outbox: Outbox, sink: Sink | None) -> None:
-        super().__init__(gate, outbox, sink)
+    def __init__(self, session: ServerParts, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
+        super().__init__(session, ledger, outbox, sink)
         self._ids = itertools.repeat(-1)  # type: ignore[assignment]
-        self._presumed = Presumptions(gate)
         self._place: tuple[Scope, Amount] | None = None
 
     def number(self) -> int:
-        return TO_COME + len(self._gate.changes.entries)
+        return TO_COME + len(self._session.changes.entries)
 
     def expire(self, plan: Plan, tracker: Scope, spent: Amount, presumed: Amount) -> None:
         super().expire(plan, tracker, spent, presumed)
-        self._gate.changes.add_left(tracker, spent, presumed)
+        number = self._session.trackers.path_of(tracker)[0]
+        self._session.changes.say("left", (number, NOTHING.minus(spent), NOTHING.minus(presumed)))
 
     def add_expiry(self, entry: LedgerEntry) -> None:
-        """Let the step at hand write an entry that says what has left a window; the figures say it by themselves."""
-        self._gate.changes.add(entry, ([], entry.amount, NOTHING), (_text(entry_values(entry)), "", []), (False, False))
+        """Add an entry for spend that has left a window to the step; the figures are sent separately."""
+        self._session.changes.add(
+            entry, ([], entry.amount, NOTHING), (_text(entry_values(entry)), "", []), (False, False)
+        )
+
+    def _presumption(self, entry_id: int) -> Hold | None:
+        kept = self._session.fetch("HGET", "open", entry_id)
+        if kept is None or not self._session.changes.say_once("correct", str(entry_id)):
+            return None
+        (number,), row = _parts_of(kept)
+        return self._ended_hold(number, entry_of((entry_id, *row)))
 
     def _settled(self, entry_id: int) -> Hold | None:
         kept = self._kept(entry_id)
@@ -133,26 +141,26 @@ class ServerBooks(StoredBooks):
             # Earlier entries have just gone.
             raise Again
         entry = entry_of((number, *row))
-        if entry.outcome != "settled" or not tracker or not self._gate.changes.amend(entry_id):
+        if entry.outcome != "settled" or not tracker or not self._session.changes.say_once("amend", entry_id):
             return None
-        return _hold_of(self._gate, tracker[0], entry)
+        return self._ended_hold(tracker[0], entry)
 
     def _kept(self, entry_id: int) -> bytes | None:
         """The text of an entry, where the ledger has it: entries stand there one after the other, the last ones."""
-        first = self._gate.fetch("LINDEX", "ledger", 0)
+        first = self._session.fetch("LINDEX", "ledger", 0)
         place = -1 if first is None else entry_id - _parts_of(first)[0][0]
-        kept: bytes | None = None if place < 0 else self._gate.fetch("LINDEX", "ledger", place)
+        kept: bytes | None = None if place < 0 else self._session.fetch("LINDEX", "ledger", place)
         return kept
 
     def open_presumptions(self) -> list[int]:
-        return sorted(int(number) for number in self._gate.fetch("HKEYS", "open"))
+        return sorted(int(number) for number in self._session.fetch("HKEYS", "open"))
 
     def _carry_out(self, plan: Plan, tracker: Scope, entry: LedgerEntry, presumed: Amount = NOTHING) -> LedgerEntry:
         self._place = (tracker, presumed)
         return super()._carry_out(plan, tracker, entry, presumed)
 
     def add(self, line: LedgerEntry | Ended, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
-        """Let the step at hand write an entry."""
+        """Add an entry to the step."""
         lost: str | bool = False
         is_open = False
         if isinstance(line, StoredHold):
@@ -166,9 +174,9 @@ class ServerBooks(StoredBooks):
             assert self._place is not None
             tracker, presumed = self._place
             values = entry_values(line)
-        path = self._gate.trackers.path_of(tracker)
+        path = self._session.trackers.path_of(tracker)
         texts = (_text(values), _kind_text(kind), [text_of(f"{name}={value}") for name, value in labels.items()])
-        self._gate.changes.add(line, (path, amount, presumed), texts, (is_open, lost))
+        self._session.changes.add(line, (path, amount, presumed), texts, (is_open, lost))
 
 
 @lru_cache(maxsize=256)
@@ -179,35 +187,3 @@ def _kind_text(kind: Kind) -> str:
 def _text(values: Row) -> str:
     """Without its number, which it gets when it is written."""
     return text_of(values[1:])
-
-
-class Presumptions(dict[int, Hold]):
-    """What was presumed and not corrected yet, in the server: looked up by the number of its entry."""
-
-    def __init__(self, gate: ServerSession) -> None:
-        super().__init__()
-        self._gate = gate
-
-    def __setitem__(self, entry_id: int, hold: Hold) -> None:
-        """Its entry says so."""
-
-    def pop(self, entry_id: int, *_: object) -> Any:
-        """`get` has."""
-
-    def get(self, entry_id: int, *_: object) -> Any:
-        kept = self._gate.fetch("HGET", "open", entry_id)
-        if kept is None or not self._gate.changes.correct(entry_id):
-            return None
-        (number,), row = _parts_of(kept)
-        return _hold_of(self._gate, number, entry_of((entry_id, *row)))
-
-
-def _hold_of(gate: ServerSession, number: int, entry: LedgerEntry) -> Hold:
-    """The hold on the tracker of this number that has ended by an entry which is to be corrected."""
-    facts = facts_of(entry.grade, entry.adapter, entry.model, None)
-    facts.labels = entry.labels
-    hold = StoredHold(gate, gate.trackers.find(number), entry.bound, None, PlainDemand(*entry.bound), facts)
-    hold.leave_row()
-    hold.entry_id, hold.ending = entry.id, Ending(entry.outcome, entry.amount)
-    hold.request_id, hold.reserved_at = entry.request_id, entry.reserved_at
-    return hold

@@ -14,13 +14,13 @@ from llm_connect.budget.admission.log import write
 from llm_connect.stores.redis.keys import Keys
 from llm_connect.stores.redis.server import Server
 
-#: How long after the last waiter one goes on listening, and how often one looks whether there is any.
+#: The interval in which the listener checks that a caller still waits.
 _LOOK_SECONDS = 0.2
 _RETRY_SECONDS = 0.5
 
 
 class Awaiting(Protocol):
-    """A gate whose callers wait for what others may free."""
+    """A session whose callers wait for what others may free."""
 
     @property
     def server(self) -> Server: ...
@@ -36,8 +36,8 @@ class Awaiting(Protocol):
 class Listener:
     """A thread with a connection of its own, which is there while anybody waits."""
 
-    def __init__(self, gate: Awaiting) -> None:
-        self._gate = weakref.ref(gate)
+    def __init__(self, session: Awaiting) -> None:
+        self._session = weakref.ref(session)
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -59,20 +59,20 @@ class Listener:
                 time.sleep(_RETRY_SECONDS)
 
     def _wanted(self) -> bool:
-        """Whether anybody waits; when not, the thread ends, and the next waiter starts another."""
+        """True if a caller waits. If none does, the thread ends, and the next waiter starts another."""
         with self._starting:
-            gate = self._gate()
-            wanted = gate is not None and gate.waited_for
+            session = self._session()
+            wanted = session is not None and session.waited_for
             if not wanted:
                 self._thread = None
             return wanted
 
     def _listen(self) -> None:
-        gate = self._gate()
-        if gate is None:
+        session = self._session()
+        if session is None:
             return
-        connection, channel, client = gate.server.new_connection(), gate.keys.channel, gate.client.encode()
-        del gate
+        connection, channel, client = session.server.new_connection(), session.keys.channel, session.client.encode()
+        del session
         try:
             connection.connect()
             connection.send_command("SUBSCRIBE", channel)
@@ -84,10 +84,10 @@ class Listener:
                 connection.disconnect()
 
     def _still(self) -> bool:
-        gate = self._gate()
-        return gate is not None and gate.waited_for
+        session = self._session()
+        return session is not None and session.waited_for
 
     def _hear(self, message: Any, client: bytes) -> None:
-        gate = self._gate()
-        if gate is not None and not (message[0] == b"message" and message[2] == client):
-            gate.notice()
+        session = self._session()
+        if session is not None and not (message[0] == b"message" and message[2] == client):
+            session.notice()

@@ -1,4 +1,4 @@
-"""What stands in a server of a tracker: its number and state, as bytes that the script reads as well."""
+"""A tracker in a server: its number and state, as bytes that the script reads as well."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.stores.serialization import Row
 
-#: What a number of Lua counts exactly. No figure is larger than this.
+#: The largest integer that Lua's numbers hold exactly. No figure exceeds it.
 MOST = 2**53 - 1
 #: Places at which a step sets what it changes of a state, as Lua counts them.
 CLOSED = 2
@@ -16,6 +16,8 @@ LIMITS = (5, 10, 15)
 #: Number, closed, how long the name of the lease is that keeps a slice open, and which step has changed its window last
 #: (0: it has none); for each unit limit (-1: none), spent, held, presumed and sliced. The name of the lease follows.
 _STATE = struct.Struct("<qBBq15q")
+#: Behind so many bytes the name of a lease stands.
+STATE_SIZE: int = _STATE.size
 _NO_LIMIT = -1
 #: The number of the last step of a process, and of the first entry that it wrote.
 LAST: struct.Struct = struct.Struct("<2q")
@@ -27,7 +29,7 @@ def limit_figure(limit: int | None) -> int:
 
 
 def new_state(number: int, *, closed: bool, limits: Limits, window: bool = False) -> list[int]:
-    """What is in the state of a tracker that has spent and held nothing.
+    """Return the state of a tracker that has spent and held nothing.
 
     window: whether the first of all steps gives it one.
     """
@@ -41,7 +43,7 @@ def packed_state(values: list[int]) -> bytes:
 
 
 def has_window(state: bytes) -> bool:
-    """Whether the tracker with this state has one."""
+    """True if the tracker with this state has a window."""
     return bool(_STATE.unpack_from(state)[3])
 
 

@@ -1,4 +1,4 @@
-"""What a server says of its budgets, for people and for programs. Reading changes nothing."""
+"""Reports on the budgets of a server, for people and for programs. Reading changes nothing."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import time
 from collections.abc import Callable
@@ -10,18 +11,18 @@ from urllib.parse import parse_qs, urlsplit
 
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 
-#: What may be asked of redis-py behind a question mark.
+#: The options that a URL may have.
 _OPTIONS = {"db", "username", "password"} | {
     f"ssl_{option}"
     for option in ("keyfile", "certfile", "cert_reqs", "ca_certs", "ca_path", "ca_data", "check_hostname", "password")
 }
-#: How long a server that hangs is tried the first time.
+#: The duration of the first try of a server that hangs.
 _SHORTEST_TRY = 0.05
 _PAUSE_SECONDS = 0.02
 
 
 class Outage:
-    """What is known of a server that was waited for in vain: nobody waits for it again before it answers.
+    """A server that did not answer: no call waits for it again before it does.
 
     One that refuses is tried by every call, which costs no time. One that hangs is tried by one call now and then, for
     a fifth of the time since the last try.
@@ -57,7 +58,7 @@ class Outage:
 
 
 class Server:
-    """One connection to a server, which is made when it is needed, and made anew when it was lost.
+    """One connection to a server, made when needed, and made again after it was lost.
 
     Who uses it sees to it that one thread does at a time.
     """
@@ -67,12 +68,12 @@ class Server:
         self._seconds = seconds
         self._connection: Any = None
         self._moved: dict[str, Any] = {}
-        #: Whether there ever was one: then a lost one is worth some patience.
+        #: True after the first connection: from then on a lost one is tried again for a while.
         self._known = False
-        #: Whether the last command may have been done though its answer was not read.
+        #: True if the server may have done the last command although its answer was not read.
         self.unsure: bool = False
         self._outage = Outage()
-        #: How often it was made: whoever is connected anew may meet another server, or an older state.
+        #: The number of connections so far: a new one may lead to another server, or to an older state.
         self.connected: int = 0
 
     def call(self, *command: Any) -> Any:
@@ -176,14 +177,19 @@ class Server:
         return kind(**{**place, **limits, **self._moved, **details})
 
     def close(self) -> None:
-        """Let the connection go; the next command makes another one."""
+        """Close the connection; the next command makes another one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
 
 
-#: What goes into a server as JSON, in few bytes. It is made once: `json.dumps` would make one for each text.
+#: Encodes compact JSON. `json.dumps` would make such an encoder for each text.
 text_of: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def script(name: str) -> str:
+    """The script of this name, as the server takes it."""
+    return importlib.resources.files("llm_connect.stores.redis").joinpath(f"{name}.lua").read_text("utf-8")
 
 
 def packed(*parts: Any) -> bytes:
@@ -210,7 +216,7 @@ def _check(url: str) -> None:
 
 
 class NotLoaded(Exception):
-    """The server has no script of this digest; it may have been started anew."""
+    """The server has no script with this digest; it may have been restarted."""
 
 
 def store_error(url: str, error: Exception | str) -> LLMStoreError:

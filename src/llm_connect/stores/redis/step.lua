@@ -5,11 +5,11 @@
 -- The reply of a step that was not written is one word, which says why. That of others begins with figures, as HEAD has them:
 -- whether the lease of who asks stands, the time in milliseconds, the number of the last change, that of the last change that
 -- concerns everybody, the number of the first entry that was written, how many leases are over (when the step only asks), and
--- how long the last part is. Then come the states of the trackers that have changed since this process looked, as `states.py`
--- reads them. The last part has a line for each lease that is over; a line for each of those trackers whose window has changed,
+-- how long the last part is. Then come the states of the trackers that the step has changed, and of those that it wants and that
+-- have changed since this process looked, as `packing.py` reads them. The last part has a line for each lease that is over; a line for each of those trackers whose window has changed,
 -- its number and the window; and when that has changed, who waits.
 local META, TRACKERS, CHANGED, HOLDS, LEASES, OWNERS, LEDGER = unpack(KEYS, 1, 7)
-local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, WINDOWS, WAITERS, LASTS = unpack(KEYS, 8, 16)
+local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, WINDOWS, WAITERS, LASTS, SLICES = unpack(KEYS, 8, 17)
 local CHANNEL, SCHEMA, CLIENT, OTHERS, BORN = unpack(ARGV, 1, 5)
 local MOST = 9007199254740991 -- what a number of Lua counts exactly
 local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
@@ -41,9 +41,11 @@ if (meta[3] or '') ~= BORN then return 'other' end
 local stamp, epoch, entries, waiting = unpacked(COUNTS, meta[2])
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- What is known of the trackers of this step may be older than what is known of who waits.
 local seen, states, written = step.seen, {}, {}
+local since = step.old or seen
 if (step.known or seen) > stamp then return 'older' end
-local stale = seen ~= stamp
+local stale = since ~= stamp
 
 -- All that wait, a line each; those whose time is over are forgotten.
 local function callers()
@@ -69,14 +71,15 @@ local function reply(stands, first)
   local ended = step.number and NONE or call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 20)
   for at = 1, #ended do last[at] = ended[at] .. '\n' end
   if stale then
-    local changed = call('ZRANGEBYSCORE', CHANGED, seen + 1, '+inf')
-    for at = 1, #changed do
-      written[changed[at]] = written[changed[at]] or call('HGET', TRACKERS, changed[at])
+    for _, number in ipairs(step.want or NONE) do
+      if not written[number] and (tonumber(call('ZSCORE', CHANGED, number)) or 0) > since then
+        written[number] = call('HGET', TRACKERS, number) or nil
+      end
     end
   end
   for number, text in pairs(written) do
     parts[#parts + 1] = text
-    if unpacked('<i8', text, WINDOW_AT) > seen then
+    if unpacked('<i8', text, WINDOW_AT) > since then
       last[#last + 1] = number .. ' ' .. call('HGET', WINDOWS, number) .. '\n'
     end
   end
@@ -240,14 +243,14 @@ for at = 1, #left do change({left[at][1]}, NOTHING, left[at][2], left[at][3]) en
 for at = 1, #windows do
   local window = windows[at]
   state(window[1])
-  if stale and (tonumber(call('ZSCORE', CHANGED, window[1])) or 0) > seen then return 'again' end
+  if stale and (tonumber(call('ZSCORE', CHANGED, window[1])) or 0) > since then return 'again' end
 end
 if unknown then return 'unknown' end
 if stale then
   -- Who has just asked came before those who wait since: else whoever is slow might be put off for ever.
   local passes = not step.fresh and math.abs(waiting) > seen
   for _, of in pairs(states) do
-    if of[WINDOW] > seen then return 'again' end
+    if of[WINDOW] > since then return 'again' end
   end
   for at = 1, #holds do
     local hold = holds[at]
@@ -299,6 +302,14 @@ for at = 1, #new do
   local number, place, _, joined = unpack(new[at], 1, 4)
   call('HSET', PLACES, number, place)
   if joined then call('HSET', PLACES, joined, number) end
+end
+for at = 1, #slices do
+  local path, of_lease = slices[at][1], slices[at][2]
+  if of_lease == '' then
+    call('HDEL', SLICES, path[1])
+  else
+    call('HSET', SLICES, path[1], of_lease .. ' ' .. table.concat(path, ' '))
+  end
 end
 for at = 1, #windows do
   local window = windows[at]

@@ -11,7 +11,7 @@ from llm_connect.stores.terms import Terms
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTerms(Terms):
-    """How a process uses a budget in the server at `url`, which may have a password in it."""
+    """The options with which a process uses a budget in the server at `url`, which may contain a password."""
 
     url: str = field(repr=False)
 

@@ -18,7 +18,7 @@ from llm_connect.stores.trackers import Trackers
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.accounting.windows import Window
-    from llm_connect.stores.redis.ports import ServerSession
+    from llm_connect.stores.redis.ports import ServerParts
 
 #: Numbers are drawn, so that no process has to ask for one.
 _BITS = 52
@@ -27,30 +27,39 @@ _BITS = 52
 class ServerTrackers(Trackers):
     """Trackers by the number under which they stand there; what is known of them is what the last reply said."""
 
-    _gate: ServerSession
+    _session: ServerParts
 
     def __init__(self, *details: Any, **more: Any) -> None:
         super().__init__(*details, **more)
         self._states: weakref.WeakKeyDictionary[Scope, Row] = weakref.WeakKeyDictionary()
-        self._slices_before: dict[int, str] = {}
-        #: What the step at hand makes: number, place, state, and under which name it can be joined.
+        #: The number of the change as of which each is known.
+        self._seen_at: weakref.WeakKeyDictionary[Scope, int] = weakref.WeakKeyDictionary()
+        #: The number of the last change of which a reply has said; None before the first.
+        self.stamp: int | None = None
+        #: The number of the last change that others may have made: what is known as of it is known as of now.
+        self._alone_since = 0
+        #: The open slices of all processes, each with its lease and path; as of when all processes were told last.
+        self._slices: dict[int, list[str]] = {}
+        self._slices_at: int | None = None
+        #: The trackers that the present step makes: number, place, state, and the name by which others join it.
         self.new: list[tuple[str, str, list[int], str | bool]] = []
 
     def _read(self, number: int) -> Row:
-        place, state = self._gate.fetch("HGET", "places", number), self._gate.fetch("HGET", "trackers", number)
+        place, state = self._session.fetch("HGET", "places", number), self._session.fetch("HGET", "trackers", number)
         if state is None:
-            raise store_error(self._gate.terms.url, f"it has lost a tracker of budget {self._gate.terms.name!r}")
-        parent, name, is_slice = (None, self._gate.terms.name, False) if place is None else json.loads(place)
+            raise store_error(self._session.terms.url, f"it has lost a tracker of budget {self._session.terms.name!r}")
+        parent, name, is_slice = (None, self._session.terms.name, False) if place is None else json.loads(place)
         # A window that others change meanwhile has changed since the last reply: what is decided on it is not written.
-        windows = {number: self._gate.fetch("HGET", "windows", number).decode()} if has_window(state) else {}
+        windows = {number: self._window_text(number)} if has_window(state) else {}
         ((_, row),) = states_of(state, windows)
         return parent, name, is_slice, *row
 
     def _window(self, number: int, state: Row) -> Window | None:
-        return None if state[-1] is None else window_of(state[-1], self._gate.clock)
+        return None if state[-1] is None else window_of(state[-1], self._session.gate.clock)
 
     def _bring_up_to_date(self, tracker: Scope, number: int, state: Row) -> None:
         self._states[tracker] = state
+        self._seen_at[tracker] = self.stamp or 0
         super()._bring_up_to_date(tracker, number, state)
 
     def number_of(self, tracker: Scope, *, joined: bool = False) -> int:
@@ -63,7 +72,8 @@ class ServerTrackers(Trackers):
             self.new.append((str(number), place, state, joined and _joined(parent, tracker.name)))
             # First, so that whatever comes between, undoing knows of it.
             self._inserted.append(tracker)
-            self._enter(tracker, number, lease=None)
+            self._enter(tracker, number)
+            self._seen_at[tracker] = self.stamp or 0
             if tracker.window is not None:
                 # Nothing was ever in it; what it knows of numbers is of steps before.
                 tracker.window.forget(0)
@@ -76,29 +86,82 @@ class ServerTrackers(Trackers):
 
     def joined(self, child: Scope) -> BudgetTracker | None:
         assert child.parent is not None
-        number = self._gate.fetch("HGET", "places", _joined(self.number_of(child.parent), child.name))
+        number = self._session.fetch("HGET", "places", _joined(self.number_of(child.parent), child.name))
         return None if number is None else self.find(int(number))
 
     def deepest_first(self) -> list[BudgetTracker]:
-        numbers = [int(number) for number in self._gate.fetch("HKEYS", "trackers")]
-        spent = [each for each in map(self.find, numbers) if any(account.spent for account in each.own_accounts)]
+        every = [self.find(int(number)) for number in self._session.fetch("HKEYS", "trackers")]
+        spent = [each for each in every if any(account.spent for account in each.own_accounts)]
         # And those above, whose windows may have less than those of their children.
         found = {above: None for each in spent for above in each.lineage}
         return sorted(found, key=lambda tracker: len(tracker.lineage), reverse=True)
 
-    def refresh(self) -> None:
-        """Each reply does."""
+    def refresh(self, trackers: Iterable[Scope]) -> None:
+        changed = set(self._session.changes.touched)
+        old = [each for each in trackers if self._seen_at.get(each, 0) < self._alone_since and each not in changed]
+        if old:
+            states = self._session.fetch("HMGET", "trackers", *(each.number for each in old))
+            texts = {each.number: self._window_text(each.number) for each in old if each.window is not None}
+            self.absorb(b"".join(filter(None, states)), texts)
+
+    def _window_text(self, number: int) -> str:
+        text: bytes = self._session.fetch("HGET", "windows", number)
+        return text.decode()
+
+    def is_current(self, tracker: Scope) -> bool:
+        # The server checks what is decided on the last state that it has told.
+        return True
+
+    def seen_at(self, trackers: Iterable[Scope]) -> int:
+        """As of which change all of these are known."""
+        now = self.stamp or 0
+        seen = (self._seen_at.get(tracker, 0) for tracker in trackers if tracker.number)
+        return min((now if at >= self._alone_since else at for at in seen), default=now)
+
+    def hear(self, states: bytes, windows: Mapping[int, str], wanted: Iterable[Scope], stamp: int, alone: bool) -> None:
+        """Take over a reply: the states of trackers that have changed; those `wanted` have not changed otherwise.
+
+        alone: nobody else has written since the last reply.
+        """
+        self.stamp = stamp
+        if not alone:
+            self._alone_since = stamp
+        self.absorb(states, windows)
+        for tracker in wanted:
+            if tracker.number:
+                self._seen_at[tracker] = stamp
 
     def absorb(self, states: bytes, windows: Mapping[int, str]) -> None:
-        """Take over the states that a reply has, and the windows that have changed."""
+        """Take over states, and the windows that have changed."""
         for number, state in states_of(states, windows):
-            self._note_slice(number, state[1])
             tracker = self._known.get(number)
             if tracker is not None:
                 self._take_over(tracker, state)
 
+    def open_slices(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]:
+        number = None if at is None else str(at.number)
+        return [
+            self.find(child)
+            for child, (of_lease, *path) in self._open_slices.items()
+            if (of_lease == lease if number is None else number in path)
+        ]
+
+    def keeps_slices(self, lease: object) -> bool:
+        return any(of_lease == lease for of_lease, *_ in self._open_slices.values())
+
+    @property
+    def _open_slices(self) -> dict[int, list[str]]:
+        """A step that opens or closes a slice starts a new epoch; then this process reads the list again."""
+        if self._slices_at != self._session.epoch:
+            rows = self._session.fetch("HGETALL", "slices")
+            pairs = zip(rows[::2], rows[1::2], strict=True)
+            self._slices = {int(number): text.decode().split() for number, text in pairs}
+            self._slices_at = self._session.epoch
+        return self._slices
+
     def _take_over(self, tracker: Scope, state: Row) -> None:
-        """Let `tracker` be as it is said to be; its window is as before when nothing is said of it."""
+        """Set `tracker` to a state from the server, which has its window only if that has changed."""
+        self._seen_at[tracker] = self.stamp or 0
         if tracker.window is None:
             self._states[tracker] = state
             bring_up_to_date(tracker, state)
@@ -107,16 +170,15 @@ class ServerTrackers(Trackers):
             bring_up_to_date(tracker, state)
         else:
             self._bring_up_to_date(tracker, tracker.number, state)
-            self._gate.look_again()
 
     def windows(self, trackers: Iterable[Scope]) -> list[tuple[str, str]]:
-        """What has changed of the windows of these, and those of new trackers."""
+        """Return the changed windows of these and of new trackers."""
         concerned = dict.fromkeys((*trackers, *self._inserted))
         changed = [(each, each.window) for each in concerned if each.window is not None and each.window.changed]
         return [(str(self.number_of(tracker)), window_text(window)) for tracker, window in changed]
 
     def sets(self, tracker: Scope) -> list[tuple[str, int, int]]:
-        """What of `tracker` is to be set: whether it is closed, and its limits."""
+        """Return the changes of `tracker` that are set rather than added: closing it, and its limits."""
         before = self._states.get(tracker)
         if before is None:
             return []
@@ -130,20 +192,24 @@ class ServerTrackers(Trackers):
         return found
 
     def commit(self) -> None:
-        """What was made is there."""
+        """The new trackers are in the server."""
         self._inserted.clear()
         self.new.clear()
-        self._slices_before = dict(self.slices)
 
-    def undo(self) -> None:
-        stamp = self.stamp
-        super().undo()
-        self.stamp = stamp
+    def undo(self, touched: Iterable[Scope]) -> None:
+        super().undo(touched)
         self.new.clear()
-        self.slices: dict[int, Any] = dict(self._slices_before)
-        for tracker, state in list(self._states.items()):
-            if tracker.number:
+        for tracker in touched:
+            state = self._states.get(tracker)
+            if state is not None and tracker.number:
+                seen_at = self._seen_at.get(tracker, 0)
                 self._bring_up_to_date(tracker, tracker.number, state)
+                self._seen_at[tracker] = seen_at
+
+    def forget(self) -> None:
+        """In a forked process, which has a connection of its own: let the next step ask for everything."""
+        self._alone_since, self._slices_at = (self.stamp or 0) + 1, None
+        self._seen_at.clear()
 
 
 def _joined(parent: int, name: str) -> str:

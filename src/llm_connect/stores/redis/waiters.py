@@ -14,19 +14,19 @@ from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
     from llm_connect.budget.admission.wait_queue import Line
-    from llm_connect.stores.redis.ports import ServerSession
+    from llm_connect.stores.redis.ports import ServerParts
 
-#: What comes before those that wait, in a reply that says who does.
+#: Precedes the list of waiting callers in a reply.
 WAITERS = "waiters\n"
 
 
 class ServerWaiters(Waiters):
     """The callers of this process that the others know of, and those of the others."""
 
-    _gate: ServerSession
+    _session: ServerParts
 
-    def __init__(self, gate: ServerSession, seconds: float) -> None:
-        super().__init__(gate, seconds)
+    def __init__(self, session: ServerParts, seconds: float) -> None:
+        super().__init__(session, seconds)
         self._names = itertools.count(1)
         self._said: tuple[str, float] | None = None
 
@@ -35,13 +35,13 @@ class ServerWaiters(Waiters):
         self._said = (text, moment - time.monotonic())
 
     def read(self, line: Line) -> None:
-        """Let the callers of the others keep their places in `line`, as the last reply says."""
+        """Give the waiting callers of other processes their places in `line`, as the last reply lists them."""
         if self._said is not None:
             (text, ahead), self._said = self._said, None
             now = time.monotonic() + ahead
             rows = (row.split(" ", 2) for row in text.splitlines())
             # What stands there of this process and is not known was told by a step of which nobody knew what became.
-            others = {name: caller for name, *caller in rows if not name.startswith(self._gate.client)}
+            others = {name: caller for name, *caller in rows if not name.startswith(self._session.client)}
             self.see({name: _heard(now, *caller) for name, caller in others.items()}, line)
 
     def leave_to_parent(self) -> None:
@@ -49,13 +49,13 @@ class ServerWaiters(Waiters):
         self._said = None
 
     def _write(self, row: Any, waiter: Waiter, seconds: float) -> Any:
-        name = row or f"{self._gate.client}.{next(self._names)}"
-        place = (self._gate.trackers.number_of(waiter.tracker), waiter.arrival, *waiter.demand.smallest)
-        self._gate.changes.tell(name, text_of(place), int(seconds * 1000))
+        name = row or f"{self._session.client}.{next(self._names)}"
+        place = (self._session.trackers.number_of(waiter.tracker), waiter.arrival, *waiter.demand.smallest)
+        self._session.changes.say("told", (name, text_of(place), int(seconds * 1000)))
         return name
 
     def _delete(self, row: Any) -> None:
-        self._gate.changes.forget(row)
+        self._session.changes.say("forgotten", row)
 
 
 def _heard(now: float, until: str, place: str) -> Heard:

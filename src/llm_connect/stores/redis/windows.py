@@ -7,7 +7,7 @@ import re
 from llm_connect.budget.accounting.periods import period_of, period_text
 from llm_connect.budget.accounting.windows import Clock, Window
 
-#: Above it stand the numbers that entries of the step at hand will have; the script knows which that are.
+#: Numbers above it stand for the entries of the present step; the script replaces them by the real ones.
 TO_COME = 10**18
 _NUMBERS_TO_COME = re.compile(r"\b1\d{18}\b")
 
@@ -32,6 +32,6 @@ def windows_in(lines: list[str]) -> dict[int, str]:
 
 
 def be_as(window: Window, text: str) -> None:
-    """Let a window be as this text says."""
+    """Set a window to the state in this text."""
     _, ends_at, first, parts = text.split("|")
     window.become(float(ends_at), int(first), parts)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.windows import Window
 from llm_connect.budget.admission.clocks import wall_clock
+from llm_connect.budget.admission.controller import Gate
 from llm_connect.errors import LLMStoreError
-from llm_connect.stores.sqlite.gate import SqliteGate
 from llm_connect.stores.sqlite.rows import FIND_BUDGET, NEW_BUDGET, NEW_ROOT
 from llm_connect.stores.sqlite.schema import begin, connect, store_error, url_of
+from llm_connect.stores.sqlite.session import FileSession
 from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.sqlite.windows import write_window
 
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
     from llm_connect.budget.admission.controller import OnUnknown
 
 
-def gate_of(terms: FileTerms) -> SqliteGate:
-    """A gate of a budget that has been made."""
+def session_of(terms: FileTerms) -> FileSession:
+    """A session of a budget that has been made."""
     with closing(connect(terms.path, terms.busy_seconds)) as connection:
         row = _found(connection, terms.name)
     if row is None:
         raise LLMStoreError(f"{url_of(terms.path)} has no budget {terms.name!r}: open_budget makes it.")
     budget, on_unknown, root = row
-    return SqliteGate(terms, budget, on_unknown, root)
+    session = FileSession(terms, budget, root)
+    Gate(terms.keep_entries, on_unknown, terms.sink, session=session)
+    return session
 
 
 def make(terms: FileTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:

@@ -1,10 +1,11 @@
-"""What one transaction writes into a budget file."""
+"""The changes that one transaction writes into a budget file."""
 
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llm_connect.stores.again import Again
 from llm_connect.stores.changes import Changes
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.serialization import hold_values, tracker_state
@@ -12,34 +13,40 @@ from llm_connect.stores.sqlite.rows import INSERT_HOLD, UPDATE_TRACKER
 from llm_connect.stores.sqlite.windows import write_window
 
 if TYPE_CHECKING:
-    from llm_connect.stores.sqlite.ports import FileSession
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.stores.sqlite.ports import FileParts
 
 
 class FileChanges(Changes):
-    """The holds and trackers that the transaction at hand has changed."""
+    """The holds and trackers that the present transaction has changed."""
 
-    def __init__(self, gate: FileSession) -> None:
+    def __init__(self, session: FileParts) -> None:
         super().__init__()
-        self._gate = gate
+        self._session = session
 
-    def write(self, connection: sqlite3.Connection, stamp: int) -> None:
-        """Write them, trackers under this number of the change."""
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write them; trackers that were not up to date are read first, and the step is decided once more."""
         for hold in self._holds:
             self._write_hold(connection, hold)
             self.note_trackers(hold.tracker.lineage)
-        trackers = self._gate.trackers
+        trackers = self._session.trackers
         for tracker in self._trackers:
             number = trackers.number_of(tracker)
+            if not trackers.is_current(tracker):
+                raise Again
             state = tracker_state(tracker, trackers.slices.get(number))
-            connection.execute(UPDATE_TRACKER, (stamp, *state, number))
+            connection.execute(UPDATE_TRACKER, (*state, number))
             write_window(connection, number, tracker.window)
+
+    def note_slice(self, child: Scope, lease: Any) -> None:
+        self._session.trackers.note_slice(child.number, lease)
 
     def _write_hold(self, connection: sqlite3.Connection, hold: StoredHold) -> None:
         if hold.ended:
             if hold.row is not None:
                 connection.execute("DELETE FROM holds WHERE id = ?", (hold.row,))
-                # That of another process, whose lease was over, is none of its own.
-                self._gate.leases.open_holds -= hold.lease is self._gate.leases.own
+                # The hold of another process, whose lease has ended, does not count as its own.
+                self._session.leases.open_holds -= hold.lease is self._session.leases.own
         elif hold.row is None:
             self._insert(connection, hold)
         else:
@@ -49,8 +56,8 @@ class FileChanges(Changes):
             )
 
     def _insert(self, connection: sqlite3.Connection, hold: StoredHold) -> None:
-        lease = self._gate.leases.have()
-        row = hold_values(hold, lease, self._gate.trackers.number_of(hold.tracker))
+        lease = self._session.leases.have()
+        row = hold_values(hold, lease, self._session.trackers.number_of(hold.tracker))
         hold.row = connection.execute(INSERT_HOLD, row).lastrowid
         hold.lease = lease
-        self._gate.leases.open_holds += 1
+        self._session.leases.open_holds += 1

@@ -1,4 +1,4 @@
-"""Whether a budget file is still the one that was opened, and in no earlier state than it was."""
+"""Checks that a budget file is still the one that was opened, and in no earlier state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from llm_connect.errors import LLMStoreError
 from llm_connect.stores.sqlite.schema import peek, url_of
 
-#: What never goes back in a file: the last entry of the ledger, and the last lease.
+#: Two numbers in a file that only grow: the last entry of the ledger, and the last lease.
 _REVISION = "SELECT (SELECT ifnull(max(id), 0) FROM ledger), (SELECT ifnull(max(seq), 0) FROM sqlite_sequence)"
 #: A file that is just being written from its log may look wrong for a moment.
 _TRIES, _PAUSE_SECONDS = 10, 0.02
@@ -25,7 +25,7 @@ _unclosed: list[sqlite3.Connection] = []
 
 
 class _Seen(NamedTuple):
-    """What a file was when it was looked at last."""
+    """A file as it was at the last look."""
 
     place: tuple[int, int]
     log: tuple[int, int] | None
@@ -47,12 +47,12 @@ class Identity:
         self._seen: _Seen | None = None
         self._revision = (0, 0)
         self._last_entry = 0
-        #: Whether it is known to be another one: then it stays so.
+        #: True once it is known to be another file, for good.
         self.lost: bool = False
 
     @property
     def in_place(self) -> bool:
-        """Whether it is the same file as ever, though perhaps in another state."""
+        """True if it is the same file, perhaps in another state."""
         now = _look(self.path)
         return now is not None and self._seen is not None and now.place == self._seen.place
 
@@ -87,7 +87,7 @@ class Identity:
         return (seen is not None and seen.written_at == now.written_at) or self._goes_on(now)
 
     def _goes_on(self, now: _Seen) -> bool:
-        """Whether what was written into the file is no earlier state of it."""
+        """True if the file was not set back to an earlier state."""
         if self._seen is not None and not now.size:
             return False
         for _ in range(_TRIES):
@@ -115,7 +115,7 @@ class Identity:
 
 
 def _look(path: str) -> _Seen | None:
-    """What a file is now; None when it is not there."""
+    """Look at a file; None if it does not exist."""
     try:
         now = os.stat(path)
     except OSError:
@@ -141,7 +141,7 @@ def _revision(path: str) -> tuple[int, int]:
 
 
 def _is_whole(path: str) -> bool:
-    """Whether a file without its log is all of one moment, as a backup is."""
+    """True if a file without its log is consistent in itself, as a backup is."""
     with closing(peek(path)) as connection:
         try:
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
@@ -191,7 +191,7 @@ def _closed_under_lock(connection: sqlite3.Connection, file: Identity) -> bool:
 
 
 def _can_leave_the_log(connection: Any) -> bool:
-    """Let a connection leave its log as it is; False where Python cannot say so, before 3.12."""
+    """Make a connection leave its log as it is; False before Python 3.12, which cannot do that."""
     if not hasattr(connection, "setconfig"):
         return False
     connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # type: ignore[attr-defined]

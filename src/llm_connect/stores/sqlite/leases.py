@@ -14,21 +14,21 @@ from llm_connect.stores.leases import RENEWALS, Leases
 from llm_connect.stores.sqlite.rows import HOLDS_OF_LEASE
 
 if TYPE_CHECKING:
-    from llm_connect.stores.sqlite.ports import FileSession
+    from llm_connect.stores.sqlite.ports import FileParts
 
-#: How often one looks for the leases of others that have ended, at most.
+#: The shortest interval between two looks for ended leases of other processes.
 _LOOK_SECONDS = 1.0
 
 
 class FileLeases(Leases):
     """The own lease of this process, and what becomes of the holds of those that have lost theirs."""
 
-    _gate: FileSession
+    _session: FileParts
 
-    def __init__(self, gate: FileSession, seconds: float) -> None:
-        super().__init__(gate, seconds)
+    def __init__(self, session: FileParts, seconds: float) -> None:
+        super().__init__(session, seconds)
         self._next_look = 0.0
-        #: Whether others have ended the own lease.
+        #: True if another process has ended this process's lease.
         self.taken: bool = False
 
     @property
@@ -37,25 +37,25 @@ class FileLeases(Leases):
 
     @property
     def look_due(self) -> bool:
-        """Whether it is time to look for the leases of others that have ended."""
+        """True if it is time to look for ended leases of other processes."""
         return time.time() >= self._next_look
 
     @property
     def _renewed_before(self) -> float:
-        """How long before its end a lease is renewed."""
+        """The time before its end at which a lease is renewed."""
         return self.seconds * (RENEWALS - 1) / RENEWALS
 
     def have(self) -> Lease:
         if self.own is None:
             expires_at = time.time() + self.seconds
-            row = (self._gate.budget, socket.gethostname(), os.getpid(), expires_at)
-            number = self._gate.connection.execute(
+            row = (self._session.budget, socket.gethostname(), os.getpid(), expires_at)
+            number = self._session.connection.execute(
                 "INSERT INTO leases (budget, host, pid, expires_at) VALUES (?, ?, ?, ?)", row
             ).lastrowid
             assert number is not None
             self.own = Lease(number, expires_at)
             self.open_holds: int = 0
-            self._gate.worker.start()
+            self._session.worker.start()
         return self.own
 
     def begin(self, connection: sqlite3.Connection) -> None:
@@ -69,7 +69,7 @@ class FileLeases(Leases):
         if now >= self._next_look:
             self._next_look = now + min(_LOOK_SECONDS, self.seconds / RENEWALS)
             self._end_over(connection, now)
-            self._gate.waiters.end_over(connection, now)
+            self._session.waiters.end_over(connection, now)
 
     def undo(self) -> None:
         super().undo()
@@ -78,11 +78,11 @@ class FileLeases(Leases):
     def give_up(self) -> None:
         if self.own is not None:
             number, self.own = self.own.number, None
-            self._end(self._gate.connection, number)
+            self._end(self._session.connection, number)
 
     def _left(self, hold: StoredHold) -> tuple[int, str, bool] | None:
         assert hold.lease is not None
-        row: tuple[int, str, bool] | None = self._gate.connection.execute(
+        row: tuple[int, str, bool] | None = self._session.connection.execute(
             "SELECT id, outcome, open FROM ledger WHERE lease = ? AND hold = ?", (hold.lease.number, hold.row)
         ).fetchone()
         return row
@@ -97,16 +97,16 @@ class FileLeases(Leases):
 
     def _end_over(self, connection: sqlite3.Connection, now: float) -> None:
         over = "SELECT id FROM leases WHERE budget = ? AND expires_at <= ?"
-        for (number,) in connection.execute(over, (self._gate.budget, now)).fetchall():
+        for (number,) in connection.execute(over, (self._session.budget, now)).fetchall():
             if self.own is not None and self.own.number == number:
                 self.own = None
             self._end(connection, number)
 
     def _end(self, connection: sqlite3.Connection, number: int) -> None:
         """Release what was reserved under a lease, presume what was dispatched, and return its slices."""
-        self._gate.unseen = True
+        self._session.unseen = True
         lease = Lease(number, 0.0)
         for row in connection.execute(HOLDS_OF_LEASE, (number,)).fetchall():
             self._end_hold(lease, row)
-        self._gate.close_slices_of(number)
+        self._session.slices.close_of(number)
         connection.execute("DELETE FROM leases WHERE id = ?", (number,))

@@ -5,43 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
-from llm_connect.budget.accounting.demands import PlainDemand
-from llm_connect.budget.accounting.ledger import Ended, Ledger, LedgerEntry, Outcome, PostingOf
+from llm_connect.budget.accounting.ledger import Ended, Ledger, LedgerEntry, PostingOf
 from llm_connect.budget.accounting.totals import By, Total
 from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.callbacks import Outbox
-from llm_connect.budget.admission.holds import Ending, Hold
+from llm_connect.budget.admission.holds import Hold
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.books import StoredBooks
 from llm_connect.stores.holds import StoredHold
-from llm_connect.stores.serialization import Row, ended_values, entry_of, entry_values, facts_of, sum_of
-from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS, INSERT_ENTRY, OPEN_PRESUMPTIONS
+from llm_connect.stores.serialization import Row, ended_values, entry_of, entry_values, sum_of
+from llm_connect.stores.sqlite.rows import (
+    CORRECT_PRESUMED,
+    ENTRY_COLUMNS,
+    FIND_SETTLED,
+    INSERT_ENTRY,
+    OPEN_PRESUMPTIONS,
+)
 from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
-    from llm_connect.stores.sqlite.ports import FileSession
+    from llm_connect.stores.sqlite.ports import FileParts
 
 #: All but what moves spending out of windows.
 _LASTING = "budget = ? AND outcome <> 'expired'"
 _SUMS = "sum(tokens), sum(calls), sum(nano_usd)"
 
 
-#: What of an entry is needed to correct it.
-_CORRECTED = (
-    "tracker, tokens, calls, nano_usd, bound_tokens, bound_calls, bound_nano_usd, "
-    "grade, adapter, model, labels, request_id, reserved_at"
-)
-
-
 class FileLedger(Ledger):
     """Like `Ledger`. It shows the last `keep_entries` of all processes; those before are in the file, too."""
 
-    def __init__(self, keep: int, gate: FileSession) -> None:
-        super().__init__(0, gate._run)
+    def __init__(self, keep: int, session: FileParts) -> None:
+        super().__init__(0, session.gate.run)
         #: Nothing is to be known of it beforehand: adding an entry is what counts it.
         self.posting: PostingOf = lambda *entry: entry
         self._keep = keep
-        self._gate = gate
+        self._session = session
 
     def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
         place: tuple[int | None, bool, Any, Any] = (None, False, None, None)
@@ -51,8 +49,8 @@ class FileLedger(Ledger):
             assert isinstance(line, StoredHold)
             values = ended_values(line)
             lease, row = (line.lease.number, line.row) if line.lost and line.lease is not None else (None, None)
-            place = (self._gate.trackers.number_of(line.tracker), line.ending.outcome == "presumed", lease, row)
-        self._gate.connection.execute(INSERT_ENTRY, (*values, self._gate.budget, *place))
+            place = (self._session.trackers.number_of(line.tracker), line.ending.outcome == "presumed", lease, row)
+        self._session.connection.execute(INSERT_ENTRY, (*values, self._session.budget, *place))
 
     def post_expiry(self, entry: LedgerEntry) -> None:
         self.post(entry, None)
@@ -70,7 +68,7 @@ class FileLedger(Ledger):
     def earlier(self) -> Amount:
         last = "SELECT id FROM ledger WHERE budget = ? ORDER BY id DESC LIMIT ?"
         query = f"SELECT {_SUMS} FROM ledger WHERE budget = ? AND id NOT IN ({last})"
-        (sums,) = self._read(query, self._gate.budget, self._keep)
+        (sums,) = self._read(query, self._session.budget, self._keep)
         return sum_of(sums)
 
     def __iter__(self) -> Iterator[LedgerEntry]:
@@ -82,19 +80,18 @@ class FileLedger(Ledger):
         return min(int(entries), self._keep)
 
     def _read(self, query: str, *values: int) -> list[Row]:
-        return self._gate.read_rows(query, (self._gate.budget, *values))
+        return self._session.read_rows(query, (self._session.budget, *values))
 
 
 class FileBooks(StoredBooks):
     """Like `Books`; the numbers of entries, and what is presumed, are those of the file."""
 
-    _gate: FileSession
+    _session: FileParts
 
-    def __init__(self, gate: FileSession, outbox: Outbox, sink: Sink | None) -> None:
-        super().__init__(gate, outbox, sink)
+    def __init__(self, session: FileParts, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
+        super().__init__(session, ledger, outbox, sink)
         # Unlike a generator, this goes on after an interruption.
         self._ids = iter(self._next_id, None)  # type: ignore[assignment]
-        self._presumed = Presumptions(gate)
         self.last_id: int | None = None
 
     def _next_id(self) -> int:
@@ -104,48 +101,19 @@ class FileBooks(StoredBooks):
     def number(self) -> int:
         """The id of the next entry. It is not taken: an id that nothing was written under would be given again."""
         if self.last_id is None:
-            self.last_id = int(self._gate.connection.execute("SELECT ifnull(max(id), 0) FROM ledger").fetchone()[0])
+            self.last_id = int(self._session.connection.execute("SELECT ifnull(max(id), 0) FROM ledger").fetchone()[0])
         return self.last_id + 1
 
+    def _presumption(self, entry_id: int) -> Hold | None:
+        return self._corrected(CORRECT_PRESUMED, entry_id)
+
     def _settled(self, entry_id: int) -> Hold | None:
-        row = self._gate.connection.execute(
-            f"SELECT {_CORRECTED} FROM ledger WHERE id = ? AND budget = ? AND outcome = 'settled' "
-            "AND NOT EXISTS (SELECT 1 FROM ledger AS later WHERE later.corrects = ?)",
-            (entry_id, self._gate.budget, entry_id),
-        ).fetchone()
-        return None if row is None else _hold_of(self._gate, entry_id, "settled", row)
+        return self._corrected(FIND_SETTLED, entry_id)
+
+    def _corrected(self, query: str, entry_id: int) -> Hold | None:
+        row = self._session.connection.execute(query, (entry_id, self._session.budget)).fetchone()
+        return None if row is None else self._ended_hold(row[0], entry_of(row[1:]))
 
     def open_presumptions(self) -> list[int]:
-        rows = self._gate.connection.execute(OPEN_PRESUMPTIONS, (self._gate.budget,)).fetchall()
+        rows = self._session.connection.execute(OPEN_PRESUMPTIONS, (self._session.budget,)).fetchall()
         return [entry_id for (entry_id,) in rows]
-
-
-class Presumptions(dict[int, Hold]):
-    """What was presumed and not corrected yet, in the file: looked up by the number of its entry."""
-
-    def __init__(self, gate: FileSession) -> None:
-        super().__init__()
-        self._gate = gate
-
-    def __setitem__(self, entry_id: int, hold: Hold) -> None:
-        """Its entry says so."""
-
-    def pop(self, entry_id: int, *_: object) -> Any:
-        """`get` has."""
-
-    def get(self, entry_id: int, *_: object) -> Any:
-        row = self._gate.connection.execute(
-            f"UPDATE ledger SET open = 0 WHERE id = ? AND budget = ? AND open RETURNING {_CORRECTED}",
-            (entry_id, self._gate.budget),
-        ).fetchone()
-        return None if row is None else _hold_of(self._gate, entry_id, "presumed", row)
-
-
-def _hold_of(gate: FileSession, entry_id: int, outcome: Outcome, row: Row) -> Hold:
-    """The hold that has ended by an entry which is to be corrected."""
-    bound = Amount(*row[4:7])
-    hold = StoredHold(gate, gate.trackers.find(row[0]), bound, None, PlainDemand(*bound), facts_of(*row[7:11]))
-    hold.leave_row()
-    hold.entry_id, hold.ending = entry_id, Ending(outcome, Amount(*row[1:4]))
-    hold.request_id, hold.reserved_at = row[11:]
-    return hold

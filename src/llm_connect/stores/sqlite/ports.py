@@ -1,18 +1,23 @@
-"""What the parts of a budget file ask of the gate that brings them together."""
+"""The interfaces between the parts of a budget file."""
 
 from __future__ import annotations
 
 import sqlite3
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from llm_connect.stores.lease import Lease
-from llm_connect.stores.ports import Leasing, StoreSession
+from llm_connect.stores.ports import Finding, StoreParts
+
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.scope import Scope
 
 
-class FileLeasing(Leasing, Protocol):
-    """The lease of this process, which a first hold needs."""
+class FileFinding(Finding, Protocol):
+    """The trackers that this process knows, and which lease keeps a slice open."""
 
-    def have(self) -> Lease: ...
+    @property
+    def slices(self) -> dict[int, int]: ...
+    def is_current(self, tracker: Scope) -> bool: ...
+    def note_slice(self, number: int, lease: Any) -> None: ...
 
 
 class FileWaiting(Protocol):
@@ -21,10 +26,10 @@ class FileWaiting(Protocol):
     def end_over(self, connection: sqlite3.Connection, now: float) -> None: ...
 
 
-class FileSession(StoreSession, Protocol):
-    """The use of one budget in a file by one process."""
+class FileParts(StoreParts, Protocol):
+    """The parts of one budget in a file, in one process."""
 
-    #: Whether anything was freed since those that wait here were looked at.
+    #: True if budget may have been freed since the last look at the callers that wait here.
     unseen: bool
 
     @property
@@ -32,7 +37,8 @@ class FileSession(StoreSession, Protocol):
     @property
     def connection(self) -> sqlite3.Connection: ...
     @property
-    def leases(self) -> FileLeasing: ...
+    def trackers(self) -> FileFinding: ...
     @property
     def waiters(self) -> FileWaiting: ...
+    def check_touched(self) -> None: ...
     def read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]: ...

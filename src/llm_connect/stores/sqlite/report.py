@@ -1,4 +1,4 @@
-"""What a budget file says, for people and for programs. Reading changes nothing."""
+"""Reports on a budget file, for people and for programs. Reading changes nothing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Report:
         return [entry_of(row).to_dict() for row in reversed(self._rows(query, self.number(name), last))]
 
     def number(self, name: str) -> int:
-        """The number of a budget. Raises LLMConfigurationError when there is none of that name."""
+        """Return the number of a budget. Raises LLMConfigurationError if the store has none of that name."""
         rows = self._rows("SELECT id FROM budgets WHERE name = ?", name)
         if not rows:
             raise LLMConfigurationError(f"{url_of(self._path)} has no budget {name!r}: `ls` lists those it has.")

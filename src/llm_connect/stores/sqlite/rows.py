@@ -1,4 +1,4 @@
-"""What stands in the rows of a budget file: trackers, holds, and entries of the ledger."""
+"""The queries for the rows of a budget file: trackers, holds, waiters and entries of the ledger."""
 
 from __future__ import annotations
 
@@ -17,20 +17,24 @@ FIND_BUDGET = (
 )
 NEW_BUDGET = "INSERT INTO budgets (name, on_unknown, created_at) VALUES (?, ?, ?)"
 NEW_ROOT = (
-    "INSERT INTO trackers (budget, name, path, joined, is_slice, closed, changed, tokens_limit, calls_limit, "
-    "nano_usd_limit) VALUES (?, ?, ?, 0, 0, 0, 1, ?, ?, ?)"
+    "INSERT INTO trackers (budget, name, path, joined, is_slice, closed, tokens_limit, calls_limit, "
+    "nano_usd_limit) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?)"
 )
 
 _FACTOR = ", ".join(LearnedFactor._fields)
 
-#: What may change of a tracker.
+#: The columns of a tracker that may change.
 TRACKER_STATE = ", ".join(_STATE)
-CHANGED_TRACKERS = f"SELECT changed, id, {TRACKER_STATE} FROM trackers WHERE budget = ? AND changed > ?"
-UPDATE_TRACKER = f"UPDATE trackers SET changed = ?, {', '.join(f'{name} = ?' for name in _STATE)} WHERE id = ?"
-_TRACKER = ("budget", "parent", "name", "path", "joined", "is_slice", "changed", *_STATE)
+READ_TRACKERS = f"SELECT id, {TRACKER_STATE} FROM trackers WHERE id IN "
+UPDATE_TRACKER = f"UPDATE trackers SET {', '.join(f'{name} = ?' for name in _STATE)} WHERE id = ?"
+_TRACKER = ("budget", "parent", "name", "path", "joined", "is_slice", *_STATE)
 JOINED_TRACKER = "SELECT id FROM trackers WHERE parent = ? AND name = ? AND joined AND NOT closed ORDER BY id DESC"
-LAST_CHANGE = "SELECT max(changed) FROM trackers WHERE budget = ?"
-OPEN_SLICES = "SELECT id, lease FROM trackers WHERE budget = ? AND lease IS NOT NULL"
+#: The slash that follows a path comes just before a zero.
+SLICES_AT = (
+    "SELECT id FROM trackers WHERE budget = ? AND lease IS NOT NULL "
+    "AND (path = ? OR path BETWEEN ? || '/' AND ? || '0')"
+)
+SLICES_OF = "SELECT id FROM trackers WHERE budget = ? AND lease = ?"
 SPENT_TRACKERS = (
     "SELECT id FROM trackers WHERE budget = ? AND (tokens_spent OR calls_spent OR nano_usd_spent) "
     "ORDER BY length(path) DESC, id"
@@ -47,7 +51,7 @@ READ_WAITERS = f"SELECT id, {', '.join(_WAITER)} FROM waiters WHERE budget = ?"
 INSERT_WAITER = f"INSERT INTO waiters (budget, {', '.join(_WAITER)}) VALUES (?, {', '.join('?' * len(_WAITER))})"
 RENEW_WAITER = "UPDATE waiters SET until = ? WHERE id = ?"
 
-#: What others may have changed, beside trackers.
+#: The changes of other processes, apart from trackers.
 OTHERS = (
     "SELECT (SELECT ifnull(max(id), 0) FROM ledger), EXISTS (SELECT 1 FROM leases WHERE id = ?), "
     "EXISTS (SELECT 1 FROM learned WHERE budget = ?), EXISTS (SELECT 1 FROM waiters WHERE budget = ?)"
@@ -61,10 +65,15 @@ _ENTRY = (
 _ENTRY_AND_PLACE = (*_ENTRY, "budget", "tracker", "open", "lease", "hold")
 INSERT_ENTRY = f"INSERT INTO ledger ({', '.join(_ENTRY_AND_PLACE)}) VALUES ({', '.join('?' * len(_ENTRY_AND_PLACE))})"
 ENTRY_COLUMNS = ", ".join(_ENTRY)
+FIND_SETTLED = (
+    f"SELECT tracker, {ENTRY_COLUMNS} FROM ledger WHERE id = ? AND budget = ? AND outcome = 'settled' "
+    "AND NOT EXISTS (SELECT 1 FROM ledger AS later WHERE later.corrects = ledger.id)"
+)
+CORRECT_PRESUMED = f"UPDATE ledger SET open = 0 WHERE id = ? AND budget = ? AND open RETURNING tracker, {ENTRY_COLUMNS}"
 
 
 def read_learned(connection: sqlite3.Connection, budget: int) -> dict[Key, LearnedFactor]:
-    """What was learned of each adapter and model."""
+    """Read the learned factors of each adapter and model."""
     rows = connection.execute(f"SELECT adapter, model, {_FACTOR} FROM learned WHERE budget = ?", (budget,)).fetchall()
     return {(adapter, model): LearnedFactor(*factor) for adapter, model, *factor in rows}
 

@@ -1,10 +1,11 @@
-"""The tables of a budget file, and connections to it.
+"""The tables of a budget file, which the scripts in `migrations` make, and connections to it.
 
 Every SQLite tool can read them. Amounts are integers: tokens, calls, and nano-USD. Times are seconds since the epoch.
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import random
 import sqlite3
 import time
@@ -23,140 +24,16 @@ _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 #: In seconds.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 
-_FIRST = """
-CREATE TABLE budgets (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    on_unknown TEXT NOT NULL,
-    created_at REAL NOT NULL
-);
--- A budget and its children; `lease` is that of the process that keeps a slice open.
-CREATE TABLE trackers (
-    id INTEGER PRIMARY KEY,
-    budget INTEGER NOT NULL REFERENCES budgets (id),
-    parent INTEGER REFERENCES trackers (id),
-    name TEXT NOT NULL,
-    path TEXT NOT NULL,
-    joined INTEGER NOT NULL,
-    is_slice INTEGER NOT NULL,
-    closed INTEGER NOT NULL,
-    lease INTEGER,
-    changed INTEGER NOT NULL,
-    tokens_limit INTEGER,
-    tokens_spent INTEGER NOT NULL DEFAULT 0,
-    tokens_held INTEGER NOT NULL DEFAULT 0,
-    tokens_presumed INTEGER NOT NULL DEFAULT 0,
-    tokens_sliced INTEGER NOT NULL DEFAULT 0,
-    calls_limit INTEGER,
-    calls_spent INTEGER NOT NULL DEFAULT 0,
-    calls_held INTEGER NOT NULL DEFAULT 0,
-    calls_presumed INTEGER NOT NULL DEFAULT 0,
-    calls_sliced INTEGER NOT NULL DEFAULT 0,
-    nano_usd_limit INTEGER,
-    nano_usd_spent INTEGER NOT NULL DEFAULT 0,
-    nano_usd_held INTEGER NOT NULL DEFAULT 0,
-    nano_usd_presumed INTEGER NOT NULL DEFAULT 0,
-    nano_usd_sliced INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX trackers_changed ON trackers (budget, changed);
-CREATE INDEX trackers_joined ON trackers (parent, name) WHERE joined;
-CREATE INDEX trackers_open_slices ON trackers (budget) WHERE lease IS NOT NULL;
--- One for each process that has open holds. The number of a lease is never given again.
-CREATE TABLE leases (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    budget INTEGER NOT NULL REFERENCES budgets (id),
-    host TEXT NOT NULL,
-    pid INTEGER NOT NULL,
-    expires_at REAL NOT NULL
-);
-CREATE TABLE holds (
-    id INTEGER PRIMARY KEY,
-    lease INTEGER NOT NULL,
-    tracker INTEGER NOT NULL REFERENCES trackers (id),
-    state TEXT NOT NULL,
-    tokens INTEGER NOT NULL,
-    calls INTEGER NOT NULL,
-    nano_usd INTEGER NOT NULL,
-    max_tokens INTEGER,
-    grade TEXT NOT NULL,
-    adapter TEXT,
-    model TEXT,
-    labels TEXT,
-    reserved_at REAL NOT NULL
-);
--- `open` marks what was presumed and not corrected yet; `lease` and `hold` what a lost process has left.
-CREATE TABLE ledger (
-    id INTEGER PRIMARY KEY,
-    budget INTEGER NOT NULL REFERENCES budgets (id),
-    tracker INTEGER,
-    path TEXT NOT NULL,
-    outcome TEXT NOT NULL,
-    tokens INTEGER NOT NULL,
-    calls INTEGER NOT NULL,
-    nano_usd INTEGER NOT NULL,
-    bound_tokens INTEGER NOT NULL,
-    bound_calls INTEGER NOT NULL,
-    bound_nano_usd INTEGER NOT NULL,
-    grade TEXT NOT NULL,
-    adapter TEXT,
-    model TEXT,
-    labels TEXT,
-    usage TEXT,
-    cost TEXT,
-    cost_source TEXT,
-    request_id TEXT,
-    reserved_at REAL NOT NULL,
-    ended_at REAL NOT NULL,
-    corrects INTEGER,
-    open INTEGER NOT NULL,
-    lease INTEGER,
-    hold INTEGER
-);
-CREATE INDEX ledger_left ON ledger (lease, hold) WHERE lease IS NOT NULL;
--- By how much the bounds of an adapter and model are raised after overruns.
-CREATE TABLE learned (
-    budget INTEGER NOT NULL REFERENCES budgets (id),
-    adapter TEXT,
-    model TEXT,
-    prompt_permille INTEGER NOT NULL,
-    prompt_extra INTEGER NOT NULL,
-    completion_permille INTEGER NOT NULL,
-    completion_extra INTEGER NOT NULL,
-    cost_permille INTEGER NOT NULL,
-    cost_extra INTEGER NOT NULL
-);
-"""
 
-_WAITERS = """
--- Callers that wait: the first of each process, as long as `until` is not over. `arrived_at` is in nanoseconds.
-CREATE TABLE waiters (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    budget INTEGER NOT NULL REFERENCES budgets (id),
-    tracker INTEGER NOT NULL REFERENCES trackers (id),
-    arrived_at INTEGER NOT NULL,
-    tokens INTEGER NOT NULL,
-    calls INTEGER NOT NULL,
-    nano_usd INTEGER NOT NULL,
-    until REAL NOT NULL
-);
-CREATE INDEX waiters_of_budget ON waiters (budget);
-"""
+def _migrations() -> tuple[str, ...]:
+    """The scripts in `migrations`, by their numbers."""
+    folder = importlib.resources.files("llm_connect.stores.sqlite").joinpath("migrations")
+    scripts = sorted(folder.iterdir(), key=lambda script: int(script.name.removesuffix(".sql")))
+    return tuple(script.read_text("utf-8") for script in scripts)
 
-_WINDOWS = """
--- What a tracker with a period has spent in the parts of it that have ended, until they leave the window. `parts` is a
--- list of [expires_at, first, spent tokens, calls, nano-USD, presumed tokens, calls, nano-USD]; the present part ends
--- at `ends_at`, and has what else is spent. `first`: the least id that entries of a part may have in the ledger.
-CREATE TABLE windows (
-    tracker INTEGER PRIMARY KEY REFERENCES trackers (id),
-    period TEXT NOT NULL,
-    ends_at REAL NOT NULL,
-    first INTEGER NOT NULL,
-    parts TEXT NOT NULL
-);
-"""
 
-#: What brings a file from each version to the next; `PRAGMA user_version` is how many have been run.
-MIGRATIONS: tuple[str, ...] = (_FIRST, _WAITERS, _WINDOWS)
+#: The scripts that bring a file from each version to the next; `PRAGMA user_version` counts those that have run.
+MIGRATIONS: tuple[str, ...] = _migrations()
 
 
 def connect(path: str, busy_seconds: float) -> sqlite3.Connection:

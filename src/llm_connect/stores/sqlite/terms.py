@@ -10,7 +10,7 @@ from llm_connect.stores.terms import Terms
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileTerms(Terms):
-    """How a process uses a budget in the file at `path`."""
+    """The options with which a process uses a budget in the file at `path`."""
 
     path: str
 

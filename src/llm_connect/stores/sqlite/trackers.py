@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.serialization import Row, tracker_state
 from llm_connect.stores.sqlite.rows import (
-    CHANGED_TRACKERS,
     FIND_TRACKER,
     INSERT_TRACKER,
     JOINED_TRACKER,
-    LAST_CHANGE,
-    OPEN_SLICES,
+    READ_TRACKERS,
+    SLICES_AT,
+    SLICES_OF,
     SPENT_TRACKERS,
 )
 from llm_connect.stores.sqlite.windows import read_window, write_window
@@ -22,13 +23,23 @@ from llm_connect.stores.trackers import Trackers
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.accounting.windows import Window
-    from llm_connect.stores.sqlite.ports import FileSession
+    from llm_connect.stores.sqlite.ports import FileParts
+
+#: Of so many values a query of any SQLite may speak.
+_MOST = 500
 
 
 class FileTrackers(Trackers):
     """Trackers by the number of their row."""
 
-    _gate: FileSession
+    _session: FileParts
+
+    def __init__(self, *details: Any, **more: Any) -> None:
+        super().__init__(*details, **more)
+        #: The present state of the file: trackers as of it are up to date.
+        self._state = 1
+        #: For each open slice that is known, the number of the lease that keeps it open.
+        self.slices: dict[int, int] = {}
 
     def _read(self, number: int) -> Row:
         row: Row = self._connection.execute(FIND_TRACKER, (number,)).fetchone()
@@ -40,13 +51,15 @@ class FileTrackers(Trackers):
     def number_of(self, tracker: Scope, *, joined: bool = False) -> int:
         if not tracker.number:
             parent = None if tracker.parent is None else self.number_of(tracker.parent)
-            place = (self._gate.budget, parent, tracker.name, tracker.path, joined, tracker.is_slice, self.next_stamp)
+            place = (self._session.budget, parent, tracker.name, tracker.path, joined, tracker.is_slice)
             row = (*place, *tracker_state(tracker, None))
             # First, so that whatever comes between, undoing knows of it.
             self._inserted.append(tracker)
             number = self._connection.execute(INSERT_TRACKER, row).lastrowid
             assert number is not None
-            self._enter(tracker, number, lease=None)
+            self._enter(tracker, number)
+            self.slices.pop(number, None)
+            tracker.as_of = self._state
             write_window(self._connection, number, tracker.window)
         return tracker.number
 
@@ -57,42 +70,69 @@ class FileTrackers(Trackers):
         return None if row is None else self.find(row[0])
 
     def deepest_first(self) -> list[BudgetTracker]:
-        rows = self._connection.execute(SPENT_TRACKERS, (self._gate.budget,)).fetchall()
+        rows = self._connection.execute(SPENT_TRACKERS, (self._session.budget,)).fetchall()
         # And those above, whose windows may have less than those of their children.
         found = {each: None for (number,) in rows for each in self.find(number).lineage}
         return sorted(found, key=lambda tracker: len(tracker.lineage), reverse=True)
 
-    def refresh(self) -> None:
-        if self.stamp is None:
-            self._read_all()
-            return
-        changed = self._connection.execute(CHANGED_TRACKERS, (self._gate.budget, self.stamp)).fetchall()
-        self.stamp = max((row[0] for row in changed), default=self.stamp)
-        for _, number, *state in changed:
-            self._note_slice(number, state[1])
-            tracker = self._known.get(number)
-            if tracker is not None:
-                self._bring_up_to_date(tracker, number, tuple(state))
+    def refresh(self, trackers: Iterable[Scope]) -> None:
+        if not all(map(self.is_current, trackers)):
+            # Figures that the step has changed must not be read again, and then written without the change.
+            self._session.check_touched()
+            self.bring(trackers)
 
-    def _read_all(self) -> None:
-        budget = (self._gate.budget,)
-        (self.stamp,) = self._connection.execute(LAST_CHANGE, budget).fetchone()
-        self.slices: dict[int, Any] = dict(self._connection.execute(OPEN_SLICES, budget).fetchall())
-        for number, tracker in list(self._known.items()):
-            row = self._connection.execute(FIND_TRACKER, (number,)).fetchone()
-            self._bring_up_to_date(tracker, number, row[3:])
+    def bring(self, trackers: Iterable[Scope]) -> None:
+        """Bring these up to date."""
+        state = self._state
+        old = {each.number: each for each in trackers if each.as_of != state and each.number}
+        for numbers in batched(list(old)):
+            rows = self._connection.execute(f"{READ_TRACKERS} ({', '.join('?' * len(numbers))})", numbers).fetchall()
+            for number, *state in rows:
+                self._bring_up_to_date(old[number], number, tuple(state))
 
-    @property
-    def next_stamp(self) -> int:
-        """Under which number the changes of this transaction are written."""
-        assert self.stamp is not None
-        return self.stamp + 1
+    def _bring_up_to_date(self, tracker: Scope, number: int, state: Row) -> None:
+        super()._bring_up_to_date(tracker, number, state)
+        tracker.as_of = self._state
+        self.note_slice(number, state[1])
+
+    def note_slice(self, number: int, lease: Any) -> None:
+        """It is an open slice of this lease, or of none."""
+        if lease is None:
+            self.slices.pop(number, None)
+        else:
+            self.slices[number] = lease
+
+    def is_current(self, tracker: Scope) -> bool:
+        return tracker.as_of == self._state or not tracker.number
+
+    def open_slices(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]:
+        query = SLICES_OF if at is None else SLICES_AT
+        values = (self._session.budget, *((lease,) if at is None else (at.path,) * 3))
+        found = [self.find(number) for (number,) in self._connection.execute(query, values).fetchall()]
+        # Another tracker may have had the same path before.
+        return [each for each in found if at is None or at in each.lineage]
+
+    def keeps_slices(self, lease: object) -> bool:
+        found = self._connection.execute(f"SELECT EXISTS ({SLICES_OF})", (self._session.budget, lease)).fetchone()
+        return bool(found[0])
 
     def commit(self) -> None:
-        """What was written, was written as the next change."""
-        self.stamp = self.next_stamp
+        """The inserted trackers are in the file."""
         self._inserted.clear()
+
+    def undo(self, touched: Iterable[Scope]) -> None:
+        super().undo(touched)
+        self.forget()
+
+    def forget(self) -> None:
+        """Others may have changed any of them."""
+        self._state += 1
 
     @property
     def _connection(self) -> sqlite3.Connection:
-        return self._gate.connection
+        return self._session.connection
+
+
+def batched(numbers: list[int]) -> Iterator[list[int]]:
+    """As many at a time as any SQLite takes."""
+    return (numbers[at : at + _MOST] for at in range(0, len(numbers), _MOST))

@@ -13,33 +13,33 @@ from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
     from llm_connect.budget.admission.wait_queue import Line
-    from llm_connect.stores.sqlite.ports import FileSession
+    from llm_connect.stores.sqlite.ports import FileParts
 
 
 class FileWaiters(Waiters):
     """The callers of this process that the others know of, and those of the others."""
 
-    _gate: FileSession
+    _session: FileParts
 
     def read(self, line: Line) -> None:
-        """Let the callers of the others keep their places in `line`, as they stand in the file now."""
-        rows = self._gate.connection.execute(READ_WAITERS, (self._gate.budget,)).fetchall()
+        """Give the waiting callers of other processes their places in `line`, as the file lists them."""
+        rows = self._session.connection.execute(READ_WAITERS, (self._session.budget,)).fetchall()
         self.see({row: _heard(*caller) for row, *caller in rows}, line)
 
     def end_over(self, connection: sqlite3.Connection, now: float) -> None:
         """Forget the callers whose time is over."""
-        connection.execute("DELETE FROM waiters WHERE budget = ? AND until <= ?", (self._gate.budget, now))
+        connection.execute("DELETE FROM waiters WHERE budget = ? AND until <= ?", (self._session.budget, now))
 
     def _write(self, row: Any, waiter: Waiter, seconds: float) -> Any:
-        connection, until = self._gate.connection, time.time() + seconds
+        connection, until = self._session.connection, time.time() + seconds
         if row is not None and connection.execute(RENEW_WAITER, (until, row)).rowcount:
             return row
-        number = self._gate.trackers.number_of(waiter.tracker)
-        place = (self._gate.budget, number, waiter.arrival, *waiter.demand.smallest, until)
+        number = self._session.trackers.number_of(waiter.tracker)
+        place = (self._session.budget, number, waiter.arrival, *waiter.demand.smallest, until)
         return connection.execute(INSERT_WAITER, place).lastrowid
 
     def _delete(self, row: Any) -> None:
-        self._gate.connection.execute("DELETE FROM waiters WHERE id = ?", (row,))
+        self._session.connection.execute("DELETE FROM waiters WHERE id = ?", (row,))
 
 
 def _heard(tracker: int, arrival: int, tokens: int, calls: int, nano_usd: int, until: float) -> Heard:

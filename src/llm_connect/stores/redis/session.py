@@ -1,4 +1,4 @@
-"""A budget in Redis: what a process knows of it, and how its steps are written by optimistic concurrency.
+"""The session of a budget in Redis: what a process knows of it, and how it writes steps by optimistic concurrency.
 
 Every operation on a budget reads figures, decides, and writes figures, and nobody may change them in between. A file
 gives that by a transaction that excludes others. A server is a round trip away, and every call makes three operations
@@ -22,11 +22,11 @@ rests on five rules.
    processes fit beside each other, and a step on an old copy is written if its own conditions hold: its holds are
    there, its amounts fit within the limits of now, its trackers are open, their windows have not moved, and nothing has
    changed that concerns everybody, such as a learned factor. Otherwise the reply is `again`.
-3. *`again` means: undo, ask, and decide once more.* The undo is described in `stores/transaction.py`. Whenever one
+3. *`again` means: undo, ask, and decide once more.* The undo is described in `stores/session.py`. Whenever one
    process has to repeat its step, the step of another was written, so together they get on.
 4. *Only a decision that the script checks may rest on an old copy*: a grant, a dispatch, an end. A refusal writes
    nothing, so nobody would check it. Therefore `sure` raises `Again` unless the step has asked the server first, and
-   operations that answer with a figure, or send a caller into the queue, always ask first (`informed` in `gate.py`).
+   steps that answer with a figure, or send a caller into the queue, always ask first (`informed` in `Gate.run`).
 5. *A process that has asked is not put off for ever.* A step that grants a new hold fails if others have begun to wait
    since its copy was made, because they came first. A step that has just asked says so (`fresh`), and is let off this
    check. Otherwise a slow process might be overtaken again and again.
@@ -46,100 +46,120 @@ Kung and Robinson called this optimistic concurrency control (1981): read, valid
 validate limits where others validate versions, is the escrow method (O'Neil, 1986).
 """
 
-# Each gate has parts of its own kind, which nothing replaces.
+# Each session has parts of its own kind, which nothing replaces.
 # pyright: reportIncompatibleVariableOverride=false
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import secrets
 import struct
 import threading
 import time
 import weakref
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.calibration import LearnedFactor
-from llm_connect.budget.accounting.ledger import Ledger
 from llm_connect.budget.accounting.totals import OTHERS
-from llm_connect.budget.admission.controller import OnUnknown
 from llm_connect.budget.admission.holds import RELEASED
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
-from llm_connect.stores.gate import Again, StoreGate
+from llm_connect.stores.again import Again
 from llm_connect.stores.lease import Lease
 from llm_connect.stores.redis.changes import StepChanges
 from llm_connect.stores.redis.clock import ServerClock
 from llm_connect.stores.redis.keys import NAMES, SCHEMA, Keys
 from llm_connect.stores.redis.leases import ServerLeases
 from llm_connect.stores.redis.ledger import ServerBooks, ServerLedger
+from llm_connect.stores.redis.listener import Listener
 from llm_connect.stores.redis.packing import MOST
-from llm_connect.stores.redis.server import NotLoaded, Server, part_of, store_error, text_of
+from llm_connect.stores.redis.server import NotLoaded, Server, part_of, script, store_error, text_of
 from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.redis.trackers import ServerTrackers
 from llm_connect.stores.redis.waiters import WAITERS, ServerWaiters
 from llm_connect.stores.redis.windows import windows_in
+from llm_connect.stores.session import StoreSession
 
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.ledger import Ledger
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.admission.booking import Sink
+
+#: The interval in which waiting callers are looked at without a notification, since one may get lost.
+_LOOK_SECONDS = 1.0
 #: What a reply begins with, as `step.lua` says.
 _HEAD = struct.Struct("<BqqqqII")
-_SCRIPT = importlib.resources.files("llm_connect.stores.redis").joinpath("step.lua").read_text("utf-8")
-#: How many parts of a command are the same for all steps, but for one.
+#: The number of parts that all steps share, less one.
 _HEAD_PARTS = 3 + len(NAMES) + 5 - 1
-#: What sums beyond the last kind, or label, count under.
+#: The name under which sums beyond the last kind or label are kept.
 _OTHERS = text_of([OTHERS, OTHERS, OTHERS])
 
 
-class RedisState(StoreGate):
-    """A gate that knows what the last reply of the server said, and sends each step as one script."""
+class ServerSession(StoreSession):
+    """The use of one budget in a server by one process.
+
+    Who is let in, who may dispatch and what a call came to is decided on what the last reply said, and written by one
+    script, on condition that it is so. What would be refused is looked at once more before.
+    """
 
     terms: ServerTerms
-    clock: ServerClock  # pyright: ignore[reportIncompatibleMethodOverride]
     changes: StepChanges
     leases: ServerLeases
     trackers: ServerTrackers
     books: ServerBooks
+    waiters: ServerWaiters
 
-    def __init__(self, terms: ServerTerms, on_unknown: OnUnknown, root: int, born: bytes) -> None:
-        super().__init__(terms, on_unknown, root, ServerClock())
+    def __init__(self, terms: ServerTerms, root: int, born: bytes) -> None:
+        super().__init__(terms, root)
+        self.terms = terms
+        self.clock: ServerClock = ServerClock()
         self._born = born
         #: Why the server has not the budget any more that was opened.
         self._gone: LLMStoreError | None = None
         self.keys: Keys = Keys(terms.name)
-        self.changes = StepChanges(self)
-        self.leases = ServerLeases(self, terms.lease_seconds)
-        self.trackers = ServerTrackers(self, terms.prices, strict=terms.strict)
-        self.ledger: Ledger = ServerLedger(terms.keep_entries, self)
-        self._books = self.books = ServerBooks(self, self._staged, terms.sink)
-        self._learned = self._books.learned.factors
-        self.waiters: ServerWaiters = ServerWaiters(self, terms.lease_seconds)
-        #: Whether the next step asks the server first.
+        #: True if the next step has to ask the server first.
         self.stale: bool = True
         #: The step that was sent, until it is known what became of it, and all that it has changed here.
         self._sent: dict[str, Any] | None = None
-        #: Whether the step at hand has asked.
+        #: True if the present step has asked the server.
         self.fresh: bool = False
+        #: True if another process may have freed budget that a caller waits for.
+        self._noticed = False
+        self._looked_at = 0.0
+        #: True if the worker has to renew this process's lease.
+        self._renews = False
         self._start()
+
+    def _open_parts(self, keep_entries: int, sink: Sink | None) -> Ledger:
+        terms = self.terms
+        self.changes = StepChanges(self)
+        self.leases = ServerLeases(self, terms.lease_seconds)
+        self.trackers = ServerTrackers(self, terms.prices, strict=terms.strict)
+        self.waiters = ServerWaiters(self, terms.lease_seconds)
+        ledger = ServerLedger(keep_entries, self)
+        self.books = ServerBooks(self, ledger, self.outbox, sink)
+        return ledger
 
     def _start(self) -> None:
         self.client: str = secrets.token_hex(8)
         self.server: Server = Server(self.terms.url, self.terms.busy_seconds)
-        # Not in `__del__`: with the gate the socket would be collected, and complain that nobody has closed it.
+        # Not in `__del__`: with the session the socket would be collected, and complain that nobody has closed it.
         weakref.finalize(self, self.server.close).atexit = False
-        self._connected = self._steps = self._epoch = 0
+        self._connected = self._steps = self.epoch = 0
         #: The number of the last step that stands there as written by this process; 0 when none does.
         self._last = 0
         self._sent = None
+        self._listener = Listener(self)
         self._arriving = threading.Lock()
         self._arrived = 0
-        #: What all steps begin with, as it is sent; empty until the script is loaded.
+        #: The beginning of every command, in bytes; empty until the script is loaded.
         self._head = b""
         #: Leases that were over when the server was asked last.
         self._over: list[str] = []
 
     @property
-    def idle(self) -> bool:
-        return super().idle and self._sent is None
+    def unsettled(self) -> bool:
+        return self._sent is not None
 
     @property
     def gone(self) -> bool:
@@ -151,30 +171,26 @@ class RedisState(StoreGate):
             self._arrived = max(self._arrived + 1, int(self.clock() * 1e9))
             return self._arrived
 
-    def _give_up(self) -> None:
-        super()._give_up()
-        self.waiters.withdraw()
-
     def sure(self) -> None:
-        # The step at hand has asked the server, or is decided anew when it has.
+        # Either this step has asked the server, or it asks and decides once more.
         if not self.fresh:
             raise Again
 
-    def begin(self) -> None:
+    def begin(self, informed: bool) -> None:
         if self._gone is not None:
             raise LLMStoreError(str(self._gone), store=self._gone.store)
         if self._sent is not None:
             self._learn_what_became(self._sent)
         self.fresh = False
         self.books.begin()
-        if self.stale or self.trackers.stamp is None or (self._windowed and not self.clock.known):
+        if informed or self.stale or self.trackers.stamp is None or (self.gate.windowed and not self.clock.known):
             self._ask()
         else:
             self._catch_up()
 
     def commit(self) -> None:
-        self.waiters.tell(self._line)
-        if self._learned != self._learned_before or self.changes:
+        self.waiters.tell(self.line)
+        if self.taught or self.changes:
             outcome = self._write(self._step())
             if outcome != "ok":
                 raise self._failure(outcome)
@@ -184,9 +200,9 @@ class RedisState(StoreGate):
         """Nobody waits for a script."""
 
     def _write(self, step: dict[str, Any]) -> str:
-        """What becomes of a step. When that is not known, the next transaction sends it again, and so learns it."""
+        """Send a step and return its outcome. If that stays unknown, the next step sends this one again first."""
         self._sent = step
-        outcome, first = self._send(step)
+        outcome, first = self._send(step, self.changes.touched)
         if outcome == "ok":
             if "over" not in step:
                 self._last = step["number"]
@@ -199,9 +215,8 @@ class RedisState(StoreGate):
         return outcome
 
     def _keep(self) -> None:
-        """What was changed is so. It may be done twice."""
-        self.waiters.commit()
-        self._settled()
+        """Complete a written step; doing it twice does no harm."""
+        self.settled()
         self._sent = None
 
     def _learn_what_became(self, step: dict[str, Any]) -> None:
@@ -209,29 +224,27 @@ class RedisState(StoreGate):
         step["again"] = True
         outcome = self._write(step)
         if outcome == "ok":
-            waiting = {waiter.hold for _, _, waiter in self._line.untaken}
+            waiting = {waiter.hold for _, _, waiter in self.line.untaken}
             # Who asked for these was told that it had failed.
             nobody_has = [hold for hold in self.changes.granted() if hold not in waiting]
             self._keep()
-            self.notes.extend(partial(self._end, hold, RELEASED) for hold in nobody_has)
+            self.gate.notes.extend(self.gate.finish(hold, RELEASED) for hold in nobody_has)
         else:
             self.roll_back(self._failure(outcome))
 
     def _may_be_written(self, error: BaseException) -> bool:
-        """Whether the step that was sent may be written though `error` has come between."""
+        """True if the server may have written the step in spite of `error`."""
         assert self._sent is not None
         return "again" in self._sent or self.server.unsure or not isinstance(error, LLMStoreError)
 
     def roll_back(self, error: BaseException) -> Exception | None:
         if self._sent is not None and self._may_be_written(error):
-            self.journal.intent = self.journal.hold = None
+            self.gate.journal.intent = self.gate.journal.hold = None
             self.stale = True
             return None
         self._sent = None
         missing = self.changes.missing() if isinstance(error, _Missing) else []
-        self.waiters.undo()
-        self._undo(error)
-        self.books.undo()
+        self.undo(error)
         self.books.learned.become(dict(self._learned_before))
         if isinstance(error, _Lost):
             self._lose_lease()
@@ -245,8 +258,8 @@ class RedisState(StoreGate):
         before = self.leases._before[0]
         if self.leases.own is None and before is not None and before.number in self.changes.over:
             step["own"] = True
-        if self._learned != self._learned_before:
-            learned = [(text_of(key), text_of(factor)) for key, factor in self._learned.items()]
+        if self.taught:
+            learned = [(text_of(key), text_of(factor)) for key, factor in self.books.learned.factors.items()]
             step.update(learned=learned, everybody=True)
         if self.fresh:
             step["fresh"] = True
@@ -259,7 +272,7 @@ class RedisState(StoreGate):
     def _ask(self) -> None:
         """Know what the server says now, and end the leases that are over."""
         while True:
-            outcome, _ = self._send({})
+            outcome, _ = self._send({}, self.interest())
             if outcome == "lost":
                 self._lose_lease()
             elif outcome != "ok":
@@ -272,10 +285,13 @@ class RedisState(StoreGate):
                 return
 
     def _catch_up(self) -> None:
-        """Let those that wait elsewhere have their places, and leave windows what is over."""
-        self.waiters.read(self._line)
-        if self._windowed:
-            self.roll()
+        """Give the callers of other processes their places, and move the windows of this step."""
+        self.waiters.read(self.line)
+        if self.gate.windowed:
+            about = self.interest()
+            self.gate.move(about)
+            # What has changed of windows is written, since it speaks of the entries of this step.
+            self.changes.note_trackers(each for each in about if each.number and each.window and each.window.changed)
 
     def _lose_lease(self) -> None:
         """Others have ended the own lease, and with it went what it had written last."""
@@ -288,46 +304,48 @@ class RedisState(StoreGate):
             self.leases.end(self._over)
             outcome = self._write(self._step())
             if outcome == "again":
-                self._undo(Again())
-                self.books.undo()
+                self.undo(Again())
                 return False
             if outcome != "ok":
                 raise self._failure(outcome)
             self._keep()
         return True
 
-    def _send(self, step: dict[str, Any]) -> tuple[str, int]:
-        """What the script says of a step; what it says of trackers is known afterwards."""
+    def _send(self, step: dict[str, Any], about: Sequence[Scope]) -> tuple[str, int]:
+        """Send a step, take over the trackers that the reply contains, and return the outcome and the first entry."""
         since, asked_at, lease = time.monotonic(), time.time(), self.leases.said()
-        step["epoch"] = self._epoch
+        step["epoch"] = self.epoch
         if lease is not None:
             step["lease"] = lease
-        reply = self._ask_script(step)
+        reply = self._ask_script(step, about)
         if reply.isalpha():
-            # What was decided is undone first; then the server is asked anew.
+            # The caller undoes the step and asks the server again.
             return reply.decode(), 0
         stands, moment, stamp, epoch, first, over, size = _HEAD.unpack_from(reply)
         self.clock.hear(moment / 1000, asked_at)
         if stands and lease is not None and lease[1]:
             self.leases.renewed(since)
         self._over, windows = self._read_last(reply[len(reply) - size :], over, moment / 1000) if size else ([], {})
-        self.trackers.absorb(reply[_HEAD.size : len(reply) - size], windows)
-        self.trackers.stamp = stamp
-        if epoch != self._epoch:
-            self._epoch = epoch
+        alone = "again" not in step and stamp == step["seen"] + ("number" in step)
+        wanted = about if "want" in step else ()
+        self.trackers.hear(reply[_HEAD.size : len(reply) - size], windows, wanted, stamp, alone)
+        if epoch != self.epoch:
+            self.epoch = epoch
             if "learned" not in step:
-                self._know(self._read_learned())
+                self.know(self._read_learned())
         return "ok" if stands else "lost", first
 
     def _read_last(self, text: bytes, over: int, moment: float) -> tuple[list[str], dict[int, str]]:
-        """What the last part of a reply says: leases that are over, windows that have changed, and who waits."""
+        """Read the last part of a reply: ended leases, changed windows, and waiting callers."""
         said, waiters_said, waiters = text.decode().partition(WAITERS)
         if waiters_said:
             self.waiters.hear(waiters, moment)
         lines = said.splitlines()
         return lines[:over], windows_in(lines[over:])
 
-    def _ask_script(self, step: dict[str, Any]) -> bytes:
+    def _ask_script(self, step: dict[str, Any], about: Sequence[Scope]) -> bytes:
+        old = self.trackers.seen_at(about)
+
         def command(again: bool) -> bytes:
             renewed = self.server.connected != self._connected
             self._connected = self.server.connected
@@ -335,8 +353,12 @@ class RedisState(StoreGate):
             step["seen"] = 0 if renewed else known
             if renewed and known:
                 step["known"] = known
+            if old < step["seen"]:
+                step["old"] = old
             if again:
                 step["again"] = True
+            if "number" not in step or "again" in step:
+                step["want"] = [str(tracker.number) for tracker in about if tracker.number]
             texts = self.changes.texts if "number" in step else ()
             parts = (self._head, part_of(text_of(step)), *map(part_of, texts))
             return b"*%d\r\n%b" % (_HEAD_PARTS + len(parts), b"".join(parts))
@@ -352,30 +374,13 @@ class RedisState(StoreGate):
 
     def _load(self) -> bytes:
         """Load the script; what a step begins with."""
-        digest = self.server.call("SCRIPT", "LOAD", _SCRIPT)
+        digest = self.server.call("SCRIPT", "LOAD", script("step"))
         keys = self.keys.all
         head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel, SCHEMA, self.client, _OTHERS, self._born)
         return b"".join(map(part_of, head))
 
-    def _roll(self) -> None:
-        """Like `Gate._roll`; what has changed of windows is written, since it speaks of the entries of this step."""
-        if self._windows.due:
-            super()._roll()
-            moved = (each for each in self._windows.living() if each.number and each.window.changed)  # type: ignore[union-attr]
-            self.changes.note_trackers(moved)
-
-    def _undo(self, error: BaseException) -> None:
-        super()._undo(error)
-        self._windows.look_again()
-
-    @property
-    def windowed(self) -> bool:
-        """Whether this process knows of any window."""
-        return self._windowed
-
-    def look_again(self) -> None:
-        """Others have changed a window."""
-        self._windows.look_again()
+    def passes(self, error: Exception) -> bool:
+        return False
 
     def _failure(self, outcome: str) -> Exception:
         if outcome == "missing":
@@ -410,7 +415,7 @@ class RedisState(StoreGate):
 
     def fetch_after_all(self, command: str, key: str, *values: Any) -> Any:
         """The same, after all that has ended is booked."""
-        return self._run(self._commit_and_fetch, command, key, *values)
+        return self.gate.run(self._commit_and_fetch, command, key, *values)
 
     def _commit_and_fetch(self, command: str, key: str, *values: Any) -> Any:
         self.commit()
@@ -427,12 +432,53 @@ class RedisState(StoreGate):
     def leave_connection(self) -> None:
         self.server.close()
         self.stale = True
-        self._windows.look_again()
-        self.waiters.leave_to_parent()
+        self.trackers.forget()
         self._start()
 
+    # Those that wait.
 
-#: What a process has to open the budget anew for.
+    def listen(self) -> None:
+        self._listener.start()
+
+    @property
+    def waited_for(self) -> bool:
+        """True if a caller waits for budget that another process may free."""
+        return self.line.busy_here and not self.closed
+
+    def notice(self) -> None:
+        """Others may have freed something."""
+        self._noticed = True
+        self.keep_working()
+
+    def come_due(self) -> bool:
+        now, self._renews = time.monotonic(), self.leases.due
+        waits = self.line.busy_here and (
+            self._noticed or self.waiters.due or now >= self._looked_at + self._look_seconds
+        )
+        if self._renews or waits:
+            self._noticed, self._looked_at = False, now
+        return self._renews or waits
+
+    def looked(self) -> None:
+        if self._renews and not self.leases.needed:
+            self.leases.give_up()
+
+    @property
+    def pause(self) -> float:
+        return min(self.leases.pause, self._look_seconds) if self.line.busy_here else self.leases.pause
+
+    @property
+    def _look_seconds(self) -> float:
+        """The interval in which the worker looks at waiting callers, for whom a window may open."""
+        return min(_LOOK_SECONDS, max(0.0, self.next_window))
+
+    def __del__(self) -> None:
+        worker = self.__dict__.get("worker")
+        if worker is not None and worker.running:
+            worker.put_end()
+
+
+#: Outcomes after which a process has to open the budget again.
 _LASTING = {
     "gone": "it has lost the budget",
     "other": "it has lost the budget, and another one was made there since",

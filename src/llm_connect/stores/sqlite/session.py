@@ -1,22 +1,19 @@
-"""A gate whose lock is a transaction: whoever has it has the state of the file, and changes it."""
+"""The session of a budget in a file: a step is a transaction, and whoever is in one has the state of the file."""
 
-# Each gate has parts of its own kind, which nothing replaces.
+# Each session has parts of its own kind, which nothing replaces.
 # pyright: reportIncompatibleVariableOverride=false
 
 from __future__ import annotations
 
-import logging
 import sqlite3
+import time
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from llm_connect.budget.accounting.ledger import Ledger
-from llm_connect.budget.admission.controller import OnUnknown
-from llm_connect.budget.admission.holds import gather_lost
-from llm_connect.budget.admission.log import write
-from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
-from llm_connect.stores.gate import StoreGate
+from llm_connect.errors import LLMConfigurationError, LLMError
 from llm_connect.stores.processes import keep_for_parent
+from llm_connect.stores.session import StoreSession
 from llm_connect.stores.sqlite.changes import FileChanges
 from llm_connect.stores.sqlite.identity import Identity, close
 from llm_connect.stores.sqlite.leases import FileLeases
@@ -27,12 +24,14 @@ from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.sqlite.trackers import FileTrackers
 from llm_connect.stores.sqlite.waiters import FileWaiters
 
-#: How often one looks whether other processes have freed what a caller waits for.
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.ledger import Ledger
+    from llm_connect.budget.admission.booking import Sink
+
+#: The interval in which the worker looks for budget that other processes have freed.
 _POLL_SECONDS = 0.01
-#: How long one waits for a file for which others have just waited in vain.
+#: The patience with a file for which another caller has just waited in vain.
 _SHORT_SECONDS = 0.02
-#: How long one waits before the store is tried again.
-_RETRY_SECONDS = 1.0
 #: Raised for a value, not for the file: the same will never succeed.
 _UNWRITABLE = (
     sqlite3.DataError,
@@ -42,39 +41,46 @@ _UNWRITABLE = (
     OverflowError,
     UnicodeEncodeError,
 )
-#: By the id of their gate, apart from it: what is garbage together with a gate is finalized before it can be closed.
+#: By the id of their session, apart from it: what is garbage together with it is finalized before it can be closed.
 _connections: dict[int, sqlite3.Connection] = {}
 
 
-class TransactionalGate(StoreGate):
-    """The gate of one budget in a file, in one process; its lock is a transaction of the file."""
+class FileSession(StoreSession):
+    """The use of one budget in a file by one process."""
 
     terms: FileTerms
     changes: FileChanges
     leases: FileLeases
     trackers: FileTrackers
     books: FileBooks
+    waiters: FileWaiters
 
-    def __init__(self, terms: FileTerms, budget: int, on_unknown: OnUnknown, root: int) -> None:
-        super().__init__(terms, on_unknown, root)
+    def __init__(self, terms: FileTerms, budget: int, root: int) -> None:
+        super().__init__(terms, root)
+        self.terms = terms
         self.budget = budget
-        self.changes = FileChanges(self)
-        self.leases = FileLeases(self, terms.lease_seconds)
-        self.waiters: FileWaiters = FileWaiters(self, terms.lease_seconds)
-        #: Whether anything was freed since those that wait here were looked at.
+        #: True if budget may have been freed since the last look at the callers that wait here.
         self.unseen: bool = False
-        self.trackers = FileTrackers(self, terms.prices, strict=terms.strict)
-        self.ledger: Ledger = FileLedger(terms.keep_entries, self)
-        self._books = self.books = FileBooks(self, self._staged, terms.sink)
-        self._learned = self._books.learned.factors
         #: The file that was opened, so that no other is taken for it.
         self._file = Identity(terms.path)
-        #: Whether the last who waited for the file did so in vain.
+        #: True if the last wait for the file was in vain.
         self._busy = False
-        #: Whether `COMMIT` was sent, and whether it was done.
+        #: True after `COMMIT` was sent, and after it was done.
         self._committing = self._written = False
-        #: What `PRAGMA data_version` said last: it changes when another process has written.
+        #: The last `PRAGMA data_version`, which changes when another process has written.
         self._version: int | None = None
+        #: The time at which the monotonic clock was 0; unlike the machine's clock, that one is never set back.
+        self._epoch = time.time_ns() - time.monotonic_ns()
+
+    def _open_parts(self, keep_entries: int, sink: Sink | None) -> Ledger:
+        terms = self.terms
+        self.changes = FileChanges(self)
+        self.leases = FileLeases(self, terms.lease_seconds)
+        self.waiters = FileWaiters(self, terms.lease_seconds)
+        self.trackers = FileTrackers(self, terms.prices, strict=terms.strict)
+        ledger = FileLedger(keep_entries, self)
+        self.books = FileBooks(self, ledger, self.outbox, sink)
+        return ledger
 
     @property
     def _connection(self) -> sqlite3.Connection | None:
@@ -99,7 +105,21 @@ class TransactionalGate(StoreGate):
     def gone(self) -> bool:
         return self._file.lost
 
-    def begin(self) -> None:
+    def arrive(self) -> int:
+        """The moment, by the clock of the machine, so that it orders the callers of all processes."""
+        return self._epoch + time.monotonic_ns()
+
+    def sure(self) -> None:
+        """Nobody else changes the file during a transaction."""
+
+    def listen(self) -> None:
+        """The worker looks at the file often enough."""
+
+    @property
+    def unsettled(self) -> bool:
+        return False
+
+    def begin(self, informed: bool) -> None:
         self._committing = False
         self.books.begin()
         if self._file.lost:
@@ -108,11 +128,15 @@ class TransactionalGate(StoreGate):
         self._wait_for_file(connection)
         self._file.check()
         version = _data_version(connection)
-        if version != self._version:
-            self._version = version
-            self._catch_up(connection)
-        if self._windowed:
-            self.roll()
+        others_wrote, self._version = version != self._version, version
+        if others_wrote:
+            self._hear(connection)
+        about = self.interest()
+        self.trackers.bring(about)
+        if self.gate.windowed:
+            self.gate.move(about)
+        if others_wrote:
+            self.books.look_at_thresholds()
         self.leases.begin(connection)
 
     def _wait_for_file(self, connection: sqlite3.Connection) -> None:
@@ -125,21 +149,19 @@ class TransactionalGate(StoreGate):
     def commit(self) -> None:
         connection = self.connection
         if self.changes:
-            self.changes.write(connection, self.trackers.next_stamp)
-        self.waiters.tell(self._line)
-        if self._learned != self._learned_before:
-            write_learned(connection, self.budget, self._learned)
+            self.changes.write(connection)
+        self.waiters.tell(self.line)
+        if self.taught:
+            write_learned(connection, self.budget, self.books.learned.factors)
         self._committing = True
         connection.execute("COMMIT")
         if self.books.last_id is not None:
             self._file.note_entry(self.books.last_id)
-        if self.changes or self.trackers.inserted:
-            self.trackers.commit()
-        self.waiters.commit()
-        self._settled()
+        self.trackers.commit()
+        self.settled()
 
     def let_go(self) -> None:
-        """Let the file be as before; a connection that cannot even do that is made anew."""
+        """Roll the file back; a connection that cannot even do that is closed, and the next step makes another."""
         connection = self._connection
         if connection is None:
             self._written = False
@@ -159,52 +181,47 @@ class TransactionalGate(StoreGate):
         if self._written and not isinstance(error, sqlite3.Error):
             self._complete()
             return None
-        better, changed = self._as_llm_error(error), bool(self.changes)
+        better, touched = self._as_llm_error(error), [*self.changes.touched, *self.interest()]
         cause = better or error
-        self._line.undo(cause if isinstance(cause, LLMError) else None)
-        self._undo(error)
-        self.books.undo()
-        self.waiters.undo()
+        self.undo(error, cause if isinstance(cause, LLMError) else None)
         self._know_nothing()
-        if changed and self._connection is not None:
+        if self._connection is not None:
             # What is known is what the file says, also before the next transaction.
             with suppress(sqlite3.Error):
-                self.trackers.refresh()
+                self.trackers.bring(touched)
         return better
 
     def _complete(self) -> None:
         """The transaction was committed, but not all that follows was done."""
         self.trackers.commit()
-        self.waiters.commit()
-        self._settled()
+        self.settled()
         self._know_nothing()
-        self._line.repair()
-        self._line.commit()
+        self.line.repair()
+        self.line.commit()
 
     def _know_nothing(self) -> None:
-        """Let the next transaction read everything anew."""
+        """Make the next transaction read everything again."""
         self._committing = self._written = False
-        self.trackers.stamp = self.books.last_id = self._version = None
+        self.books.last_id = self._version = None
+        self.trackers.forget()
         self.unseen = True
 
-    def _passes(self, error: Exception) -> bool:
-        return super()._passes(error) or (isinstance(error, sqlite3.Error) and not isinstance(error, _UNWRITABLE))
+    def passes(self, error: Exception) -> bool:
+        return isinstance(error, sqlite3.Error) and not isinstance(error, _UNWRITABLE)
 
-    def _catch_up(self, connection: sqlite3.Connection) -> None:
-        """Bring up to date what this process knows of the file."""
+    def _hear(self, connection: sqlite3.Connection) -> None:
+        """Know what others have done, but for what concerns trackers only."""
+        self.trackers.forget()
         lease, budget = self.leases.own, self.budget
         others = connection.execute(OTHERS, (None if lease is None else lease.number, budget, budget))
         last_id, stands, learned, waiters = others.fetchone()
         self.books.last_id = last_id
         self._file.check_entry(last_id)
         self.leases.taken = lease is not None and not stands
-        self.trackers.refresh()
-        self._windows.look_again()
-        if learned or self._learned:
-            self._know(read_learned(connection, budget))
-        self.books.look_at_thresholds()
+        if learned or self.books.learned.factors:
+            self.know(read_learned(connection, budget))
         if waiters or self.waiters.any_heard:
-            self.waiters.read(self._line)
+            self.waiters.read(self.line)
         self.unseen = True
 
     def _as_llm_error(self, error: BaseException) -> LLMError | None:
@@ -213,36 +230,27 @@ class TransactionalGate(StoreGate):
             return LLMConfigurationError(f"A value cannot be written to a budget file ({type(error).__name__}).")
         return store_error(self.terms.path, error) if isinstance(error, sqlite3.Error) else None
 
-    def tick(self) -> float:
-        """What the worker does now and then: what is left to do, the lease, and a look at what others have done."""
-        if self.gone:
-            return self.leases.pause
-        try:
-            gather_lost()
-            self._do_suspects()
-            if self.notes or self.leases.due or (self._line.busy_here and self._may_let_in()):
-                self._run(self._look_who_fits)
-        except LLMStoreError as error:
-            write(logging.WARNING, "%s", error, owed=self.owed)
-            return _RETRY_SECONDS
-        return _POLL_SECONDS if self._line.busy_here else self.leases.pause
+    def come_due(self) -> bool:
+        return self.leases.due or (self.line.busy_here and self._may_let_in())
 
     def _may_let_in(self) -> bool:
-        """Whether one that waits here may be let in now, or has to say that it still waits."""
-        due = self.waiters.due or self.leases.look_due or (self._windowed and self._windows.due)
-        return self.unseen or due or self._others_wrote()
-
-    def _look_who_fits(self) -> None:
-        self._line.close()
-        self.unseen = False
+        """True if a caller that waits here may fit now, or has to renew its row."""
+        due = self.unseen or self.waiters.due or self.leases.look_due
+        return due or self.next_window <= 0 or self._others_wrote()
 
     def _others_wrote(self) -> bool:
-        return self.alone(lambda: _data_version(self.connection)) != self._version
+        return self.gate.run(lambda: _data_version(self.connection), looks=True) != self._version
+
+    def looked(self) -> None:
+        self.unseen = False
+
+    @property
+    def pause(self) -> float:
+        return _POLL_SECONDS if self.line.busy_here else self.leases.pause
 
     def read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
-        """What a query gives, after all that has ended is booked."""
-        rows: list[Any] = self._run(lambda: self.connection.execute(query, values).fetchall())
-        return rows
+        """Return the rows of a query, after every ended hold is booked."""
+        return self.gate.run(lambda: self.connection.execute(query, values).fetchall())
 
     def disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -255,15 +263,28 @@ class TransactionalGate(StoreGate):
         if self._connection is not None:
             keep_for_parent(self._connection)
         self._connection = self._version = None
-        self.waiters.leave_to_parent()
 
-    def _give_up(self) -> None:
-        super()._give_up()
-        self.waiters.withdraw()
+    def __del__(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        lease = self.leases.own
+        if self.worker.running:
+            self.worker.put(partial(_say_farewell, connection, self._file, None if lease is None else lease.number))
+            self.worker.put_end()
+        else:
+            close(connection, self._file)
 
 
 def _data_version(connection: sqlite3.Connection) -> int:
-    """What changes when another connection has written."""
+    """Return a number that changes when another connection has written."""
     version: int
     (version,) = connection.execute("PRAGMA data_version").fetchone()
     return version
+
+
+def _say_farewell(connection: sqlite3.Connection, file: Identity, lease: int | None) -> None:
+    """Close the file of a session that nobody has any more; so nobody has a hold of it either."""
+    with suppress(sqlite3.Error):
+        connection.execute("DELETE FROM leases WHERE id = ? AND id NOT IN (SELECT lease FROM holds)", (lease,))
+    close(connection, file)

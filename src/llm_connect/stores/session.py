@@ -1,0 +1,539 @@
+"""A step on a budget in a store is exact: it is one transaction, and memory follows it.
+
+The controller decides on objects in memory: trackers with their figures, holds, the wait queue. For a budget in a store
+these are a copy of what the store says. A step changes the copy first and writes the difference last. If the write
+fails, or anything raises before it, the copy is wrong and must go back. Otherwise a hold that no other process knows
+of would keep budget here, or a waiter would be told of a grant that does not exist.
+
+Three ways to go back do not work.
+
+- Undo each change by its opposite. The exception came between two changes, and nobody knows how many were made.
+- Copy everything before each step. Budgets have thousands of trackers, and a step touches a few of them.
+- Throw the copy away and read it again. That is right for trackers, but callers have their holds and waiters in hand,
+  and no row contains a callback, a deadline of this process, or an event loop.
+
+So the two kinds of state are treated differently. Trackers become what the store said last and are read again; one
+that has no row yet starts over. Holds, waiters, the lease, thresholds and staged callbacks belong to this process.
+`Changes` knows how each hold was before the step touched it, and every other part has an `undo` for its own. A
+waiter that was let in waits on. Callbacks are staged until the commit (`outbox.py`) and waiters are woken after it, so
+nobody learns of a grant or an entry that is then undone. Notes that the step has worked off go back to the front.
+
+`run` has the order. Three rules make it exact wherever an exception arrives.
+
+1. Before the commit, an exception rolls back. The store comes first, by few and flat calls (`let_go`), so that a file
+   does not stay locked for other processes even if a RecursionError leaves hardly a frame. Memory follows
+   (`roll_back`).
+2. After the commit, an exception completes. The step counts, so undoing it in memory would be wrong. The store
+   itself says on which side the exception came. `commit` notes that it begins; if SQLite's connection is in no
+   transaction afterwards, the commit was done. A server may have applied a step whose reply was lost. Then nothing is
+   undone or completed yet: the next step sends it again under its old number (`redis/session.py`).
+3. When others have overtaken a step (`Again`), it is undone and decided once more, on what the store says then.
+
+The handler may be interrupted as well. Then the controller knows that a step has begun and not ended, and handles the
+failure once more before the next one (`repair`). Going back twice is harmless: it sets old values, and forgets them
+last.
+
+A note may make every step fail, such as an end with a figure that is too large for the store. It must not come back for
+ever and stop all others. When a step fails by something that will not pass, its notes become suspects. Each of them is
+done in a step of its own, and if that fails, its hold is presumed (`_do_suspects`).
+
+SQLAlchemy's session has the same task: a rollback expires its objects, so that they are read again, and throws new ones
+out. Here the callers keep their holds, so holds get their old values instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from llm_connect import _forks
+from llm_connect.budget.accounting.accounts import amount_of
+from llm_connect.budget.admission.callers import in_running_loop
+from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost, lost
+from llm_connect.budget.admission.log import write
+from llm_connect.budget.admission.session import Parts
+from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
+from llm_connect.stores.again import Again
+from llm_connect.stores.holds import StoredHold
+from llm_connect.stores.outages import Outage
+from llm_connect.stores.outbox import StagedOutbox
+from llm_connect.stores.processes import look_after
+from llm_connect.stores.slices import StoredSlices
+from llm_connect.stores.tentative_queue import RevisableLine
+from llm_connect.stores.worker import StoreWorker
+from llm_connect.types.amounts import NOTHING
+
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.calibration import Key, LearnedFactor
+    from llm_connect.budget.accounting.demands import CallFacts
+    from llm_connect.budget.accounting.ledger import Ledger
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.admission.backend import Note
+    from llm_connect.budget.admission.booking import Sink
+    from llm_connect.budget.admission.session import Controller
+    from llm_connect.budget.tracker import BudgetTracker
+    from llm_connect.stores.books import StoredBooks
+    from llm_connect.stores.changes import Changes
+    from llm_connect.stores.leases import Leases
+    from llm_connect.stores.terms import Terms
+    from llm_connect.stores.trackers import Trackers
+    from llm_connect.stores.waiters import Waiters
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Scope")
+
+_NOT_BOOKED = "What a call came to cannot be booked, so its bound is presumed: %s"
+_BOOKED_LATER = "What a call came to is booked as soon as the store can be reached: %s"
+_DONE_LATER = "What is left to do is done as soon as the store can be reached: %s"
+#: The longest time for which the worker waits for callbacks.
+_PATIENCE_SECONDS = 1.0
+#: The pause before the worker tries a lost store again.
+_RETRY_SECONDS = 1.0
+
+
+class StoreSession(ABC):
+    """The use of one budget in a store by one process: each step of its controller is a transaction there.
+
+    Waiters, callbacks and notes are the process's own.
+    """
+
+    hold_type: type[Hold] = StoredHold
+    terms: Terms
+    gate: Controller
+    changes: Changes
+    leases: Leases
+    trackers: Trackers
+    books: StoredBooks
+    waiters: Waiters
+    slices: StoredSlices
+    line: RevisableLine
+    #: Finds a tracker again by these terms and its number, in the process that a pickled one comes to.
+    reopen: Callable[[Any, int], BudgetTracker]
+
+    def __init__(self, terms: Terms, root: int) -> None:
+        self.most_limit: int = terms.most_limit
+        #: The number of the root.
+        self.root = root
+        self.worker: StoreWorker = StoreWorker(self)
+        self.outbox: StagedOutbox = StagedOutbox(min(_PATIENCE_SECONDS, terms.busy_seconds))
+        self._outage = Outage()
+        self._learned_before: dict[Key, LearnedFactor] = {}
+        #: The tracker of the present step, which may have changed and have no row yet.
+        self._on: Scope | None = None
+        #: Further trackers that an earlier try of the present step has changed.
+        self._wanted: set[Scope] = set()
+        #: The notes that the present step has done.
+        self._worked_off: list[Note] = []
+        #: Notes by which a step may have failed: each is done in one of its own.
+        self._suspects: deque[Note] = deque()
+        #: True after this process has closed the budget.
+        self.closed: bool = False
+
+    def open(self, gate: Controller, keep_entries: int, sink: Sink | None) -> Parts:
+        self.gate = gate
+        ledger = self._open_parts(keep_entries, sink)
+        self.slices = StoredSlices(self)
+        self.line = RevisableLine(gate, self.sure)
+        look_after(self)
+        return Parts(ledger, self.outbox, self.books, self.line, self.slices)
+
+    # Each kind of store has these.
+
+    @abstractmethod
+    def _open_parts(self, keep_entries: int, sink: Sink | None) -> Ledger:
+        """Make the parts that are of its kind; its ledger."""
+
+    @property
+    @abstractmethod
+    def gone(self) -> bool:
+        """True if the store has lost the budget that was opened."""
+
+    @abstractmethod
+    def arrive(self) -> int:
+        """The next arrival number, which orders the callers of all processes."""
+
+    @abstractmethod
+    def begin(self, informed: bool) -> None:
+        """Bring what is known up to date with the store; with `informed`, with what it says now."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Write what the step has changed."""
+
+    @abstractmethod
+    def let_go(self) -> None:
+        """Release the store after a failed step, with as few stack frames as `begin` needs."""
+
+    @abstractmethod
+    def roll_back(self, error: BaseException) -> Exception | None:
+        """Restore the state in memory, and return a better error if there is one."""
+
+    @abstractmethod
+    def passes(self, error: Exception) -> bool:
+        """True if the same step may succeed later."""
+
+    @abstractmethod
+    def sure(self) -> None:
+        """Go on only when what would be refused is so by what the store says now."""
+
+    @abstractmethod
+    def listen(self) -> None:
+        """Hear of what others free, as long as anybody waits."""
+
+    @abstractmethod
+    def come_due(self) -> bool:
+        """True if the worker now has to look at the store, for the lease or for waiting callers."""
+
+    @abstractmethod
+    def looked(self) -> None:
+        """In the midst of a step: the worker has looked who is let in."""
+
+    @property
+    @abstractmethod
+    def pause(self) -> float:
+        """Seconds after which the worker looks again."""
+
+    @property
+    @abstractmethod
+    def unsettled(self) -> bool:
+        """True if the outcome of the last step is unknown."""
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Close the connection; a later step makes another one."""
+
+    @abstractmethod
+    def leave_connection(self) -> None:
+        """In a forked process: what is connected to the store is the parent's."""
+
+    # Steps.
+
+    def run(self, first: Callable[[], None], step: Callable[[], T], on: Scope | None, informed: bool) -> T:
+        while True:
+            self._on = on
+            try:
+                self.begin(informed)
+                first()
+                result = step()
+                self.commit()
+            except BaseException as error:
+                self.let_go()
+                better = self.roll_back(error)
+                if isinstance(error, Again):
+                    informed = True
+                    continue
+                self._outage.note(better or error, self.outbox)
+                self.gate.undone()
+                if better is not None:
+                    raise better from None
+                raise
+            self._outage.note(None, self.outbox)
+            return result
+
+    def repair(self) -> bool:
+        """Roll back, or complete, a step that was interrupted while it did."""
+        self.let_go()
+        self.roll_back(KeyboardInterrupt())
+        return True
+
+    def do_notes(self) -> None:
+        notes = self.gate.notes
+        while notes:
+            # In this order, so that none gets lost: what is worked off comes back when the step is undone.
+            note = notes[0]
+            self._worked_off.append(note)
+            notes.popleft()
+            self.gate.do(note)
+
+    def interest(self) -> Sequence[Scope]:
+        """The trackers that a step may be decided on: those that it is about, or that somebody waits for or watches."""
+        others = (*self.line.trackers(), *self.books.watched, *self._wanted)
+        if not others:
+            return () if self._on is None else self._on.lineage
+        scopes = others if self._on is None else (self._on, *others)
+        return list(dict.fromkeys(above for scope in scopes for above in scope.lineage))
+
+    def check_touched(self) -> None:
+        """Decide once more when the step has changed trackers that were not up to date."""
+        if not all(map(self.trackers.is_current, self.changes.touched)):
+            raise Again
+
+    @property
+    def next_window(self) -> float:
+        """Seconds until anything may leave a window for which somebody waits."""
+        if not self.gate.windowed:
+            return math.inf
+        waited_for = self.gate.run(self.line.trackers, looks=True)
+        windows = (above.window for tracker in waited_for for above in tracker.lineage)
+        return min((each.due_at - each.clock() for each in windows if each is not None), default=math.inf)
+
+    def settled(self) -> None:
+        """A step is committed."""
+        self._wanted.clear()
+        self.line.commit()
+        self.waiters.commit()
+        self._learned_before = dict(self.books.learned.factors)
+        self.changes.clear()
+        self.leases.commit()
+        self.outbox.commit()
+        self._worked_off.clear()
+
+    def undo(self, error: BaseException, told: LLMError | None = None) -> None:
+        """A step is rolled back; what is left to do comes first again, unless it may be why.
+
+        told: the error for those that it had let in; None when they wait on.
+        """
+        touched = [*self.changes.touched, *self.interest()]
+        if isinstance(error, Again):
+            self._wanted.update(touched)
+        self.line.undo(told)
+        self.trackers.undo(touched)
+        if self._on is not None:
+            # Interrupted before its hold was made, so that no change of it was noted.
+            self.changes.note_trackers(self._on.lineage)
+        self.changes.undo()
+        self.leases.undo()
+        self.outbox.roll_back()
+        self.books.undo()
+        self.waiters.undo()
+        self.gate.journal.intent = self.gate.journal.hold = None
+        if isinstance(error, Exception) and not self._may_pass(error):
+            for note in self._worked_off:
+                self._suspect(note)
+        else:
+            self.gate.notes.extendleft(reversed(self._worked_off))
+        self._worked_off.clear()
+
+    def touch(self, tracker: Scope) -> None:
+        self.changes.note_trackers((tracker,))
+
+    def know(self, learned: dict[Key, LearnedFactor]) -> None:
+        """Know what others have learned."""
+        if learned != self.books.learned.factors:
+            self.gate.know(learned)
+        self._learned_before = learned
+
+    @property
+    def taught(self) -> bool:
+        """True if the present step has learned a factor."""
+        return self.books.learned.factors != self._learned_before
+
+    def joined(self, joined: dict[str, S], child: S) -> S | None:
+        return cast("S | None", self.trackers.joined(child))
+
+    def join(self, child: Scope) -> None:
+        self.trackers.number_of(child, joined=True)
+
+    def undispatch(self, hold: Hold, dispatched: bool) -> None:
+        if isinstance(hold, StoredHold):
+            hold.stay_dispatched(dispatched)
+
+    def has_lost(self, hold: Hold) -> bool:
+        return isinstance(hold, StoredHold) and hold.late
+
+    def end_late(self, hold: Hold, ending: Ending) -> None:
+        assert isinstance(hold, StoredHold)
+        self.leases.end_late(hold, ending)
+
+    def _may_pass(self, error: Exception) -> bool:
+        return isinstance(error, LLMStoreError | Again | RecursionError | MemoryError) or self.passes(error)
+
+    # What cannot be done now.
+
+    def check(self, hold: Hold) -> None:
+        lease = getattr(hold, "lease", None)
+        if lease is not None and lease.generation != _forks.generation:
+            raise LLMConfigurationError("This hold is that of the process before os.fork: reserve anew in this one.")
+
+    def end(self, hold: Hold, ending: Ending) -> None:
+        """End a hold. In a running event loop, or when the store cannot be reached, the worker does it."""
+        self.check(hold)
+        if in_running_loop() or self.gate.within:
+            self.gate.lose(hold, ending)
+            return
+        step = self.gate.finish(hold, ending)
+        try:
+            self.gate.run(step, on=hold.tracker)
+        except LLMStoreError as error:
+            self.gate.lose(hold, ending)
+            write(logging.WARNING, _BOOKED_LATER, error, owed=self.outbox.owed)
+        except BaseException as error:
+            # What is not written now the next step does, or the worker, when it is for others to fail by it.
+            if isinstance(error, Exception) and not self._may_pass(error):
+                self._suspect(step)
+            else:
+                self.gate.lose(hold, ending)
+            raise
+
+    def note_lost(self, hold: Hold, ending: Ending) -> None:
+        if hold.ending is NO_ENDING:
+            hold.ending = ending
+        self.keep_working()
+
+    def keep_working(self) -> None:
+        """Be there until the worker has looked after what is left to do."""
+        self.worker.put(partial(id, self))
+
+    def _suspect(self, note: Note) -> None:
+        self._suspects.append(note)
+        self.worker.start()
+        self.keep_working()
+
+    def _do_suspects(self) -> None:
+        """Do each note by which a step may have failed. Raises LLMStoreError; `tick` tries again later."""
+        while self._suspects:
+            note = self._suspects[0]
+            try:
+                self.gate.run(partial(self.gate.do, note), alone=True)
+            except LLMStoreError:
+                raise
+            except Exception as error:
+                write(logging.ERROR, _NOT_BOOKED, type(error).__name__, owed=self.outbox.owed)
+                self._presume(note)
+            with suppress(ValueError):
+                # Another thread may do the same.
+                self._suspects.remove(note)
+
+    def _presume(self, note: Note) -> None:
+        """Presume the hold that `note` would end; when even that fails, it is held until its lease is over."""
+        hold = next(iter(getattr(note, "args", ())), None)
+        if isinstance(hold, Hold):
+            with suppress(LLMConfigurationError, ArithmeticError, ValueError):
+                self.gate.run(self.gate.finish(hold, Ending("presumed", hold.bound)), alone=True)
+
+    def work_off(self) -> None:
+        if in_running_loop():
+            self.keep_working()
+        else:
+            self.flush()
+
+    def flush(self) -> None:
+        """Do what is left to do; when the store cannot be reached, the worker does it later."""
+        if self.gate.within:
+            return
+        try:
+            self._do_suspects()
+            if self.gate.notes or lost:
+                self.gate.run(_nothing)
+            elif self.gate.begun:
+                # Another thread, the worker perhaps, is just doing it; or what did it was interrupted.
+                self.gate.run(_nothing, looks=True)
+        except LLMStoreError as error:
+            write(logging.WARNING, _DONE_LATER, error, owed=self.outbox.owed)
+
+    def watch(self) -> None:
+        # Others may free what it waits for.
+        self.worker.start()
+        self.keep_working()
+        self.listen()
+
+    def tick(self) -> float:
+        """Do the worker's regular tasks: remaining notes, the lease, and waiting callers."""
+        if self.gone:
+            return self.leases.pause
+        try:
+            gather_lost()
+            self._do_suspects()
+            due = self.come_due()
+            if self.gate.notes or due:
+                self.look_after(due)
+        except LLMStoreError as error:
+            write(logging.WARNING, "%s", error, owed=self.outbox.owed)
+            return _RETRY_SECONDS
+        return self.pause
+
+    def look_after(self, due: bool) -> None:
+        """Do what is left to do, see who is let in, and keep the lease or let it go."""
+        self.gate.run(self._look_after, informed=due)
+
+    def _look_after(self) -> None:
+        self.line.close()
+        self.looked()
+
+    # Its end.
+
+    def close(self, tracker: Scope, note: Note) -> None:
+        """Do `note`. A budget itself is closed for this process only; others go on with it."""
+        tracker.closed_itself = True
+        self.closed = self.closed or tracker.parent is None
+        self.gate.notes.append(note)
+        self.worker.start()
+        self.work_off()
+        if self.idle and not in_running_loop():
+            self.part()
+
+    @property
+    def idle(self) -> bool:
+        """True if this process has closed the budget, and nothing is held or left to do."""
+        left = self.gate.notes or self._suspects or self.leases.open_holds or self.unsettled
+        return self.closed and not left
+
+    def part(self) -> None:
+        """Give back the thread and the connection; whoever asks once more gets them again."""
+        self.worker.stop(self.terms.busy_seconds)
+        self.gate.run(self.disconnect, looks=True)
+
+    def shut(self) -> None:
+        """Write what is left to do, end what is held, and let the store go. A later step reaches for it again."""
+        self.worker.stop(self.terms.busy_seconds)
+        with suppress(LLMStoreError):
+            self._do_suspects()
+            self.gate.run(_nothing)
+            # What has ended is no longer in the store by now, so that it is not ended again.
+            self.gate.run(self._give_up)
+        self.outbox.wait(self.terms.busy_seconds)
+        self.disconnect()
+
+    def _give_up(self) -> None:
+        """Leave nothing of this process in the store."""
+        self.leases.give_up()
+        self.waiters.withdraw()
+
+    def leave_to_parent(self) -> None:
+        """In a forked process: connection, lease, waiters and what is left to do are the parent's."""
+        self.leave_connection()
+        self.worker = StoreWorker(self)
+        self.leases.forget()
+        self.changes.clear()
+        self.trackers.undo(())
+        self.waiters.leave_to_parent()
+        self._worked_off.clear()
+        self._suspects.clear()
+        self.outbox.leave_to_parent()
+        self.line = RevisableLine(self.gate, self.sure)
+        self.gate.leave_to_parent(self.line)
+
+    # For users.
+
+    def reset(self, facts: CallFacts) -> None:
+        """Begin once more: take what is spent off the books, by entries that say so. What is held stays held."""
+        self.gate.run(self._reset, facts, informed=True)
+
+    def _reset(self, facts: CallFacts) -> None:
+        for entry_id in self.books.open_presumptions():
+            self.books.correct(entry_id, NOTHING)
+        for tracker in self.trackers.deepest_first():
+            self.books.record(tracker, NOTHING.minus(amount_of(tracker.own_accounts, "spent")), facts)
+            if tracker.window is not None:
+                tracker.window.forget(self.books.number())
+        self.line.scan()
+
+    def handle(self, tracker: Scope) -> Any:
+        """Return the pickled form of `tracker`: the same budget, for the process that unpickles it."""
+        number = self.gate.run(self.trackers.number_of, tracker, on=tracker)
+        return self.reopen, (replace(self.terms, sink=None), number)
+
+    def tracker(self, number: int) -> BudgetTracker:
+        """The tracker of this number."""
+        return self.gate.run(self.trackers.find, number, on=self.trackers.known(number), informed=True)
+
+
+def _nothing() -> None:
+    pass

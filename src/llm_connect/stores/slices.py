@@ -1,0 +1,57 @@
+"""The slices that the processes of a store keep open, each under its lease."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llm_connect.budget.admission.earmarks import Slices
+
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.stores.ports import StoreParts
+
+
+class StoredSlices:
+    """The open slices of all processes; their changes are noted for the present step."""
+
+    def __init__(self, session: StoreParts) -> None:
+        self._session = session
+        self._inner = Slices()
+
+    def open(self, child: Scope) -> bool:
+        """Set the limits of `child` aside above it; False when they do not fit there now."""
+        session = self._session
+        opened = self._inner.open(child)
+        if opened:
+            session.trackers.number_of(child)
+            session.changes.note_slice(child, session.leases.have().number)
+        session.changes.note_trackers(child.lineage)
+        return opened
+
+    def close(self, tracker: Scope) -> None:
+        """Close `tracker`. A root is closed for its own process only, which returns its slices."""
+        session = self._session
+        tracker.closed_itself = True
+        if tracker.parent is not None:
+            session.changes.note_trackers((tracker,))
+            self._close(tracker)
+        elif session.leases.own is not None:
+            self.close_of(session.leases.own.number)
+            if not session.leases.open_holds:
+                session.leases.give_up()
+
+    def close_of(self, lease: object) -> None:
+        """Return the slices that a process keeps open."""
+        for tracker in self._session.trackers.open_slices(lease=lease):
+            tracker.closed_itself = True
+            self._close(tracker)
+
+    def _close(self, tracker: Scope) -> None:
+        """Return the open slices at `tracker` and below it, whoever keeps them open."""
+        session = self._session
+        closed = session.trackers.open_slices(at=tracker)
+        self._inner.opened[:] = closed
+        self._inner.close(tracker)
+        for child in sorted(closed, key=lambda child: -len(child.lineage)):
+            session.changes.note_trackers(child.lineage)
+            session.changes.note_slice(child, None)
