@@ -42,7 +42,9 @@ def test_an_ended_hold_sends_nothing() -> None:
     tracker = BudgetTracker(100)
     hold = tracker.reserve(30)
     hold.release()
-    with pytest.raises(LLMConfigurationError, match=r"^This hold has ended: reserve anew for another request"):
+    with pytest.raises(
+        LLMConfigurationError, match=r"^This hold has ended: make a new reservation for another request"
+    ):
         hold.dispatch()
     assert "ended" in repr(hold)
     at_rest(tracker)
@@ -288,7 +290,7 @@ def test_what_is_no_open_presumption_is_corrected_once_at_most() -> None:
     recorded = tracker.record(10)
     corrected = tracker.correct(presumed.entry.id, 0, calls=0)
     for entry_id in (released.entry.id, presumed.entry.id, recorded.id, corrected.id, 99):
-        with pytest.raises(LLMConfigurationError, match="nothing that this budget has presumed"):
+        with pytest.raises(LLMConfigurationError, match="cannot be corrected: it is neither presumed nor settled"):
             tracker.correct(entry_id, 0)
     assert tracker.spent == 10
     at_rest(tracker)

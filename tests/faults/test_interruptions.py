@@ -65,7 +65,7 @@ def test_a_signal_handler_that_spends_does_not_pass_the_cap() -> None:
         try:
             tracker.reserve(20).settle(20)
         except LLMConfigurationError as error:
-            refused += "in the midst of an operation" in str(error)
+            refused += "has interrupted its own operation" in str(error)
         except LLMBudgetExceededError:
             pass
         inner.release()

@@ -335,7 +335,7 @@ def test_what_is_neither_settled_nor_there_is_not_corrected(url: str) -> None:
     budget.consume(5)
     budget.correct(3, 4)
     for number in (0, 1, 2, 4, 5, 2**53, 2**63 - 1):
-        with pytest.raises(LLMConfigurationError, match="is nothing that this budget"):
+        with pytest.raises(LLMConfigurationError, match="cannot be corrected: it is neither"):
             budget.correct(number, 1)
     wrong: list[Any] = [-1, 2**63, 10**5_000, "3", True, None]
     for number in wrong:

@@ -136,7 +136,7 @@ class Books:
         if lesson is not None:
             self._learn(lesson)
         if self._sink is not None or self._thresholds:
-            self._tell(hold)
+            self._publish(hold)
         journal.intent = None
         hold.__class__ = Hold
         return lesson is not None and lesson.changed
@@ -178,7 +178,7 @@ class Books:
         plan.then(self._ledger.post, hold, posting)
         if lesson is not None:
             plan.then(self._learn, lesson)
-        plan.then(self._tell, hold)
+        plan.then(self._publish, hold)
 
     def record(self, tracker: Scope, amount: Amount, facts: CallFacts) -> LedgerEntry:
         """Book `amount` without a hold."""
@@ -254,7 +254,7 @@ class Books:
         kind = (entry.tracker, entry.adapter, entry.model)
         plan.set(self, "surprised", True)
         plan.then(self._ledger.post, entry, self._ledger.posting(kind, entry.labels, entry.amount))
-        plan.then(self._tell, entry)
+        plan.then(self._publish, entry)
         tracker.accounts.journal.carry_out(plan)
         return entry
 
@@ -313,9 +313,9 @@ class Books:
         )
         plan.set(self._ledger, "expired", plan.get(self._ledger, "expired").plus(amount))
         plan.then(self._ledger.post_expiry, entry)
-        plan.then(self._tell, entry)
+        plan.then(self._publish, entry)
 
-    def _tell(self, line: LedgerEntry | Hold) -> None:
+    def _publish(self, line: LedgerEntry | Hold) -> None:
         if self._sink is not None and not self._outbox.has(line):
             self._outbox.put(self._sink, lambda: line if isinstance(line, LedgerEntry) else line.entry, line)
         if self._thresholds:

@@ -1,4 +1,4 @@
-"""The one lock of a tree of trackers, and every operation that changes what is spent and held under it."""
+"""The controller of a budget: its one lock, and every operation that changes spend and holds under it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import NOTHING, Amount, usd_of
 
-#: What becomes of a hold whose outcome is not known after dispatch.
+#: The booking of a dispatched hold whose outcome is unknown.
 OnUnknown: TypeAlias = Literal["presume", "release"]
 S = TypeVar("S", bound=Scope)
 T = TypeVar("T")
@@ -43,13 +43,13 @@ T = TypeVar("T")
 
 @final
 class Gate:
-    """The one lock of a tree of trackers, and all that is decided under it.
+    """The controller of a tree of trackers: its one lock, and all decisions under it.
 
     Granting is a change of state under the lock, so no two calls can be granted the same budget. The lock is held
-    for microseconds, never across a wait or a callback: waiters are woken, and callbacks made, after it is let go.
+    for microseconds, never across a wait or a callback: the gate wakes waiters and runs callbacks after releasing it.
 
-    Each operation is a step of its session. In memory the lock is all that a step needs; in a store the session makes
-    a transaction of it (`session.py`).
+    Each operation is a step of its session. In memory a step needs only the lock; in a store the session makes it a
+    transaction (`session.py`).
     """
 
     def __init__(
@@ -61,37 +61,37 @@ class Gate:
         session: Session | None = None,
     ) -> None:
         self._lock: TreeLock = TreeLock()
-        #: Whether an operation has begun and not ended: it goes on, or it was interrupted.
+        #: True if an operation is running, or was interrupted.
         self._inside: bool = False
         self.journal: Journal = Journal()
         self.on_unknown: OnUnknown = on_unknown
         self.clock: Clock = clock
         self.tree: Tree = Tree()
-        #: Where its state is kept, and how a step on it is done.
+        #: The session, which keeps the state and runs the steps.
         self.session: Session = session or MemorySession()
         #: True for a store: then every operation is a step of the session.
         self._stored: bool = session is not None
-        #: Does operations for coroutines; None in memory, where none does any I/O.
+        #: Runs operations for coroutines; None in memory, where no operation does I/O.
         self.worker: Worker | None = self.session.worker
-        #: The next arrival number; a call keeps its number over its retries.
+        #: Returns the next arrival number; a call keeps its number over its retries.
         self.arrive: Callable[[], int] = self.session.arrive
-        #: The largest limit that it can count.
+        #: The largest limit that the session can store.
         self.most_limit: int = self.session.most_limit
-        #: What is granted.
+        #: The class of granted holds.
         self.hold_type: type[Hold] = self.session.hold_type
         parts = self.session.open(self, keep_entries, sink)
         self.ledger: Ledger = parts.ledger
         self._outbox, self._books, self._line, self._slices = parts.outbox, parts.books, parts.line, parts.slices
         self._learned = self._books.learned.factors
         self._windows = Windows(clock)
-        #: Whether there is any window: else no operation looks at the clock.
+        #: True if a tracker has a window; if not, no operation reads the clock.
         self._windowed: bool = False
-        #: What is left to do; the next operation works it off.
+        #: Work that the next operation does first.
         self.notes: deque[Note] = deque()
         self._generation = _forks.generation
 
     def raise_owed(self) -> None:
-        """Raise the SystemExit or KeyboardInterrupt that a callback has raised, before anything is held or sent."""
+        """Raise a SystemExit or KeyboardInterrupt of a callback or log handler, before anything is held or sent."""
         if self._outbox.owed:
             self._outbox.raise_owed()
         if stray:
@@ -99,16 +99,16 @@ class Gate:
 
     @property
     def owed(self) -> Owed:
-        """What callbacks and log handlers have raised to end the program."""
+        """SystemExit and KeyboardInterrupt exceptions of callbacks and log handlers, which the next call raises."""
         return self._outbox.owed
 
-    # An operation has the form that `TreeLock` shows, and says by `_inside` that it has begun and that it is done.
-    # The two that every call needs are written out for a budget in memory; `run` does all others.
+    # Every operation has the form that `TreeLock` describes, and sets `_inside` while it runs. `admit` and `end`, which
+    # every call needs, contain that form themselves for a budget in memory; `run` provides it for the others.
 
     def admit(self, tracker: Scope, demand: Demand, facts: CallFacts, replaces: Hold | None = None) -> Hold | None:
-        """A hold, when the demand fits and nobody waits; None when the caller has to queue.
+        """Return a hold if the demand fits and nobody waits; None if the caller has to join the queue.
 
-        What the hold `replaces` has kept passes over without a moment in which somebody else could get it.
+        The budget of the hold `replaces` passes to the new hold in the same step, so no other call can get it.
         """
         if self._stored:
             return self.run(self._ask, tracker, demand, facts, replaces, on=tracker)
@@ -138,18 +138,18 @@ class Gate:
             except BaseException as error:
                 lock.let_go(error)
         if line.ready or self._outbox.calls:
-            self._tell()
+            self._notify()
         return hold
 
     def end(self, hold: Hold, ending: Ending) -> None:
-        """End `hold` with what it came to; nothing when it has ended."""
+        """Close `hold` with its ending; a no-op if it has ended."""
         if self._stored:
             self.session.end(hold, ending)
             return
         if self._generation != _forks.generation:
             self.check_process()
         if self._inside and self._lock.owned():
-            # A finalizer, or a signal handler, runs in the midst of an operation of this thread: the next one does it.
+            # A finalizer or signal handler has interrupted an operation of this thread: the next one ends the hold.
             self.lose(hold, ending)
             return
         lock, line = self._lock, self._line
@@ -173,7 +173,7 @@ class Gate:
             except BaseException as error:
                 lock.let_go(error)
         if line.ready or self._outbox.calls:
-            self._tell()
+            self._notify()
 
     def run(
         self,
@@ -212,9 +212,9 @@ class Gate:
             except BaseException as error:
                 lock.let_go(error)
             if not done and not self._inside:
-                self._tell()
+                self._notify()
         if self._line.told or self._outbox.calls:
-            self._tell()
+            self._notify()
         return result
 
     @property
@@ -242,18 +242,18 @@ class Gate:
         self._inside = False
 
     def _refuse_reentry(self) -> None:
-        """Raise LLMConfigurationError when this very thread is in the midst of an operation."""
+        """Raise LLMConfigurationError if this thread is inside an operation."""
         if self._lock.owned():
             if self._lock.left:
                 self._lock.drop()
                 return
             raise LLMConfigurationError(
-                "This thread is in the midst of an operation on this budget: a signal handler or finalizer that "
-                "runs in it cannot use the budget as well. Let it set a flag, and use the budget afterwards."
+                "This thread has interrupted its own operation on this budget: a signal handler or finalizer cannot "
+                "use the budget. Set a flag in it, and use the budget afterwards."
             )
 
     def _repair(self) -> None:
-        """Put in order what an operation has left that was interrupted."""
+        """Complete or undo an interrupted operation, and rebuild the queue."""
         if self.session.repair():
             self._inside = False
             return
@@ -264,17 +264,17 @@ class Gate:
         self._line.repair()
 
     def dispatch(self, hold: Hold) -> bool:
-        """Whether the request of `hold` may be sent. Raises LLMConfigurationError when it has ended.
+        """True if the request of `hold` may be sent. Raises LLMConfigurationError if the hold has ended.
 
-        It ends, released, when by an overrun more is spent by now than a limit allows, or more was learned of its
-        adapter and model since it was granted, and what it lacks does not fit now.
+        The hold is released, and the result is False, if a limit is breached in the meantime, or if the bounds of its
+        adapter and model were raised and the difference does not fit.
         """
         if self._generation != _forks.generation:
             self.check_process()
         if self._windowed:
             self.tidy()
         if not self._books.surprised and not hold.ended:
-            # Without the lock: what surprises meanwhile comes after this request.
+            # This needs no lock: a surprise at this moment counts as later than the request.
             hold.dispatched = True
             return True
         self.session.check(hold)
@@ -282,36 +282,33 @@ class Gate:
         try:
             dispatched = self.run(self._dispatch, hold, on=hold.tracker)
         except BaseException:
-            # Nothing is sent, whatever the store may say of it.
+            # Nothing is sent, even if the store has recorded the dispatch.
             self.session.undispatch(hold, before)
             raise
         if dispatched is None:
             if self.session.has_lost(hold):
                 return False
-            raise LLMConfigurationError("This hold has ended: reserve anew for another request.")
+            raise LLMConfigurationError("This hold has ended: make a new reservation for another request.")
         if not dispatched:
             hold.release()
         return dispatched
 
     def room(self, tracker: Scope, demand: Demand, facts: CallFacts) -> int | None:
-        """How many such demands fit now; None when no limit concerns them."""
+        """The number of such demands that fit at present; None if no limit applies to them."""
         return self.run(self._room, tracker, demand, facts, on=tracker, informed=True)
 
     def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
-        """Let `waiter` stand in line: afterwards it has a hold, an error, or waits.
-
-        With `may_wait` False it does not wait: what would have to, is refused.
-        """
+        """Add `waiter` to the queue. Afterwards it has a hold or an error, or it waits, if `may_wait` allows it."""
         self.run(self._queue, waiter, may_wait, on=waiter.tracker, informed=True)
         if waiter.waiting:
             self.session.watch()
 
     def take(self, waiter: Waiter) -> Hold | None:
-        """The hold that was granted; None when there is none, or no longer, and then the waiter has an error."""
+        """Return the granted hold. None if it was refused or reclaimed; then the waiter has an error."""
         return self.run(self._take, waiter, on=waiter.tracker, informed=waiter.waiting)
 
     def work_off(self) -> None:
-        """Do what the notes say; in the midst of an operation of this thread that is left to the next one."""
+        """Do the notes now, or leave them to the next operation if this thread has interrupted its own."""
         self.session.work_off()
 
     def lose(self, hold: Hold, ending: Ending) -> None:
@@ -321,65 +318,65 @@ class Gate:
             self.session.note_lost(hold, ending)
 
     def tidy(self) -> None:
-        """Work off what is left to do and what has left windows, so that figures do not count what is gone."""
+        """Do the notes and move the windows, so that figures do not include lost holds and expired spend."""
         if self._stored or self._inside or lost or self.notes or (self._windowed and self._windows.due):
             self.work_off()
 
     def flush(self) -> None:
-        """Do what is left to do, also in a running event loop."""
+        """Do the notes, even in a running event loop."""
         self.session.flush()
 
     def record(self, tracker: Scope, amount: Amount, facts: CallFacts) -> LedgerEntry:
-        """Book what has been spent already, whatever the limits say."""
+        """Book spend that has already happened, even above a limit."""
         return self.run(self._record, tracker, amount, facts, on=tracker, informed=True)
 
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry:
-        """Append what a presumed or settled entry really came to; once for each."""
+        """Correct a presumed or settled entry, once. Raises LLMConfigurationError for any other entry."""
         entry = self.run(self._correct, entry_id, figures, informed=True)
         if entry is None:
             raise LLMConfigurationError(
-                f"Entry {entry_id} is nothing that this budget has presumed, or settled and still keeps; or it was "
-                "corrected before."
+                f"Entry {entry_id} cannot be corrected: it is neither presumed nor settled, is already corrected, or "
+                "the ledger no longer keeps it."
             )
         return entry
 
     def change_limits(self, tracker: Scope, limits: dict[Account, int | None]) -> None:
-        """Set limits of `tracker`, all at the same moment, and look who fits now."""
+        """Set limits of `tracker` in one step, and admit the waiters that fit."""
         self.run(self._change_limits, tracker, limits, on=tracker, informed=True)
 
     def open_slice(self, child: Scope, kept: Hold) -> bool:
-        """Set the limits of `child` aside above it, in the place of what is `kept`; False when it is closed above it.
+        """Set the limits of `child` aside above it, in place of the hold `kept`.
 
-        It may fail as well when by an overrun more is spent there by now.
+        False if a tracker above is closed, or if an overrun has taken the room in the meantime.
         """
         return self.run(self._open_slice, child, kept, on=child, informed=True)
 
     def close(self, tracker: Scope) -> None:
-        """Admit nothing more on `tracker` and below it, tell those that wait there, and return the rest of slices."""
+        """Admit no more calls on `tracker` and below it, refuse the waiters there, and return the rest of slices."""
         self.check_process()
         self.session.close(tracker, partial(self._close, tracker))
 
     def watch(self, threshold: Threshold) -> None:
-        """Tell of a threshold once it is reached."""
+        """Fire `threshold` once it is reached."""
         self.run(self._books.watch, threshold, on=threshold.tracker, informed=True)
 
     def keep_window(self, tracker: Scope) -> None:
-        """Let what `tracker` has spent leave its window in time."""
+        """Move the window of `tracker` from now on."""
         if not self._stored:
-            # A store moves the windows of those that a step is about.
+            # The session of a store moves the windows of the trackers in each step.
             self._windows.add(tracker)
         self._windowed = True
 
     def look(self, tracker: Scope) -> float:
-        """Let in who fits by what has left windows; seconds until more leaves one of `tracker` or above it."""
+        """Move the windows, admit waiters that fit, and return the seconds until a window of `tracker`'s path opens."""
         return self.run(seconds_until_open, tracker, on=tracker) if self._windowed else math.inf
 
     def read(self, tracker: Scope) -> BudgetSnapshot:
-        """The figures of `tracker`, all of one moment."""
+        """All figures of `tracker` at one moment."""
         return self.run(self._snapshot, tracker, on=tracker, informed=True)
 
     def join(self, joined: dict[str, S], child: S) -> S:
-        """The open child of this name among `joined`, else `child`, which joins them."""
+        """Return the open child of this name in `joined`; else add `child` and return it."""
         shared: S = self.run(self._join, joined, child, on=child.parent, informed=True)
         return shared
 
@@ -391,17 +388,17 @@ class Gate:
         """Raise LLMConfigurationError in a forked process, where a copy of the budget would be a second one."""
         _forks.check(self._generation)
 
-    # What a session asks for.
+    # Operations for the session.
 
     def leave_to_parent(self, line: Line) -> None:
-        """In a forked process that goes on by a session of its own: lock, notes and waiters are the parent's."""
+        """Start over in a forked process with a new session: lock, notes and waiters belong to the parent."""
         self._lock, self._inside, self._line = TreeLock(), False, line
         self.worker = self.session.worker
         self.notes.clear()
         self._generation = _forks.generation
 
     def know(self, learned: dict[Key, LearnedFactor]) -> None:
-        """Know what others have learned."""
+        """Take over the learned factors of a store, and raise the demands of waiters."""
         changed = [key for key in {*learned, *self._learned} if learned.get(key) != self._learned.get(key)]
         self._books.learned.become(learned)
         for key in changed:
@@ -413,17 +410,17 @@ class Gate:
             self._line.scan()
 
     def do(self, note: Note) -> None:
-        """Do what a note says."""
+        """Do the work of a note."""
         if isinstance(note, Waiter):
             self._line.leave(note)
         else:
             note()
 
     def finish(self, hold: Hold, ending: Ending) -> Callable[[], None]:
-        """The step that ends a hold."""
+        """A step that ends a hold."""
         return partial(self._end, hold, ending)
 
-    # What operations do under the lock.
+    # Steps under the lock.
 
     def _ask(self, tracker: Scope, demand: Demand, facts: CallFacts, replaces: Hold | None) -> Hold | None:
         return self._admit(tracker, self._raised(demand, facts), facts, replaces)
@@ -437,7 +434,7 @@ class Gate:
         return hold
 
     def _dispatch(self, hold: Hold) -> bool | None:
-        """Whether it may be sent; None when it has ended."""
+        """True if the request may be sent; None if the hold has ended."""
         if hold.ended:
             return None
         if hold.dispatched or self._covers(hold):
@@ -521,7 +518,7 @@ class Gate:
         )
 
     def _covers(self, hold: Hold) -> bool:
-        """Whether the hold covers its call by what is known now, after it has grown if need be."""
+        """True if the hold covers its call by the present bounds; grows the hold if necessary."""
         path, factor = hold.tracker.accounts, self._learned.get(hold.facts.key)
         limited = not (is_unlimited(hold) and accounts.limits_output(path))
         if accounts.fits(path, NOTHING) and limited and (factor is None or grow(hold, factor)):
@@ -552,8 +549,8 @@ class Gate:
         gather_lost()
         self.session.do_notes()
 
-    def _tell(self) -> None:
-        """Wake who has been let in or refused, and make the callbacks; the lock is let go by now."""
+    def _notify(self) -> None:
+        """Wake admitted and refused waiters, and run the callbacks; the lock is already released."""
         self._wake_all(self._line.told)
         self._outbox.deliver()
 
@@ -561,7 +558,7 @@ class Gate:
         all_woken = True
         while ready:
             with suppress(IndexError, ValueError):
-                # Another thread may do the same. Woken twice, it goes on once.
+                # Another thread may do the same; waking a waiter twice does no harm.
                 waiter = ready[0]
                 all_woken = (waiter.gone or self._wake(waiter)) and all_woken
                 ready.remove(waiter)
@@ -574,7 +571,7 @@ class Gate:
         except (MemoryError, RecursionError):
             raise
         except Exception:
-            # Its event loop is closed: the grant goes to the next one, and whoever settles is not disturbed.
+            # Its event loop is closed: the next waiter gets the grant, and the code that settles gets no error.
             self.notes.append(waiter)
             return False
         return True

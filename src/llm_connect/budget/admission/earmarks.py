@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Earmarks(Protocol):
-    """The open slices of a tree, where others may have some, too."""
+    """The open slices of a tree, in memory or in a store."""
 
     def open(self, child: Scope) -> bool: ...
     def close(self, tracker: Scope) -> None: ...

@@ -88,7 +88,7 @@ class Queues:
 
     @property
     def trackers(self) -> list[Scope]:
-        """Those on which anybody waits, each once for each group."""
+        """The tracker of each group; a tracker with several groups appears several times."""
         return [group.tracker for group in self._groups.values()]
 
     @property

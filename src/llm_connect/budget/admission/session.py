@@ -1,14 +1,14 @@
-"""A session: where the state of a budget is kept, and how a step of its controller is done there.
+"""Sessions: a session keeps the state of a budget, and runs the steps of its controller on that state.
 
-`Gate` decides, and is the same for a budget in memory, in a file and in a server. Its session differs. It gives three
-things.
+`Gate` decides, and is the same for a budget in memory, in a file and in a server. Only its session differs. A session
+provides three things.
 
-- *A step* (`run`): what was left to do, then the decision. In memory that is all, since the lock of the tree keeps
-  others out. In a store the session brings what is known of the state up to date before it, and commits afterwards what
-  the decision has changed. When the commit fails, everything is as before. When others have overtaken it, the session
-  decides once more, on what is so now; so a step may be run several times, and tells nobody of what it does.
-- *Parts* (`open`): the ledger, the books, the line of waiters. Those of a store note what a step changes.
-- *Ends that come late*: what a finalizer, a signal handler or an outage keeps from being done now is done later.
+- *Steps* (`run`): first the notes, then the decision. In memory that is all, because the lock of the tree excludes
+  other threads. In a store the session reads the present state before the decision, and commits the changes after it.
+  If the commit fails, the session restores the old state. If another process was faster, the session runs the step
+  again on the new state. So a step may run several times, and nobody outside is informed before the commit.
+- *Parts* (`open`): the ledger, the books and the wait queue. The parts of a store record the changes of a step.
+- *Late ends*: if a finalizer, a signal handler or an outage prevents the end of a hold, the session does it later.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class Parts(NamedTuple):
 
 
 class Session(Protocol):
-    """The state of one budget, and how a step on it is done."""
+    """The state of one budget, and the way in which a step on it runs."""
 
     @property
     def worker(self) -> Worker | None:
-        """Does operations for coroutines, where they do I/O."""
+        """Runs operations for coroutines; None if operations do no I/O."""
         ...
 
     @property
@@ -91,29 +91,29 @@ class Session(Protocol):
         """Return the parts of `gate`, which is being made."""
         ...
 
-    # Steps; but for `run`, these are called in the midst of one.
+    # Steps. The gate calls all of these except `run` inside a step.
     def run(self, first: Callable[[], None], step: Callable[[], T], on: Scope | None, informed: bool) -> T:
         """Do `first` and then `step`, and return its result; the caller has the lock of the tree."""
         ...
 
     def repair(self) -> bool:
-        """Go back to before a step that was interrupted; False where the journal of the tree completes it."""
+        """Roll back an interrupted step; False if the journal of the tree completes it instead."""
         ...
 
     def do_notes(self) -> None:
-        """Do what is left to do, each once."""
+        """Do all notes, each once."""
         ...
 
     def sure(self) -> None:
-        """A refusal rests on what is known: go on only if that is what the store says now."""
+        """Make sure that a refusal rests on the present state of the store; if it does not, run the step again."""
         ...
 
     def touch(self, tracker: Scope) -> None:
-        """`tracker` is about to change."""
+        """Note that the step is about to change `tracker`."""
         ...
 
     def joined(self, joined: dict[str, S], child: S) -> S | None:
-        """The child that others have joined by this name."""
+        """The child that is already joined under this name; None if there is none."""
         ...
 
     def join(self, child: Scope) -> None:
@@ -138,27 +138,27 @@ class Session(Protocol):
         ...
 
     def arrive(self) -> int:
-        """The next arrival number."""
+        """Return the next arrival number."""
         ...
 
     def watch(self) -> None:
-        """Somebody has begun to wait."""
+        """Note that a caller has begun to wait."""
         ...
 
     def end(self, hold: Hold, ending: Ending) -> None:
-        """End a hold, now or as soon as that can be; only in a store."""
+        """End a hold now, or as soon as possible; only in a store."""
         ...
 
     def note_lost(self, hold: Hold, ending: Ending) -> None:
-        """There is a note by now that ends a hold; only in a store."""
+        """React to a new note that ends a lost hold; only in a store."""
         ...
 
     def work_off(self) -> None:
-        """Do what is left to do, unless this thread must not wait."""
+        """Do the notes, unless this thread must not wait."""
         ...
 
     def flush(self) -> None:
-        """Do what is left to do, also in a running event loop."""
+        """Do the notes, even in a running event loop."""
         ...
 
     def close(self, tracker: Scope, note: Note) -> None:
@@ -171,7 +171,7 @@ class Session(Protocol):
 
 
 class MemorySession:
-    """A budget in memory: the lock of its tree is all that a step needs."""
+    """The session of a budget in memory, whose steps need only the lock of the tree."""
 
     worker: Worker | None = None
     most_limit: int = MOST_LIMIT
@@ -180,7 +180,7 @@ class MemorySession:
     _notes: deque[Note]
 
     def __init__(self) -> None:
-        #: A function in C.
+        #: A function in C, which is fast and cannot be interrupted.
         self.arrive: Callable[[], int] = itertools.count(1).__next__
 
     def open(self, gate: Controller, keep_entries: int, sink: Sink | None) -> Parts:
@@ -198,7 +198,7 @@ class MemorySession:
     def do_notes(self) -> None:
         notes = self._gate.notes
         while notes:
-            # One that is interrupted is done again.
+            # After an interruption a note is done again.
             self._gate.do(notes[0])
             notes.popleft()
 
@@ -218,8 +218,8 @@ class MemorySession:
 
     def handle(self, tracker: Scope) -> NoReturn:
         raise TypeError(
-            "A BudgetTracker cannot be pickled: a copy in another process would be a second budget of the same "
-            "size. Make one in each process, with its share of the limit, or share one by open_budget."
+            "A BudgetTracker cannot be pickled, because a copy in another process would double the budget: make one "
+            "with a share of the limit in each process, or share one with open_budget."
         )
 
     def undispatch(self, hold: Hold, dispatched: bool) -> None:
@@ -228,7 +228,7 @@ class MemorySession:
     def has_lost(self, hold: Hold) -> bool:
         return False
 
-    # Nobody else has the state, so there is nothing to do.
+    # No other process has the state, so these have nothing to do.
 
     def check(self, hold: Hold) -> None: ...
     def sure(self) -> None: ...

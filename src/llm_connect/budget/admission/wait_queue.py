@@ -32,7 +32,7 @@ class Line:
         self._keeper = keeper
         #: Waiters with a grant or a refusal, to be woken after the lock is released.
         self.ready: deque[Waiter] = deque()
-        #: Those of them that may be woken now: in memory all, in a store those of a committed step.
+        #: The ready waiters that may be woken now: in memory all of them, in a store those of a committed step.
         self.told: deque[Waiter] = self.ready
         #: True if a caller waits, in this process or another one.
         self.busy: bool = False
@@ -62,7 +62,7 @@ class Line:
             self.scan()
 
     def take(self, waiter: Waiter) -> Hold | None:
-        """Return the granted hold; or None, and then the waiter has an error."""
+        """Return the granted hold; None if it was refused, and then the waiter has an error."""
         if waiter.waiting:
             self.scan()
             self.end_wait(waiter, "wait_expired")
