@@ -318,7 +318,7 @@ def test_a_settled_entry_is_corrected_once_by_whoever(url: str) -> None:
     assert (entry.outcome, entry.amount, entry.corrects) == ("corrected", (-8, 0, 0), hold.entry_id)
     assert (entry.tracker, entry.model, entry.labels, entry.request_id) == (first.path, "m", {"job": "a"}, "r1")
     for tracker in (other, budget):
-        with pytest.raises(LLMConfigurationError, match="or it was corrected before"):
+        with pytest.raises(LLMConfigurationError, match="is already corrected"):
             tracker.correct(hold.entry_id, 1)
     spent = [tracker.snapshot().spent.tokens for tracker in (first, again, budget, other)]
     assert spent == [12, 5, 17, 17]
@@ -405,7 +405,7 @@ def test_outcomes_of_all_processes_are_in_one_ledger(url: str, folder: Path) -> 
     assert [entry.id for entry in budget.ledger] == [1, 2, 3, 4, 5]
     assert outcomes(budget) == [*["recorded"] * 4, "presumed"]
     budget.correct(5, 2)
-    with pytest.raises(LLMConfigurationError, match="or it was corrected before"):
+    with pytest.raises(LLMConfigurationError, match="is already corrected"):
         other.correct(5, 2)
     assert other.snapshot().spent.tokens == 6
     other.gate.session.shut()  # type: ignore[attr-defined]
