@@ -312,7 +312,7 @@ def test_what_was_settled_is_corrected_once(store: str) -> None:
         "budget/c",
     )
     assert (tracker.spent, child.spent, tracker.snapshot().presumed) == (35, 35, NOTHING)
-    with pytest.raises(LLMConfigurationError, match="corrected before"):
+    with pytest.raises(LLMConfigurationError, match="already corrected"):
         tracker.correct(holds[0].entry_id, 0)
     tracker.correct(holds[1].entry_id, 0)
     assert (tracker.spent, sum(entry.amount.tokens for entry in tracker.ledger)) == (25, 25)

@@ -346,7 +346,7 @@ def test_what_is_neither_settled_nor_there_is_not_corrected(url: str) -> None:
 
 
 def test_of_many_who_correct_an_entry_at_once_one_does(url: str) -> None:
-    """The others are told that it was corrected before (STORE-8)."""
+    """The others are refused because the entry is already corrected (STORE-8)."""
     budget = open_budget(url, total=1_000)
     for _ in range(5):
         budget.consume(50)
