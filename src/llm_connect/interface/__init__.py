@@ -1,1 +1,1 @@
-"""What callers use, and what the authors of adapters write against."""
+"""The interface of callers and of adapter authors: configs, adapters, streams and metering."""

@@ -76,7 +76,7 @@ def remember_own(hold: Hold) -> None:
 
 
 def in_running_loop() -> bool:
-    """Whether this thread runs an event loop, which must not be blocked."""
+    """True if this thread runs an event loop, which must not be blocked."""
     return _running_loop() is not None
 
 
