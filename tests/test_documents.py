@@ -21,6 +21,8 @@ import pytest
 from llm_connect.testing import EmbeddedProvider
 from tests.providers.claude_binary import find_claude
 
+pytestmark = pytest.mark.untraced
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = (".claude", ".github", "benchmarks", "contracts", "docs", "examples", "workplans")
 DOCUMENTS = sorted(ROOT.glob("*.md")) + sorted(path for name in FOLDERS for path in (ROOT / name).rglob("*.md"))

@@ -16,6 +16,8 @@ from llm_connect.interface.config import RunConfig
 from llm_connect.providers import subprocesses
 from tests.providers.claude_helpers import GOOD_RESULT, KEY, ONCE, Script, called, error_of
 
+pytestmark = pytest.mark.untraced
+
 
 def zombie() -> object:
     """A child of this process that has ended and that nobody has waited for."""

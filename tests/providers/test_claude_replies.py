@@ -23,6 +23,8 @@ from tests.providers.claude_binary import find_claude, needs_claude
 from tests.providers.claude_helpers import KEY, ONCE, called, error_of, real
 from tests.providers.messages_server import MessagesServer, messages_server
 
+pytestmark = pytest.mark.untraced
+
 
 @needs_claude
 async def test_sync_and_async_give_the_same(server: MessagesServer) -> None:

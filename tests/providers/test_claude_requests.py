@@ -13,6 +13,8 @@ from tests.providers.claude_binary import needs_claude
 from tests.providers.claude_helpers import KEY, ONCE, error_of, real
 from tests.providers.messages_server import MessagesServer, texts_of
 
+pytestmark = pytest.mark.untraced
+
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
 
 

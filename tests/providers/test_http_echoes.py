@@ -14,6 +14,8 @@ from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.providers.conftest import KEY, Make
 from tests.providers.http_helpers import each_format
 
+pytestmark = pytest.mark.untraced
+
 MODES = ["sync", "async", "stream", "async stream"]
 ENCODED_KEY = base64.b64encode(KEY.encode()).decode()
 

@@ -18,6 +18,8 @@ import pytest
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.providers.claude_stand_in import stand_in
 
+pytestmark = pytest.mark.untraced
+
 DEVELOPMENT = ("-X", "dev", "-X", "tracemalloc", "-W", "error")
 ASK_AND_ANSWER = "answered(ask()[1])"
 CALLS = """

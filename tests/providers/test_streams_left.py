@@ -18,6 +18,8 @@ from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.providers.conftest import WIRINGS, Make
 from tests.transports import Transport
 
+pytestmark = pytest.mark.untraced
+
 PROMPT = "The quick brown fox jumps over 13 lazy dogs."
 #: After it the provider says nothing more, and does not close.
 ENDLESS = Behaviour(stall="in_stream", pieces=2)
