@@ -86,6 +86,15 @@ def test_a_request_is_what_httpx2_makes_of_it(kind: Any) -> None:
         assert parts(client.build_request(**form)) == parts(of_httpx2(**form)), form
 
 
+@pytest.mark.parametrize("kind", [http.sync_client, http.async_client])
+def test_headers_that_http_implies_are_left_out(kind: Any) -> None:
+    """Each header costs time, and HTTP/1.1 means the same without these two; one that a caller gives is sent."""
+    client = kind(1, headers=AUTH)
+    assert {"accept", "connection"}.isdisjoint(client.build_request(**FORMS[0]).headers)
+    asked = client.build_request("POST", ADDRESS, headers={"Accept": "text/event-stream"}, content=b"")
+    assert asked.headers["accept"] == "text/event-stream"
+
+
 def test_few_headers_are_kept() -> None:
     """A key that is new in each call does not let a client grow."""
     client = http.sync_client(1)
