@@ -29,7 +29,7 @@ class Scope:
     path: str
     #: The number of the tracker in its store; 0 in memory.
     number: int
-    #: The last state of the store that it has been brought to; 0 in memory.
+    #: The number of the store state from which its figures come; 0 in memory.
     as_of: int
     parent: Self | None
     #: This scope and its ancestors, up to the root.
