@@ -37,7 +37,7 @@ def test_a_settled_entry_is_corrected_as_long_as_it_is_kept(folder: Path) -> Non
     with alone(session):
         session.fetch("LTRIM", "ledger", 2, -1)
     for number in (1, 2):
-        with pytest.raises(LLMConfigurationError, match="still keeps"):
+        with pytest.raises(LLMConfigurationError, match="no longer keeps it"):
             budget.correct(number, 1)
     fetch, trimmed = session.fetch, []
 
