@@ -30,7 +30,7 @@ def test_a_hundred_budgets_leave_nothing(url: str) -> None:
     """No thread, no descriptor and no place in a registry, however many are opened and closed (STORE-23)."""
     open_budget(url, name="first", total=10).close()
     gc.collect()
-    before, known = left(), len(processes._gates)
+    before, known = left(), len(processes._sessions)
     for number in range(100):
         budget = open_budget(url, name=f"budget {number % 5}", total=1_000_000)
         budget.consume(1)
@@ -39,7 +39,7 @@ def test_a_hundred_budgets_leave_nothing(url: str) -> None:
     assert left() <= before
     del budget
     gc.collect()
-    assert len(processes._gates) <= known
+    assert len(processes._sessions) <= known
     assert len(budgets._open) <= known + 1
 
 

@@ -20,14 +20,14 @@ class Leaving(Protocol):
         ...
 
 
-_gates: weakref.WeakSet[Leaving] = weakref.WeakSet()
+_sessions: weakref.WeakSet[Leaving] = weakref.WeakSet()
 #: To close one in a fork would let go locks that its parent has.
 _of_parents: list[object] = []
 
 
 def look_after(session: Leaving) -> None:
     """Tell `session` when this process ends, or is forked."""
-    _gates.add(session)
+    _sessions.add(session)
 
 
 def keep_for_parent(connection: object) -> None:
@@ -36,12 +36,12 @@ def keep_for_parent(connection: object) -> None:
 
 
 def _ending() -> None:
-    for session in list(_gates):
+    for session in list(_sessions):
         session.shut()
 
 
 def _forked() -> None:
-    for session in list(_gates):
+    for session in list(_sessions):
         session.leave_to_parent()
 
 
