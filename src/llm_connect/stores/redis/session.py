@@ -11,13 +11,15 @@ gives that by a transaction that excludes others. A server is a round trip away,
 - All decisions in a script. One round trip, but the queue, clamping, windows and learned factors would exist twice, in
   Python and in Lua, and would differ sooner or later.
 
-So a process keeps a copy of the trackers that it knows, as the last reply said, and decides on that copy by the same
-code as in memory. Then it sends one script (`step.lua`), which does not decide. The script checks that the decision is
-still right, writes all of it or nothing, and replies with whatever has changed. Usually that is one round trip. It
-rests on five rules.
+So a process keeps a copy of the trackers that it knows, as the last reply about each of them said, and decides on that
+copy by the same code as in memory. Then it sends one script (`step.lua`), which does not decide. The script checks that
+the decision is still right, writes all of it or nothing, and replies with the trackers of the step as they are now.
+Usually that is one round trip. It rests on five rules.
 
-1. *A stamp shows whether the copy is current.* Every written step increments the stamp, and a step says which stamp its
-   process has seen. If they are equal, the copy was right, and so is the decision.
+1. *A stamp shows whether the copy is current.* Every written step increments the stamp of the budget. The process knows
+   for each tracker the stamp of its copy, and a step names the oldest one on its path. If that is the present stamp,
+   the copies were right, and so is the decision. As long as nobody else writes, the process knows that its older copies
+   are as good as new ones (`ServerTrackers.seen_at`).
 2. *Steps are differences.* A step says "hold 500 tokens more", never "1,700 tokens are held". So the steps of different
    processes fit beside each other, and a step on an old copy is written if its own conditions hold: its holds are
    there, its amounts fit within the limits of now, its trackers are open, their windows have not moved, and nothing has
