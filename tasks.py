@@ -39,8 +39,8 @@ LINTERS = (
     ("pyright", "--pythonpath", str(PYTHON)),
     ("lint-imports", "--no-cache"),
 )
-#: Two workers for each processor, because many tests wait for a deadline.
-PARALLEL = ("-n", str(min(8, 2 * (os.cpu_count() or 1))), "--dist", "loadgroup")
+#: Three workers for each processor, because many tests wait for a deadline.
+PARALLEL = ("-n", str(min(8, 3 * (os.cpu_count() or 1))), "--dist", "loadgroup")
 #: Tests that need no POSIX.
 PORTABLE = (
     *("tests/budget", "tests/config", "tests/protocols", "tests/e2e/test_without_posix.py"),

@@ -374,7 +374,7 @@ class BudgetMachine(RuleBasedStateMachine):
 
 
 BudgetMachine.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 #: The model adds all bookings up at every step, which may be slow on a busy machine.
 TestBudgetMachine = pytest.mark.timeout(900)(BudgetMachine.TestCase)

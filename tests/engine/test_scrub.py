@@ -102,7 +102,7 @@ def test_secrets_are_hidden_in_all_pairs_of_spellings(secret: str, run: int, nig
     scrubber = Scrubber([KEY, GEMINI_KEY], [PROMPT])
     pairs = [(inner, outer) for inner in SPELLINGS for outer in SPELLINGS]
     readable = []
-    for inner, outer in pairs[:: 1 if nightly else 67]:
+    for inner, outer in pairs[:: 1 if nightly else 131]:
         if secret == PROMPT and "words between" in (inner, outer):
             continue
         spelled = SPELLINGS[outer](SPELLINGS[inner](secret))[:1_500]

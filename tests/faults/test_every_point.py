@@ -31,7 +31,7 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("name", scenes.ALL)
 def test_the_books_are_exact_wherever_python_raises(name: str, nightly: bool) -> None:
     """The next operation completes or undoes what was interrupted: nothing held or locked, sums equal. (BUDGET-70)"""
-    assert wrong_of(name, most=None if nightly else 800) == []
+    assert wrong_of(name, most=None if nightly else 300) == []
 
 
 @pytest.mark.parametrize("error", [MemoryError, RecursionError])

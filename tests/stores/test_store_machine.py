@@ -129,7 +129,7 @@ def case(machine: type[StoreBudgetMachine], of_store: str) -> Any:
         {"store": of_store, "__doc__": machine.__doc__},
     )
     of_each.TestCase.settings = settings(
-        max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
     )
     return pytest.mark.timeout(900)(of_each.TestCase)
 
