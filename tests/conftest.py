@@ -4,6 +4,7 @@
 - The tests of the tracker run against a budget in memory, those of stores against a file. --stores=others runs
   what is about other stores than these, --stores=all both.
 - With LLM_CONNECT_REQUIRE_ALL=1 a skipped test fails, unless it is marked `allow_skip`.
+- After each operation of a budget its promise is asserted (tests/promise.py).
 - A test marked `scales` asks the fixture `nightly` how much to do: `tasks.py nightly` runs those tests at full length.
 """
 
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import hypothesis
 import pytest
+
+from tests import promise
 
 REQUIRE_ALL = "LLM_CONNECT_REQUIRE_ALL"
 OF_SERVERS = re.compile(r"test_redis|Redis|\[[^]]*(redis|server)")
@@ -43,6 +46,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def nightly(pytestconfig: pytest.Config) -> bool:
     """Whether tests that scale run at full length."""
     return bool(pytestconfig.getoption("nightly"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watched_budgets() -> Iterator[None]:
+    """Every budget of this process is looked at after each operation."""
+    with promise.installed():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def kept_promise(watched_budgets: None) -> Iterator[None]:
+    """No budget was over its limit by a grant, and no figure was negative."""
+    promise.violations.clear()
+    yield
+    assert promise.violations == [], "".join(promise.violations)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

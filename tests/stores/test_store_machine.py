@@ -19,6 +19,7 @@ from llm_connect.types.amounts import Amount
 from tests.budget.budget_model import Node
 from tests.budget.stores import new_url, temporary_folder
 from tests.budget.test_budget_machine import PICK, BudgetMachine
+from tests.stores.read_back import assert_written
 
 pytestmark = pytest.mark.untraced
 
@@ -30,9 +31,15 @@ class StoreBudgetMachine(BudgetMachine):
 
     def open(self, total: int, **details: Any) -> BudgetTracker:
         self.folder = temporary_folder()
-        return open_budget(new_url(self.store, Path(self.folder.name)), total=total, **details)
+        self.url = new_url(self.store, Path(self.folder.name))
+        return open_budget(self.url, total=total, **details)
+
+    @rule()
+    def read_back(self) -> None:
+        assert_written(self.url, self.root, [node.tracker for node in self.model.nodes])
 
     def teardown(self) -> None:
+        self.read_back()
         super().teardown()
         self.root.gate.session.shut()  # type: ignore[attr-defined]
         self.folder.cleanup()
