@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llm_connect.testing import Behaviour, EmbeddedProvider
-from llm_connect.testing.embedded_provider.http_messages import RequestParser
+from llm_connect.testing.embedded_provider._http_messages import RequestParser
 from tests.leftovers import DESCRIPTORS, nothing_left
 
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()

@@ -1,8 +1,8 @@
 """The rules that every adapter keeps, and their check; see `check_adapter`."""
 
-from .check import check_adapter, conformance_rules
-from .conformance_report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult
-from .rule import ConformanceRule
+from ._check import check_adapter, conformance_rules
+from ._report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult
+from ._rule import ConformanceRule
 
 __all__ = [
     "ConformanceError",

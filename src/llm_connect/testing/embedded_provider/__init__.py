@@ -1,9 +1,9 @@
 """A model provider on loopback; see `EmbeddedProvider`."""
 
-from .behaviour import Behaviour
-from .meter import Meter, MeterReading, Tariff
-from .provider import EmbeddedProvider
-from .received import WIRE_FORMATS, ReceivedRequest, WireFormat
+from ._behaviour import Behaviour
+from ._meter import Meter, MeterReading, Tariff
+from ._provider import EmbeddedProvider
+from ._received import WIRE_FORMATS, ReceivedRequest, WireFormat
 
 __all__ = [
     "WIRE_FORMATS",

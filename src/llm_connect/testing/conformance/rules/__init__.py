@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..rule import ConformanceRule
+from .._rule import ConformanceRule
 from . import answers, bookings, failures, sharing, streamed_answers, unanswered, unsendable
 
 RULES: Final[tuple[ConformanceRule, ...]] = tuple(

@@ -10,9 +10,9 @@ from typing import Any
 from llm_connect.types.response import FINISH_REASONS, LLMResponse
 from llm_connect.types.usage import Usage
 
-from ..bench import Bench
-from ..rule import rule
-from ..trial import FORMS
+from .._bench import Bench
+from .._rule import rule
+from .._trial import FORMS
 
 _PARTS = {
     "cached_tokens": "prompt_tokens",

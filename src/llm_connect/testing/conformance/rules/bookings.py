@@ -12,9 +12,9 @@ from llm_connect.errors import LLMBudgetExceededError
 from llm_connect.types.response import LLMResponse
 from llm_connect.types.usage import Usage
 
-from ..bench import Bench
-from ..rule import rule
-from ..trial import FORMS, Trial
+from .._bench import Bench
+from .._rule import rule
+from .._trial import FORMS, Trial
 from .answers import call_is_answered, output_limit_is_kept, usage_is_in_normal_form
 
 _LOOK_SECONDS = 0.01

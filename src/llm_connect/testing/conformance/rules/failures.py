@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from llm_connect.errors import LLMError
 
-from ..bench import Bench
-from ..rule import rule
-from ..searching import KEY_PART, PROMPT_PART, has_part_of, texts_of
+from .._bench import Bench
+from .._rule import rule
+from .._searching import KEY_PART, PROMPT_PART, has_part_of, texts_of
 from .bookings import call_is_metered, held_at_rest
 
 

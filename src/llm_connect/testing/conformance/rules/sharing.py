@@ -15,10 +15,10 @@ from llm_connect.errors import LLMBudgetExceededError
 from llm_connect.interface.config import RunConfig
 from llm_connect.types.response import LLMResponse
 
-from ..bench import Bench
-from ..calls import GRACE_SECONDS, Outcome, run, run_together
-from ..rule import rule
-from ..trial import FORMS, Form, Tally, async_work, made, sync_work
+from .._bench import Bench
+from .._calls import GRACE_SECONDS, Outcome, run, run_together
+from .._rule import rule
+from .._trial import FORMS, Form, Tally, async_work, made, sync_work
 from .answers import call_is_answered
 from .bookings import answered_call_ends_its_hold, bound_covers_the_call, call_is_metered, held_at_rest
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from llm_connect.types.chunks import FinishChunk, UsageChunk
 from llm_connect.types.response import LLMResponse
 
-from ..bench import Bench
-from ..rule import rule
-from ..streamed import Streamed
+from .._bench import Bench
+from .._rule import rule
+from .._streamed import Streamed
 from .answers import character, forms_agree
 from .bookings import answered_call_ends_its_hold, call_is_metered, held_at_rest, misbooked
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from llm_connect.errors import LLMTimeoutError
 
-from ..bench import Bench, NotChecked
-from ..rule import rule
+from .._bench import Bench, NotChecked
+from .._rule import rule
 from .bookings import call_is_metered, held_at_rest
 
 #: A free event loop does other work a hundred times a second.

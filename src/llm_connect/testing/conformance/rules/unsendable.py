@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from llm_connect.errors import LLMConfigurationError
 
-from ..bench import UNKNOWN_PARAMETER, Bench
-from ..rule import rule
-from ..trial import Trial, changes, state_of
+from .._bench import UNKNOWN_PARAMETER, Bench
+from .._rule import rule
+from .._trial import Trial, changes, state_of
 
 
 @rule()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ..answer import Answer
-from ..behaviour import Behaviour
-from ..faults import Fault
-from ..received import ReceivedRequest, WireFormat
+from .._answer import Answer
+from .._behaviour import Behaviour
+from .._faults import Fault
+from .._received import ReceivedRequest, WireFormat
 from . import anthropic_messages, gemini_content, openai_chat, openai_responses, openrouter_chat
 from .events import Events
 from .fields import Asked

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..answer import Answer
-from ..behaviour import Behaviour
-from ..faults import Fault, InvalidRequest
-from ..received import ReceivedRequest
+from .._answer import Answer
+from .._behaviour import Behaviour
+from .._faults import Fault, InvalidRequest
+from .._received import ReceivedRequest
 from . import anthropic_stream
 from .events import Events
 from .fields import Asked, bearer, object_of, required_list, required_text, texts_of, whole_number

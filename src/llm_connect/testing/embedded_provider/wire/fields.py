@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..faults import InvalidRequest
+from .._faults import InvalidRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

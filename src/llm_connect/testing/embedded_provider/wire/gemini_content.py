@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..answer import Answer
-from ..behaviour import Behaviour
-from ..faults import Fault
-from ..received import ReceivedRequest
+from .._answer import Answer
+from .._behaviour import Behaviour
+from .._faults import Fault
+from .._received import ReceivedRequest
 from . import gemini_content_stream
 from .events import Events
 from .fields import Asked, object_of, required_list, texts_of, whole_number

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..answer import Answer
-from ..behaviour import Behaviour
-from ..faults import Fault
-from ..received import ReceivedRequest
+from .._answer import Answer
+from .._behaviour import Behaviour
+from .._faults import Fault
+from .._received import ReceivedRequest
 from . import openai_chat_stream
 from .events import Events
 from .fields import (

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..answer import Answer
-from ..behaviour import Behaviour
-from ..faults import Fault, InvalidRequest
-from ..received import ReceivedRequest
+from .._answer import Answer
+from .._behaviour import Behaviour
+from .._faults import Fault, InvalidRequest
+from .._received import ReceivedRequest
 from . import openai_chat, openai_responses_stream
 from .events import Events
 from .fields import Asked, object_of, required_text, texts_of, whole_number

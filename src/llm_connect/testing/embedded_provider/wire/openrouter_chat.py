@@ -7,10 +7,10 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from ..answer import Answer
-from ..behaviour import Behaviour
-from ..faults import Fault
-from ..received import ReceivedRequest
+from .._answer import Answer
+from .._behaviour import Behaviour
+from .._faults import Fault
+from .._received import ReceivedRequest
 from . import openai_chat, openai_chat_stream
 from .events import Events
 from .fields import Asked

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..answer import Answer
-from ..faults import InvalidRequest
+from .._answer import Answer
+from .._faults import InvalidRequest
 
 
 @dataclass(frozen=True, slots=True)

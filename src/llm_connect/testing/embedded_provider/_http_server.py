@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from .http_messages import AT_ONCE, HttpReply, HttpRequest, MalformedRequest, Pace, RequestParser
+from ._http_messages import AT_ONCE, HttpReply, HttpRequest, MalformedRequest, Pace, RequestParser
 
 BACKLOG = 4096
 

@@ -12,11 +12,11 @@ from llm_connect.interface.adapter import LLMAdapter
 from llm_connect.interface.config import RunConfig
 from llm_connect.types.response import LLMResponse
 
-from .calls import GRACE_SECONDS, Outcome, run_cancelled
-from .means import Means, adapter_from
-from .searching import logged
-from .streamed import STREAM_FORMS, StreamForm, streamed
-from .trial import FORMS, Form, Tally, Trial, async_work, changes, made, state_of
+from ._calls import GRACE_SECONDS, Outcome, run_cancelled
+from ._means import Means, adapter_from
+from ._searching import logged
+from ._streamed import STREAM_FORMS, StreamForm, streamed
+from ._trial import FORMS, Form, Tally, Trial, async_work, changes, made, state_of
 
 UNKNOWN_PARAMETER: Final = "parameter_that_no_provider_knows"
 UNSENDABLE: Final[dict[str, Any]] = {

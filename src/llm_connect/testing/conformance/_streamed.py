@@ -11,7 +11,7 @@ from llm_connect.interface.config import RunConfig
 from llm_connect.interface.streams import AsyncLLMStream, LLMStream
 from llm_connect.types.chunks import StreamChunk
 
-from .calls import Outcome, run, run_async
+from ._calls import Outcome, run, run_async
 
 StreamForm: TypeAlias = Literal["stream_prompt", "async_stream_prompt"]
 STREAM_FORMS: Final[tuple[StreamForm, ...]] = ("stream_prompt", "async_stream_prompt")

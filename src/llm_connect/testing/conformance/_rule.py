@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from .bench import Bench
+    from ._bench import Bench
 
 Check: TypeAlias = "Callable[[Bench], Iterator[str]]"
 

@@ -9,10 +9,10 @@ from llm_connect.engine.scrub import Scrubber
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
 
-from .bench import Bench, NotChecked
-from .conformance_report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult
-from .means import PROMPT, Make, Means
-from .rule import ConformanceRule
+from ._bench import Bench, NotChecked
+from ._means import PROMPT, Make, Means
+from ._report import ConformanceError, ConformanceReport, NotCheckedWarning, RuleResult
+from ._rule import ConformanceRule
 from .rules import RULES
 
 

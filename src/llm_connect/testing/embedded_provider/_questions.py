@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .answer import Answer
-from .faults import Fault
-from .received import ReceivedRequest, WireFormat
+from ._answer import Answer
+from ._faults import Fault
+from ._received import ReceivedRequest, WireFormat
 from .wire import openrouter_chat
 
 

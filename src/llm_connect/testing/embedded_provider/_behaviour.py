@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from .http_messages import Pace, Stall
-from .received import WIRE_FORMATS, Question, WireFormat
+from ._http_messages import Pace, Stall
+from ._received import WIRE_FORMATS, Question, WireFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

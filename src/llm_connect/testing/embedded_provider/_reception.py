@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from .answer import Answer, Author
-from .behaviour import Behaviour, Script
-from .faults import Fault, InvalidRequest
-from .http_messages import HttpReply, HttpRequest
-from .meter import Meter
-from .questions import Generation, Generations, NoSuchGeneration, count_reply, counted_body
-from .received import Question, ReceivedRequest, RequestLog
-from .routing import Route, route_of
+from ._answer import Answer, Author
+from ._behaviour import Behaviour, Script
+from ._faults import Fault, InvalidRequest
+from ._http_messages import HttpReply, HttpRequest
+from ._meter import Meter
+from ._questions import Generation, Generations, NoSuchGeneration, count_reply, counted_body
+from ._received import Question, ReceivedRequest, RequestLog
+from ._routing import Route, route_of
 from .wire import WIRES, Asked
 
 _SECRET_HEADERS = frozenset(

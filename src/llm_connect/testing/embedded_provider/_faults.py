@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .behaviour import Behaviour
+from ._behaviour import Behaviour
 
 _MESSAGES = {
     400: "The request is not valid.",

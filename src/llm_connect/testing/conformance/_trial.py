@@ -11,7 +11,7 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.interface.adapter import LLMAdapter
 from llm_connect.interface.config import RunConfig
 
-from .calls import AsyncWork, Outcome, run, run_async
+from ._calls import AsyncWork, Outcome, run, run_async
 
 Form: TypeAlias = Literal["execute_prompt", "async_execute_prompt"]
 FORMS: Final[tuple[Form, ...]] = ("execute_prompt", "async_execute_prompt")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from .received import Question, WireFormat
+from ._received import Question, WireFormat
 
 _PATHS: Mapping[str, WireFormat] = {
     "/v1/chat/completions": "openai_chat",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from .rule import ConformanceRule
+from ._rule import ConformanceRule
 
 #: `not checked`: an argument that it needs is missing, or a rule that it rests on is not kept.
 Verdict: TypeAlias = Literal["kept", "broken", "not checked", "waived"]

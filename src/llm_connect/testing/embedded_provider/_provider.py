@@ -7,13 +7,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Literal, Self
 
-from .answer import Author, Reply
-from .behaviour import Behaviour, Script
-from .http_server import LoopbackServer
-from .meter import Meter, Tariff
-from .questions import Generations
-from .received import Question, ReceivedRequest, RequestLog, WireFormat
-from .reception import Reception
+from ._answer import Author, Reply
+from ._behaviour import Behaviour, Script
+from ._http_server import LoopbackServer
+from ._meter import Meter, Tariff
+from ._questions import Generations
+from ._received import Question, ReceivedRequest, RequestLog, WireFormat
+from ._reception import Reception
 
 
 class EmbeddedProvider:

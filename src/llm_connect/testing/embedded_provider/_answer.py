@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from .behaviour import Behaviour
-from .generated_text import generated_text, tokens_of
-from .meter import Tariff
-from .received import ReceivedRequest
-from .sample_json import sample_json
+from ._behaviour import Behaviour
+from ._generated_text import generated_text, tokens_of
+from ._meter import Tariff
+from ._received import ReceivedRequest
+from ._sample_json import sample_json
 
 Reply = Callable[[ReceivedRequest], str]
 
