@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from llm_connect.budget.accounting import accounts
-from llm_connect.budget.accounting.demands import NO_FACTS, PlainDemand
+from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.accounting.demands import NO_FACTS, BoundDemand, CallFacts, PlainDemand
 from llm_connect.budget.accounting.journal import Plan
+from llm_connect.budget.admission import clocks
+from llm_connect.budget.admission.acquire import admit
+from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import Amount
-from tests.budget.budget_helpers import PATIENCE, at_rest, in_thread, place, refused, taken
+from llm_connect.types.usage import Usage
+from tests.budget.budget_helpers import PATIENCE, at_rest, in_thread, outcomes, place, refused, taken
 
 
 class Interrupted:
@@ -119,6 +126,151 @@ def test_leaving_the_block_of_a_tracker_closes_it_whatever_interrupts() -> None:
         with pytest.raises(KeyboardInterrupt), child:
             pass
     assert refused(lambda: child.reserve(1)).reason == "closed"
+
+
+def test_a_block_whose_end_is_interrupted_ends_its_hold() -> None:
+    """The next operation ends the hold, although the caller may still refer to it. (BUDGET-70)"""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(10)
+    hold.dispatch()
+    lock = tracker.gate._lock  # type: ignore[attr-defined]
+    lock.take = Interrupted(lock.take)
+    with pytest.raises(KeyboardInterrupt), hold:
+        pass
+    assert seen_by_another(tracker) == (Amount(0, 0), Amount(10, 1))
+    assert outcomes(tracker) == ["presumed"]
+
+
+def test_a_signal_handler_gets_no_budget_within_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused instead of shown books that are half changed, and the operation goes on. (BUDGET-71)"""
+    tracker, errors = BudgetTracker(100), []
+    record = tracker.gate._books.record  # type: ignore[attr-defined]
+
+    def ring(*_: object) -> None:
+        with pytest.raises(LLMConfigurationError) as caught:
+            tracker.reserve(1)
+        errors.append(str(caught.value))
+
+    def record_while_it_rings(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return record(*arguments)
+
+    monkeypatch.setattr(tracker.gate._books, "record", record_while_it_rings)  # type: ignore[attr-defined]
+    before = signal.signal(signal.SIGINT, ring)
+    try:
+        tracker.record(7)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [error[:46] for error in errors] == ["This thread has interrupted its own operation "]
+    assert seen_by_another(tracker) == (Amount(0, 0), Amount(7, 0))
+
+
+# A booking that is interrupted just before its sink is told: the books have it already
+
+
+def interrupt_telling(tracker: BudgetTracker) -> None:
+    """Let an exception interrupt the next booking once its entry is in the ledger."""
+    books: Any = tracker.gate._books  # type: ignore[attr-defined]
+    books._publish = Interrupted(books._publish)
+
+
+NEXT: dict[str, Callable[[BudgetTracker, Hold], Any]] = {
+    "reserve": lambda tracker, _: tracker.reserve(1).release(),
+    "end": lambda _, other: other.release(),
+    "read": lambda tracker, _: tracker.snapshot(),
+}
+
+
+@pytest.mark.parametrize("operation", NEXT)
+def test_an_end_that_was_interrupted_is_told_once(operation: str) -> None:
+    """Whichever operation is next, it completes the end: one entry, and the sink has it. (BUDGET-70)"""
+    told: list[int] = []
+    tracker = BudgetTracker(100, sink=lambda entry: told.append(entry.amount.tokens))
+    tracker.consume(1)
+    other, hold = tracker.reserve(10), tracker.reserve(20)
+    hold.dispatch()
+    interrupt_telling(tracker)
+    with pytest.raises(KeyboardInterrupt):
+        hold.settle(5)
+    in_thread(lambda: NEXT[operation](tracker, other)).result(PATIENCE)
+    other.release()
+    assert (told[:2], type(hold), hold.entry and hold.entry.amount.tokens) == ([1, 5], Hold, 5)
+    assert outcomes(tracker).count("settled") == 2
+    assert tracker.ledger.totals("tracker")["budget"].amount.tokens == 6
+    at_rest(tracker)
+
+
+BOOKINGS: dict[str, tuple[Callable[[BudgetTracker, Hold], Any], int]] = {
+    "settled": (lambda _, hold: hold.settle(7), 7),
+    "presumed": (lambda _, hold: hold.presume(), 10),
+    "recorded": (lambda tracker, _: tracker.record(7, calls=1), 7),
+}
+
+
+@pytest.mark.parametrize("outcome", BOOKINGS)
+def test_a_booking_that_was_interrupted_has_one_entry(outcome: str) -> None:
+    """It is done twice, and counts once. (BUDGET-70)"""
+    told: list[str] = []
+    tracker = BudgetTracker(100, sink=lambda entry: told.append(entry.outcome))
+    book, tokens = BOOKINGS[outcome]
+    hold = tracker.reserve(10)
+    hold.dispatch()
+    interrupt_telling(tracker)
+    with pytest.raises(KeyboardInterrupt):
+        book(tracker, hold)
+    assert seen_by_another(tracker)[1] == Amount(tokens, 1)
+    assert (told, outcomes(tracker)) == ([outcome], [outcome])
+    hold.release()
+    at_rest(tracker)
+
+
+def test_spend_whose_leaving_was_interrupted_leaves_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window of a tracker gives up its spend, and the tracker above keeps it. (BUDGET-50, BUDGET-70)"""
+    now = clocks.now()
+    monkeypatch.setattr(clocks, "now", lambda: now)
+    tracker = BudgetTracker(100)
+    child = tracker.child("c", 50, period="day")
+    child.consume(30)
+    now += 90_000.0
+    interrupt_telling(tracker)
+    with pytest.raises(KeyboardInterrupt):
+        child.snapshot()
+    assert seen_by_another(child)[1] == Amount(0, 0)
+    assert seen_by_another(tracker)[1] == Amount(30, 0)
+    assert outcomes(tracker) == ["settled", "expired", "expired"]
+    at_rest(tracker)
+
+
+def test_a_threshold_that_was_interrupted_fires_once() -> None:
+    """Its callback was queued already when the interruption came. (BUDGET-42, BUDGET-70)"""
+    tracker, seen = BudgetTracker(100), []
+    tracker.on_threshold(0.5, lambda snapshot: seen.append(snapshot.spent.tokens))
+    (threshold,) = tracker.gate._books._thresholds  # type: ignore[attr-defined]
+    threshold.rest = Interrupted(threshold.rest)
+    with pytest.raises(KeyboardInterrupt):
+        tracker.consume(60)
+    in_thread(lambda: tracker.consume(10)).result(PATIENCE)
+    assert seen in ([60], [70])
+    at_rest(tracker)
+
+
+def test_a_lesson_that_was_interrupted_raises_the_demands_of_waiters() -> None:
+    """A waiting call whose bound can no longer fit is refused by the next operation. (BUDGET-41, BUDGET-70)"""
+    tracker, facts = BudgetTracker(75), CallFacts(adapter="a", model="m")
+    demand = BoundDemand(Bound(prompt_tokens=10, max_tokens=20), 20, None)
+    first, second = (admit(tracker, demand, facts, deadline=0.0) for _ in range(2))
+    first.dispatch()
+    waiter = Waiter(tracker, demand, facts, arrival=tracker.gate.arrive(), deadline=1e18, own=())
+    tracker.gate.queue(waiter, may_wait=True)
+    gate: Any = tracker.gate
+    gate._raise_demands = Interrupted(gate._raise_demands)
+    with pytest.raises(KeyboardInterrupt):
+        first.settle(usage=Usage(prompt_tokens=10, completion_tokens=50))
+    assert in_thread(tracker.snapshot).result(PATIENCE).waiting == 0
+    assert waiter.error is not None
+    assert (waiter.error.reason, waiter.error.requested) == ("never_fits", 60)
+    second.release()
+    at_rest(tracker)
 
 
 # A step that changes the figures of a tracker and of those above it, level by level

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, Generator
 from itertools import islice
 from typing import Any
@@ -22,6 +23,7 @@ from llm_connect import (
     Usage,
     UsageChunk,
 )
+from tests.budget.budget_helpers import until
 
 USAGE = Usage(prompt_tokens=4, completion_tokens=3)
 WHOLE = LLMResponse(content="one two", model="m", usage=USAGE)
@@ -148,3 +150,18 @@ def test_in_a_loop_that_is_gone_it_is_let_go() -> None:
     del stream
     assert tracker.held == 0
     AsyncLLMStream.of(adapter.agiven())._source.abandon()
+
+
+def test_a_flow_that_is_garbage_ends_its_hold() -> None:
+    """Nobody takes another step then: the bound is booked, and the inner stream closes once it is lost. (STREAM-4)"""
+    tracker, adapter = BudgetTracker(5_000), Written("one", " two", WHOLE)
+    stream: Any = adapter.stream_prompt("hello", RunConfig(budget_tracker=tracker, max_tokens=50))
+    flow = stream._source._flow
+    assert flow.send(next(flow).run()) == TextChunk("one")
+    flow.close()
+    (entry,) = tracker.ledger
+    assert (entry.outcome, entry.amount, tracker.held) == ("presumed", entry.bound, 0)
+    assert stream.text == "one"
+    del stream, flow
+    gc.collect()
+    until(lambda: adapter.left == ["closed"])

@@ -10,6 +10,7 @@ import pytest
 
 from llm_connect.engine import http, sockets
 from llm_connect.engine.deadline import Deadline
+from llm_connect.engine.http_options import DEFAULT_LIMITS
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.transports import TRANSPORTS, Transport, choose
 
@@ -52,6 +53,17 @@ async def test_an_async_response_is_whole_and_knows_its_request(provider: Embedd
     assert response.json()["choices"]
     assert response.request.url == address(provider)
     response.raise_for_status()
+
+
+@pytest.mark.usefixtures("transport")
+async def test_a_long_response_is_whole_as_well(provider: EmbeddedProvider) -> None:
+    """One that may be over a limit is measured on its way, and arrives as it was sent. (CALL-43)"""
+    body = b'"%s"' % (b"a" * (DEFAULT_LIMITS.short + 1))
+    provider.script(Behaviour(body=body), times=2)
+    with http.sync_client(1, headers=AUTH) as client:
+        assert client.post(address(provider), json=BODY).content == body
+    async with http.async_client(1, headers=AUTH) as aclient:
+        assert (await aclient.post(address(provider), json=BODY)).content == body
 
 
 def parts(request: httpx2.Request) -> Any:

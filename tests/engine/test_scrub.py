@@ -65,6 +65,12 @@ def test_a_prompt_in_base64_is_hidden_even_when_its_case_is_lost(spelling: str) 
     assert not is_readable(PROMPT, spelled, clean(BEFORE + spelled + AFTER, PROMPT), PROMPT_RUN)
 
 
+def test_a_prompt_with_rare_characters_is_hidden_in_json() -> None:
+    """JSON escapes such a character by two numbers, between which its prompt would be readable. (ERROR-5)"""
+    prompt = PROMPT[:-1].replace(" ", "\U00020001 ")
+    assert clean(BEFORE + json.dumps(prompt) + AFTER, prompt) == BEFORE + '"[prompt]"' + AFTER
+
+
 #: Ways that a second server, or a log, may add.
 OUTER = (
     "JSON",

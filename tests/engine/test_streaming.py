@@ -5,12 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import pytest
 
-from llm_connect import BudgetTracker, LLMAdapter, LLMError, OpenRouterAdapter, RunConfig, TextChunk
+from llm_connect import (
+    BudgetTracker,
+    LLMAdapter,
+    LLMError,
+    LLMTimeoutError,
+    OpenRouterAdapter,
+    RunConfig,
+    TextChunk,
+)
+from llm_connect.engine import deadline as deadlines
 from llm_connect.engine import retry
 from llm_connect.engine.concurrency_limit import Turn
 from llm_connect.engine.deadline import Deadline
@@ -338,3 +348,49 @@ async def test_an_empty_piece_is_not_the_end() -> None:
     reply, areply = HttpStream(Response()), AsyncHttpStream(Response())  # type: ignore[arg-type]
     assert [reply.read(Deadline.after(9)) for _ in range(2)] == [b"x", b""]
     assert [await areply.aread() for _ in range(2)] == [b"x", b""]
+
+
+#: More events than are read in one go.
+MUCH = TEXT * 1_200
+
+
+@both
+def test_all_that_comes_at_once_is_read(run: Run) -> None:
+    """A piece with many events is read in several goes, and no text of it is lost. (STREAM-1)"""
+    stream, _ = run(Scripted(Opened(200, MUCH + FINISH + USAGE + DONE)), RunConfig(), 9_999)
+    assert (stream.text, stream.response.finish_reason) == ("hi" * 1_200, "stop")
+
+
+@both
+def test_the_deadline_holds_between_the_goes_of_one_piece(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is late does not read on what has come: its bound is booked, and the text so far told. (STREAM-3)"""
+    now = deadlines.time.monotonic
+
+    class Late(Opened):
+        def read(self, deadline: Deadline) -> bytes:
+            monkeypatch.setattr(deadlines, "time", SimpleNamespace(monotonic=lambda: now() + 10_000))
+            return super().read(deadline)
+
+    tracker, reply = BudgetTracker(10_000), Late(200, MUCH, FINISH)
+    with pytest.raises(LLMTimeoutError, match="timeout_seconds is over") as caught:
+        run(Scripted(reply), config_of(tracker), 9_999)
+    assert caught.value.response is not None
+    assert "hi" * 100 in caught.value.response.content != "hi" * 1_200
+    assert ([entry.outcome for entry in tracker.ledger], reply.closed) == (["presumed"], 1)
+
+
+@both
+def test_a_text_beyond_the_limit_ends_the_stream(run: Run) -> None:
+    """Its characters count over all events, what was written is presumed, and the connection closes. (CALL-43)"""
+    tracker, reply = BudgetTracker(10_000), Opened(200, TEXT, MORE, FINISH + USAGE, DONE)
+    adapter = Scripted(reply)
+    adapter.max_reply_bytes = len("hi you")
+    assert run(adapter, config_of(tracker))[0].text == "hi you"
+    adapter.replies.append(again := Opened(200, TEXT, MORE, FINISH + USAGE, DONE))
+    adapter.max_reply_bytes -= 1
+    with pytest.raises(LLMError, match="longer than max_reply_bytes") as caught:
+        run(adapter, config_of(tracker))
+    assert caught.value.response is not None
+    assert caught.value.response.content == "hi"
+    assert [entry.outcome for entry in tracker.ledger] == ["settled", "presumed"]
+    assert (reply.closed, again.closed) == (1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,15 @@ class BrokenPrice(Price):
 
     def billed_as(self, service_tier: str | None) -> Price | None:
         raise ZeroDivisionError
+
+
+class BrokenForMuch(Price):
+    """A price of a user's own that can reckon only the calls that it knows."""
+
+    def at_most(self, prompt_tokens: int, completion_tokens: int, calls: int) -> int:
+        if prompt_tokens > 500:
+            raise ZeroDivisionError
+        return super().at_most(prompt_tokens, completion_tokens, calls)
 
 
 class BrokenBound(Stub):
@@ -57,6 +67,17 @@ def test_a_price_that_fails_does_not_take_the_answer() -> None:
     response = adapter.execute_prompt("hello", RunConfig(budget_tracker=tracker, max_tokens=10))
     assert (response.content, response.cost) == ("yes", None)
     assert [entry.outcome for entry in tracker.ledger] == ["presumed"]
+    assert tracker.held == 0
+
+
+def test_a_price_that_fails_for_a_longer_call_does_not_take_the_answer() -> None:
+    """What is known of its usage is more than the bound, and the bound is presumed. (BUDGET-3)"""
+    tracker, adapter = BudgetTracker(1_000), Stub(price=BrokenForMuch(prompt=1, completion=1))
+    adapter.says = [replace(answer(None), used_at_least=Usage(prompt_tokens=501, completion_tokens=1))]
+    response = adapter.execute_prompt("hello", RunConfig(budget_tracker=tracker, max_tokens=10))
+    (entry,) = tracker.ledger
+    assert (response.content, entry.outcome, entry.amount) == ("yes", "presumed", entry.bound)
+    assert 0 < entry.amount.tokens < 500
     assert tracker.held == 0
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
-from typing import Any
 
 import pytest
 
-from llm_connect import BudgetTracker, LLMConfigurationError
+from llm_connect import LLMConfigurationError
 from tests.budget.budget_helpers import in_thread
 from tests.faults import scenes
 from tests.faults.drawn import wrong_of
@@ -60,29 +58,3 @@ def look_when_told(scene: Scene) -> None:
 def test_the_cap_is_not_passed_wherever_an_exception_is_injected(name: str, nightly: bool) -> None:
     """At other instructions, where only a test can raise, the books get exact, too; nobody hangs. (BUDGET-70)"""
     assert wrong_of(name, everywhere=True, most=2_000 if nightly else 40, look=look_when_told) == []
-
-
-def test_a_lock_that_is_kept_is_told_of() -> None:
-    """Other threads get an error rather than hang, and the thread that still has the lock goes on. (BUDGET-70)"""
-    tracker = BudgetTracker(CAP)
-    gate: Any = tracker.gate
-    gate._lock.take(False)
-    with pytest.raises(LLMConfigurationError, match="still has the lock of this budget"):
-        in_thread(tracker.snapshot).result(PATIENCE)
-    gate._inside = True
-    tracker.reserve(100).settle(60)
-    assert in_thread(tracker.snapshot).result(PATIENCE).spent.tokens == 60
-
-
-def test_a_lock_that_is_in_use_is_waited_for() -> None:
-    """However long that takes, it is not taken for one that is kept. (BUDGET-70)"""
-    tracker = BudgetTracker(CAP)
-    lock = tracker.gate._lock  # type: ignore[attr-defined]
-    began = time.monotonic()
-    lock.take(False)
-    waiting = in_thread(tracker.snapshot)
-    while time.monotonic() - began < 1.5:
-        time.sleep(0.1)
-    assert not waiting.done()
-    lock.release()
-    assert waiting.result(PATIENCE).held.tokens == 0
