@@ -163,12 +163,12 @@ def test_a_file_that_is_none_of_ours(url: str, capsys: pytest.CaptureFixture[str
     path = url.removeprefix("sqlite:///")
     Path(path).touch()
     assert main(["ls", url]) == 1
-    assert "no budget file of this version" in capsys.readouterr().err
+    assert "not a budget file of this version" in capsys.readouterr().err
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE people (name TEXT)")
     connection.close()
     assert main(["ls", url]) == 1
-    assert "something else" in capsys.readouterr().err
+    assert "another program" in capsys.readouterr().err
     assert main(["ls", "postgres://localhost"]) == 1
 
 

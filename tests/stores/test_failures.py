@@ -246,5 +246,5 @@ def test_a_file_of_an_earlier_version_is_brought_up_to_date(url: str, monkeypatc
 
 def test_a_folder_that_is_not_there(folder: Path) -> None:
     """The error says where to look."""
-    with pytest.raises(LLMStoreError, match="check that the file and its folder are there"):
+    with pytest.raises(LLMStoreError, match="check that the file and its folder exist and are writable"):
         open_budget(f"sqlite:///{folder}/nowhere/budget.db")

@@ -285,7 +285,7 @@ def test_redis_that_evicts_is_refused(caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING, "llm_connect"):
             for name in ("a", "b"):
                 open_budget(server.url, name=name, total=5).close()
-        assert caplog.text.count("throws budgets away") == 1
+        assert caplog.text.count("evicts budgets") == 1
         session_of(budget).shut()
     finally:
         server.stop()

@@ -45,7 +45,7 @@ def test_another_period_is_another_limit(url: str) -> None:
     budget = open_budget(url, total_usd="5.00", period="day")
     assert open_budget(url) is open_budget(url, total_usd=5, period="day") is open_budget(url, period="day") is budget
     for details in ({"total_usd": 5}, {"period": "hour"}, {"total_usd": 5, "period": "month", "change_limits": True}):
-        with pytest.raises(LLMConfigurationError, match=r"has 5 USD a day, not .*Its period stays"):
+        with pytest.raises(LLMConfigurationError, match=r"has 5 USD a day, not .*Its period cannot change"):
             open_budget(url, **details)  # type: ignore[arg-type]
     open_budget(url, total_usd=6, period="day", change_limits=True)
     assert str(budget).endswith("of 6 USD a day")

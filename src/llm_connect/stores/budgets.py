@@ -39,7 +39,7 @@ def open_root(
         session = _session(terms)
         root = session.tracker(session.root)
     if session.terms != terms:
-        raise LLMConfigurationError(f"Budget {terms.name!r} is open in this process already, on other terms.")
+        raise LLMConfigurationError(f"Budget {terms.name!r} is already open in this process with other settings.")
     found: Limits = tuple(account.limit for account in root.own_accounts)  # type: ignore[assignment]
     same_period = period == root.period
     if made or (limits == found and same_period) or (limits == _NO_LIMITS and (same_period or period is None)):
@@ -47,8 +47,8 @@ def open_root(
     if not change_limits or not same_period:
         raise LLMConfigurationError(
             f"Budget {terms.name!r} of {terms.shown} has {_said(found, root.period)}, not {_said(limits, period)}: "
-            "open it with the same limits or with none, or change them for all with change_limits=True. Its period "
-            "stays."
+            "open it with the same limits or without any, or change them for all processes with change_limits=True. "
+            "Its period cannot change."
         )
     root.gate.change_limits(root, dict(zip(root.own_accounts, limits, strict=True)))
     return root

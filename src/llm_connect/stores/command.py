@@ -40,21 +40,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llm_connect budget", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="ls|show|ledger|reset")
-    _command(commands, "ls", _list, "all budgets of a store")
-    show = _command(commands, "show", _show, "one budget: its children, who holds what, what was spent by whom")
-    ledger = _command(commands, "ledger", _ledger, "the last entries of a budget")
-    reset = _command(commands, "reset", _reset, "take what is spent off the books of a budget, by entries that say so")
+    _command(commands, "ls", _list, "list all budgets of a store")
+    show = _command(commands, "show", _show, "show one budget: its children and open holds, and who spent what")
+    ledger = _command(commands, "ledger", _ledger, "print the last entries of a budget's ledger")
+    reset = _command(commands, "reset", _reset, "reset the spend of a budget to zero, by entries in its ledger")
     for command in (show, ledger, reset):
-        command.add_argument("name", nargs="?", default="budget", help="of the budget (default: %(default)s)")
-    ledger.add_argument("--last", type=int, default=20, metavar="N", help="so many entries (default: %(default)s)")
-    reset.add_argument("--yes", action="store_true", help="do not ask")
+        command.add_argument("name", nargs="?", default="budget", help="the budget's name (default: %(default)s)")
+    ledger.add_argument("--last", type=int, default=20, metavar="N", help="number of entries (default: %(default)s)")
+    reset.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     return parser
 
 
 def _command(commands: Any, name: str, run: Callable[[Any], int], said: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=said, description=said)
-    command.add_argument("url", metavar="URL", help="of the store: sqlite:///budget.db or redis://host:port/db")
-    command.add_argument("--json", action="store_true", help="as JSON")
+    command.add_argument("url", metavar="URL", help="the store: sqlite:///budget.db or redis://host:port/db")
+    command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=run)
     return command
 
@@ -77,7 +77,7 @@ def _show(given: Any) -> int:
     tables = [table(["budget", "unit", "spent", "held", "left", "limit"], trackers)]
     for by, sums in budget["spent_by"].items():
         spent = [
-            [name or "(not said)", one["entries"], one["tokens"], one["calls"], _money(one["usd"])]
+            [name or "(none)", one["entries"], one["tokens"], one["calls"], _money(one["usd"])]
             for name, one in sums.items()
         ]
         tables.append(table([by, "entries", "tokens", "calls", "usd"], spent))
@@ -99,7 +99,7 @@ def _ledger(given: Any) -> int:
 def _reset(given: Any) -> int:
     with _reading(given.url) as report:
         report.number(given.name)
-    if not given.yes and not _agreed(f"Take all that {given.name!r} has spent off its books? [y/N] "):
+    if not given.yes and not _agreed(f"Reset the spend of {given.name!r} to zero? [y/N] "):
         sys.stderr.write("Nothing was changed.\n")
         return 1
     labels = {"reset": datetime.now(UTC).isoformat(timespec="seconds"), "by": f"pid {os.getpid()}"}

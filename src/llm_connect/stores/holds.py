@@ -114,7 +114,7 @@ class StoredHold(Hold):
         return super().given_back()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("A hold cannot be pickled: it is ended where it was reserved. Pickle its tracker.")
+        raise TypeError("A hold cannot be pickled: it ends in the process that reserved it. Pickle its tracker.")
 
     def __del__(self) -> None:
         # A finalizer may run in a process that was forked, or while this thread has any lock: it only leaves a note.

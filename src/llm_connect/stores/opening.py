@@ -117,9 +117,9 @@ def _refuse(unknown: Mapping[str, object]) -> None:
     for name in unknown:
         if name in _REMOVED:
             raise LLMConfigurationError(
-                f"open_budget takes no {name} any more: leave it out. While the store cannot be reached, every call "
-                "raises LLMStoreError and nothing is sent, as with on_store_error='refuse'. To go on meanwhile, catch "
-                "that error and use a BudgetTracker(total=...) of this process."
+                f"open_budget no longer takes {name}: leave it out. While the store cannot be reached, every call "
+                "raises LLMStoreError and nothing is sent, as with on_store_error='refuse'. To continue meanwhile, "
+                "catch that error and use a BudgetTracker(total=...) of this process."
             )
         raise TypeError(f"open_budget() got an unexpected keyword argument {name!r}")
 

@@ -89,9 +89,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S", bound="Scope")
 
-_NOT_BOOKED = "What a call came to cannot be booked, so its bound is presumed: %s"
-_BOOKED_LATER = "What a call came to is booked as soon as the store can be reached: %s"
-_DONE_LATER = "What is left to do is done as soon as the store can be reached: %s"
+_NOT_BOOKED = "The usage of a call cannot be booked, so its bound is presumed: %s"
+_BOOKED_LATER = "The outcome of a call will be booked when the store can be reached again: %s"
+_DONE_LATER = "Pending work will be done when the store can be reached again: %s"
 #: The longest time for which the worker waits for callbacks.
 _PATIENCE_SECONDS = 1.0
 #: The pause before the worker tries a lost store again.
@@ -350,7 +350,7 @@ class StoreSession(ABC):
     def check(self, hold: Hold) -> None:
         lease = getattr(hold, "lease", None)
         if lease is not None and lease.generation != _forks.generation:
-            raise LLMConfigurationError("This hold is that of the process before os.fork: reserve anew in this one.")
+            raise LLMConfigurationError("This hold belongs to the parent process: reserve a new one after os.fork.")
 
     def end(self, hold: Hold, ending: Ending) -> None:
         """End a hold. In a running event loop, or when the store cannot be reached, the worker does it."""

@@ -19,7 +19,7 @@ from llm_connect.budget.admission.log import write
 
 #: The pause after a failure, and the interval in which a waiting coroutine checks that the thread lives.
 _PAUSE_SECONDS = _WATCH_SECONDS = 1.0
-_FAILED = "A budget store could not do what was left to do; it goes on with what follows."
+_FAILED = "The worker of a budget store failed at a pending operation; it continues with the next one."
 T = TypeVar("T")
 Job = Callable[[], Any]
 

@@ -38,7 +38,9 @@ def session_of(terms: ServerTerms) -> ServerSession:
             "HMGET", keys.of("meta"), "schema", "on_unknown", "born", "sliced"
         )
         if schema is None:
-            raise LLMStoreError(f"{terms.shown} has no budget {terms.name!r}: open_budget makes it.", store=terms.shown)
+            raise LLMStoreError(
+                f"{terms.shown} has no budget {terms.name!r}: create it with open_budget.", store=terms.shown
+            )
         check_schema(terms, schema.decode())
         if sliced is None:
             names = [keys.of(part) for part in ("meta", "trackers", "places", "slices")]
@@ -73,13 +75,13 @@ def _check_eviction(server: Server, terms: ServerTerms) -> None:
     except LLMStoreError as error:
         if terms.shown not in _warned:
             _warned.add(terms.shown)
-            line = "Whether %s throws budgets away when it is full cannot be seen: %s"
+            line = "Cannot tell if %s evicts budgets when it is full: %s"
             write(logging.WARNING, line, terms.shown, error)
         return
     if policy != b"noeviction":
         raise LLMConfigurationError(
-            f"{terms.shown} throws keys away when it is full (maxmemory-policy {policy.decode()}), and with them what "
-            "budgets have spent: set maxmemory-policy noeviction, or accept it with allow_eviction=True."
+            f"{terms.shown} evicts keys when it is full (maxmemory-policy {policy.decode()}), and budgets would lose "
+            "their spend: set maxmemory-policy noeviction, or accept the loss with allow_eviction=True."
         )
 
 
@@ -87,6 +89,6 @@ def check_schema(terms: ServerTerms, schema: str) -> None:
     """Raise LLMStoreError for a budget that another version has laid out."""
     if schema != SCHEMA:
         raise LLMStoreError(
-            f"Budget {terms.name!r} of {terms.shown} is of another version of llm-connect: use that version.",
+            f"Budget {terms.name!r} of {terms.shown} was created by another version of llm-connect: use that version.",
             store=terms.shown,
         )

@@ -54,7 +54,7 @@ class Listener:
             try:
                 self._listen()
             except Exception as error:
-                line = "Waiting callers look by themselves, since nothing can be heard: %s"
+                line = "The server sends no messages, so waiting callers poll it: %s"
                 write(logging.DEBUG, line, type(error).__name__)
                 time.sleep(_RETRY_SECONDS)
 

@@ -63,9 +63,11 @@ class ServerReport:
     def number(self, name: str) -> int:
         schema = self._read(name, "HGET", "meta", "schema")
         if schema is None:
-            raise LLMConfigurationError(f"{self._url} has no budget {name!r}: `ls` lists those it has.")
+            raise LLMConfigurationError(f"{self._url} has no budget {name!r}: `ls` lists its budgets.")
         if schema.decode() != SCHEMA:
-            raise LLMConfigurationError(f"Budget {name!r} of {self._url} is of another version: use that version.")
+            raise LLMConfigurationError(
+                f"Budget {name!r} of {self._url} was created by another version of llm-connect: use that version."
+            )
         return ROOT
 
     def _names(self) -> list[str]:

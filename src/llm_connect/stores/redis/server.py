@@ -168,7 +168,9 @@ class Server:
         try:
             place: dict[str, Any] = {**parse_url(self._url)}  # type: ignore[no-untyped-call]
         except ValueError:
-            raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, and db a number.") from None
+            raise LLMConfigurationError(
+                "The URL of a Redis store is redis://host:port/db, where db is a number."
+            ) from None
         kind: Any = place.pop("connection_class", Connection)
         seconds = self._outage.try_seconds or self._seconds
         limits = {"socket_timeout": seconds, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
@@ -209,10 +211,10 @@ def _check(url: str) -> None:
     if parts.fragment or unknown:
         raise LLMConfigurationError(
             "The URL of a Redis store takes db, username, password and the ssl_ options of redis-py, and no fragment: "
-            f"not {', '.join(sorted(unknown)) or '#'}. How long it is waited for follows from lease_seconds."
+            f"not {', '.join(sorted(unknown)) or '#'}. Its timeouts follow from lease_seconds."
         )
     if parts.scheme != "unix" and not parts.path.strip("/").isdigit() and parts.path.strip("/"):
-        raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, and db a number.")
+        raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, where db is a number.")
 
 
 class NotLoaded(Exception):

@@ -395,13 +395,13 @@ class ServerSession(StoreSession):
             return LLMConfigurationError(f"A figure is too large for a budget in Redis, which counts up to {MOST:,}.")
         if outcome in _LASTING:
             self._gone = LLMStoreError(
-                f"The budget store {self.terms.shown} cannot be used: {_LASTING[outcome]}. Open the budget again to go "
-                "on with what is there now.",
+                f"The budget store {self.terms.shown} cannot be used: {_LASTING[outcome]}. Open the budget again to "
+                "continue with its present state.",
                 store=self.terms.shown,
             )
             return self._gone
         said = {
-            "schema": f"budget {self.terms.name!r} is of another version of llm-connect",
+            "schema": f"budget {self.terms.name!r} was created by another version of llm-connect",
             "unknown": f"it has lost a tracker of budget {self.terms.name!r}",
         }
         return store_error(self.terms.url, said.get(outcome, outcome))
@@ -483,8 +483,8 @@ class ServerSession(StoreSession):
 #: Outcomes after which a process has to open the budget again.
 _LASTING = {
     "gone": "it has lost the budget",
-    "other": "it has lost the budget, and another one was made there since",
-    "older": "it has lost steps, after a failover or from a backup, and may have forgotten what was spent",
+    "other": "it has lost the budget, and another one has been created there since",
+    "older": "a failover or a backup has undone some of its steps, so it may have lost spend",
 }
 
 

@@ -28,7 +28,7 @@ def session_of(terms: FileTerms) -> FileSession:
     with closing(connect(terms.path, terms.busy_seconds)) as connection:
         row = _found(connection, terms.name)
     if row is None:
-        raise LLMStoreError(f"{url_of(terms.path)} has no budget {terms.name!r}: open_budget makes it.")
+        raise LLMStoreError(f"{url_of(terms.path)} has no budget {terms.name!r}: create it with open_budget.")
     budget, on_unknown, root = row
     session = FileSession(terms, budget, root)
     Gate(terms.keep_entries, on_unknown, terms.sink, session=session)

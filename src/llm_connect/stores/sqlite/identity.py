@@ -109,7 +109,7 @@ class Identity:
         self.lost = True
         raise LLMStoreError(
             f"The budget store {url_of(self.path)} cannot be used: its file was deleted, replaced or restored after "
-            "this process had opened it. Open the budget again to go on with the file that is there now.",
+            "this process had opened it. Open the budget again to continue with the present file.",
             store=url_of(self.path),
         )
 

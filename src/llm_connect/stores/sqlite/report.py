@@ -77,7 +77,7 @@ class Report:
         """Return the number of a budget. Raises LLMConfigurationError if the store has none of that name."""
         rows = self._rows("SELECT id FROM budgets WHERE name = ?", name)
         if not rows:
-            raise LLMConfigurationError(f"{url_of(self._path)} has no budget {name!r}: `ls` lists those it has.")
+            raise LLMConfigurationError(f"{url_of(self._path)} has no budget {name!r}: `ls` lists its budgets.")
         return int(rows[0][0])
 
     def _holds(self, budget: int) -> list[dict[str, Any]]:

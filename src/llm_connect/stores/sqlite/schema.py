@@ -57,7 +57,7 @@ def read_only(path: str) -> sqlite3.Connection:
         connection.execute("PRAGMA query_only = 1")
         if _version(connection, path) != len(MIGRATIONS):
             raise LLMStoreError(
-                f"{path} is no budget file of this version: open_budget makes or updates it.", store=url_of(path)
+                f"{path} is not a budget file of this version: open_budget creates or updates it.", store=url_of(path)
             )
     return connection
 
@@ -112,7 +112,7 @@ def store_error(path: str, error: sqlite3.Error) -> LLMStoreError:
     if "locked" in str(error):
         advice = "other processes keep it busy. Try again, or share it among fewer"
     else:
-        advice = "check that the file and its folder are there, and may be written"
+        advice = "check that the file and its folder exist and are writable"
     return LLMStoreError(f"The budget store {url} cannot be used ({error}): {advice}.", store=url)
 
 
@@ -141,7 +141,7 @@ def _version(connection: sqlite3.Connection, path: str) -> int:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if application != APPLICATION_ID and (tables or version):
-        raise LLMStoreError(f"{path} is a database of something else: name another file.", store=url_of(path))
+        raise LLMStoreError(f"{path} is a database of another program: choose another file.", store=url_of(path))
     if version > len(MIGRATIONS):
         raise LLMStoreError(
             f"{path} was written by a later version of llm-connect: install that version.", store=url_of(path)
