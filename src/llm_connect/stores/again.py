@@ -1,5 +1,5 @@
-"""The signal that a step has to be decided once more."""
+"""The exception by which a step asks to be decided again."""
 
 
 class Again(Exception):
-    """A step was decided on a state that is out of date, or on too few trackers."""
+    """Conflict: the decision was based on stale state, or on too few trackers."""

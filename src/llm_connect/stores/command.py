@@ -1,4 +1,4 @@
-"""`python -m llm_connect budget`: what the budgets of a store have spent, hold and have left, and by whom."""
+"""`python -m llm_connect budget`: spent, held and remaining amounts of the budgets in a store, by caller."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNITS = ("tokens", "calls", "usd")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code."""
+    """Run the command and return its exit code."""
     given = _parser().parse_args(arguments)
     try:
         return int(given.run(given))
@@ -108,7 +108,7 @@ def _reset(given: Any) -> int:
 
 
 def _reading(url: str) -> AbstractContextManager[Report]:
-    """Return the report of the store at a URL."""
+    """Return a reader of the store at a URL."""
     if isinstance(terms_of(url, name="budget", prices={}), ServerTerms):
         return redis_report.reading(url)
     return reading(path_of(url))
@@ -121,7 +121,7 @@ def _agreed(question: str) -> bool:
 
 
 def _rows(name: str, figures: dict[str, Any]) -> list[list[Any]]:
-    """A row for each unit that is limited, or used."""
+    """A row for tokens, and one for each other unit that is limited or used."""
     found = []
     for unit in _UNITS:
         of_unit = figures[unit]
@@ -160,7 +160,7 @@ def _money(text: str | None) -> str | None:
 
 def _json(data: Any) -> int:
     text = json.dumps(data, ensure_ascii=False, indent=2)
-    # JSON escapes only a part of what a terminal obeys.
+    # JSON escapes only some of the control characters of a terminal.
     return _say("".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text))
 
 

@@ -1,4 +1,4 @@
-"""Opening a budget that several processes share, by the URL of its store."""
+"""`open_budget`: opens a budget that several processes share, by the URL of its store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llm_connect.stores.redis.terms import ServerTerms
 from llm_connect.stores.sqlite.terms import FileTerms
 from llm_connect.stores.urls import is_server, path_of
 
-#: Arguments of earlier versions.
+#: The arguments of earlier versions that were removed.
 _REMOVED = ("on_store_error", "slice_share")
 
 
@@ -43,30 +43,30 @@ def open_budget(
     allow_eviction: bool = False,
     **removed: Never,
 ) -> BudgetTracker:
-    """The budget of this name in a store: one cap for all processes that open it.
+    """Open the budget of this name in a store: one cap for all processes that open it.
 
         budget = open_budget("sqlite:////var/lib/agents/budget.db", name="nightly", total_usd="5.00")
         adapter.execute_prompt("Hello", RunConfig(budget_tracker=budget))
 
-    url: `sqlite:///` and the path of a file, which is made when it is not there. As with SQLAlchemy, three slashes go
-        before a path from the working directory, four before an absolute one. The file must be on a disk of
-        this machine, not on a network.
-    name, and the limits `total`, `total_usd` and `total_calls` with their `period`: the first who opens a budget makes
-        it; who comes later joins it with the same, or with none said. change_limits: True sets the limits to these for
-        all; the period stays.
-    lease_seconds: a process that holds budget says three times in this time that it is there. When it does not any
-        more, what it had reserved is released, and what it had dispatched is presumed.
-    allow_eviction: a Redis server that throws keys away when it is full is refused unless this is True: with them
-        goes what was spent.
-    The other arguments are those of `BudgetTracker`, and are this process's own, but for `on_unknown`, which the first
-    says for all. Pickled, the tracker stays the same budget, and leaves its `sink` behind.
+    url: `sqlite:///` and the path of a file, or `redis://host:port/db`. The file is created if it does not exist. As in
+        SQLAlchemy, a relative path follows three slashes and an absolute path four. The file must be on a local disk,
+        not on a network.
+    name, and the limits `total`, `total_usd` and `total_calls` with their `period`: the first process creates the
+        budget. Later ones pass the same limits, or none.
+    change_limits: True sets the limits to these for all processes. The period cannot change.
+    lease_seconds: a process that holds budget renews its lease three times in this interval. If it stops, its lease
+        ends: its reserved holds are released, and its dispatched ones are presumed.
+    allow_eviction: True accepts a Redis server that evicts keys when it is full. The spend of a budget is lost with its
+        keys, so such a server is refused by default.
+    The other arguments are those of `BudgetTracker`. They belong to this process, except for `on_unknown`, which the
+    first process sets for all. A pickled tracker is the same budget elsewhere, without its `sink`.
 
     While the store cannot be reached, calls raise LLMStoreError, and nothing is sent.
 
-    Closing it (`close`, or its `with` block) ends its use by this process; for the others it stays open.
+    Closing the tracker (`close`, or its `with` block) ends its use by this process. It stays open for the others.
 
-    Raises LLMConfigurationError for a URL or limits that cannot be meant, and for limits that are not those of
-    the budget; LLMStoreError when the store cannot be used.
+    Raises LLMConfigurationError for an invalid URL or limit, and for limits that differ from the budget's;
+    LLMStoreError if the store cannot be used.
     """
     _refuse(removed)
     check_count("keep_entries", keep_entries, least=0)
@@ -90,7 +90,7 @@ def open_budget(
 
 
 class BudgetOptions(TypedDict, total=False):
-    """The options of `open_budget`; a test compares the two."""
+    """The options of `open_budget`; a test compares them with its signature."""
 
     name: str
     total: int | None
@@ -113,7 +113,7 @@ async def aopen_budget(url: str, **details: Unpack[BudgetOptions]) -> BudgetTrac
 
 
 def _refuse(unknown: Mapping[str, object]) -> None:
-    """Raise an error for arguments that there are not, or not any more."""
+    """Raise an error for unknown or removed arguments."""
     for name in unknown:
         if name in _REMOVED:
             raise LLMConfigurationError(
@@ -125,7 +125,7 @@ def _refuse(unknown: Mapping[str, object]) -> None:
 
 
 def terms_of(url: str, **details: Any) -> StoreTerms:
-    """The terms of a budget by the URL of its store. Raises LLMConfigurationError for another URL."""
+    """The terms of a budget in the store at `url`. Raises LLMConfigurationError for an invalid URL."""
     if is_server(url):
         return ServerTerms(url=url, **details)
     return FileTerms(path=path_of(url), **details)

@@ -1,4 +1,4 @@
-"""Outages of a store, for the log."""
+"""Log lines about outages of a store."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from llm_connect.errors import LLMStoreError
 
 
 class Outage:
-    """The outage of a store, which is logged once when it begins and once when it ends."""
+    """Logs an outage of a store once when it begins and once when it ends."""
 
     def __init__(self) -> None:
         self._store = ""
         self._since: float | None = None
 
     def note(self, error: BaseException | None, outbox: Outbox) -> None:
-        """Note how a step has ended; `outbox` logs an outage after the lock is released."""
+        """Note the result of a step; `outbox` writes the log line after the lock is released."""
         if isinstance(error, LLMStoreError) and self._since is None:
             self._store, self._since = error.store, time.monotonic()
             _tell(outbox, STORE_LOST, store=error.store)

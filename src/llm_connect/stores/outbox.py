@@ -1,4 +1,4 @@
-"""Callbacks of what a transaction has booked: they are made once it is committed."""
+"""Callbacks about the bookings of a transaction, which run after its commit."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from llm_connect.stores.worker import WorkerThread
 
 
 class StagedOutbox(Outbox):
-    """An outbox whose calls are kept back until their transaction is committed.
+    """An outbox that keeps callbacks back until their transaction is committed.
 
-    The worker of a store makes none itself. It would be kept by one that never returns, and with it the coroutines and
-    the lease of its process; and one that waits for the worker would wait for ever.
+    The worker of a store never runs a callback itself. A callback that never returns would block the worker, the
+    coroutines that wait for it and the renewal of the lease; a callback that waits for the worker would deadlock.
     """
 
     def __init__(self, patience: float) -> None:
         super().__init__()
-        #: The patience of a store's worker with callbacks, so that quick ones run before the call returns.
+        #: The time for which the worker waits for callbacks, so that quick ones run before the call returns.
         self._patience = patience
         self._staged: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = deque()
-        #: Still made a call when the worker stopped waiting for it.
+        #: The thread that was still running a callback when the worker stopped waiting for it.
         self._caller: threading.Thread | None = None
 
     def put(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> None:
@@ -37,14 +37,14 @@ class StagedOutbox(Outbox):
         return super().has(about) or any(each is about for _, _, each in self._staged)
 
     def commit(self) -> None:
-        """Release the staged calls."""
+        """Release the staged callbacks."""
         while self._staged:
-            # In this order: interrupted, it is delivered twice rather than never.
+            # In this order, an interruption delivers it twice rather than never.
             self.calls.append(self._staged[0])
             self._staged.popleft()
 
     def roll_back(self) -> None:
-        """Drop the staged calls: their step was undone."""
+        """Drop the staged callbacks: their step was undone."""
         self._staged.clear()
 
     def deliver(self) -> None:
@@ -55,7 +55,7 @@ class StagedOutbox(Outbox):
 
     def _deliver_apart(self) -> None:
         caller = DaemonThread(super().deliver, name="llm-connect callbacks")
-        # Where no thread can be started any more, the next operation makes the calls.
+        # If Python can start no more threads, the next operation runs the callbacks.
         with suppress(RuntimeError):
             caller.start()
             caller.join(self._patience)
@@ -72,13 +72,13 @@ class StagedOutbox(Outbox):
         return "(over by now)"
 
     def wait(self, seconds: float) -> None:
-        """Wait so many more seconds for callbacks that the worker has stopped waiting for."""
+        """Wait for callbacks that the worker has stopped waiting for, for at most `seconds`."""
         caller = self._caller
         if caller is not None:
             caller.join(seconds)
 
     def leave_to_parent(self) -> None:
-        """In a forked process: the calls are the parent's, and so is the thread that makes one."""
+        """Drop all callbacks in a forked process: they belong to the parent, like the thread that runs one."""
         self._delivering, self._caller = TreeLock(), None
         self.calls.clear()
         self._staged.clear()

@@ -1,4 +1,4 @@
-"""The reports on a budget in a store, as plain data. Money is text, so that no digit is lost."""
+"""Reports on the budgets of a store, as plain data. Money is text, which keeps every digit."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Report(Protocol):
     """A report on a store, read without changing anything."""
 
     def budgets(self) -> list[dict[str, Any]]:
-        """All budgets of the store, with how many holds they have, and how many of these are stale."""
+        """All budgets of the store, each with the number of its open holds and of the stale ones among them."""
         ...
 
     def budget(self, name: str) -> dict[str, Any]:
-        """One budget: its trackers, who holds what, and what was spent by whom."""
+        """One budget: its trackers, its open holds, and its spend by adapter, model and label."""
         ...
 
     def entries(self, name: str, last: int) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ class Report(Protocol):
 
 
 def figures_data(figures: Sequence[int | None]) -> dict[str, dict[str, Any]]:
-    """Limit, spent, held, presumed and sliced of each unit, and what is left."""
+    """The limit, spent, held, remaining, presumed and sliced amounts of each unit."""
     units = {}
     for place, unit in enumerate(("tokens", "calls", "usd")):
         limit, *used = figures[5 * place : 5 * place + 5]
@@ -46,7 +46,7 @@ def figures_data(figures: Sequence[int | None]) -> dict[str, dict[str, Any]]:
 
 
 def windowed_data(window: Window, figures: Sequence[int | None]) -> dict[str, Any]:
-    """The same of a tracker with a window, as they are now: what has left it may not be written down yet."""
+    """The present figures of a tracker with a window. The store may not yet have booked the spend that has left it."""
     now = list(figures)
     spent, presumed = Amount(*figures[1::5]), Amount(*figures[3::5])  # type: ignore[arg-type]
     plan = Plan()
@@ -60,7 +60,7 @@ def windowed_data(window: Window, figures: Sequence[int | None]) -> dict[str, An
 
 
 def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_usd: int, *rest: Any) -> dict[str, Any]:
-    """An open hold, stale when the lease of its process is over."""
+    """An open hold; it is stale if the lease of its process has ended."""
     adapter, model, labels, reserved_at, host, pid, expires_at = rest
     return {
         "tracker": path,
@@ -79,7 +79,7 @@ def hold_data(now: float, path: str, state: str, tokens: int, calls: int, nano_u
 
 
 def sum_data(entries: int, amount: Amount) -> dict[str, Any]:
-    """Return the sum of some entries of the ledger."""
+    """The number and the sum of some ledger entries."""
     return {"entries": entries, "tokens": amount.tokens, "calls": amount.calls, "usd": _usd(amount.nano_usd)}
 
 

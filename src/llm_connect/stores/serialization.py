@@ -1,4 +1,4 @@
-"""Trackers, holds and entries of the ledger as plain rows, which a store keeps."""
+"""Conversion of trackers, holds and ledger entries to the plain rows of a store, and back."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _figures = attrgetter("limit", "spent", "held", "presumed", "sliced")
 
 
 def tracker_state(tracker: Scope, lease: int | str | None) -> Row:
-    """Return the columns of `tracker` that may change. The root is closed for its own process only."""
+    """The columns of `tracker` that may change. Closing the root affects only its own process."""
     closed = tracker.closed_itself and tracker.parent is not None
     tokens, calls, usd = tracker.own_accounts
     return (int(closed), lease, *_figures(tokens), *_figures(calls), *_figures(usd))
 
 
 def bring_up_to_date(tracker: Scope, state: Row) -> None:
-    """Set `tracker` to the state in its row."""
+    """Load `tracker` from its row."""
     closed, lease, *figures = state
     if tracker.parent is not None:
         tracker.closed_itself = bool(closed)
@@ -53,14 +53,14 @@ def start_anew(tracker: Scope) -> None:
 
 
 def hold_values(hold: Hold, lease: Lease, tracker: int) -> Row:
-    """An open hold under a lease, on the tracker of this number, as it stands in its row."""
+    """The row of an open hold under a lease, on the tracker with this number."""
     facts = hold.facts
     place = (lease.number, tracker, hold.state, *hold.bound, hold.max_tokens)
     return (*place, facts.grade, facts.adapter, facts.model, labels_text(facts.labels), hold.reserved_at)
 
 
 def ended_values(hold: Hold) -> Row:
-    """The same as `entry_values(hold.entry)`, in half the time: every call ends one."""
+    """Like `entry_values(hold.entry)`, in half the time: every call ends a hold."""
     facts, ending = hold.facts, hold.ending
     return (
         hold.entry_id,
@@ -83,7 +83,7 @@ def ended_values(hold: Hold) -> Row:
 
 
 def entry_values(entry: LedgerEntry) -> Row:
-    """An entry, as it stands in its row."""
+    """The row of an entry."""
     return (
         entry.id,
         entry.tracker,
@@ -105,7 +105,7 @@ def entry_values(entry: LedgerEntry) -> Row:
 
 
 def entry_of(row: Row) -> LedgerEntry:
-    """The entry that stands in a row of `entry_values`."""
+    """The entry in a row that `entry_values` made."""
     number, path, outcome, *amounts = row[:9]
     grade, adapter, model, labels, usage, cost, cost_source, request_id, reserved_at, ended_at, corrects = row[9:]
     return LedgerEntry(
@@ -129,12 +129,12 @@ def entry_of(row: Row) -> LedgerEntry:
 
 
 def facts_of(grade: Any, adapter: str | None, model: str | None, labels: str | None) -> CallFacts:
-    """Return the facts of a call that a row contains."""
+    """The facts of a call in a row."""
     return CallFacts(adapter=adapter, model=model, labels=labels_of(labels), grade=grade)
 
 
 def labels_text(labels: Mapping[str, str]) -> str | None:
-    """Labels as JSON; None when there are none."""
+    """Labels as JSON, or None without labels."""
     return json.dumps(dict(labels), ensure_ascii=False) if labels else None
 
 
@@ -143,12 +143,12 @@ def labels_of(text: str | None) -> dict[str, str]:
 
 
 def sum_of(row: Row) -> Amount:
-    """Sums of the three units; of no rows they are None."""
+    """The sum in a row; SQL returns None for the sum of no rows."""
     return NOTHING if row[0] is None else Amount(*row)
 
 
 def _request_id_text(request_id: str | None) -> str | None:
-    """A request id as a store takes it, whatever a provider or a user has put there."""
+    """A request id as text that a store accepts, for any value from a provider or a user."""
     return None if request_id is None else encodable(str(request_id))
 
 

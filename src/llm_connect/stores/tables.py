@@ -6,7 +6,7 @@ from typing import Any
 
 
 def table(head: list[str], rows: list[list[Any]]) -> str:
-    """Columns under `head`; figures to the right, the rest to the left; nothing is `-`."""
+    """Lay out rows under `head`: figures to the right, text to the left, and `-` for None."""
     cells = [head, *([cell(value) for value in row] for row in rows)]
     widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
     right = [all(_is_figure(row[place]) for row in cells[1:]) for place in range(len(head))]
@@ -23,14 +23,14 @@ def _line(row: list[str], widths: list[int], right: list[bool]) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value as it stands in a table."""
+    """The text of a value in a table."""
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else printable(str(value))
 
 
 def printable(text: str) -> str:
-    """The text on one line, with escapes (`\\x1b`, `\\n`) for what a terminal obeys and for what is not seen."""
+    """The text on one line, with escapes (`\\x1b`, `\\n`) for control characters and invisible ones."""
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

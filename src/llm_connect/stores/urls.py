@@ -1,4 +1,4 @@
-"""URLs of stores: what they name, and how to write those that name nothing, or two things."""
+"""URLs of stores: the file or server that a URL names, and a suggestion for an invalid or ambiguous one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from urllib.parse import unquote, urlsplit
 from llm_connect.errors import LLMConfigurationError
 
 _SQLITE = "sqlite:///"
-#: Schemes of URLs of a Redis server.
+#: The URL schemes of a Redis server.
 SCHEMES = ("redis", "rediss", "unix")
-#: The beginning of other spellings of a budget file's URL.
+#: The beginning of an invalid URL that means a budget file.
 _OTHER_SPELLINGS = re.compile(r"(sqlite[0-9]*|file)(\+\w+)?:(//)?", re.IGNORECASE)
 _SCHEME = re.compile(r"^file:(//)?", re.IGNORECASE)
-#: Where options or a fragment begin.
+#: The start of options or of a fragment.
 _OPTIONS = re.compile(r"[?#]|[;&](?=\w+=)")
 _DRIVE = re.compile(r"^/?[a-z]:(?=[/\\])", re.IGNORECASE)
 #: The endings of the files that SQLite keeps beside a database.
@@ -23,7 +23,7 @@ _FORMS = "The URL of a store is sqlite:/// and the path of a file, or redis://ho
 
 
 def is_server(url: object) -> bool:
-    """True if a URL names a server. Raises LLMConfigurationError for characters that no URL has."""
+    """True if a URL names a server. Raises LLMConfigurationError for characters that a URL cannot contain."""
     if not isinstance(url, str):
         raise LLMConfigurationError(f"{_FORMS}; not of type {type(url).__name__}.")
     clean = "".join(character for character in url if character.isprintable()).strip()
@@ -40,7 +40,7 @@ def _is_address(url: str) -> bool:
 
 
 def path_of(url: str) -> str:
-    """The absolute path of the file that a URL names. Raises LLMConfigurationError for another URL."""
+    """The absolute path of the file that a URL names. Raises LLMConfigurationError for any other URL."""
     path = url.removeprefix(_SQLITE)
     if path == url or path != _plain(path) or not path:
         raise LLMConfigurationError(f"{_FORMS}; not {_begin(url)!r}: {meant(url)}")
@@ -57,7 +57,7 @@ def meant(url: str) -> str:
         return "no other store is known."
     path = url[other.end() :] if other else url
     if other and other[3] and other[1].lower() != "file":
-        # Behind the place of a host there is a slash that is no part of the path.
+        # The slash after the host is not part of the path.
         path = path.removeprefix("/")
     path = _plain(path)
     if not path:
@@ -66,10 +66,10 @@ def meant(url: str) -> str:
 
 
 def _plain(path: str) -> str:
-    """A path without what only looks like a part of it, as other programs take it; "" for a budget in memory.
+    """Clean up a path that was written for another program; return "" for a budget in memory.
 
-    That is a scheme, escapes, options, quotes, a folder of the user's own, a drive where there are none, and the ending
-    of a file that belongs to another one.
+    Removes a scheme, quotes, options, the drive on a system without drives, and the ending of a file that SQLite keeps
+    beside a database. Expands escapes, the home directory and environment variables.
     """
     path = unquote(path).strip(" '\"<>")
     path = _OPTIONS.split(_SCHEME.sub("", path), maxsplit=1)[0].strip()
@@ -81,7 +81,7 @@ def _plain(path: str) -> str:
 
 
 def _begin(url: str) -> str:
-    """As much of a URL as may be shown: it may be one with a password."""
+    """A URL without its credentials."""
     scheme, mark, rest = url.partition("://")
     return f"{scheme}{mark}{_after_secrets(rest)}" if mark else url
 

@@ -1,4 +1,4 @@
-"""A tracker in a server: its number and state, as bytes that the script reads as well."""
+"""The number and state of a tracker in a server, as bytes that the Lua script can read too."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ from collections.abc import Iterator, Mapping
 from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.stores.serialization import Row
 
-#: The largest integer that Lua's numbers hold exactly. No figure exceeds it.
+#: The largest integer that a Lua number represents exactly. No figure exceeds it.
 MOST = 2**53 - 1
-#: Places at which a step sets what it changes of a state, as Lua counts them.
+#: The places in a state that a step can change, counted from 1 as in Lua.
 CLOSED = 2
 LIMITS = (5, 10, 15)
-#: Number, closed, how long the name of the lease is that keeps a slice open, and which step has changed its window last
-#: (0: it has none); for each unit limit (-1: none), spent, held, presumed and sliced. The name of the lease follows.
+#: The number, the closed flag, the length of the name of the lease that keeps a slice open, and the last step that
+#: changed the window (0: no window); for each unit the limit (-1: none), spent, held, presumed and sliced amounts. The
+#: name of the lease follows.
 _STATE = struct.Struct("<qBBq15q")
-#: Behind so many bytes the name of a lease stands.
+#: The offset of the name of the lease.
 STATE_SIZE: int = _STATE.size
 _NO_LIMIT = -1
-#: The number of the last step of a process, and of the first entry that it wrote.
+#: The number of a process's last step, and of the first entry that this step wrote.
 LAST: struct.Struct = struct.Struct("<2q")
 
 
 def limit_figure(limit: int | None) -> int:
-    """A limit as it stands in a state."""
+    """The figure of a limit in a state."""
     return _NO_LIMIT if limit is None else limit
 
 
 def new_state(number: int, *, closed: bool, limits: Limits, window: bool = False) -> list[int]:
-    """Return the state of a tracker that has spent and held nothing.
+    """The state of a tracker that has spent and held nothing.
 
-    window: whether the first of all steps gives it one.
+    window: True if the first step gives the tracker a window.
     """
     figures = (figure for limit in limits for figure in (limit_figure(limit), 0, 0, 0, 0))
     return [number, int(closed), 0, int(window), *figures]
 
 
 def packed_state(values: list[int]) -> bytes:
-    """The state of a tracker with these values, and without a lease."""
+    """The packed state of a tracker without a lease."""
     return _STATE.pack(*values)
 
 
@@ -48,7 +49,7 @@ def has_window(state: bytes) -> bool:
 
 
 def states_of(data: bytes, windows: Mapping[int, str]) -> Iterator[tuple[int, Row]]:
-    """Numbers of trackers, and of each closed, the lease of a slice, five figures for each unit, and its window."""
+    """The number of each tracker with its row: closed, lease of a slice, five figures per unit, window."""
     at = 0
     while at < len(data):
         number, closed, size, _, *figures = _STATE.unpack_from(data, at)

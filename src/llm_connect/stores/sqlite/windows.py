@@ -1,4 +1,4 @@
-"""The windows of trackers with a period, as they stand in a budget file."""
+"""Reading and writing the windows of trackers with a period in a budget file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _WRITE = "INSERT OR REPLACE INTO windows (tracker, period, ends_at, first, parts
 
 
 def read_window(connection: sqlite3.Connection, number: int) -> Window | None:
-    """The window of the tracker of this number; None when its limits are for good."""
+    """The window of the tracker with this number; None without a period."""
     row = connection.execute(_FIND, (number,)).fetchone()
     return None if row is None else window_of(*row)
 
 
 def window_of(period: str, ends_at: float, first: int, parts: str) -> Window:
-    """The window that stands in a row."""
+    """The window in a row."""
     window = Window(period_of(period), wall_clock)
     window.become(ends_at, first, parts)
     return window
 
 
 def write_window(connection: sqlite3.Connection, number: int, window: Window | None) -> None:
-    """Write what has changed of a window, if there is one."""
+    """Write the state of a window, if there is one."""
     if window is not None and window.changed:
         connection.execute(_WRITE, (number, period_text(window.period), *window.state))
         window.changed = False
