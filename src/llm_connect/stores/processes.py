@@ -1,4 +1,4 @@
-"""Handles the budgets in stores when this process ends, or is forked."""
+"""Closes the sessions of this process at its end, and detaches them after a fork."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Protocol
 
 
 class Leaving(Protocol):
-    """A session that is told."""
+    """A session that must know when its process ends or forks."""
 
     def shut(self) -> None:
-        """The process ends."""
+        """Close: the process ends."""
         ...
 
     def leave_to_parent(self) -> None:
-        """This process is a fork of the one that the session was made in."""
+        """Let go of everything that belongs to the parent: this process is its fork."""
         ...
 
 
 _sessions: weakref.WeakSet[Leaving] = weakref.WeakSet()
-#: To close one in a fork would let go locks that its parent has.
+#: Closing one of them in a fork would release locks of the parent.
 _of_parents: list[object] = []
 
 
 def look_after(session: Leaving) -> None:
-    """Tell `session` when this process ends, or is forked."""
+    """Tell `session` when this process ends or forks."""
     _sessions.add(session)
 
 
 def keep_for_parent(connection: object) -> None:
-    """Never close a connection of the process that this one was forked from."""
+    """Keep a connection of the parent process open for ever."""
     _of_parents.append(connection)
 
 
@@ -46,6 +46,6 @@ def _forked() -> None:
 
 
 atexit.register(_ending)
-# There is no fork on Windows.
+# Windows has no fork.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)

@@ -1,4 +1,4 @@
-"""The one thread of a store in a process: it does for coroutines what takes I/O, and looks after the store."""
+"""The thread of a session: it does I/O on behalf of coroutines, and renews the lease."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Job = Callable[[], Any]
 
 
 class Attended(Protocol):
-    """A session that its worker looks after."""
+    """The session of a worker."""
 
     def tick(self) -> float:
-        """Do what is due; seconds after which to come again. What it raises is logged."""
+        """Do the work that is due, and return the seconds until the next call. The worker logs its exceptions."""
         ...
 
     @property
     def idle(self) -> bool:
-        """True if no work will follow."""
+        """True if no more work will come."""
         ...
 
     def part(self) -> None:
@@ -41,16 +41,16 @@ class Attended(Protocol):
         ...
 
 
-#: A thread that dies at its birth does so by accident.
+#: A foreign exception can kill a thread as it starts, so `start` tries again.
 _TRIES = 3
 
 
 class WorkerThread(DaemonThread):
-    """The thread of a store, for which coroutines and leases wait: nothing may keep it that is not the store's."""
+    """The thread of a session. Coroutines and the lease depend on it, so no foreign code may block it."""
 
 
 class StoreWorker:
-    """Does jobs in the order in which they came, in a daemon thread that ends with its session."""
+    """Does jobs in order of arrival, in a daemon thread that ends with its session."""
 
     def __init__(self, session: Attended) -> None:
         self._session = weakref.ref(session)
@@ -59,7 +59,7 @@ class StoreWorker:
         self._starting = threading.Lock()
 
     def start(self) -> None:
-        """Begin to look after the session; nothing while somebody does."""
+        """Start the thread unless it runs."""
         with self._starting:
             for _ in range(_TRIES):
                 if self.running:
@@ -72,11 +72,11 @@ class StoreWorker:
         return self._thread is not None and self._thread.is_alive()
 
     def put(self, job: Job) -> None:
-        """Do `job` soon; may be called by a finalizer."""
+        """Queue a job. A finalizer may call this."""
         self._jobs.put(job)
 
     async def run(self, operation: Callable[..., T], *args: Any) -> T:
-        """Return the result of `operation`. A cancelled one does not begin, or its result is dropped."""
+        """Return the result of `operation`. If cancelled, it does not start, or its result is dropped."""
         self.start()
         future: Future[T] = Future()
         self._jobs.put(partial(_fulfil, future, operation, args))
@@ -85,7 +85,7 @@ class StoreWorker:
             return await asyncio.wrap_future(future)
         finally:
             watch.end()
-            # The traceback of a cancellation keeps this frame, which must not keep a hold that nobody takes.
+            # The traceback of a cancellation keeps this frame alive, which must not keep a hold that nobody received.
             del future
 
     def put_end(self) -> None:
@@ -103,7 +103,7 @@ class StoreWorker:
 
 
 class _Watch:
-    """Starts the thread again when it has died, as long as a coroutine waits for it."""
+    """Restarts a thread that has died while a coroutine waits for it."""
 
     def __init__(self, worker: StoreWorker) -> None:
         self._worker = worker
@@ -135,13 +135,13 @@ def _work(jobs: Jobs, attended: weakref.ref[Attended]) -> None:
         try:
             pause = _do_next(jobs, attended, pause)
         except BaseException:
-            # Thrown into this thread from outside, or by `tick`: others wait for this thread.
+            # Another thread threw it into this one, or `tick` raised it. Others wait for this thread, so it continues.
             write(logging.ERROR, _FAILED, exc_info=True)
             pause = _PAUSE_SECONDS
 
 
 def _do_next(jobs: Jobs, attended: weakref.ref[Attended], pause: float) -> float | None:
-    """Do the next job, and what is due; seconds after which to come again, or None at the end."""
+    """Do the next job and the work that is due; return the seconds until the next call, or None at the end."""
     session = attended() if jobs.do_next(pause) else None
     if session is None:
         return None
@@ -152,19 +152,19 @@ def _do_next(jobs: Jobs, attended: weakref.ref[Attended], pause: float) -> float
 
 
 class Jobs:
-    """Jobs in the order in which they came. Each stays until it is done, so that none dies with a thread."""
+    """Jobs in order of arrival. Each stays queued until it is done, so that none is lost when a thread dies."""
 
     def __init__(self) -> None:
         self._left: deque[Job | None] = deque()
         self._woken: SimpleQueue[None] = SimpleQueue()
 
     def put(self, job: Job | None) -> None:
-        """Add one, or None for the end; a finalizer may do so."""
+        """Add a job, or None for the end. A finalizer may call this."""
         self._left.append(job)
         self._woken.put(None)
 
     def do_next(self, seconds: float) -> bool:
-        """Do the next one, for which one waits so long at most; False when it is the end."""
+        """Wait at most `seconds` for the next job and do it; return False at the end."""
         if not self._left:
             with suppress(Empty):
                 self._woken.get(timeout=seconds)

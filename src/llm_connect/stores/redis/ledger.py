@@ -1,4 +1,4 @@
-"""The ledger in a server: the last entries of all processes, and the sums of all that ever were."""
+"""The ledger in a server: the last entries of all processes, and the sums of all entries ever made."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _SUM = struct.Struct("<4q")
 
 
 class ServerLedger(Ledger):
-    """Like `Ledger`. The server keeps the last 10,000 entries of all processes; this shows as many as it is to."""
+    """Like `Ledger`. The server keeps the last 10,000 entries of all processes; this shows the last `keep` of them."""
 
     def __init__(self, keep: int, session: ServerParts) -> None:
         super().__init__(0, session.gate.run)
-        #: The server counts an entry when it is written.
+        #: Plain arguments: the server updates the sums when it writes the entry.
         self.posting: PostingOf = lambda *entry: entry
         self._keep = keep
         self._session = session
@@ -77,21 +77,21 @@ class ServerLedger(Ledger):
 
 
 def entry_from(text: bytes) -> LedgerEntry:
-    """The entry that stands in the ledger as this text."""
+    """The entry in this text from the ledger."""
     numbers, row = _parts_of(text)
     return entry_of((numbers[0], *row))
 
 
 def _parts_of(text: bytes) -> tuple[list[int], list[Any]]:
-    """An entry as it stands in the ledger: its number and, where it can be amended, that of its tracker; its row."""
+    """Split the text of an entry: its number, followed by its tracker's number if it can be amended; its row."""
     numbers, bracket, row = text.decode().partition("[")
     return [int(number) for number in numbers.split()], json.loads(bracket + row)
 
 
 def sums_by(by: By, rows: list[bytes]) -> dict[str, Total]:
-    """Sums by one thing, from the names and texts of a hash."""
+    """Sums by tracker, adapter, model or label, from the fields and values of a hash."""
     totals: dict[str, Total] = {}
-    # All labels beyond the most count under what is no label, but looks like a kind.
+    # Labels beyond the limit on their number share one field, which has the form of a kind.
     place = 0 if by == "label" else ("tracker", "adapter", "model").index(by)
     for name, text in zip(rows[::2], rows[1::2], strict=True):
         kind = json.loads(name)
@@ -102,7 +102,7 @@ def sums_by(by: By, rows: list[bytes]) -> dict[str, Total]:
 
 
 class ServerBooks(StoredBooks):
-    """Like `Books`; an entry gets its number when it is written."""
+    """Like `Books`. An entry gets its number when the server writes it."""
 
     _session: ServerParts
 
@@ -120,7 +120,7 @@ class ServerBooks(StoredBooks):
         self._session.changes.say("left", (number, NOTHING.minus(spent), NOTHING.minus(presumed)))
 
     def add_expiry(self, entry: LedgerEntry) -> None:
-        """Add an entry for spend that has left a window to the step; the figures are sent separately."""
+        """Add an entry about spend that has left its window to the step. The step sends the figures separately."""
         self._session.changes.add(
             entry, ([], entry.amount, NOTHING), (_text(entry_values(entry)), "", []), (False, False)
         )
@@ -138,7 +138,7 @@ class ServerBooks(StoredBooks):
             return None
         (number, *tracker), row = _parts_of(kept)
         if number != entry_id:
-            # Earlier entries have just gone.
+            # The ledger has just dropped earlier entries.
             raise Again
         entry = entry_of((number, *row))
         if entry.outcome != "settled" or not tracker or not self._session.changes.say_once("amend", entry_id):
@@ -146,7 +146,7 @@ class ServerBooks(StoredBooks):
         return self._ended_hold(tracker[0], entry)
 
     def _kept(self, entry_id: int) -> bytes | None:
-        """The text of an entry, where the ledger has it: entries stand there one after the other, the last ones."""
+        """The text of an entry if the ledger still has it; the numbers of its entries are consecutive."""
         first = self._session.fetch("LINDEX", "ledger", 0)
         place = -1 if first is None else entry_id - _parts_of(first)[0][0]
         kept: bytes | None = None if place < 0 else self._session.fetch("LINDEX", "ledger", place)
@@ -185,5 +185,5 @@ def _kind_text(kind: Kind) -> str:
 
 
 def _text(values: Row) -> str:
-    """Without its number, which it gets when it is written."""
+    """The text of an entry without its number, which the server adds."""
     return text_of(values[1:])

@@ -1,4 +1,4 @@
-"""Hearing that another process has freed budget, while callers of this one wait for it."""
+"""Listens for budget that other processes free while callers of this one wait."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RETRY_SECONDS = 0.5
 
 
 class Awaiting(Protocol):
-    """A session whose callers wait for what others may free."""
+    """A session whose callers wait for budget that other processes may free."""
 
     @property
     def server(self) -> Server: ...
@@ -34,7 +34,7 @@ class Awaiting(Protocol):
 
 
 class Listener:
-    """A thread with a connection of its own, which is there while anybody waits."""
+    """A thread with its own connection, which runs while a caller waits."""
 
     def __init__(self, session: Awaiting) -> None:
         self._session = weakref.ref(session)
@@ -42,7 +42,7 @@ class Listener:
         self._starting = threading.Lock()
 
     def start(self) -> None:
-        """Listen; nothing when it does."""
+        """Start the thread unless it runs."""
         with self._starting:
             if self._thread is None:
                 listening = DaemonThread(self._run, name="llm-connect listener")

@@ -1,4 +1,4 @@
-"""Reports on the budgets of a server, for people and for programs. Reading changes nothing."""
+"""Reports on the budgets of a server. Reading changes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BY: tuple[By, ...] = ("adapter", "model", "label")
 
 
 class ServerReport:
-    """The budgets of a server. What is read of one is not all of the same moment."""
+    """The budgets of a server. The parts of a report may come from slightly different moments."""
 
     def __init__(self, server: Server, url: str) -> None:
         self._server = server
@@ -122,6 +122,6 @@ class ServerReport:
 
 @contextmanager
 def reading(url: str) -> Iterator[ServerReport]:
-    """The report of a server. Raises LLMStoreError when it cannot be read."""
+    """Open the server at `url` for a report. Raises LLMStoreError if it cannot be read."""
     with closing(Server(url, _SECONDS)) as server:
         yield ServerReport(server, url)

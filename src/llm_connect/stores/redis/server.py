@@ -1,4 +1,4 @@
-"""The connection of a process to a server, and what is said when it cannot be used."""
+"""The connection of a process to a Redis server, and the errors when it cannot be used."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from urllib.parse import parse_qs, urlsplit
 
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 
-#: The options that a URL may have.
+#: The options that a URL may contain.
 _OPTIONS = {"db", "username", "password"} | {
     f"ssl_{option}"
     for option in ("keyfile", "certfile", "cert_reqs", "ca_certs", "ca_path", "ca_data", "check_hostname", "password")
 }
-#: The duration of the first try of a server that hangs.
+#: The duration of the first try at a server that hangs, in seconds.
 _SHORTEST_TRY = 0.05
 _PAUSE_SECONDS = 0.02
 
 
 class Outage:
-    """A server that did not answer: no call waits for it again before it does.
+    """The outage of a server. While it lasts, calls do not wait for the server.
 
-    One that refuses is tried by every call, which costs no time. One that hangs is tried by one call now and then, for
-    a fifth of the time since the last try.
+    Every call tries a server that refuses connections, which takes no time. A server that hangs is tried only now and
+    then, by one call, for a fifth of the time since the last try.
     """
 
     def __init__(self) -> None:
         self._error: LLMStoreError | None = None
         self._next_try = 0.0
-        #: For how long a server that hangs is tried; 0 for one that does not.
+        #: The duration of a try at a server that hangs; 0 for any other.
         self.try_seconds: float = 0.0
 
     @property
@@ -39,17 +39,17 @@ class Outage:
         return self._error is not None
 
     def note(self, error: LLMStoreError, *, hangs: bool) -> None:
-        """It was waited for in vain."""
+        """Note that the server did not answer."""
         self._error = error
         self.try_seconds = min(1.0, max(_SHORTEST_TRY, 2 * self.try_seconds)) if hangs else 0.0
         self._next_try = time.monotonic() + 5 * self.try_seconds
 
     def end(self) -> None:
-        """It has answered."""
+        """Note that the server has answered."""
         self._error, self.try_seconds = None, 0.0
 
     def patience(self, seconds: float) -> float:
-        """For how long a call may try again. Raises LLMStoreError when it is not to try at all."""
+        """The time for which a call may retry. Raises LLMStoreError if it must not try at all."""
         if self._error is None:
             return seconds
         if time.monotonic() < self._next_try:
@@ -58,9 +58,9 @@ class Outage:
 
 
 class Server:
-    """One connection to a server, made when needed, and made again after it was lost.
+    """One connection to a server, opened on demand and again after it was lost.
 
-    Who uses it sees to it that one thread does at a time.
+    The caller must make sure that only one thread uses it at a time.
     """
 
     def __init__(self, url: str, seconds: float) -> None:
@@ -68,23 +68,23 @@ class Server:
         self._seconds = seconds
         self._connection: Any = None
         self._moved: dict[str, Any] = {}
-        #: True after the first connection: from then on a lost one is tried again for a while.
+        #: True after the first connection; from then on, a command is retried if its connection is lost.
         self._known = False
-        #: True if the server may have done the last command although its answer was not read.
+        #: True if the server may have executed the last command although its answer was not read.
         self.unsure: bool = False
         self._outage = Outage()
-        #: The number of connections so far: a new one may lead to another server, or to an older state.
+        #: The number of connections so far. A new one may lead to another server, or to an earlier state.
         self.connected: int = 0
 
     def call(self, *command: Any) -> Any:
-        """The answer to a command that may be given again. Raises LLMStoreError."""
+        """Return the answer to a command that may be repeated. Raises LLMStoreError."""
         sent = packed(*command)
         return self.patiently(lambda again: sent)
 
     def patiently(self, command: Callable[[bool], bytes]) -> Any:
-        """The answer to a command, which learns whether it may have been done already.
+        """Return the answer to a command. Its argument is True if the server may have executed it already.
 
-        Raises LLMStoreError, and NotLoaded; afterwards `unsure` says whether the command may have been done.
+        Raises LLMStoreError or NotLoaded; then `unsure` is True if the server may have executed the command.
         """
         end, self.unsure = time.monotonic() + self._outage.patience(self._seconds), False
         while True:
@@ -103,7 +103,7 @@ class Server:
                 return answer
 
     def _taken(self) -> Any:
-        """The connection, which is away until a whole answer was read: whatever comes between, nobody uses it again."""
+        """Take the connection until a whole answer has been read, so that an interrupted one is never used again."""
         connection, self._connection = self._connection, None
         if connection is None:
             connection = self.new_connection()
@@ -114,14 +114,14 @@ class Server:
 
     def _keep(self, connection: Any) -> None:
         if self._outage.known:
-            # It was made to be tried for a moment only.
+            # It was opened with the short timeout of a try.
             self._outage.end()
             connection.disconnect()
         else:
             self._connection = connection
 
     def _leave(self, connection: Any, error: BaseException, again: bool) -> None:
-        """Keep a connection whose answer is an error, and close any other."""
+        """Keep a connection on which the server answered with an error; close any other."""
         from redis.exceptions import MovedError, ResponseError
 
         if connection is None:
@@ -134,7 +134,7 @@ class Server:
             connection.disconnect()
 
     def _try_again(self, error: BaseException, end: float) -> None:
-        """Return when a command that has failed may be given again. Raises LLMStoreError, NotLoaded, or `error`."""
+        """Return when a failed command may be retried. Raises LLMStoreError, NotLoaded or `error` if it may not."""
         from redis import exceptions
 
         if isinstance(error, exceptions.MovedError):
@@ -157,7 +157,7 @@ class Server:
             raise error
 
     def new_connection(self, **details: Any) -> Any:
-        """A connection of its own, not yet open. Raises LLMConfigurationError when redis-py is not there."""
+        """Make a separate connection, not yet open. Raises LLMConfigurationError if redis-py is not installed."""
         _check(self._url)
         try:
             from redis.backoff import NoBackoff
@@ -179,28 +179,28 @@ class Server:
         return kind(**{**place, **limits, **self._moved, **details})
 
     def close(self) -> None:
-        """Close the connection; the next command makes another one."""
+        """Close the connection; the next command opens another one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
 
 
-#: Encodes compact JSON. `json.dumps` would make such an encoder for each text.
+#: Encodes compact JSON. `json.dumps` would make an encoder for each text.
 text_of: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def script(name: str) -> str:
-    """The script of this name, as the server takes it."""
+    """The source of the Lua script of this name."""
     return importlib.resources.files("llm_connect.stores.redis").joinpath(f"{name}.lua").read_text("utf-8")
 
 
 def packed(*parts: Any) -> bytes:
-    """A command as it is sent."""
+    """The bytes of a command in the protocol of Redis."""
     return b"*%d\r\n%b" % (len(parts), b"".join(map(part_of, parts)))
 
 
 def part_of(part: Any) -> bytes:
-    """A part of a command as it is sent."""
+    """The bytes of one argument of a command."""
     data = part if isinstance(part, bytes) else str(part).encode()
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
@@ -222,12 +222,12 @@ class NotLoaded(Exception):
 
 
 def store_error(url: str, error: Exception | str) -> LLMStoreError:
-    """The error for what has gone wrong with the server of this URL; it shows no password."""
+    """The LLMStoreError for a failure of the server at this URL; it shows no password."""
     return LLMStoreError(_said(url, error), store=shown(url))
 
 
 def shown(url: str) -> str:
-    """A URL as it may be shown: where the server is, and which database, but not who asks, nor by which password."""
+    """A URL that may be shown: the server and the database, without user and password."""
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2]
     database = parse_qs(parts.query).get("db")

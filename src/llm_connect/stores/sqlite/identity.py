@@ -1,4 +1,4 @@
-"""Checks that a budget file is still the one that was opened, and in no earlier state."""
+"""Checks that a budget file was not replaced or set back to an earlier state since it was opened."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 from llm_connect.errors import LLMStoreError
 from llm_connect.stores.sqlite.schema import peek, url_of
 
-#: Two numbers in a file that only grow: the last entry of the ledger, and the last lease.
+#: Two numbers in a file that never decrease: the last ledger entry and the last lease.
 _REVISION = "SELECT (SELECT ifnull(max(id), 0) FROM ledger), (SELECT ifnull(max(seq), 0) FROM sqlite_sequence)"
-#: A file that is just being written from its log may look wrong for a moment.
+#: During a checkpoint, the file may look corrupt for a moment.
 _TRIES, _PAUSE_SECONDS = 10, 0.02
 
-#: Where SQLite locks a file for those that read it: the first byte, and how many.
+#: The bytes of a file that SQLite locks for readers: the first one and their number.
 _READERS = (0x4000_0002, 510)
-#: Connections to files that are no longer there.
+#: Connections to lost files, which are never closed.
 _unclosed: list[sqlite3.Connection] = []
 
 
 class _Seen(NamedTuple):
-    """A file as it was at the last look."""
+    """The state of a file at one look."""
 
     place: tuple[int, int]
     log: tuple[int, int] | None
@@ -34,12 +34,12 @@ class _Seen(NamedTuple):
 
 
 class Identity:
-    """The file of one process. Each look costs two calls of the operating system.
+    """The budget file that this process has opened. Each look costs two system calls.
 
-    SQLite trusts what it has read before, and goes on in a file that was deleted. So the file and its log have to be
-    where they were, and the file without its log, which checkpoints write, never goes back to an earlier state. A
-    checkpoint that a reader keeps from its end leaves a file that makes no sense without its log: then the next
-    checkpoint tells.
+    SQLite trusts its cache, and keeps working in a file that was deleted. So each look checks that the file and its
+    log (`-wal`) still have the same inodes, and that the file without its log, which checkpoints write, has not gone
+    back to an earlier state. If a reader keeps a checkpoint from finishing, the file is inconsistent without its log;
+    then the look after the next checkpoint decides.
     """
 
     def __init__(self, path: str) -> None:
@@ -47,35 +47,35 @@ class Identity:
         self._seen: _Seen | None = None
         self._revision = (0, 0)
         self._last_entry = 0
-        #: True once it is known to be another file, for good.
+        #: True, and never False again, once the file was found to be lost.
         self.lost: bool = False
 
     @property
     def in_place(self) -> bool:
-        """True if it is the same file, perhaps in another state."""
+        """True if the path still leads to the same file, perhaps in another state."""
         now = _look(self.path)
         return now is not None and self._seen is not None and now.place == self._seen.place
 
     def forget_log(self) -> None:
-        """The connection was closed, and with it the log may have gone."""
+        """Accept any log at the next look: the connection was closed, which may have deleted the log."""
         if self._seen is not None:
             self._seen = self._seen._replace(log=None)
 
     def check(self) -> None:
-        """Raise LLMStoreError when the file is another one, or was overwritten."""
+        """Raise LLMStoreError if the file was deleted, replaced or overwritten."""
         now = None if self.lost else _look(self.path)
         if now is None or not self._is_same(now):
             self._lose()
         self._seen = now
 
     def check_entry(self, last: int) -> None:
-        """Raise LLMStoreError when the last entry comes before one that this process has seen."""
+        """Raise LLMStoreError if the last entry is older than one that this process has seen."""
         if last < self._last_entry:
             self._lose()
         self._last_entry = last
 
     def note_entry(self, last: int) -> None:
-        """This process has seen an entry."""
+        """Note that this process has seen an entry."""
         self._last_entry = last
 
     def _is_same(self, now: _Seen) -> bool:
@@ -87,7 +87,7 @@ class Identity:
         return (seen is not None and seen.written_at == now.written_at) or self._goes_on(now)
 
     def _goes_on(self, now: _Seen) -> bool:
-        """True if the file was not set back to an earlier state."""
+        """True unless the file was set back to an earlier state."""
         if self._seen is not None and not now.size:
             return False
         for _ in range(_TRIES):
@@ -115,7 +115,7 @@ class Identity:
 
 
 def _look(path: str) -> _Seen | None:
-    """Look at a file; None if it does not exist."""
+    """Return the state of a file, or None if it does not exist."""
     try:
         now = os.stat(path)
     except OSError:
@@ -135,7 +135,7 @@ def _revision(path: str) -> tuple[int, int]:
         except sqlite3.OperationalError as error:
             if "no such table" not in str(error):
                 raise
-            # All that ever was in it is in the log.
+            # Everything is still in the log.
             return (0, 0)
     return found
 
@@ -150,37 +150,38 @@ def _is_whole(path: str) -> bool:
 
 
 def _is_corrupt(error: sqlite3.Error) -> bool:
-    # The code of an error says more in its further bytes.
+    # The upper bytes of an error code only add details.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT
 
 
 def close(connection: sqlite3.Connection, file: Identity) -> None:
-    """Close a connection. Of a file that is another one it only lets go.
+    """Close a connection, but keep SQLite from writing or deleting a log if the file is lost.
 
-    The last one that closes a file writes its log into it, and deletes the log by its name: which is another's by now.
+    The last connection that closes writes the log into the file, and deletes the log by its name. If the file was
+    replaced, a log of that name belongs to the new file.
     """
     with suppress(LLMStoreError):
         file.check()
     if file.lost and not (_can_leave_the_log(connection) or _closed_under_lock(connection, file)):
         _unclosed.append(connection)
-        # Also when Python ends, which would close it.
+        # Without this reference, Python would close the connection at exit.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
         return
     connection.close()
 
 
 def _closed_under_lock(connection: sqlite3.Connection, file: Identity) -> bool:
-    """Close a connection while somebody else seems to read its file: then it leaves its log.
+    """Close a connection under the lock of a reader, so that SQLite leaves the log as it is.
 
-    Kept open, it would keep every new connection of this process from a file that was restored in its place. False
-    where the file is another one by now, which the old connection does not concern, or where there are no such locks.
+    An open connection would keep every new one of this process from a file that was restored in place. Returns False
+    if the path now leads to another file, which the old connection does not affect, or if the system has no such locks.
     """
     try:
         import fcntl
 
         if not file.in_place:
             return False
-        # It stays open for good: closed, it would let go the locks of all connections of this process to the file.
+        # Never closed: closing it would release the locks of all connections of this process to the file.
         reader = os.open(file.path, os.O_RDONLY)
         fcntl.fcntl(reader, fcntl.F_OFD_SETLK, struct.pack("hhqqi0q", fcntl.F_RDLCK, os.SEEK_SET, *_READERS, 0))
     except (ImportError, AttributeError, OSError):
@@ -191,7 +192,7 @@ def _closed_under_lock(connection: sqlite3.Connection, file: Identity) -> bool:
 
 
 def _can_leave_the_log(connection: Any) -> bool:
-    """Make a connection leave its log as it is; False before Python 3.12, which cannot do that."""
+    """Make a connection leave its log as it is when it closes. False before Python 3.12, which cannot do that."""
     if not hasattr(connection, "setconfig"):
         return False
     connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The ledger in a budget file: every entry of all processes, kept for good."""
+"""The ledger in a budget file, which keeps every entry of all processes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from llm_connect.types.amounts import Amount
 if TYPE_CHECKING:
     from llm_connect.stores.sqlite.ports import FileParts
 
-#: All but what moves spending out of windows.
+#: All entries except those about spend that has left its window.
 _LASTING = "budget = ? AND outcome <> 'expired'"
 _SUMS = "sum(tokens), sum(calls), sum(nano_usd)"
 
 
 class FileLedger(Ledger):
-    """Like `Ledger`. It shows the last `keep_entries` of all processes; those before are in the file, too."""
+    """Like `Ledger`. It shows the last `keep` entries of all processes; the file keeps the earlier ones too."""
 
     def __init__(self, keep: int, session: FileParts) -> None:
         super().__init__(0, session.gate.run)
-        #: Nothing is to be known of it beforehand: adding an entry is what counts it.
+        #: Plain arguments: the file has no separate sums to update.
         self.posting: PostingOf = lambda *entry: entry
         self._keep = keep
         self._session = session
@@ -56,7 +56,7 @@ class FileLedger(Ledger):
         self.post(entry, None)
 
     def totals(self, by: By) -> dict[str, Total]:
-        """Like `Ledger.totals`; nothing is kept together, since the file has every entry."""
+        """Like `Ledger.totals`, computed from all entries in the file."""
         if by not in get_args(By):
             raise LLMConfigurationError(f"totals() accepts tracker, adapter, model or label, not {by!r}.")
         name = {"tracker": "path", "label": "label.key || '=' || label.value"}.get(by, f"ifnull({by}, '')")
@@ -84,13 +84,13 @@ class FileLedger(Ledger):
 
 
 class FileBooks(StoredBooks):
-    """Like `Books`; the numbers of entries, and what is presumed, are those of the file."""
+    """Like `Books`. The ids of entries and the open presumptions come from the file."""
 
     _session: FileParts
 
     def __init__(self, session: FileParts, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
         super().__init__(session, ledger, outbox, sink)
-        # Unlike a generator, this goes on after an interruption.
+        # Unlike a generator, this iterator survives an interruption.
         self._ids = iter(self._next_id, None)  # type: ignore[assignment]
         self.last_id: int | None = None
 
@@ -99,7 +99,7 @@ class FileBooks(StoredBooks):
         return number
 
     def number(self) -> int:
-        """The id of the next entry. It is not taken: an id that nothing was written under would be given again."""
+        """The id of the next entry. It stays free: the next call returns it again unless an entry was written."""
         if self.last_id is None:
             self.last_id = int(self._session.connection.execute("SELECT ifnull(max(id), 0) FROM ledger").fetchone()[0])
         return self.last_id + 1

@@ -1,4 +1,4 @@
-"""Reports on a budget file, for people and for programs. Reading changes nothing."""
+"""Reports on the budgets of a file. Reading changes nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SPENT_BY = {
 
 
 class Report:
-    """A budget file, read at one moment."""
+    """A budget file, read in one transaction."""
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
@@ -50,7 +50,7 @@ class Report:
         self._now = time.time()
 
     def budgets(self) -> list[dict[str, Any]]:
-        """All budgets of the file, with how many holds they have, and how many of these are stale."""
+        """All budgets of the file, each with the number of its open holds and of the stale ones among them."""
         found = []
         for number, name, *figures in self._rows(_ROOTS):
             holds = self._holds(number)
@@ -59,7 +59,7 @@ class Report:
         return found
 
     def budget(self, name: str) -> dict[str, Any]:
-        """One budget: its trackers, who holds what, and what was spent by whom."""
+        """One budget: its trackers, its open holds, and its spend by adapter, model and label."""
         number = self.number(name)
         trackers = [
             {"path": path, "closed": bool(closed), "slice": lease is not None, **_figures(figures)}
@@ -100,7 +100,7 @@ def _figures(row: list[Any]) -> dict[str, Any]:
 
 @contextmanager
 def reading(path: str) -> Iterator[Report]:
-    """The report of the budget file at `path`, all of one moment. Raises LLMStoreError when it cannot be read."""
+    """Open the budget file at `path` for a report. Raises LLMStoreError if it cannot be read."""
     connection = read_only(path)
     try:
         connection.execute("BEGIN")

@@ -1,6 +1,7 @@
-"""The tables of a budget file, which the scripts in `migrations` make, and connections to it.
+"""Connections to a budget file, and its tables, which the scripts in `migrations` create.
 
-Every SQLite tool can read them. Amounts are integers: tokens, calls, and nano-USD. Times are seconds since the epoch.
+Every SQLite tool can read the tables. Amounts are integers: tokens, calls and nano-USD. Times are seconds since the
+epoch.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ from urllib.parse import quote
 
 from llm_connect.errors import LLMStoreError
 
-#: "LLMb", so that `file` and other tools tell such a file from other databases.
+#: "LLMb", by which `file` and other tools recognize a budget file.
 APPLICATION_ID = 0x4C4C4D62
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-#: In seconds.
+#: The pauses between two tries, in seconds.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.002, 0.1
 
 
 def _migrations() -> tuple[str, ...]:
-    """The scripts in `migrations`, by their numbers."""
+    """The scripts in `migrations`, in order."""
     folder = importlib.resources.files("llm_connect.stores.sqlite").joinpath("migrations")
     scripts = sorted(folder.iterdir(), key=lambda script: int(script.name.removesuffix(".sql")))
     return tuple(script.read_text("utf-8") for script in scripts)
 
 
-#: The scripts that bring a file from each version to the next; `PRAGMA user_version` counts those that have run.
+#: Each script upgrades a file to the next version; `PRAGMA user_version` counts the scripts that have run.
 MIGRATIONS: tuple[str, ...] = _migrations()
 
 
 def connect(path: str, busy_seconds: float) -> sqlite3.Connection:
-    """A connection to the budget file at `path`, whose tables are those of this version.
+    """Connect to the budget file at `path`; create it, or upgrade its tables, if necessary.
 
-    Every commit is on the disk before it returns (`synchronous=FULL`).
+    A commit returns after its data is on the disk (`synchronous=FULL`).
 
-    Raises LLMStoreError when it cannot be opened, is no budget file, or was written by a later version.
+    Raises LLMStoreError if the file cannot be opened, is not a budget file, or was written by a later version.
     """
     connection = _opened(path, path, timeout=0, check_same_thread=False)
     with _closed_when_unfit(connection, path):
@@ -50,8 +51,8 @@ def connect(path: str, busy_seconds: float) -> sqlite3.Connection:
 
 
 def read_only(path: str) -> sqlite3.Connection:
-    """A connection that can change nothing. Raises LLMStoreError, also when there is no such file."""
-    # Not `mode=ro`: that cannot read a file that nobody else has open.
+    """A connection that can change nothing. Raises LLMStoreError, also if the file does not exist."""
+    # Not `mode=ro`: it cannot read a file that no other connection has open.
     connection = _opened(path, f"file:{quote(path)}?mode=rw", uri=True, timeout=5)
     with _closed_when_unfit(connection, path):
         connection.execute("PRAGMA query_only = 1")
@@ -63,15 +64,15 @@ def read_only(path: str) -> sqlite3.Connection:
 
 
 def peek(path: str) -> sqlite3.Connection:
-    """A connection that reads the file as it is without its log. Raises sqlite3.Error.
+    """A connection that reads the file without its log. Raises sqlite3.Error.
 
-    Only SQLite itself may open the file: closing it otherwise would let go the locks of the other connections.
+    Only SQLite may open the file: any other way of closing it would release the locks of this process's connections.
     """
     return sqlite3.connect(f"file:{quote(path)}?immutable=1", uri=True, isolation_level=None, timeout=0)
 
 
 def begin(connection: sqlite3.Connection, busy_seconds: float) -> None:
-    """Begin a transaction that writes. Raises sqlite3.Error when others keep the file busy for longer."""
+    """Begin a write transaction. Raises sqlite3.Error if the file stays busy for `busy_seconds`."""
     try:
         connection.execute("BEGIN IMMEDIATE")
     except sqlite3.OperationalError:
@@ -79,12 +80,12 @@ def begin(connection: sqlite3.Connection, busy_seconds: float) -> None:
 
 
 def patiently(work: Callable[[], object], busy_seconds: float) -> None:
-    """Do `work` as soon as the file is free. Raises sqlite3.Error when it is not for so many seconds.
+    """Do `work` as soon as the file is free. Raises sqlite3.Error if it stays busy for `busy_seconds`.
 
-    SQLite's own way to wait sleeps up to a tenth of a second between two tries, however little time there is. Here
-    there are at least ten tries, at random moments. More of them would cost more than they win: whoever has just
-    written does its next steps fastest, because it knows the file. Only who has waited for half of the time tries at
-    every chance, so that the busiest file lets everybody in.
+    SQLite's own busy handler sleeps up to a tenth of a second between two tries, even if little time is left. This
+    function tries at least ten times, at random moments. More tries would cost more than they gain: the process that
+    has just written does its next steps fastest, because its cache is up to date. After half of the time it tries at
+    the shortest interval, so that every process gets its turn even in the busiest file.
     """
     end = time.monotonic() + busy_seconds
     urgent = end - busy_seconds / 2
@@ -97,7 +98,7 @@ def patiently(work: Callable[[], object], busy_seconds: float) -> None:
             now = time.monotonic()
             if error.sqlite_errorcode & 0xFF not in _BUSY or now >= end:
                 raise
-        time.sleep(pause * random.random())  # noqa: S311 - so that not all come again at once
+        time.sleep(pause * random.random())  # noqa: S311 - so that processes do not try at the same time
         pause = _SHORTEST_PAUSE if now >= urgent else min(2 * pause, longest)
 
 
@@ -107,7 +108,7 @@ def url_of(path: str) -> str:
 
 
 def store_error(path: str, error: sqlite3.Error) -> LLMStoreError:
-    """The error for what SQLite says of the file at `path`."""
+    """The LLMStoreError for an error of SQLite in the file at `path`."""
     url = url_of(path)
     if "locked" in str(error):
         advice = "other processes keep it busy. Try again, or share it among fewer"
@@ -136,7 +137,7 @@ def _prepare(connection: sqlite3.Connection, path: str, migrations: Sequence[str
 
 
 def _version(connection: sqlite3.Connection, path: str) -> int:
-    """The version of the tables, 0 in an empty file. Raises LLMStoreError when they are not ours."""
+    """The version of the tables, 0 in an empty file. Raises LLMStoreError for another program's database."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -150,7 +151,7 @@ def _version(connection: sqlite3.Connection, path: str) -> int:
 
 
 def _statements(script: str) -> list[str]:
-    """The statements of a script, one by one, so that all of them are in one transaction."""
+    """The single statements of a script, which can all run in one transaction."""
     statements, rest = [], ""
     for line in script.splitlines(keepends=True):
         rest += line
@@ -170,7 +171,7 @@ def _opened(path: str, database: str, **options: Any) -> sqlite3.Connection:
 
 @contextmanager
 def _closed_when_unfit(connection: sqlite3.Connection, path: str) -> Iterator[None]:
-    """In the block a new connection is made ready; it is closed when that fails."""
+    """Close a new connection if the block, which prepares it, fails."""
     try:
         yield
     except sqlite3.Error as error:
