@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from llm_connect._flows import adrive, drive
+from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.acquire import Wait
 from llm_connect.budget.tracker import BudgetTracker
@@ -86,6 +87,9 @@ class Stub(ProviderAdapter):
 
     def render(self, prompt: str, config: RunConfig, max_tokens: int | None) -> Request:
         return Request("/", "m", {"prompt": prompt, "max": max_tokens})
+
+    def limited(self, request: Request, max_tokens: int | None) -> Request:
+        return Request("/", "m", {**request.body, "max": max_tokens})
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return self._say()  # type: ignore[no-any-return]
@@ -335,20 +339,33 @@ def test_no_place_in_time_holds_nothing() -> None:
     running.close()
 
 
-def test_a_render_that_fails_after_the_reservation_releases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that cannot be rendered was not sent (BUDGET-3)."""
+@pytest.mark.parametrize(("method", "ends"), [("render", []), ("limited", ["released"])])
+def test_a_request_that_cannot_be_made_holds_nothing(
+    method: str, ends: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is rendered before anything is held; if its output limit cannot be set then, it was not sent. (BUDGET-3)"""
     tracker, adapter = BudgetTracker(1_000), Stub(GOOD)
-    bound = adapter.bound("hello", config_of(tracker))
 
     def fail(*_: object) -> Request:
         raise LLMConfigurationError("unknown parameter")
 
-    monkeypatch.setattr(adapter, "bound", lambda *_: bound)
-    monkeypatch.setattr(adapter, "render", fail)
+    monkeypatch.setattr(adapter, method, fail)
     with pytest.raises(LLMConfigurationError):
-        adapter.execute_prompt("hello", config_of(tracker))
-    assert outcomes(tracker) == ["released"]
+        adapter.execute_prompt("hello", config_of(tracker, max_tokens=None))
+    assert outcomes(tracker) == ends
     at_rest(tracker)
+
+
+def test_a_subclass_may_bound_its_calls_itself() -> None:
+    """The bound that a subclass computes is held, not that of the request. (BUDGET-1)"""
+
+    class Careful(Stub):
+        def bound(self, prompt: str, config: RunConfig) -> Bound:
+            return Bound(prompt_tokens=700, max_tokens=60)
+
+    tracker = BudgetTracker(1_000)
+    Careful(GOOD).execute_prompt("hello", config_of(tracker))
+    assert [entry.bound.tokens for entry in tracker.ledger] == [760]
 
 
 def test_a_hold_that_no_longer_covers_its_call_is_reserved_anew() -> None:

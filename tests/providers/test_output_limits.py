@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
+from itertools import permutations
 from typing import Any
 
 import pytest
 
 from llm_connect import (
     BudgetTracker,
+    ClaudeCodeAdapter,
     GeminiAdapter,
     LLMAdapter,
     LLMResponse,
@@ -18,8 +21,9 @@ from llm_connect import (
     OpenRouterAdapter,
     RunConfig,
 )
-from llm_connect.testing import EmbeddedProvider
+from llm_connect.testing import Behaviour, EmbeddedProvider
 
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 ADAPTERS: dict[str, Callable[[str], LLMAdapter]] = {
     "chat": lambda url: OpenAIAdapter(model="gpt-4.1-mini", api_key="k" * 20, base_url=f"{url}/v1"),
     "responses": lambda url: OpenAIAdapter(
@@ -59,6 +63,55 @@ def streamed_in_loop(adapter: LLMAdapter, config: RunConfig) -> LLMResponse:
         return stream.response
 
     return asyncio.run(ask())
+
+
+#: A budget, and the fields of a config. The output limit is that of the call, none, the adapter's, or what is free.
+BUDGETS: list[tuple[Callable[[], BudgetTracker | None], dict[str, Any]]] = [
+    (lambda: None, {"max_tokens": 70}),
+    (BudgetTracker, {}),
+    (lambda: BudgetTracker(100_000), {"max_tokens": 70}),
+    (lambda: BudgetTracker(100_000), {}),
+    (lambda: BudgetTracker(1_000), {}),
+]
+
+
+@pytest.mark.parametrize("how", [sync, in_loop, streamed, streamed_in_loop])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_call_renders_its_request_once(name: str, how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For its bound, its sending and its retries; the output limit of the hold is set on that request. (CALL-49)"""
+    with EmbeddedProvider() as provider, ADAPTERS[name](provider.url) as adapter:  # type: ignore[attr-defined]
+        render, rendered = adapter.render, []
+
+        def noted(*arguments: Any) -> Any:
+            rendered.append(arguments)
+            return render(*arguments)
+
+        monkeypatch.setattr(adapter, "render", noted)
+        for make, fields in BUDGETS:
+            tracker = make()
+            rendered.clear()
+            provider.script(Behaviour(status=429, retry_after=0), times=1)
+            assert how(adapter, RunConfig(budget_tracker=tracker, **fields)).metadata["attempts"] == 2
+            assert len(rendered) == 1
+            if tracker is not None and tracker.total is not None:
+                hold = list(tracker.ledger)[-1].bound.tokens
+                prompt = adapter.bound("Tell a story.", RunConfig(max_tokens=70)).prompt_tokens
+                assert provider.requests[-1].output_limit == hold - prompt
+
+
+@pytest.mark.parametrize("name", [*ADAPTERS, "claude"])
+@pytest.mark.parametrize("fields", [{}, {"system_prompt": "Be brief.", "model_params": {"json_schema": SCHEMA}}])
+def test_another_output_limit_makes_the_request_that_it_would_have_rendered(name: str, fields: dict[str, Any]) -> None:
+    """In every format, with a limit and without one. (CALL-49)"""
+    adapter: Any = {**ADAPTERS, "claude": lambda _: ClaudeCodeAdapter(api_key="k" * 20, cli_path=sys.executable)}[name](
+        "http://127.0.0.1:9"
+    )
+    config = RunConfig(**fields)
+    for before, after in permutations((None, 5, 700), 2):
+        expected = adapter.render("Tell a story.", config, after)
+        request = adapter.render("Tell a story.", config, before)
+        assert adapter.limited(request, after) == expected
+        assert request == adapter.render("Tell a story.", config, before)
 
 
 @pytest.mark.parametrize("how", [sync, in_loop, streamed, streamed_in_loop])

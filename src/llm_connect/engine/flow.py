@@ -9,16 +9,16 @@ the hold of the attempt has ended by then.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from llm_connect._flows import Step
+from llm_connect._flows import Flow, Step
 from llm_connect._validation import check_prompt
 from llm_connect.budget.accounting.accounts import limits_usd
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.admission.acquire import Operation, acquire
+from llm_connect.budget.admission.acquire import acquire
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import CLAMPED, CUT, RETRIED, Owed, raise_stray, stray, tell
 from llm_connect.budget.tracker import BudgetTracker
@@ -32,9 +32,11 @@ from llm_connect.engine.settlement import end_attempt, error_of, outcome_of, rea
 from llm_connect.engine.token_count import ask_for_count
 from llm_connect.engine.warming import WarmUp
 from llm_connect.errors import LLMBudgetExceededError
+from llm_connect.interface.adapter import DEFAULT_MAX_TOKENS
+from llm_connect.interface.attempt import attempt
 from llm_connect.interface.config import RunConfig
 from llm_connect.interface.reservation import declared_price, log_cut, terms, tracker_of
-from llm_connect.protocols.wire import Answer, Failure, Reply
+from llm_connect.protocols.wire import Answer, Failure
 from llm_connect.types.amounts import NOTHING, Amount
 from llm_connect.types.response import LLMResponse, Prompt
 
@@ -56,26 +58,32 @@ class Call:
         self.model: str = config.model_name or adapter.model
         #: Requests sent so far.
         self.attempts: int = 0
-        #: The amount that the attempts so far have added to the budget.
-        self.booked: Amount = NOTHING
+        #: The amount that the attempts before the last one have added to the budget.
+        self._booked: Amount = NOTHING
         #: The hold of the last attempt.
         self.hold: Hold | None = None
         #: The bound of the last attempt.
         self.bound: Bound | None = None
-        self._counted = False
-        self._count: Reply | None = None
+        #: The request, rendered once, and its output limit.
+        self._request: Request | None = None
+        self._limit: int | None = None
         #: The last concurrency slot; None before the first one.
         self._place: Place | None = None
         #: Facts about the last exchange that are known before its reply is complete.
         self._head = Head()
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
-        #: True if its holds may be in a store, so that it waits for I/O.
-        self._stored = self.tracker is not None and self.tracker.gate.worker is not None
+        #: Takes a slot again, if the call has given way to others while it waited for budget.
+        self.come_back: Callable[[], Flow[Outcome | None]] | None = None
 
     @property
     def text(self) -> str:
         """The text that a stream has passed on so far; empty for other calls."""
         return ""
+
+    @property
+    def booked(self) -> Amount:
+        """The amount that the attempts so far have added to the budget."""
+        return self._booked if self.hold is None else self._booked.plus(self.hold.amount)
 
     @property
     def owed(self) -> Owed | None:
@@ -132,9 +140,10 @@ class Call:
         try:
             if failure is not None:
                 return failure
-            if self.tracker is not None:
-                return (yield from self._held_attempt(self.tracker))
-            return (yield from self._exchange(self.adapter.render(self.prompt, self.config, self.config.max_tokens)))
+            if self.tracker is None:
+                return (yield from self.exchange())
+            outcome = yield from attempt(self)
+            return outcome
         finally:
             self._give_place_back()
 
@@ -146,7 +155,7 @@ class Call:
         place = yield TakeSlot(self.adapter.slots, turn)
         if isinstance(place, Failure):
             return place
-        self._place = place
+        self._place, self.come_back = place, None
         if place.waited:
             self.deadline = Deadline(self.deadline.at + place.waited)
         return None
@@ -155,79 +164,78 @@ class Call:
         if self._place is not None:
             self._place.give_back()
 
-    def _held_attempt(self, tracker: BudgetTracker) -> Generator[Step, Any, Outcome | None]:
-        if not self._counted:
-            self._counted = True
-            self._count = yield from ask_for_count(self.adapter, self.prompt, self.config, self.deadline)
-        hold = yield from self._reserve(tracker)
+    def reserve(self) -> Generator[Step, Any, Hold]:
+        """Take a hold that covers the bound of the request. The call gives its slot to others while it waits for it."""
+        tracker, place = self.tracker, self._place
+        assert tracker is not None
+        assert place is not None
+        bound = self.bound or (yield from self._bound())
+        asked = terms(self.adapter, tracker, self.config, bound, time.monotonic(), self.deadline.at)
+        hold = yield from acquire(
+            tracker,
+            asked.demand,
+            asked.facts,
+            deadline=asked.wait_until,
+            arrival=self._arrival,
+            replaces=asked.replaces,
+            before_waiting=self._give_way,
+        )
+        if self.hold is not None:
+            self._booked = self._booked.plus(self.hold.amount)
         self.hold, self._head = hold, Head()
-        try:
-            outcome = yield from self._exchange_under(hold)
-            if outcome is not None:
-                self._end(hold, outcome)
-                if self._stored:
-                    yield Operation(hold.keeper, hold.keeper.flush)
-        finally:
-            if not hold.ended:
-                self._end_open(hold)
-            self.booked = self.booked.plus(hold.amount)
-        return outcome
-
-    def _exchange_under(self, hold: Hold) -> Generator[Step, Any, Outcome | None]:
-        """Make the exchange that a hold covers. The call gave its slot to others if it had to wait for budget."""
-        request = self._request(hold)
-        if self._place is not None and not self._place.held:
-            failure = yield from self._take_place()
-            if failure is not None:
-                return failure
-        return (yield from self._exchange(request, hold))
-
-    def _reserve(self, tracker: BudgetTracker) -> Generator[Step, Any, Hold]:
-        self.bound = self._bound()
-        asked = terms(self.adapter, tracker, self.config, self.bound, time.monotonic(), self.deadline.at)
-        assert self._place is not None
-        place = {"arrival": self._arrival, "before_waiting": self._place.give_back, **asked.queueing}
-        hold = yield from acquire(tracker, asked.demand, asked.facts, **place)
-        if hold.max_tokens is not None and hold.max_tokens < self.bound.max_tokens:
+        if hold.max_tokens is not None and hold.max_tokens < bound.max_tokens:
             facts = {"path": tracker.path, "provider": hold.facts.adapter, "model": hold.model}
-            tell(CLAMPED, self.owed, max_tokens=hold.max_tokens, asked=self.bound.max_tokens, **facts)
+            tell(CLAMPED, self.owed, max_tokens=hold.max_tokens, asked=bound.max_tokens, **facts)
         return hold
 
-    def _request(self, hold: Hold) -> Request:
-        """Render the request that the hold covers: everything the hold assumes is sent."""
-        request = self.adapter.render(self.prompt, self.config, hold.max_tokens)
-        price = hold.facts.price
-        return (
-            request if price is None or not limits_usd(hold.tracker.accounts) else self.adapter.priced(request, price)
-        )
+    def _give_way(self) -> None:
+        self._give_place_back()
+        self.come_back = self._take_place
 
-    def _bound(self) -> Bound:
-        bound = self.adapter.bound(self.prompt, self.config)
-        counting = self.adapter.counting
-        if self._count is None or counting is None:
-            return bound
-        return counting.bound(bound, self._count, self.model)
+    def _bound(self) -> Generator[Step, Any, Bound]:
+        """Render the request, and bound it: by the provider's count, if `count_tokens` wants that."""
+        adapter, config = self.adapter, self.config
+        limit = self._limit = config.max_tokens or DEFAULT_MAX_TOKENS
+        request = self._request = adapter.render(self.prompt, config, limit)
+        counting = adapter.counting
+        count = None if counting is None else (yield from ask_for_count(adapter, counting, request, self.deadline))
+        bound = adapter.bound_rendered(self.prompt, config, request, limit)
+        counting = adapter.counting
+        if count is not None and counting is not None:
+            bound = counting.bound(bound, count, self.model)
+        self.bound = bound
+        return bound
 
-    def _exchange(self, request: Request, hold: Hold | None = None) -> Generator[Step, Any, Outcome | None]:
-        if hold is not None:
-            dispatched = (yield Operation(hold.keeper, hold.try_dispatch)) if self._stored else hold.try_dispatch()
-            if not dispatched:
-                return None
-        if self.deadline.passed:
-            return timed_out("it was over before anything was sent", maybe_billed=False)
-        self.attempts += 1
-        return (yield from self._send(request))
-
-    def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
-        self._head = Head(sent=not self.adapter.marks_sent)
+    def exchange(self, hold: Hold | None = None) -> Generator[Any, Any, Outcome]:
+        """Send the request, and read its reply."""
+        request = self._begin(hold)
+        if request is None:
+            return TOO_LATE
         reply = yield Send(self.adapter, request, self.deadline, self._head)
         return reply if isinstance(reply, Failure) else outcome_of(lambda: read(self.adapter, reply))
+
+    def _begin(self, hold: Hold | None) -> Request | None:
+        """The request that `hold` covers: everything the hold assumes is sent. None if it is too late to send it."""
+        adapter, limit = self.adapter, self.config.max_tokens if hold is None else hold.max_tokens
+        request = self._request
+        if request is None:
+            request = adapter.render(self.prompt, self.config, limit)
+        elif limit != self._limit:
+            request = adapter.limited(request, limit)
+        self._request, self._limit = request, limit
+        if hold is not None and hold.facts.price is not None and limits_usd(hold.tracker.accounts):
+            request = adapter.priced(request, hold.facts.price)
+        if self.deadline.passed:
+            return None
+        self.attempts += 1
+        self._head = Head(sent=not adapter.marks_sent)
+        return request
 
     def _pause_after(self, failure: Failure) -> float | None:
         """Seconds before the next attempt; None if there will be no other."""
         return pause_before_retry(failure, self.attempts, self.config.max_retries, self.deadline)
 
-    def _end(self, hold: Hold, outcome: Outcome) -> None:
+    def end(self, hold: Hold, outcome: Outcome) -> None:
         """End the hold of an attempt by its outcome. A failure that may be billed leaves the outcome open."""
         self._name(hold, outcome.request_id)
         if isinstance(outcome, Failure) and outcome.maybe_billed:
@@ -236,7 +244,7 @@ class Call:
             log_cut(hold, self.config, outcome.finish_reason)
         end_attempt(hold, outcome)
 
-    def _end_open(self, hold: Hold) -> None:
+    def end_open(self, hold: Hold) -> None:
         """End the hold of an attempt without an outcome: it was cancelled, or something outside of it failed."""
         if not self._head.sent:
             hold.release()
@@ -269,3 +277,6 @@ class Call:
 def call(adapter: Exchange, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:
     """Return the flow of one call, for a driver."""
     return Call(adapter, prompt, config).run()
+
+
+TOO_LATE = timed_out("it was over before anything was sent", maybe_billed=False)

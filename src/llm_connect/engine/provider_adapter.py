@@ -132,6 +132,10 @@ class ProviderAdapter(LLMAdapter):
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         """Render the request for `prompt`, with `max_tokens` as its output limit (None: without one)."""
 
+    @abstractmethod
+    def limited(self, request: Request, max_tokens: int | None) -> Request:
+        """The same request with another output limit (None: without one)."""
+
     @property
     def price_list(self) -> str | None:
         """The provider's id in genai-prices; None if requests do not go to the provider itself."""
@@ -158,6 +162,12 @@ class ProviderAdapter(LLMAdapter):
         """
         max_tokens = config.max_tokens or DEFAULT_MAX_TOKENS
         return self.bound_of(self.render(prompt, config, max_tokens), max_tokens, self.counter)
+
+    def bound_rendered(self, prompt: Prompt, config: RunConfig, request: Request, max_tokens: int) -> Bound:
+        """The same as `bound`, if the request is rendered already. A subclass may override `bound`, which counts."""
+        if type(self).bound is not ProviderAdapter.bound:
+            return self.bound(prompt, config)
+        return self.bound_of(request, max_tokens, self.counter)
 
     def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
         """The upper bound of `request`: by default the bytes of its body plus the output limit, as an estimate."""

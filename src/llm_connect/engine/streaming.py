@@ -52,10 +52,8 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.admission.callers import remember_own
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.flow import Call
-from llm_connect.engine.response_headers import Head
+from llm_connect.engine.flow import TOO_LATE, Call
 from llm_connect.engine.response_stream import AsyncOpenReply, OpenReply
 from llm_connect.engine.settlement import end_cut, not_read, outcome_of, read, response_of
 from llm_connect.engine.stream_effects import Breathe, Close, Next, Open, Patience
@@ -69,7 +67,7 @@ from llm_connect.types.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.types.response import LLMResponse, Prompt
 
 if TYPE_CHECKING:
-    from llm_connect.engine.exchange import Exchange, Outcome, Request
+    from llm_connect.engine.exchange import Exchange, Outcome
 
 #: How long to wait for the end of the bytes after a whole answer, so that the connection can be reused.
 _FOR_THE_END_SECONDS = 0.1
@@ -109,13 +107,11 @@ class StreamedCall(Call):
         finally:
             self._response = self.response
 
-    def _send(self, request: Request) -> Generator[Any, Any, Outcome]:
-        self._outcome, self._reading, self._reply, self._head = (
-            None,
-            PlainReading(),
-            None,
-            Head(sent=not self.adapter.marks_sent),
-        )
+    def exchange(self, hold: Hold | None = None) -> Generator[Any, Any, Outcome]:
+        request = self._begin(hold)
+        if request is None:
+            return TOO_LATE
+        self._outcome, self._reading, self._reply = None, PlainReading(), None
         self._waiting_since, self._until_deadline = time.monotonic(), Patience(self.deadline)
         reply = yield Open(self.adapter, self.adapter.streamed(request), self._patience(), self._head)
         if isinstance(reply, Failure):
@@ -167,15 +163,15 @@ class StreamedCall(Call):
         """Settle before passing on the last text: the caller may stop iterating there."""
         self._outcome = self._parsed() if self._reading.whole else _NO_END
         if self.hold is not None:
-            self._end(self.hold, self._outcome)
+            self.end(self.hold, self._outcome)
 
     def _give(self, text: str) -> Generator[StreamChunk, None, None]:
         self._texts.append(text)
         yield TextChunk(text)
         self._waiting_since = time.monotonic()
 
-    def _reserve(self, tracker: BudgetTracker) -> Generator[Any, Any, Hold]:
-        hold = yield from super()._reserve(tracker)
+    def reserve(self) -> Generator[Any, Any, Hold]:
+        hold = yield from super().reserve()
         # The caller goes on while it is open, so another call of the same caller must not wait for it.
         remember_own(hold)
         return hold
@@ -183,7 +179,7 @@ class StreamedCall(Call):
     def _pause_after(self, failure: Failure) -> float | None:
         return None if self._texts else super()._pause_after(failure)
 
-    def _end_open(self, hold: Hold) -> None:
+    def end_open(self, hold: Hold) -> None:
         if not self._head.sent:
             hold.release()
             return
@@ -191,7 +187,7 @@ class StreamedCall(Call):
         if self._reading.whole and isinstance(said, Answer):
             # The model had finished, although nobody waited for the end of the bytes.
             self._outcome = said
-            self._end(hold, said)
+            self.end(hold, said)
         self._name(hold, self._head.request_id)
         end_cut(hold, said)
 

@@ -16,12 +16,10 @@ from llm_connect.engine.effects import Pause, Send, TakeSlot
 from llm_connect.engine.response_headers import Head
 from llm_connect.engine.retry import pause_before_retry
 from llm_connect.engine.settlement import error_for
-from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.wire import Failure, Reply
-from llm_connect.types.response import Prompt
 
 if TYPE_CHECKING:
-    from llm_connect.engine.exchange import Exchange, Request
+    from llm_connect.engine.exchange import Counting, Exchange, Request
 
 T = TypeVar("T")
 
@@ -46,17 +44,13 @@ def _ask(adapter: Exchange, request: Request, deadline: Deadline) -> Flow[Reply 
     return reply
 
 
-def ask_for_count(adapter: Exchange, prompt: Prompt, config: RunConfig, deadline: Deadline) -> Flow[Reply | None]:
-    """Ask the provider for the token count of a prompt if `count_tokens` wants it; None if it does not tell.
+def ask_for_count(adapter: Exchange, counting: Counting, request: Request, deadline: Deadline) -> Flow[Reply | None]:
+    """Ask the provider for the token count of a request; None if it does not tell.
 
     The question uses the slot of the call. The call must not fail because of it, so it waits for a short time only.
     """
-    counting = adapter.counting
-    if counting is None:
-        return None
-    request = counting.request(adapter.render(prompt, config, config.max_tokens))
     longest = min(_LONGEST_COUNT_SECONDS, _COUNT_PART_OF_TIMEOUT * deadline.remaining())
-    reply = yield from _ask(adapter, request, Deadline(time.monotonic() + longest))
+    reply = yield from _ask(adapter, counting.request(request), Deadline(time.monotonic() + longest))
     return None if isinstance(reply, Failure) else reply
 
 

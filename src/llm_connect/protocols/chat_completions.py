@@ -40,6 +40,7 @@ from llm_connect.protocols.wire import (
     objects,
     text,
     unreadable,
+    with_field,
     with_figures,
 )
 from llm_connect.types.response import FinishReason, Prompt
@@ -146,6 +147,11 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
     if max_tokens is not None:
         body[dialect.limit_field] = max_tokens
     return _with_params(body, config)
+
+
+def limited(body: JSON, max_tokens: int | None, *, dialect: Dialect) -> JSON:
+    """The same request with another output limit, or without one."""
+    return with_field(body, dialect.limit_field, max_tokens)
 
 
 def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCounter | None = None) -> Bound:

@@ -20,7 +20,7 @@ from llm_connect.protocols.error_bodies import ErrorFields, said_in
 from llm_connect.protocols.http_failures import error_reply, from_status, no_reply
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.prompt_sizes import TOOL_PROMPT_TOKENS, PromptSizes
-from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, shown, spent_on_thinking, text
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, shown, spent_on_thinking, text, with_field
 from llm_connect.types.response import FinishReason, Prompt
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
@@ -57,6 +57,11 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
         "json_schema": _schema(config),
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def limited(body: JSON, max_tokens: int | None) -> JSON:
+    """The same run with another output limit, or without one."""
+    return with_field(body, "max_tokens", max_tokens)
 
 
 def bound(body: JSON, max_tokens: int, *, login: bool, counter: TokenCounter | None = None) -> Bound:

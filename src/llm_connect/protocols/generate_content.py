@@ -32,6 +32,7 @@ from llm_connect.protocols.wire import (
     spent_on_thinking,
     text,
     unreadable,
+    with_field,
     with_figures,
 )
 from llm_connect.types.response import FinishReason, Prompt
@@ -97,6 +98,12 @@ def render(prompt: Prompt, config: RunConfig, *, max_tokens: int | None) -> JSON
         if name in config.model_params:
             body[field] = config.model_params[name]
     return body
+
+
+def limited(body: JSON, max_tokens: int | None) -> JSON:
+    """The same request with another output limit, or without one."""
+    generation = with_field(mapping(body.get("generationConfig")), "maxOutputTokens", max_tokens)
+    return with_field(body, "generationConfig", generation or None)
 
 
 def bound(body: JSON, max_tokens: int, *, model: str, counter: TokenCounter | None = None) -> Bound:

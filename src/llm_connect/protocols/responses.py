@@ -39,6 +39,7 @@ from llm_connect.protocols.wire import (
     read_json,
     text,
     unreadable,
+    with_field,
     with_figures,
 )
 from llm_connect.types.response import FinishReason, Prompt
@@ -126,6 +127,11 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
     if max_tokens is not None:
         body["max_output_tokens"] = max(max_tokens, LEAST_MAX_TOKENS)
     return _with_params(body, config)
+
+
+def limited(body: JSON, max_tokens: int | None) -> JSON:
+    """The same request with another output limit, or without one."""
+    return with_field(body, "max_output_tokens", None if max_tokens is None else max(max_tokens, LEAST_MAX_TOKENS))
 
 
 def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCounter | None = None) -> Bound:

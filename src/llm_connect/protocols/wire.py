@@ -133,6 +133,12 @@ def with_figures(outcome: AnyOutcome, said: Told, cost: Decimal | None = None) -
     return outcome
 
 
+def with_field(body: JSON, name: str, value: object) -> JSON:
+    """A copy of a body with another value of a field; None leaves the field out."""
+    others = {field: other for field, other in body.items() if field != name}
+    return others if value is None else {**others, name: value}
+
+
 def unreadable(reply: Reply, what: str) -> Failure:
     """The failure of a reply with a good status and no answer; it may have been billed."""
     return Failure(

@@ -139,6 +139,9 @@ class ClaudeCodeAdapter(ProviderAdapter):
         body = claude_cli.render(prompt, config, model=model, max_tokens=max_tokens)
         return Request("", model, body)
 
+    def limited(self, request: Request, max_tokens: int | None) -> Request:
+        return replace(request, body=claude_cli.limited(request.body, max_tokens))
+
     def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
         return claude_cli.bound(request.body, max_tokens, login=self._login, counter=counter)
 

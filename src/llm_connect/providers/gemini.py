@@ -119,6 +119,9 @@ class GeminiAdapter(CarriedAdapter):
         body = generate_content.render(prompt, config, max_tokens=max_tokens)
         return Request(f"/{_with_collection(model)}{_WHOLE}", model, body)
 
+    def limited(self, request: Request, max_tokens: int | None) -> Request:
+        return replace(request, body=generate_content.limited(request.body, max_tokens))
+
     def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
         return generate_content.bound(request.body, max_tokens, model=request.model, counter=counter)
 

@@ -43,6 +43,7 @@ class _API:
 
     path: str
     render: Callable[..., JSON]
+    limited: Callable[[JSON, int | None], JSON]
     bound: Callable[..., Bound]
     parse: Callable[[Reply], Answer | Failure]
     streamed: Callable[[JSON], JSON]
@@ -58,6 +59,7 @@ _APIS: Mapping[str, _API] = {
     "chat_completions": _API(
         path="/chat/completions",
         render=partial(chat_completions.render, dialect=_DIALECT),
+        limited=partial(chat_completions.limited, dialect=_DIALECT),
         bound=chat_completions.bound,
         parse=chat_completions.parse,
         streamed=chat_completions.streamed,
@@ -66,6 +68,7 @@ _APIS: Mapping[str, _API] = {
     "responses": _API(
         path="/responses",
         render=responses.render,
+        limited=responses.limited,
         bound=responses.bound,
         parse=responses.parse,
         streamed=responses.streamed,
@@ -183,6 +186,9 @@ class OpenAIAdapter(CarriedAdapter):
         model = config.model_name or self.model
         body = self._api.render(prompt, config, model=model, max_tokens=max_tokens)
         return Request(self._api.path, model, body)
+
+    def limited(self, request: Request, max_tokens: int | None) -> Request:
+        return replace(request, body=self._api.limited(request.body, max_tokens))
 
     def service_tier(self, config: RunConfig) -> str:
         return str(config.model_params.get("service_tier") or DEFAULT_TIER)

@@ -166,6 +166,9 @@ class OpenRouterAdapter(CarriedAdapter):
         body = chat_completions.render(prompt, config, model=model, max_tokens=max_tokens, dialect=_DIALECT)
         return Request("/chat/completions", model, body)
 
+    def limited(self, request: Request, max_tokens: int | None) -> Request:
+        return replace(request, body=chat_completions.limited(request.body, max_tokens, dialect=_DIALECT))
+
     def priced(self, request: Request, price: Price) -> Request:
         """Add `max_price`, so that OpenRouter chooses no provider above the held price."""
         routing = request.body["provider"]
