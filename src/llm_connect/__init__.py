@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llm_connect.budget.accounting.token_counters import TokenCounter
     from llm_connect.budget.accounting.totals import Total
     from llm_connect.budget.admission.holds import Hold
+    from llm_connect.budget.admission.observing import CallEvent, Observer, add_observer, remove_observer
     from llm_connect.budget.tracker import BudgetTracker
     from llm_connect.config.factory import create_adapter
     from llm_connect.errors import (
@@ -67,6 +68,7 @@ __all__ = [
     "Bound",
     "BudgetSnapshot",
     "BudgetTracker",
+    "CallEvent",
     "ClaudeCodeAdapter",
     "ErrorLLMAdapter",
     "FinishChunk",
@@ -94,6 +96,7 @@ __all__ = [
     "LearnedFactor",
     "LedgerEntry",
     "MockLLMAdapter",
+    "Observer",
     "OpenAIAdapter",
     "OpenRouterAdapter",
     "Price",
@@ -106,9 +109,11 @@ __all__ = [
     "Usage",
     "UsageChunk",
     "__version__",
+    "add_observer",
     "aopen_budget",
     "create_adapter",
     "open_budget",
+    "remove_observer",
 ]
 
 #: The module of each public name.
@@ -118,6 +123,7 @@ _MODULES = {
     "Bound": "llm_connect.budget.accounting.bounds",
     "BudgetSnapshot": "llm_connect.budget.accounting.snapshot",
     "BudgetTracker": "llm_connect.engine.priced_tracker",
+    "CallEvent": "llm_connect.budget.admission.observing",
     "ClaudeCodeAdapter": "llm_connect.providers.claude_code",
     "ErrorLLMAdapter": "llm_connect.testing.mock",
     "FinishChunk": "llm_connect.types.chunks",
@@ -145,6 +151,7 @@ _MODULES = {
     "LearnedFactor": "llm_connect.budget.accounting.calibration",
     "LedgerEntry": "llm_connect.budget.accounting.ledger",
     "MockLLMAdapter": "llm_connect.testing.mock",
+    "Observer": "llm_connect.budget.admission.observing",
     "OpenAIAdapter": "llm_connect.providers.openai",
     "OpenRouterAdapter": "llm_connect.providers.openrouter",
     "Price": "llm_connect.budget.accounting.prices",
@@ -156,9 +163,11 @@ _MODULES = {
     "Total": "llm_connect.budget.accounting.totals",
     "Usage": "llm_connect.types.usage",
     "UsageChunk": "llm_connect.types.chunks",
+    "add_observer": "llm_connect.budget.admission.observing",
     "aopen_budget": "llm_connect.stores.opening",
     "create_adapter": "llm_connect.config.factory",
     "open_budget": "llm_connect.stores.opening",
+    "remove_observer": "llm_connect.budget.admission.observing",
 }
 #: Names whose first use also installs the list prices for reservations by users.
 _PRICED = {"aopen_budget", "open_budget"}

@@ -32,6 +32,7 @@ from llm_connect.budget.admission.controller import Gate, OnUnknown
 from llm_connect.budget.admission.earmarks import limits_of
 from llm_connect.budget.admission.figures import BudgetFigures
 from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.observing import observers
 from llm_connect.budget.admission.reservations import asked
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import MOST_LIMIT, UNITS
@@ -209,8 +210,10 @@ class BudgetTracker(BudgetFigures):
         demand, facts = asked(self, tokens, bound, price, calls, usd, clamp_floor, adapter, model, grade, labels)
         if max_wait_seconds:
             _check_wait(max_wait_seconds)
-        self.gate.raise_owed()
-        hold = self.gate.admit(self, demand, facts)
+        hold = None
+        if not observers:
+            self.gate.raise_owed()
+            hold = self.gate.admit(self, demand, facts)
         if hold is None:
             hold = admit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
         remember_own(hold)
@@ -236,7 +239,7 @@ class BudgetTracker(BudgetFigures):
         if max_wait_seconds:
             _check_wait(max_wait_seconds)
         hold = None
-        if self.gate.worker is None:
+        if not observers and self.gate.worker is None:
             self.gate.raise_owed()
             hold = self.gate.admit(self, demand, facts)
         if hold is None:
@@ -250,8 +253,12 @@ class BudgetTracker(BudgetFigures):
         Raises LLMBudgetExceededError if they do not fit, and then changes nothing.
         """
         demand, facts = checked_amount(tokens, 0, 0, None, None, None)
-        self.gate.raise_owed()
-        hold = self.gate.admit(self, demand, facts) or admit(self, demand, facts, deadline=time.monotonic())
+        hold = None
+        if not observers:
+            self.gate.raise_owed()
+            hold = self.gate.admit(self, demand, facts)
+        if hold is None:
+            hold = admit(self, demand, facts, deadline=time.monotonic())
         hold.settle(tokens)
 
     def record(

@@ -20,7 +20,7 @@ from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.acquire import acquire
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.log import CLAMPED, CUT, RETRIED, Owed, raise_stray, stray, tell
+from llm_connect.budget.admission.log import CUT, Owed, log_event, raise_stray, stray, tell
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import price_lists
 from llm_connect.engine.concurrency_limit import Place, Turn
@@ -183,9 +183,6 @@ class Call:
         if self.hold is not None:
             self._booked = self._booked.plus(self.hold.amount)
         self.hold, self._head = hold, Head()
-        if hold.max_tokens is not None and hold.max_tokens < bound.max_tokens:
-            facts = {"path": tracker.path, "provider": hold.facts.adapter, "model": hold.model}
-            tell(CLAMPED, self.owed, max_tokens=hold.max_tokens, asked=bound.max_tokens, **facts)
         return hold
 
     def _give_way(self) -> None:
@@ -199,7 +196,7 @@ class Call:
         request = self._request = adapter.render(self.prompt, config, limit)
         counting = adapter.counting
         count = None if counting is None else (yield from ask_for_count(adapter, counting, request, self.deadline))
-        bound = adapter.bound_rendered(self.prompt, config, request, limit)
+        bound = adapter._bound_rendered(self.prompt, config, request, limit)
         counting = adapter.counting
         if count is not None and counting is not None:
             bound = counting.bound(bound, count, self.model)
@@ -254,7 +251,7 @@ class Call:
 
     def _tell_of_a_retry(self, failure: Failure, pause: float) -> None:
         tell(
-            RETRIED,
+            "retry",
             self.owed,
             provider=self.adapter.provider,
             model=self.model,
@@ -267,7 +264,7 @@ class Call:
     def _tell_of_a_cut(self, answer: Answer) -> None:
         limit = None if self.hold is None else self.hold.max_tokens
         if answer.finish_reason == "length" and limit is not None and limit != self.config.max_tokens:
-            tell(CUT, self.owed, provider=self.adapter.provider, model=self.model, max_tokens=limit)
+            log_event(CUT, self.owed, provider=self.adapter.provider, model=self.model, max_tokens=limit)
 
     def _name(self, hold: Hold, request_id: str | None) -> None:
         """Record the request id in the ledger, so that one can ask the provider about the request later."""

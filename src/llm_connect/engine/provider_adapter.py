@@ -163,7 +163,7 @@ class ProviderAdapter(LLMAdapter):
         max_tokens = config.max_tokens or DEFAULT_MAX_TOKENS
         return self.bound_of(self.render(prompt, config, max_tokens), max_tokens, self.counter)
 
-    def bound_rendered(self, prompt: Prompt, config: RunConfig, request: Request, max_tokens: int) -> Bound:
+    def _bound_rendered(self, prompt: Prompt, config: RunConfig, request: Request, max_tokens: int) -> Bound:
         """The same as `bound`, if the request is rendered already. A subclass may override `bound`, which counts."""
         if type(self).bound is not ProviderAdapter.bound:
             return self.bound(prompt, config)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llm_connect.budget.accounting.bounds import utf8_bytes
 from llm_connect.budget.accounting.money import nano_usd_of
 from llm_connect.budget.accounting.prices import Price, cost_of
-from llm_connect.budget.admission.holds import Ending, Hold, tell_of_end
-from llm_connect.budget.admission.log import OVERRUN
+from llm_connect.budget.admission.holds import Ending, Hold, tell_of_settlement
 from llm_connect.errors import LLMError, LLMResponseError
 from llm_connect.interface.outcomes import end_hold, log_unreadable, presume_unreadable
 from llm_connect.interface.reservation import cut_by
@@ -71,7 +70,7 @@ def _settle_above(hold: Hold, outcome: Outcome) -> None:
         amount = bound.but(max(most.total_tokens, bound.tokens), None, nano_usd)
         ending = Ending("settled", amount, most)
         hold.keeper.end(hold, ending)
-        tell_of_end(OVERRUN, hold, ending)
+        tell_of_settlement(hold, ending)
 
 
 def _with_bound(hold: Hold, least: Usage) -> Usage:

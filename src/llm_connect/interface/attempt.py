@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeVar
 
 from llm_connect._flows import Flow
 from llm_connect.budget.admission.acquire import Operation
-from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.holds import Hold, tell_of_hold
+from llm_connect.budget.admission.observing import observers
 
 T = TypeVar("T")
 
@@ -46,14 +47,18 @@ def attempt(call: Attempting[T]) -> Generator[Any, Any, T | None]:
     When the flow ends, even by an exception thrown into it or by garbage collection, the hold has ended.
     """
     hold = yield from call.reserve()
-    keeper = hold.keeper
+    keeper, limit = hold.keeper, hold.max_tokens
+    # The terms of a call make a BoundDemand.
+    demand: Any = hold.demand
     try:
+        if limit is not None and limit < demand.bound.max_tokens:
+            tell_of_hold("clamp", hold, max_tokens=limit, asked=demand.bound.max_tokens)
         outcome = None if call.come_back is None else (yield from call.come_back())
         if outcome is None:
-            may_be_sent = (
-                keeper.dispatch(hold) if keeper.worker is None else (yield Operation(keeper, hold.try_dispatch))
-            )
-            if may_be_sent:
+            stored = keeper.worker is not None
+            if (yield Operation(keeper, keeper.dispatch, (hold,))) if stored else keeper.dispatch(hold):
+                if observers:
+                    tell_of_hold("dispatch", hold)
                 outcome = yield from call.exchange(hold)
         if outcome is not None:
             call.end(hold, outcome)

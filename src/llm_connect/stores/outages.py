@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from llm_connect.budget.admission.callbacks import Outbox
-from llm_connect.budget.admission.log import STORE_BACK, STORE_LOST, Event, tell
+from llm_connect.budget.admission.log import tell
 from llm_connect.errors import LLMStoreError
 
 
@@ -21,11 +21,11 @@ class Outage:
         """Note the result of a step; `outbox` writes the log line after the lock is released."""
         if isinstance(error, LLMStoreError) and self._since is None:
             self._store, self._since = error.store, time.monotonic()
-            _tell(outbox, STORE_LOST, store=error.store)
+            _tell(outbox, store=error.store)
         elif error is None and self._since is not None:
             since, self._since = self._since, None
-            _tell(outbox, STORE_BACK, store=self._store, seconds=time.monotonic() - since)
+            _tell(outbox, store=self._store, seconds=time.monotonic() - since)
 
 
-def _tell(outbox: Outbox, event: Event, **fields: Any) -> None:
-    outbox.calls.append((lambda _: tell(event, outbox.owed, **fields), lambda: None, object()))
+def _tell(outbox: Outbox, **fields: Any) -> None:
+    outbox.calls.append((lambda _: tell("outage", outbox.owed, **fields), lambda: None, object()))

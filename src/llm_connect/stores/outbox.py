@@ -11,7 +11,7 @@ from typing import Any
 from llm_connect._threads import DaemonThread
 from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.callbacks import Outbox
-from llm_connect.budget.admission.log import CALLBACK_LATE, tell
+from llm_connect.budget.admission.log import CALLBACK_LATE, log_event
 from llm_connect.stores.worker import WorkerThread
 
 
@@ -61,7 +61,7 @@ class StagedOutbox(Outbox):
             caller.join(self._patience)
             if caller.is_alive():
                 self._caller = caller
-                tell(CALLBACK_LATE, self.owed, callback=self._first, seconds=self._patience)
+                log_event(CALLBACK_LATE, self.owed, callback=self._first, seconds=self._patience)
 
     @property
     def _first(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +12,14 @@ from llm_connect._flows import Flow, adrive, drive
 from llm_connect.budget.accounting.demands import CallFacts, Demand
 from llm_connect.budget.admission.backend import BudgetGate
 from llm_connect.budget.admission.callers import own_holds
-from llm_connect.budget.admission.holds import Hold, Keeper
-from llm_connect.budget.admission.log import told_of_a_wait
+from llm_connect.budget.admission.holds import Hold, Keeper, tell_of_hold
+from llm_connect.budget.admission.log import tell, tell_of_refusal
+from llm_connect.budget.admission.observing import observers
 from llm_connect.budget.admission.waiters import LoopWaiter, ThreadWaiter, Waiter
+from llm_connect.errors import LLMBudgetExceededError
 
 if TYPE_CHECKING:
+    from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.admission.figures import BudgetFigures
 
 CallerWaiter: TypeAlias = ThreadWaiter | LoopWaiter
@@ -45,6 +49,8 @@ def acquire(
     """
     gate = tracker.gate
     gate.raise_owed()
+    if observers:
+        tell("reserve", gate.owed, **_facts_of(tracker, demand, facts))
     if gate.worker is None:
         hold = gate.admit(tracker, demand, facts, replaces)
     else:
@@ -53,28 +59,37 @@ def acquire(
         number = gate.arrive() if arrival is None else arrival
         details = {"arrival": number, "deadline": deadline, "own": own_holds()}
         waiter: CallerWaiter = yield MakeWaiter((tracker, demand, facts), details)
-        hold = yield from _wait(gate, waiter, before_waiting)
+        began = time.monotonic()
+        try:
+            hold = yield from _wait(gate, waiter, before_waiting)
+        except LLMBudgetExceededError as error:
+            tell_of_refusal(error, gate.owed)
+            raise
+        tell_of_hold("grant", hold, seconds=time.monotonic() - began)
+    elif observers:
+        tell_of_hold("grant", hold, seconds=0.0)
     return hold
 
 
 def _wait(gate: BudgetGate, waiter: CallerWaiter, before_waiting: Callable[[], None]) -> Flow[Hold]:
-    with told_of_a_wait(waiter.tracker.path, gate.owed):
-        leave = gate.notes.append
-        try:
-            yield Operation(gate, partial(gate.queue, waiter, may_wait=waiter.may_wait and waiter.seconds_left > 0))
-            if waiter.waiting:
-                before_waiting()
-            while waiter.waiting and (seconds := (yield Look(gate, waiter))) < waiter.seconds_left:
-                yield Wait(waiter, seconds)
-            if waiter.waiting:
-                yield Wait(waiter, waiter.seconds_left)
-            hold: Hold | None = yield Operation(gate, gate.take, (waiter,))
-        except BaseException:
-            # A function in C appends the note first: no later exception can lose the fact that the waiter leaves.
-            leave(waiter)
-            gate.work_off()
-            raise
-        return granted(waiter, hold)
+    leave = gate.notes.append
+    try:
+        yield Operation(gate, partial(gate.queue, waiter, may_wait=waiter.may_wait and waiter.seconds_left > 0))
+        if waiter.waiting:
+            before_waiting()
+            if observers:
+                tell("wait", gate.owed, **_facts_of(waiter.tracker, waiter.demand, waiter.facts))
+        while waiter.waiting and (seconds := (yield Look(gate, waiter))) < waiter.seconds_left:
+            yield Wait(waiter, seconds)
+        if waiter.waiting:
+            yield Wait(waiter, waiter.seconds_left)
+        hold: Hold | None = yield Operation(gate, gate.take, (waiter,))
+    except BaseException:
+        # A function in C appends the note first: no later exception can lose the fact that the waiter leaves.
+        leave(waiter)
+        gate.work_off()
+        raise
+    return granted(waiter, hold)
 
 
 def granted(waiter: Waiter, hold: Hold | None) -> Hold:
@@ -83,6 +98,13 @@ def granted(waiter: Waiter, hold: Hold | None) -> Hold:
         return hold
     assert waiter.error is not None
     raise waiter.error
+
+
+def _facts_of(tracker: Scope, demand: Demand, facts: CallFacts) -> dict[str, Any]:
+    """The fields of an event that comes before the hold."""
+    amount = demand.amount
+    who = {"provider": facts.adapter, "model": facts.model, "labels": facts.labels}
+    return {"path": tracker.path, "tokens": amount.tokens, "usd": amount.usd, **who}
 
 
 def admit(tracker: BudgetFigures, demand: Demand, facts: CallFacts, **queueing: Any) -> Hold:

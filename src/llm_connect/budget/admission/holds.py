@@ -54,7 +54,8 @@ from llm_connect.budget.accounting.arguments import check_usage, checked_figures
 from llm_connect.budget.accounting.demands import CallFacts, Demand
 from llm_connect.budget.accounting.ledger import LedgerEntry, Outcome
 from llm_connect.budget.accounting.money import nano_usd_of
-from llm_connect.budget.admission.log import IMPLAUSIBLE, OVERRUN, PRESUMED, Event, Owed, tell, tell_of_refusal
+from llm_connect.budget.admission.log import IMPLAUSIBLE, Owed, log_event, tell, tell_of_refusal
+from llm_connect.budget.admission.observing import observers
 from llm_connect.budget.admission.refusals import refusal_of
 from llm_connect.budget.admission.unbilled import not_billed
 from llm_connect.errors import LLMError
@@ -85,7 +86,7 @@ _tuple = tuple.__new__
 
 RELEASED = Ending("released", NOTHING)
 #: The `ending` of a hold that is open, or was given back without an entry.
-NO_ENDING = RELEASED
+NO_ENDING = Ending("released", NOTHING)
 
 
 class Worker(Protocol):
@@ -229,12 +230,15 @@ class Hold:
         Raises LLMConfigurationError if the hold has ended, and LLMBudgetExceededError if it no longer fits, because of
         an overrun or a lower limit in the meantime; then the hold is released.
         """
-        if not self.keeper.dispatch(self):
+        if not self.try_dispatch():
             raise self.given_back()
 
     def try_dispatch(self) -> bool:
         """Like `dispatch`, but returns False if the hold no longer fits; then the caller must reserve again."""
-        return self.keeper.dispatch(self)
+        dispatched = self.keeper.dispatch(self)
+        if observers and dispatched:
+            tell_of_hold("dispatch", self)
+        return dispatched
 
     async def adispatch(self) -> None:
         """Like `dispatch`, for a coroutine: writing to a store does not block the event loop."""
@@ -244,7 +248,12 @@ class Hold:
     async def atry_dispatch(self) -> bool:
         """Like `try_dispatch`, for a coroutine."""
         worker = self.keeper.worker
-        return self.try_dispatch() if worker is None else await worker.run(self.try_dispatch)
+        if worker is None:
+            return self.try_dispatch()
+        dispatched = await worker.run(self.keeper.dispatch, self)
+        if observers and dispatched:
+            tell_of_hold("dispatch", self)
+        return dispatched
 
     def given_back(self) -> LLMError:
         """The error for a hold that was released because it no longer fits."""
@@ -314,18 +323,18 @@ class Hold:
                 return
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, model))
         self.keeper.end(self, ending)
-        if actual[0] > bound[0] or actual[2] > bound[2] > 0:
-            tell_of_end(OVERRUN, self, ending)
+        if observers or actual[0] > bound[0] or actual[2] > bound[2] > 0:
+            tell_of_settlement(self, ending)
 
     def _disbelieve(self) -> None:
         """Presume the hold instead of booking a figure that is too large. A store could not add up several of them."""
         figures = {"path": self.tracker.path, "provider": self.facts.adapter, "model": self.model}
-        tell(IMPLAUSIBLE, self.keeper.owed, **figures, most=f"{MOST:,}")
+        log_event(IMPLAUSIBLE, self.keeper.owed, **figures, most=f"{MOST:,}")
         self.presume()
 
     def release(self) -> None:
         """Free the whole hold and book nothing: nothing was sent, or the provider charges nothing."""
-        self.keeper.end(self, RELEASED)
+        self._end(RELEASED)
 
     def presume(self) -> None:
         """Book the whole bound, because the outcome is unknown; `BudgetTracker.correct` can amend that later."""
@@ -340,8 +349,10 @@ class Hold:
             self._end(self._unsettled())
 
     def _end(self, ending: Ending) -> None:
+        was_open = self.ending is NO_ENDING
         self.keeper.end(self, ending)
-        tell_of_end(PRESUMED, self, ending)
+        if was_open and (observers or ending is not RELEASED):
+            tell_of_end("settle" if ending is RELEASED else "presume", self, ending)
 
     def _unsettled(self) -> Ending:
         """The ending of a hold that its owner has not ended."""
@@ -378,22 +389,37 @@ class Hold:
         return f"<Hold {self.state} {self.bound} of {self.tracker.path!r}>"
 
 
-def tell_of_end(event: Event, hold: Hold, ending: Ending) -> None:
-    """Log `event` if `ending` is the one that has ended `hold`, and it books an amount."""
-    if hold.ending is not ending or ending.outcome == "released":
-        return
+def tell_of_settlement(hold: Hold, ending: Ending) -> None:
+    """Tell that `ending` has settled `hold`, and whether that is an overrun."""
+    if observers:
+        tell_of_end("settle", hold, ending)
+    bound, actual = hold.bound, ending.amount
+    if actual[0] > bound[0] or actual[2] > bound[2] > 0:
+        tell_of_end("overrun", hold, ending)
+
+
+def tell_of_end(name: str, hold: Hold, ending: Ending) -> None:
+    """Tell that `ending` has ended `hold`, if it has."""
+    if hold.ending is ending:
+        outcome = None if ending.outcome == "presumed" else ending.outcome
+        held = {"held_tokens": hold.bound.tokens, "held_usd": hold.bound.usd}
+        tell_of_hold(name, hold, ending.amount, outcome=outcome, entry=hold.entry_id or None, **held)
+
+
+def tell_of_hold(name: str, hold: Hold, amount: Amount | None = None, **fields: Any) -> None:
+    """Tell of an event of `hold`, with its bound or another amount."""
+    amount = hold.bound if amount is None else amount
     tell(
-        event,
+        name,
         hold.keeper.owed,
         path=hold.tracker.path,
         provider=hold.facts.adapter,
         model=hold.model,
-        entry=hold.entry_id or None,
+        labels=hold.facts.labels,
         request_id=hold.request_id,
-        tokens=ending.amount.tokens,
-        usd=ending.amount.usd,
-        held_tokens=hold.bound.tokens,
-        held_usd=hold.bound.usd,
+        tokens=amount.tokens,
+        usd=amount.usd,
+        **fields,
     )
 
 

@@ -7,12 +7,11 @@ text of a prompt, an answer, a provider or a header. If no handler listens at it
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias
 
+from llm_connect.budget.admission.observing import CallEvent, Observer, observers
 from llm_connect.errors import LLMBudgetExceededError
 
 _log = logging.getLogger("llm_connect")
@@ -90,9 +89,14 @@ def write(level: int, line: str, *args: object, owed: Owed | None = None, **deta
     try:
         _log.log(level, line, *args, **details)
     except BaseException as error:
-        owed = stray if owed is None else owed
-        if isinstance(error, SystemExit | KeyboardInterrupt) and not owed:
-            owed.append(error)
+        owe(error, owed)
+
+
+def owe(error: BaseException, owed: Owed | None) -> None:
+    """Keep an exception that ends the program for the next call, unless one is there already."""
+    owed = stray if owed is None else owed
+    if isinstance(error, SystemExit | KeyboardInterrupt) and not owed:
+        owed.append(error)
 
 
 def raise_stray() -> None:
@@ -101,27 +105,77 @@ def raise_stray() -> None:
         raise stray.popleft()
 
 
-def tell(event: Event, owed: Owed | None = None, **fields: Any) -> None:
-    """Log `event` with its fields."""
+def log_event(event: Event, owed: Owed | None = None, **fields: Any) -> None:
+    """Log `event` with its fields; no observer is told."""
+    _log_fields(event, owed, fields)
+
+
+def tell(name: str, owed: Owed | None = None, **fields: Any) -> None:
+    """Tell the log and all observers of an event: `name` is the method of `Observer`, `fields` are those of the event.
+
+    An observer that fails affects no call, as in `write`.
+    """
+    if not (observers or _log.isEnabledFor(logging.WARNING)):
+        return
+    event = CallEvent(**fields)
+    getattr(LogObserver(owed), name)(event)
+    for observer in tuple(observers):
+        try:
+            getattr(observer, name)(event)
+        except BaseException as error:
+            write(logging.ERROR, _FAILED, owed=owed, exc_info=True)
+            owe(error, owed)
+
+
+_FAILED = "An observer failed; the call is not affected."
+
+
+class LogObserver(Observer):
+    """Writes the log lines about the events that are rare."""
+
+    def __init__(self, owed: Owed | None) -> None:
+        self._owed = owed
+
+    def grant(self, event: CallEvent) -> None:
+        if event.seconds is not None and event.seconds > _LONG_SECONDS:
+            self._write(WAITED, event, "path", "seconds")
+
+    def refuse(self, event: CallEvent) -> None:
+        fields = ("path", "reason", "unit", "requested", "missing", "total", "spent", "held", "provider", "model")
+        self._write(REFUSED, event.refusal, *fields)
+
+    def clamp(self, event: CallEvent) -> None:
+        self._write(CLAMPED, event, "path", "max_tokens", "asked", *_CALL)
+
+    def retry(self, event: CallEvent) -> None:
+        self._write(RETRIED, event, "attempt", "error", "status", "seconds", *_CALL)
+
+    def presume(self, event: CallEvent) -> None:
+        self._write(PRESUMED, event, *_ENDED)
+
+    def overrun(self, event: CallEvent) -> None:
+        self._write(OVERRUN, event, *_ENDED)
+
+    def outage(self, event: CallEvent) -> None:
+        if event.seconds is None:
+            self._write(STORE_LOST, event, "store")
+        else:
+            self._write(STORE_BACK, event, "store", "seconds")
+
+    def _write(self, line: Event, event: object, *names: str) -> None:
+        _log_fields(line, self._owed, {name: getattr(event, name) for name in names})
+
+
+_CALL = ("provider", "model")
+_ENDED = ("path", *_CALL, "entry", "request_id", "tokens", "usd", "held_tokens", "held_usd")
+
+
+def _log_fields(event: Event, owed: Owed | None, fields: dict[str, Any]) -> None:
     if _log.isEnabledFor(event.level):
         extra = {"llm_event": event.name, **{f"llm_{name}": value for name, value in fields.items()}}
-        write(event.level, event.line, fields, owed=owed, extra=extra, stacklevel=3)
+        write(event.level, event.line, fields, owed=owed, extra=extra)
 
 
 def tell_of_refusal(error: LLMBudgetExceededError, owed: Owed | None = None) -> None:
-    """Log that a budget has refused a call."""
-    names = ("path", "reason", "unit", "requested", "missing", "total", "spent", "held", "provider", "model")
-    tell(REFUSED, owed, **{name: getattr(error, name) for name in names})
-
-
-@contextmanager
-def told_of_a_wait(path: str, owed: Owed) -> Iterator[None]:
-    """Log a long wait for budget, and a refusal at its end."""
-    began = time.monotonic()
-    try:
-        yield
-    except LLMBudgetExceededError as error:
-        tell_of_refusal(error, owed)
-        raise
-    if (seconds := time.monotonic() - began) > _LONG_SECONDS:
-        tell(WAITED, owed, path=path, seconds=seconds)
+    """Tell that a budget has refused a call."""
+    tell("refuse", owed, path=error.path, provider=error.provider, model=error.model, refusal=error)
