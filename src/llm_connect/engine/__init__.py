@@ -1,1 +1,1 @@
-"""The one call path: written once, without I/O, and run by two thin drivers."""
+"""The one call path: written once, without I/O, and run by two thin runners."""

@@ -2,8 +2,8 @@
 
     take a slot -> render request -> bound its cost -> reserve -> dispatch -> send -> parse -> settle -> LLMResponse
 
-Each attempt has one hold. However the generator ends, by an exception thrown into it or by garbage collection too,
-the hold of the attempt has ended by then.
+Each attempt has one hold, from its reservation to its end in `interface/attempt.py`. The request is rendered once: each
+attempt only sets the output limit that its hold assumes.
 """
 
 from __future__ import annotations
@@ -142,8 +142,7 @@ class Call:
                 return failure
             if self.tracker is None:
                 return (yield from self.exchange())
-            outcome = yield from attempt(self)
-            return outcome
+            return (yield from attempt(self))
         finally:
             self._give_place_back()
 
@@ -166,9 +165,8 @@ class Call:
 
     def reserve(self) -> Generator[Step, Any, Hold]:
         """Take a hold that covers the bound of the request. The call gives its slot to others while it waits for it."""
-        tracker, place = self.tracker, self._place
+        tracker = self.tracker
         assert tracker is not None
-        assert place is not None
         bound = self.bound or (yield from self._bound())
         asked = terms(self.adapter, tracker, self.config, bound, time.monotonic(), self.deadline.at)
         hold = yield from acquire(

@@ -17,9 +17,9 @@ one by itself, so the outer one never gets a chance to pass on a step (PEP 380).
 problem. Only its event loop can await its cleanup, and the loop may be gone (PEP 525).
 
 So leaving is an exception of our own. When the caller leaves a chunk, the driver catches GeneratorExit at its own
-`yield` and throws `Leave` into the flow (`stream_drivers.py`). To Python that is an exception like any other, so the
-flow unwinds through its `finally` blocks and may yield one more step on the way out: `Close`. The driver runs or awaits
-it, then the hold ends, and only then does the driver's own generator end. There are four ways out.
+`yield` and throws `Leave` into the flow (`interface/stream_runners.py`). To Python that is an exception like any other,
+so the flow unwinds through its `finally` blocks and may yield one more step on the way out: `Close`. The driver runs or
+awaits it, then the hold ends, and only then does the driver's own generator end. There are four ways out.
 
 1. The caller leaves between two chunks: `Leave`, as above.
 2. The task is cancelled, or the thread is interrupted, while the driver waits for bytes. The exception goes into the

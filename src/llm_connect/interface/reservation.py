@@ -77,20 +77,26 @@ def terms(
     adapter: Metered, tracker: BudgetTracker, config: RunConfig, bound: Bound, now: float, deadline: float
 ) -> Terms:
     """The terms of an attempt that begins at `now` and must end by `deadline`."""
+    path, default = tracker.accounts, _text_of(adapter, "model")
+    model = config.model_name or default
+    price = _declared(adapter, tracker, model, default)
+    needs_price = price is None and limits_usd(path)
+    if needs_price:
+        price = adapter.price_for(model, config)
     facts = CallFacts(
         adapter=_text_of(adapter, "provider") or type(adapter).__name__,
-        model=config.model_name or _text_of(adapter, "model"),
+        model=model,
         labels=config.labels,
         grade=bound.grade,
-        price=_price(adapter, tracker, config),
+        price=price,
     )
-    if tracker.strict and facts.grade != "proven":
-        refuse_unproven(tracker.accounts, facts)
-    if facts.price is None:
-        refuse_unpriced(tracker.accounts, facts)
+    if tracker.strict and bound.grade != "proven":
+        refuse_unproven(path, facts)
+    if needs_price and price is None:
+        refuse_unpriced(path, facts)
     patience = 0.0 if config.when_short == "refuse" else config.budget_wait_seconds
     wait_until = min(now + patience, deadline)
-    demand = _demand(bound, config, facts.price, strict=tracker.strict)
+    demand = _demand(bound, config, price, strict=tracker.strict)
     return Terms(tracker, config, demand, facts, wait_until, _replaced_by(adapter, tracker))
 
 
@@ -125,18 +131,14 @@ def log_cut(hold: Hold, config: RunConfig, finish_reason: str) -> None:
 def declared_price(adapter: Metered, tracker: BudgetTracker | None, config: RunConfig) -> Price | None:
     """The price that the user has declared for this call. The adapter's `price` only applies to its own model."""
     default = _text_of(adapter, "model")
-    model = config.model_name or default
-    if adapter.price is not None and default in (model, None):
-        return adapter.price
+    return _declared(adapter, tracker, config.model_name or default, default)
+
+
+def _declared(adapter: Metered, tracker: BudgetTracker | None, model: str | None, default: str | None) -> Price | None:
+    price = adapter.price
+    if price is not None and default in (model, None):
+        return price
     return None if tracker is None or model is None else tracker.prices.get(model)
-
-
-def _price(adapter: Metered, tracker: BudgetTracker, config: RunConfig) -> Price | None:
-    """The declared price; else, under a limit in USD, the price that the adapter knows."""
-    declared = declared_price(adapter, tracker, config)
-    if declared is not None or not limits_usd(tracker.accounts):
-        return declared
-    return adapter.price_for(config.model_name or _text_of(adapter, "model"), config)
 
 
 def _replaced_by(adapter: Metered, tracker: BudgetTracker) -> Hold | None:
@@ -149,6 +151,8 @@ def _replaced_by(adapter: Metered, tracker: BudgetTracker) -> Hold | None:
 def _text_of(adapter: Metered, name: str) -> str | None:
     """A text attribute that our adapters have; on other adapters it may be anything, and then the result is None."""
     value = getattr(adapter, name, None)
+    if type(value) is str and value.isascii():
+        return value
     return encodable(value) if isinstance(value, str) else None
 
 

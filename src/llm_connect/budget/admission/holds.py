@@ -230,8 +230,10 @@ class Hold:
         Raises LLMConfigurationError if the hold has ended, and LLMBudgetExceededError if it no longer fits, because of
         an overrun or a lower limit in the meantime; then the hold is released.
         """
-        if not self.try_dispatch():
+        if not self.keeper.dispatch(self):
             raise self.given_back()
+        if observers:
+            tell_of_hold("dispatch", self)
 
     def try_dispatch(self) -> bool:
         """Like `dispatch`, but returns False if the hold no longer fits; then the caller must reserve again."""
