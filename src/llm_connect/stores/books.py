@@ -1,4 +1,4 @@
-"""Booking in a store."""
+"""Books whose entries and presumptions a store keeps."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
 
 
 class StoredBooks(Books):
-    """Like `Books`; the numbers of entries, and what is presumed, are those of the store."""
+    """Like `Books`. The store keeps the ids of entries and the open presumptions."""
 
     def __init__(self, session: StoreParts, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
         super().__init__(ledger, outbox, sink)
         self._session = session
         self._presumed = Presumptions(self._presumption)
-        #: Others may have booked more than was held.
+        #: Always True: other processes may have booked an overrun.
         self.surprised = True
         #: The thresholds at the beginning of the step, with the times until which they have fired.
         self._thresholds_before: list[tuple[Threshold, float]] = []
 
     def begin(self) -> None:
-        """A transaction begins: remember what it may change."""
+        """Begin a step: remember the thresholds, which it may change."""
         if self._thresholds or self._thresholds_before:
             self._thresholds_before = [(threshold, threshold.told_until) for threshold in self._thresholds]
 
     def undo(self) -> None:
-        """It is undone: thresholds that were reached were not."""
+        """Undo a step: restore the thresholds."""
         self._thresholds[:] = [threshold for threshold, _ in self._thresholds_before]
         for threshold, told_until in self._thresholds_before:
             threshold.told_until = told_until
 
     @abstractmethod
     def _presumption(self, entry_id: int) -> Hold | None:
-        """Return the hold that this entry presumed, and mark it corrected; None if that was done before."""
+        """Return the hold that this entry presumed, and mark the entry corrected. None if it was corrected before."""
 
     @abstractmethod
     def open_presumptions(self) -> list[int]:
-        """The numbers of the entries that are presumed and not corrected yet."""
+        """The ids of the presumed entries that are not corrected yet."""
 
     def end(self, hold: Hold, ending: Ending) -> bool:
         return self._end_by_plan(hold, ending)
@@ -64,7 +64,7 @@ class StoredBooks(Books):
         super().expire(plan, tracker, spent, presumed)
 
     def _ended_hold(self, tracker: int, entry: LedgerEntry) -> Hold:
-        """The hold on the tracker of this number that has ended by an entry which is to be corrected."""
+        """Rebuild the ended hold of an entry that will be corrected, on the tracker with this number."""
         session, bound = self._session, entry.bound
         facts = CallFacts(adapter=entry.adapter, model=entry.model, labels=entry.labels, grade=entry.grade)
         hold = StoredHold(session.gate, session.trackers.find(tracker), bound, None, PlainDemand(*bound), facts)
@@ -75,17 +75,17 @@ class StoredBooks(Books):
 
 
 class Presumptions(dict[int, Hold]):
-    """The open presumptions, which the store keeps by the numbers of their entries."""
+    """The open presumptions by entry id, which the store keeps."""
 
     def __init__(self, find: Callable[[int], Hold | None]) -> None:
         super().__init__()
         self._find = find
 
     def __setitem__(self, entry_id: int, hold: Hold) -> None:
-        """Its entry says so."""
+        """Do nothing: the entry itself marks the presumption."""
 
     def pop(self, entry_id: int, *_: object) -> Any:
-        """`get` has."""
+        """Do nothing: `get` has removed it."""
 
     def get(self, entry_id: int, *_: object) -> Any:
         return self._find(entry_id)

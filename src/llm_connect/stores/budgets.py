@@ -1,4 +1,4 @@
-"""The budgets that this process has open: made by the first who opens one, joined by the others."""
+"""The budgets that this process has open. The first process to open a budget creates it; the others join it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from llm_connect.budget.accounting.periods import Period
     from llm_connect.budget.admission.controller import OnUnknown
 
-#: The terms of each kind of store.
+#: The options of each kind of store.
 StoreTerms: TypeAlias = FileTerms | ServerTerms
 _NO_LIMITS = (None, None, None)
-#: The sessions of this process, by store and name: callers of one process wait in one line.
+#: The sessions of this process, by store and name. All callers of a budget share one, and so one wait queue.
 _open: weakref.WeakValueDictionary[tuple[str, str], StoreSession] = weakref.WeakValueDictionary()
 _opening = threading.RLock()
 
@@ -32,7 +32,7 @@ _opening = threading.RLock()
 def open_root(
     terms: StoreTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown, *, change_limits: bool
 ) -> BudgetTracker:
-    """The budget that these terms name. Raises LLMConfigurationError when its limits, or their period, are others."""
+    """Open the budget with these options. Raises LLMConfigurationError if its limits or its period differ."""
     check_name(terms.name)
     with _opening:
         made = _make(terms, limits, period, on_unknown)
@@ -55,20 +55,20 @@ def open_root(
 
 
 def reopen(terms: StoreTerms, number: int) -> BudgetTracker:
-    """The tracker of this number: what a pickled one becomes."""
+    """The tracker with this number; a pickled tracker becomes this one."""
     with _opening:
         return _session(terms).tracker(number)
 
 
 def forget_spending(terms: StoreTerms, facts: CallFacts) -> None:
-    """Take what a budget has spent off its books, by entries with these facts."""
+    """Reset the spend of a budget to zero, by ledger entries with these facts."""
     with _opening:
         session = _session(terms)
     session.reset(facts)
 
 
 def _session(terms: StoreTerms) -> StoreSession:
-    """The session of this process for a budget that has been made."""
+    """The session of this process for an existing budget."""
     key = (terms.shown, terms.name)
     session = _open.get(key)
     if session is None or session.closed or session.gone:
@@ -77,10 +77,10 @@ def _session(terms: StoreTerms) -> StoreSession:
 
 
 def new_session(terms: StoreTerms) -> StoreSession:
-    """Another session of a budget, as another process has one. Raises LLMStoreError when nobody has made the budget."""
+    """A new session of a budget, like that in another process. Raises LLMStoreError if the budget does not exist."""
     session: StoreSession
     if isinstance(terms, ServerTerms):
-        from llm_connect.stores.redis import budgets as servers  # only who uses a server needs its script
+        from llm_connect.stores.redis import budgets as servers  # without a server, no script is loaded
 
         session = servers.session_of(terms)
     else:
@@ -92,7 +92,7 @@ def new_session(terms: StoreTerms) -> StoreSession:
 
 
 def _make(terms: StoreTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
-    """Make the budget; False when it is there."""
+    """Create the budget; return False if it exists."""
     if isinstance(terms, ServerTerms):
         from llm_connect.stores.redis import budgets as servers
 
@@ -103,7 +103,7 @@ def _make(terms: StoreTerms, limits: Limits, period: Period | None, on_unknown: 
 
 
 def _said(limits: Limits, period: Period | None) -> str:
-    """Limits as a person reads them."""
+    """The limits and their period, for an error text."""
     said = [shown(unit, limit) for unit, limit in zip(UNITS, limits, strict=True) if limit is not None]
     text = " and ".join(said) or "no limit"
     return text if period is None else f"{text} {describe_period(period)}"

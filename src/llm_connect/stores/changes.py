@@ -1,4 +1,4 @@
-"""The changes of one step in memory: written when it commits, undone when it fails."""
+"""The changes of one step in memory, which a commit writes and a failure undoes."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
 
 
 class Changes:
-    """The holds and trackers that the present transaction has changed."""
+    """The holds and trackers that the current step has changed."""
 
     def __init__(self) -> None:
         self._holds: dict[StoredHold, Before] = {}
         self._trackers: dict[Scope, None] = {}
 
     def note(self, hold: StoredHold) -> None:
-        """`hold` is about to change."""
+        """Remember the state of a hold that is about to change."""
         if hold not in self._holds:
             self._holds[hold] = hold.before
 
     def note_trackers(self, trackers: Iterable[Scope]) -> None:
-        """These have changed, or may have."""
+        """Note trackers whose figures have changed, or may have."""
         self._trackers.update(dict.fromkeys(trackers))
 
     def note_slice(self, child: Scope, lease: Any) -> None:
-        """Note that `child` is a slice that was opened under a lease; None if it was closed."""
+        """Note that the step has opened the slice `child` under a lease; None means that it has closed it."""
 
     def __bool__(self) -> bool:
         return bool(self._holds or self._trackers)
 
     def clear(self) -> None:
-        """They are written."""
+        """Forget the changes: the store has them."""
         self._holds.clear()
         self._trackers.clear()
 
@@ -56,5 +56,5 @@ class Changes:
         return list(dict.fromkeys((*self._trackers, *of_holds)))
 
     def granted(self) -> list[StoredHold]:
-        """The open holds that this transaction has granted."""
+        """The open holds that this step has granted."""
         return [hold for hold, before in self._holds.items() if before.row is None and not hold.ended]

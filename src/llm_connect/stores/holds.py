@@ -1,4 +1,4 @@
-"""Holds that stand in a store, and know when they have changed."""
+"""Holds that a store keeps, and that note their changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Before(NamedTuple):
-    """A hold as it was before a step."""
+    """The state of a hold before a step."""
 
     ended: bool
     dispatched: bool
@@ -27,7 +27,7 @@ class Before(NamedTuple):
 
 
 class StoredHold(Hold):
-    """A hold in a store. Each change of its state or bound is noted for the present step."""
+    """A persisted hold. Assigning its state or bound notes the change for the current step."""
 
     __slots__ = ("_bound", "_dispatched", "_ended", "_session", "lease", "row")
 
@@ -41,11 +41,11 @@ class StoredHold(Hold):
         facts: CallFacts,
     ) -> None:
         self._session: StoreParts = keeper.session
-        #: Under which number or name it stands there; None as long as it has none.
+        #: Its number or name in the store; None until it is written.
         self.row: int | str | None = None
-        #: The lease under which it stands there.
+        #: Its lease in the store.
         self.lease: Lease | None = None
-        #: A hold that was never written is as good as ended.
+        #: A hold counts as ended until a step grants it.
         self._ended: bool = True
         self._dispatched: bool = False
         self._bound: Amount = NOTHING
@@ -79,7 +79,7 @@ class StoredHold(Hold):
         self._bound = bound
 
     def stay_dispatched(self, dispatched: bool) -> None:
-        """Be so for its caller, though the store may have it otherwise."""
+        """Show this state to the caller, even if the store has another one."""
         self._dispatched = dispatched
 
     @property
@@ -87,7 +87,7 @@ class StoredHold(Hold):
         return Before(self._ended, self._dispatched, self._bound, self.row, self.lease)
 
     def undo(self, before: Before) -> None:
-        """Be as before a transaction that was rolled back."""
+        """Restore the state before a step that was rolled back."""
         self._ended, self._dispatched, self._bound, self.row, self.lease = before
         self.entry_id: int = 0
         self.ending: Ending = NO_ENDING
@@ -100,11 +100,11 @@ class StoredHold(Hold):
 
     @property
     def late(self) -> bool:
-        """True if it was lost, and its holder has not ended it yet."""
+        """True if it was lost and its owner has not ended it yet."""
         return self.lost and not self._ended
 
     def leave_row(self) -> None:
-        """It has ended, and its row is no longer there, or another hold's."""
+        """End it without its row, which is gone or belongs to another hold by now."""
         self.ended = True  # pyright: ignore[reportIncompatibleVariableOverride]
         self.row = None
 
@@ -117,6 +117,6 @@ class StoredHold(Hold):
         raise TypeError("A hold cannot be pickled: it ends in the process that reserved it. Pickle its tracker.")
 
     def __del__(self) -> None:
-        # A finalizer may run in a process that was forked, or while this thread has any lock: it only leaves a note.
+        # A finalizer may run in a forked process, or while this thread has a lock, so it only leaves a note.
         if not self.ended:
             self.keeper.lose(self, self._unsettled())

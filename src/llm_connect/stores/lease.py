@@ -8,10 +8,10 @@ from llm_connect import _forks
 
 
 class Lease:
-    """The lease of one process; it is a new one after it was lost, and in a forked process."""
+    """The lease of one process. A process that has lost its lease, or that was forked, gets a new one."""
 
     def __init__(self, number: Any, expires_at: float) -> None:
-        #: Under which number or name it stands in the store.
+        #: Its number or name in the store.
         self.number = number
         self.expires_at = expires_at
         self.generation: int = _forks.generation

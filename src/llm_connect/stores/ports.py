@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Noting(Protocol):
-    """The changes of the present step in memory."""
+    """The changes of the current step in memory."""
 
     def note(self, hold: Any) -> None: ...
     def note_trackers(self, trackers: Iterable[Scope]) -> None: ...
@@ -27,7 +27,7 @@ class Noting(Protocol):
 
 
 class Finding(Protocol):
-    """The trackers that this process knows."""
+    """The trackers that this process has loaded."""
 
     def find(self, number: int) -> BudgetTracker: ...
     def number_of(self, tracker: Scope, *, joined: bool = False) -> int: ...
@@ -47,7 +47,7 @@ class Leasing(Protocol):
 
 
 class Booking(Protocol):
-    """The books, for what became of holds whose lease was lost."""
+    """The books, for holds whose lease was lost."""
 
     def end(self, hold: Hold, ending: Ending) -> bool: ...
     def record(self, tracker: Scope, amount: Amount, facts: CallFacts) -> LedgerEntry: ...

@@ -1,4 +1,4 @@
-"""The slices that the processes of a store keep open, each under its lease."""
+"""The slices that the processes of a store have open, each under the lease of its process."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class StoredSlices:
-    """The open slices of all processes; their changes are noted for the present step."""
+    """The open slices of all processes. The current step writes their changes."""
 
     def __init__(self, session: StoreParts) -> None:
         self._session = session
         self._inner = Slices()
 
     def open(self, child: Scope) -> bool:
-        """Set the limits of `child` aside above it; False when they do not fit there now."""
+        """Reserve the limits of `child` from its parent. False if they do not fit now."""
         session = self._session
         opened = self._inner.open(child)
         if opened:
@@ -29,7 +29,7 @@ class StoredSlices:
         return opened
 
     def close(self, tracker: Scope) -> None:
-        """Close `tracker`. A root is closed for its own process only, which returns its slices."""
+        """Close `tracker` and return the slices below it. A root closes only for its own process."""
         session = self._session
         tracker.closed_itself = True
         if tracker.parent is not None:
@@ -41,13 +41,13 @@ class StoredSlices:
                 session.leases.give_up()
 
     def close_of(self, lease: object) -> None:
-        """Return the slices that a process keeps open."""
+        """Return the slices that a process has open under this lease."""
         for tracker in self._session.trackers.open_slices(lease=lease):
             tracker.closed_itself = True
             self._close(tracker)
 
     def _close(self, tracker: Scope) -> None:
-        """Return the open slices at `tracker` and below it, whoever keeps them open."""
+        """Return the open slices at `tracker` and below it, of all processes."""
         session = self._session
         closed = session.trackers.open_slices(at=tracker)
         self._inner.opened[:] = closed

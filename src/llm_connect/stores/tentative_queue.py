@@ -1,4 +1,4 @@
-"""The line of those who wait, when what was decided of them may turn out not to be so."""
+"""A wait queue whose decisions can be undone."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from llm_connect.errors import BudgetReason, LLMError
 
 
 class RevisableLine(Line):
-    """Like `Line`; what a step has decided is told when it is written, and else undone."""
+    """A wait queue that announces the decisions of a step after its commit, and undoes them otherwise."""
 
     def __init__(self, keeper: Keeper, sure: Callable[[], None]) -> None:
         super().__init__(keeper)
-        #: Those that are to be woken.
+        #: The waiters to wake.
         self.told: deque[Waiter] = deque()
         self._sure = sure
         self._before: dict[Waiter, tuple[Any, ...]] = {}
         self._joined: set[Waiter] = set()
 
     def note(self, waiter: Waiter) -> None:
-        """`waiter` is about to change."""
+        """Remember the state of a waiter that is about to change."""
         if waiter not in self._before:
             self._before[waiter] = (waiter.hold, waiter.error, waiter.own, waiter.gone)
 
@@ -60,7 +60,7 @@ class RevisableLine(Line):
         super()._decide(waiter)
 
     def commit(self) -> None:
-        """The step was committed: its decisions count."""
+        """Keep the decisions: the step was committed."""
         if self.ready:
             self.told.extend(self.ready)
             self.ready.clear()
@@ -69,7 +69,7 @@ class RevisableLine(Line):
             self._joined.clear()
 
     def undo(self, error: LLMError | None = None) -> None:
-        """The step was undone: all wait as before. Callers that it had admitted get `error`, if there is one."""
+        """Undo the decisions: all wait as before. Callers that the step had admitted get `error`, if there is one."""
         self.ready.clear()
         self._kept.clear()
         for waiter, before in self._before.items():

@@ -1,4 +1,4 @@
-"""On which terms a process uses a budget in a store."""
+"""The options with which a process uses a budget in a store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_connect.types.amounts import MOST_LIMIT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms(ABC):
-    """The options with which a process uses a budget in a store; each kind of store adds the place."""
+    """The options of a process for a budget in a store. Each kind of store adds the place."""
 
     name: str
     prices: Mapping[str, Price]
@@ -26,7 +26,7 @@ class Terms(ABC):
 
     @property
     def busy_seconds(self) -> float:
-        """The patience with a busy store: far less than a lease, so that a slow store costs no lease."""
+        """The longest time to wait for a busy store. It is far shorter than a lease, so a slow store costs no lease."""
         return min(5.0, self.lease_seconds / 6)
 
     @property
@@ -37,4 +37,4 @@ class Terms(ABC):
     @property
     @abstractmethod
     def shown(self) -> str:
-        """The URL of the store, as it may be shown."""
+        """The URL of the store, without credentials."""

@@ -1,7 +1,7 @@
-"""Callers that wait, as the processes that use a budget in a store tell each other of them.
+"""Waiting callers, of which the processes that share a budget tell each other through the store.
 
-Each process says who stands first in its line, for the time of a lease, and renews that while they wait. The others let
-those that came later wait behind them.
+Each process writes the first callers of its wait queue to the store, for the time of a lease, and renews them while
+they wait. In the other processes, callers that arrived later wait behind them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from llm_connect.budget.admission.wait_queue import Line
     from llm_connect.stores.ports import StoreParts
 
-#: Of so many callers, on different trackers or of different needs, a process tells the others.
+#: A process tells the others of at most this many callers, on different trackers or with different amounts.
 _TOLD = 16
 
-#: A caller's time is renewed three times before it would be over.
+#: The process renews the row of a caller three times before it would expire.
 _RENEWALS = 3
 
 
 class Told(NamedTuple):
     """A waiting caller of this process, as other processes know it."""
 
-    #: Under which number or name it stands in the store.
+    #: Its number or name in the store.
     row: Any
     amount: Amount
-    #: Moment on the monotonic clock in which its time is to be renewed.
+    #: The time of the monotonic clock at which its row must be renewed.
     renewed_at: float
 
 
@@ -43,12 +43,12 @@ class Heard(NamedTuple):
     tracker: int
     arrival: int
     amount: Amount
-    #: Seconds until its time is over.
+    #: The seconds until its row expires.
     seconds: float
 
 
 class Waiters(ABC):
-    """The callers of this process that the others know of, and those of the others."""
+    """The waiting callers of this process that the store lists, and the callers of other processes."""
 
     def __init__(self, session: StoreParts, seconds: float) -> None:
         self._session = session
@@ -73,13 +73,13 @@ class Waiters(ABC):
 
     @property
     def due(self) -> bool:
-        """True if the time of a caller is over, or a caller of this process has to renew its row."""
+        """True if the row of a remote caller has expired, or the row of an own caller must be renewed."""
         now = time.monotonic()
         over = any(waiter.waiting and waiter.deadline <= now for waiter in list(self._remote.values()))
         return over or any(told.renewed_at <= now for told in list(self._told.values()))
 
     def see(self, heard: Mapping[Any, Heard], line: Line) -> None:
-        """Give the callers of other processes their places in `line`; `heard` has all that are in the store."""
+        """Give the callers of other processes their places in `line`; `heard` has all callers in the store."""
         for row in self._remote.keys() - heard.keys():
             self._remote.pop(row).leave()
         own = {told.row for told in self._told.values()}
@@ -87,7 +87,7 @@ class Waiters(ABC):
         line.see([new for row, caller in others.items() if (new := self._new(row, caller)) is not None])
 
     def tell(self, line: Line) -> None:
-        """Tell other processes of the first callers in `line` that they do not know yet."""
+        """Write the first callers in `line` to the store, so that other processes know of them."""
         if not (line.busy or self._told):
             return
         first = [] if self._withdrawn else line.first(_TOLD)
@@ -108,21 +108,21 @@ class Waiters(ABC):
         self._withdrawn = True
 
     def commit(self) -> None:
-        """The transaction was committed."""
+        """Keep the changes: the step was committed."""
         self._withdrawn = False
         if self._told or self._told_before:
             self._told_before = dict(self._told)
 
     def undo(self) -> None:
-        """The transaction was rolled back."""
+        """Undo the changes: the step was rolled back."""
         self._told, self._withdrawn = dict(self._told_before), False
 
     def leave_to_parent(self) -> None:
-        """In a forked process: the callers are the parent's."""
+        """Forget all callers in a forked process: they belong to the parent."""
         self._told, self._told_before, self._remote = {}, {}, {}
 
     def _new(self, row: Any, caller: Heard) -> RemoteWaiter | None:
-        """The caller of a row that is not known yet; of one that is, its time is noted."""
+        """Return a waiter for an unknown row; for a known one, note the new deadline and return None."""
         deadline = time.monotonic() + caller.seconds
         known = self._remote.get(row)
         if known is not None and known.waiting:

@@ -1,4 +1,4 @@
-"""The budgets in a server: finding one, and making it."""
+"""Finding and creating budgets in a server."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from llm_connect.budget.accounting.periods import Period
     from llm_connect.budget.admission.controller import OnUnknown
 
-#: Servers that do not say what they throw away.
+#: Servers that do not tell their eviction policy; the log names each of them once.
 _warned: set[str] = set()
-#: The number of the root of each budget.
+#: The number of the root in every budget.
 ROOT = 1
 
 
 def session_of(terms: ServerTerms) -> ServerSession:
-    """A session of a budget that has been made."""
+    """A session of an existing budget."""
     keys = Keys(terms.name)
     with closing(Server(terms.url, terms.busy_seconds)) as server:
         schema, on_unknown, born, sliced = server.call(
@@ -51,7 +51,7 @@ def session_of(terms: ServerTerms) -> ServerSession:
 
 
 def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
-    """Make the budget; False when it is there."""
+    """Create the budget; return False if it exists."""
     keys = Keys(terms.name)
     names = [keys.of(part) for part in ("meta", "trackers", "changed", "windows")]
     with closing(Server(terms.url, terms.busy_seconds)) as server:
@@ -67,7 +67,7 @@ def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: 
 
 
 def _check_eviction(server: Server, terms: ServerTerms) -> None:
-    """Refuse a server that throws budgets away when it is full; one that does not say so is logged, once."""
+    """Refuse a server that evicts budgets when it is full. Log once if it does not tell."""
     if terms.allow_eviction:
         return
     try:
@@ -86,7 +86,7 @@ def _check_eviction(server: Server, terms: ServerTerms) -> None:
 
 
 def check_schema(terms: ServerTerms, schema: str) -> None:
-    """Raise LLMStoreError for a budget that another version has laid out."""
+    """Raise LLMStoreError for a budget that another version has created."""
     if schema != SCHEMA:
         raise LLMStoreError(
             f"Budget {terms.name!r} of {terms.shown} was created by another version of llm-connect: use that version.",

@@ -1,4 +1,4 @@
-"""The step of a process as it is sent to the server: what it changes, and on which conditions."""
+"""The changes of a step, and its conditions, in the form that the server's script reads."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from llm_connect.budget.admission.holds import Hold
     from llm_connect.stores.redis.ports import ServerParts
 
-#: The number of the script's arguments before the texts.
+#: The number of arguments of the script before the texts.
 _BEFORE = 6
 
 
 class StepChanges(Changes):
-    """The changes of the present step. They are differences, so that they fit beside the steps of other processes."""
+    """The changes of the current step. They are differences, so that they combine with the steps of other processes."""
 
     def __init__(self, session: ServerParts) -> None:
         super().__init__()
         self._session = session
-        #: The lines that it adds to the ledger, each with what the script is to know of it.
+        #: The new ledger entries, each with its details for the script.
         self.entries: list[tuple[LedgerEntry | Hold, list[Any]]] = []
-        #: Texts of entries and holds, which the script takes as they are.
+        #: The texts of entries and holds, which the script stores unread.
         self.texts: list[str] = []
-        #: The rarer parts of a step, by the names that the script uses.
+        #: The rarer parts of a step, by their names in the script.
         self._further: defaultdict[str, list[Any]] = defaultdict(list)
 
     def __bool__(self) -> bool:
@@ -50,7 +50,7 @@ class StepChanges(Changes):
         self.say("slices", (self._session.trackers.path_of(child), lease or "", size))
 
     def say(self, what: str, value: Any) -> None:
-        """Add a value to a rarer part of the step, by the name that the script uses."""
+        """Add a value to a rarer part of the step, by its name in the script."""
         self._further[what].append(value)
 
     def say_once(self, what: str, value: Any) -> bool:
@@ -63,7 +63,7 @@ class StepChanges(Changes):
 
     @property
     def over(self) -> list[str]:
-        """Leases that it ends."""
+        """The leases that the step ends."""
         return self._further.get("over", [])
 
     def add(
@@ -75,15 +75,15 @@ class StepChanges(Changes):
     ) -> None:
         """Add an entry to the step.
 
-        amounts: its path, spent, and presumed. texts: its own, that of its kind, those of its labels. end: whether it
-        is presumed, and which lost hold it ends.
+        amounts: the path of its tracker, and the spent and presumed amounts. texts: of the entry, of its kind and of
+        its labels. end: True if it is presumed, and the lost hold that it ends.
         """
         text, kind, labels = texts
         places = [self._place(text), self._place(kind), [self._place(label) for label in labels]]
         self.entries.append((line, [*amounts, *places, *end]))
 
     def written(self, first: int) -> None:
-        """Its entries have the numbers from `first` on."""
+        """Number the entries of the step, from `first` on."""
         for number, (line, _) in enumerate(self.entries, first):
             if isinstance(line, LedgerEntry):
                 object.__setattr__(line, "id", number)
@@ -91,7 +91,7 @@ class StepChanges(Changes):
                 line.entry_id = number
 
     def step(self) -> dict[str, Any]:
-        """It as the script reads it."""
+        """The step in the form that the script reads."""
         trackers = self._session.trackers
         step: dict[str, Any] = dict(self._further)
         if self._holds:
@@ -109,7 +109,7 @@ class StepChanges(Changes):
         return step
 
     def missing(self) -> list[StoredHold]:
-        """The holds that it takes to be in the store."""
+        """The holds that the step assumes to be in the store."""
         return [hold for hold, before in self._holds.items() if before.row is not None]
 
     def _place(self, text: str) -> int:
@@ -121,7 +121,7 @@ class StepChanges(Changes):
         return self._session.trackers.sets(tracker)
 
     def _change(self, hold: StoredHold, before: Before) -> list[Any] | None:
-        """Its name, whether it has to be there, its path, how much more is held, needs, and its new text."""
+        """The change of a hold: name, must exist, path, growth of held, amount that must fit, new text."""
         is_open = not hold.ended
         if hold.row is None and not is_open:
             return None

@@ -1,4 +1,4 @@
-"""The clock of a server, by which windows move in all processes that use a budget there."""
+"""The clock of a server, which all processes of a budget use for windows."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from llm_connect.budget.admission.clocks import wall_clock
 if TYPE_CHECKING:
     from llm_connect.stores.redis.server import Server
 
-#: After so many seconds the clock of this machine may be another: it was set, or the machine was asleep.
+#: A reply tells the offset for this many seconds. Later, the machine may have slept, or its clock may have been set.
 _GOOD_SECONDS = 10.0
-#: A server says its time in whole milliseconds.
+#: A server tells its time in whole milliseconds.
 _STEP = 0.001
 
 
 class ServerClock:
-    """The difference between the clock of a server and this machine's, as its replies show it.
+    """The clock of this machine, corrected by its offset from the clock of a server.
 
-    Each reply says that it is between two figures, as far apart as the reply took. It is taken to be what it was while
-    that can be: so the clock does not go to and fro, and on the server's own machine it is the clock of the machine.
+    Each reply limits the offset to an interval, as long as the reply took. The offset stays as it is while it lies in
+    the interval. So the clock does not jitter, and on the server's own machine the offset is zero.
     """
 
     def __init__(self) -> None:
@@ -36,14 +36,14 @@ class ServerClock:
         return 0 <= time.time() - self._heard_at < _GOOD_SECONDS
 
     def hear(self, moment: float, asked_at: float) -> None:
-        """A server that was asked then has just said that it is this moment."""
+        """Note that a server, asked at `asked_at`, has just told this time."""
         self._heard_at = time.time()
         least, most = moment - self._heard_at, moment + _STEP - asked_at
         self._ahead = min(max(self._ahead, least), most)
 
 
 def clock_of(server: Server) -> ServerClock:
-    """The clock of a server, which is asked for it."""
+    """Ask a server for its time and return its clock."""
     clock, asked_at = ServerClock(), time.time()
     seconds, micros = map(int, server.call("TIME"))
     clock.hear(seconds + micros // 1000 / 1000, asked_at)

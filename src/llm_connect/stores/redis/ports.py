@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class StepNoting(Noting, Protocol):
-    """The changes of the present step."""
+    """The changes of the current step."""
 
     @property
     def touched(self) -> list[Scope]: ...
@@ -36,7 +36,7 @@ class StepNoting(Noting, Protocol):
 
 
 class StepFinding(Finding, Protocol):
-    """The trackers that this process knows, and what a step says of them."""
+    """The trackers that this process has loaded, and their form in a step."""
 
     @property
     def new(self) -> list[tuple[str, str, list[int], str | bool]]: ...
@@ -46,13 +46,13 @@ class StepFinding(Finding, Protocol):
 
 
 class StepLeasing(Leasing, Protocol):
-    """The lease of this process, which a new hold enters."""
+    """The lease of this process, which a new hold joins."""
 
     def enter(self, hold: StoredHold) -> None: ...
 
 
 class StepBooking(Booking, Protocol):
-    """The books, by which a step writes entries."""
+    """The books, which add entries to a step."""
 
     def add(self, line: LedgerEntry | Ended, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None: ...
     def add_expiry(self, entry: LedgerEntry) -> None: ...

@@ -1,4 +1,4 @@
-"""On which terms a process uses a budget in a server."""
+"""The options with which a process uses a budget in a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from llm_connect.stores.terms import Terms
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTerms(Terms):
-    """The options with which a process uses a budget in the server at `url`, which may contain a password."""
+    """The options of a process for a budget in the server at `url`, which may contain a password."""
 
     url: str = field(repr=False)
 

@@ -1,4 +1,4 @@
-"""Callers that wait, as they stand in a server: each step says who is told of and who is forgotten."""
+"""The waiting callers in a server: each step adds and removes some, and a reply lists all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WAITERS = "waiters\n"
 
 
 class ServerWaiters(Waiters):
-    """The callers of this process that the others know of, and those of the others."""
+    """The waiting callers of this process that the server lists, and the callers of other processes."""
 
     _session: ServerParts
 
@@ -31,7 +31,7 @@ class ServerWaiters(Waiters):
         self._said: tuple[str, float] | None = None
 
     def hear(self, text: str, moment: float) -> None:
-        """A reply has said, when it was this moment there, who waits; `read` reads it."""
+        """Keep a list of waiting callers from a reply, with the server's time, until `read` reads it."""
         self._said = (text, moment - time.monotonic())
 
     def read(self, line: Line) -> None:
@@ -40,7 +40,7 @@ class ServerWaiters(Waiters):
             (text, ahead), self._said = self._said, None
             now = time.monotonic() + ahead
             rows = (row.split(" ", 2) for row in text.splitlines())
-            # What stands there of this process and is not known was told by a step of which nobody knew what became.
+            # A step whose outcome was in doubt wrote an unknown caller of this process.
             others = {name: caller for name, *caller in rows if not name.startswith(self._session.client)}
             self.see({name: _heard(now, *caller) for name, caller in others.items()}, line)
 

@@ -1,4 +1,4 @@
-"""The budgets in a file: finding one, and making it."""
+"""Finding and creating budgets in a file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def session_of(terms: FileTerms) -> FileSession:
-    """A session of a budget that has been made."""
+    """A session of an existing budget."""
     with closing(connect(terms.path, terms.busy_seconds)) as connection:
         row = _found(connection, terms.name)
     if row is None:
@@ -36,7 +36,7 @@ def session_of(terms: FileTerms) -> FileSession:
 
 
 def make(terms: FileTerms, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
-    """Make the budget; False when it is there."""
+    """Create the budget; return False if it exists."""
     try:
         with closing(connect(terms.path, terms.busy_seconds)) as connection:
             if _found(connection, terms.name) is not None:

@@ -1,4 +1,4 @@
-"""The changes that one transaction writes into a budget file."""
+"""The changes that one transaction writes to a budget file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class FileChanges(Changes):
-    """The holds and trackers that the present transaction has changed."""
+    """The holds and trackers that the current transaction has changed."""
 
     def __init__(self, session: FileParts) -> None:
         super().__init__()
         self._session = session
 
     def write(self, connection: sqlite3.Connection) -> None:
-        """Write them; trackers that were not up to date are read first, and the step is decided once more."""
+        """Write the changes. Raises Again if the figures of a tracker are stale; the next try reads them."""
         for hold in self._holds:
             self._write_hold(connection, hold)
             self.note_trackers(hold.tracker.lineage)
@@ -45,7 +45,7 @@ class FileChanges(Changes):
         if hold.ended:
             if hold.row is not None:
                 connection.execute("DELETE FROM holds WHERE id = ?", (hold.row,))
-                # The hold of another process, whose lease has ended, does not count as its own.
+                # Only own holds count, not the holds of another process whose lease has ended.
                 self._session.leases.open_holds -= hold.lease is self._session.leases.own
         elif hold.row is None:
             self._insert(connection, hold)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class FileFinding(Finding, Protocol):
-    """The trackers that this process knows, and which lease keeps a slice open."""
+    """The trackers that this process has loaded, and the leases of open slices."""
 
     @property
     def slices(self) -> dict[int, int]: ...
@@ -21,7 +21,7 @@ class FileFinding(Finding, Protocol):
 
 
 class FileWaiting(Protocol):
-    """The callers that wait."""
+    """The waiting callers."""
 
     def end_over(self, connection: sqlite3.Connection, now: float) -> None: ...
 
@@ -29,7 +29,7 @@ class FileWaiting(Protocol):
 class FileParts(StoreParts, Protocol):
     """The parts of one budget in a file, in one process."""
 
-    #: True if budget may have been freed since the last look at the callers that wait here.
+    #: True if budget may have become free since the last look at the waiting callers of this process.
     unseen: bool
 
     @property

@@ -1,4 +1,4 @@
-"""The queries for the rows of a budget file: trackers, holds, waiters and entries of the ledger."""
+"""The SQL queries for trackers, holds, waiters and ledger entries in a budget file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READ_TRACKERS = f"SELECT id, {TRACKER_STATE} FROM trackers WHERE id IN "
 UPDATE_TRACKER = f"UPDATE trackers SET {', '.join(f'{name} = ?' for name in _STATE)} WHERE id = ?"
 _TRACKER = ("budget", "parent", "name", "path", "joined", "is_slice", *_STATE)
 JOINED_TRACKER = "SELECT id FROM trackers WHERE parent = ? AND name = ? AND joined AND NOT closed ORDER BY id DESC"
-#: The slash that follows a path comes just before a zero.
+#: In ASCII, "0" follows "/", so the range covers all paths that begin with this path and a slash.
 SLICES_AT = (
     "SELECT id FROM trackers WHERE budget = ? AND lease IS NOT NULL "
     "AND (path = ? OR path BETWEEN ? || '/' AND ? || '0')"
@@ -51,7 +51,7 @@ READ_WAITERS = f"SELECT id, {', '.join(_WAITER)} FROM waiters WHERE budget = ?"
 INSERT_WAITER = f"INSERT INTO waiters (budget, {', '.join(_WAITER)}) VALUES (?, {', '.join('?' * len(_WAITER))})"
 RENEW_WAITER = "UPDATE waiters SET until = ? WHERE id = ?"
 
-#: The changes of other processes, apart from trackers.
+#: The changes of other processes that concern more than trackers.
 OTHERS = (
     "SELECT (SELECT ifnull(max(id), 0) FROM ledger), EXISTS (SELECT 1 FROM leases WHERE id = ?), "
     "EXISTS (SELECT 1 FROM learned WHERE budget = ?), EXISTS (SELECT 1 FROM waiters WHERE budget = ?)"
@@ -79,7 +79,7 @@ def read_learned(connection: sqlite3.Connection, budget: int) -> dict[Key, Learn
 
 
 def write_learned(connection: sqlite3.Connection, budget: int, learned: Mapping[Key, LearnedFactor]) -> None:
-    """Write down what was learned in place of what was known."""
+    """Replace the learned factors of a budget."""
     connection.execute("DELETE FROM learned WHERE budget = ?", (budget,))
     insert = f"INSERT INTO learned (budget, adapter, model, {_FACTOR}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
     connection.executemany(insert, [(budget, *key, *factor) for key, factor in learned.items()])

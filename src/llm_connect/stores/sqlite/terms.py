@@ -1,4 +1,4 @@
-"""On which terms a process uses a budget in a file."""
+"""The options with which a process uses a budget in a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llm_connect.stores.terms import Terms
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileTerms(Terms):
-    """The options with which a process uses a budget in the file at `path`."""
+    """The options of a process for a budget in the file at `path`."""
 
     path: str
 

@@ -1,4 +1,4 @@
-"""Callers that wait, as they stand in a budget file."""
+"""The rows of waiting callers in a budget file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FileWaiters(Waiters):
-    """The callers of this process that the others know of, and those of the others."""
+    """The waiting callers of this process that the file lists, and the callers of other processes."""
 
     _session: FileParts
 
@@ -27,7 +27,7 @@ class FileWaiters(Waiters):
         self.see({row: _heard(*caller) for row, *caller in rows}, line)
 
     def end_over(self, connection: sqlite3.Connection, now: float) -> None:
-        """Forget the callers whose time is over."""
+        """Delete the expired rows of callers."""
         connection.execute("DELETE FROM waiters WHERE budget = ? AND until <= ?", (self._session.budget, now))
 
     def _write(self, row: Any, waiter: Waiter, seconds: float) -> Any:
