@@ -181,7 +181,7 @@ def test_an_ended_hold_of_a_store_sends_nothing(url: str) -> None:
     budget = open_budget(url, total=100)
     hold = budget.reserve(10)
     hold.release()
-    with pytest.raises(LLMConfigurationError, match="reserve a new one"):
+    with pytest.raises(LLMConfigurationError, match="make a new reservation"):
         hold.dispatch()
 
 
