@@ -7,7 +7,7 @@ that was taken for dead and comes back.
 
 Other ways to notice a death do not fit.
 
-- Look whether the process number still exists. That works on one machine only, and numbers are given again.
+- Check that the process id still exists. That works on one machine only, and ids are reused.
 - End the holds with the connection. Connections break without a death, and a file has no server that would notice.
 - A time limit for each hold. A thousand open calls would write a thousand rows every few seconds, and a call that takes
   longer than its limit would be ended while it runs.
@@ -57,18 +57,18 @@ from llm_connect.types.amounts import NOTHING, Amount
 if TYPE_CHECKING:
     from llm_connect.stores.ports import StoreParts
 
-#: A lease is renewed three times before it would end.
+#: The process renews its lease three times before it would end.
 RENEWALS = 3
 
 
 class Leases(ABC):
-    """The own lease of this process, and what becomes of the holds of those that have lost theirs."""
+    """The lease of this process, and the end of holds whose lease has ended."""
 
     def __init__(self, session: StoreParts, seconds: float) -> None:
         self._session = session
         self.seconds = seconds
         self.own: Lease | None = None
-        #: Holds that stand under the own lease.
+        #: The number of open holds under the own lease.
         self.open_holds: int = 0
         self._before: tuple[Lease | None, int] = (None, 0)
 
@@ -83,7 +83,7 @@ class Leases(ABC):
 
     @abstractmethod
     def give_up(self) -> None:
-        """End the own lease, and all holds under it."""
+        """End the own lease and all holds under it."""
 
     @abstractmethod
     def _left(self, hold: StoredHold) -> tuple[int, str, bool] | None:
@@ -91,29 +91,29 @@ class Leases(ABC):
 
     @property
     def pause(self) -> float:
-        """Seconds after which somebody should look again."""
+        """The seconds until the worker should look again."""
         return self.seconds / RENEWALS / 2
 
     @property
     def needed(self) -> bool:
-        """True if this process's lease keeps holds or slices."""
+        """True if holds or slices are open under this process's lease."""
         own = self.own
         return self.open_holds > 0 or (own is not None and self._session.trackers.keeps_slices(own.number))
 
     def commit(self) -> None:
-        """The transaction was committed."""
+        """Keep the changes: the step was committed."""
         self._before = (self.own, self.open_holds)
 
     def undo(self) -> None:
-        """The transaction was rolled back."""
+        """Undo the changes: the step was rolled back."""
         self.own, self.open_holds = self._before
 
     def forget(self) -> None:
-        """In a forked process: the lease is the parent's."""
+        """Forget the lease in a forked process: it belongs to the parent."""
         self.own, self.open_holds, self._before = None, 0, (None, 0)
 
     def end_late(self, hold: StoredHold, ending: Ending) -> None:
-        """End a hold that was lost: what was booked for it is corrected."""
+        """End a lost hold: correct the entry by which another process has ended it."""
         left = self._left(hold)
         hold.leave_row()
         if left is None:
@@ -126,7 +126,7 @@ class Leases(ABC):
             self._session.books.record(hold.tracker, ending.amount, hold.facts)
 
     def _end_hold(self, lease: Lease, row: Row) -> None:
-        """Release a hold that was reserved under a lease that is over, presume one that was dispatched."""
+        """End a hold whose lease has ended: release it if it was reserved, presume it if it was dispatched."""
         number, _, tracker, state, tokens, calls, nano_usd, max_tokens, grade, adapter, model, labels, reserved_at = row
         bound = Amount(tokens, calls, nano_usd)
         facts = facts_of(grade, adapter, model, labels)

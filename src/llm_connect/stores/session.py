@@ -92,16 +92,16 @@ S = TypeVar("S", bound="Scope")
 _NOT_BOOKED = "The usage of a call cannot be booked, so its bound is presumed: %s"
 _BOOKED_LATER = "The outcome of a call will be booked when the store can be reached again: %s"
 _DONE_LATER = "Pending work will be done when the store can be reached again: %s"
-#: The longest time for which the worker waits for callbacks.
+#: The longest time for which the worker waits for callbacks, in seconds.
 _PATIENCE_SECONDS = 1.0
 #: The pause before the worker tries a lost store again.
 _RETRY_SECONDS = 1.0
 
 
 class StoreSession(ABC):
-    """The use of one budget in a store by one process: each step of its controller is a transaction there.
+    """One process's use of a budget in a store. Each step of the controller is a transaction in the store.
 
-    Waiters, callbacks and notes are the process's own.
+    Waiters, callbacks and notes belong to the process.
     """
 
     hold_type: type[Hold] = StoredHold
@@ -114,7 +114,7 @@ class StoreSession(ABC):
     waiters: Waiters
     slices: StoredSlices
     line: RevisableLine
-    #: Finds a tracker again by these terms and its number, in the process that a pickled one comes to.
+    #: Finds the tracker of a pickle, by terms and number, in the process that loads it.
     reopen: Callable[[Any, int], BudgetTracker]
 
     def __init__(self, terms: Terms, root: int) -> None:
@@ -125,13 +125,13 @@ class StoreSession(ABC):
         self.outbox: StagedOutbox = StagedOutbox(min(_PATIENCE_SECONDS, terms.busy_seconds))
         self._outage = Outage()
         self._learned_before: dict[Key, LearnedFactor] = {}
-        #: The tracker of the present step, which may have changed and have no row yet.
+        #: The tracker of the current step. The step may change it before it has a row.
         self._on: Scope | None = None
-        #: Further trackers that an earlier try of the present step has changed.
+        #: Further trackers that an earlier try of the current step has changed.
         self._wanted: set[Scope] = set()
-        #: The notes that the present step has done.
+        #: The notes that the current step has done.
         self._worked_off: list[Note] = []
-        #: Notes by which a step may have failed: each is done in one of its own.
+        #: Notes that may have made a step fail. Each is done in a step of its own.
         self._suspects: deque[Note] = deque()
         #: True after this process has closed the budget.
         self.closed: bool = False
@@ -144,11 +144,11 @@ class StoreSession(ABC):
         look_after(self)
         return Parts(ledger, self.outbox, self.books, self.line, self.slices)
 
-    # Each kind of store has these.
+    # Each kind of store implements these.
 
     @abstractmethod
     def _open_parts(self, keep_entries: int, sink: Sink | None) -> Ledger:
-        """Make the parts that are of its kind; its ledger."""
+        """Make the parts of this kind of store and return the ledger."""
 
     @property
     @abstractmethod
@@ -161,11 +161,11 @@ class StoreSession(ABC):
 
     @abstractmethod
     def begin(self, informed: bool) -> None:
-        """Bring what is known up to date with the store; with `informed`, with what it says now."""
+        """Update the copy in memory. With `informed`, the copy must match the store's present state."""
 
     @abstractmethod
     def commit(self) -> None:
-        """Write what the step has changed."""
+        """Write the changes of the step."""
 
     @abstractmethod
     def let_go(self) -> None:
@@ -181,11 +181,11 @@ class StoreSession(ABC):
 
     @abstractmethod
     def sure(self) -> None:
-        """Go on only when what would be refused is so by what the store says now."""
+        """Raise Again if a refusal would rest on a state that may be stale."""
 
     @abstractmethod
     def listen(self) -> None:
-        """Hear of what others free, as long as anybody waits."""
+        """Listen for budget that other processes free, while a caller waits."""
 
     @abstractmethod
     def come_due(self) -> bool:
@@ -193,12 +193,12 @@ class StoreSession(ABC):
 
     @abstractmethod
     def looked(self) -> None:
-        """In the midst of a step: the worker has looked who is let in."""
+        """Note, within the step, that the worker has looked for waiters to admit."""
 
     @property
     @abstractmethod
     def pause(self) -> float:
-        """Seconds after which the worker looks again."""
+        """The seconds until the worker looks again."""
 
     @property
     @abstractmethod
@@ -207,11 +207,11 @@ class StoreSession(ABC):
 
     @abstractmethod
     def disconnect(self) -> None:
-        """Close the connection; a later step makes another one."""
+        """Close the connection; a later step opens another one."""
 
     @abstractmethod
     def leave_connection(self) -> None:
-        """In a forked process: what is connected to the store is the parent's."""
+        """Let go of the connection in a forked process: it belongs to the parent."""
 
     # Steps.
 
@@ -238,7 +238,7 @@ class StoreSession(ABC):
             return result
 
     def repair(self) -> bool:
-        """Roll back, or complete, a step that was interrupted while it did."""
+        """Roll back or complete a step whose rollback was interrupted."""
         self.let_go()
         self.roll_back(KeyboardInterrupt())
         return True
@@ -246,14 +246,14 @@ class StoreSession(ABC):
     def do_notes(self) -> None:
         notes = self.gate.notes
         while notes:
-            # In this order, so that none gets lost: what is worked off comes back when the step is undone.
+            # In this order, no note is lost: undoing the step brings the done ones back.
             note = notes[0]
             self._worked_off.append(note)
             notes.popleft()
             self.gate.do(note)
 
     def interest(self) -> Sequence[Scope]:
-        """The trackers that a step may be decided on: those that it is about, or that somebody waits for or watches."""
+        """The trackers on which a step may depend: its own, those of waiters, and those with thresholds."""
         others = (*self.line.trackers(), *self.books.watched, *self._wanted)
         if not others:
             return () if self._on is None else self._on.lineage
@@ -261,13 +261,13 @@ class StoreSession(ABC):
         return list(dict.fromkeys(above for scope in scopes for above in scope.lineage))
 
     def check_touched(self) -> None:
-        """Decide once more when the step has changed trackers that were not up to date."""
+        """Raise Again if the step has changed trackers whose figures were stale."""
         if not all(map(self.trackers.is_current, self.changes.touched)):
             raise Again
 
     @property
     def next_window(self) -> float:
-        """Seconds until anything may leave a window for which somebody waits."""
+        """The seconds until spend may leave a window that keeps a caller waiting."""
         if not self.gate.windowed:
             return math.inf
         waited_for = self.gate.run(self.line.trackers, looks=True)
@@ -275,7 +275,7 @@ class StoreSession(ABC):
         return min((each.due_at - each.clock() for each in windows if each is not None), default=math.inf)
 
     def settled(self) -> None:
-        """A step is committed."""
+        """Keep all changes: the step was committed."""
         self._wanted.clear()
         self.line.commit()
         self.waiters.commit()
@@ -286,9 +286,9 @@ class StoreSession(ABC):
         self._worked_off.clear()
 
     def undo(self, error: BaseException, told: LLMError | None = None) -> None:
-        """A step is rolled back; what is left to do comes first again, unless it may be why.
+        """Undo a step that was rolled back. Its notes come first again, unless one of them may have made it fail.
 
-        told: the error for those that it had let in; None when they wait on.
+        told: the error for the callers that the step had admitted; None lets them wait on.
         """
         touched = [*self.changes.touched, *self.interest()]
         if isinstance(error, Again):
@@ -296,7 +296,7 @@ class StoreSession(ABC):
         self.line.undo(told)
         self.trackers.undo(touched)
         if self._on is not None:
-            # Interrupted before its hold was made, so that no change of it was noted.
+            # The step may have been interrupted before it noted a change of its tracker.
             self.changes.note_trackers(self._on.lineage)
         self.changes.undo()
         self.leases.undo()
@@ -315,14 +315,14 @@ class StoreSession(ABC):
         self.changes.note_trackers((tracker,))
 
     def know(self, learned: dict[Key, LearnedFactor]) -> None:
-        """Know what others have learned."""
+        """Take over the factors that other processes have learned."""
         if learned != self.books.learned.factors:
             self.gate.know(learned)
         self._learned_before = learned
 
     @property
     def taught(self) -> bool:
-        """True if the present step has learned a factor."""
+        """True if the current step has learned a factor."""
         return self.books.learned.factors != self._learned_before
 
     def joined(self, joined: dict[str, S], child: S) -> S | None:
@@ -345,7 +345,7 @@ class StoreSession(ABC):
     def _may_pass(self, error: Exception) -> bool:
         return isinstance(error, LLMStoreError | Again | RecursionError | MemoryError) or self.passes(error)
 
-    # What cannot be done now.
+    # Work that cannot be done now.
 
     def check(self, hold: Hold) -> None:
         lease = getattr(hold, "lease", None)
@@ -353,7 +353,7 @@ class StoreSession(ABC):
             raise LLMConfigurationError("This hold belongs to the parent process: reserve a new one after os.fork.")
 
     def end(self, hold: Hold, ending: Ending) -> None:
-        """End a hold. In a running event loop, or when the store cannot be reached, the worker does it."""
+        """End a hold. The worker does it if an event loop runs here or the store cannot be reached."""
         self.check(hold)
         if in_running_loop() or self.gate.within:
             self.gate.lose(hold, ending)
@@ -365,7 +365,7 @@ class StoreSession(ABC):
             self.gate.lose(hold, ending)
             write(logging.WARNING, _BOOKED_LATER, error, owed=self.outbox.owed)
         except BaseException as error:
-            # What is not written now the next step does, or the worker, when it is for others to fail by it.
+            # The next step ends the hold. If the failure may repeat, the worker ends it in a step of its own.
             if isinstance(error, Exception) and not self._may_pass(error):
                 self._suspect(step)
             else:
@@ -378,7 +378,7 @@ class StoreSession(ABC):
         self.keep_working()
 
     def keep_working(self) -> None:
-        """Be there until the worker has looked after what is left to do."""
+        """Keep this session alive until the worker has done its pending work."""
         self.worker.put(partial(id, self))
 
     def _suspect(self, note: Note) -> None:
@@ -387,7 +387,7 @@ class StoreSession(ABC):
         self.keep_working()
 
     def _do_suspects(self) -> None:
-        """Do each note by which a step may have failed. Raises LLMStoreError; `tick` tries again later."""
+        """Do each suspect note in a step of its own. Raises LLMStoreError; `tick` tries again later."""
         while self._suspects:
             note = self._suspects[0]
             try:
@@ -398,11 +398,11 @@ class StoreSession(ABC):
                 write(logging.ERROR, _NOT_BOOKED, type(error).__name__, owed=self.outbox.owed)
                 self._presume(note)
             with suppress(ValueError):
-                # Another thread may do the same.
+                # Another thread may have removed it.
                 self._suspects.remove(note)
 
     def _presume(self, note: Note) -> None:
-        """Presume the hold that `note` would end; when even that fails, it is held until its lease is over."""
+        """Presume the hold that `note` would end. If that fails too, the hold stays open until its lease ends."""
         hold = next(iter(getattr(note, "args", ())), None)
         if isinstance(hold, Hold):
             with suppress(LLMConfigurationError, ArithmeticError, ValueError):
@@ -415,7 +415,7 @@ class StoreSession(ABC):
             self.flush()
 
     def flush(self) -> None:
-        """Do what is left to do; when the store cannot be reached, the worker does it later."""
+        """Do the pending work. If the store cannot be reached, the worker does it later."""
         if self.gate.within:
             return
         try:
@@ -423,19 +423,19 @@ class StoreSession(ABC):
             if self.gate.notes or lost:
                 self.gate.run(_nothing)
             elif self.gate.begun:
-                # Another thread, the worker perhaps, is just doing it; or what did it was interrupted.
+                # Another thread, perhaps the worker, is doing it now, or was interrupted.
                 self.gate.run(_nothing, looks=True)
         except LLMStoreError as error:
             write(logging.WARNING, _DONE_LATER, error, owed=self.outbox.owed)
 
     def watch(self) -> None:
-        # Others may free what it waits for.
+        # Other processes may free the budget that the caller waits for.
         self.worker.start()
         self.keep_working()
         self.listen()
 
     def tick(self) -> float:
-        """Do the worker's regular tasks: remaining notes, the lease, and waiting callers."""
+        """Do the worker's regular tasks: pending notes, the lease, and waiting callers."""
         if self.gone:
             return self.leases.pause
         try:
@@ -450,17 +450,17 @@ class StoreSession(ABC):
         return self.pause
 
     def look_after(self, due: bool) -> None:
-        """Do what is left to do, see who is let in, and keep the lease or let it go."""
+        """Do the pending notes, admit waiting callers, and renew the lease or give it up."""
         self.gate.run(self._look_after, informed=due)
 
     def _look_after(self) -> None:
         self.line.close()
         self.looked()
 
-    # Its end.
+    # The end of a session.
 
     def close(self, tracker: Scope, note: Note) -> None:
-        """Do `note`. A budget itself is closed for this process only; others go on with it."""
+        """Close a tracker by doing `note`. A root closes only for this process; others continue to use it."""
         tracker.closed_itself = True
         self.closed = self.closed or tracker.parent is None
         self.gate.notes.append(note)
@@ -471,33 +471,33 @@ class StoreSession(ABC):
 
     @property
     def idle(self) -> bool:
-        """True if this process has closed the budget, and nothing is held or left to do."""
+        """True if this process has closed the budget and has no open holds or pending work."""
         left = self.gate.notes or self._suspects or self.leases.open_holds or self.unsettled
         return self.closed and not left
 
     def part(self) -> None:
-        """Give back the thread and the connection; whoever asks once more gets them again."""
+        """End the thread and the connection; a later operation starts them again."""
         self.worker.stop(self.terms.busy_seconds)
         self.gate.run(self.disconnect, looks=True)
 
     def shut(self) -> None:
-        """Write what is left to do, end what is held, and let the store go. A later step reaches for it again."""
+        """Do the pending work, end all holds and disconnect. A later step connects again."""
         self.worker.stop(self.terms.busy_seconds)
         with suppress(LLMStoreError):
             self._do_suspects()
             self.gate.run(_nothing)
-            # What has ended is no longer in the store by now, so that it is not ended again.
+            # In a second step: the first has written the ended holds, so this one does not end them again.
             self.gate.run(self._give_up)
         self.outbox.wait(self.terms.busy_seconds)
         self.disconnect()
 
     def _give_up(self) -> None:
-        """Leave nothing of this process in the store."""
+        """Remove the lease, the holds and the waiters of this process from the store."""
         self.leases.give_up()
         self.waiters.withdraw()
 
     def leave_to_parent(self) -> None:
-        """In a forked process: connection, lease, waiters and what is left to do are the parent's."""
+        """Start over in a forked process: connection, lease, waiters and pending work belong to the parent."""
         self.leave_connection()
         self.worker = StoreWorker(self)
         self.leases.forget()
@@ -513,7 +513,7 @@ class StoreSession(ABC):
     # For users.
 
     def reset(self, facts: CallFacts) -> None:
-        """Begin once more: take what is spent off the books, by entries that say so. What is held stays held."""
+        """Reset `spent` to zero, by ledger entries with these facts. Open holds stay open."""
         self.gate.run(self._reset, facts, informed=True)
 
     def _reset(self, facts: CallFacts) -> None:
@@ -531,7 +531,7 @@ class StoreSession(ABC):
         return self.reopen, (replace(self.terms, sink=None), number)
 
     def tracker(self, number: int) -> BudgetTracker:
-        """The tracker of this number."""
+        """The tracker with this number."""
         return self.gate.run(self.trackers.find, number, on=self.trackers.known(number), informed=True)
 
 

@@ -1,4 +1,4 @@
-"""The trackers of a budget in a store that this process knows."""
+"""The trackers of a budget in a store that this process has loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Trackers(ABC):
-    """Trackers by their number in the store. One that has never held or booked anything has none yet."""
+    """Trackers by their number in the store. A tracker gets its number with its first hold or booking."""
 
     def __init__(self, session: StoreParts, prices: Mapping[str, Price], *, strict: bool) -> None:
         self._session = session
@@ -29,7 +29,7 @@ class Trackers(ABC):
         self._inserted: list[Scope] = []
 
     def find(self, number: int) -> BudgetTracker:
-        """The tracker of this number."""
+        """The tracker with this number, up to date."""
         known = self._known.get(number)
         if known is not None:
             self.refresh(known.lineage)
@@ -42,17 +42,17 @@ class Trackers(ABC):
         self._bring_up_to_date(tracker, number, tuple(state))
         self._enter(tracker, number)
         if window is not None:
-            # What is booked on it next must not count in a part that is over.
+            # The next booking must not count in a part of the window that has ended.
             self._session.gate.move((tracker,))
         return tracker
 
     def known(self, number: int) -> BudgetTracker | None:
-        """The tracker of this number, if this process has it."""
+        """The tracker with this number, if this process has loaded it."""
         return self._known.get(number)
 
     @abstractmethod
     def _window(self, number: int, state: Row) -> Window | None:
-        """The window of the tracker of this number; None when its limits are for good."""
+        """The window of the tracker with this number; None without a period."""
 
     def _bring_up_to_date(self, tracker: Scope, number: int, state: Row) -> None:
         bring_up_to_date(tracker, state)
@@ -62,30 +62,30 @@ class Trackers(ABC):
 
     @abstractmethod
     def _read(self, number: int) -> Row:
-        """The number of its parent, its name, whether it is a slice, and its state."""
+        """Read a tracker: the number of its parent, its name, the slice flag and its state."""
 
     @abstractmethod
     def number_of(self, tracker: Scope, *, joined: bool = False) -> int:
-        """The number of a tracker, which it gets when it has none."""
+        """The number of a tracker; a new tracker gets one."""
 
     @abstractmethod
     def joined(self, child: Scope) -> BudgetTracker | None:
-        """The open child of this name that others have joined."""
+        """The open joined child of this name, if there is one."""
 
     @abstractmethod
     def deepest_first(self) -> list[BudgetTracker]:
-        """Those that have spent anything, children before their parents."""
+        """All trackers that have spent, children before their parents."""
 
     @abstractmethod
     def refresh(self, trackers: Iterable[Scope]) -> None:
-        """In the middle of a step: bring these up to date, unless the step has changed them."""
+        """Update these trackers within a step, except those that the step has changed."""
 
     @abstractmethod
     def is_current(self, tracker: Scope) -> bool:
-        """True if a step may be decided on the known figures of `tracker`."""
+        """True if a step may rely on the loaded figures of `tracker`."""
 
     def make(self, name: str, parent: BudgetTracker | None, period: Period | None, *, is_slice: bool) -> BudgetTracker:
-        """A tracker as it is in memory."""
+        """Make the object of a tracker."""
         tracker = BudgetTracker.__new__(BudgetTracker)
         tracker.prices = self._prices
         tracker.strict = self._strict
@@ -94,14 +94,14 @@ class Trackers(ABC):
 
     @abstractmethod
     def open_slices(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]:
-        """The open slices `at` a tracker and below it, whoever keeps them open; or those that a lease keeps open."""
+        """The open slices `at` a tracker and below it, of all processes, or the slices of one lease."""
 
     @abstractmethod
     def keeps_slices(self, lease: object) -> bool:
-        """True if a lease keeps slices open."""
+        """True if slices are open under a lease."""
 
     def undo(self, touched: Iterable[Scope]) -> None:
-        """Forget inserted trackers, and restore touched ones, now or in the next step."""
+        """Forget inserted trackers. Restore touched ones, now or in the next step."""
         for tracker in self._inserted:
             self._known.pop(tracker.number, None)
             tracker.number = 0
@@ -109,5 +109,5 @@ class Trackers(ABC):
 
     def _enter(self, tracker: Scope, number: int) -> None:
         tracker.number = number
-        # All scopes of a store are trackers.
+        # In a store, all scopes are trackers.
         self._known[number] = cast("BudgetTracker", tracker)

@@ -1,4 +1,4 @@
-"""Leases in a server, by its clock."""
+"""Leases in a server. They use the server's clock."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class ServerLeases(Leases):
-    """The own lease of this process, and what becomes of the holds of those that have lost theirs.
+    """The lease of this process, and the end of holds whose lease has ended.
 
-    No step is written when the own lease is over; steps renew it, long before it would be due.
+    The server writes no step of a process whose lease has ended. Steps renew the lease long before it is due.
     """
 
     _session: ServerParts
@@ -52,7 +52,7 @@ class ServerLeases(Leases):
         self.open_holds += 1
 
     def said(self) -> list[Any] | None:
-        """The own lease, as a step says it."""
+        """The own lease in the form that a step contains."""
         if self.own is None:
             return None
         owner = text_of([socket.gethostname(), os.getpid(), self._session.client]) if self._is_new else False
@@ -60,11 +60,11 @@ class ServerLeases(Leases):
         return [self.own.number, int(self.seconds * 1000) if renews else 0, owner]
 
     def renewed(self, since: float) -> None:
-        """A step has renewed the own lease, and was sent then."""
+        """Note that a step, sent at `since`, has renewed the own lease."""
         self._renewed_at = since
 
     def lost(self) -> None:
-        """The own lease is over, and with it all that stood under it."""
+        """Forget the own lease and its holds: the lease has ended."""
         self.own = None
         self.open_holds: int = 0
         super().commit()
@@ -83,7 +83,7 @@ class ServerLeases(Leases):
             self.end([number])
 
     def end(self, numbers: list[str]) -> None:
-        """Release what was reserved under leases, presume what was dispatched, and return their slices."""
+        """End leases: release their reserved holds, presume their dispatched ones, and return their slices."""
         leases = {number: Lease(number, 0.0) for number in numbers}
         for name, row in self._session.stored_holds():
             if row[0] in leases:
@@ -96,7 +96,7 @@ class ServerLeases(Leases):
     def end_late(self, hold: StoredHold, ending: Ending) -> None:
         row = hold.row
         if self._left(hold) is None:
-            # The server has lost it: what it came to is booked all the same.
+            # The server has lost the hold. Book its outcome all the same.
             hold.leave_row()
             if ending.amount != NOTHING:
                 hold.ending = ending

@@ -48,7 +48,7 @@ Kung and Robinson called this optimistic concurrency control (1981): read, valid
 validate limits where others validate versions, is the escrow method (O'Neil, 1986).
 """
 
-# Each session has parts of its own kind, which nothing replaces.
+# Each session has parts of its own kind, and never replaces them.
 # pyright: reportIncompatibleVariableOverride=false
 
 from __future__ import annotations
@@ -87,21 +87,21 @@ if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.admission.booking import Sink
 
-#: The interval in which waiting callers are looked at without a notification, since one may get lost.
+#: The interval in which the worker looks at waiting callers without a notification, which may get lost.
 _LOOK_SECONDS = 1.0
-#: What a reply begins with, as `step.lua` says.
+#: The header of a reply; `step.lua` describes it.
 _HEAD = struct.Struct("<BqqqqII")
-#: The number of parts that all steps share, less one.
+#: The number of parts that all commands share, less one.
 _HEAD_PARTS = 3 + len(NAMES) + 5 - 1
-#: The name under which sums beyond the last kind or label are kept.
+#: The name of the sums of all kinds or labels beyond the limit on their number.
 _OTHERS = text_of([OTHERS, OTHERS, OTHERS])
 
 
 class ServerSession(StoreSession):
-    """The use of one budget in a server by one process.
+    """One process's use of a budget in a server.
 
-    Who is let in, who may dispatch and what a call came to is decided on what the last reply said, and written by one
-    script, on condition that it is so. What would be refused is looked at once more before.
+    The process decides about grants, dispatches and outcomes on the state in the last reply. One script writes the
+    decision if that state still holds. Before a refusal, the process asks the server for the present state.
     """
 
     terms: ServerTerms
@@ -116,16 +116,16 @@ class ServerSession(StoreSession):
         self.terms = terms
         self.clock: ServerClock = ServerClock()
         self._born = born
-        #: Why the server has not the budget any more that was opened.
+        #: The error of a server that has lost the opened budget, or some of its steps.
         self._gone: LLMStoreError | None = None
         self.keys: Keys = Keys(terms.name)
         #: True if the next step has to ask the server first.
         self.stale: bool = True
-        #: The step that was sent, until it is known what became of it, and all that it has changed here.
+        #: The sent step, until its outcome is known and its changes here are completed or undone.
         self._sent: dict[str, Any] | None = None
-        #: True if the present step has asked the server.
+        #: True if the current step has asked the server.
         self.fresh: bool = False
-        #: True if another process may have freed budget that a caller waits for.
+        #: True if another process may have freed budget for a waiting caller.
         self._noticed = False
         self._looked_at = 0.0
         #: True if the worker has to renew this process's lease.
@@ -145,18 +145,18 @@ class ServerSession(StoreSession):
     def _start(self) -> None:
         self.client: str = secrets.token_hex(8)
         self.server: Server = Server(self.terms.url, self.terms.busy_seconds)
-        # Not in `__del__`: with the session the socket would be collected, and complain that nobody has closed it.
+        # Not in `__del__`: the socket would be collected together with the session, and warn that it is not closed.
         weakref.finalize(self, self.server.close).atexit = False
         self._connected = self._steps = self.epoch = 0
-        #: The number of the last step that stands there as written by this process; 0 when none does.
+        #: The number of the last step that the server has recorded for this process; 0 for none.
         self._last = 0
         self._sent = None
         self._listener = Listener(self)
         self._arriving = threading.Lock()
         self._arrived = 0
-        #: The beginning of every command, in bytes; empty until the script is loaded.
+        #: The bytes with which every command begins; empty until the script is loaded.
         self._head = b""
-        #: Leases that were over when the server was asked last.
+        #: The ended leases in the last answer of the server.
         self._over: list[str] = []
 
     @property
@@ -168,13 +168,13 @@ class ServerSession(StoreSession):
         return self._gone is not None
 
     def arrive(self) -> int:
-        """The moment, by the clock of the server, so that it orders the callers of all processes."""
+        """The present time of the server, which orders the callers of all processes."""
         with self._arriving:
             self._arrived = max(self._arrived + 1, int(self.clock() * 1e9))
             return self._arrived
 
     def sure(self) -> None:
-        # Either this step has asked the server, or it asks and decides once more.
+        # A step that has not asked the server asks now and decides again.
         if not self.fresh:
             raise Again
 
@@ -199,10 +199,10 @@ class ServerSession(StoreSession):
         self._keep()
 
     def let_go(self) -> None:
-        """Nobody waits for a script."""
+        """Do nothing: a script locks nothing."""
 
     def _write(self, step: dict[str, Any]) -> str:
-        """Send a step and return its outcome. If that stays unknown, the next step sends this one again first."""
+        """Send a step and return its outcome. If that stays unknown, the next step begins by sending it again."""
         self._sent = step
         outcome, first = self._send(step, self.changes.touched)
         if outcome == "ok":
@@ -217,17 +217,17 @@ class ServerSession(StoreSession):
         return outcome
 
     def _keep(self) -> None:
-        """Complete a written step; doing it twice does no harm."""
+        """Complete a written step. Completing it twice is harmless."""
         self.settled()
         self._sent = None
 
     def _learn_what_became(self, step: dict[str, Any]) -> None:
-        """Send a step again, which counts once; or undo it here, when it was not written."""
+        """Send a step of unknown outcome again, which counts once. Undo it here if the server refuses it."""
         step["again"] = True
         outcome = self._write(step)
         if outcome == "ok":
             waiting = {waiter.hold for _, _, waiter in self.line.untaken}
-            # Who asked for these was told that it had failed.
+            # The callers of these grants were told of a failure.
             nobody_has = [hold for hold in self.changes.granted() if hold not in waiting]
             self._keep()
             self.gate.notes.extend(self.gate.finish(hold, RELEASED) for hold in nobody_has)
@@ -272,7 +272,7 @@ class ServerSession(StoreSession):
         return step
 
     def _ask(self) -> None:
-        """Know what the server says now, and end the leases that are over."""
+        """Ask the server for its present state, and end leases that have expired."""
         while True:
             outcome, _ = self._send({}, self.interest())
             if outcome == "lost":
@@ -287,21 +287,21 @@ class ServerSession(StoreSession):
                 return
 
     def _catch_up(self) -> None:
-        """Give the callers of other processes their places, and move the windows of this step."""
+        """Give the callers of other processes their places in the queue, and move the windows of this step."""
         self.waiters.read(self.line)
         if self.gate.windowed:
             about = self.interest()
             self.gate.move(about)
-            # What has changed of windows is written, since it speaks of the entries of this step.
+            # The step writes changed windows, because they refer to its entries.
             self.changes.note_trackers(each for each in about if each.number and each.window and each.window.changed)
 
     def _lose_lease(self) -> None:
-        """Others have ended the own lease, and with it went what it had written last."""
+        """Forget the own lease, which another process has ended together with its record of the last step."""
         self.leases.lost()
         self._last = 0
 
     def _end_over(self) -> bool:
-        """End the leases that are over; False when another process was faster."""
+        """End the leases that have expired. False if another process was faster."""
         if self._over:
             self.leases.end(self._over)
             outcome = self._write(self._step())
@@ -314,7 +314,7 @@ class ServerSession(StoreSession):
         return True
 
     def _send(self, step: dict[str, Any], about: Sequence[Scope]) -> tuple[str, int]:
-        """Send a step, take over the trackers that the reply contains, and return the outcome and the first entry."""
+        """Send a step and take over the reply; return the outcome and the number of the first entry."""
         since, asked_at, lease = time.monotonic(), time.time(), self.leases.said()
         step["epoch"] = self.epoch
         if lease is not None:
@@ -338,7 +338,7 @@ class ServerSession(StoreSession):
         return "ok" if stands else "lost", first
 
     def _read_last(self, text: bytes, over: int, moment: float) -> tuple[list[str], dict[int, str]]:
-        """Read the last part of a reply: ended leases, changed windows, and waiting callers."""
+        """Read the last part of a reply: ended leases, changed windows and waiting callers."""
         said, waiters_said, waiters = text.decode().partition(WAITERS)
         if waiters_said:
             self.waiters.hear(waiters, moment)
@@ -375,7 +375,7 @@ class ServerSession(StoreSession):
                 self._head = b""
 
     def _load(self) -> bytes:
-        """Load the script; what a step begins with."""
+        """Load the script and return the beginning of every command."""
         digest = self.server.call("SCRIPT", "LOAD", script("step"))
         keys = self.keys.all
         head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel, SCHEMA, self.client, _OTHERS, self._born)
@@ -412,11 +412,11 @@ class ServerSession(StoreSession):
         return {tuple(json.loads(key)): LearnedFactor(*json.loads(factor)) for key, factor in pairs}
 
     def fetch(self, command: str, key: str, *values: Any) -> Any:
-        """The answer to a command that reads one key of the budget."""
+        """Return the answer to a command that reads one key of the budget."""
         return self.server.call(command, self.keys.of(key), *values)
 
     def fetch_after_all(self, command: str, key: str, *values: Any) -> Any:
-        """The same, after all that has ended is booked."""
+        """Like `fetch`, after all ended holds are booked."""
         return self.gate.run(self._commit_and_fetch, command, key, *values)
 
     def _commit_and_fetch(self, command: str, key: str, *values: Any) -> Any:
@@ -424,7 +424,7 @@ class ServerSession(StoreSession):
         return self.fetch(command, key, *values)
 
     def stored_holds(self) -> list[tuple[str, list[Any]]]:
-        """All holds that stand in the server, with their names."""
+        """All holds in the server, with their names."""
         rows = self.fetch("HGETALL", "holds")
         return [(name.decode(), json.loads(row)) for name, row in zip(rows[::2], rows[1::2], strict=True)]
 
@@ -437,7 +437,7 @@ class ServerSession(StoreSession):
         self.trackers.forget()
         self._start()
 
-    # Those that wait.
+    # Waiting callers.
 
     def listen(self) -> None:
         self._listener.start()
@@ -448,7 +448,7 @@ class ServerSession(StoreSession):
         return self.line.busy_here and not self.closed
 
     def notice(self) -> None:
-        """Others may have freed something."""
+        """Note that another process may have freed budget."""
         self._noticed = True
         self.keep_working()
 
@@ -471,7 +471,7 @@ class ServerSession(StoreSession):
 
     @property
     def _look_seconds(self) -> float:
-        """The interval in which the worker looks at waiting callers, for whom a window may open."""
+        """The seconds until the worker looks at waiting callers again, at the latest when a window may open."""
         return min(_LOOK_SECONDS, max(0.0, self.next_window))
 
     def __del__(self) -> None:
@@ -480,7 +480,7 @@ class ServerSession(StoreSession):
             worker.put_end()
 
 
-#: Outcomes after which a process has to open the budget again.
+#: Outcomes after which a process must open the budget again.
 _LASTING = {
     "gone": "it has lost the budget",
     "other": "it has lost the budget, and another one has been created there since",
@@ -489,8 +489,8 @@ _LASTING = {
 
 
 class _Missing(Again):
-    """A hold is not there, though its lease is: the server has lost it."""
+    """The server has lost a hold, although its lease is still there."""
 
 
 class _Lost(Again):
-    """The own lease is over."""
+    """The own lease has ended."""

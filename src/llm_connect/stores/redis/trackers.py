@@ -1,4 +1,4 @@
-"""The trackers of a budget in a server that this process knows."""
+"""The trackers of a budget in a server that this process has loaded."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from llm_connect.budget.accounting.windows import Window
     from llm_connect.stores.redis.ports import ServerParts
 
-#: Numbers are drawn, so that no process has to ask for one.
+#: The size of a tracker's number. Numbers are random, so that no process has to ask for one.
 _BITS = 52
 
 
 class ServerTrackers(Trackers):
-    """Trackers by the number under which they stand there; what is known of them is what the last reply said."""
+    """Trackers by their number in the server. Their figures are those of the last reply."""
 
     _session: ServerParts
 
     def __init__(self, *details: Any, **more: Any) -> None:
         super().__init__(*details, **more)
         self._states: weakref.WeakKeyDictionary[Scope, Row] = weakref.WeakKeyDictionary()
-        #: The number of the change as of which each is known.
+        #: The stamp at which each tracker was last up to date.
         self._seen_at: weakref.WeakKeyDictionary[Scope, int] = weakref.WeakKeyDictionary()
-        #: The number of the last change of which a reply has said; None before the first.
+        #: The stamp of the budget in the last reply; None before the first one.
         self.stamp: int | None = None
-        #: The number of the last change that others may have made: what is known as of it is known as of now.
+        #: The stamp of the last change that other processes may have made. Later copies are up to date.
         self._alone_since = 0
-        #: The open slices of all processes, each with its lease and path; as of when all processes were told last.
+        #: The open slices of all processes, each with its lease and path, as of epoch `_slices_at`.
         self._slices: dict[int, list[str]] = {}
         self._slices_at: int | None = None
-        #: The trackers that the present step makes: number, place, state, and the name by which others join it.
+        #: The trackers that the current step creates: number, place, state, and the name by which others join it.
         self.new: list[tuple[str, str, list[int], str | bool]] = []
 
     def _read(self, number: int) -> Row:
@@ -49,7 +49,7 @@ class ServerTrackers(Trackers):
         if state is None:
             raise store_error(self._session.terms.url, f"it has lost a tracker of budget {self._session.terms.name!r}")
         parent, name, is_slice = (None, self._session.terms.name, False) if place is None else json.loads(place)
-        # A window that others change meanwhile has changed since the last reply: what is decided on it is not written.
+        # If another process changes the window meanwhile, the server refuses the step that was decided on it.
         windows = {number: self._window_text(number)} if has_window(state) else {}
         ((_, row),) = states_of(state, windows)
         return parent, name, is_slice, *row
@@ -70,12 +70,12 @@ class ServerTrackers(Trackers):
             place = text_of([parent, tracker.name, tracker.is_slice])
             state = new_state(number, closed=tracker.closed_itself, limits=limits)
             self.new.append((str(number), place, state, joined and _joined(parent, tracker.name)))
-            # First, so that whatever comes between, undoing knows of it.
+            # First, so that `undo` knows of it if an interruption follows.
             self._inserted.append(tracker)
             self._enter(tracker, number)
             self._seen_at[tracker] = self.stamp or 0
             if tracker.window is not None:
-                # Nothing was ever in it; what it knows of numbers is of steps before.
+                # The window is empty. Its entry number comes from an earlier step.
                 tracker.window.forget(0)
         return tracker.number
 
@@ -92,7 +92,7 @@ class ServerTrackers(Trackers):
     def deepest_first(self) -> list[BudgetTracker]:
         every = [self.find(int(number)) for number in self._session.fetch("HKEYS", "trackers")]
         spent = [each for each in every if any(account.spent for account in each.own_accounts)]
-        # And those above, whose windows may have less than those of their children.
+        # Include all parents: their windows may contain less spend than those of their children.
         found = {above: None for each in spent for above in each.lineage}
         return sorted(found, key=lambda tracker: len(tracker.lineage), reverse=True)
 
@@ -109,19 +109,19 @@ class ServerTrackers(Trackers):
         return text.decode()
 
     def is_current(self, tracker: Scope) -> bool:
-        # The server checks what is decided on the last state that it has told.
+        # The server checks each step against its present state.
         return True
 
     def seen_at(self, trackers: Iterable[Scope]) -> int:
-        """As of which change all of these are known."""
+        """The stamp at which all of these trackers were up to date."""
         now = self.stamp or 0
         seen = (self._seen_at.get(tracker, 0) for tracker in trackers if tracker.number)
         return min((now if at >= self._alone_since else at for at in seen), default=now)
 
     def hear(self, states: bytes, windows: Mapping[int, str], wanted: Iterable[Scope], stamp: int, alone: bool) -> None:
-        """Take over a reply: the states of trackers that have changed; those `wanted` have not changed otherwise.
+        """Take over a reply: the states of changed trackers. All other `wanted` ones are unchanged.
 
-        alone: nobody else has written since the last reply.
+        alone: True if no other process has written since the last reply.
         """
         self.stamp = stamp
         if not alone:
@@ -132,7 +132,7 @@ class ServerTrackers(Trackers):
                 self._seen_at[tracker] = stamp
 
     def absorb(self, states: bytes, windows: Mapping[int, str]) -> None:
-        """Take over states, and the windows that have changed."""
+        """Take over states and changed windows."""
         for number, state in states_of(states, windows):
             tracker = self._known.get(number)
             if tracker is not None:
@@ -151,7 +151,7 @@ class ServerTrackers(Trackers):
 
     @property
     def _open_slices(self) -> dict[int, list[str]]:
-        """A step that opens or closes a slice starts a new epoch; then this process reads the list again."""
+        """The open slices, read again in each epoch: a step that opens or closes a slice starts a new one."""
         if self._slices_at != self._session.epoch:
             rows = self._session.fetch("HGETALL", "slices")
             pairs = zip(rows[::2], rows[1::2], strict=True)
@@ -160,7 +160,7 @@ class ServerTrackers(Trackers):
         return self._slices
 
     def _take_over(self, tracker: Scope, state: Row) -> None:
-        """Set `tracker` to a state from the server, which has its window only if that has changed."""
+        """Load `tracker` from a state of the server, which contains the window only if it has changed."""
         self._seen_at[tracker] = self.stamp or 0
         if tracker.window is None:
             self._states[tracker] = state
@@ -178,7 +178,7 @@ class ServerTrackers(Trackers):
         return [(str(self.number_of(tracker)), window_text(window)) for tracker, window in changed]
 
     def sets(self, tracker: Scope) -> list[tuple[str, int, int]]:
-        """Return the changes of `tracker` that are set rather than added: closing it, and its limits."""
+        """The changes of `tracker` that a step sets rather than adds: its closed flag and its limits."""
         before = self._states.get(tracker)
         if before is None:
             return []
@@ -192,7 +192,7 @@ class ServerTrackers(Trackers):
         return found
 
     def commit(self) -> None:
-        """The new trackers are in the server."""
+        """Keep the new trackers: they are in the server."""
         self._inserted.clear()
         self.new.clear()
 
@@ -207,7 +207,7 @@ class ServerTrackers(Trackers):
                 self._seen_at[tracker] = seen_at
 
     def forget(self) -> None:
-        """In a forked process, which has a connection of its own: let the next step ask for everything."""
+        """Make the next step in a forked process ask for everything: it has a new connection."""
         self._alone_since, self._slices_at = (self.stamp or 0) + 1, None
         self._seen_at.clear()
 

@@ -1,4 +1,4 @@
-"""Leases in a budget file. The clock is that of the machine, which all processes of a file share."""
+"""Leases in a budget file. They use the machine's clock, which all processes of a file share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOOK_SECONDS = 1.0
 
 
 class FileLeases(Leases):
-    """The own lease of this process, and what becomes of the holds of those that have lost theirs."""
+    """The lease of this process, and the end of holds whose lease has ended."""
 
     _session: FileParts
 
@@ -42,7 +42,7 @@ class FileLeases(Leases):
 
     @property
     def _renewed_before(self) -> float:
-        """The time before its end at which a lease is renewed."""
+        """The number of seconds before its end at which a lease is renewed."""
         return self.seconds * (RENEWALS - 1) / RENEWALS
 
     def have(self) -> Lease:
@@ -59,7 +59,7 @@ class FileLeases(Leases):
         return self.own
 
     def begin(self, connection: sqlite3.Connection) -> None:
-        """At the begin of a transaction: renew the own lease, and end those that are over, be it the own one."""
+        """Begin a transaction: renew the own lease, and end all expired leases, even the own one."""
         now = time.time()
         if self.own is not None:
             if self.taken or now >= self.own.expires_at:
@@ -103,7 +103,7 @@ class FileLeases(Leases):
             self._end(connection, number)
 
     def _end(self, connection: sqlite3.Connection, number: int) -> None:
-        """Release what was reserved under a lease, presume what was dispatched, and return its slices."""
+        """End a lease: release its reserved holds, presume its dispatched ones, and return its slices."""
         self._session.unseen = True
         lease = Lease(number, 0.0)
         for row in connection.execute(HOLDS_OF_LEASE, (number,)).fetchall():

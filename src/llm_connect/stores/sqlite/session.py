@@ -1,6 +1,6 @@
-"""The session of a budget in a file: a step is a transaction, and whoever is in one has the state of the file."""
+"""The session of a budget in a file. A step is a transaction, so it always sees the present state of the file."""
 
-# Each session has parts of its own kind, which nothing replaces.
+# Each session has parts of its own kind, and never replaces them.
 # pyright: reportIncompatibleVariableOverride=false
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 #: The interval in which the worker looks for budget that other processes have freed.
 _POLL_SECONDS = 0.01
-#: The patience with a file for which another caller has just waited in vain.
+#: The longest wait for a file after another caller has waited in vain, in seconds.
 _SHORT_SECONDS = 0.02
-#: Raised for a value, not for the file: the same will never succeed.
+#: Errors about a value, not about the file: writing it again would fail again.
 _UNWRITABLE = (
     sqlite3.DataError,
     sqlite3.IntegrityError,
@@ -41,12 +41,12 @@ _UNWRITABLE = (
     OverflowError,
     UnicodeEncodeError,
 )
-#: By the id of their session, apart from it: what is garbage together with it is finalized before it can be closed.
+#: By the id of their session, outside of it: an attribute could be finalized before the session can close it.
 _connections: dict[int, sqlite3.Connection] = {}
 
 
 class FileSession(StoreSession):
-    """The use of one budget in a file by one process."""
+    """One process's use of a budget in a file."""
 
     terms: FileTerms
     changes: FileChanges
@@ -59,13 +59,13 @@ class FileSession(StoreSession):
         super().__init__(terms, root)
         self.terms = terms
         self.budget = budget
-        #: True if budget may have been freed since the last look at the callers that wait here.
+        #: True if budget may have become free since the last look at the waiting callers of this process.
         self.unseen: bool = False
-        #: The file that was opened, so that no other is taken for it.
+        #: The identity of the opened file, so that no other file is mistaken for it.
         self._file = Identity(terms.path)
         #: True if the last wait for the file was in vain.
         self._busy = False
-        #: True after `COMMIT` was sent, and after it was done.
+        #: True after `COMMIT` was sent, and after it was executed.
         self._committing = self._written = False
         #: The last `PRAGMA data_version`, which changes when another process has written.
         self._version: int | None = None
@@ -106,14 +106,14 @@ class FileSession(StoreSession):
         return self._file.lost
 
     def arrive(self) -> int:
-        """The moment, by the clock of the machine, so that it orders the callers of all processes."""
+        """The present time of the machine, which orders the callers of all processes."""
         return self._epoch + time.monotonic_ns()
 
     def sure(self) -> None:
-        """Nobody else changes the file during a transaction."""
+        """Do nothing: no other process changes the file during a transaction."""
 
     def listen(self) -> None:
-        """The worker looks at the file often enough."""
+        """Do nothing: the worker polls the file."""
 
     @property
     def unsettled(self) -> bool:
@@ -140,7 +140,7 @@ class FileSession(StoreSession):
         self.leases.begin(connection)
 
     def _wait_for_file(self, connection: sqlite3.Connection) -> None:
-        """Begin a transaction. After somebody has waited in vain nobody waits, until one gets in."""
+        """Begin a transaction. After a caller has waited in vain, others wait only briefly until one succeeds."""
         patience = self.terms.busy_seconds
         busy, self._busy = self._busy, True
         begin(connection, min(patience, _SHORT_SECONDS) if busy else patience)
@@ -161,7 +161,7 @@ class FileSession(StoreSession):
         self.settled()
 
     def let_go(self) -> None:
-        """Roll the file back; a connection that cannot even do that is closed, and the next step makes another."""
+        """Roll the transaction back. If that fails, close the connection; the next step opens another one."""
         connection = self._connection
         if connection is None:
             self._written = False
@@ -186,13 +186,13 @@ class FileSession(StoreSession):
         self.undo(error, cause if isinstance(cause, LLMError) else None)
         self._know_nothing()
         if self._connection is not None:
-            # What is known is what the file says, also before the next transaction.
+            # Show the figures of the file even before the next transaction.
             with suppress(sqlite3.Error):
                 self.trackers.bring(touched)
         return better
 
     def _complete(self) -> None:
-        """The transaction was committed, but not all that follows was done."""
+        """Complete a step that was interrupted after its commit."""
         self.trackers.commit()
         self.settled()
         self._know_nothing()
@@ -210,7 +210,7 @@ class FileSession(StoreSession):
         return isinstance(error, sqlite3.Error) and not isinstance(error, _UNWRITABLE)
 
     def _hear(self, connection: sqlite3.Connection) -> None:
-        """Know what others have done, but for what concerns trackers only."""
+        """Take over the changes of other processes, except the figures of trackers."""
         self.trackers.forget()
         lease, budget = self.leases.own, self.budget
         others = connection.execute(OTHERS, (None if lease is None else lease.number, budget, budget))
@@ -225,7 +225,7 @@ class FileSession(StoreSession):
         self.unseen = True
 
     def _as_llm_error(self, error: BaseException) -> LLMError | None:
-        """The error for what has gone wrong with the store; None when it is not the store's fault."""
+        """The LLMError for an error of SQLite; None for any other error."""
         if isinstance(error, _UNWRITABLE):
             return LLMConfigurationError(f"A value cannot be written to a budget file ({type(error).__name__}).")
         return store_error(self.terms.path, error) if isinstance(error, sqlite3.Error) else None
@@ -234,7 +234,7 @@ class FileSession(StoreSession):
         return self.leases.due or (self.line.busy_here and self._may_let_in())
 
     def _may_let_in(self) -> bool:
-        """True if a caller that waits here may fit now, or has to renew its row."""
+        """True if a waiting caller of this process may fit now, or must renew its row."""
         due = self.unseen or self.waiters.due or self.leases.look_due
         return due or self.next_window <= 0 or self._others_wrote()
 
@@ -249,7 +249,7 @@ class FileSession(StoreSession):
         return _POLL_SECONDS if self.line.busy_here else self.leases.pause
 
     def read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
-        """Return the rows of a query, after every ended hold is booked."""
+        """Return the rows of a query after all ended holds are booked."""
         return self.gate.run(lambda: self.connection.execute(query, values).fetchall())
 
     def disconnect(self) -> None:
@@ -284,7 +284,7 @@ def _data_version(connection: sqlite3.Connection) -> int:
 
 
 def _say_farewell(connection: sqlite3.Connection, file: Identity, lease: int | None) -> None:
-    """Close the file of a session that nobody has any more; so nobody has a hold of it either."""
+    """Close the file of a session that was garbage-collected; its holds have all ended."""
     with suppress(sqlite3.Error):
         connection.execute("DELETE FROM leases WHERE id = ? AND id NOT IN (SELECT lease FROM holds)", (lease,))
     close(connection, file)

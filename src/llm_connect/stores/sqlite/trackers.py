@@ -1,4 +1,4 @@
-"""The trackers of a budget file that this process knows."""
+"""The trackers of a budget file that this process has loaded."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from llm_connect.budget.accounting.windows import Window
     from llm_connect.stores.sqlite.ports import FileParts
 
-#: Of so many values a query of any SQLite may speak.
+#: The number of values that one query can have in every version of SQLite.
 _MOST = 500
 
 
 class FileTrackers(Trackers):
-    """Trackers by the number of their row."""
+    """Trackers by the id of their row."""
 
     _session: FileParts
 
     def __init__(self, *details: Any, **more: Any) -> None:
         super().__init__(*details, **more)
-        #: The present state of the file: trackers as of it are up to date.
+        #: The version of the file's state. A tracker with the same `as_of` is up to date.
         self._state = 1
-        #: For each open slice that is known, the number of the lease that keeps it open.
+        #: The number of the lease of each loaded open slice.
         self.slices: dict[int, int] = {}
 
     def _read(self, number: int) -> Row:
@@ -53,7 +53,7 @@ class FileTrackers(Trackers):
             parent = None if tracker.parent is None else self.number_of(tracker.parent)
             place = (self._session.budget, parent, tracker.name, tracker.path, joined, tracker.is_slice)
             row = (*place, *tracker_state(tracker, None))
-            # First, so that whatever comes between, undoing knows of it.
+            # First, so that `undo` knows of it if an interruption follows.
             self._inserted.append(tracker)
             number = self._connection.execute(INSERT_TRACKER, row).lastrowid
             assert number is not None
@@ -71,18 +71,18 @@ class FileTrackers(Trackers):
 
     def deepest_first(self) -> list[BudgetTracker]:
         rows = self._connection.execute(SPENT_TRACKERS, (self._session.budget,)).fetchall()
-        # And those above, whose windows may have less than those of their children.
+        # Include all parents: their windows may contain less spend than those of their children.
         found = {each: None for (number,) in rows for each in self.find(number).lineage}
         return sorted(found, key=lambda tracker: len(tracker.lineage), reverse=True)
 
     def refresh(self, trackers: Iterable[Scope]) -> None:
         if not all(map(self.is_current, trackers)):
-            # Figures that the step has changed must not be read again, and then written without the change.
+            # Reading the figures again would drop the changes that the step has made to them.
             self._session.check_touched()
             self.bring(trackers)
 
     def bring(self, trackers: Iterable[Scope]) -> None:
-        """Bring these up to date."""
+        """Read the figures of these trackers, unless they are up to date."""
         state = self._state
         old = {each.number: each for each in trackers if each.as_of != state and each.number}
         for numbers in batched(list(old)):
@@ -96,7 +96,7 @@ class FileTrackers(Trackers):
         self.note_slice(number, state[1])
 
     def note_slice(self, number: int, lease: Any) -> None:
-        """It is an open slice of this lease, or of none."""
+        """Note the lease of an open slice; None means that the tracker is not an open slice."""
         if lease is None:
             self.slices.pop(number, None)
         else:
@@ -109,7 +109,7 @@ class FileTrackers(Trackers):
         query = SLICES_OF if at is None else SLICES_AT
         values = (self._session.budget, *((lease,) if at is None else (at.path,) * 3))
         found = [self.find(number) for (number,) in self._connection.execute(query, values).fetchall()]
-        # Another tracker may have had the same path before.
+        # An earlier tracker may have had the same path.
         return [each for each in found if at is None or at in each.lineage]
 
     def keeps_slices(self, lease: object) -> bool:
@@ -117,7 +117,7 @@ class FileTrackers(Trackers):
         return bool(found[0])
 
     def commit(self) -> None:
-        """The inserted trackers are in the file."""
+        """Keep the inserted trackers: they are in the file."""
         self._inserted.clear()
 
     def undo(self, touched: Iterable[Scope]) -> None:
@@ -125,7 +125,7 @@ class FileTrackers(Trackers):
         self.forget()
 
     def forget(self) -> None:
-        """Others may have changed any of them."""
+        """Consider all loaded figures stale."""
         self._state += 1
 
     @property
@@ -134,5 +134,5 @@ class FileTrackers(Trackers):
 
 
 def batched(numbers: list[int]) -> Iterator[list[int]]:
-    """As many at a time as any SQLite takes."""
+    """The numbers in batches that every version of SQLite accepts."""
     return (numbers[at : at + _MOST] for at in range(0, len(numbers), _MOST))
