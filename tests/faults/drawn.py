@@ -1,4 +1,4 @@
-"""Interrupting a scene at points of it: all of them, or as many as a seed draws."""
+"""Interrupts a scene at all of its points, or at some that a seed draws."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.faults import scenes
 from tests.faults.injection import Fault, Injector
 from tests.faults.scenes import Make, Scene
 
-#: Nobody has this many points, so nothing is raised.
+#: No scene has this many points, so nothing is raised.
 _NEVER = 10**9
 
 
@@ -32,7 +32,7 @@ def wrong_of(
     everywhere: bool = False,
     look: Callable[[Scene], None] = Scene.look,
 ) -> list[str]:
-    """What was wrong after an `error` at each point of the scene, or at `most` of them; it says how many there were."""
+    """The failures after an `error` at each point of the scene, or at `most` of them; prints the number of points."""
     wrong: list[str] = []
     raised = 0
     for at in _points(make, name, most, everywhere=everywhere):

@@ -1,8 +1,8 @@
-"""Raising an exception in the library wherever Python itself can raise one between two steps.
+"""Raises an exception in the library at every instruction where Python itself can raise one.
 
-Python looks for signals, and for exceptions that another thread has set, where a function begins, at a jump backwards,
-and behind a call. So the points are those instructions, and the ones that follow a call. From 3.12 on they are met by
-`sys.monitoring`, before that by `sys.settrace`.
+Python looks for signals, and for exceptions that another thread has set, at the start of a function, at a backward jump
+and after a call. So the points are these instructions, and those that follow a call. From Python 3.12 on,
+`sys.monitoring` reports them; before, `sys.settrace` does.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _TOOL = 4
 
 
 class Fault(BaseException):
-    """What is raised; nothing in the library knows it."""
+    """The injected exception, which nothing in the library knows."""
 
 
 @cache
 def points_of(code: CodeType, *, everywhere: bool = False) -> frozenset[int]:
-    """The offsets at which to raise in `code`; none in code that is not the library's."""
+    """The offsets at which to raise in `code`; none in code outside of the library."""
     if not code.co_filename.startswith(_HOME):
         return frozenset()
     found, behind = set(), False
@@ -47,7 +47,7 @@ def _entries(code: CodeType) -> tuple[int, ...]:
 
 
 class Injector:
-    """Counts the points that are met, and raises at one of them."""
+    """Counts the points that are reached, and raises at one of them."""
 
     def __init__(self, at: int | None, error: type[BaseException] = Fault, *, everywhere: bool = False) -> None:
         self.met = 0
@@ -57,7 +57,7 @@ class Injector:
         self._everywhere = everywhere
 
     def run(self, act: Callable[[], Any]) -> None:
-        """Do `act`, in which the exception is raised."""
+        """Do `act`, and raise the exception in it."""
         (self._run_monitored if hasattr(sys, "monitoring") else self._run_traced)(act)
 
     def _meet(self, code: CodeType, offset: int) -> None:
@@ -81,7 +81,7 @@ class Injector:
             if not frame.f_code.co_filename.startswith(_HOME):
                 return None
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
-            # Of `RESUME` itself no event is told.
+            # `RESUME` itself causes no event.
             self._meet(frame.f_code, next(iter(_entries(frame.f_code)), -1))
         elif event == "opcode":
             self._meet(frame.f_code, frame.f_lasti)

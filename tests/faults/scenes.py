@@ -1,4 +1,4 @@
-"""Every operation of a budget, each as a scene: a fresh budget, what is interrupted, and what must be so afterwards."""
+"""Every operation of a budget as a scene: a new budget, the interrupted act, and the state that must follow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Make = Callable[..., BudgetTracker]
 
 @dataclass
 class Scene:
-    """One budget, of which `act` is interrupted; `helpers` are threads of others that must come to an end."""
+    """A budget whose `act` is interrupted; `helpers` are threads of other callers that must end."""
 
     root: BudgetTracker
     act: Callable[[], Any]
@@ -33,7 +33,7 @@ class Scene:
     after: Callable[[], Any] | None = None
 
     def look(self) -> None:
-        """The next operation finds exact books."""
+        """Check that the next operation finds exact books."""
         if self.after is not None:
             self.after()
         self.keep.clear()
@@ -41,7 +41,7 @@ class Scene:
         for helper in self.helpers:
             helper.result(PATIENCE)
         root = self.root
-        # Any thread: nothing is locked.
+        # In another thread: the interrupted one keeps no lock.
         snapshot = in_thread(root.snapshot).result(PATIENCE)
         until(lambda: root.snapshot().held == (0, 0, 0))
         snapshot = root.snapshot()
@@ -251,7 +251,7 @@ def threshold(make: Make) -> Scene:
 
 
 def wakes(make: Make) -> Scene:
-    """Ends the hold that another thread waits for."""
+    """End the hold for which another thread waits."""
     scene = _scene(make)
     hold = scene.root.reserve(900)
     scene.helpers = [in_thread(lambda: scene.root.reserve(200, max_wait_seconds=PATIENCE).release())]
@@ -261,7 +261,7 @@ def wakes(make: Make) -> Scene:
 
 
 def waits(make: Make) -> Scene:
-    """Waits for the hold that another thread ends."""
+    """Wait for the hold that another thread ends."""
     scene = _scene(make)
     hold = scene.root.reserve(900)
     ended = threading.Event()
@@ -310,7 +310,7 @@ def task(make: Make) -> Scene:
 
 
 def task_waits(make: Make) -> Scene:
-    """A task waits for another one; a third is cancelled while it waits."""
+    """Let a task wait for another one, and cancel a third while it waits."""
     scene = _scene(make)
 
     async def work() -> None:
@@ -374,7 +374,7 @@ ALL: dict[str, Callable[[Make], Scene]] = {
 
 
 def interrupt(make: Make, scene_of: Callable[[Make], Scene], run: Callable[[Callable[[], Any]], None]) -> Scene:
-    """Play a scene, of which `run` interrupts the act; the exception is gone afterwards."""
+    """Play a scene whose act `run` interrupts, and drop the exception."""
     scene = scene_of(make)
     try:
         run(scene.act)

@@ -1,8 +1,9 @@
-"""Spends while real signals, or exceptions that another thread sets, interrupt it, and prints what was wrong.
+"""Spends while real signals, or exceptions from another thread, interrupt it, and prints the faults it finds.
 
     python -m tests.faults.signalled URL KIND NUMBER SEED
 
-URL: "memory", or a store. KIND: "alarm" (SIGALRM) or "thrown" (PyThreadState_SetAsyncExc). NUMBER: of interruptions.
+URL: "memory" or a store. KIND: "alarm" (SIGALRM) or "thrown" (PyThreadState_SetAsyncExc). NUMBER: how many
+interruptions.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from collections.abc import Callable
 from llm_connect import BudgetTracker, open_budget
 
 CAP = 10**9
-#: Whose block may not be left.
+#: The slices whose blocks may still be open.
 slices: list[BudgetTracker] = []
 
 
 class Interrupted(BaseException):
-    """What comes between."""
+    """The interruption."""
 
 
 def spend(root: BudgetTracker, child: BudgetTracker, number: int) -> None:
-    """One of the things that programs do, in turn."""
+    """Do one of the usual operations of a program, in turn."""
     kind = number % 7
     if kind == 0:
         with child.reserve(100) as hold:
@@ -54,9 +55,9 @@ def spend(root: BudgetTracker, child: BudgetTracker, number: int) -> None:
 
 
 def wrong(root: BudgetTracker, child: BudgetTracker) -> str:
-    """What the next operation finds that is not exact; nothing when all is."""
+    """The inexact figures that the next operation finds, or an empty text."""
     while slices:
-        # Interrupted just before its block was left, it is open as long as nobody closes it.
+        # If the interruption came just before the end of its block, the child is still open.
         slices.pop().close()
     found = root.snapshot()
     entries = list(root.ledger)
@@ -70,7 +71,7 @@ def wrong(root: BudgetTracker, child: BudgetTracker) -> str:
 
 
 def interrupted(root: BudgetTracker, child: BudgetTracker, arm: Callable[[], None], disarm: Callable[[], None]) -> bool:
-    """Whether anything came between while it spent for a while."""
+    """Spend for a while; return True if an interruption came."""
     try:
         try:
             arm()
@@ -129,7 +130,7 @@ def main(url: str, kind: str, number: str, seed: str) -> None:
             if not interrupted(root, child, arm, disarm):
                 continue
         except Interrupted:
-            # Just while it was being disarmed.
+            # The interruption came while it was being disarmed.
             disarm()
         came += 1
         said = wrong(root, child)

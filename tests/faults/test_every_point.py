@@ -1,4 +1,4 @@
-"""An exception at the points of every operation of a budget in memory."""
+"""Exceptions at the points of every operation of a budget in memory."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Thousands of presumed calls are told of, and nobody reads it."""
+    """Silence the log of thousands of presumed calls."""
     caplog.set_level(logging.CRITICAL + 1)
 
 
 @pytest.mark.parametrize("name", scenes.ALL)
 def test_the_books_are_exact_wherever_python_raises(name: str) -> None:
-    """The next operation completes or undoes what was interrupted: nothing held or locked, sums equal. (BUDGET-70)"""
+    """The next operation completes or undoes an interrupted one: nothing stays held, and sums agree. (BUDGET-70)"""
     assert wrong_of(name) == []
 
 
@@ -37,12 +37,12 @@ def test_the_books_are_exact_wherever_python_raises(name: str) -> None:
 def test_the_books_are_exact_where_memory_or_frames_run_out(
     name: str, error: type[BaseException], nightly: bool
 ) -> None:
-    """What Python itself raises is no failure of a callback or of a waiter: nothing is lost by it. (BUDGET-70)"""
+    """A MemoryError or RecursionError is no failure of a callback or a waiter, and loses nothing. (BUDGET-70)"""
     assert wrong_of(name, error=error, most=None if nightly else 50) == []
 
 
 def look_when_told(scene: Scene) -> None:
-    """Another thread is served, or told of a lock that is kept; then only the thread that keeps it can go on."""
+    """Another thread gets an answer, or an error about a lock whose owner alone can continue."""
     try:
         in_thread(scene.root.snapshot).result(PATIENCE)
     except LLMConfigurationError:
@@ -56,5 +56,5 @@ def look_when_told(scene: Scene) -> None:
 
 @pytest.mark.parametrize("name", scenes.ALL)
 def test_the_cap_is_not_passed_wherever_an_exception_is_injected(name: str, nightly: bool) -> None:
-    """At other instructions, where only a test can raise, the books get exact, too; nobody hangs. (BUDGET-70)"""
+    """At instructions where only a test can raise, the books become exact too, and no caller hangs. (BUDGET-70)"""
     assert wrong_of(name, everywhere=True, most=2_000 if nightly else 40, look=look_when_told) == []

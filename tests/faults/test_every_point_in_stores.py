@@ -1,4 +1,4 @@
-"""An exception at points of every operation of a budget in a file, or on a server: at 312 at least of each store."""
+"""Exceptions at points of every operation of a budget in a file or server, at least 312 points for each store."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def look(scene: Scene) -> None:
-    """The books are exact, and nothing of the budget stays open in this process."""
+    """Check that the books are exact, and that nothing of the budget stays open in this process."""
     try:
         scene.look()
     finally:
@@ -44,7 +44,7 @@ def look(scene: Scene) -> None:
 def test_the_books_of_a_store_are_exact_wherever_python_raises(
     name: str, url: str, nightly: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The next operation completes or undoes what was interrupted, and no other process is kept out. (BUDGET-70)"""
+    """The next operation completes or undoes an interrupted one, and no other process is locked out. (BUDGET-70)"""
     caplog.set_level(logging.CRITICAL + 1)
     numbers = itertools.count(1)
 

@@ -1,4 +1,4 @@
-"""Real signals, exceptions that another thread sets, and recursions that are too deep, in the midst of operations."""
+"""Real signals, exceptions from another thread and recursion errors during operations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("kind", ["alarm", "thrown"])
 @pytest.mark.parametrize("place", ["memory", "file"])
 def test_the_books_are_exact_after_real_interruptions(kind: str, place: str, nightly: bool, tmp_path: Path) -> None:
-    """After each of 3,000 the next operation finds exact books, and nothing is locked. (BUDGET-70)"""
+    """After each of 3,000 interruptions, the next operation finds exact books and no lock. (BUDGET-70)"""
     number = {"memory": 1_400, "file": 100}[place] * (10 if nightly else 1)
     url = "memory" if place == "memory" else f"sqlite:///{tmp_path}/budget.db"
     command = [sys.executable, "-m", "tests.faults.signalled", url, kind, str(number), "1"]
@@ -40,7 +40,7 @@ def _deep(depth: int, tracker: BudgetTracker) -> None:
 
 
 def test_the_books_are_exact_after_a_recursion_error_at_every_depth() -> None:
-    """Where no frame is left, the operation is completed or undone all the same. (BUDGET-70)"""
+    """An operation that runs out of stack frames is completed or undone all the same. (BUDGET-70)"""
     limit = sys.getrecursionlimit()
     failed = 0
     for depth in range(limit - 120, limit):
@@ -56,7 +56,7 @@ def test_the_books_are_exact_after_a_recursion_error_at_every_depth() -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
 def test_a_signal_handler_that_spends_does_not_pass_the_cap() -> None:
-    """In the midst of an operation of its thread it is refused, and what it ends is left to the next. (BUDGET-71)"""
+    """During an operation of its thread, its calls are refused, and the next operation ends its holds. (BUDGET-71)"""
     refused, tracker, total = 0, BudgetTracker(1), 50
     inner = tracker.reserve(1)
 

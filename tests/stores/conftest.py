@@ -1,4 +1,4 @@
-"""What tests of stores need."""
+"""Fixtures for the tests of stores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.budget.stores import STORES, new_url, temporary_folder
 from tests.stores.losing import FOR_ALL, FOR_ONE, Store
 
-#: Files whose tests say the same of every store, but for those that are about what stands in a file.
+#: Files whose tests run with every store, except for those that look into a budget file.
 OF_EACH_STORE = {
     "test_closing",
     "test_command",
@@ -54,20 +54,20 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest, folder: Path) -> str:
-    """The URL of a store that has no budgets yet; of a budget file that is not there yet."""
+    """The URL of a store without budgets; a file does not exist yet."""
     store: str = request.param
     return f"sqlite:///{folder}/budget.db" if store == "sqlite" else new_url(store, folder)
 
 
 @pytest.fixture
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """An outage is logged."""
+    """Silence the log of outages."""
     caplog.set_level(logging.CRITICAL, "llm_connect")
 
 
 @pytest.fixture(params=[*FOR_ALL, *FOR_ONE])
 def store(request: pytest.FixtureRequest, folder: Path) -> Iterator[Store]:
-    """A store that can be lost."""
+    """A store that the test can lose."""
     found = {**FOR_ALL, **FOR_ONE}[request.param](folder)
     yield found
     found.stop()

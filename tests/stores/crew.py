@@ -1,4 +1,4 @@
-"""Processes of their own that use one budget, for tests; started from nothing, as `python crew.py` would be."""
+"""Separate processes that use one budget, for tests; each starts from scratch, like `python crew.py`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError, LL
 from llm_connect.stores.opening import open_budget
 
 ROOT = Path(__file__).parents[2]
-#: How long processes are killed, stopped, and cut off from power.
+#: The time for which tests kill and stop processes, and simulate power cuts.
 SECONDS = float(os.environ.get("LLM_CONNECT_KILL_SECONDS", "2"))
-#: What is spent by four processes in somewhat less than that time.
+#: The amount that four processes spend in somewhat less than that time.
 LIMIT = int(10_000 * SECONDS)
 
 
 @contextmanager
 def crew(number: int, job: str, *args: Any) -> Iterator[list[subprocess.Popen[str]]]:
-    """So many processes that do `job`; none is left behind."""
+    """Run `number` processes that do `job`; none outlives the block."""
     command = [sys.executable, "-W", "error", "-m", "tests.stores.crew", job]
     processes = [
         subprocess.Popen([*command, json.dumps([each, *args])], cwd=ROOT, stdin=PIPE, stdout=PIPE, text=True)
@@ -50,7 +50,7 @@ def crew(number: int, job: str, *args: Any) -> Iterator[list[subprocess.Popen[st
 
 
 def results(processes: list[subprocess.Popen[str]], seconds: float = 50.0) -> list[Any]:
-    """What each of them printed as JSON, once it has ended well."""
+    """The JSON that each process has printed, after all have ended without an error."""
     found = []
     for process in processes:
         out, _ = process.communicate(timeout=seconds)
@@ -60,7 +60,7 @@ def results(processes: list[subprocess.Popen[str]], seconds: float = 50.0) -> li
 
 
 def equal_attempts(number: int, url: str, attempts: int) -> int:
-    """How many of so many attempts for one token were granted."""
+    """Make `attempts` reservations of one token; return the number of grants."""
     budget = open_budget(url)
     granted = 0
     for _ in range(attempts):
@@ -73,7 +73,7 @@ def equal_attempts(number: int, url: str, attempts: int) -> int:
 
 
 def mixed_attempts(number: int, url: str, attempts: int) -> dict[str, int]:
-    """Attempts of all sizes, some of which wait, on the budget, on a shared child and on children of its own."""
+    """Make attempts of all sizes, some of which wait, on the budget, a shared child and own children."""
     chance = random.Random(number)
     budget = open_budget(url)
     places = [budget, budget.child("shared", 400, join=True), budget.child(f"own {number}", 300)]
@@ -95,7 +95,7 @@ def mixed_attempts(number: int, url: str, attempts: int) -> dict[str, int]:
 
 
 def spender(number: int, url: str, bills: str, lease_seconds: float) -> None:
-    """Spends until it is killed; each bill is on the disk before the request would leave, as a provider's would be."""
+    """Spend until killed. Each bill is on the disk before its request would leave, like that of a provider."""
     chance = random.Random(number)
     budget = opened_patiently(url, lease_seconds)
     with open(f"{bills}/{number}-{os.getpid()}", "a", encoding="utf-8") as file:
@@ -122,7 +122,7 @@ def spend_once(budget: BudgetTracker, chance: random.Random, file: Any) -> None:
             if chance.random() < 0.7:
                 hold.settle(used)
     except (LLMBudgetExceededError, LLMStoreError):
-        # A store that is busy for longer than a sixth of a short lease counts as lost: nothing was sent.
+        # A store that is busy for longer than a sixth of a short lease counts as lost, and nothing was sent.
         time.sleep(0.01)
 
 
@@ -131,7 +131,7 @@ def bill(folder: Path) -> int:
 
 
 def halter(number: int, url: str, lease_seconds: float, dispatched: bool) -> dict[str, Any]:
-    """Has a hold of 40, waits to be told to go on, and says what it could do with the hold then."""
+    """Take a hold of 40, wait for the signal to continue, and report how the hold could be used then."""
     budget = open_budget(url, lease_seconds=lease_seconds)
     hold = budget.reserve(40)
     if dispatched:
@@ -148,14 +148,14 @@ def halter(number: int, url: str, lease_seconds: float, dispatched: bool) -> dic
 
 
 def interrupted(number: int, url: str) -> dict[str, Any]:
-    """Spends until all is spent, while alarms interrupt what it says to the server."""
+    """Spend the whole budget while alarms interrupt the exchange with the server."""
     from tests.stores.interrupting import Interruption, alarms
 
     budget, granted, unknown, foreign = open_budget(url), 0, 0, list[str]()
     chance = random.Random(number)
     with alarms() as (set_alarm, signals):
         while True:
-            # Every other time, since who connects anew is slow.
+            # Only every other time: a new connection is slow.
             if chance.random() < 0.5:
                 set_alarm(chance.uniform(0.00001, 0.002))
             try:
@@ -171,7 +171,7 @@ def interrupted(number: int, url: str) -> dict[str, Any]:
 
 
 def holder(number: int, url: str) -> int:
-    """Spends 3, waits to be told to go on, spends 2, and says what is spent."""
+    """Spend 3, wait for the signal to continue, spend 2, and report the spend."""
     budget = open_budget(url)
     budget.consume(3)
     print("ready", flush=True)
@@ -181,7 +181,7 @@ def holder(number: int, url: str) -> int:
 
 
 def crowd(number: int, url: str, tokens: int, threads: int) -> None:
-    """Holds so many tokens in each of so many threads, without pause, until it is killed."""
+    """Hold `tokens` in each of `threads` threads, without pause, until killed."""
     budget = open_budget(url)
 
     def hold_again_and_again() -> None:
@@ -196,12 +196,12 @@ def crowd(number: int, url: str, tokens: int, threads: int) -> None:
 
 
 def waiter(number: int, url: str, tokens: int, lease_seconds: float) -> None:
-    """Waits for so many tokens until it is killed."""
+    """Wait for `tokens` until killed."""
     open_budget(url, lease_seconds=lease_seconds).reserve(tokens, max_wait_seconds=60)
 
 
 def short_windows(number: int, url: str, attempts: int) -> int:
-    """What was booked in so many attempts on trackers whose windows move all the time; some are corrected later."""
+    """Book `attempts` calls on trackers whose windows move all the time, correct some later; return the sum."""
     chance = random.Random(number)
     budget = open_budget(url)
     shared = budget.child("shared", 1_000_000, join=True, period=timedelta(seconds=0.6))
@@ -224,6 +224,6 @@ def short_windows(number: int, url: str, attempts: int) -> int:
 
 if __name__ == "__main__":
     if sys.platform == "linux":
-        # PR_SET_PDEATHSIG: it dies with a test run that is killed.
+        # PR_SET_PDEATHSIG: the process dies if its test run is killed.
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     print(json.dumps(globals()[sys.argv[1]](*json.loads(sys.argv[2]))))

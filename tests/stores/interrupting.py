@@ -1,4 +1,4 @@
-"""Exceptions in the midst of what is said to a server: injected line by line, or raised by real signals."""
+"""Exceptions during an exchange with a server, injected line by line or raised by real signals."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 from llm_connect.stores.redis.server import Server
 
-#: Where a command is sent and its answer is read, down to the socket.
+#: The code that sends a command and reads its answer, down to the socket.
 EXCHANGE = ("stores/redis/server.py", "redis/connection.py", "redis/_parsers/")
 
 
 class Interruption(BaseException):
-    """What nobody expects."""
+    """The exception of an interruption, which no code expects."""
 
 
 def in_exchange(frame: FrameType | None) -> bool:
-    """Whether `frame` is in the midst of a command, or below it."""
+    """True if `frame` belongs to a command or was called by it."""
     while frame is not None:
         if frame.f_code is Server.patiently.__code__:
             return True
@@ -30,14 +30,14 @@ def in_exchange(frame: FrameType | None) -> bool:
 
 
 class Injector:
-    """Raises at the line with this number of those that an exchange passes; counts them when there is none."""
+    """Raises at the line with this number among those of an exchange; only counts them without a number."""
 
     def __init__(self, at: int | None = None) -> None:
         self._at = at
         self.passed = 0
 
     def run(self, work: Callable[[], Any]) -> bool:
-        """Do `work`; whether it was interrupted."""
+        """Do `work`; return True if it was interrupted."""
         before = sys.gettrace()
         sys.settrace(self._called)
         try:
@@ -62,7 +62,7 @@ class Injector:
 
 @contextmanager
 def alarms() -> Iterator[tuple[Callable[[float], object], Callable[[], int]]]:
-    """Sets an alarm that interrupts what is said to a server then; and how often one has."""
+    """Give two functions: set an alarm that interrupts an exchange with a server, and count the interruptions."""
     number = 0
 
     def interrupt(_: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""What stands in a store, and changing it behind the back of those who use it."""
+"""Reads a store, and changes it behind the back of its users."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def session_of(budget: BudgetTracker) -> Any:
 
 
 def second(budget: BudgetTracker) -> BudgetTracker:
-    """The same budget as another process has it, seen from here."""
+    """Open the same budget once more, as another process would."""
     session = session_of(budget)
     return new_session(session.terms).tracker(session.root)  # type: ignore[no-any-return]
 
 
 @contextmanager
 def alone(session: Any) -> Iterator[None]:
-    """The lock of a budget, without a transaction."""
+    """Keep the lock of a budget, without a transaction."""
     session.gate._lock.wait()
     try:
         yield
@@ -40,7 +40,7 @@ def alone(session: Any) -> Iterator[None]:
 
 
 def end_leases(budget: BudgetTracker) -> None:
-    """Let all leases be over."""
+    """Make all leases expire."""
     session = session_of(budget)
     with alone(session):
         if isinstance(session, FileSession):
@@ -53,7 +53,7 @@ def end_leases(budget: BudgetTracker) -> None:
 
 
 def leases_end(budget: BudgetTracker) -> float:
-    """When the last lease that stands there is over, by the clock of the store."""
+    """The time at which the last lease in the store ends, by the store's clock."""
     session = session_of(budget)
     with alone(session):
         if isinstance(session, FileSession):
@@ -62,7 +62,7 @@ def leases_end(budget: BudgetTracker) -> float:
 
 
 def told(budget: BudgetTracker) -> list[tuple[int]]:
-    """The tokens for which callers wait, as the processes have told each other, in order of arrival."""
+    """The tokens of the waiting callers in the store, in order of arrival."""
     session = session_of(budget)
     if isinstance(session, FileSession):
         return session.read_rows("SELECT tokens FROM waiters ORDER BY arrived_at", ())  # type: ignore[no-any-return]
@@ -73,7 +73,7 @@ def told(budget: BudgetTracker) -> list[tuple[int]]:
 
 
 def let_wait(budget: BudgetTracker, tokens: int, seconds: float) -> None:
-    """Let it look as if a process that nobody hears of again had told of a caller."""
+    """Add a waiting caller of a process that no longer exists."""
     session = session_of(budget)
     waiter = Waiter(budget, PlainDemand(tokens, 1), NO_FACTS, arrival=0, deadline=math.inf, own=())
 
@@ -87,7 +87,7 @@ def let_wait(budget: BudgetTracker, tokens: int, seconds: float) -> None:
 
 
 def stored(budget: BudgetTracker, what: str) -> int:
-    """How many holds or leases stand in the store."""
+    """The number of holds or leases in the store."""
     session = session_of(budget)
     with alone(session):
         if isinstance(session, FileSession):

@@ -1,4 +1,4 @@
-"""Stores that can be lost, and found again: a file and a server, for all processes or for one of them."""
+"""Stores that can be lost and found again: files and servers, for all processes or for one."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.stores.looking import alone, session_of
 from tests.stores.servers import new_server
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-#: The store counts as lost after a sixth of it.
+#: The store counts as lost after a sixth of this time.
 LEASE = 3.0
 
 
 class Store:
-    """A store in which tests open budgets; `url` is for the process that loses it, `others` for those that may not."""
+    """A store for tests; the process that loses it uses `url`, and others use `others`."""
 
     def __init__(self, url: str, others: str | None = None) -> None:
         self.url = url
         self.others = others or url
 
     def open(self, **details: Any) -> BudgetTracker:
-        """A budget that is about to lose its store."""
+        """Open a budget that will lose its store."""
         return open_budget(self.url, total=1_000, lease_seconds=LEASE, **details)
 
     def lose(self, budget: BudgetTracker) -> None:
@@ -42,11 +42,11 @@ class Store:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """End what it has started."""
+        """Stop everything that this store has started."""
 
 
 class BusyFile(Store):
-    """Another program has the write lock of the file."""
+    """A file whose write lock another program keeps."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"sqlite:///{folder}/budget.db")
@@ -65,7 +65,7 @@ class BusyFile(Store):
 
 
 class UnwritableFile(Store):
-    """This process may not write the file any more."""
+    """A file that this process may no longer write."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"sqlite:///{folder}/budget.db")
@@ -86,7 +86,7 @@ class UnwritableFile(Store):
 
 
 class StoppedServer(Store):
-    """The server hangs."""
+    """A server that hangs."""
 
     def __init__(self, folder: Path) -> None:
         self._server = new_server(*DURABLE)
@@ -104,7 +104,7 @@ class StoppedServer(Store):
 
 
 class KilledServer(StoppedServer):
-    """The server is killed, and started again."""
+    """A server that is killed and started again."""
 
     def lose(self, budget: BudgetTracker) -> None:
         self._server.kill()
@@ -114,7 +114,7 @@ class KilledServer(StoppedServer):
 
 
 class CutOffServer(Store):
-    """This process cannot reach the server any more; the server goes on."""
+    """A running server that this process can no longer reach."""
 
     def __init__(self, folder: Path) -> None:
         self._server = new_server(*DURABLE)
@@ -133,7 +133,7 @@ class CutOffServer(Store):
 
 
 class Cable:
-    """Carries bytes between a socket of its own and that of a server, until it is cut."""
+    """Carries bytes between its own socket and the socket of a server, until it is cut."""
 
     def __init__(self, path: str, server: str) -> None:
         self._path = path
@@ -185,5 +185,5 @@ FOR_ALL: dict[str, Callable[[Path], Store]] = {
     "stopped server": StoppedServer,
     "killed server": KilledServer,
 }
-#: For one process, while others go on.
+#: Ways to lose a store for one process, while others continue.
 FOR_ONE: dict[str, Callable[[Path], Store]] = {"unwritable file": UnwritableFile, "cut off server": CutOffServer}

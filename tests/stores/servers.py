@@ -1,4 +1,4 @@
-"""A real redis-server for tests: one for each process of the run, on a socket of its own, ended with it.
+"""A real redis-server for tests: each process of the run starts one on its own socket, and stops it at its end.
 
 LLM_CONNECT_REDIS_SERVER names another program, such as valkey-server.
 """
@@ -22,7 +22,7 @@ PROGRAM = shutil.which(os.environ.get("LLM_CONNECT_REDIS_SERVER", "redis-server"
 
 
 class RedisServer:
-    """A server in a folder; it can be killed and started again."""
+    """A server in a folder; tests can kill and restart it."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class RedisServer:
         return self._process.pid
 
     def kill(self) -> None:
-        """As `kill -9` does."""
+        """Kill the server, like `kill -9`."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -63,7 +63,7 @@ class RedisServer:
 
 
 def new_server(*options: str) -> RedisServer:
-    """A server of its own. Skips the test when there is no redis-server here."""
+    """Start a separate server. Skips the test if redis-server is not installed."""
     if PROGRAM is None:
         pytest.skip("there is no redis-server here")
     return RedisServer(Path(tempfile.mkdtemp(prefix="llm-connect-redis-")), *options)
@@ -71,7 +71,7 @@ def new_server(*options: str) -> RedisServer:
 
 @cache
 def server() -> RedisServer:
-    """The server of this process of the run."""
+    """The server that this process of the test run shares."""
     found = new_server("--appendonly", "no", "--databases", "1000")
     atexit.register(found.stop)
     return found
