@@ -1,4 +1,4 @@
-"""Closing a budget gives back what this process had for it."""
+"""Closing a budget frees all resources that this process used for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.leftovers import DESCRIPTORS
 
 
 def left() -> set[object]:
-    """Threads of stores, and descriptors of this process with what each stands for."""
+    """The threads of stores, and the file descriptors of this process with their targets."""
     found: set[object] = {thread for thread in threading.enumerate() if thread.name.startswith("llm-connect")}
     for name in os.listdir(DESCRIPTORS):
         with suppress(FileNotFoundError):
@@ -27,7 +27,7 @@ def left() -> set[object]:
 
 
 def test_a_hundred_budgets_leave_nothing(url: str) -> None:
-    """No thread, no descriptor and no place in a registry, however many are opened and closed (STORE-23)."""
+    """However many budgets are opened and closed, no thread, descriptor or registry entry stays behind (STORE-23)."""
     open_budget(url, name="first", total=10).close()
     gc.collect()
     before, known = left(), len(processes._sessions)
@@ -44,7 +44,7 @@ def test_a_hundred_budgets_leave_nothing(url: str) -> None:
 
 
 async def test_a_hundred_budgets_of_a_coroutine_leave_nothing(url: str) -> None:
-    """The worker lets go by itself, so that no event loop waits for it (STORE-23)."""
+    """The worker frees its resources by itself, so no event loop waits for it (STORE-23)."""
     open_budget(url, name="first", total=10).close()
     gc.collect()
     before = left()
@@ -57,7 +57,7 @@ async def test_a_hundred_budgets_of_a_coroutine_leave_nothing(url: str) -> None:
 
 
 def test_a_call_under_way_ends_after_its_budget_was_closed(url: str) -> None:
-    """What it came to is booked; then the thread and the connection go as well (STORE-23)."""
+    """Its outcome is booked; then the thread and the connection end as well (STORE-23)."""
     before = left()
     budget = open_budget(url, total=100, lease_seconds=0.6)
     hold = budget.reserve(10)
@@ -72,7 +72,7 @@ def test_a_call_under_way_ends_after_its_budget_was_closed(url: str) -> None:
 
 @pytest.mark.parametrize("closes", [1, 2])
 def test_a_closed_budget_can_still_be_read(url: str, closes: int) -> None:
-    """It reaches for the store again (STORE-23)."""
+    """Reading a closed budget connects to the store again (STORE-23)."""
     budget = open_budget(url, total=100)
     budget.consume(7)
     for _ in range(closes):

@@ -26,7 +26,7 @@ from tests.stores.looking import end_leases
 
 
 def used(url: str) -> tuple[BudgetTracker, Any]:
-    """A budget with entries of a call, of a child, and an open hold."""
+    """A budget with entries of a call and of a child, and with an open hold."""
     budget = open_budget(url, name="nightly", total=10_000, total_usd="5.00")
     adapter = MockLLMAdapter("x", prompt_tokens=300, completion_tokens=40, price=Price(prompt=1, completion=2))
     for tracker in (budget, budget.child("team", 5_000, join=True)):
@@ -46,7 +46,7 @@ def data(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
 
 
 def test_ls_says_what_is_spent_held_and_left(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """For every budget of a file and each unit that it limits or uses (STORE-9)."""
+    """`ls` shows every budget of a file, with each unit that it limits or uses (STORE-9)."""
     _, hold = used(url)
     open_budget(url, name="other").record(7)
     nightly, other = data(capsys, "ls", url)
@@ -64,7 +64,7 @@ def test_ls_says_what_is_spent_held_and_left(url: str, capsys: pytest.CaptureFix
 
 
 def test_show_says_by_whom(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Children, adapters, models, labels, and the processes that hold (STORE-9)."""
+    """`show` lists children, adapters, models, labels, and the processes that have holds (STORE-9)."""
     budget, hold = used(url)
     shown = data(capsys, "show", url, "nightly")
     assert [(tracker["path"], tracker["tokens"]["spent"]) for tracker in shown["trackers"]] == [
@@ -85,7 +85,7 @@ def test_show_says_by_whom(url: str, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_stale_holds_are_named_and_reading_changes_nothing(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A hold whose lease is over is told as stale, and stays for the next one who uses the budget (STORE-9)."""
+    """A hold whose lease has ended is shown as stale, and stays until a process uses the budget (STORE-9)."""
     budget, hold = used(url)
     session: Any = budget.gate.session
     end_leases(budget)
@@ -102,7 +102,7 @@ def test_stale_holds_are_named_and_reading_changes_nothing(url: str, capsys: pyt
 
 
 def dump(url: str) -> str:
-    """All that stands in a store."""
+    """The whole content of a store."""
     if not url.startswith("sqlite"):
         return dump_of_server(url)
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
@@ -119,7 +119,7 @@ def dump_of_server(url: str) -> str:
 
 
 def test_ledger_says_the_last_entries(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Oldest first, as `to_dict` has them (STORE-9)."""
+    """`ledger` prints the last entries, oldest first, in the form of `to_dict` (STORE-9)."""
     budget, hold = used(url)
     hold.settle(1_000)
     assert data(capsys, "ledger", url, "nightly", "--last", "2") == [entry.to_dict() for entry in budget.ledger][1:]
@@ -127,7 +127,7 @@ def test_ledger_says_the_last_entries(url: str, capsys: pytest.CaptureFixture[st
 
 
 def test_reset_asks_first(url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a yes nothing changes; with one the books begin anew, by entries, and limits and holds stay (STORE-9)."""
+    """Without a yes nothing changes; with one, entries reset the spend, and limits and holds stay (STORE-9)."""
     budget, hold = used(url)
     with budget.reserve(10, usd=0) as presumed:
         presumed.dispatch()
@@ -148,7 +148,7 @@ def test_reset_asks_first(url: str, capsys: pytest.CaptureFixture[str], monkeypa
 
 @pytest.mark.parametrize("words", [["ls"], ["show"], ["ledger"], ["reset", "--yes"]], ids=lambda words: words[0])
 def test_what_is_not_there_is_not_made(words: list[str], url: str, folder: Path, capsys: Any) -> None:
-    """A file or a budget that is not there is named in one line (STORE-9)."""
+    """If a file or a budget does not exist, an error of one line names it (STORE-9)."""
     assert main([words[0], url, *words[1:]]) == 1
     assert "budget.db cannot be used" in capsys.readouterr().err
     assert list(folder.iterdir()) == []
@@ -159,7 +159,7 @@ def test_what_is_not_there_is_not_made(words: list[str], url: str, folder: Path,
 
 
 def test_a_file_that_is_none_of_ours(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another database, or an empty file, is left alone."""
+    """Another program's database and an empty file stay unchanged."""
     path = url.removeprefix("sqlite:///")
     Path(path).touch()
     assert main(["ls", url]) == 1
@@ -173,7 +173,7 @@ def test_a_file_that_is_none_of_ours(url: str, capsys: pytest.CaptureFixture[str
 
 
 def test_the_module_is_the_command(url: str) -> None:
-    """`python -m llm_connect budget ...`, and a line of usage for anything else."""
+    """`python -m llm_connect budget ...` runs the command; anything else prints its usage."""
     open_budget(url, total=5)
     run = [sys.executable, "-W", "error", "-m", "llm_connect"]
     done = subprocess.run([*run, "budget", "ls", url], capture_output=True, text=True, check=True)
@@ -198,7 +198,7 @@ ODD = {
 def test_names_do_not_command_a_terminal(
     name: str, form: tuple[str, ...], url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever a name, a label, a model or an error holds is printed on one line, with escapes. (STORE-30)"""
+    """Names, labels, models and errors are printed on one line, with escapes. (STORE-30)"""
     budget = open_budget(url, name=name, total=1_000)
     budget.record(7, labels={name: name})
     budget.child(f"child {name}", total=10, join=True).record(1)

@@ -1,4 +1,4 @@
-"""A store that is lost, slow, full or cut off."""
+"""Stores that are lost, slow, full or cut off."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def impatient(url: str, **details: Any) -> BudgetTracker:
 
 
 def test_a_busy_store_refuses_and_names_itself(url: str) -> None:
-    """Fail closed: nothing is admitted or dispatched while the store cannot be reached (STORE-10)."""
+    """While the store cannot be reached, nothing is admitted or dispatched, and the error names it (STORE-10)."""
     budget = impatient(url, total=100)
     hold = contextvars.Context().run(budget.reserve, 10)
     with Busy(url):
@@ -58,7 +58,7 @@ def test_a_busy_store_refuses_and_names_itself(url: str) -> None:
 
 
 def test_who_has_waited_for_long_tries_at_every_chance(url: str) -> None:
-    """So that the busiest file lets everybody in (STORE-10)."""
+    """A caller that has waited for long tries more often, so the busiest file admits every process (STORE-10)."""
     budget, tries = impatient(url, total=100), 0
 
     def begin() -> None:
@@ -72,7 +72,7 @@ def test_who_has_waited_for_long_tries_at_every_chance(url: str) -> None:
 
 
 async def test_an_answer_is_not_lost_with_the_store(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What a call came to is booked when the store is there again; its answer comes back at once (STORE-10)."""
+    """A call returns its answer at once; its usage is booked when the store can be reached again (STORE-10)."""
     budget = impatient(url, total=1_000)
     adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4, delay_seconds=0.2)
     config = RunConfig(budget_tracker=budget, max_tokens=20)
@@ -88,7 +88,7 @@ async def test_an_answer_is_not_lost_with_the_store(url: str, caplog: pytest.Log
 
 
 def test_a_full_disk_changes_nothing(url: str) -> None:
-    """What could not be written has not happened, in the file or here, and works when there is room (STORE-10)."""
+    """A step that could not be written changes neither file nor memory, and succeeds when there is room (STORE-10)."""
     budget = open_budget(url, total=100)
     hold = contextvars.Context().run(budget.reserve, 10)
     hold.dispatch()
@@ -113,7 +113,7 @@ def test_a_full_disk_changes_nothing(url: str) -> None:
 
 
 def test_a_threshold_whose_transaction_is_undone_is_told_when_it_is_booked(url: str) -> None:
-    """Once, and not before (STORE-10)."""
+    """The callback runs once, and not before its transaction is committed (STORE-10)."""
     budget, told = open_budget(url, total=100), []
     budget.on_threshold(0.5, lambda snapshot: told.append(snapshot.spent.tokens))
     hold = contextvars.Context().run(budget.reserve, 60)
@@ -129,13 +129,13 @@ def test_a_threshold_whose_transaction_is_undone_is_told_when_it_is_booked(url: 
 
 
 def test_a_waiter_whose_grant_could_not_be_written_is_told(url: str) -> None:
-    """It was let in by an operation that failed in the end, and so was not (STORE-10)."""
+    """If the operation that admitted it fails in the end, the waiter gets the error (STORE-10)."""
     budget = open_budget(url, total=100)
     hold = contextvars.Context().run(budget.reserve, 100)
     session = session_of(budget)
     waiting = in_thread(lambda: budget.reserve(50, max_wait_seconds=60, labels={"much": "x" * 20_000}))
     waits(budget, 1)
-    # There is room for the entry of the release, not for the hold of the one that waits.
+    # There is room for the entry of the release, but not for the hold of the waiter.
     (pages,) = session.connection.execute("PRAGMA page_count").fetchone()
     session.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     hold.release()
@@ -150,7 +150,7 @@ def test_a_waiter_whose_grant_could_not_be_written_is_told(url: str) -> None:
     "change", [lambda budget: budget.set_limits(total=40), lambda budget: budget.record(60)], ids=["limit", "record"]
 )
 def test_a_refusal_that_is_rolled_back_was_none(url: str, quiet: None, change: Callable[[BudgetTracker], Any]) -> None:
-    """Who was refused by an operation that the file has not taken waits on, and is let in (STORE-10)."""
+    """If the file rejects the operation that refused a waiter, the waiter waits on and is admitted (STORE-10)."""
     budget = open_budget(url, total=100)
     blocker = budget.reserve(60)
     waiting = in_thread(lambda: budget.reserve(50, max_wait_seconds=WAIT))
@@ -168,7 +168,7 @@ def test_a_refusal_that_is_rolled_back_was_none(url: str, quiet: None, change: C
 
 
 def test_a_sum_that_no_file_takes_is_refused(url: str) -> None:
-    """SQLite's integers have 64 bits, and what would pass them changes nothing."""
+    """SQLite's integers have 64 bits; a sum that would exceed them is refused and changes nothing."""
     budget = open_budget(url)
     budget.gate.record(budget, Amount(2**62), NO_FACTS)
     with pytest.raises(LLMConfigurationError, match=r"cannot be written .*OverflowError"):
@@ -178,7 +178,7 @@ def test_a_sum_that_no_file_takes_is_refused(url: str) -> None:
 
 
 def test_a_power_cut_leaves_whole_books(url: str, folder: Path) -> None:
-    """The files as they are at any moment are a budget: consistent, at or above the bill of then (STORE-11)."""
+    """At any moment, the files are a consistent budget, at or above the bill of that moment (STORE-11)."""
     bills = folder / "bills"
     bills.mkdir()
     open_budget(url, total=1_000_000)
@@ -211,14 +211,14 @@ def look_at_copy(copy: Path) -> None:
 
 
 def test_every_commit_is_on_the_disk(url: str) -> None:
-    """A request leaves after its dispatch was synced: `synchronous` is FULL, in a write-ahead log (STORE-11)."""
+    """A dispatch is on the disk before its request leaves: `synchronous` is FULL, with a write-ahead log (STORE-11)."""
     connection = session_of(open_budget(url)).connection
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_file_of_a_later_version_is_left_alone(url: str) -> None:
-    """Tables that this version does not know are neither read nor written (STORE-12)."""
+    """The tables of a later version are neither read nor written (STORE-12)."""
     open_budget(url, total=5)
     connection = sqlite3.connect(url.removeprefix("sqlite:///"))
     connection.execute("PRAGMA user_version = 99")
@@ -228,7 +228,7 @@ def test_a_file_of_a_later_version_is_left_alone(url: str) -> None:
 
 
 def test_a_file_of_an_earlier_version_is_brought_up_to_date(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each migration is run once, all of them in one transaction (STORE-12)."""
+    """Each migration runs once, and all of them run in one transaction (STORE-12)."""
     open_budget(url, total=5).consume(3)
     add = "ALTER TABLE budgets ADD COLUMN note TEXT;\nUPDATE budgets SET note = name;"
     path = url.removeprefix("sqlite:///")
@@ -245,6 +245,6 @@ def test_a_file_of_an_earlier_version_is_brought_up_to_date(url: str, monkeypatc
 
 
 def test_a_folder_that_is_not_there(folder: Path) -> None:
-    """The error says where to look."""
+    """The error for a missing folder says where to look."""
     with pytest.raises(LLMStoreError, match="check that the file and its folder exist and are writable"):
         open_budget(f"sqlite:///{folder}/nowhere/budget.db")

@@ -1,4 +1,4 @@
-"""Leases: what becomes of the holds of a process that is no longer there, or was not for a while."""
+"""Leases: the end of the holds of a process that has died or was stopped for a while."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LEASE = 0.6
 
 
 def halted(process: subprocess.Popen[str], budget: BudgetTracker) -> None:
-    """Stop a process once it has its hold, until its lease is over and somebody has seen that."""
+    """Stop a process that has a hold until another process has ended its lease."""
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     assert budget.snapshot().held.tokens == 40
@@ -39,7 +39,7 @@ def woken(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_who_was_stopped_before_dispatch_sends_nothing(url: str) -> None:
-    """Stopped past its lease, a process has lost its hold: others have the budget, and it cannot dispatch (STORE-4)."""
+    """A process that was stopped past its lease has lost its hold to others, and cannot dispatch it (STORE-4)."""
     budget = open_budget(url, total=100, lease_seconds=LEASE)
     with crew(1, "halter", url, LEASE, False) as (process,):
         halted(process, budget)
@@ -48,13 +48,13 @@ def test_who_was_stopped_before_dispatch_sends_nothing(url: str) -> None:
         found = woken(process)
     assert found["reason"] == "lease_lost"
     mine.release()
-    # What it said it had used all the same is booked.
+    # Its settle is booked all the same.
     assert budget.snapshot().spent.tokens == 25
     at_rest(budget)
 
 
 def test_who_was_stopped_after_dispatch_is_presumed_and_corrects_late(url: str) -> None:
-    """What was dispatched counts as spent when the lease is over, and a late settle corrects it (STORE-4)."""
+    """A dispatched hold counts as spent when its lease ends, and a late settle corrects it (STORE-4)."""
     budget = open_budget(url, total=100, lease_seconds=LEASE)
     with crew(1, "halter", url, LEASE, True) as (process,):
         halted(process, budget)
@@ -68,7 +68,7 @@ def test_who_was_stopped_after_dispatch_is_presumed_and_corrects_late(url: str) 
 
 
 def test_a_lease_is_renewed_while_a_call_runs(url: str) -> None:
-    """A hold may be open for many times its lease, without any operation meanwhile (STORE-4)."""
+    """A hold may stay open for many times its lease, without any operation (STORE-4)."""
     budget = open_budget(url, total=100, lease_seconds=1.0)
     other = second(budget)
     with budget.reserve(40) as hold:
@@ -82,7 +82,7 @@ def test_a_lease_is_renewed_while_a_call_runs(url: str) -> None:
 
 
 def lost(budget: BudgetTracker, *, dispatched: bool = False, tokens: int = 40) -> Any:
-    """A hold whose lease was ended by somebody else."""
+    """A hold whose lease another process has ended."""
     hold = contextvars.Context().run(budget.reserve, tokens)
     if dispatched:
         hold.dispatch()
@@ -96,7 +96,7 @@ def lost(budget: BudgetTracker, *, dispatched: bool = False, tokens: int = 40) -
 @pytest.mark.parametrize("dispatched", [False, True])
 @pytest.mark.parametrize("end", ["settle", "release", "presume", "end_unsettled"])
 def test_a_lost_hold_ends_as_it_would_have(url: str, dispatched: bool, end: str) -> None:
-    """However late it ends, the budget has what it came to, once (STORE-4)."""
+    """However late a lost hold ends, its usage is booked once (STORE-4)."""
     budget = open_budget(url, total=100)
     hold = lost(budget, dispatched=dispatched)
     assert budget.snapshot().held == NOTHING
@@ -110,7 +110,7 @@ def test_a_lost_hold_ends_as_it_would_have(url: str, dispatched: bool, end: str)
 
 
 def test_a_lost_hold_that_is_forgotten_changes_nothing(url: str) -> None:
-    """A garbage collected one stays as it was ended."""
+    """A lost hold that is garbage-collected keeps its outcome."""
     budget = open_budget(url, total=100)
     hold = lost(budget, dispatched=True)
     del hold
@@ -119,7 +119,7 @@ def test_a_lost_hold_that_is_forgotten_changes_nothing(url: str) -> None:
 
 
 def test_after_a_lost_lease_a_process_goes_on_with_a_new_one(url: str) -> None:
-    """Only the holds of before are lost: it reserves anew (STORE-4)."""
+    """Only its earlier holds are lost, and it can reserve again (STORE-4)."""
     budget = open_budget(url, total=100)
     hold = lost(budget)
     assert not hold.try_dispatch()
@@ -134,7 +134,7 @@ def test_after_a_lost_lease_a_process_goes_on_with_a_new_one(url: str) -> None:
 
 
 def test_a_lost_hold_is_not_the_hold_that_has_its_number_now(url: str) -> None:
-    """SQLite gives the number of a deleted row again; a late end does not touch the hold that has it (STORE-4)."""
+    """SQLite reuses the id of a deleted row; a late end does not touch the hold that has it now (STORE-4)."""
     budget = open_budget(url, total=100)
     hold = lost(budget, dispatched=True)
     new = contextvars.Context().run(budget.reserve, 30)
@@ -146,7 +146,7 @@ def test_a_lost_hold_is_not_the_hold_that_has_its_number_now(url: str) -> None:
 
 
 def test_one_whose_own_lease_is_over_ends_its_holds_itself(url: str) -> None:
-    """Nobody else has to be there: the clock says that the lease is lost (STORE-4)."""
+    """A process learns from the clock that its lease has ended, without any other process (STORE-4)."""
     budget = open_budget(url, total=100)
     hold = contextvars.Context().run(budget.reserve, 40)
     lease = session_of(budget).leases.own
@@ -161,7 +161,7 @@ def test_one_whose_own_lease_is_over_ends_its_holds_itself(url: str) -> None:
 
 
 def test_the_slice_of_a_lost_process_is_returned(url: str) -> None:
-    """What it had set aside comes back, less what it has spent (STORE-4)."""
+    """The parent gets back the limits of the slice, less its spend (STORE-4)."""
     budget = open_budget(url, total=100)
     other = second(budget)
     slice_ = other.child("slice", 60, slice=True).__enter__()
@@ -177,7 +177,7 @@ def test_the_slice_of_a_lost_process_is_returned(url: str) -> None:
 
 
 def test_an_ended_hold_of_a_store_sends_nothing(url: str) -> None:
-    """After its end `dispatch` raises, as in memory."""
+    """`dispatch` raises after the end of a hold, as in memory."""
     budget = open_budget(url, total=100)
     hold = budget.reserve(10)
     hold.release()
@@ -186,7 +186,7 @@ def test_an_ended_hold_of_a_store_sends_nothing(url: str) -> None:
 
 
 def test_who_ends_the_holds_of_another_keeps_its_own(url: str) -> None:
-    """Those of another are none of its own: its lease is renewed as long as it has a hold (STORE-4)."""
+    """Ending the holds of others does not count as ending its own: it renews its lease while it has one (STORE-4)."""
     budget = open_budget(url, total=100, lease_seconds=1.0)
     other = second(budget)
     theirs = contextvars.Context().run(other.reserve, 40)
@@ -204,7 +204,7 @@ def test_who_ends_the_holds_of_another_keeps_its_own(url: str) -> None:
 
 
 def test_a_process_without_holds_keeps_no_lease(url: str) -> None:
-    """A lease that nobody needs is not renewed (STORE-4)."""
+    """A process without holds does not renew its lease (STORE-4)."""
     budget = open_budget(url, total=100, lease_seconds=0.3)
     budget.reserve(10).release()
     assert session_of(budget).leases.own is not None

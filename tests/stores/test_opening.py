@@ -1,4 +1,4 @@
-"""Making and joining budgets."""
+"""Creating and joining budgets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llm_connect.stores.urls import path_of
 
 
 def test_who_joins_says_the_same_limits_or_none(url: str) -> None:
-    """Other limits are refused, in one line with both (STORE-13)."""
+    """Other limits are refused, by an error of one line that names both (STORE-13)."""
     budget = open_budget(url, name="nightly", total=50_000, total_usd="5.00")
     assert open_budget(url, name="nightly") is budget
     assert open_budget(url, name="nightly", total=50_000, total_usd=5) is budget
@@ -28,14 +28,14 @@ def test_who_joins_says_the_same_limits_or_none(url: str) -> None:
 
 
 def test_limits_are_changed_by_wish(url: str) -> None:
-    """For all, all of them at once (STORE-13)."""
+    """`change_limits` changes all limits at once, for all processes (STORE-13)."""
     budget = open_budget(url, total=50_000)
     assert open_budget(url, total_usd="2.5", change_limits=True) is budget
     assert (budget.total, budget.total_usd) == (None, Decimal("2.5"))
 
 
 def test_a_file_holds_several_budgets(url: str) -> None:
-    """They have nothing in common but the file."""
+    """The budgets of a file are independent of each other."""
     one, two = open_budget(url, name="one", total=10), open_budget(url, name="two", total=20)
     one.consume(10)
     two.consume(20)
@@ -45,7 +45,7 @@ def test_a_file_holds_several_budgets(url: str) -> None:
 
 
 def test_a_process_uses_a_budget_on_the_same_terms(url: str) -> None:
-    """Opened again with other prices, it would be the tracker with those of before: that is refused."""
+    """Opening a budget again with other prices is refused: the tracker would have the earlier ones."""
     budget = open_budget(url, prices={"m": Price.free()})
     with pytest.raises(LLMConfigurationError, match="with other settings"):
         open_budget(url)
@@ -53,7 +53,7 @@ def test_a_process_uses_a_budget_on_the_same_terms(url: str) -> None:
 
 
 async def test_the_async_form(url: str) -> None:
-    """It gives the same tracker."""
+    """`aopen_budget` returns the same tracker."""
     assert await aopen_budget(url, total=5) is open_budget(url, total=5)
 
 
@@ -74,14 +74,14 @@ async def test_the_async_form(url: str) -> None:
     ids=str,
 )
 def test_what_cannot_be_meant_is_refused(details: dict[str, Any], url: str, folder: Path) -> None:
-    """Before a file is made."""
+    """An invalid argument is refused before a file is created."""
     with pytest.raises(LLMConfigurationError):
         open_budget(**{"url": url, **details})
     assert list(folder.iterdir()) == []
 
 
 def test_urls_are_those_of_sqlalchemy() -> None:
-    """Three slashes before a path from here, four before an absolute one."""
+    """A relative path follows three slashes, an absolute path four."""
     assert path_of("sqlite:///budget.db") == os.path.join(os.path.realpath(os.getcwd()), "budget.db")
     assert path_of("sqlite:////tmp/budget.db") == os.path.realpath("/tmp/budget.db")
 
@@ -89,7 +89,7 @@ def test_urls_are_those_of_sqlalchemy() -> None:
 @pytest.mark.skipif(os.sep != "/", reason="there are drives here")
 @pytest.mark.parametrize("written", ["C:\\data\\budget.db", "c:/data/budget.db", "\\data\\budget.db"])
 def test_a_path_of_windows_is_refused_elsewhere(written: str, folder: Path, monkeypatch: Any) -> None:
-    """It would be a file of that whole name, and so another budget (STORE-21)."""
+    """A path of Windows is refused: elsewhere it would name another file, and so another budget (STORE-21)."""
     monkeypatch.chdir(folder)
     with pytest.raises(LLMConfigurationError, match=r"did you mean sqlite:////data/budget\.db"):
         open_budget(f"sqlite:///{written}", total=5)
@@ -98,7 +98,7 @@ def test_a_path_of_windows_is_refused_elsewhere(written: str, folder: Path, monk
 
 @pytest.mark.parametrize("name", ["Bob's & co;/100%/x+y, z.db", "a[1].db", "budget-wallet.db"])
 def test_a_path_with_odd_characters_is_taken_as_it_is(name: str) -> None:
-    """No other program takes them for anything but a name."""
+    """Characters that no other program interprets are part of the name."""
     assert path_of(f"sqlite:////tmp/{name}") == os.path.realpath(f"/tmp/{name}")
 
 
@@ -153,7 +153,7 @@ def test_a_path_with_odd_characters_is_taken_as_it_is(name: str) -> None:
     ],
 )
 def test_a_url_that_is_written_otherwise(written: str, said: str, folder: Path, monkeypatch: Any) -> None:
-    """Nothing is opened by a guess; the error says how to write it, and no password (STORE-21)."""
+    """An invalid URL opens nothing; the error suggests a valid one, and shows no password (STORE-21)."""
     monkeypatch.chdir(folder)
     with pytest.raises(LLMConfigurationError) as caught:
         open_budget(written, total=5)

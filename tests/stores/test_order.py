@@ -1,4 +1,4 @@
-"""In which order those are let in that wait in several processes."""
+"""The order in which waiting callers of several processes are admitted."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tests.budget.budget_helpers import at_rest, in_thread, refused, until, wait
 from tests.stores.crew import crew
 from tests.stores.looking import alone, end_leases, let_wait, second, session_of, stored, told
 
-#: A sixth of it is how long a store may be busy, and a machine that runs tests is.
+#: Long enough for a busy test machine: a store may be busy for a sixth of it.
 LEASE = 1.5
 
 
 def reserve(tracker: BudgetTracker, tokens: int, **details: Any) -> Hold:
-    """A hold that is not that of whoever asks next."""
+    """Reserve a hold that does not belong to the next caller."""
     return contextvars.Context().run(lambda: tracker.reserve(tokens, **details))
 
 
 def waiting(tracker: BudgetTracker, tokens: int, **details: Any) -> Future[Hold]:
-    """A caller in a thread of its own, once it waits."""
+    """Start a caller in another thread, and return when it waits."""
     before = tracker.snapshot().waiting
     future = in_thread(lambda: reserve(tracker, tokens, max_wait_seconds=20, **details))
     waits(tracker, before + 1)
@@ -41,7 +41,7 @@ def waiting(tracker: BudgetTracker, tokens: int, **details: Any) -> Future[Hold]
 
 
 def test_a_large_call_is_let_in_among_small_ones_of_other_processes(url: str) -> None:
-    """Two processes that keep reserving small amounts without pause do not keep it out (STORE-14)."""
+    """Two processes that reserve small amounts without pause cannot starve a large call (STORE-14)."""
     budget = open_budget(url, total=100)
     with crew(2, "crowd", url, 20, 3) as processes:
         for process in processes:
@@ -54,14 +54,14 @@ def test_a_large_call_is_let_in_among_small_ones_of_other_processes(url: str) ->
 
 
 def expire(budget: BudgetTracker) -> bool:
-    """Let the leases of processes that were killed be over."""
+    """Make the leases of killed processes expire."""
     end_leases(budget)
     budget.snapshot()
     return False
 
 
 def test_who_comes_later_waits_behind_one_of_another_process(url: str) -> None:
-    """On the tracker and unit that the earlier one is short of; others pass (STORE-14)."""
+    """A later caller waits if it uses the tracker and unit that the earlier one lacks; others pass (STORE-14)."""
     budget = open_budget(url, total=100, total_usd=1)
     other = second(budget)
     held = reserve(budget, 50, usd=0)
@@ -79,7 +79,7 @@ def test_who_comes_later_waits_behind_one_of_another_process(url: str) -> None:
 
 
 def test_who_fits_beside_one_that_is_about_to_be_let_in_passes(url: str) -> None:
-    """What another process is about to get is set aside for it, and no more (STORE-14)."""
+    """Only the amount that a caller of another process will get is kept for it (STORE-14)."""
     budget = open_budget(url, total=100)
     let_wait(budget, 80, LEASE)
     with closing(second(budget)) as other:
@@ -87,14 +87,14 @@ def test_who_fits_beside_one_that_is_about_to_be_let_in_passes(url: str) -> None
         assert refused(lambda: other.reserve(21)).reason == "refused"
         assert other.snapshot().waiting == 0
         assert other.held == 0
-        # The one that was to be let in never comes: its process is gone.
+        # The caller that should be admitted never comes: its process has died.
         late = in_thread(lambda: reserve(other, 21, max_wait_seconds=20))
         assert late.result(10).bound.tokens == 21
         late.result().release()
 
 
 def test_a_caller_passes_one_that_waits_for_its_own_hold(url: str) -> None:
-    """Behind it, both would wait until one of them gives up (STORE-14)."""
+    """A caller may overtake one that its own hold blocks; behind it, both would wait in vain (STORE-14)."""
     budget = open_budget(url, total=100)
     other = second(budget)
     with budget.reserve(50) as outer:
@@ -108,7 +108,7 @@ def test_a_caller_passes_one_that_waits_for_its_own_hold(url: str) -> None:
 
 
 def test_who_waits_for_each_other_ends_at_the_deadline(url: str) -> None:
-    """Of two processes of which each has what the other needs, one is refused in time, and the other let in."""
+    """If two processes each hold the budget that the other needs, one is refused in time and the other admitted."""
     budget = open_budget(url, total=100)
     other = second(budget)
     begin = Barrier(2)
@@ -130,7 +130,7 @@ def test_who_waits_for_each_other_ends_at_the_deadline(url: str) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_who_waits_in_a_process_that_is_gone_blocks_no_longer_than_its_lease(url: str, how: signal.Signals) -> None:
-    """Killed or stopped, it makes way without anybody writing to the store (STORE-14)."""
+    """A caller of a killed or stopped process stops blocking, although nobody writes to the store (STORE-14)."""
     budget = open_budget(url, total=100, lease_seconds=LEASE)
     held = reserve(budget, 50)
     with crew(1, "waiter", url, 80, LEASE) as (process,):
@@ -145,7 +145,7 @@ def test_who_waits_in_a_process_that_is_gone_blocks_no_longer_than_its_lease(url
 
 
 def test_a_stopped_one_that_goes_on_has_its_place_again(url: str) -> None:
-    """Others have forgotten it; its process says again that it waits (STORE-14)."""
+    """Others have forgotten the caller; its process writes it to the store again (STORE-14)."""
     budget = open_budget(url, total=100, lease_seconds=LEASE)
     held = reserve(budget, 50)
     with crew(1, "waiter", url, 80, LEASE) as (process,):
@@ -159,7 +159,7 @@ def test_a_stopped_one_that_goes_on_has_its_place_again(url: str) -> None:
 
 
 def test_one_that_waits_long_keeps_its_place(url: str) -> None:
-    """Its process says again and again that it waits (STORE-14)."""
+    """Its process renews the row of the caller as long as it waits (STORE-14)."""
     budget = open_budget(url, total=100, lease_seconds=LEASE)
     other = second(budget)
     held = reserve(budget, 50)
@@ -174,7 +174,7 @@ def test_one_that_waits_long_keeps_its_place(url: str) -> None:
 
 
 def test_the_first_on_each_tracker_is_told(url: str) -> None:
-    """One that waits on a child does not hide one that waits on the budget (STORE-14)."""
+    """A caller that waits on a child does not hide one that waits on the budget (STORE-14)."""
     budget = open_budget(url, total=100)
     other = second(budget)
     child = other.child("child", 10)
@@ -192,7 +192,7 @@ def test_the_first_on_each_tracker_is_told(url: str) -> None:
 
 
 def test_one_that_can_never_fit_blocks_nobody(url: str) -> None:
-    """Where its own process has not seen yet that it is hopeless, the others have."""
+    """A caller that can never fit blocks nobody, even if its own process has not noticed yet."""
     budget = open_budget(url, total=100)
     other = second(budget)
     held = reserve(budget, 50)
@@ -206,7 +206,7 @@ def test_one_that_can_never_fit_blocks_nobody(url: str) -> None:
 
 
 def test_what_was_learned_of_one_that_waits_is_told(url: str) -> None:
-    """It asks for more by now, and so much it is short of (STORE-14)."""
+    """After an overrun, a waiting caller asks for more, and other processes know the new amount (STORE-14)."""
     budget = open_budget(url, total=1_000)
     other = second(budget)
     held = reserve(budget, 900)
@@ -225,7 +225,7 @@ def test_what_was_learned_of_one_that_waits_is_told(url: str) -> None:
 
 
 def test_what_another_thread_has_seen_of_others_wakes_those_that_wait(url: str) -> None:
-    """A look at the figures does not hide from those that wait that another process has freed something (STORE-7)."""
+    """Reading the figures does not hide from waiting callers that another process has freed budget (STORE-7)."""
     budget = open_budget(url, total=100)
     other = second(budget)
     held = reserve(other, 80)
@@ -239,7 +239,7 @@ def test_what_another_thread_has_seen_of_others_wakes_those_that_wait(url: str) 
 
 
 def test_who_waits_for_what_a_dead_process_holds_is_let_in_after_its_lease(url: str) -> None:
-    """Nobody else has to come by, nor write (STORE-7)."""
+    """The caller is admitted after the lease, although no other process writes (STORE-7)."""
     budget = open_budget(url, total=100, lease_seconds=LEASE)
     other = second(budget)
     held = reserve(other, 80)
@@ -253,7 +253,7 @@ def test_who_waits_for_what_a_dead_process_holds_is_let_in_after_its_lease(url: 
 
 
 def test_who_waits_in_a_process_that_ends_blocks_nobody(url: str) -> None:
-    """At its end a process says that nobody waits there any more (STORE-14)."""
+    """At its end, a process removes its waiting callers from the store (STORE-14)."""
     budget = open_budget(url, total=100)
     other = second(budget)
     held = reserve(budget, 50)

@@ -1,4 +1,4 @@
-"""While the store is lost nothing is sent, and what was sent before is booked afterwards."""
+"""While the store is lost, nothing is sent; earlier calls are booked afterwards."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def hold_of(budget: Any, tokens: int) -> Any:
-    """A hold that is not the caller's own, so that others may wait for it."""
+    """Reserve a hold that does not belong to the caller, so that the caller may wait for it."""
     return contextvars.Context().run(budget.reserve, tokens)
 
 
 def test_an_outage_sends_nothing_and_loses_nothing(store: Store) -> None:
-    """Reserving and dispatching name the store; what was dispatched before is booked afterwards (STORE-10)."""
+    """Reserving and dispatching raise an error that names the store; earlier calls are booked afterwards (STORE-10)."""
     budget = store.open()
     reserved, dispatched = hold_of(budget, 60), hold_of(budget, 50)
     dispatched.dispatch()
@@ -44,7 +44,7 @@ def test_an_outage_sends_nothing_and_loses_nothing(store: Store) -> None:
 
 
 def test_what_may_have_failed_by_itself_is_tried_again_with_pauses(store: Store) -> None:
-    """While the store is lost the worker rests between two tries of it, and books it afterwards (STORE-19)."""
+    """While the store is lost, the worker pauses between two tries at a suspect note, and books it later (STORE-19)."""
     budget = store.open()
     hold = hold_of(budget, 50)
     hold.dispatch()
@@ -61,7 +61,7 @@ def test_what_may_have_failed_by_itself_is_tried_again_with_pauses(store: Store)
 
 
 def spent(budget: Any) -> int:
-    """What is booked; -1 while the store is lost."""
+    """The booked tokens, or -1 while the store is lost."""
     try:
         return int(budget.snapshot().spent.tokens)
     except LLMStoreError:
@@ -70,7 +70,7 @@ def spent(budget: Any) -> int:
 
 @pytest.mark.parametrize("removed", [{"on_store_error": "slice"}, {"on_store_error": "refuse"}, {"slice_share": 0.1}])
 def test_what_was_removed_says_what_to_do(url: str, removed: Any) -> None:
-    """Who still asks to go on without a store is told what happens, and what to do instead."""
+    """The error for a removed argument explains the present behaviour and the alternative."""
     with pytest.raises(LLMConfigurationError, match=r"leave it out.*LLMStoreError.*BudgetTracker\(total="):
         open_budget(url, total=5, **removed)
     with pytest.raises(TypeError, match="unexpected keyword argument 'totl'"):
@@ -78,7 +78,7 @@ def test_what_was_removed_says_what_to_do(url: str, removed: Any) -> None:
 
 
 def test_an_outage_costs_its_first_call_alone_some_patience(store: Store) -> None:
-    """From then on every call is told at once, in the public class, until the store is there again (STORE-22)."""
+    """After the first call, each call fails at once with LLMStoreError until the store is back (STORE-22)."""
     budget = store.open()
     store.lose(budget)
     with pytest.raises(LLMStoreError):
@@ -88,7 +88,7 @@ def test_an_outage_costs_its_first_call_alone_some_patience(store: Store) -> Non
         with pytest.raises(LLMStoreError, match="cannot be used") as caught:
             budget.reserve(1)
         assert type(caught.value) is LLMStoreError
-    # Each of them would have waited for half a second.
+    # Without this rule, each of them would have waited for half a second.
     assert time.monotonic() - began < 5
     store.give()
     until(lambda: spent(budget) == 0)

@@ -1,4 +1,4 @@
-"""The cost of a step: it reads the trackers that it is about, however many the budget has."""
+"""The cost of a step: it reads only the trackers of its path, however many the budget has."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tests.budget.stores import new_url
 from tests.stores.looking import alone, end_leases, second, session_of
 
 FEW, MANY = 5, 40
-#: So often a step is counted.
+#: The number of times that a step is counted.
 TIMES = 3
 
 
 @pytest.fixture
 def redis_url(folder: Path) -> str:
-    """The URL of a database that has no budgets yet."""
+    """The URL of a database without budgets."""
     return new_url("redis", folder)
 
 
 def family(url: str, size: int, **details: Any) -> tuple[BudgetTracker, list[BudgetTracker], list[BudgetTracker]]:
-    """A budget with so many children, and the children as another process has them, which has spent on each."""
+    """A budget with `size` children, and the same children in another process, which has spent on each."""
     budget = open_budget(url, name=f"of {size}", total=1_000_000)
     children = [budget.child(f"child {number}", 1_000, **details) for number in range(size)]
     for child in children:
@@ -46,7 +46,7 @@ def family(url: str, size: int, **details: Any) -> tuple[BudgetTracker, list[Bud
 
 
 def call(child: BudgetTracker) -> None:
-    """All three steps of a call, and a look at the figures."""
+    """Do all three steps of a call, and read the figures."""
     with contextvars.Context().run(child.reserve, 10) as hold:
         hold.dispatch()
         hold.settle(5)
@@ -54,25 +54,25 @@ def call(child: BudgetTracker) -> None:
 
 
 def refused(child: BudgetTracker) -> None:
-    """A call that does not fit."""
+    """Make a call that does not fit."""
     with pytest.raises(LLMBudgetExceededError):
         child.reserve(5_000)
 
 
 def closed(child: BudgetTracker) -> None:
-    """A child that nobody uses any more."""
+    """Close a child."""
     child.close()
 
 
 def sliced(child: BudgetTracker) -> None:
-    """A slice that is opened and closed."""
+    """Open and close a slice."""
     with child.child("slice", 20, slice=True) as part:
         part.consume(3)
 
 
 @contextmanager
 def counting(budget: BudgetTracker) -> Iterator[list[int]]:
-    """How many functions this thread calls in the block, and how much work the store has with it."""
+    """Count the function calls of this thread in the block, and the work of the store."""
     session, found, calls = session_of(budget), list[int](), 0
 
     def called(frame: Any, event: str, argument: Any) -> None:
@@ -92,7 +92,7 @@ def counting(budget: BudgetTracker) -> Iterator[list[int]]:
 
 
 def instructions(session: FileSession) -> Callable[[], int]:
-    """How many instructions SQLite has run since then."""
+    """Count the instructions that SQLite runs from now on."""
     number = 0
 
     def run() -> None:
@@ -108,7 +108,7 @@ def instructions(session: FileSession) -> Callable[[], int]:
 
 
 def commands(session: Any) -> Callable[[], int]:
-    """How many commands the server has done since then, those of scripts included."""
+    """Count the commands that the server executes from now on, including those of scripts."""
     with alone(session):
         session.server.call("CONFIG", "RESETSTAT")
 
@@ -123,7 +123,7 @@ def commands(session: Any) -> Callable[[], int]:
 @pytest.mark.parametrize("details", [{}, {"period": "day"}], ids=["for good", "a day"])
 @pytest.mark.parametrize("step", [call, refused, closed, sliced])
 def test_a_step_costs_the_same_in_a_large_budget(url: str, step: Callable[[BudgetTracker], None], details: Any) -> None:
-    """It reads the trackers of its path, and none of the others that have changed meanwhile (STORE-33)."""
+    """A step reads the trackers of its path, and no others that have changed meanwhile (STORE-33)."""
     costs = []
     for size in (FEW, MANY):
         budget, children, theirs = family(url, size, **details)
@@ -135,7 +135,7 @@ def test_a_step_costs_the_same_in_a_large_budget(url: str, step: Callable[[Budge
             with counting(budget) as cost:
                 step(child)
             found.append(cost)
-        # Now and then a step renews a lease as well, or looks for those that are over.
+        # Now and then, a step also renews a lease or looks for ended ones.
         costs.append([min(of_each) for of_each in zip(*found, strict=True)])
         at_rest(budget)
         session_of(theirs[0]).shut()
@@ -144,7 +144,7 @@ def test_a_step_costs_the_same_in_a_large_budget(url: str, step: Callable[[Budge
 
 
 def test_what_a_step_has_not_read_is_read_before_it_is_used(url: str) -> None:
-    """Each process reads the figures of a path when it uses that, however old its last look at it is (STORE-33)."""
+    """A process reads the figures of a path when it uses it, however old its last copy is (STORE-33)."""
     budget, children, theirs = family(url, 3)
     theirs[2].consume(900)
     call(children[0])
@@ -159,7 +159,7 @@ def test_what_a_step_has_not_read_is_read_before_it_is_used(url: str) -> None:
 
 
 def test_a_lost_hold_of_another_path_is_ended_in_any_step(url: str) -> None:
-    """What is left to do on a tracker that others have changed books on its figures of now (STORE-33)."""
+    """A pending note about a tracker that others have changed is booked on its present figures (STORE-33)."""
     budget, children, theirs = family(url, 3)
     hold = contextvars.Context().run(children[2].reserve, 100)
     hold.dispatch()
@@ -174,7 +174,7 @@ def test_a_lost_hold_of_another_path_is_ended_in_any_step(url: str) -> None:
 
 
 def test_two_changes_of_another_path_in_one_step_both_count(url: str) -> None:
-    """A step does not read again what it has changed, and so writes all of it (STORE-33)."""
+    """A step does not read the trackers again that it has changed, so it writes all changes (STORE-33)."""
     budget, children, theirs = family(url, 3)
     presumed = contextvars.Context().run(children[2].reserve, 10)
     presumed.dispatch()
@@ -192,7 +192,7 @@ def test_two_changes_of_another_path_in_one_step_both_count(url: str) -> None:
 
 
 def test_a_child_that_another_process_has_closed_is_not_joined(url: str) -> None:
-    """However old the last look at it is: who joins by its name gets an open one (STORE-33)."""
+    """A process that joins by the name of a child closed elsewhere gets an open one (STORE-33)."""
     budget = open_budget(url, total=100)
     shared = budget.child("shared", 50, join=True)
     shared.consume(1)
@@ -205,7 +205,7 @@ def test_a_child_that_another_process_has_closed_is_not_joined(url: str) -> None
 
 
 def test_who_waits_on_another_path_is_let_in_by_the_figures_of_now(url: str) -> None:
-    """A step looks at the trackers of those that wait as well as at its own (STORE-33)."""
+    """A step reads the trackers of waiting callers as well as its own (STORE-33)."""
     budget, children, theirs = family(url, 3)
     blocker = contextvars.Context().run(theirs[2].reserve, 990)
     waiting = in_thread(lambda: contextvars.Context().run(children[2].reserve, 100, max_wait_seconds=60))
@@ -218,7 +218,7 @@ def test_who_waits_on_another_path_is_let_in_by_the_figures_of_now(url: str) -> 
 
 
 def test_the_holds_of_a_lost_process_end_on_paths_that_nobody_else_uses(url: str) -> None:
-    """Whoever ends its lease reads the trackers of its holds and slices first (STORE-4, STORE-33)."""
+    """The process that ends a lease first reads the trackers of its holds and slices (STORE-4, STORE-33)."""
     budget, children, theirs = family(url, 3)
     lost = [contextvars.Context().run(child.reserve, 10) for child in theirs]
     for hold in lost:
@@ -237,7 +237,7 @@ def test_the_holds_of_a_lost_process_end_on_paths_that_nobody_else_uses(url: str
 
 
 def test_a_budget_of_a_version_without_a_list_of_slices_gets_one(redis_url: str) -> None:
-    """Slices that are open when a process of a later version comes are returned with their lease (STORE-6)."""
+    """Slices that an earlier version has opened are returned at the end of their lease (STORE-6)."""
     budget = open_budget(redis_url, total=100)
     session = session_of(budget)
     middle = budget.child("middle", 50)
@@ -257,6 +257,6 @@ def test_a_budget_of_a_version_without_a_list_of_slices_gets_one(redis_url: str)
 
 
 def _numbers(session: Any, path: bytes) -> list[int]:
-    """The numbers on the path of the only slice, from itself to the root."""
+    """The numbers from the only slice up to the root."""
     (number, *_) = map(int, path.decode().split()[1:])
     return [above.number for above in session.tracker(number).lineage]

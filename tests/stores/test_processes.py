@@ -16,7 +16,7 @@ from tests.stores.looking import stored
 
 
 def test_eight_processes_are_granted_exactly_the_cap(url: str) -> None:
-    """8 processes with 300 attempts each under a cap of 1,000: exactly 1,000 are granted (STORE-2)."""
+    """Eight processes with 300 attempts each under a cap of 1,000 get exactly 1,000 grants (STORE-2)."""
     budget = open_budget(url, total=1_000)
     with crew(8, "equal_attempts", url, 300) as processes:
         granted = results(processes)
@@ -25,7 +25,7 @@ def test_eight_processes_are_granted_exactly_the_cap(url: str) -> None:
 
 
 def test_processes_of_all_kinds_keep_the_cap(url: str) -> None:
-    """Mixed sizes, waiting, and children that are shared or own: no limit is passed, and the books are the bill."""
+    """With mixed sizes, waiting, and shared and own children, no limit is exceeded and the books match the bill."""
     budget = open_budget(url, total=1_500)
     with crew(8, "mixed_attempts", url, 60) as processes:
         found = results(processes)
@@ -39,7 +39,7 @@ def test_processes_of_all_kinds_keep_the_cap(url: str) -> None:
 
 
 def halt_one(processes: list[subprocess.Popen[str]], chance: random.Random, seconds: float) -> None:
-    """Stop one of them for up to so many seconds, and let it go on."""
+    """Stop one of the processes for at most `seconds`, then continue it."""
     process = chance.choice(processes)
     process.send_signal(signal.SIGSTOP)
     time.sleep(chance.uniform(0, seconds))
@@ -47,7 +47,7 @@ def halt_one(processes: list[subprocess.Popen[str]], chance: random.Random, seco
 
 
 def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: Path) -> None:
-    """`kill -9` at random moments: the cap holds, the books are at or above the bill, and in the end nothing is held.
+    """After `kill -9` at random moments the cap holds, the books are at or above the bill, and nothing stays held.
 
     (STORE-3)
     """
@@ -67,7 +67,7 @@ def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: P
 
 
 def test_halted_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: Path) -> None:
-    """Stopped at random moments, past their lease or not: the books are at or above the bill, and nothing stays held.
+    """After stops at random moments, past a lease or not, the books are at or above the bill; nothing stays held.
 
     (STORE-4)
     """
@@ -85,7 +85,7 @@ def test_halted_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: P
 
 
 def come_to_an_end(budget: BudgetTracker, url: str, bills: Path) -> None:
-    """Once all leases are over, the limit was kept, the books are at or above the bill, and nothing is held."""
+    """Check the end state: the limit holds, the books are at or above the bill, and nothing is held."""
     assert budget.snapshot().spent.tokens <= LIMIT
     until(lambda: budget.snapshot().held.tokens == 0)
     at_rest(budget)
