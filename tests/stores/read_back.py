@@ -1,4 +1,4 @@
-"""Reads a store in the other way that there is, the command's, and compares it with what its writer knows."""
+"""Reads a store through the command, and compares the result with the figures of its writer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def said(*arguments: str) -> Any:
 
 
 def assert_written(url: str, root: BudgetTracker, trackers: Iterable[BudgetTracker]) -> None:
-    """The store has the figures of each tracker, every open hold, and entries that add up to what is spent."""
+    """Check that the store has the figures of each tracker, all open holds, and entries that add up to the spend."""
     spent = root.snapshot().spent
     shown = said("show", url, root.name)
     names = ("path", "closed", *UNITS_SHOWN)
@@ -39,9 +39,9 @@ def assert_written(url: str, root: BudgetTracker, trackers: Iterable[BudgetTrack
 
 
 def row_of(tracker: BudgetTracker) -> dict[str, Any]:
-    """What the command says of a tracker; a closed one may have the path of another one."""
+    """The row of a tracker in the command's output; a closed one may have the path of another one."""
     accounts = {name: figures(account) for name, account in zip(UNITS_SHOWN, tracker.own_accounts, strict=True)}
-    # The root is closed in a process, not in the store.
+    # Closing the root closes it in this process, not in the store.
     closed = tracker.closed_itself and tracker.parent is not None
     return {"path": tracker.path, "closed": closed, **accounts}
 

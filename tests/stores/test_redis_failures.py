@@ -1,4 +1,4 @@
-"""A server that is lost, killed, or of another version; and what its URL must not say."""
+"""Servers that are lost, killed or of another version; no error shows the password of a URL."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    """A server of its own, which a test may kill."""
+    """A separate server, which the test may kill."""
     found = new_server(*DURABLE)
     yield found
     found.stop()
 
 
 def test_a_lost_server_refuses_and_names_itself(server: RedisServer) -> None:
-    """Fail closed: nothing is admitted or dispatched while the server is gone (STORE-10)."""
+    """While the server is lost, nothing is admitted or dispatched, and the error names it (STORE-10)."""
     budget = open_budget(server.url, total=100, lease_seconds=30.0)
     hold = contextvars.Context().run(budget.reserve, 10)
     server.kill()
@@ -57,7 +57,7 @@ def test_a_lost_server_refuses_and_names_itself(server: RedisServer) -> None:
 
 
 async def test_an_answer_is_not_lost_with_the_server(server: RedisServer, caplog: Any) -> None:
-    """What a call came to is booked when the server is there again; its answer comes back (STORE-10)."""
+    """A call returns its answer; its usage is booked when the server can be reached again (STORE-10)."""
     budget = open_budget(server.url, total=1_000, lease_seconds=1.2)
     adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4, delay_seconds=0.1)
     with caplog.at_level(logging.CRITICAL, "llm_connect"):
@@ -88,7 +88,7 @@ def spent_now(budget: Any) -> int:
 
 
 def test_a_short_outage_is_not_noticed(server: RedisServer) -> None:
-    """A step whose answer got lost is sent again, and counts once (STORE-10)."""
+    """A step whose reply was lost is sent again, and counts once (STORE-10)."""
     budget = open_budget(server.url, total=100)
     session = session_of(budget)
     send = session.server.patiently
@@ -106,7 +106,7 @@ def test_a_short_outage_is_not_noticed(server: RedisServer) -> None:
 
 
 def test_a_killed_server_comes_back_with_whole_books(server: RedisServer, tmp_path: Path) -> None:
-    """`kill -9` of a server with `appendfsync always`, while processes spend: at or above the bill (STORE-11)."""
+    """After `kill -9` of a server with `appendfsync always`, the books are at or above the bill (STORE-11)."""
     budget = open_budget(server.url, total=1_000_000, lease_seconds=1.5)
     with crew(3, "spender", server.url, str(tmp_path), 1.5) as processes:
         until(lambda: len(list(tmp_path.iterdir())) == 3)
@@ -124,7 +124,7 @@ def test_a_killed_server_comes_back_with_whole_books(server: RedisServer, tmp_pa
 
 
 def test_a_hung_server_counts_as_lost(server: RedisServer) -> None:
-    """The socket's timeout is far below the lease (STORE-10)."""
+    """A server that hangs counts as lost after a timeout far shorter than the lease (STORE-10)."""
     budget = open_budget(server.url, total=100, lease_seconds=1.2)
     os.kill(server.pid, signal.SIGSTOP)
     started = time.monotonic()
@@ -132,13 +132,13 @@ def test_a_hung_server_counts_as_lost(server: RedisServer) -> None:
         budget.reserve(10)
     assert time.monotonic() - started < 1.2
     os.kill(server.pid, signal.SIGCONT)
-    # It may do what it was told to before it hung: nobody has that hold, so it is released.
+    # The server may still execute the last step from before it hung. No caller has its hold, so it is released.
     until(lambda: held_now(budget) == 0)
     at_rest(budget)
 
 
 def test_what_the_server_forgot_is_booked_all_the_same(server: RedisServer) -> None:
-    """A hold that a failover has lost cannot be dispatched; what was sent under one is booked (STORE-10)."""
+    """A hold that a failover has lost cannot be dispatched; a dispatched one is still booked (STORE-10)."""
     budget = open_budget(server.url, total=100)
     sent, kept = (contextvars.Context().run(budget.reserve, 10) for _ in range(2))
     sent.dispatch()
@@ -152,7 +152,7 @@ def test_what_the_server_forgot_is_booked_all_the_same(server: RedisServer) -> N
 
 
 def test_a_budget_of_another_version_is_left_alone(server: RedisServer) -> None:
-    """What another version has laid out is neither read nor written (STORE-12)."""
+    """A budget of another version is neither read nor written (STORE-12)."""
     budget = open_budget(server.url, total=100)
     session = session_of(budget)
     with alone(session):
@@ -163,7 +163,7 @@ def test_a_budget_of_another_version_is_left_alone(server: RedisServer) -> None:
 
 
 def test_a_figure_that_lua_cannot_count_is_refused(server: RedisServer) -> None:
-    """Numbers of Lua are exact up to 2^53."""
+    """Lua counts exactly up to 2^53; larger figures are refused."""
     budget = open_budget(server.url)
     budget.gate.record(budget, Amount(MOST), NO_FACTS)
     with pytest.raises(LLMConfigurationError, match="too large"):
@@ -172,7 +172,7 @@ def test_a_figure_that_lua_cannot_count_is_refused(server: RedisServer) -> None:
 
 
 def test_no_password_is_shown(server: RedisServer) -> None:
-    """Not in an error, nor in a repr; but a pickle has it, since it opens the budget (STORE-6)."""
+    """No error or repr shows the password; a pickle contains it, since it opens the budget (STORE-6)."""
     url = "redis://user:geheim@localhost:1/3?password=geheim"
     with pytest.raises(LLMStoreError) as caught:
         open_budget(url)
@@ -185,7 +185,7 @@ def test_no_password_is_shown(server: RedisServer) -> None:
 
 
 def test_all_keys_are_in_one_slot() -> None:
-    """On a server that is a cluster, every step works (STORE-1)."""
+    """All keys of a budget are in one slot, so every step works in a cluster (STORE-1)."""
     server = new_server("--cluster-enabled", "yes")
     try:
         import redis

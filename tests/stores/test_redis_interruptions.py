@@ -1,4 +1,4 @@
-"""A step that is interrupted between what is sent and the whole answer: nobody reads that answer as another's."""
+"""Steps that are interrupted before their whole reply is read; no other step reads the rest of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.stores.servers import RedisServer, new_server
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    """A server of its own, which a test may kill."""
+    """A separate server, which the test may kill."""
     found = new_server(*DURABLE)
     yield found
     found.stop()
@@ -58,7 +58,7 @@ STEPS: dict[str, Callable[[BudgetTracker, Any], int]] = {
 @pytest.mark.scales
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_counts_once_wherever_it_is_interrupted(server: RedisServer, step: str, nightly: bool) -> None:
-    """After each fault the next step finds exact books: held 0 at rest, nothing twice, no other's answer (STORE-18)."""
+    """After each fault the next step finds exact books: nothing stays held or counts twice (STORE-18)."""
     budget = open_budget(server.url, total=1_000_000)
     other = second(budget)
     counting = Injector()
@@ -77,7 +77,7 @@ def test_a_step_counts_once_wherever_it_is_interrupted(server: RedisServer, step
 
 
 def prepared(budget: BudgetTracker, step: str, injector: Injector) -> bool:
-    """Whether the step was interrupted; its holds are ended then."""
+    """Do a step and end its holds; return True if it was interrupted."""
     with budget.reserve(10) as hold:
         if step == "settle":
             hold.dispatch()
@@ -88,7 +88,7 @@ def prepared(budget: BudgetTracker, step: str, injector: Injector) -> bool:
 
 
 def test_a_hold_survives_the_interruption_of_another_step(server: RedisServer) -> None:
-    """Whoever interrupts a step loses no hold by it: what was reserved before may be sent (STORE-18)."""
+    """An interrupted step loses no earlier hold, which can still be dispatched (STORE-18)."""
     budget = open_budget(server.url, total=100)
     hold = budget.reserve(10)
     counting = Injector()
@@ -103,7 +103,7 @@ def test_a_hold_survives_the_interruption_of_another_step(server: RedisServer) -
 
 
 def test_an_interrupted_step_in_an_outage_is_written_once(server: RedisServer) -> None:
-    """The server is gone when it is to be sent again: it is, as soon as the server is there (STORE-18)."""
+    """If the server is lost too, the interrupted step is sent again when the server is back (STORE-18)."""
     budget = open_budget(server.url, total=100, lease_seconds=1.2)
     session = session_of(budget)
     counting = Injector()
@@ -128,7 +128,7 @@ def spent(budget: BudgetTracker) -> int:
 
 @pytest.mark.scales
 def test_signals_do_not_let_two_processes_pass_the_cap(server: RedisServer, nightly: bool) -> None:
-    """Alarms interrupt two processes that spend all there is: the cap holds, and nothing is held (STORE-18)."""
+    """Alarms interrupt two processes that spend the whole budget: the cap holds, and nothing stays held (STORE-18)."""
     total = 30_000 if nightly else 300
     budget = open_budget(server.url, total=total)
     with crew(2, "interrupted", server.url) as processes:
@@ -137,7 +137,7 @@ def test_signals_do_not_let_two_processes_pass_the_cap(server: RedisServer, nigh
     assert all(each["signals"] for each in found)
     assert [each["foreign"] for each in found] == [[], []]
     until(lambda: budget.snapshot().held.tokens == 0)
-    # An interrupted `consume` may be booked, or not; its caller does not know.
+    # An interrupted `consume` may or may not be booked; its caller cannot know.
     granted, unknown = (sum(each[name] for each in found) for name in ("granted", "unknown"))
     assert budget.snapshot().spent.tokens <= total
     assert granted <= budget.snapshot().spent.tokens <= granted + unknown

@@ -1,4 +1,4 @@
-"""What a server keeps of the ledger for good."""
+"""The parts of the ledger that a server keeps for ever."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stores.looking import alone, session_of
 
 
 def test_labels_beyond_the_most_count_together(folder: Path) -> None:
-    """A thousand labels are kept apart, and what is beyond counts under "(others)", as in memory (STORE-1)."""
+    """A thousand labels have sums of their own, and all others count under "(others)", as in memory (STORE-1)."""
     budget = open_budget(new_url("redis", folder))
     for number in range(1_003):
         budget.record(2, labels={"request": str(number)})
@@ -29,7 +29,7 @@ def test_labels_beyond_the_most_count_together(folder: Path) -> None:
 
 
 def test_a_settled_entry_is_corrected_as_long_as_it_is_kept(folder: Path) -> None:
-    """Entries are found by number, also when earlier ones have gone, be it during the correction (STORE-8)."""
+    """Entries are found by number, even if earlier ones are dropped before or during the correction (STORE-8)."""
     budget = open_budget(new_url("redis", folder), total=1_000)
     for _ in range(6):
         budget.consume(10)

@@ -1,4 +1,4 @@
-"""What processes tell each other of those that wait in a server, and what that costs."""
+"""The lists of waiting callers that processes share through a server, and their cost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.stores.test_order import reserve, waiting
 
 @pytest.fixture
 def redis_url(folder: Path) -> str:
-    """The URL of a server that has no budgets yet."""
+    """The URL of a server without budgets."""
     return new_url("redis", folder)
 
 
 def test_once_nobody_waits_any_more_a_step_costs_what_it_did() -> None:
-    """No command of the server is given on account of those that waited once (STORE-14)."""
+    """Callers that no longer wait cause no command in the server (STORE-14)."""
     server = new_server()
     try:
         budget = open_budget(server.url, total=100)
@@ -49,7 +49,7 @@ def test_once_nobody_waits_any_more_a_step_costs_what_it_did() -> None:
 
 
 def commands(redis_url: str, budget: BudgetTracker) -> dict[str, int]:
-    """How often each command is given in the three steps of a call, and in a look at the figures."""
+    """The number of each command in the three steps of a call and a reading of the figures."""
     import redis
 
     budget.snapshot()
@@ -63,7 +63,7 @@ def commands(redis_url: str, budget: BudgetTracker) -> dict[str, int]:
 
 
 def test_what_a_step_of_unknown_fate_has_told_does_not_block_its_own_process(redis_url: str) -> None:
-    """It may stand in the server until its time is over; only the others let it have its place (STORE-14)."""
+    """The row may stay in the server until it expires; only other processes give the caller its place (STORE-14)."""
     budget = open_budget(redis_url, total=100)
     other = second(budget)
     session = session_of(budget)
@@ -76,7 +76,7 @@ def test_what_a_step_of_unknown_fate_has_told_does_not_block_its_own_process(red
 
 
 def test_callers_are_in_the_order_of_the_clock_of_the_server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the machine's own clock says, who came first is first (STORE-14)."""
+    """Callers are in the order of their arrival, even if the clock of a machine is wrong (STORE-14)."""
     budget = open_budget(redis_url, total=100)
     held = reserve(budget, 100)
     first = waiting(budget, 80)
@@ -94,7 +94,7 @@ def test_callers_are_in_the_order_of_the_clock_of_the_server(redis_url: str, mon
 
 
 def test_a_grant_that_was_decided_before_somebody_waited_is_decided_anew(redis_url: str) -> None:
-    """Also when the one that waits has changed no figure, so that what is asked for would fit (STORE-14)."""
+    """A grant is decided again even if the waiting caller has changed no figure, and the grant would fit (STORE-14)."""
     budget = open_budget(redis_url, total=100)
     other = second(budget)
     held = reserve(budget, 50)
@@ -117,7 +117,7 @@ def test_a_grant_that_was_decided_before_somebody_waited_is_decided_anew(redis_u
 
 
 def test_who_has_just_asked_is_not_put_off_again(redis_url: str) -> None:
-    """However many begin to wait meanwhile, again and again: it came before them (STORE-14)."""
+    """A caller that has asked the server is admitted, however many later ones begin to wait (STORE-14)."""
     budget = open_budget(redis_url, total=100)
     other = second(budget)
     held = reserve(budget, 50)

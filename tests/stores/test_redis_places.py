@@ -1,4 +1,4 @@
-"""Where a budget in Redis may be: behind TLS, on another node of a cluster; and how many connections it takes."""
+"""Servers behind TLS and in a cluster, and the number of connections of a budget."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def certificate(folder: Path) -> Path:
-    """A certificate for 127.0.0.1 that nobody else vouches for; its key lies beside it."""
+    """A self-signed certificate for 127.0.0.1, with its key in the same folder."""
     program = shutil.which("openssl")
     if program is None:
         pytest.skip("there is no openssl here")
@@ -54,7 +54,7 @@ def encrypted(certificate: Path) -> Iterator[str]:
 
 
 def test_a_server_behind_tls(encrypted: str, certificate: Path) -> None:
-    """What the URL says of certificates is heeded; who is not vouched for is not talked to (STORE-10)."""
+    """The options of the URL about certificates apply; an untrusted server gets no command (STORE-10)."""
     with pytest.raises(LLMStoreError, match=r"rediss://127\.0\.0\.1:\d+/0 cannot be used .*certificate verify failed"):
         open_budget(encrypted, total=100)
     budget = open_budget(f"{encrypted}?ssl_ca_certs={certificate}", total=100)
@@ -70,7 +70,7 @@ def test_a_server_behind_tls(encrypted: str, certificate: Path) -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[dict[int, RedisServer]]:
-    """Two nodes of a cluster with half of the slots each, by their ports."""
+    """Two nodes of a cluster, by port, with half of the slots each."""
     ports = [(free_port(), free_port()) for _ in range(2)]
     nodes = {}
     for port, bus in ports:
@@ -93,7 +93,7 @@ def _is_whole(client: Any) -> bool:
 
 
 def test_a_cluster_has_the_budget_on_one_node(cluster: dict[int, RedisServer]) -> None:
-    """Whichever node the URL names: who uses the budget is sent on, and who waits is told (STORE-1, STORE-7)."""
+    """Whichever node the URL names, steps follow the redirection and waiting callers are woken (STORE-1, STORE-7)."""
     budgets = [open_budget(f"redis://127.0.0.1:{port}", name="shared", total=100) for port in cluster]
     assert budgets[0] is not budgets[1]
     first, other = budgets
@@ -107,7 +107,7 @@ def test_a_cluster_has_the_budget_on_one_node(cluster: dict[int, RedisServer]) -
 
 
 async def test_thousands_of_calls_take_one_connection() -> None:
-    """And one more while anybody waits, however many calls there are at once."""
+    """Thousands of calls at once take one connection, and a second one while a caller waits."""
     server = new_server()
     try:
         budget = open_budget(server.url, total_calls=4_900)
@@ -118,7 +118,7 @@ async def test_thousands_of_calls_take_one_connection() -> None:
         assert sum(not isinstance(answer, Exception) for answer in answers) == 4_900
         assert session_of(budget).server.connected == 1
         with redis.Redis.from_url(server.url) as client:
-            # Those of the test and of opening, that of the budget, and that of its waiters.
+            # The connections of the test, of opening, of the budget, and of its listener.
             assert client.info("stats")["total_connections_received"] < 12
         assert (await budget.asnapshot()).spent.calls == 4_900
         at_rest(budget)

@@ -1,4 +1,4 @@
-"""Windows of budgets in a server: its clock, and what is decided while others let something leave."""
+"""Windows of budgets in a server: its clock, and decisions that overlap with an expiry."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.stores.looking import second, session_of
 
 @pytest.fixture
 def redis_url(folder: Path) -> str:
-    """The URL of a server that has no budgets yet."""
+    """The URL of a server without budgets."""
     return new_url("redis", folder)
 
 
 @pytest.mark.parametrize("days", [-3, 3])
 def test_windows_go_by_the_clock_of_the_server(redis_url: str, monkeypatch: Any, days: int) -> None:
-    """On a machine with another clock they open in the same moment, also when it was just set (BUDGET-58, STORE-15)."""
+    """On a machine whose clock differs, or was just set, windows open at the same moment (BUDGET-58, STORE-15)."""
     right = open_budget(redis_url, total=100, period="day")
     expected = right.snapshot().opens_at
     real = time.time
@@ -44,7 +44,7 @@ def test_windows_go_by_the_clock_of_the_server(redis_url: str, monkeypatch: Any,
 
 
 def test_the_clock_of_a_server_does_not_go_to_and_fro() -> None:
-    """However long its replies take, it is what all of them allow, and moves only when it has to (STORE-15)."""
+    """The offset stays in the interval of every reply, however slow, and changes only if it must (STORE-15)."""
     of_server = ServerClock()
     assert not of_server.known
     for ahead, asked, expected in ((-0.2, 0.4, 0), (50, 1, 50), (50.4, 1, 50.4), (49.9, 1, 50.4), (49, 0.1, 49.1)):
@@ -54,7 +54,7 @@ def test_the_clock_of_a_server_does_not_go_to_and_fro() -> None:
 
 
 def test_a_correction_that_others_overtake_is_decided_anew(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it amends has left the window by the time it is written, so nothing more leaves (BUDGET-54, STORE-15)."""
+    """If the amended spend has left the window meanwhile, it does not leave it again (BUDGET-54, STORE-15)."""
     clock = Clock()
     monkeypatch.setattr(clocks, "now", clock)
     budget = open_budget(redis_url, total=100, period="hour")

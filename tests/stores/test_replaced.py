@@ -1,4 +1,4 @@
-"""A store that is another one, or in an earlier state, than the one that was opened."""
+"""Stores that were replaced, or set back to an earlier state, after they were opened."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files(path: Path) -> list[Path]:
 
 
 def copied(path: Path) -> Path:
-    """A backup of a budget file, as SQLite makes them."""
+    """Make a backup of a budget file with SQLite."""
     backup = path.parent / "backup"
     source, target = sqlite3.connect(path), sqlite3.connect(backup)
     with target:
@@ -49,19 +49,19 @@ def replace(path: Path, backup: Path) -> None:
 
 
 def restore(path: Path, backup: Path) -> None:
-    """Over the same inode, after its log was deleted."""
+    """Restore the backup over the same inode, after deleting the log."""
     for file in files(path)[1:]:
         file.unlink()
     shutil.copyfile(backup, path)
 
 
 def delete_log(path: Path, backup: Path) -> None:
-    """With it goes all that was not yet written from it."""
+    """Delete the log, with everything that was not yet written to the file."""
     Path(f"{path}-wal").unlink()
 
 
 def overwrite(path: Path, backup: Path) -> None:
-    """Over the same inode, after all of it had been written from its log."""
+    """Restore the backup over the same inode, after a full checkpoint."""
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
@@ -78,7 +78,7 @@ def scribble(path: Path, backup: Path) -> None:
 
 @pytest.mark.parametrize("how", [delete, replace, restore, overwrite, truncate, scribble])
 def test_a_file_that_is_another_one_is_told(url: str, how: Callable[[Path, Path], None]) -> None:
-    """Whatever has become of it, every step of who had opened it is an LLMStoreError (STORE-20)."""
+    """However the file was replaced, each step of a process that had opened it raises LLMStoreError (STORE-20)."""
     path = Path(url.removeprefix("sqlite:///"))
     budget = open_budget(url, total=1_000)
     budget.record(100)
@@ -94,7 +94,7 @@ def test_a_file_that_is_another_one_is_told(url: str, how: Callable[[Path, Path]
 
 @pytest.mark.parametrize("how", [delete, replace, restore, delete_log])
 def test_who_opens_it_again_goes_on_with_what_is_there(url: str, how: Callable[[Path, Path], None]) -> None:
-    """A new tracker uses the new file; that of before stays refused (STORE-20)."""
+    """A new tracker uses the new file; the earlier one keeps raising (STORE-20)."""
     path = Path(url.removeprefix("sqlite:///"))
     budget = open_budget(url, total=1_000)
     budget.record(100)
@@ -111,7 +111,7 @@ def test_who_opens_it_again_goes_on_with_what_is_there(url: str, how: Callable[[
 
 @pytest.mark.parametrize("how", [replace, restore])
 def test_who_had_the_file_before_leaves_the_new_one_alone(url: str, how: Callable[[Path, Path], None]) -> None:
-    """Its end neither writes its log into the new file, nor deletes that of others (STORE-20)."""
+    """A process that had opened the old file neither writes its log into the new one nor deletes its log (STORE-20)."""
     path = Path(url.removeprefix("sqlite:///"))
     budget = open_budget(url, total=1_000)
     budget.record(100)
@@ -130,7 +130,7 @@ def test_who_had_the_file_before_leaves_the_new_one_alone(url: str, how: Callabl
 
 
 def test_a_file_that_is_only_used_is_the_same(url: str) -> None:
-    """Checkpoints, a VACUUM, new connections and other processes that come and go raise no alarm (STORE-20)."""
+    """Checkpoints, a VACUUM, new connections and other processes do not look like a replaced file (STORE-20)."""
     path = Path(url.removeprefix("sqlite:///"))
     budget = open_budget(url, total=1_000_000)
     with crew(2, "equal_attempts", url, 200) as processes:
@@ -148,7 +148,7 @@ def test_a_file_that_is_only_used_is_the_same(url: str) -> None:
 
 
 def test_a_checkpoint_beside_a_reader_raises_no_alarm(url: str) -> None:
-    """It writes a part of the pages, so that the file makes no sense without its log for a while (STORE-20)."""
+    """A partial checkpoint leaves the file inconsistent without its log, but the file is still the same (STORE-20)."""
     path = Path(url.removeprefix("sqlite:///"))
     budget = open_budget(url, total=1_000_000)
     in_part = 0
@@ -176,7 +176,7 @@ def checkpoint(path: Path) -> None:
 
 
 def whole(path: Path) -> bool:
-    """Whether a file makes sense without its log."""
+    """True if a file is consistent without its log."""
     with closing(schema.peek(str(path))) as connection:
         try:
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
@@ -186,7 +186,7 @@ def whole(path: Path) -> bool:
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    """A server of its own, which a test may kill."""
+    """A separate server, which the test may kill."""
     found = new_server(*DURABLE)
     yield found
     found.stop()
@@ -218,7 +218,7 @@ def told(budget: BudgetTracker) -> None:
 
 @pytest.mark.parametrize("made_anew", [False, True])
 def test_redis_that_was_flushed_is_told(server: RedisServer, made_anew: bool) -> None:
-    """Also when another process has made the budget anew meanwhile, and has gone further than before (STORE-20)."""
+    """A flushed server is noticed, even if another process has created and used the budget again (STORE-20)."""
     budget = open_budget(server.url, total=1_000)
     budget.record(900)
     restored(server, {})
@@ -235,7 +235,7 @@ def test_redis_that_was_flushed_is_told(server: RedisServer, made_anew: bool) ->
 @pytest.mark.parametrize("attempts", [0, 50])
 @pytest.mark.parametrize("restart", [False, True])
 def test_redis_in_an_earlier_state_is_told(server: RedisServer, attempts: int, restart: bool) -> None:
-    """A backup or a failover has lost what this process has written, however far others have gone since (STORE-20)."""
+    """A backup or failover that has lost steps is noticed, however many steps others have made since (STORE-20)."""
     budget = open_budget(server.url, total=1_000)
     budget.record(100)
     state = dumped(server)
@@ -254,7 +254,7 @@ def test_redis_in_an_earlier_state_is_told(server: RedisServer, attempts: int, r
 
 
 def test_redis_that_was_only_restarted_is_the_same(server: RedisServer) -> None:
-    """A server that has lost nothing goes on, also for who has let its lease go (STORE-20)."""
+    """A restarted server that has lost nothing continues, even for a process without a lease (STORE-20)."""
     budget = open_budget(server.url, total=1_000, lease_seconds=1.2)
     other = second(budget)
     for _ in range(2):
@@ -272,7 +272,7 @@ def test_redis_that_was_only_restarted_is_the_same(server: RedisServer) -> None:
 
 
 def test_redis_that_evicts_is_refused(caplog: pytest.LogCaptureFixture) -> None:
-    """Unless that is accepted; one that must not be asked is logged, once (STORE-21)."""
+    """An evicting server is refused unless that is accepted; one that does not tell is logged once (STORE-21)."""
     server = new_server("--maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(LLMConfigurationError, match=r"allkeys-lru.*noeviction.*allow_eviction=True"):

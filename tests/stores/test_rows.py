@@ -1,4 +1,4 @@
-"""Rows that stores keep."""
+"""The rows of stores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from llm_connect.stores.serialization import ended_values, entry_of, entry_value
 
 
 def test_the_row_of_an_ended_hold_is_that_of_its_entry() -> None:
-    """Both ways of making one say the same, for every end, and an entry comes back out of it."""
+    """Both ways of making a row agree for every end, and the entry can be read back."""
     tracker = BudgetTracker(total_usd=1).child("a")
     settled = tracker.reserve(50, usd="0.1", adapter="own", model="m", labels={"task": "x"})
     settled.request_id = "r"

@@ -1,4 +1,4 @@
-"""One budget in many places: tasks, threads, pickles, forks, pools."""
+"""One budget in tasks, threads, pickles, forks and pools."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.stores.looking import alone, second, session_of
 
 
 class Busy:
-    """Another program that has the write lock of a file."""
+    """Another program that keeps the write lock of a file."""
 
     def __init__(self, url: str) -> None:
         self._connection = sqlite3.connect(
@@ -47,7 +47,7 @@ class Busy:
 
 
 async def ticks_while(url: str, work: Any) -> int:
-    """How often the loop came round while the file was busy, with `work` waiting for it."""
+    """The number of turns of the loop while `work` waits for a busy file."""
     with Busy(url):
         task = asyncio.ensure_future(work)
         ticks = 0
@@ -60,7 +60,7 @@ async def ticks_while(url: str, work: Any) -> int:
 
 
 async def test_no_operation_of_a_coroutine_blocks_its_loop(url: str) -> None:
-    """While the file is busy, the loop goes on: reserving, dispatching, settling and reading wait in the worker.
+    """While the file is busy, the loop runs on: reserving, dispatching, settling and reading wait in the worker.
 
     (STORE-5)
     """
@@ -82,7 +82,7 @@ async def test_no_operation_of_a_coroutine_blocks_its_loop(url: str) -> None:
 
 
 async def test_an_adapter_in_a_coroutine_waits_in_the_worker(url: str) -> None:
-    """A metered call does not block its loop on the store, and what it cost is booked when it returns (STORE-5)."""
+    """A metered call does not block its loop on the store, and is booked when it returns (STORE-5)."""
     budget = await aopen_budget(url, total=1_000)
     adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4)
     config = RunConfig(budget_tracker=budget, max_tokens=20)
@@ -93,7 +93,7 @@ async def test_an_adapter_in_a_coroutine_waits_in_the_worker(url: str) -> None:
 
 @pytest.mark.parametrize("when", ["admission", "sent"])
 async def test_what_a_cancelled_call_comes_to_is_not_lost(url: str, when: str) -> None:
-    """Cancelled while the file is busy, a call leaves no hold, and what was sent is presumed (STORE-5)."""
+    """A call that is cancelled while the file is busy leaves no hold, and is presumed if it was sent (STORE-5)."""
     budget = await aopen_budget(url, total=1_000)
     adapter = MockLLMAdapter("x", prompt_tokens=3, completion_tokens=4, delay_seconds=30)
     config = RunConfig(budget_tracker=budget, max_tokens=20)
@@ -116,7 +116,7 @@ async def test_what_a_cancelled_call_comes_to_is_not_lost(url: str, when: str) -
 
 
 def test_a_loop_that_ends_with_its_calls_leaves_no_hold(url: str) -> None:
-    """`asyncio.run` over, whatever was open has ended (STORE-5)."""
+    """When `asyncio.run` returns, all open holds have ended (STORE-5)."""
     budget = open_budget(url, total=1_000)
     adapter = MockLLMAdapter("x", delay_seconds=30)
     config = RunConfig(budget_tracker=budget, max_tokens=20)
@@ -133,7 +133,7 @@ def test_a_loop_that_ends_with_its_calls_leaves_no_hold(url: str) -> None:
 
 
 def test_a_pickled_tracker_is_the_same_budget(url: str) -> None:
-    """Also in a config, as a child, and with its prices (STORE-6)."""
+    """A pickled tracker is the same budget, also in a config, as a child, and with prices (STORE-6)."""
     budget = open_budget(url, total=1_000, prices={"m": Price(prompt=1, completion=2)})
     child = budget.child("child", 100)
     again, config = pickle.loads(pickle.dumps((child, RunConfig(budget_tracker=budget))))
@@ -144,7 +144,7 @@ def test_a_pickled_tracker_is_the_same_budget(url: str) -> None:
 
 
 def spend(tracker: BudgetTracker, tokens: int) -> tuple[str, int]:
-    """The job of a worker of a pool."""
+    """Spend, as the job of a pool's worker."""
     with tracker.reserve(tokens, max_wait_seconds=20) as hold:
         hold.dispatch()
         hold.settle(tokens)
@@ -154,7 +154,7 @@ def spend(tracker: BudgetTracker, tokens: int) -> tuple[str, int]:
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_the_workers_of_a_pool_share_the_budget(url: str, method: str) -> None:
-    """However the workers are started, the tracker that they are given is the one budget (STORE-6)."""
+    """However the workers of a pool start, their tracker is the same budget (STORE-6)."""
     budget = open_budget(url, total=1_000, prices={"m": Price(prompt=1, completion=2)})
     child = budget.child("child", 500)
     with budget.reserve(10), ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
@@ -167,7 +167,7 @@ def test_the_workers_of_a_pool_share_the_budget(url: str, method: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_a_fork_goes_on_with_the_budget(url: str) -> None:
-    """A forked process uses the budget as another process; the holds of before are its parent's (STORE-6)."""
+    """A fork uses the budget as a separate process; earlier holds belong to its parent (STORE-6)."""
     budget = open_budget(url, total=100)
     held, lost = contextvars.Context().run(budget.reserve, 10), [contextvars.Context().run(budget.reserve, 10)]
     with alone(session_of(budget)):
@@ -186,7 +186,7 @@ def test_a_fork_goes_on_with_the_budget(url: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no os.fork here")
 @pytest.mark.filterwarnings("ignore:This process.*multi-threaded:DeprecationWarning")
 def test_a_fork_leaves_what_its_parent_had(url: str) -> None:
-    """The first thing in a fork: lock, notes, waiters, lease and connection are the parent's (STORE-6)."""
+    """A fork drops the lock, notes, waiters, lease and connection of its parent (STORE-6)."""
     budget = open_budget(url, total=100)
     budget.consume(5)
     session = session_of(budget)
@@ -200,7 +200,7 @@ def test_a_fork_leaves_what_its_parent_had(url: str) -> None:
 
 
 def test_a_fork_in_the_midst_of_a_callback_makes_its_own(url: str) -> None:
-    """The callback that a thread of the parent is in keeps none of the fork from being called (STORE-6)."""
+    """A callback that runs in a thread of the parent does not block the callbacks of the fork (STORE-6)."""
     parent, entered, over = os.getpid(), threading.Event(), threading.Event()
     told: list[int] = []
 
@@ -225,7 +225,7 @@ def test_a_fork_in_the_midst_of_a_callback_makes_its_own(url: str) -> None:
 
 
 def in_the_fork(budget: BudgetTracker, held: Any, lost: list[Any]) -> int:
-    """0 when all is as it should be."""
+    """Return 0 if the fork has the expected state."""
     try:
         lost.clear()
         gc.collect()
@@ -250,7 +250,7 @@ async def spend_async(budget: BudgetTracker) -> None:
 
 
 def test_a_waiter_is_let_in_by_what_another_process_frees(url: str) -> None:
-    """Who waits looks again when others have written (STORE-7)."""
+    """A waiting caller looks again when another process has written (STORE-7)."""
     budget = open_budget(url, total=100)
     other = second(budget)
     first = other.reserve(80)
@@ -272,7 +272,7 @@ def test_a_waiter_is_let_in_by_what_another_process_frees(url: str) -> None:
 
 
 def test_what_one_process_learns_the_others_know(url: str) -> None:
-    """An overrun raises the next bounds of all of them, and of those that wait there already (STORE-1)."""
+    """An overrun raises the next bounds in all processes, also those of waiting callers (STORE-1)."""
     budget = open_budget(url, total=1_000)
     other = second(budget)
     config = RunConfig(budget_tracker=budget, max_tokens=20)
@@ -291,7 +291,7 @@ def test_what_one_process_learns_the_others_know(url: str) -> None:
 
 
 async def test_a_hold_that_was_given_back_says_why_in_a_coroutine_too(url: str) -> None:
-    """As `dispatch` does."""
+    """`adispatch` raises the same error as `dispatch`."""
     budget = await aopen_budget(url, total=100)
     hold = await budget.areserve(30)
     budget.record(110)
@@ -302,7 +302,7 @@ async def test_a_hold_that_was_given_back_says_why_in_a_coroutine_too(url: str) 
 
 
 def test_a_settled_entry_is_corrected_once_by_whoever(url: str) -> None:
-    """On the tracker that it was settled on, though another one has the same path (STORE-8)."""
+    """The correction counts once, on the tracker of the entry, even if another one has the same path (STORE-8)."""
     budget = open_budget(url, total=1_000)
     other = second(budget)
     first = budget.child("agent", 100)
@@ -328,7 +328,7 @@ def test_a_settled_entry_is_corrected_once_by_whoever(url: str) -> None:
 
 
 def test_what_is_neither_settled_nor_there_is_not_corrected(url: str) -> None:
-    """Recorded and released entries, corrections, and numbers that no entry has (STORE-8)."""
+    """Recorded and released entries, corrections and unknown ids cannot be corrected (STORE-8)."""
     budget = open_budget(url, total=1_000)
     budget.reserve(10).release()
     budget.record(5)
@@ -346,7 +346,7 @@ def test_what_is_neither_settled_nor_there_is_not_corrected(url: str) -> None:
 
 
 def test_of_many_who_correct_an_entry_at_once_one_does(url: str) -> None:
-    """The others are refused because the entry is already corrected (STORE-8)."""
+    """One correction counts; the others are refused because the entry is already corrected (STORE-8)."""
     budget = open_budget(url, total=1_000)
     for _ in range(5):
         budget.consume(50)
@@ -367,7 +367,7 @@ def test_of_many_who_correct_an_entry_at_once_one_does(url: str) -> None:
 
 
 def test_closing_a_budget_ends_its_use_here_only(url: str) -> None:
-    """Others go on, and it can be opened again (STORE-6)."""
+    """After one process has closed a budget, others continue, and it can be opened again (STORE-6)."""
     with open_budget(url, total=100) as budget:
         budget.consume(10)
     assert refused(lambda: budget.reserve(1)).reason == "closed"
@@ -379,7 +379,7 @@ def test_closing_a_budget_ends_its_use_here_only(url: str) -> None:
 
 
 def test_a_closed_child_is_closed_for_all(url: str) -> None:
-    """What a process closes below the budget, no other one uses (STORE-6)."""
+    """A child that one process has closed is closed for all (STORE-6)."""
     budget = open_budget(url, total=100)
     other = second(budget)
     with budget.child("shared", 50, join=True) as mine:
@@ -395,7 +395,7 @@ def test_a_closed_child_is_closed_for_all(url: str) -> None:
 
 
 def test_outcomes_of_all_processes_are_in_one_ledger(url: str, folder: Path) -> None:
-    """Numbered by the file, in the order in which they were booked (STORE-8)."""
+    """The store numbers the entries of all processes in the order of booking (STORE-8)."""
     budget = open_budget(url, total=100)
     other = second(budget)
     for tracker in (budget, other, budget, other):
@@ -413,7 +413,7 @@ def test_outcomes_of_all_processes_are_in_one_ledger(url: str, folder: Path) -> 
 
 
 async def test_a_slice_of_a_store_is_entered_and_left_in_a_task(url: str) -> None:
-    """A task opens and closes it by the worker, and one that gives up waiting leaves no trace. (BUDGET-40)"""
+    """A task opens and closes a slice through the worker; one that stops waiting leaves no trace. (BUDGET-40)"""
     budget = open_budget(url, total=100)
     async with budget.child("s", 60, slice=True) as slice_:
         assert (budget.sliced, slice_.closed) == (60, False)

@@ -1,4 +1,4 @@
-"""Any sequence of budget operations on a budget in a store, against the same model as in memory."""
+"""Random sequences of operations on a budget in a store, compared with the model of a budget in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.untraced
 
 
 class StoreBudgetMachine(BudgetMachine):
-    """Whatever happens in whatever order, tracker and model agree in a store, too (STORE-1)."""
+    """After any sequence of operations, the tracker in a store agrees with the model (STORE-1)."""
 
     store: str
 
@@ -47,7 +47,7 @@ class StoreBudgetMachine(BudgetMachine):
 
 @dataclass(eq=False)
 class SharedNode:
-    """The model of a tracker that two processes use by turns."""
+    """The model of a tracker that two processes use in turn."""
 
     first: BudgetTracker
     parent: Any
@@ -71,7 +71,7 @@ class SharedNode:
 
 
 class Nodes(list[Any]):
-    """Takes each node as one that two processes use."""
+    """Wraps each node as one that two processes use."""
 
     def __init__(self, machine: TwoProcessesMachine) -> None:
         super().__init__()
@@ -88,9 +88,9 @@ class Nodes(list[Any]):
 
 
 class TwoProcessesMachine(StoreBudgetMachine):
-    """Two processes that use one budget by turns see the same, and what the model says (STORE-1)."""
+    """Two processes that use one budget in turn see the same figures as the model (STORE-1)."""
 
-    wait = take = abandon = None  # Across processes the order of those who wait is best effort.
+    wait = take = abandon = None  # Across processes, the order of waiting callers is best effort.
 
     def open(self, total: int, **details: Any) -> BudgetTracker:
         self.root = root = super().open(total, **details)
@@ -114,7 +114,7 @@ class TwoProcessesMachine(StoreBudgetMachine):
 
     @invariant()
     def limits_are_kept(self) -> None:
-        """The figures that each of them knew last may be old: what the file says is compared above."""
+        """Skip this check: each process may have old figures, and the file was compared above."""
 
     @invariant()
     def both_agree(self) -> None:
@@ -129,7 +129,7 @@ class TwoProcessesMachine(StoreBudgetMachine):
 
 
 def case(machine: type[StoreBudgetMachine], of_store: str) -> Any:
-    """The tests of a machine on one store."""
+    """Make the test case of a machine with one kind of store."""
     of_each = type(
         f"{machine.__name__}Of{of_store.title()}",
         (machine,),

@@ -1,4 +1,4 @@
-"""Limits with a period, of budgets in stores."""
+"""Limits with a period in budgets of stores."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def other_process(session: Any) -> Any:
-    """The session that another process would have."""
+    """A new session, like that of another process."""
     return new_session(session.terms)
 
 
 def test_another_period_is_another_limit(url: str) -> None:
-    """Who joins says the same period with its limits, or neither (STORE-13)."""
+    """A later process passes the same limits and period, or neither (STORE-13)."""
     budget = open_budget(url, total_usd="5.00", period="day")
     assert open_budget(url) is open_budget(url, total_usd=5, period="day") is open_budget(url, period="day") is budget
     for details in ({"total_usd": 5}, {"period": "hour"}, {"total_usd": 5, "period": "month", "change_limits": True}):
@@ -54,7 +54,7 @@ def test_another_period_is_another_limit(url: str) -> None:
 
 
 def test_a_window_is_one_for_all_processes(url: str, clock: Clock) -> None:
-    """A process that finds a tracker anew, or has not looked for long, knows what has left (STORE-15)."""
+    """A process that loads a tracker, or has not used it for long, sees the expired spend (STORE-15)."""
     budget = open_budget(url, total=100, period="day")
     child = budget.child("team", 50, period="hour", join=True)
     child.record(50)
@@ -71,7 +71,7 @@ def test_a_window_is_one_for_all_processes(url: str, clock: Clock) -> None:
 
 
 def test_a_worker_knows_how_long_nothing_leaves_a_window(url: str, clock: Clock) -> None:
-    """It can sleep until the next expiry on the path of a caller that waits (BUDGET-50, STORE-15)."""
+    """The worker sleeps until the next expiry on the path of a waiting caller (BUDGET-50, STORE-15)."""
     budget = open_budget(url, total=100, period="day")
     session: Any = budget.gate.session  # type: ignore[attr-defined]
     budget.child("other", 50, period="hour").consume(1)
@@ -87,7 +87,7 @@ def test_a_worker_knows_how_long_nothing_leaves_a_window(url: str, clock: Clock)
 
 
 def test_a_reset_begins_windows_anew(url: str, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever parent and child have in theirs, all is taken off, and nothing leaves twice (STORE-9, STORE-15)."""
+    """A reset clears the windows of parent and child, and no spend leaves them twice (STORE-9, STORE-15)."""
     budget = open_budget(url, total=1_000, period="hour")
     child = budget.child("c", 500, join=True)
     with child.reserve(90) as hold:
@@ -104,7 +104,7 @@ def test_a_reset_begins_windows_anew(url: str, clock: Clock, capsys: pytest.Capt
 
 
 def test_the_command_shows_periods(url: str, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    """With what is in the window now, though nobody has used the budget since (STORE-9)."""
+    """The command shows the present spend of a window, even if no process has used the budget since (STORE-9)."""
     budget = open_budget(url, total=1_000, period="day")
     budget.record(300, labels={"job": "a"})
     assert main(["ls", url]) == 0
@@ -132,7 +132,7 @@ def test_the_command_shows_periods(url: str, clock: Clock, capsys: pytest.Captur
 
 
 def test_a_file_of_the_first_version_gets_windows(folder: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its budgets stay as they are, and new ones may have periods (STORE-12)."""
+    """The budgets of an older file stay as they are, and new ones may have periods (STORE-12)."""
     path = f"{folder}/budget.db"
     with monkeypatch.context() as patch:
         patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
@@ -153,7 +153,7 @@ def test_a_file_of_the_first_version_gets_windows(folder: Path, url: str, monkey
 def test_a_window_is_as_before_when_a_transaction_fails(
     url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What has left it in a transaction that was undone leaves in the next one (STORE-10, STORE-15)."""
+    """Spend that has left a window in an undone transaction leaves it in the next one (STORE-10, STORE-15)."""
     budget = open_budget(url, total=100, period="day")
     budget.record(60)
     clock.moment = NOON + DAY
@@ -167,7 +167,7 @@ def test_a_window_is_as_before_when_a_transaction_fails(
 
 
 def test_the_numbers_at_which_parts_begin_are_those_of_the_file(url: str, clock: Clock) -> None:
-    """However often a process lets time pass before anything is booked, a correction counts (BUDGET-54, STORE-15)."""
+    """A correction counts, even if parts of the window have ended before the first booking (BUDGET-54, STORE-15)."""
     budget = open_budget(url, total=100, period="hour")
     other = other_process(budget.gate.session)
     for _ in range(5):
@@ -186,7 +186,7 @@ def test_the_numbers_at_which_parts_begin_are_those_of_the_file(url: str, clock:
 
 
 def test_what_leaves_a_window_leaves_it_once(url: str, clock: Clock) -> None:
-    """Whoever comes first lets it leave, also when the others did not know of it yet (STORE-15)."""
+    """The first process expires the spend, even if the others did not know of it yet (STORE-15)."""
     budget = open_budget(url, total=100, period="hour")
     other = other_process(budget.gate.session)
     theirs = other.tracker(other.root)
@@ -203,7 +203,7 @@ def test_what_leaves_a_window_leaves_it_once(url: str, clock: Clock) -> None:
 
 
 def test_what_others_have_booked_before_a_part_ends_leaves_with_it(url: str, clock: Clock) -> None:
-    """Though whoever ends the part has not heard of it; a correction finds it where it is (BUDGET-54, STORE-15)."""
+    """Bookings of others leave with their part of the window, and corrections find them there (BUDGET-54, STORE-15)."""
     budget = open_budget(url, total=100, period=timedelta(hours=1))
     other = other_process(budget.gate.session)
     with other.tracker(other.root).reserve(50) as hold:
@@ -220,7 +220,7 @@ def test_what_others_have_booked_before_a_part_ends_leaves_with_it(url: str, clo
 
 
 def test_a_threshold_is_told_though_another_process_was_faster(url: str, clock: Clock) -> None:
-    """What was decided on a window that others have moved has not happened (BUDGET-57, STORE-15)."""
+    """A step that was decided on a window that others have moved is undone (BUDGET-57, STORE-15)."""
     budget = open_budget(url, total=100, period="day")
     seen: list[int] = []
     budget.on_threshold(0.8, lambda snapshot: seen.append(snapshot.spent.tokens))
@@ -238,7 +238,7 @@ def test_a_threshold_is_told_though_another_process_was_faster(url: str, clock: 
 
 
 def test_processes_that_book_without_pause_lose_nothing_of_windows(url: str) -> None:
-    """Windows of the budget, of a shared child and of their own, some parts of which end every few milliseconds.
+    """Processes lose no spend in windows of the budget, of shared and of own children whose parts end all the time.
 
     (STORE-1, STORE-15)
     """
@@ -257,7 +257,7 @@ def test_processes_that_book_without_pause_lose_nothing_of_windows(url: str) -> 
 
 
 def test_a_tracker_with_a_window_goes_to_other_processes(url: str) -> None:
-    """Pickled, and by a fork, it has its window there (STORE-6, STORE-15)."""
+    """A tracker keeps its window in a pickle and in a fork (STORE-6, STORE-15)."""
     budget = open_budget(url, total=100, period="month")
     child = budget.child("c", 50, period="day")
     for context in ("spawn", "fork"):
@@ -270,7 +270,7 @@ def test_a_tracker_with_a_window_goes_to_other_processes(url: str) -> None:
 
 
 def test_a_child_that_was_never_used_stands_in_no_store(url: str, clock: Clock) -> None:
-    """However often its window begins anew; what it books then counts from then on (STORE-15)."""
+    """An unused child is not written, however often its window starts over; its first booking counts (STORE-15)."""
     budget = open_budget(url, total=100)
     child = budget.child("c", 50, period="hour")
     for _ in range(3):
@@ -288,7 +288,7 @@ def test_a_child_that_was_never_used_stands_in_no_store(url: str, clock: Clock) 
 
 
 def test_who_waits_for_a_window_keeps_its_place_in_other_processes(url: str) -> None:
-    """Also when that opens only after its process has to say again that it waits (STORE-14, STORE-15)."""
+    """The caller keeps its place even if the window opens after its row had to be renewed (STORE-14, STORE-15)."""
     budget = open_budget(url, total=10, period=timedelta(seconds=2.4), lease_seconds=0.6)
     budget.record(9)
     other = second(budget)

@@ -1,4 +1,4 @@
-"""The worker of a store outlives whatever happens in it, and whoever waits for it never waits for nobody."""
+"""The worker of a store survives every failure, and no caller waits for a dead worker."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONFIG: dict[str, Any] = {"max_tokens": 50, "timeout_seconds": 20, "max_wait_sec
 
 
 async def answered(budget: BudgetTracker, **usage: int) -> str:
-    """What a call is answered that comes to this."""
+    """The answer to a call with this usage."""
     adapter = MockLLMAdapter("done", **(usage or {"prompt_tokens": 4, "completion_tokens": 2}))
     response = await adapter.async_execute_prompt("hello", RunConfig(budget_tracker=budget, **CONFIG))
     return response.content
@@ -41,7 +41,7 @@ async def answered(budget: BudgetTracker, **usage: int) -> str:
 async def test_a_figure_that_nobody_can_count_is_presumed(
     url: str, tokens: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The answer comes back, its bound is booked, the log says so, and the calls that follow are as ever (STORE-19)."""
+    """The call returns its answer, its bound is booked and logged, and later calls work (STORE-19)."""
     budget = open_budget(url, total=100_000)
     assert await answered(budget, prompt_tokens=tokens, completion_tokens=1) == "done"
     assert "its bound of 55 tokens is booked" in caplog.text
@@ -55,7 +55,7 @@ async def test_a_figure_that_nobody_can_count_is_presumed(
 
 @pytest.mark.parametrize("odd", ["half \ud800", "\x00", 5, b"bytes", object()])
 async def test_an_odd_request_id_is_written_as_text(url: str, odd: Any) -> None:
-    """Whatever a provider calls a request, what it came to is booked (STORE-19)."""
+    """A call with any request id is booked (STORE-19)."""
     budget = open_budget(url, total=1_000)
     hold = await budget.areserve(10)
     await hold.adispatch()
@@ -70,7 +70,7 @@ async def test_an_odd_request_id_is_written_as_text(url: str, odd: Any) -> None:
 
 @pytest.mark.parametrize("kind", [GeneratorExit, RecursionError, MemoryError, SystemExit, KeyboardInterrupt])
 async def test_callbacks_do_not_end_it(url: str, kind: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
-    """A sink or threshold that raises anything is logged, and disturbs nobody's call (STORE-19)."""
+    """An exception of a sink or threshold is logged, and disturbs no call (STORE-19)."""
     caplog.set_level(logging.CRITICAL, "llm_connect")
 
     def fail(_: object) -> None:
@@ -80,7 +80,7 @@ async def test_callbacks_do_not_end_it(url: str, kind: type[BaseException], capl
     budget.on_threshold(0.001, fail)
     for _ in range(3):
         assert await answered(budget) == "done"
-        # What would end the program is told to the next call.
+        # The next call raises an exception that would end the program.
         session_of(budget).outbox.owed.clear()
     assert outcomes(budget) == ["settled"] * 3
     at_rest(budget)
@@ -90,7 +90,7 @@ async def test_callbacks_do_not_end_it(url: str, kind: type[BaseException], capl
 async def test_a_callback_that_never_returns_keeps_nobody(
     url: str, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Coroutines, threads and the lease go on without it, and the log names it; books are exact (STORE-32)."""
+    """Coroutines, threads and the lease continue without it, the log names it, and the books are exact (STORE-32)."""
     over, told = threading.Event(), list[Any]()
 
     def never_returns(about: Any) -> None:
@@ -120,7 +120,7 @@ async def test_a_callback_that_never_returns_keeps_nobody(
 
 
 async def test_a_callback_may_wait_for_a_coroutine_of_the_budget(url: str) -> None:
-    """A threshold that asks the budget in an event loop of its own gets an answer (STORE-32)."""
+    """A threshold callback that uses the budget in its own event loop gets an answer (STORE-32)."""
     seen: list[int] = []
     budget = open_budget(url, total=1_000, lease_seconds=LEASE)
     budget.on_threshold(0.001, lambda _: seen.append(asyncio.run(budget.asnapshot()).spent.tokens))
@@ -130,7 +130,7 @@ async def test_a_callback_may_wait_for_a_coroutine_of_the_budget(url: str) -> No
 
 
 async def test_a_quick_callback_comes_before_its_answer(url: str) -> None:
-    """An entry is with the sink when the call returns whose entry it is (STORE-32)."""
+    """When a call returns, the sink has received its entry (STORE-32)."""
     told: list[int] = []
     budget = open_budget(url, total=1_000, sink=lambda entry: told.append(entry.id))
     for number in range(1, 6):
@@ -140,7 +140,7 @@ async def test_a_quick_callback_comes_before_its_answer(url: str) -> None:
 
 
 async def test_a_note_that_always_fails_stops_nobody(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What can never be written is done apart from what can: that is booked, and calls go on (STORE-19)."""
+    """A note that can never be written runs in a step of its own: others are booked, and calls continue (STORE-19)."""
     caplog.set_level(logging.CRITICAL, "llm_connect")
     budget = open_budget(url, total=1_000)
     good, odd = await budget.areserve(10), await budget.areserve(20)
@@ -158,7 +158,7 @@ async def test_a_note_that_always_fails_stops_nobody(url: str, caplog: pytest.Lo
 async def test_an_ending_that_cannot_be_written_is_presumed(
     url: str, odd: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No store takes such a value: that is no outage, so it is not tried again, and nothing stays held (STORE-19)."""
+    """A value that no store accepts is no outage: it is not retried, and nothing stays held (STORE-19)."""
     budget = open_budget(url, total=1_000)
     hold = await budget.areserve(10)
     await hold.adispatch()
@@ -178,7 +178,7 @@ class Source(enum.Enum):
 
 @pytest.mark.parametrize("odd", [Source.BILL, "half \ud800", b"x", [], Decimal(1)])
 async def test_a_response_with_an_odd_source_of_its_cost(url: str, odd: Any) -> None:
-    """The answer comes, and is booked as it says (STORE-19)."""
+    """The call returns its answer, and is booked at the cost in it (STORE-19)."""
 
     class Odd(LLMAdapter):
         def execute_prompt(self, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
@@ -195,7 +195,7 @@ async def test_a_response_with_an_odd_source_of_its_cost(url: str, odd: Any) -> 
 
 
 async def test_a_thread_that_has_died_is_started_again(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Who waits for it looks after it: what it was told to do the next thread does (STORE-19)."""
+    """A waiting caller starts a new thread, which does the queued jobs (STORE-19)."""
     caplog.set_level(logging.CRITICAL, "llm_connect")
     budget = open_budget(url, total=1_000)
     assert await answered(budget) == "done"
@@ -211,7 +211,7 @@ async def test_a_thread_that_has_died_is_started_again(url: str, caplog: pytest.
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_an_exception_that_another_thread_throws_into_it(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Soft time limits do so: the worker goes on, or another does (STORE-19)."""
+    """After an exception from another thread, as of a soft time limit, the worker or a new one continues (STORE-19)."""
     caplog.set_level(logging.CRITICAL, "llm_connect")
     budget = open_budget(url, total=1_000)
     for _ in range(20):
