@@ -1,4 +1,4 @@
--- Give a list of open slices to a budget that was made by a version without one.
+-- Add a list of open slices to a budget of a version without such a list.
 local META, TRACKERS, PLACES, SLICES = unpack(KEYS)
 if redis.call('HSETNX', META, 'sliced', '1') == 0 then return end
 local all = redis.call('HGETALL', TRACKERS)

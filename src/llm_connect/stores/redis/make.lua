@@ -1,4 +1,4 @@
--- Make a budget that is not there; else say of which version it is.
+-- Create a budget, or return the version of an existing one.
 if redis.call('EXISTS', KEYS[1]) == 1 then return redis.call('HGET', KEYS[1], 'schema') end
 redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'counts', struct.pack('<i8i8i8i8', 1, 1, 0, 0), 'on_unknown', ARGV[2],
   'name', ARGV[3], 'born', ARGV[6], 'sliced', '1')

@@ -1,29 +1,31 @@
 -- One step of a process on a budget: all of it is written, or nothing.
 --
--- KEYS are those of `keys.py`, in its order. ARGV has the channel, the schema, who asks, what sums beyond the last kind
--- count under, by what the budget is told from another of its name, the step as `changes.py` writes it down, and the texts that it has the places of.
--- The reply of a step that was not written is one word, which says why. That of others begins with figures, as HEAD has them:
--- whether the lease of who asks stands, the time in milliseconds, the number of the last change, that of the last change that
--- concerns everybody, the number of the first entry that was written, how many leases are over (when the step only asks), and
--- how long the last part is. Then come the states of the trackers that the step has changed, and of those that it wants and that
--- have changed since this process looked, as `packing.py` reads them. The last part has a line for each lease that is over; a line for each of those trackers whose window has changed,
--- its number and the window; and when that has changed, who waits.
+-- KEYS are the keys of `keys.py`, in its order. ARGV has the channel, the schema, the client, the name of the sums
+-- beyond the limit on kinds, a token that identifies this budget among others of its name, the step as `changes.py`
+-- writes it, and the texts to which the step refers by their places.
+--
+-- If the step is not written, the reply is one word, the reason. Otherwise it begins with the figures of HEAD: 1 if the
+-- lease of the client is valid, the time in milliseconds, the stamp, the epoch (the number of changes that concern every
+-- process), the number of the first new entry, the number of ended leases (if the step only asks), and the length of the
+-- last part. Then come the states of the trackers that the step has changed, and of the wanted ones that have changed
+-- since the client looked, in the form of `packing.py`. The last part has a line for each ended lease, a line with number
+-- and window for each of those trackers whose window has changed, and the waiting callers if they have changed.
 local META, TRACKERS, CHANGED, HOLDS, LEASES, OWNERS, LEDGER = unpack(KEYS, 1, 7)
 local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, WINDOWS, WAITERS, LASTS, SLICES = unpack(KEYS, 8, 17)
 local CHANNEL, SCHEMA, CLIENT, OTHERS, BORN = unpack(ARGV, 1, 5)
-local MOST = 9007199254740991 -- what a number of Lua counts exactly
+local MOST = 9007199254740991 -- the largest integer that a Lua number represents exactly
 local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
--- Of a tracker: number, closed, how long the name of the lease is that keeps a slice open, the number of the step that has
--- changed its window last (0: it has none), for each unit limit (-1: none), spent, held, presumed, sliced; and the name of that
--- lease behind them.
+-- A tracker: the number, the closed flag, the length of the name of the lease that keeps a slice open, and the last step
+-- that changed the window (0: no window); for each unit the limit (-1: none), spent, held, presumed and sliced amounts.
+-- The name of the lease follows.
 local STATE = '<i8BBi8' .. string.rep('i8', 15)
 local CLOSED, LEASE_SIZE, WINDOW, FIRST, LEASE = 2, 3, 4, {5, 10, 15}, 20
-local WINDOW_AT = 11 -- the byte at which that step stands
+local WINDOW_AT = 11 -- the byte at which that step is stored
 local SUM = '<i8i8i8i8'
--- The numbers of the last change, of the last that concerns everybody, of the last entry, and of the last change that
--- concerns who waits; that is below 0 when nobody does.
+-- The stamp, the epoch, the number of the last entry, and the stamp of the last change of the waiting callers, which is
+-- negative if no caller waits.
 local COUNTS = '<i8i8i8i8'
--- The number of the last step of a process, and of the first entry that it wrote.
+-- The number of a client's last step, and of the first entry that this step wrote.
 local LAST = '<i8i8'
 local HEAD = '<Bi8i8i8i8i4i4'
 local NOTHING, NONE = {0, 0, 0}, {}
@@ -41,13 +43,13 @@ if (meta[3] or '') ~= BORN then return 'other' end
 local stamp, epoch, entries, waiting = unpacked(COUNTS, meta[2])
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- What is known of the trackers of this step may be older than what is known of who waits.
+-- The client's copies of this step's trackers may be older than its list of waiting callers.
 local seen, states, written = step.seen, {}, {}
 local since = step.old or seen
 if (step.known or seen) > stamp then return 'older' end
 local stale = since ~= stamp
 
--- All that wait, a line each; those whose time is over are forgotten.
+-- The waiting callers, a line each; expired ones are deleted.
 local function callers()
   local lines = {}
   local all = waiting > 0 and call('HGETALL', WAITERS) or NONE
@@ -89,7 +91,7 @@ local function reply(stands, first)
   return table.concat(parts) .. last
 end
 
--- The answer of a step that was written already got lost; or a step arrives that was sent again meanwhile.
+-- The reply of a step that is written already was lost; or a step arrives that was sent again meanwhile.
 if step.number and (step.again or stale) then
   local last = call('HGET', LASTS, CLIENT)
   if last then
@@ -109,7 +111,7 @@ for at = 1, #over do
   if not ends or (tonumber(ends) > now and not step.own) then return 'again' end
 end
 
--- Another state was restored when it lacks what this process has written; only what its lost lease has left is taken away.
+-- Without the client's last step, this is a restored state. The end of a lost lease also deletes that record.
 if stale and step.last then
   local last = call('HGET', LASTS, CLIENT)
   if not last or unpacked(LAST, last) < step.last then return 'older' end
@@ -124,7 +126,7 @@ end
 for at = 1, #corrects do
   if call('HEXISTS', OPEN, corrects[at]) == 0 then return 'again' end
 end
--- A settled entry has the number of its tracker in the ledger until it is amended.
+-- The text of a settled entry contains its tracker's number until the entry is amended.
 for at = 1, #amends do
   local kept = call('LINDEX', LEDGER, amends[at] - entries - 1)
   local id, text = string.match(kept or '', '^(%d+) %d+ (.*)$')
@@ -162,7 +164,7 @@ local function aside(of, at)
   return math.max(0, of[at] - of[at + 1] - of[at + 2])
 end
 
--- Adds to what is held, spent and presumed on a path; what a slice sets aside above it changes with that.
+-- Adds to the held, spent and presumed amounts of a path, and updates the sliced amounts above its slices.
 local function change(path, held, spent, presumed)
   for unit = 1, 3 do
     local h, s, p, more = held[unit], spent[unit], presumed[unit], 0
@@ -181,7 +183,7 @@ local function change(path, held, spent, presumed)
   end
 end
 
--- Sets so much aside on a path, up to the next slice.
+-- Adds to the sliced amounts of a path, up to the next slice.
 local function set_aside(path, amounts)
   for unit = 1, 3 do
     local at = FIRST[unit]
@@ -200,7 +202,7 @@ local function is_open(path)
   return true
 end
 
--- Whether all that was added on a path is within its limits.
+-- True if the needed amounts are within the limits of a path.
 local function fits(path, needs)
   for unit = 1, 3 do
     local at, need = FIRST[unit], needs[unit]
@@ -247,7 +249,7 @@ for at = 1, #windows do
 end
 if unknown then return 'unknown' end
 if stale then
-  -- Who has just asked came before those who wait since: else whoever is slow might be put off for ever.
+  -- A client that has just asked came before the callers that wait since; otherwise it might be put off for ever.
   local passes = not step.fresh and math.abs(waiting) > seen
   for _, of in pairs(states) do
     if of[WINDOW] > since then return 'again' end
@@ -283,7 +285,7 @@ local function sum(key, field, most, amounts)
     pack(SUM, n + 1, tokens + amounts[1], calls + amounts[2], nano_usd + amounts[3]))
 end
 
--- From here on everything is written.
+-- All conditions hold: from here on, everything is written.
 if lease then
   if lease[2] > 0 then call('ZADD', LEASES, now + lease[2], lease[1]) end
   if lease[3] then call('HSET', OWNERS, lease[1], lease[3]) end
@@ -334,7 +336,7 @@ for at = 1, #amends do call('LSET', LEDGER, amends[at] - entries - 1, amended[at
 local first = entries + 1
 for at = 1, #lines do
   local entry = lines[at]
-  -- Its path, spent, presumed, places of its text, of its kind and of its labels, whether it is presumed, which hold was lost.
+  -- The path, spent, presumed, the places of the texts of entry, kind and labels, the presumed flag, and the lost hold.
   local path, spent, _, place, kind, labels, open, lost = unpack(entry, 1, 8)
   entries = entries + 1
   local id, text = string.format('%.0f', entries), ARGV[place]
@@ -361,7 +363,7 @@ if step.told or step.forgotten then
   waiting = call('HLEN', WAITERS) > 0 and stamp or -stamp
 end
 call('HSET', META, 'counts', pack(COUNTS, stamp, epoch, entries, waiting))
--- Sent again, a step that ends leases is refused, since they are over.
+-- A step that ends leases needs no record: sent again, it is refused, because they have ended.
 if not step.over then call('HSET', LASTS, CLIENT, pack(LAST, step.number, first)) end
 if freed then call('PUBLISH', CHANNEL, CLIENT) end
 return reply(true, first)
