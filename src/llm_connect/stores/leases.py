@@ -1,4 +1,4 @@
-"""Leases: how the holds of a process end when it cannot end them, and how its late word still counts.
+"""Leases: how the holds of a process end when it cannot end them, and how its late ends still count.
 
 A process that shares a budget may die at any moment, by `kill -9` or a power cut. Its holds stay in the store, and
 nobody is left to end them. Some other process has to, but it cannot know that the first one is dead: it may be slow,
@@ -14,21 +14,21 @@ Other ways to notice a death do not fit.
 
 So a lease belongs to a process: one row with the moment at which it ends. All holds of the process point to it. The
 transactions of the process renew it as they go, and the worker does when a third of its time has passed without any
-(`RENEWALS`). A process without holds and slices lets it go. Every process looks for leases that are over and ends them
-with their holds. A reserved hold is released, since nothing was sent. A dispatched hold is presumed, since the provider
-may bill it (`budget/admission/booking.py`); with `on_unknown="release"` it is released.
+(`RENEWALS`). A process without holds and slices gives it up. Every process looks for expired leases, and ends them with
+their holds. A reserved hold is released, since nothing was sent. A dispatched hold is presumed, since the provider may
+bill it (`budget/admission/booking.py`); with `on_unknown="release"` it is released.
 
-**Fencing.** The dangerous process is one that was stopped for longer than its lease, and goes on as if nothing had
+**Fencing.** The dangerous process is one that was stopped for longer than its lease, and continues as if nothing had
 happened. Its objects still say "reserved", while others were given that budget. Comparing clocks is not enough, because
-the process can be stopped between the comparison and the next step. Therefore a lease has a number that is never given
-again, and every transaction checks that the own lease stands in the store. If it does not, the process goes on under a
-new one. Each hold remembers its `Lease`, so from that moment `StoredHold.lost` is true for all holds under the old one,
-and they cannot be dispatched any more: `dispatch` says so before a request leaves, and an adapter reserves again.
-Fencing ends there. The provider knows no lease numbers, so a request that was dispatched before cannot be called back.
-This is why a dispatched hold counts as spent.
+the process can be stopped between the comparison and the next step. Therefore the number of a lease is never reused,
+and every transaction checks that the own lease is still in the store. If it is not, the process continues under a new
+one. Each hold remembers its `Lease`, so from that moment `StoredHold.lost` is true for all holds under the old one, and
+they cannot be dispatched any more: `dispatch` raises before a request leaves, and an adapter reserves again. Fencing
+ends there. The provider knows no lease numbers, so a request that was dispatched before cannot be called back. This is
+why a dispatched hold counts as spent.
 
-**Late ends.** The process that comes back may still learn what such a request has cost. Its `settle` must count, and
-must count once, although the hold was ended for it. `end_late` looks up the entry by which that was done.
+**Late ends.** The process that comes back may still learn the cost of such a request. Its `settle` must count, and must
+count once, although the hold was ended for it. `end_late` looks up the entry by which that was done.
 
 - The entry is an open presumption, and the late end knows more: it corrects the entry, by the difference.
 - The entry released the hold, and the call has cost something after all: the late end is recorded as spent.

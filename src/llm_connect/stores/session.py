@@ -1,40 +1,40 @@
 """A step on a budget in a store is exact: it is one transaction, and memory follows it.
 
 The controller decides on objects in memory: trackers with their figures, holds, the wait queue. For a budget in a store
-these are a copy of what the store says. A step changes the copy first and writes the difference last. If the write
-fails, or anything raises before it, the copy is wrong and must go back. Otherwise a hold that no other process knows
-of would keep budget here, or a waiter would be told of a grant that does not exist.
+these are a copy of the store's state. A step changes the copy first and writes the difference last. If the write fails,
+or anything raises before it, the copy is wrong and must be restored. Otherwise a hold that no other process knows of
+would keep budget here, or a waiter would be told of a grant that does not exist.
 
-Three ways to go back do not work.
+Three ways to restore it do not work.
 
-- Undo each change by its opposite. The exception came between two changes, and nobody knows how many were made.
+- Undo each change by its opposite. The exception came between two changes, and it is unknown how many were made.
 - Copy everything before each step. Budgets have thousands of trackers, and a step touches a few of them.
 - Throw the copy away and read it again. That is right for trackers, but callers have their holds and waiters in hand,
   and no row contains a callback, a deadline of this process, or an event loop.
 
-So the two kinds of state are treated differently. Trackers become what the store said last and are read again; one
-that has no row yet starts over. Holds, waiters, the lease, thresholds and staged callbacks belong to this process.
-`Changes` knows how each hold was before the step touched it, and every other part has an `undo` for its own. A
-waiter that was let in waits on. Callbacks are staged until the commit (`outbox.py`) and waiters are woken after it, so
-nobody learns of a grant or an entry that is then undone. Notes that the step has worked off go back to the front.
+So the two kinds of state are treated differently. Trackers return to the last state from the store and are read again;
+a tracker without a row starts over. Holds, waiters, the lease, thresholds and staged callbacks belong to this process.
+`Changes` knows how each hold was before the step touched it, and every other part has an `undo` for its own. A waiter
+that was admitted waits on. Callbacks are staged until the commit (`outbox.py`) and waiters are woken after it, so
+nobody learns of a grant or an entry that is then undone. Notes that the step has done go back to the front.
 
-`run` has the order. Three rules make it exact wherever an exception arrives.
+`run` defines the order. Three rules make it exact wherever an exception arrives.
 
-1. Before the commit, an exception rolls back. The store comes first, by few and flat calls (`let_go`), so that a file
-   does not stay locked for other processes even if a RecursionError leaves hardly a frame. Memory follows
+1. Before the commit, an exception rolls back. The store comes first, with few and shallow calls (`let_go`), so that a
+   file does not stay locked for other processes even if a RecursionError leaves hardly a stack frame. Memory follows
    (`roll_back`).
-2. After the commit, an exception completes. The step counts, so undoing it in memory would be wrong. The store
-   itself says on which side the exception came. `commit` notes that it begins; if SQLite's connection is in no
-   transaction afterwards, the commit was done. A server may have applied a step whose reply was lost. Then nothing is
-   undone or completed yet: the next step sends it again under its old number (`redis/session.py`).
-3. When others have overtaken a step (`Again`), it is undone and decided once more, on what the store says then.
+2. After the commit, an exception completes. The step counts, so undoing it in memory would be wrong. The store itself
+   tells on which side the exception came. `commit` notes that it begins; if SQLite's connection is in no transaction
+   afterwards, the commit was done. A server may have applied a step whose reply was lost. Then nothing is undone or
+   completed yet: the next step sends it again under its old number (`redis/session.py`).
+3. If others have overtaken a step (`Again`), it is undone and decided again, on the store's new state.
 
 The handler may be interrupted as well. Then the controller knows that a step has begun and not ended, and handles the
-failure once more before the next one (`repair`). Going back twice is harmless: it sets old values, and forgets them
-last.
+failure once more before the next one (`repair`). Rolling back twice is harmless: it restores old values, and forgets
+them last.
 
 A note may make every step fail, such as an end with a figure that is too large for the store. It must not come back for
-ever and stop all others. When a step fails by something that will not pass, its notes become suspects. Each of them is
+ever and stop all others. If a step fails with an error that will not pass, its notes become suspects. Each of them is
 done in a step of its own, and if that fails, its hold is presumed (`_do_suspects`).
 
 SQLAlchemy's session has the same task: a rollback expires its objects, so that they are read again, and throws new ones

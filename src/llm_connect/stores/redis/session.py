@@ -1,7 +1,7 @@
-"""The session of a budget in Redis: what a process knows of it, and how it writes steps by optimistic concurrency.
+"""The session of a budget in Redis: a local copy, and steps that are written by optimistic concurrency control.
 
-Every operation on a budget reads figures, decides, and writes figures, and nobody may change them in between. A file
-gives that by a transaction that excludes others. A server is a round trip away, and every call makes three operations
+Every operation on a budget reads figures, decides, and writes figures, and no other process may change them in between.
+A file guarantees that by an exclusive transaction. A server is a round trip away, and every call makes three operations
 (reserve, dispatch, settle), so round trips are the cost that counts. Three usual ways need more of them, or worse.
 
 - A lock in the server. Two round trips, and one process at a time. A process that stops while it has the lock stops all
@@ -11,38 +11,39 @@ gives that by a transaction that excludes others. A server is a round trip away,
 - All decisions in a script. One round trip, but the queue, clamping, windows and learned factors would exist twice, in
   Python and in Lua, and would differ sooner or later.
 
-So a process keeps a copy of the trackers that it knows, as the last reply about each of them said, and decides on that
-copy by the same code as in memory. Then it sends one script (`step.lua`), which does not decide. The script checks that
-the decision is still right, writes all of it or nothing, and replies with the trackers of the step as they are now.
-Usually that is one round trip. It rests on five rules.
+So a process keeps a copy of the trackers that it uses, from the last reply about each of them, and decides on that copy
+by the same code as in memory. Then it sends one script (`step.lua`), which does not decide. The script checks that the
+decision is still right, writes all of it or nothing, and replies with the trackers of the step as they are now. Usually
+that is one round trip. It rests on five rules.
 
 1. *A stamp shows whether the copy is current.* Every written step increments the stamp of the budget. The process knows
    for each tracker the stamp of its copy, and a step names the oldest one on its path. If that is the present stamp,
-   the copies were right, and so is the decision. As long as nobody else writes, the process knows that its older copies
-   are as good as new ones (`ServerTrackers.seen_at`).
+   the copies were right, and so is the decision. As long as no other process writes, the process knows that its older
+   copies are as good as new ones (`ServerTrackers.seen_at`).
 2. *Steps are differences.* A step says "hold 500 tokens more", never "1,700 tokens are held". So the steps of different
-   processes fit beside each other, and a step on an old copy is written if its own conditions hold: its holds are
-   there, its amounts fit within the limits of now, its trackers are open, their windows have not moved, and nothing has
-   changed that concerns everybody, such as a learned factor. Otherwise the reply is `again`.
-3. *`again` means: undo, ask, and decide once more.* The undo is described in `stores/session.py`. Whenever one
-   process has to repeat its step, the step of another was written, so together they get on.
+   processes combine, and a step on an old copy is written if its own conditions hold: its holds are there, its amounts
+   fit within the present limits, its trackers are open, their windows have not moved, and nothing has changed that
+   concerns everybody, such as a learned factor. Otherwise the reply is `again`.
+3. *`again` means: undo, ask, and decide again.* The undo is described in `stores/session.py`. Whenever one process has
+   to repeat its step, the step of another was written, so together they make progress.
 4. *Only a decision that the script checks may rest on an old copy*: a grant, a dispatch, an end. A refusal writes
-   nothing, so nobody would check it. Therefore `sure` raises `Again` unless the step has asked the server first, and
-   steps that answer with a figure, or send a caller into the queue, always ask first (`informed` in `Gate.run`).
+   nothing, so the script would not check it. Therefore `sure` raises `Again` unless the step has asked the server
+   first, and steps that answer with a figure, or send a caller into the queue, always ask first (`informed` in
+   `Gate.run`).
 5. *A process that has asked is not put off for ever.* A step that grants a new hold fails if others have begun to wait
-   since its copy was made, because they came first. A step that has just asked says so (`fresh`), and is let off this
-   check. Otherwise a slow process might be overtaken again and again.
+   since its copy was made, because they came first. A step that has just asked says so (`fresh`), and is exempt from
+   this check. Otherwise a slow process might be overtaken again and again.
 
 **Lost replies.** A connection can break after the server has applied a step and before its reply arrives. Sending the
 step again could count it twice; not sending it could lose it. So each step has a number, and the server keeps the last
 number of each client. A step is sent again under its number, and if it is written already, the script only answers. (A
-step that ends leases needs no number, since it is refused once they are over.) If the server cannot be reached now,
-the step stays in `_sent` with all that it has changed here, and the next operation sends it before anything else
+step that ends leases needs no number, since it is refused once they are over.) If the server cannot be reached now, the
+step stays in `_sent` with all that it has changed here, and the next operation sends it before anything else
 (`_learn_what_became`). It releases those grants whose callers were told of a failure.
 
 **A server that forgets.** After a failover or a restore, a server may lack steps that it had confirmed. Then its stamp
 is lower than one that this process has seen, or the last step of this process is missing. The script says `older`, and
-this process refuses to go on, because nobody knows how much of the spend was forgotten.
+this process refuses to go on, because it cannot know how much spend was forgotten.
 
 Kung and Robinson called this optimistic concurrency control (1981): read, validate, write. To send differences, and to
 validate limits where others validate versions, is the escrow method (O'Neil, 1986).

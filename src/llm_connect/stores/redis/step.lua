@@ -5,19 +5,20 @@
 -- writes it, and the texts to which the step refers by their places.
 --
 -- If the step is not written, the reply is one word, the reason. Otherwise it begins with the figures of HEAD: 1 if the
--- lease of the client is valid, the time in milliseconds, the stamp, the epoch (the number of changes that concern every
--- process), the number of the first new entry, the number of ended leases (if the step only asks), and the length of the
--- last part. Then come the states of the trackers that the step has changed, and of the wanted ones that have changed
--- since the client looked, in the form of `packing.py`. The last part has a line for each ended lease, a line with number
--- and window for each of those trackers whose window has changed, and the waiting callers if they have changed.
+-- lease of the client is valid, the time in milliseconds, the stamp, the epoch (the number of changes that concern
+-- every process), the number of the first new entry, the number of ended leases (if the step only asks), and the length
+-- of the last part. Then come the states of the trackers that the step has changed, and of the wanted ones that have
+-- changed since the client looked, in the form of `packing.py`. The last part has a line for each ended lease, a line
+-- with number and window for each of those trackers whose window has changed, and the waiting callers if they have
+-- changed.
 local META, TRACKERS, CHANGED, HOLDS, LEASES, OWNERS, LEDGER = unpack(KEYS, 1, 7)
 local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, WINDOWS, WAITERS, LASTS, SLICES = unpack(KEYS, 8, 17)
 local CHANNEL, SCHEMA, CLIENT, OTHERS, BORN = unpack(ARGV, 1, 5)
 local MOST = 9007199254740991 -- the largest integer that a Lua number represents exactly
 local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
--- A tracker: the number, the closed flag, the length of the name of the lease that keeps a slice open, and the last step
--- that changed the window (0: no window); for each unit the limit (-1: none), spent, held, presumed and sliced amounts.
--- The name of the lease follows.
+-- A tracker: the number, the closed flag, the length of the name of the lease that keeps a slice open, and the last
+-- step that changed the window (0: no window); for each unit the limit (-1: none), spent, held, presumed and sliced
+-- amounts. The name of the lease follows.
 local STATE = '<i8BBi8' .. string.rep('i8', 15)
 local CLOSED, LEASE_SIZE, WINDOW, FIRST, LEASE = 2, 3, 4, {5, 10, 15}, 20
 local WINDOW_AT = 11 -- the byte at which that step is stored
