@@ -46,6 +46,21 @@ class Busy:
         self._connection.close()
 
 
+async def test_an_end_is_in_the_store_once_it_is_booked(url: str) -> None:
+    """A coroutine may wait for the worker without awaiting it, and then every tracker of the budget has the spend.
+    (STORE-5)
+    """
+    budget = open_budget(url, total=100)
+    other = second(budget)
+    hold = await budget.areserve(10)
+    await hold.adispatch()
+    hold.settle(4)
+    hold.booked()
+    assert ((await other.asnapshot()).spent.tokens, outcomes(budget)) == (4, ["settled"])
+    at_rest(budget)
+    session_of(other).shut()
+
+
 async def ticks_while(url: str, work: Any) -> int:
     """The number of turns of the loop while `work` waits for a busy file."""
     with Busy(url):
