@@ -11,7 +11,7 @@ from llm_connect.errors import LLMConnectionError
 USUAL = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
 #: No server begins a body so, and no client may take it for a second head.
 LIKE_A_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"
-INFORMS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
+INFORMS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload; as=style\r\nX: y\r\n\r\n"
 
 
 def take(*pieces: bytes) -> None:
@@ -120,6 +120,7 @@ def test_each_reply_has_a_head_of_its_own() -> None:
 def test_a_head_that_informs_is_not_the_last_one() -> None:
     """The head that counts follows those of 1xx, however many bytes of each have come."""
     take(INFORMS + INFORMS + USUAL + LIKE_A_HEAD)
+    assert refusal_of(INFORMS[:-2], INFORMS[-2:] + LIKE_A_HEAD).startswith("says its")
     assert refusal_of(INFORMS + INFORMS[:9], INFORMS[9:] + LIKE_A_HEAD[:30], LIKE_A_HEAD[30:]).startswith("says its")
 
 

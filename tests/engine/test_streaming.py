@@ -357,7 +357,8 @@ MUCH = TEXT * 1_200
 @both
 def test_all_that_comes_at_once_is_read(run: Run) -> None:
     """A piece with many events is read in several goes, and no text of it is lost. (STREAM-1)"""
-    stream, _ = run(Scripted(Opened(200, MUCH + FINISH + USAGE + DONE)), RunConfig(), 9_999)
+    stream, seen = run(Scripted(Opened(200, MUCH + FINISH + USAGE + DONE)), RunConfig(), 9_999)
+    assert seen[:1_200] == [TextChunk("hi")] * 1_200
     assert (stream.text, stream.response.finish_reason) == ("hi" * 1_200, "stop")
 
 
