@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -139,6 +140,25 @@ def test_a_block_whose_end_is_interrupted_ends_its_hold() -> None:
         pass
     assert seen_by_another(tracker) == (Amount(0, 0), Amount(10, 1))
     assert outcomes(tracker) == ["presumed"]
+
+
+def test_a_dispatch_that_was_interrupted_sent_nothing() -> None:
+    """Its caller sends no request after the exception, so the hold is released. (BUDGET-3, BUDGET-70)"""
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(10)
+    tracker.record(1)
+    lock = tracker.gate._lock  # type: ignore[attr-defined]
+    lock.release = Interrupted(lock.release)
+    with pytest.raises(KeyboardInterrupt), hold:
+        hold.dispatch()
+    assert (hold.dispatched, outcomes(tracker)) == (False, ["recorded", "released"])
+    at_rest(tracker)
+
+
+def test_a_hold_cannot_be_pickled() -> None:
+    """In another process it would be a second budget."""
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(BudgetTracker(100).reserve(10))
 
 
 def test_a_signal_handler_gets_no_budget_within_an_operation(monkeypatch: pytest.MonkeyPatch) -> None:
