@@ -486,3 +486,16 @@ def test_an_entry_names_no_key() -> None:
     Stub(replace(GOOD, request_id=f"id-{key}"), secrets=(key,)).execute_prompt("hello", config_of(tracker))
     (entry,) = tracker.ledger
     assert entry.request_id == "id-[key]"
+
+
+@pytest.mark.parametrize("price", [None, Price(prompt=1, completion=1)])
+def test_a_list_of_prices_is_read_for_a_call_without_a_price(price: Price | None) -> None:
+    """Under a limit in USD, and only if nobody has declared a price."""
+
+    class Listed(Stub):
+        price_list = "openai"  # type: ignore[assignment]
+
+    adapter = Listed(price=price)
+    for tracker, wanted in ((BudgetTracker(total_usd=1), price is None), (BudgetTracker(100), False)):
+        config = RunConfig(budget_tracker=tracker, max_tokens=5)
+        assert flow_module.Call(adapter, "hello", config)._priced_by_list() is wanted

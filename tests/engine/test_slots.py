@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llm_connect import LLMConfigurationError
-from llm_connect.engine.concurrency_limit import Slots, Turn
+from llm_connect.engine.concurrency_limit import Slots, Turn, _Places
 
 SOON = 0.05
 
@@ -148,3 +148,20 @@ def test_threads_never_exceed_the_limit() -> None:
     for thread in threads:
         thread.join()
     assert (done, most <= 3) == (320, True)
+
+
+def test_a_wait_that_is_given_up_early_takes_no_place_along() -> None:
+    """A thread that was interrupted before it got a place leaves the queue, and the place goes to nobody."""
+    slots = Slots(1)
+    release = slots.take(later())
+    assert release is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Places, "seconds_left", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            slots.take(later())
+    release.give_back()
+    assert slots.take(later()) is not None
+
+
+def interrupt(*_: object) -> float:
+    raise KeyboardInterrupt

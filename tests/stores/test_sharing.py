@@ -61,6 +61,18 @@ async def test_an_end_is_in_the_store_once_it_is_booked(url: str) -> None:
     session_of(other).shut()
 
 
+def test_an_operation_that_was_interrupted_is_rolled_back(url: str) -> None:
+    """The next one finds the books of the store, and is done itself. (BUDGET-70)"""
+    budget = open_budget(url, total=100)
+    budget.consume(5)
+    budget.own_accounts[0].held = 50
+    budget.gate._inside = True  # type: ignore[attr-defined]
+    with budget.reserve(95) as hold:
+        hold.dispatch()
+    assert (budget.spent, outcomes(budget)) == (100, ["settled", "presumed"])
+    at_rest(budget)
+
+
 async def ticks_while(url: str, work: Any) -> int:
     """The number of turns of the loop while `work` waits for a busy file."""
     with Busy(url):
