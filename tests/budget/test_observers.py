@@ -27,7 +27,7 @@ from llm_connect import (
 from llm_connect.budget.admission import log, observing
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from llm_connect.testing.mock import MockLLMAdapter
-from tests.budget.budget_helpers import in_thread, waits
+from tests.budget.budget_helpers import in_thread, until, waits
 from tests.providers.test_output_limits import ADAPTERS, in_loop, streamed, streamed_in_loop, sync
 
 NAMES = ["reserve", "wait", "grant", "refuse", "clamp", "dispatch", "retry", "settle", "presume", "overrun", "outage"]
@@ -168,7 +168,7 @@ def test_a_wait_and_a_refusal_are_told(mode: str, budget: Make, noted: Noted) ->
 
     waiting = in_thread(wait)
     waits(tracker, 1)
-    assert noted.names == ["reserve", "wait"]
+    until(lambda: noted.names == ["reserve", "wait"])
     filler.release()
     waiting.result(60)
     assert (noted.of("grant").seconds or 0) > 0

@@ -207,7 +207,10 @@ def test_a_request_that_is_rendered_too_late_is_not_sent(ask: Ask) -> None:
 
     adapter = Slow(GOOD)
     adapter.prepare()
-    error = fails(ask, adapter, RunConfig(timeout_seconds=0.05))
+    config = RunConfig(timeout_seconds=0.05)
+    with pytest.raises(LLMTimeoutError, match="before anything was sent"):
+        list(adapter.stream_prompt("a question", config))
+    error = fails(ask, adapter, config)
     assert isinstance(error, LLMTimeoutError)
     assert "before anything was sent" in str(error)
     assert not error.maybe_billed

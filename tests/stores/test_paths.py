@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import llm_connect
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError
 from llm_connect.stores.opening import open_budget
@@ -22,6 +23,7 @@ from tests.budget.stores import new_url
 from tests.stores.looking import alone, end_leases, second, session_of
 
 FEW, MANY = 5, 40
+_HOME = llm_connect.__path__[0]
 #: The number of times that a step is counted.
 TIMES = 3
 
@@ -72,12 +74,12 @@ def sliced(child: BudgetTracker) -> None:
 
 @contextmanager
 def counting(budget: BudgetTracker) -> Iterator[list[int]]:
-    """Count the function calls of this thread in the block, and the work of the store."""
+    """Count the library's function calls of this thread in the block, and the work of the store."""
     session, found, calls = session_of(budget), list[int](), 0
 
     def called(frame: Any, event: str, argument: Any) -> None:
         nonlocal calls
-        calls += event == "call"
+        calls += event == "call" and frame.f_code.co_filename.startswith(_HOME)
 
     worked = instructions(session) if isinstance(session, FileSession) else commands(session)
     gc.collect()
