@@ -62,9 +62,9 @@ def demo(*args: str) -> None:
 
 
 def test(*args: str) -> None:
-    """run every test whose parts are installed, with pytest's arguments"""
+    """run the quick tests whose parts are installed; with pytest's arguments, the tests that they choose"""
     sync(*TESTING)
-    run(PYTHON, "-m", "pytest", *PARALLEL, *args)
+    run(PYTHON, "-m", "pytest", *PARALLEL, *(args or ("-m", "not slow")))
 
 
 def check() -> None:
@@ -72,9 +72,9 @@ def check() -> None:
     lint()
     with installed_wheel():
         run(BIN / "pyright", *VERIFY_TYPES)
-        run(PYTHON, "-m", "pytest", *PARALLEL, "-m", "not untraced", "--cov", "--cov-report=")
+        run(PYTHON, "-m", "pytest", *PARALLEL, "-m", "not slow", "--cov", "--cov-report=")
         run(PYTHON, "-m", "coverage", "report", "--include", FULLY_COVERED, "--fail-under=100")
-        run(PYTHON, "-m", "pytest", *PARALLEL, "-m", "untraced")
+        run(PYTHON, "-m", "pytest", *PARALLEL, "-m", "slow")
         run(PYTHON, "-m", "pytest", *PARALLEL, "--stores=others")
 
 

@@ -21,8 +21,8 @@ from tests import promise
 
 REQUIRE_ALL = "LLM_CONNECT_REQUIRE_ALL"
 OF_SERVERS = re.compile(r"test_redis|Redis|\[[^]]*(redis|server)")
-#: Their tests run without coverage, which makes tests twice as slow: others cover the same code.
-UNTRACED = frozenset({"benchmarks", "e2e", "faults", "spec", "testing", "typing"})
+#: The folders whose tests are slow. `tasks.py test` leaves them out, and `tasks.py check` runs them without coverage.
+SLOW = frozenset({"benchmarks", "e2e", "faults", "spec", "testing", "typing"})
 PROVIDERS = ("ANTHROPIC_", "CLAUDE_", "GEMINI_", "GOOGLE_", "OPENAI_", "OPENROUTER_")
 
 
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"allow_skip: this test may be skipped although {REQUIRE_ALL} is set")
     config.addinivalue_line("markers", "in_memory_only: this test is not run against stores")
     config.addinivalue_line("markers", "scales: this test does more with --nightly")
-    config.addinivalue_line("markers", "untraced: this test takes long, and covers nothing that others do not")
+    config.addinivalue_line("markers", "slow: this test takes long, and covers no line that others do not")
     for name in [name for name in os.environ if name.startswith(PROVIDERS)]:
         del os.environ[name]
 
@@ -65,8 +65,8 @@ def kept_promise(watched_budgets: None) -> Iterator[None]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent.name in UNTRACED:
-            item.add_marker("untraced")
+        if item.path.parent.name in SLOW:
+            item.add_marker("slow")
     chosen = config.getoption("stores")
     if chosen != "all":
         left_out = [item for item in items if of_others(item) != (chosen == "others")]

@@ -21,7 +21,7 @@ import pytest
 from llm_connect.testing import EmbeddedProvider
 from tests.providers.claude_binary import find_claude
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = (".claude", ".github", "benchmarks", "contracts", "docs", "examples", "workplans")

@@ -28,7 +28,7 @@ from llm_connect.types.amounts import Amount
 from tests.budget.budget_helpers import leave, taken
 from tests.budget.budget_model import UNITS, Caller, Kept, Model, Node, limits_of
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 #: The seconds that a caller may wait: long enough for some windows to open, or for all. The windows' clock is a fake.
 FAR, NEAR = 1_000_000, 1_800.5

@@ -20,7 +20,7 @@ from tests.budget.budget_helpers import at_rest, in_thread
 from tests.budget.budget_model import limits_of
 
 # A tracer that switches threads all the time does little else.
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 THREADS = 12
 LOOPS = 2

@@ -85,7 +85,7 @@ def run_async(adapter: Stub, tracker: BudgetTracker, injector: Injector) -> None
     asyncio.run(main())
 
 
-@pytest.mark.untraced
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [run_sync, run_async])
 @pytest.mark.parametrize("kind", [Stub, Plain])
 @pytest.mark.parametrize("says", [[GOOD], [SLOW_DOWN, GOOD], [BAD, BAD, BAD]], ids=["good", "retried", "failed"])

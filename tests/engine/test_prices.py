@@ -74,7 +74,7 @@ def flat(prompt: int, completion: int, **more: Any) -> ModelPrice:
     return ModelPrice(input_mtok=Decimal(prompt), output_mtok=Decimal(completion), **more)
 
 
-@pytest.mark.untraced
+@pytest.mark.slow
 @settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     model=st.sampled_from(LISTED),

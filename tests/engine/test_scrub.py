@@ -42,7 +42,7 @@ def is_readable(secret: str, spelled: str, shown: str, run: int) -> bool:
     return shared(spelled, shown) >= len(spelled) / len(secret) * (run + 2)
 
 
-@pytest.mark.untraced
+@pytest.mark.slow
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize(("before", "after"), [(BEFORE, AFTER), ("", ""), ("{'key': '", "'}")])
 def test_a_key_is_hidden_in_every_spelling(spelling: str, before: str, after: str) -> None:
@@ -85,7 +85,7 @@ OUTER = (
 )
 
 
-@pytest.mark.untraced
+@pytest.mark.slow
 @pytest.mark.parametrize("outer", OUTER)
 @pytest.mark.parametrize("inner", SPELLINGS)
 def test_a_key_is_hidden_in_a_spelling_of_a_spelling(inner: str, outer: str) -> None:
@@ -99,7 +99,7 @@ def test_the_table_of_spellings_is_long() -> None:
     assert len(SPELLINGS) * (3 + len(OUTER)) >= 441
 
 
-@pytest.mark.untraced
+@pytest.mark.slow
 @pytest.mark.scales
 @pytest.mark.timeout(3_600)
 @pytest.mark.parametrize(("secret", "run"), [(KEY, 8), (GEMINI_KEY, 8), (PROMPT, 12)])

@@ -170,7 +170,7 @@ def check_after_a_fault(tracker: BudgetTracker, adapter: Scripted, where: str) -
     assert tracker.spent >= BILL * billed, where
 
 
-@pytest.mark.untraced
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("count", [1, 99])
 def test_a_fault_at_any_line_leaves_nothing_held(case: str, count: int) -> None:

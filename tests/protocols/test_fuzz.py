@@ -15,7 +15,7 @@ from llm_connect.protocols import chat_completions, claude_cli, generate_content
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from llm_connect.types.response import FINISH_REASONS
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 FUZZED = settings(max_examples=80, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -29,7 +29,7 @@ from llm_connect.protocols.wire import Answer, Failure, Reply
 from tests.protocols.test_fuzz import check
 from tests.protocols.test_usage_figures import TEXT, account, body, events
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 SECONDS = {False: 10, True: 600}
 #: Replies that follow from one that hypothesis draws.

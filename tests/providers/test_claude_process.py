@@ -16,7 +16,7 @@ from llm_connect.interface.config import RunConfig
 from llm_connect.providers import subprocesses
 from tests.providers.claude_helpers import GOOD_RESULT, KEY, ONCE, Script, called, error_of
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 
 def zombie() -> object:

@@ -23,7 +23,7 @@ from tests.providers.claude_binary import find_claude, needs_claude
 from tests.providers.claude_helpers import KEY, ONCE, called, error_of, real
 from tests.providers.messages_server import MessagesServer, messages_server
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 
 @needs_claude

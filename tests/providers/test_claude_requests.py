@@ -13,7 +13,7 @@ from tests.providers.claude_binary import needs_claude
 from tests.providers.claude_helpers import KEY, ONCE, error_of, real
 from tests.providers.messages_server import MessagesServer, texts_of
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
 

@@ -16,7 +16,7 @@ from tests.providers.raw_server import RawServer, raw_server
 from tests.providers.reply_bytes import DONE, event
 from tests.transports import TRANSPORTS, choose
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 each_format = pytest.mark.parametrize("wiring", ["gemini", "openai", "openai-responses", "openrouter"], indirect=True)
 PATHS = {"openai": "/v1", "gemini": "", "openrouter": "/api/v1"}

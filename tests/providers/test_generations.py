@@ -29,7 +29,7 @@ from llm_connect.engine.concurrency_limit import Turn
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.providers.conftest import KEY, Ask
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 LookUp = Callable[..., Generation]
 

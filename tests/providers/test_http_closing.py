@@ -19,7 +19,7 @@ from llm_connect import BudgetTracker, LLMStream, RunConfig, create_adapter
 from tests.providers.echo_server import EchoServer, echo_server
 from tests.providers.http_helpers import each_transport
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 each_adapter = pytest.mark.parametrize("name", ["openai", "gemini", "openrouter"])
 

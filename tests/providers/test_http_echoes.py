@@ -14,7 +14,7 @@ from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.providers.conftest import KEY, Make
 from tests.providers.http_helpers import each_format
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 MODES = ["sync", "async", "stream", "async stream"]
 ENCODED_KEY = base64.b64encode(KEY.encode()).decode()

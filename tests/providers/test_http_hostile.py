@@ -30,7 +30,7 @@ from tests.providers.conftest import Ask
 from tests.providers.raw_server import RawServer, raw_server
 from tests.transports import TRANSPORTS, choose
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 Call = Callable[..., Any]

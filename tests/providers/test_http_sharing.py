@@ -18,7 +18,7 @@ from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.providers.conftest import Ask, Make, Wiring
 from tests.providers.http_helpers import PROMPT, each_transport
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 # Threads, tasks and loops
 

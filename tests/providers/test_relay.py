@@ -35,7 +35,7 @@ from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.providers.claude_stand_in import stand_in
 from tests.providers.raw_server import TLS, RawServer, good, raw_server
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 KEY = "key-0123456789"
 #: What the usage in a reply looks like to the stand-in.

@@ -18,7 +18,7 @@ import pytest
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.providers.claude_stand_in import stand_in
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 DEVELOPMENT = ("-X", "dev", "-X", "tracemalloc", "-W", "error")
 ASK_AND_ANSWER = "answered(ask()[1])"

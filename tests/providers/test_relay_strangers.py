@@ -21,7 +21,7 @@ from llm_connect.testing import EmbeddedProvider
 from tests.providers.claude_stand_in import stand_in
 from tests.providers.conftest import Ask
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 #: A command that tells its address, waits to be told to go on, and then makes its request.
 WAITING = """

@@ -18,7 +18,7 @@ from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.providers.conftest import WIRINGS, Make
 from tests.transports import Transport
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 PROMPT = "The quick brown fox jumps over 13 lazy dogs."
 #: After it the provider says nothing more, and does not close.

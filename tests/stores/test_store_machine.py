@@ -21,7 +21,7 @@ from tests.budget.stores import new_url, temporary_folder
 from tests.budget.test_budget_machine import PICK, BudgetMachine
 from tests.stores.read_back import assert_written
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 
 class StoreBudgetMachine(BudgetMachine):

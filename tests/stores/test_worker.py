@@ -24,7 +24,7 @@ from llm_connect.types.usage import Usage
 from tests.budget.budget_helpers import at_rest, outcomes, until
 from tests.stores.looking import leases_end, session_of
 
-pytestmark = pytest.mark.untraced
+pytestmark = pytest.mark.slow
 
 LEASE = 1.5
 CONFIG: dict[str, Any] = {"max_tokens": 50, "timeout_seconds": 20, "max_wait_seconds": 10}
