@@ -34,7 +34,7 @@ def test_a_slice_is_set_aside() -> None:
     tracker = BudgetTracker(100)
     with tracker.child("s", 60, slice=True) as slice_:
         assert (tracker.sliced, tracker.held, tracker.remaining(), slice_.remaining()) == (60, 0, 40, 60)
-        error = refused(lambda: tracker.reserve(41, max_wait_seconds=0.01))
+        error = refused(lambda: tracker.reserve(41, max_wait_seconds=0.5))
         assert (error.reason, error.sliced, error.missing) == ("wait_expired", 60, 1)
         spend(tracker, 40)
         spend(slice_, 25)

@@ -85,6 +85,7 @@ def run_async(adapter: Stub, tracker: BudgetTracker, injector: Injector) -> None
     asyncio.run(main())
 
 
+@pytest.mark.in_memory_only
 @pytest.mark.slow
 @pytest.mark.parametrize("run", [run_sync, run_async])
 @pytest.mark.parametrize("kind", [Stub, Plain])

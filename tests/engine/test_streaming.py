@@ -170,6 +170,7 @@ def check_after_a_fault(tracker: BudgetTracker, adapter: Scripted, where: str) -
     assert tracker.spent >= BILL * billed, where
 
 
+@pytest.mark.in_memory_only
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("count", [1, 99])
