@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from llm_connect._validation import encodable
 from llm_connect.errors import LLMError, LLMResponseError
@@ -49,9 +49,6 @@ class Answer:
     service_tier: the tier by whose prices the provider served the request, if it names one.
     """
 
-    #: The provider charges for every answer.
-    billed: ClassVar[bool | None] = True
-
     content: str
     model: str
     finish_reason: FinishReason
@@ -62,6 +59,11 @@ class Answer:
     service_tier: str | None = None
     request_id: str | None = None
     hint: str | None = None
+
+    @property
+    def billed(self) -> bool:
+        """True: the provider charges for every answer."""
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
