@@ -148,7 +148,8 @@ class ServerSession(StoreSession):
         self.server: Server = Server(self.terms.url, self.terms.busy_seconds)
         # Not in `__del__`: the socket would be collected together with the session, and warn that it is not closed.
         weakref.finalize(self, self.server.close).atexit = False
-        self._connected = self._steps = self.epoch = 0
+        self._connected = self._steps = 0
+        self.epoch: int = 0
         #: The number of the last step that the server has recorded for this process; 0 for none.
         self._last = 0
         self._sent = None
