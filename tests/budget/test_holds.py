@@ -377,3 +377,17 @@ def test_an_overrun_in_any_unit_keeps_holds_of_before_from_being_sent(
         first.settle(**used)
         assert refused(second.dispatch).reason == "never_fits"
     at_rest(root)
+
+
+def test_a_cost_counts_against_a_limit_that_is_set_later() -> None:
+    """A cost that nothing limits delays no hold; once a limit in USD stands below it, no hold is sent. (BUDGET-1)"""
+    tracker = BudgetTracker(1_000)
+    costly, later, last = (tracker.reserve(10) for _ in range(3))
+    costly.dispatch()
+    costly.settle(5, usd=2)
+    later.dispatch()
+    tracker.set_limits(total_usd=1)
+    with pytest.raises(LLMBudgetExceededError):
+        last.dispatch()
+    later.release()
+    assert (tracker.held, tracker.spent, tracker.spent_usd) == (0, 5, 2)
