@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -81,7 +82,12 @@ def counting(budget: BudgetTracker) -> Iterator[list[int]]:
         nonlocal calls
         calls += event == "call" and frame.f_code.co_filename.startswith(_HOME)
 
-    worked = instructions(session) if isinstance(session, FileSession) else commands(session)
+    if isinstance(session, FileSession):
+        # Once a second a step also looks for ended leases.
+        session.leases._next_look = math.inf
+        worked = instructions(session)
+    else:
+        worked = commands(session)
     gc.collect()
     gc.disable()
     sys.setprofile(called)
