@@ -91,7 +91,7 @@ def test_a_wait_ends_at_its_deadline() -> None:
     """`wait_expired` means that the call would have fitted later; the error shows how much was missing."""
     tracker = BudgetTracker(100)
     first = tracker.reserve(80)
-    error = in_thread(lambda: tracker.reserve(50, max_wait_seconds=0.02)).exception(WAIT)
+    error = in_thread(lambda: tracker.reserve(50, max_wait_seconds=0.2)).exception(WAIT)
     assert isinstance(error, LLMBudgetExceededError)
     assert (error.reason, error.held, error.missing) == ("wait_expired", 80, 30)
     first.release()

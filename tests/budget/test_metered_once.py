@@ -67,7 +67,7 @@ class Forgetful(LLMAdapter):
 def test_a_wrapper_that_forgot_to_say_so_is_told() -> None:
     """A call that waited only for the wrapper's own hold raises an error with the remedy (BUDGET-9)."""
     tracker, provider = BudgetTracker(150), Provider()
-    config = dataclasses.replace(config_of(tracker), max_wait_seconds=0.01)
+    config = dataclasses.replace(config_of(tracker), max_wait_seconds=0.2)
     error = refused(lambda: Forgetful(Sync(provider)).execute_prompt(PROMPT, config))
     assert error.reason == "self_wait"
     assert "metered = False" in str(error)
@@ -78,7 +78,7 @@ def test_a_wrapper_that_forgot_to_say_so_is_told() -> None:
 async def test_a_wrapper_that_forgot_is_told_in_a_coroutine() -> None:
     """The same holds for the worker thread of the async form (BUDGET-9)."""
     tracker, provider = BudgetTracker(150), Provider()
-    config = dataclasses.replace(config_of(tracker), max_wait_seconds=0.01)
+    config = dataclasses.replace(config_of(tracker), max_wait_seconds=0.2)
     call = Forgetful(Sync(provider)).async_execute_prompt(PROMPT, config)
     assert (await arefused(call)).reason == "self_wait"
     at_rest(tracker)

@@ -56,7 +56,7 @@ def test_what_does_not_fit_now() -> None:
             "tokens held of 700 tokens). Let it wait: set max_wait_seconds, and in a running event loop use "
             "async_execute_prompt or areserve." + HINT
         )
-        assert str(call(tracker, max_wait_seconds=0.01)) == (
+        assert str(call(tracker, max_wait_seconds=0.2)) == (
             "Budget 'budget': a call of up to 500 tokens did not fit before its wait ended (0 tokens spent and 600 "
             "tokens held of 700 tokens). Raise the limit by 400 tokens, or use a smaller max_tokens or a shorter "
             "prompt." + HINT
@@ -80,7 +80,7 @@ def test_a_wait_for_oneself() -> None:
     """The message says whose hold is in the way; it does not suggest a smaller call."""
     tracker = BudgetTracker(1_000)
     with tracker.reserve(600):
-        assert str(call(tracker, max_wait_seconds=0.01)) == (
+        assert str(call(tracker, max_wait_seconds=0.2)) == (
             "Budget 'budget': a call of up to 500 tokens waited for open holds of its own caller (0 tokens spent and "
             "600 tokens held of 1,000 tokens). End the outer hold first, or set metered = False on an adapter that "
             "only wraps another one."
@@ -155,7 +155,7 @@ def test_a_wait_for_oneself_is_about_the_limit_that_ones_own_hold_fills() -> Non
     root = BudgetTracker(100)
     team = root.child("team", 70)
     with root.reserve(50):
-        error = refused(lambda: team.reserve(55, max_wait_seconds=0.01))
+        error = refused(lambda: team.reserve(55, max_wait_seconds=0.2))
     assert (error.reason, error.path, error.total) == ("self_wait", "budget", 100)
 
 
@@ -171,7 +171,7 @@ def test_never_and_later_are_classes() -> None:
             refused(lambda: tracker.reserve(1, grade="proven")),
             refused(lambda: tracker.reserve(1)),
             refused(lambda: tracker.reserve(60, usd=0, grade="proven")),
-            refused(lambda: tracker.reserve(60, usd=0, grade="proven", max_wait_seconds=0.01)),
+            refused(lambda: tracker.reserve(60, usd=0, grade="proven", max_wait_seconds=0.2)),
         ]
     reasons = ["never_fits", "closed", "unpriced", "unproven", "refused", "self_wait"]
     assert [error.reason for error in errors] == reasons

@@ -46,12 +46,12 @@ def test_a_wait_for_nothing_but_ones_own_hold_is_told_when_it_is_over() -> None:
     """
     tracker = BudgetTracker(100)
     with tracker.reserve(60), tracker.reserve(10):
-        error = refused(lambda: tracker.reserve(60, max_wait_seconds=0.01))
+        error = refused(lambda: tracker.reserve(60, max_wait_seconds=0.2))
         assert error.reason == "self_wait"
         assert "metered = False" in str(error)
         for _ in range(100):
             tracker.reserve(1).release()
-        assert refused(lambda: tracker.reserve(60, max_wait_seconds=0.01)).reason == "self_wait"
+        assert refused(lambda: tracker.reserve(60, max_wait_seconds=0.2)).reason == "self_wait"
         assert refused(lambda: tracker.reserve(60)).reason == "refused"
     at_rest(tracker)
 
@@ -60,10 +60,10 @@ async def test_a_task_is_told_too() -> None:
     """The same holds for a task; another task that inherits its context is a different caller. (BUDGET-9)"""
     tracker = BudgetTracker(100)
     with await tracker.areserve(60):
-        assert (await arefused(tracker.areserve(60, max_wait_seconds=0.01))).reason == "self_wait"
-        other = asyncio.create_task(arefused(tracker.areserve(60, max_wait_seconds=0.01)))
+        assert (await arefused(tracker.areserve(60, max_wait_seconds=0.2))).reason == "self_wait"
+        other = asyncio.create_task(arefused(tracker.areserve(60, max_wait_seconds=0.2)))
         assert (await other).reason == "wait_expired"
-        in_a_thread = asyncio.to_thread(refused, lambda: tracker.reserve(60, max_wait_seconds=0.01))
+        in_a_thread = asyncio.to_thread(refused, lambda: tracker.reserve(60, max_wait_seconds=0.2))
         assert (await in_a_thread).reason == "wait_expired"
     at_rest(tracker)
 

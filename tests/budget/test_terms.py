@@ -135,7 +135,7 @@ def test_a_wait_that_expires_is_an_error_of_the_budget() -> None:
     tracker, adapter = BudgetTracker(100), MockLLMAdapter()
     hold = contextvars.Context().run(tracker.reserve, 90)
     with pytest.raises(LLMBudgetExceededError) as caught:
-        adapter.execute_prompt(PROMPT, config_of(tracker, max_tokens=50, max_wait_seconds=0.01))
+        adapter.execute_prompt(PROMPT, config_of(tracker, max_tokens=50, max_wait_seconds=0.2))
     assert (caught.value.reason, adapter.calls) == ("wait_expired", [])
     hold.release()
 

@@ -45,8 +45,8 @@ def test_addresses_share_one_limit() -> None:
         dead = [address_of(ends.enter_context(dropped_packets(f"127.0.0.{number}"))) for number in (2, 3, 4)]
         started = time.monotonic()
         with pytest.raises(TimeoutError):
-            connecting.connect(dead, 0.6)
-        assert 0.6 <= time.monotonic() - started < 1.5
+            connecting.connect(dead, 1.0)
+        assert 1.0 <= time.monotonic() - started < 2.8
 
 
 @pytest.mark.parametrize("seconds", [None, 20])

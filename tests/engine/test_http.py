@@ -97,7 +97,7 @@ def test_every_socket_operation_ends_by_the_deadline(provider: EmbeddedProvider,
         started = time.monotonic()
         with pytest.raises(httpx2.ReadTimeout):
             post(client, provider)
-        assert 0.45 <= time.monotonic() - started <= 0.5 * 1.1 + 0.3
+        assert 0.45 <= time.monotonic() - started <= 0.5 * 1.1 + 2
 
 
 def test_a_passed_deadline_does_not_begin(provider: EmbeddedProvider) -> None:

@@ -143,5 +143,5 @@ async def test_stalled_stream_ends_at_the_deadline(server: MessagesServer, way: 
     started = time.monotonic()
     with pytest.raises(LLMTimeoutError):
         await called(way, adapter, "hi", config)
-    assert time.monotonic() - started < 5.5 + 0.5
+    assert time.monotonic() - started < 5.5 + 3
     assert len(server.requests) == 1

@@ -125,12 +125,12 @@ def test_a_killed_server_comes_back_with_whole_books(server: RedisServer, tmp_pa
 
 def test_a_hung_server_counts_as_lost(server: RedisServer) -> None:
     """A server that hangs counts as lost after a timeout far shorter than the lease (STORE-10)."""
-    budget = open_budget(server.url, total=100, lease_seconds=1.2)
+    budget = open_budget(server.url, total=100, lease_seconds=6)
     os.kill(server.pid, signal.SIGSTOP)
     started = time.monotonic()
     with pytest.raises(LLMStoreError):
         budget.reserve(10)
-    assert time.monotonic() - started < 1.2
+    assert time.monotonic() - started < 6
     os.kill(server.pid, signal.SIGCONT)
     # The server may still execute the last step from before it hung. No caller has its hold, so it is released.
     until(lambda: held_now(budget) == 0)

@@ -99,7 +99,7 @@ async def test_no_operation_of_a_coroutine_blocks_its_loop(url: str) -> None:
         started = time.monotonic()
         hold.settle(5)
         assert (budget.held, str(budget)) != (None, "")
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 3
     await hold.abooked()
     assert await ticks_while(url, budget.asnapshot()) == 20
     assert (await budget.asnapshot()).spent.tokens == 5

@@ -187,7 +187,7 @@ def test_close_is_quick_and_may_be_repeated(provider: EmbeddedProvider) -> None:
     started = time.monotonic()
     provider.close()
     provider.close()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     assert provider.meter.calls == 0
     assert provider.requests == []
     with pytest.raises(RuntimeError, match="started before"):
