@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llm_connect.budget.accounting.accounts import Account, figures_of
+from llm_connect.budget.accounting.accounts import figures_of
+from llm_connect.budget.accounting.levels import Account
 from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.tracker import BudgetTracker
 
@@ -61,6 +62,7 @@ class Node:
 
     def __init__(self, tracker: BudgetTracker) -> None:
         self._tracker = weakref.ref(tracker)
+        self._record = tracker.own_accounts[0].level.record
         self._before = [figures(account) for account in tracker.own_accounts]
 
     @property
@@ -72,6 +74,9 @@ class Node:
         tracker = self._tracker()
         if tracker is None:
             return False
+        if (record := tracker.own_accounts[0].level.record) is self._record:
+            return True
+        self._record = record
         for place, account in enumerate(tracker.own_accounts):
             before, now = self._before[place], figures(account)
             if before != now:

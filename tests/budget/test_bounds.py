@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_connect.budget.accounting.accounts import Path
 from llm_connect.budget.accounting.bounds import Bound, normalized_utf8_bytes, utf8_bytes
 from llm_connect.budget.accounting.demands import BoundDemand
+from llm_connect.budget.accounting.levels import accounts_of
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
 from llm_connect.testing.mock import MockLLMAdapter
@@ -80,10 +82,8 @@ def test_the_default_bound_is_bytes_and_the_output_limit() -> None:
 @given(st.integers(0, 60), st.integers(1, 20), st.integers(0, 30))
 def test_an_elastic_demand_takes_the_largest_limit_that_fits(free: int, least: int, more: int) -> None:
     """A demand that may shrink takes the largest output limit that fits, and never one below the floor."""
-    from llm_connect.budget.accounting.accounts import Account, Path
-
-    path = Path((Account("a", "tokens", free + 1), Account("a", "calls", None), Account("a", "usd", None)))
-    path.levels[0][0].spent = 1
+    path = Path(accounts_of("a", (free + 1, None, None)))
+    path.units[0][0].spent = 1
     bound = Bound(prompt_tokens=5, max_tokens=least + more)
     demand = BoundDemand(bound, least, None)
     taken = demand.take(path)

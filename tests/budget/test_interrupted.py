@@ -12,7 +12,6 @@ import pytest
 from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.demands import NO_FACTS, BoundDemand, CallFacts, PlainDemand
-from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.admission import clocks
 from llm_connect.budget.admission.acquire import admit
 from llm_connect.budget.admission.holds import Hold
@@ -309,40 +308,25 @@ def figures(tracker: BudgetTracker) -> list[tuple[int, int]]:
     return [(account.held, account.spent) for account in tracker.accounts.units[0]]
 
 
-@pytest.mark.parametrize("level", [None, 0, 1])
-def test_a_grant_that_was_interrupted_is_undone(child: BudgetTracker, level: int | None) -> None:
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_grant_that_was_interrupted_is_undone(child: BudgetTracker, done: int) -> None:
     """All levels get their old figures back, however many of them had changed. (BUDGET-70)"""
-    path, journal = child.accounts, child.accounts.journal
-    journal.intent, journal.level = (accounts._undo_take, path, Amount(5, 1)), None
-    for each in path.levels[: 0 if level is None else level + 1]:
-        journal.level = (each[0], *(account.held + more for account, more in zip(each, Amount(5, 1), strict=True)))
-        if each is not path.levels[level or 0]:
-            accounts_of(each, journal.level[1:])
-    journal.finish()
+    path, before = child.accounts, [level.record for level in child.accounts.levels]
+    assert accounts.take(path, Amount(5, 1))
+    for level, record in zip(path.levels[done:], before[done:], strict=True):
+        level.record = record
+    path.journal.finish()
     assert figures(child) == [(10, 0), (10, 0)]
 
 
-def accounts_of(level: accounts.Own, held: tuple[int, ...]) -> None:
-    """The accounts of one level, with these figures."""
-    for account, figure in zip(level, held, strict=True):
-        account.held = figure
-
-
-@pytest.mark.parametrize("level", [None, 0, 1])
-def test_an_end_that_was_interrupted_is_completed(child: BudgetTracker, level: int | None) -> None:
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_an_end_that_was_interrupted_is_completed(child: BudgetTracker, done: int) -> None:
     """All levels have the spend and no longer hold it, however many of them had changed. (BUDGET-70)"""
-    path, journal, plan = child.accounts, child.accounts.journal, Plan()
-    journal.level = None
-    for number, each in enumerate(path.levels[: 0 if level is None else level + 1]):
-        changed = [
-            (account.held - free, account.spent + more) for account, free, more in zip(each, HELD, SPENT, strict=True)
-        ]
-        journal.level = (each[0], *(figure for pair in changed for figure in pair))
-        if number != level:
-            for account, (held, spent) in zip(each, changed, strict=True):
-                account.held, account.spent = held, spent
-    accounts.booked(plan, path, HELD, SPENT)
-    plan.carry_out()
+    path, before = child.accounts, [level.record for level in child.accounts.levels]
+    accounts.complete(path, HELD, SPENT, 1)
+    for level, record in zip(path.levels[done:], before[done:], strict=True):
+        level.record = record
+    accounts.complete(path, HELD, SPENT, 1)
     assert figures(child) == [(0, 7), (0, 7)]
 
 
@@ -353,7 +337,8 @@ def test_a_hold_that_nobody_got_is_none() -> None:
     """A hold whose grant was interrupted after it was opened has ended, and holds nothing. (BUDGET-70)"""
     tracker = BudgetTracker(100)
     hold, journal = tracker.reserve(10), tracker.gate.journal
-    journal.intent, journal.hold = (accounts._undo_take, tracker.accounts, hold.bound), hold
+    [level] = tracker.accounts.levels
+    journal.intent, journal.hold = level.record[-1], hold  # type: ignore[assignment]
     tracker.gate._inside = True  # type: ignore[attr-defined]
     assert seen_by_another(tracker) == ((0, 0, 0), (0, 0, 0))
     assert hold.ended

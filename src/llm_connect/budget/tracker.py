@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar, get_args
 
 from llm_connect._validation import check_count, check_name, check_number
-from llm_connect.budget.accounting.accounts import Account, Path, TrackerAccounts
+from llm_connect.budget.accounting.accounts import Path
 from llm_connect.budget.accounting.arguments import Limits, checked_amount, checked_correction, checked_limits
 from llm_connect.budget.accounting.bounds import Bound, Grade
 from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts, Demand, PlainDemand
 from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
+from llm_connect.budget.accounting.levels import TrackerAccounts, accounts_of
 from llm_connect.budget.accounting.periods import Period, checked_period
 from llm_connect.budget.accounting.prices import Price, checked_prices
 from llm_connect.budget.accounting.scope import Tree
@@ -32,10 +33,11 @@ from llm_connect.budget.admission.controller import Gate, OnUnknown
 from llm_connect.budget.admission.earmarks import limits_of
 from llm_connect.budget.admission.figures import BudgetFigures
 from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.log import stray
 from llm_connect.budget.admission.observing import observers
 from llm_connect.budget.admission.reservations import asked
 from llm_connect.errors import LLMConfigurationError
-from llm_connect.types.amounts import MOST_LIMIT, UNITS
+from llm_connect.types.amounts import MOST_LIMIT
 from llm_connect.types.response import Prompt
 
 
@@ -135,8 +137,7 @@ class BudgetTracker(BudgetFigures):
         self.tree: Tree = gate.tree
         self.number: int = 0
         self.as_of: int = 0
-        tokens, calls, usd = (Account(self.path, unit, limit) for unit, limit in zip(UNITS, limits, strict=True))
-        self.own_accounts: TrackerAccounts = (tokens, calls, usd)
+        self.own_accounts: TrackerAccounts = accounts_of(self.path, limits)
         self.accounts: Path = Path(
             self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice, journal=gate.journal
         )
@@ -212,7 +213,8 @@ class BudgetTracker(BudgetFigures):
             _check_wait(max_wait_seconds)
         hold = None
         if not observers:
-            self.gate.raise_owed()
+            if self.gate.owed or stray:
+                self.gate.raise_owed()
             hold = self.gate.admit(self, demand, facts)
         if hold is None:
             hold = admit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
@@ -240,7 +242,8 @@ class BudgetTracker(BudgetFigures):
             _check_wait(max_wait_seconds)
         hold = None
         if not observers and self.gate.worker is None:
-            self.gate.raise_owed()
+            if self.gate.owed or stray:
+                self.gate.raise_owed()
             hold = self.gate.admit(self, demand, facts)
         if hold is None:
             hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
@@ -255,7 +258,8 @@ class BudgetTracker(BudgetFigures):
         demand, facts = checked_amount(tokens, 0, 0, None, None, None)
         hold = None
         if not observers:
-            self.gate.raise_owed()
+            if self.gate.owed or stray:
+                self.gate.raise_owed()
             hold = self.gate.admit(self, demand, facts)
         if hold is None:
             hold = admit(self, demand, facts, deadline=time.monotonic())

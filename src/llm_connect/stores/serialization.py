@@ -36,9 +36,10 @@ def bring_up_to_date(tracker: Scope, state: Row) -> None:
     closed, lease, *figures = state
     if tracker.parent is not None:
         tracker.closed_itself = bool(closed)
-    for place, account in enumerate(tracker.own_accounts):
-        limit, account.spent, account.held, account.presumed, account.sliced = figures[5 * place : 5 * place + 5]
-        account.limit = limit
+    limits, spent, held, presumed, sliced = (tuple(figures[place:15:5]) for place in range(5))
+    tracker.own_accounts[0].level.load(limits, spent, held, sliced)
+    for account, limit, unknown in zip(tracker.own_accounts, limits, presumed, strict=True):
+        account.presumed = unknown
         account.slice = lease is not None and limit is not None
 
 
@@ -56,7 +57,7 @@ def hold_values(hold: Hold, lease: Lease, tracker: int) -> Row:
     """The row of an open hold under a lease, on the tracker with this number."""
     facts = hold.facts
     place = (lease.number, tracker, hold.state, *hold.bound, hold.max_tokens)
-    return (*place, facts.grade, facts.adapter, facts.model, labels_text(facts.labels), hold.reserved_at)
+    return (*place, hold.grade, facts.adapter, facts.model, labels_text(facts.labels), hold.reserved_at)
 
 
 def ended_values(hold: Hold) -> Row:
@@ -68,7 +69,7 @@ def ended_values(hold: Hold) -> Row:
         ending.outcome,
         *ending.amount,
         *hold.bound,
-        facts.grade,
+        hold.grade,
         facts.adapter,
         hold.model,
         labels_text(facts.labels),

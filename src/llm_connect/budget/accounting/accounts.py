@@ -13,13 +13,13 @@ Three simpler designs do not work.
 - One number for the remaining budget. A limit may change, a correction may arrive, spend may leave a window, and a call
   may cost more than its hold. Each of these changes a different figure, and a breach would be a remainder below zero.
 
-Instead, an `Account` keeps `limit`, `spent` and `held` of one unit of one tracker, as integers, and derives the rest. A
-`Path` has the accounts of a tracker and its ancestors, both by level and by unit. One lock protects all accounts of a
-tree (`admission/backoff_lock.py`). Under it, `take` first compares the amount with every limit and changes nothing;
-only when all of them cover it does `take` add the amount to every `held`. No other decision can fall between the two
-loops.
+Instead, an `Account` has the figures of one unit of one tracker, as integers. A `Path` has the accounts of a tracker
+and its ancestors by unit, and the `Level` of each tracker, which keeps the figures of all three units (`levels.py`).
+One lock protects all of them in a tree (`admission/backoff_lock.py`). Under it, `take` compares the amount with the
+free figures of each level and holds it there. If a level does not cover it, the levels before it get it back, and
+nothing has changed. No other decision can fall in between.
 
-Two rules make the comparison longer than `spent + held + need <= limit`.
+Two rules make the comparison longer than `need <= free`.
 
 - A call that needs nothing of a unit ignores a full limit of that unit, because it cannot make things worse. A breach
   is different: it shows that some bound was wrong, so it stops every call below it. `needs` implements this rule.
@@ -27,71 +27,34 @@ Two rules make the comparison longer than `spent + held + need <= limit`.
   inside the slice draws on that share and needs nothing more above it. `change` moves the share along with `held` and
   `spent`, so `sliced` is always the part of those limits that the slices below have neither spent nor held.
 
-Every call runs `take`, so its loops are unrolled for the usual case, a path without slices. `fits` and `hold` handle
-the general case.
+Every call runs `take`, so it is written out for the usual case, a path without slices. `fits` and `hold` handle the
+general case.
 
 Python may raise an exception between two levels: Ctrl-C, or a signal handler that raises (`journal.py`). Then some
-accounts have the amount and others do not, and neither adding nor subtracting it once more would be right.
-`Journal.level` solves this. Before `take` touches a level, it stores that level's first account and the three new
-figures of the level, as one tuple and by one assignment. The next operation finds the intent and knows what has
-happened: the levels before this one are done, and the levels after it are untouched. This level counts as done, with
-the figures of the tuple, even if some of them never arrived. `_undo_take` computes the old figures from that and sets
-them. It sets absolute figures, so it may be interrupted and repeated, too. `Books.end` uses the same tuple with six
-figures, and completes instead of undoing.
+levels have the amount and others do not, and neither adding nor subtracting it once more would be right. So a level
+keeps its figures in one immutable record, which changes by one assignment, and the record names the step that has
+changed it last. An operation that finds an intent in the journal asks each level whether it has that step's mark.
+`_undo_take` gives the amount back where the mark is found, and removes the mark by the same assignment. `complete` does
+the opposite for `Books.end`: it books where the mark is missing, and sets it. Both may be interrupted and repeated.
 
-A grant is undone because its caller never received the hold. For the same reason `take` leaves the intent in the
-journal when it returns: `granting.grant` clears it once the hold is open.
+The mark of a grant is its intent, an object of its own, and the mark of an end is the number of its ledger entry. A
+grant is undone because its caller never received the hold. For the same reason `take` leaves the intent in the journal
+when it returns: `granting.grant` clears it once the hold is open.
 
-The tuple is a log record that is written before its change, as in databases (Mohan et al., "ARIES", 1992).
+Databases call the mark a log sequence number: a page names the last record of the log that has changed it, so that
+recovery neither skips a change nor makes it twice (Mohan et al., "ARIES", 1992).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from operator import add
+from typing import Literal
 
 from llm_connect.budget.accounting.journal import Journal, Plan
+from llm_connect.budget.accounting.levels import Account, Level, TrackerAccounts
 from llm_connect.budget.accounting.periods import describe_period
-from llm_connect.types.amounts import NOTHING, UNITS, Amount, Unit, shown
-
-if TYPE_CHECKING:
-    from llm_connect.budget.accounting.windows import Window
-
-
-class Account:
-    """The spend and the holds of one tracker in one unit, against its limit (None: no limit)."""
-
-    __slots__ = ("held", "index", "limit", "path", "presumed", "slice", "sliced", "spent", "unit", "window")
-
-    def __init__(self, path: str, unit: Unit, limit: int | None) -> None:
-        self.path: str = path
-        self.unit: Unit = unit
-        #: The index of the unit in an `Amount`.
-        self.index: int = UNITS.index(unit)
-        self.limit: int | None = limit
-        self.spent: int = 0
-        self.held: int = 0
-        #: The part of `spent` that belongs to attempts with an unknown outcome.
-        self.presumed: int = 0
-        #: The amount that slices below have set aside and not used.
-        self.sliced: int = 0
-        #: True for a slice: the accounts above have set its limit aside.
-        self.slice: bool = False
-        #: The window in which `spent` counts; None if spend counts for ever.
-        self.window: Window | None = None
-
-    @property
-    def left(self) -> int | None:
-        """The part of the limit that is neither spent nor held nor set aside, never below 0; None without a limit."""
-        return None if self.limit is None else max(0, self.limit - self.spent - self.held - self.sliced)
-
-    @property
-    def breached(self) -> bool:
-        return self.limit is not None and self.spent > self.limit
-
-
-#: The accounts of one tracker, one for each unit.
-TrackerAccounts: TypeAlias = tuple[Account, Account, Account]
+from llm_connect.types.amounts import NOTHING, Amount, shown
 
 
 class Path:
@@ -109,8 +72,8 @@ class Path:
     ) -> None:
         #: The journal of the whole tree.
         self.journal: Journal = journal or Journal()
-        #: The accounts by tracker, from this one to the root.
-        self.levels: tuple[TrackerAccounts, ...] = (own,)
+        #: The figures by tracker, from this one to the root.
+        self.levels: tuple[Level, ...] = (own[0].level,)
         #: The accounts by unit, in the order of an `Amount`.
         self.units: tuple[tuple[Account, ...], ...] = tuple((account,) for account in own)
         #: True if any tracker on the path is a slice.
@@ -142,39 +105,44 @@ def short(path: Path, amount: Amount) -> list[Account]:
 
 def fits(path: Path, amount: Amount) -> bool:
     """True if every limit on `path` covers `amount` at present."""
-    return not short(path, amount)
+    if path.sliced:
+        return not short(path, amount)
+    # Every look at a waiter asks this, so it reads the records.
+    for level in path.levels:
+        *figures, (limits, _), _ = level.record
+        for unit, need in enumerate(amount):
+            if need > figures[unit] and (need or figures[3 + unit] > limits[unit]):  # type: ignore[operator]
+                return False
+    return True
 
 
 def take(path: Path, amount: Amount) -> bool:
     """Hold `amount` on all of `path` and return True; change nothing and return False if it does not fit.
 
-    Until the caller clears the intent, an operation that finds it undoes the hold. The loops are unrolled because every
-    call runs them.
+    Until the caller clears the intent, an operation that finds it undoes the hold. The loop is unrolled because every
+    call runs it.
     """
     if path.sliced:
         return fits(path, amount) and hold(path, amount)
     need_tokens, need_calls, need_usd = amount
-    for tokens, calls, usd in path.levels:
-        if (
-            (tokens.limit is not None and need_tokens > tokens.limit - tokens.spent - tokens.held - tokens.sliced)
-            or (calls.limit is not None and need_calls > calls.limit - calls.spent - calls.held - calls.sliced)
-            or (usd.limit is not None and need_usd > usd.limit - usd.spent - usd.held - usd.sliced)
-        ):
-            # A call that needs nothing of a unit still fits there, unless that limit is breached.
-            return fits(path, amount) and hold(path, amount)
     journal = path.journal
-    journal.level = None
-    journal.intent = _undo_take, path, amount
-    for tokens, calls, usd in path.levels:
-        journal.level = (
-            tokens,
-            of_tokens := tokens.held + need_tokens,
-            of_calls := calls.held + need_calls,
-            of_usd := usd.held + need_usd,
+    journal.intent = intent = (_undo_take, path, amount)
+    for level in path.levels:
+        tokens, calls, usd, spent_tokens, spent_calls, spent_usd, terms, _ = level.record
+        if need_tokens > tokens or need_calls > calls or need_usd > usd:
+            journal.finish()
+            # A call that needs nothing of a unit still fits there, unless that limit is breached.
+            return not all(amount) and fits(path, amount) and hold(path, amount)
+        level.record = (
+            tokens - need_tokens,
+            calls - need_calls,
+            usd - need_usd,
+            spent_tokens,
+            spent_calls,
+            spent_usd,
+            terms,
+            intent,
         )
-        tokens.held = of_tokens
-        calls.held = of_calls
-        usd.held = of_usd
     return True
 
 
@@ -191,8 +159,8 @@ def limits_output(path: Path) -> bool:
 
 def limits_usd(path: Path) -> bool:
     """True if an account of `path` limits USD; a plain loop is fast, and every reservation runs it."""
-    for account in path.units[2]:  # noqa: SIM110
-        if account.limit is not None:
+    for level in path.levels:  # noqa: SIM110
+        if level.record[6][0][2] is not None:
             return True
     return False
 
@@ -251,17 +219,14 @@ def hold(path: Path, amount: Amount) -> Literal[True]:
 
 
 def _undo_take(journal: Journal, path: Path, amount: Amount) -> Plan:
-    """A plan that undoes the part of `take` that ran before the interruption."""
-    plan = Plan()
-    if journal.level is not None:
-        first, *held = journal.level
-        begun = [level[0] for level in path.levels].index(first)
-        for level in path.levels[:begun]:
-            for account, figure in zip(level, amount, strict=True):
-                plan.add(account, "held", -figure)
-        for account, after, figure in zip(path.levels[begun], held, amount, strict=True):
-            plan.set(account, "held", after - figure)
-    return _restore(journal, plan)
+    """Undo the part of `take` that ran, and return a plan for the rest."""
+    intent = journal.intent
+    for level in path.levels:
+        *free, spent_tokens, spent_calls, spent_usd, terms, step = level.record
+        if step is intent:
+            tokens, calls, usd = map(add, free, amount)
+            level.record = tokens, calls, usd, spent_tokens, spent_calls, spent_usd, terms, None
+    return _restore(journal, Plan())
 
 
 def _restore(journal: Journal, plan: Plan) -> Plan:
@@ -271,20 +236,13 @@ def _restore(journal: Journal, plan: Plan) -> Plan:
     return plan
 
 
-def booked(plan: Plan, path: Path, held: Amount, spent: Amount) -> None:
-    """Add to `plan` the changes of figures that `Books.end` did not reach before it was interrupted."""
-    level, waits = path.journal.level, path.journal.level is not None
-    for accounts in path.levels:
-        if level is not None and accounts[0] is level[0]:
-            figures = iter(level[1:])
-            for account in accounts:
-                plan.set(account, "held", next(figures))
-                plan.set(account, "spent", next(figures))
-            waits = False
-        elif not waits:
-            for account, free, more in zip(accounts, held, spent, strict=True):
-                plan.add(account, "held", -free)
-                plan.add(account, "spent", more)
+def complete(path: Path, held: Amount, spent: Amount, step: int) -> None:
+    """Book `spent` in place of `held` on the levels that `step`, the end of a hold, had not reached."""
+    free = held.minus(spent)
+    for level in path.levels:
+        *figures, terms, last = level.record
+        if last != step:
+            level.record = (*map(add, figures, free + spent), terms, step)
 
 
 def change(plan: Plan, path: Path, held: Amount, spent: Amount, presumed: Amount = NOTHING) -> None:

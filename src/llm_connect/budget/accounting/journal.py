@@ -15,15 +15,15 @@ Therefore an operation is a sequence of steps, and each step has three parts.
 An exception in the first part changes nothing. An exception in the second or third part leaves the intent in the
 journal. The next operation on the budget finds it, in any thread: somebody reads a figure, the next call arrives, or a
 lost hold ends. That operation completes the step or undoes it, and only then does its own work. It may be interrupted,
-too, so a step done twice must have the same effect as a step done once. For that reason an intent holds resulting
+too, so a step done twice must have the same effect as a step done once. For that reason a plan holds resulting
 figures and not differences, an entry is appended to the ledger only if it is not yet the last one there, and an item of
 a table is set, never increased.
 
 The end of a hold, a booking and every other decision is completed, because it may be the cost of an answer. A grant is
 undone, because its caller never received the hold. Every call makes two steps, `accounts.take` and `Books.end`. A
-`Plan` would cost microseconds there, so these two have intents of their own and change figures level by level. Before
-each level, its new figures go into `Journal.level` as one tuple: the levels before this one are done, the levels after
-it are unchanged, and for the level itself the tuple counts (`accounts.py`). All other steps are plans.
+`Plan` would cost microseconds there, so these two have intents of their own and change figures level by level. A level
+has one immutable record of its figures, and the record names the step that has changed it last, so the intent tells
+done levels from untouched ones (`accounts.py`). All other steps are plans.
 
 `Gate._inside` is set while an operation runs. An operation that takes the lock and finds it set knows that the one
 before was interrupted. It finishes the step in the journal, rebuilds the queue from the waiters' own attributes, and
@@ -103,12 +103,10 @@ class Granted(Protocol):
 class Journal:
     """The present step of a tree of trackers; the caller of every method has the lock of the tree."""
 
-    __slots__ = ("hold", "intent", "level")
+    __slots__ = ("hold", "intent")
 
     def __init__(self) -> None:
         self.intent: Intent = None
-        #: The level that the step changes: its first account, and the new figures of the level.
-        self.level: tuple[Any, ...] | None = None
         #: The hold that the step grants.
         self.hold: Granted | None = None
 

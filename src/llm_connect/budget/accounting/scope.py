@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.accounts import Path, TrackerAccounts
+    from llm_connect.budget.accounting.accounts import Path
+    from llm_connect.budget.accounting.levels import TrackerAccounts
     from llm_connect.budget.accounting.periods import Period
     from llm_connect.budget.accounting.prices import Price
     from llm_connect.budget.accounting.windows import Window

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 from llm_connect.budget.admission.holds import Keeper
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.accounts import Account
     from llm_connect.budget.accounting.arguments import Limits
     from llm_connect.budget.accounting.demands import CallFacts, Demand
     from llm_connect.budget.accounting.journal import Journal
     from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
+    from llm_connect.budget.accounting.levels import Account
     from llm_connect.budget.accounting.scope import Scope, Tree
     from llm_connect.budget.accounting.snapshot import BudgetSnapshot
     from llm_connect.budget.accounting.windows import Clock

@@ -107,24 +107,20 @@ class Books:
         lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
         entry_id, ended_at = next(self._ids), time.time()
         journal = path.journal
-        journal.level = None
         journal.intent = _ended, self, hold, ending, entry_id, ended_at, (kind, sums, None), lesson
-        for of_tokens, of_calls, of_usd in path.levels:
-            journal.level = (
-                of_tokens,
-                tokens_held := of_tokens.held - held_tokens,
-                tokens_spent := of_tokens.spent + tokens,
-                calls_held := of_calls.held - held_calls,
-                calls_spent := of_calls.spent + calls,
-                usd_held := of_usd.held - held_usd,
-                usd_spent := of_usd.spent + nano_usd,
+        free_tokens, free_calls, free_usd = held_tokens - tokens, held_calls - calls, held_usd - nano_usd
+        for level in path.levels:
+            of_tokens, of_calls, of_usd, spent_tokens, spent_calls, spent_usd, terms, _ = level.record
+            level.record = (
+                of_tokens + free_tokens,
+                of_calls + free_calls,
+                of_usd + free_usd,
+                spent_tokens + tokens,
+                spent_calls + calls,
+                spent_usd + nano_usd,
+                terms,
+                entry_id,
             )
-            of_tokens.held = tokens_held
-            of_tokens.spent = tokens_spent
-            of_calls.held = calls_held
-            of_calls.spent = calls_spent
-            of_usd.held = usd_held
-            of_usd.spent = usd_spent
         hold.ending = ending
         hold.entry_id = entry_id
         hold.ended_at = ended_at
@@ -229,7 +225,7 @@ class Books:
             outcome="corrected",
             amount=difference,
             bound=hold.bound,
-            grade=facts.grade,
+            grade=hold.grade,
             adapter=facts.adapter,
             model=hold.model,
             labels=facts.labels,
@@ -360,6 +356,6 @@ def _ended(
 ) -> Plan:
     """A plan for the rest of an interrupted end of a hold."""
     plan = Plan()
-    accounts.booked(plan, hold.tracker.accounts, hold.bound, ending.amount)
+    accounts.complete(hold.tracker.accounts, hold.bound, ending.amount, entry_id)
     books._plan_end(plan, hold, ending, entry_id, ended_at, posting, lesson)
     return plan

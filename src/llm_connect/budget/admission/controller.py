@@ -11,12 +11,12 @@ from typing import Any, Literal, TypeAlias, TypeVar, final
 
 from llm_connect import _forks
 from llm_connect.budget.accounting import accounts
-from llm_connect.budget.accounting.accounts import Account
 from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.calibration import Key, LearnedFactor
 from llm_connect.budget.accounting.demands import CallFacts, Demand
 from llm_connect.budget.accounting.journal import Journal, Plan
 from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
+from llm_connect.budget.accounting.levels import Account
 from llm_connect.budget.accounting.scope import Scope, Tree
 from llm_connect.budget.accounting.snapshot import BudgetSnapshot
 from llm_connect.budget.accounting.windows import Clock
@@ -26,7 +26,7 @@ from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.clocks import wall_clock
 from llm_connect.budget.admission.expiry import Windows, seconds_until_open
-from llm_connect.budget.admission.granting import give_back, grant, grow, is_unlimited
+from llm_connect.budget.admission.granting import give_back, grant, grow
 from llm_connect.budget.admission.holds import Ending, Hold, Worker, gather_lost, lost
 from llm_connect.budget.admission.log import Owed, raise_stray, stray
 from llm_connect.budget.admission.session import MemorySession, Session
@@ -83,6 +83,8 @@ class Gate:
         self.ledger: Ledger = parts.ledger
         self._outbox, self._books, self._line, self._slices = parts.outbox, parts.books, parts.line, parts.slices
         self._learned = self._books.learned.factors
+        #: SystemExit and KeyboardInterrupt exceptions of callbacks and log handlers, which the next call raises.
+        self.owed: Owed = self._outbox.owed
         self._windows = Windows(clock)
         #: True if a tracker has a window; if not, no operation reads the clock.
         self._windowed: bool = False
@@ -92,15 +94,10 @@ class Gate:
 
     def raise_owed(self) -> None:
         """Raise a SystemExit or KeyboardInterrupt of a callback or log handler, before anything is held or sent."""
-        if self._outbox.owed:
+        if self.owed:
             self._outbox.raise_owed()
         if stray:
             raise_stray()
-
-    @property
-    def owed(self) -> Owed:
-        """SystemExit and KeyboardInterrupt exceptions of callbacks and log handlers, which the next call raises."""
-        return self._outbox.owed
 
     # Every operation has the form that `TreeLock` describes, and sets `_inside` while it runs. `admit` and `end`, which
     # every call needs, contain that form themselves for a budget in memory; `run` provides it for the others.
@@ -520,7 +517,7 @@ class Gate:
     def _covers(self, hold: Hold) -> bool:
         """True if the hold covers its call by the present bounds; grows the hold if necessary."""
         path, factor = hold.tracker.accounts, self._learned.get(hold.facts.key)
-        limited = not (is_unlimited(hold) and accounts.limits_output(path))
+        limited = not (hold.unlimited and accounts.limits_output(path))
         if accounts.fits(path, NOTHING) and limited and (factor is None or grow(hold, factor)):
             return True
         self.session.sure()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from llm_connect.budget.accounting.accounts import Account, figures_of, left_on
+from llm_connect.budget.accounting.accounts import figures_of, left_on
+from llm_connect.budget.accounting.levels import Account
 from llm_connect.budget.accounting.scope import Scope
 from llm_connect.types.amounts import usd_of
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.calibration import LearnedFactor
-from llm_connect.budget.accounting.demands import BoundDemand, CallFacts, Demand
+from llm_connect.budget.accounting.demands import CallFacts, Demand
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.admission.holds import Hold, Keeper
 from llm_connect.types.amounts import NOTHING
@@ -22,9 +21,6 @@ def grant(keeper: Keeper, tracker: Scope, demand: Demand, facts: CallFacts) -> H
     if taken is None:
         return None
     amount, max_tokens = taken
-    if max_tokens is None and type(demand) is BoundDemand:
-        # The request carries no output limit.
-        facts = replace(facts, grade="unbounded")
     hold = keeper.hold_type(keeper, tracker, amount, max_tokens, demand, facts)
     journal = tracker.accounts.journal
     # The hold is open from here on. An operation that finds the intent undoes that.
@@ -58,8 +54,3 @@ def grow(hold: Hold, factor: LearnedFactor) -> bool:
     accounts.change(plan, path, more, NOTHING)
     path.journal.carry_out(plan)
     return True
-
-
-def is_unlimited(hold: Hold) -> bool:
-    """True if the request of `hold` carries no output limit, because no limit applied when it was granted."""
-    return hold.max_tokens is None and isinstance(hold.demand, BoundDemand)

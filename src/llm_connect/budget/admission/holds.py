@@ -51,7 +51,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from llm_connect._validation import checked_text, encodable
 from llm_connect.budget.accounting.accounts import hopeless
 from llm_connect.budget.accounting.arguments import check_usage, checked_figures
-from llm_connect.budget.accounting.demands import CallFacts, Demand
+from llm_connect.budget.accounting.bounds import Grade
+from llm_connect.budget.accounting.demands import BoundDemand, CallFacts, Demand
 from llm_connect.budget.accounting.ledger import LedgerEntry, Outcome
 from llm_connect.budget.accounting.money import nano_usd_of
 from llm_connect.budget.admission.log import IMPLAUSIBLE, Owed, log_event, tell, tell_of_refusal
@@ -202,7 +203,7 @@ class Hold:
             outcome=ending.outcome,
             amount=ending.amount,
             bound=Amount(*self.bound),
-            grade=facts.grade,
+            grade=self.grade,
             adapter=facts.adapter,
             model=self.model,
             labels=facts.labels,
@@ -223,6 +224,16 @@ class Hold:
     def model(self) -> str | None:
         """The model that answered, or else the model that was requested."""
         return self.ending.model or self.facts.model
+
+    @property
+    def unlimited(self) -> bool:
+        """True if the request carries no output limit, because no limit applied when the hold was granted."""
+        return self.max_tokens is None and isinstance(self.demand, BoundDemand)
+
+    @property
+    def grade(self) -> Grade:
+        """The reliability of the bound."""
+        return "unbounded" if self.unlimited else self.facts.grade
 
     def dispatch(self) -> None:
         """Mark the request as about to be sent: from now on an unknown outcome counts as spent.
@@ -310,10 +321,11 @@ class Hold:
             cost_source = encodable(str(cost_source))
         if model is not None and not (type(model) is str and model.isascii()):
             model = checked_text("model", model)
-        bound = self.bound
-        price = self.facts.price if self.facts.manual else None
-        if type(tokens) is int and 0 <= tokens <= MOST and calls is usd is price is None:
-            actual, nano_usd = _tuple(Amount, (tokens, bound[1], bound[2])), None
+        bound, facts = self.bound, self.facts
+        price = facts.price if facts.manual else None
+        held_tokens, held_calls, held_usd = bound
+        if calls is None and usd is None and price is None and type(tokens) is int and 0 <= tokens <= MOST:
+            actual, nano_usd, over = _tuple(Amount, (tokens, held_calls, held_usd)), None, tokens > held_tokens
         else:
             actual = bound.but(*checked_figures(tokens, calls, usd))
             nano_usd = None if usd is None else actual[2]
@@ -323,9 +335,10 @@ class Hold:
             if max(actual) > MOST:
                 self._disbelieve()
                 return
+            over = _is_over(bound, actual)
         ending = _tuple(Ending, ("settled", actual, usage, nano_usd, cost_source, model))
         self.keeper.end(self, ending)
-        if observers or actual[0] > bound[0] or actual[2] > bound[2] > 0:
+        if observers or over:
             tell_of_settlement(self, ending)
 
     def _disbelieve(self) -> None:
@@ -395,9 +408,13 @@ def tell_of_settlement(hold: Hold, ending: Ending) -> None:
     """Tell that `ending` has settled `hold`, and whether that is an overrun."""
     if observers:
         tell_of_end("settle", hold, ending)
-    bound, actual = hold.bound, ending.amount
-    if actual[0] > bound[0] or actual[2] > bound[2] > 0:
+    if _is_over(hold.bound, ending.amount):
         tell_of_end("overrun", hold, ending)
+
+
+def _is_over(bound: Amount, actual: Amount) -> bool:
+    """True if a call has used more than its hold; USD count only where they were held."""
+    return actual[0] > bound[0] or actual[2] > bound[2] > 0
 
 
 def tell_of_end(name: str, hold: Hold, ending: Ending) -> None:

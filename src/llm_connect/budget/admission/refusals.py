@@ -5,8 +5,9 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any, NoReturn
 
-from llm_connect.budget.accounting.accounts import Account, Path, figures_of, now_on, opening, short
+from llm_connect.budget.accounting.accounts import Path, figures_of, now_on, opening, short
 from llm_connect.budget.accounting.demands import CallFacts, Demand
+from llm_connect.budget.accounting.levels import Account
 from llm_connect.budget.accounting.periods import describe_moment
 from llm_connect.budget.admission.log import tell_of_refusal
 from llm_connect.errors import (
@@ -42,7 +43,7 @@ def refusal_of(
     opens_at = opening(path, needed) or None
     if reason == "never_fits" and opens_at is not None:
         reason = "window_full"
-    account = about or next(iter(short(path, needed)), path.levels[0][0])
+    account = about or next(iter(short(path, needed)), path.units[0][0])
     requested = needed[account.index]
     likely = demand.likely_tokens if account.unit == "tokens" else None
     return _kind(reason)(
@@ -64,7 +65,7 @@ def refusal_of(
 
 def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
     """Raise LLMBudgetNeverFitsError: the budget is strict, and the bound of the call is not proven."""
-    account = path.levels[0][0]
+    account = path.units[0][0]
     _refuse(
         account,
         facts,

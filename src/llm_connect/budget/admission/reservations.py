@@ -25,6 +25,8 @@ price_lists: list[PriceList] = []
 
 #: The facts of a plain number of tokens, which is an estimate.
 _PLAIN = CallFacts(grade="estimated", manual=True)
+#: The default number of calls. Identity excludes True and 1.0, in one step; other numbers take the usual way.
+_ONE = 1
 _tuple = tuple.__new__
 
 
@@ -55,12 +57,12 @@ def asked(
         and grade is None
         and labels is None
         and clamp_floor is None
-        and type(tokens) is type(calls) is int
+        and calls is _ONE
+        and type(tokens) is int
         and 0 <= tokens <= MOST
-        and 0 <= calls <= MOST
         and not (tracker.strict or limits_usd(path))
     ):
-        return _tuple(PlainDemand, (tokens, calls, 0)), _PLAIN
+        return _tuple(PlainDemand, (tokens, 1, 0)), _PLAIN
     _check(tokens, bound, price, calls, usd, clamp_floor, adapter, model, grade)
     facts = CallFacts(
         adapter=adapter,

@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from llm_connect.budget.accounting.accounts import Account, Path, change, fits, needs, short
+from llm_connect.budget.accounting.accounts import Path, change, fits, needs, short
 from llm_connect.budget.accounting.calibration import Key, LearnedFactor
 from llm_connect.budget.accounting.journal import Plan
+from llm_connect.budget.accounting.levels import Account
 from llm_connect.budget.admission.granting import give_back, grant
 from llm_connect.budget.admission.holds import Hold, Keeper
 from llm_connect.budget.admission.queues import Queues

@@ -10,8 +10,9 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.budget.accounting.accounts import Account, Path, hopeless, now_on, opening
+from llm_connect.budget.accounting.accounts import Path, hopeless, now_on, opening
 from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts, Demand, PlainDemand
+from llm_connect.budget.accounting.levels import Account
 from llm_connect.budget.admission.callers import in_running_loop
 from llm_connect.budget.admission.refusals import refusal_of
 from llm_connect.errors import BudgetReason, LLMBudgetExceededError, LLMError
