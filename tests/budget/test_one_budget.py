@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from llm_connect import _forks
+from llm_connect.budget.admission import backoff_lock
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
@@ -93,7 +94,11 @@ def test_a_fork_makes_all_budgets_foreign(monkeypatch: pytest.MonkeyPatch) -> No
     hold = tracker.reserve(1)
     with monkeypatch.context() as patch:
         patch.setattr(_forks, "generation", _forks.generation)
+        lock = tracker.gate._lock  # type: ignore[attr-defined]
+        patch.setattr(lock, "take", lock.take)
+        patch.setattr(backoff_lock, "_locks", {lock})
         _forks._forked()
+        backoff_lock._shut()
         for use in (lambda: tracker.consume(1), hold.dispatch, hold.release):
             with pytest.raises(LLMConfigurationError, match=r"before os\.fork"):
                 use()

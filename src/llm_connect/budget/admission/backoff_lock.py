@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from weakref import WeakSet
 
 from llm_connect import _forks
 from llm_connect.errors import LLMConfigurationError
@@ -46,9 +48,11 @@ class TreeLock:
     lock, and with it the interpreter, at every operation: measured, eight threads together were four times as slow as
     one. The lock is reentrant, so a thread that uses the budget within its own operation gets an error from its gate,
     and does not wait for itself.
+
+    In a forked process the locks of its parent are never free, and `wait` raises.
     """
 
-    __slots__ = ("_generation", "_lock", "owned", "release", "take")
+    __slots__ = ("__weakref__", "_generation", "_lock", "owned", "release", "take")
 
     def __init__(self) -> None:
         self._lock = lock = threading.RLock()
@@ -58,6 +62,7 @@ class TreeLock:
         self.release: Callable[[], None] = lock.release
         #: Returns True if this thread has the lock.
         self.owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
+        _locks.add(self)
 
     def let_go(self, error: BaseException) -> None:
         """Release the lock after `release` has raised `error`, and raise that, unless the lock was not taken."""
@@ -98,3 +103,16 @@ class TreeLock:
         """Release the lock as often as this thread has taken it."""
         while self.owned():
             self.release()
+
+
+_locks: WeakSet[TreeLock] = WeakSet()
+
+
+def _shut() -> None:
+    for lock in list(_locks):
+        # `bool(False)` is False, as from a lock that is taken.
+        lock.take = bool
+
+
+# Windows has no fork, and no `register_at_fork`.
+getattr(os, "register_at_fork", dict)(after_in_child=_shut)

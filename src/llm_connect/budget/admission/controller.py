@@ -109,8 +109,6 @@ class Gate:
         """
         if self._stored:
             return self.run(self._ask, tracker, demand, facts, replaces, on=tracker)
-        if self._generation != _forks.generation:
-            self.check_process()
         if self._inside:
             self._refuse_reentry()
         lock, line = self._lock, self._line
@@ -143,8 +141,6 @@ class Gate:
         if self._stored:
             self.session.end(hold, ending)
             return
-        if self._generation != _forks.generation:
-            self.check_process()
         if self._inside and self._lock.owned():
             # A finalizer or signal handler has interrupted an operation of this thread: the next one ends the hold.
             self.lose(hold, ending)
