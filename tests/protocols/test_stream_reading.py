@@ -183,6 +183,37 @@ def test_a_stream_without_its_end_is_not_whole(wire: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "events",
+    [
+        [{"type": "response.output_item.done", "output_index": 0, "item": WHOLE["output"][0]}],
+        [
+            {"type": "response.output_item.added", "output_index": 0, "item": {"type": "reasoning"}},
+            {"type": "response.output_item.added", "output_index": 1, "item": {"type": "message", "content": []}},
+            {"type": "response.output_text.delta", "delta": "hi 😀"},
+        ],
+    ],
+)
+@pytest.mark.parametrize("output", [None, [], [{"type": "reasoning"}], [{"type": "message", "content": []}]])
+def test_output_that_the_last_event_leaves_out_is_read_from_the_others(events: list[Any], output: Any) -> None:
+    """Some servers send an empty output with `response.completed`: the answer is the text of the events before it.
+    (STREAM-1)"""
+    answer = outcome(
+        "responses", *chat(*events, {"type": "response.completed", "response": {**WHOLE, "output": output}})
+    )
+    assert isinstance(answer, Answer)
+    assert (answer.content, answer.finish_reason) == ("hi 😀", "stop")
+
+
+def test_a_call_that_only_the_events_tell_of_is_a_call() -> None:
+    """The items of the events decide the finish reason if the last event has no output. (STREAM-1)"""
+    items = ({"type": "function_call", "name": "f", "arguments": "{}"}, {"type": "reasoning"})
+    done = [{"type": "response.output_item.done", "output_index": i, "item": item} for i, item in enumerate(items)]
+    answer = outcome("responses", *chat(*done, {"type": "response.completed", "response": {**WHOLE, "output": []}}))
+    assert isinstance(answer, Answer)
+    assert (answer.content, answer.finish_reason) == ("", "tool_calls")
+
+
+@pytest.mark.parametrize(
     ("wire", "events"),
     [
         ("chat", chat({**delta("a"), "usage": USAGE}, delta("b", finish_reason="stop"))),

@@ -19,7 +19,7 @@ from tests.providers.conftest import Make, Wiring
 from tests.providers.http_helpers import PROMPT, each_format
 
 PRICE = Price(prompt=1, completion=2)
-Way = Callable[[LLMAdapter, RunConfig], LLMResponse]
+Way = Callable[..., LLMResponse]
 
 
 def whole(adapter: LLMAdapter, config: RunConfig) -> LLMResponse:
@@ -30,16 +30,16 @@ def awhole(adapter: LLMAdapter, config: RunConfig) -> LLMResponse:
     return asyncio.run(adapter.async_execute_prompt(PROMPT, config))
 
 
-def stream(adapter: LLMAdapter, config: RunConfig) -> LLMResponse:
+def stream(adapter: LLMAdapter, config: RunConfig, content: str = TEXT) -> LLMResponse:
     with adapter.stream_prompt(PROMPT, config) as chunks:
-        assert "".join(chunk.text for chunk in chunks) == TEXT
+        assert "".join(chunk.text for chunk in chunks) == content
     return chunks.response
 
 
-def astream(adapter: LLMAdapter, config: RunConfig) -> LLMResponse:
+def astream(adapter: LLMAdapter, config: RunConfig, content: str = TEXT) -> LLMResponse:
     async def read() -> LLMResponse:
         async with adapter.async_stream_prompt(PROMPT, config) as chunks:
-            assert "".join([chunk.text async for chunk in chunks]) == TEXT
+            assert "".join([chunk.text async for chunk in chunks]) == content
         return chunks.response
 
     return asyncio.run(read())
@@ -132,6 +132,41 @@ def test_what_is_known_is_booked_where_it_is_more_than_the_bound(
     before = tracker.spent
     assert way(adapter, config_of(tracker)).usage.total_tokens == 7_010
     assert tracker.spent - before == 7_010
+
+
+#: What streams may write, and how they end: some servers do not repeat at the end what they wrote.
+WRITTEN: dict[str, list[tuple[str, list[dict[str, Any]]]]] = {
+    "chat": [
+        ("", [{"choices": [{"delta": {"content": [{"type": "thinking", "thinking": [{"text": "hm"}]}]}}]}]),
+        ("", [{"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"name": "f"}}]}}]}]),
+    ],
+    "responses": [
+        (TEXT, [{"type": "response.output_text.delta", "delta": TEXT}]),
+        ("", [{"type": "response.output_item.done", "item": {"type": "function_call", "name": "f"}}]),
+        ("", [{"type": "response.reasoning_summary_text.delta", "delta": "hm"}]),
+    ],
+    "gemini": [
+        ("", [{"candidates": [{"content": {"parts": [{"text": "hm", "thought": True}]}}]}]),
+        ("", [{"candidates": [{"content": {"parts": [{"functionCall": {"name": "f"}}]}}]}]),
+    ],
+}
+
+
+@pytest.mark.parametrize("way", [stream, astream])
+@each_format
+def test_a_stream_that_wrote_something_has_output(make: Make, provider: EmbeddedProvider, wire: str, way: Way) -> None:
+    """An output of 0 is not believed after thinking, a call or a text that the last event does not repeat, and the
+    text is not lost. (STREAM-1, WIRE-31)"""
+    for content, written in WRITTEN[wire]:
+        tracker = BudgetTracker(total=100_000)
+        ends = events(wire, account(wire, prompt=10, completion=0, total=10))[1:]
+        if wire == "responses":
+            ends[-1]["response"]["output"] = []
+        said = "".join(f"data: {json.dumps(event)}\n\n" for event in [*written, *ends])
+        provider.script(Behaviour(body=said.encode(), content_type="text/event-stream"))
+        answer = way(make(price=PRICE), config_of(tracker), content)
+        assert (answer.content, answer.usage.estimated) == (content, True)
+        assert entries(tracker) == ["presumed"]
 
 
 @each_format

@@ -236,6 +236,8 @@ class StreamAssembly:
             pieces.append(_raw_content(delta.get(name)))
         # Of parts that are not text it only matters that there were some.
         others = {name: delta[name] for name in delta if name not in _NO_OTHERS and delta[name]}
+        if delta.get("content") and not self._texts["content"][-1]:
+            others["content_parts"] = delta["content"]
         self._others |= others
         if others or any(pieces[-1] for pieces in self._texts.values()) or (self.ended and not self._choice):
             self._figures.wrote()

@@ -191,35 +191,56 @@ def streamed(body: JSON) -> JSON:
 
 
 class StreamAssembly:
-    """Reads events as they arrive; the last one has the whole reply."""
+    """Reads events as they arrive. The last one has the whole reply, but some servers leave the output out of it."""
 
     def __init__(self) -> None:
         self._reply: JSON = {}
+        self._items: dict[str, JSON] = {}
+        self._texts: list[str] = []
         self.ended: bool = False
 
     def add(self, event: JSON) -> str:
-        kind = text(event.get("type"))
+        kind, delta = text(event.get("type")), event.get("delta")
         if kind == "error" or (event.get("error") and not kind):
             # The fields of the error are in the event itself, or in an object there as elsewhere.
             self._reply, self.ended = {"error": event.get("error") or event}, True
         elif kind in _STATES:
             self._reply, self.ended = mapping(event.get("response")), kind in _LAST_STATES
             self._reply |= {"usage": merged((self._reply.get("usage"), event.get("usage")))}
-        delta = event.get("delta")
-        return delta if kind == "response.output_text.delta" and isinstance(delta, str) else ""
+        elif kind == "response.output_text.delta":
+            self._texts.append(delta if isinstance(delta, str) else "")
+            return self._texts[-1]
+        elif kind in _ITEMS:
+            self._items[str(event.get("output_index"))] = mapping(event.get("item"))
+        elif delta:
+            # Of parts that are not text it only matters that there were some.
+            self._items.setdefault(kind, {"type": kind})
+        return ""
 
     def owns(self, event: JSON) -> bool:
         return text(event.get("type")).startswith("response.")
 
     @property
     def body(self) -> JSON:
-        return self._reply
+        output = self._output() if self.ended else []
+        return {**self._reply, "output": output} if output else self._reply
 
     @property
     def whole(self) -> bool:
         return self.ended
 
+    def _output(self) -> list[JSON]:
+        """The output in the last event, completed by the events before it."""
+        output = list(filter(_is_written, objects(self._reply.get("output"))))
+        if not any(map(_has_words, output)):
+            output += filter(_is_written, self._items.values())
+        streamed = "".join(self._texts)
+        if streamed and not any(map(_has_words, output)):
+            output.append({"type": "message", "content": [{"type": "output_text", "text": streamed}]})
+        return output
 
+
+_ITEMS = frozenset({"response.output_item.added", "response.output_item.done"})
 _LAST_STATES = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 _STATES = _LAST_STATES | {"response.created", "response.queued", "response.in_progress"}
 
@@ -227,13 +248,15 @@ _STATES = _LAST_STATES | {"response.created", "response.queued", "response.in_pr
 def _wrote(body: JSON) -> bool:
     """True if the model wrote anything: text, calls, thinking, or as much as its limit allowed."""
     reason = mapping(body.get("incomplete_details")).get("reason")
-    return reason == "max_output_tokens" or any(
-        not _is_message(item) or _has_text(item) for item in objects(body.get("output"))
-    )
+    return reason == "max_output_tokens" or any(map(_is_written, objects(body.get("output"))))
 
 
-def _has_text(item: JSON) -> bool:
-    return any(part.get("text") or part.get("refusal") for part in objects(item.get("content")))
+def _is_written(item: JSON) -> bool:
+    return not _is_message(item) or _has_words(item)
+
+
+def _has_words(item: JSON) -> bool:
+    return _is_message(item) and any(part.get("text") or part.get("refusal") for part in objects(item.get("content")))
 
 
 def _with_params(body: JSON, config: RunConfig) -> JSON:
