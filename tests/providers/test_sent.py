@@ -339,6 +339,16 @@ def test_the_thread_of_an_event_loop_imports_nothing(name: str, provider: Embedd
     assert ran.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "package"), [("gemini", "google.genai"), ("openai", "openai"), ("openrouter", "httpx2")]
+)
+def test_the_error_of_a_slow_import_imports_nothing(name: str, package: str) -> None:
+    """A search for a package blocks all others, so an error at the deadline must not need one. (CALL-34)"""
+    program = [sys.executable, str(Path(__file__).with_name("slow_first_call.py")), name, package]
+    ran = subprocess.run(program, capture_output=True, text=True, check=True, timeout=170)
+    assert ran.stdout.split() == ["False", "False"]
+
+
 @each_format
 async def test_a_warm_adapter_imports_nothing_more(
     wiring: Wiring, provider: EmbeddedProvider, monkeypatch: pytest.MonkeyPatch

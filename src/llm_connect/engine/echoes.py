@@ -148,7 +148,8 @@ def _aligned(text: bytes) -> list[str]:
 
 
 def _encoded(key: bytes) -> list[str]:
-    wide = key.decode().encode("utf-16-le")
+    # By this name Python needs no search for the codec, for which the error of a slow import would wait.
+    wide = key.decode().encode("utf-16")[2:]
     return [*_aligned(key), *_aligned(wide), key.hex(), "".join(map(str, key))]
 
 
