@@ -111,11 +111,43 @@ def test_an_error_in_the_midst_is_an_error(make: Make, raw: RawServer, form: str
         assert len(raw.requests) == before + 1, name
 
 
+#: No field here is known to have the words of an error, but a name or a word tells of one.
+HINTS: dict[str, bytes] = {
+    "an event's name in the object": event({"event": "error", "data": "it fell over"}),
+    "a field of that name": event({"failure": "it fell over", "id": 7}),
+    "a short name": event({"err": "it fell over"}),
+    "a state": event({"state": "failed", "info": "it fell over"}),
+    "an event of another format": event({"type": "response.failed", "response": {"note": "it fell over"}}),
+    "an exception by its type": event({"type": "RuntimeException", "info": "it fell over"}),
+}
+
+
+@each_format
+def test_an_unfinished_answer_is_no_answer_if_an_event_hints_at_an_error(
+    make: Make, raw: RawServer, form: str, wiring: Wiring
+) -> None:
+    """Some servers end a cut stream as a good one; an object that tells of trouble shows that it was not. (STREAM-7)"""
+    adapter = make(base_url=raw.url + PATHS[wiring.name])
+    for name, said in HINTS.items():
+        tracker = BudgetTracker(100_000)
+        raw.reply = reply_bytes.streamed(reply_bytes.begun(wiring.wire_format) + said + DONE)
+        error, response = stream(adapter, config_of(tracker), form)
+        assert error is not None, name
+        assert error.response is not None, name
+        assert error.response.content == response.content == reply_bytes.TEXT, name
+        # The type of an error stands for its words if no field is known to have them.
+        assert b'"type"' in said or "it fell over" in str(error), name
+        assert [entry.outcome for entry in tracker.ledger] == ["presumed"], name
+
+
 @each_format
 def test_what_comes_beside_an_answer_does_not_matter(make: Make, raw: RawServer, form: str, wiring: Wiring) -> None:
     """Comments, pings, texts and objects of unknown kinds are ignored where the answer comes to its end. (STREAM-9)"""
     beside = (
-        b": ping\n\nevent: ping\ndata: x\n\ndata:\n\ndata: ping\n\na line\n\n" + event({"type": "ping"}) + event({})
+        b": ping\n\nevent: ping\ndata: x\n\ndata:\n\ndata: ping\n\na line\n\n"
+        + event({"type": "ping"})
+        + event({"err": "slow"})
+        + event({})
     )
     wire, tracker = wiring.wire_format, BudgetTracker(100_000)
     raw.reply = reply_bytes.streamed(beside + reply_bytes.begun(wire) + beside + reply_bytes.ended(wire))

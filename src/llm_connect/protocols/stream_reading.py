@@ -25,6 +25,10 @@ _FIGURES = frozenset({"usage", "usageMetadata"})
 _OF_ERRORS = re.compile("error|exception|failure", re.IGNORECASE)
 #: They explain why an answer has no finish reason, if it has none.
 _SUSPECT = frozenset({"errors", "detail", "exception", "error_code"})
+#: So do a field of this name, and a word like this, in an event that no answer has.
+_OF_TROUBLE = re.compile(r"error|exception|\bfail|\bfault|\babort|\berr\b", re.IGNORECASE)
+#: A longer text is not the name of a kind or state.
+_LONGEST_WORD = 40
 _MOST_STRAYS = 100
 #: So many events are read in one go: tens of microseconds each, while other tasks of an event loop wait.
 _AT_ONCE = 500
@@ -180,7 +184,7 @@ class EventReading:
     def _take_object(self, event: JSON) -> str:
         if tells_of_error(event) and not event.get("error"):
             return self._fail(event)
-        if _is_suspect(event) or not (self._assembly.owns(event) or words_of(event) == ""):
+        if _is_suspect(event) or not (self._assembly.owns(event) or _is_harmless(event)):
             self._unknown = event
         added = self._assembly.add(event)
         return self._characters.whole(added) if added else ""
@@ -269,6 +273,13 @@ def _objects_of(body: bytes) -> Iterable[tuple[str | None, str | JSON]]:
 def _is_suspect(event: JSON) -> bool:
     """True if an event that looks like a part of an answer tells of an error as well."""
     return not _SUSPECT.isdisjoint(event) and any(event.get(name) for name in _SUSPECT)
+
+
+def _is_harmless(event: JSON) -> bool:
+    """True if an event that is no part of an answer says nothing about its end, such as one that keeps it alive."""
+    words = [value for value in event.values() if isinstance(value, str) and len(value) <= _LONGEST_WORD]
+    told = [name for name in event if event[name]] + words
+    return words_of(event) == "" and not any(map(_OF_TROUBLE.search, told))
 
 
 def _object(data: str) -> JSON | None:
