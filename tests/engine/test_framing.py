@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llm_connect.engine import framing
-from llm_connect.engine.framing import BadFraming, ReplyHead
+from llm_connect.engine.framing import BadFraming, ReplyFrame
 from llm_connect.errors import LLMConnectionError
 
 USUAL = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
@@ -14,12 +14,11 @@ LIKE_A_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\
 INFORMS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload; as=style\r\nX: y\r\n\r\n"
 
 
-def take(*pieces: bytes) -> None:
-    """Read one reply that arrives in these pieces."""
-    head = ReplyHead()
-    head.await_it()
-    for piece in pieces:
-        head.take(piece)
+def take(*pieces: bytes) -> tuple[bytes, bool]:
+    """Read one reply that arrives in these pieces; return its bytes, and if there were any behind it."""
+    frame = ReplyFrame()
+    frame.await_it()
+    return b"".join(map(frame.take, pieces)), frame.overrun
 
 
 def refusal_of(*pieces: bytes) -> str:
@@ -108,7 +107,7 @@ def test_nothing_behind_the_head_is_taken_for_one() -> None:
 
 def test_each_reply_has_a_head_of_its_own() -> None:
     """The next request of a connection expects a head, and bytes before the first one are nobody's."""
-    head = ReplyHead()
+    head = ReplyFrame()
     head.take(LIKE_A_HEAD)
     head.await_it()
     head.take(USUAL)
@@ -140,3 +139,43 @@ def test_a_refused_head_is_the_servers_fault() -> None:
     assert failure.message.startswith("The head of the reply says its length twice (Content-Length), and is refused")
     assert "base_url" in failure.message
     assert not failure.retryable
+
+
+CHUNKS = (
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nB;a=b\r\n, 0\r\n\r\nall.\r\n0\r\nX: y\r\n\r\n"
+)
+WHOLE = {
+    "a length": USUAL + b"hello",
+    "an error": b"HTTP/1.1 503 Busy\r\ncontent-length: 5\r\n\r\nhello",
+    "no content": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "chunks": CHUNKS,
+    "chunks without fields behind them": CHUNKS.replace(b"X: y\r\n", b""),
+    "behind others": INFORMS + USUAL + b"hello",
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("more", [b"\n", b"\r\n", b"x" * 70_000, USUAL + b"again", CHUNKS])
+def test_bytes_behind_a_reply_are_cut_off(kind: str, more: bytes) -> None:
+    """However the bytes arrive, those of the reply are kept, and none behind it. (PROVIDER-49)"""
+    whole = WHOLE[kind]
+    assert take(whole) == (whole, False)
+    assert take(whole + more) == (whole, True)
+    for at in range(1, len(whole)):
+        assert take(whole[:at], whole[at:] + more) == (whole, True)
+    assert take(*(whole[at : at + 1] for at in range(len(whole)))) == (whole, False)
+
+
+@pytest.mark.parametrize(
+    "body", [b"z\r\nhello", b"\r\n", b"-5\r\nhello", b"5 5\r\nhello", b"1" * 70_000, b"5\r\nhello\r\n" + b"1" * 70_000]
+)
+def test_broken_chunks_have_no_end(body: bytes) -> None:
+    """They are left to the library that reads them, and take no memory. (PROVIDER-49)"""
+    broken = CHUNKS[: CHUNKS.index(b"5\r\nhello")] + body
+    assert take(broken, CHUNKS) == (broken + CHUNKS, False)
+
+
+def test_a_reply_without_content_may_name_its_length() -> None:
+    """A 304 names the length of what it does not send. (PROVIDER-49)"""
+    said = b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"
+    assert take(said) == (said, False)

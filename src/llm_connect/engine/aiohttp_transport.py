@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from llm_connect.engine.framing import BadFraming, ReplyHead
+from llm_connect.engine.framing import BadFraming, ReplyFrame
 from llm_connect.engine.lost_loops import close_transports
 from llm_connect.engine.names import Address, alook_up
 from llm_connect.engine.response_headers import note_sent
@@ -153,24 +153,26 @@ def _resolved(host: str, address: Address) -> ResolveResult:
 
 
 class _Connection(ResponseHandler):
-    """A connection that a finalizer can close after the event loop is gone, and that checks the head of each reply."""
+    """A connection that a finalizer can close after the event loop is gone, and that checks the frame of each reply."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._head = ReplyHead()
+        self._frame = ReplyFrame()
 
     def set_response_params(self, **options: Any) -> None:
-        self._head.await_it()
+        self._frame.await_it()
         super().set_response_params(**options)
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._head.take(data)
+            of_the_reply = self._frame.take(data)
         except BadFraming as error:
             self.set_exception(error)
             self.abort()
         else:
-            super().data_received(data)
+            if self._frame.overrun:
+                self.force_close()
+            super().data_received(of_the_reply)
 
     def close(self) -> None:
         if self._loop.is_closed():

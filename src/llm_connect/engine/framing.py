@@ -1,4 +1,8 @@
-"""Checks the head of a reply on the wire: it must end, be of HTTP/1.1, and give the length of the reply only once."""
+"""Checks the head of a reply on the wire: it must end, be of HTTP/1.1, and give the length of the reply only once.
+
+Also finds the end of the reply, and cuts off the bytes behind it. The libraries differ about those: one would lose the
+reply, and another one would take them for the reply to its next request.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,10 @@ _INFORMS = re.compile(rb"HTTP/1\.[01] 1")
 #: How nearly every reply begins, whose head comes in one piece.
 _USUAL = b"HTTP/1.1 200"
 _NUMBER = re.compile(rb"\d{1,18}")
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}(?=[ \t]*(?:;|\Z))")
+_LONGEST_LINE = 1 << 16
+#: More than any body has.
+_ENDLESS = 1 << 62
 
 
 class BadFraming(Exception):
@@ -32,41 +40,104 @@ class BadFraming(Exception):
         return Failure(kind=LLMConnectionError, message=message)
 
 
-class ReplyHead:
-    """Reads along from the end of a request to the end of the reply's head. Raises BadFraming."""
+class ReplyFrame:
+    """Reads along from the end of a request to the end of the reply."""
 
     def __init__(self) -> None:
         self._seen: bytearray | None = None
         self._informed = 0
+        self._body: _Counted | _Chunks | None = None
+        #: True once bytes came behind the end of a reply, so that no further reply can be trusted.
+        self.overrun: bool = False
 
     def await_it(self) -> None:
-        """Expect the head of a new reply, because a request is sent."""
-        self._seen, self._informed = bytearray(), 0
+        """Expect a new reply, because a request is sent."""
+        self._seen, self._informed, self._body = bytearray(), 0, None
 
-    def take(self, data: bytes) -> None:
-        """Look at the next bytes."""
-        seen = self._seen
-        if seen is None:
-            return
+    def take(self, data: bytes) -> bytes:
+        """Return the bytes of the reply among the next ones. Raises BadFraming."""
+        begin = 0
+        if self._seen is not None:
+            begin = self._end_of_head(self._seen, data)
+            if begin < 0:
+                return data
+        if self._body is not None:
+            end = self._body.end_in(data, begin)
+            if end is not None:
+                self._body = None
+                if end < len(data):
+                    self.overrun = True
+                    return data[:end]
+        return data
+
+    def _end_of_head(self, seen: bytearray, data: bytes) -> int:
+        """The place in `data` at which the head ends; -1 if it goes on."""
         if not seen and data.startswith(_USUAL) and (end_of_head := data.find(b"\r\n\r\n")) >= 0:
             self._seen = None
-            _check(data[:end_of_head])
-            return
-        begun = max(len(seen) - 3, 0)
+            self._body = _body_after(data[:end_of_head])
+            return end_of_head + 4
+        begun, before = max(len(seen) - 3, 0), len(seen) + self._informed
         seen += data
         while end := _END_OF_HEAD.search(seen, begun):
             if not _INFORMS.match(seen):
                 self._seen = None
-                _check(bytes(seen[: end.start()]))
-                return
+                self._body = _body_after(bytes(seen[: end.start()]))
+                return end.end() + self._informed - before
             begun, most = 0, end.end()
             del end, seen[:most]
             self._informed += most
         if len(seen) + self._informed > MOST_HEAD_BYTES:
             raise BadFraming("does not end")
+        return -1
 
 
-def _check(head: bytes) -> None:
+class _Counted:
+    """A body with a length."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+
+    def end_in(self, data: bytes, begin: int) -> int | None:
+        """The place in `data` at which the body ends; None if it goes on."""
+        end = begin + self._left
+        self._left = end - len(data)
+        return None if self._left > 0 else end
+
+
+class _Chunks:
+    """A body in chunks. Where it breaks the rules, it has no end, and the library that reads it says so."""
+
+    def __init__(self) -> None:
+        #: The bytes of the current chunk that are still to come, with the end of their line.
+        self._left = 0
+        self._line = b""
+        self._is_last = False
+
+    def end_in(self, data: bytes, begin: int) -> int | None:
+        """The place in `data` at which the body ends; None if it goes on."""
+        at = begin + self._left
+        while (line_end := data.find(b"\n", at)) >= 0:
+            line = (self._line + data[at:line_end]).strip()
+            self._line, at = b"", line_end + 1
+            if not self._is_last:
+                size = _SIZE.match(line)
+                if size is None:
+                    self._left = _ENDLESS
+                    return None
+                length = int(size[0], 16)
+                self._is_last = length == 0
+                at += length + 2 if length else 0
+            elif not line:
+                return at
+        self._left = max(0, at - len(data))
+        self._line += data[at:]
+        if len(self._line) > _LONGEST_LINE:
+            self._left = _ENDLESS
+        return None
+
+
+def _body_after(head: bytes) -> _Counted | _Chunks | None:
+    """Check a head; return the body that it announces, if it says where that ends."""
     status = _BEGIN.match(head)
     if status is None:
         raise BadFraming("does not begin as one of HTTP/1.1")
@@ -75,7 +146,7 @@ def _check(head: bytes) -> None:
         name, value = fields[0]
         if name[:1] in b"Cc" and value.isdigit() and len(value) <= 18:
             # So is nearly every reply.
-            return
+            return None if status[1] == b"304" else _Counted(int(value))
     lengths = [value.strip(b" \t") for name, value in fields if name[:1] in b"Cc"]
     codings = [value.strip(b" \t") for name, value in fields if name[:1] in b"Tt"]
     if len(lengths) > 1 or any(b"," in length for length in lengths):
@@ -88,3 +159,4 @@ def _check(head: bytes) -> None:
         raise BadFraming("has a Transfer-Encoding other than chunked")
     if status[1] == b"204" and (codings or any(map(int, lengths))):
         raise BadFraming("announces content, which its status 204 rules out")
+    return _Chunks() if codings and status[1] != b"304" else None

@@ -35,7 +35,7 @@ httpcore2 has a place for this, the network backend of a pool. `watch` puts `_Ba
 
 The same streams see the first byte of a request just before it leaves, and note it (`response_headers.py`). That
 decides whether an attempt without an answer is released or presumed. Bytes that only ask a proxy for a way to the
-provider do not count. They also check the head of each reply (`framing.py`). Where a user's own client hides its
+provider do not count. They also check the frame of each reply (`framing.py`). Where a user's own client hides its
 sockets, `watch` returns False; then a request counts as sent from its beginning, and only the timeouts of that client
 apply.
 
@@ -64,7 +64,7 @@ from httpcore2._backends.sync import SyncStream
 
 from llm_connect.engine import connecting, names
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.framing import ReplyHead
+from llm_connect.engine.framing import ReplyFrame
 from llm_connect.engine.response_headers import note_sent
 
 #: The deadline of the call that this thread is sending; sockets of a sync client obey it.
@@ -161,12 +161,11 @@ def _connect(
 class _Stream(httpcore2.NetworkStream):
     def __init__(self, stream: httpcore2.NetworkStream) -> None:
         self._stream = stream
-        self._head = ReplyHead()
+        self._frame = ReplyFrame()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         data = self._stream.read(max_bytes, _limit(timeout, httpcore2.ReadTimeout))
-        self._head.take(data)
-        return data
+        return self._frame.take(data)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if not buffer:
@@ -174,7 +173,7 @@ class _Stream(httpcore2.NetworkStream):
         limit = _limit(timeout, httpcore2.WriteTimeout)
         if not buffer.startswith(_TO_A_PROXY):
             note_sent()
-        self._head.await_it()
+        self._frame.await_it()
         if len(buffer) <= _SLICE:
             self._stream.write(buffer, limit)
             return
@@ -192,6 +191,9 @@ class _Stream(httpcore2.NetworkStream):
         return _Stream(self._stream.start_tls(ssl_context, server_hostname, limit))
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and self._frame.overrun:
+            # So the pool learns that it cannot use the connection again.
+            return True
         return self._stream.get_extra_info(info)
 
 
@@ -222,7 +224,7 @@ class _AsyncBackend(httpcore2.AsyncNetworkBackend):
 class _AsyncStream(httpcore2.AsyncNetworkStream):
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
-        self._head = ReplyHead()
+        self._frame = ReplyFrame()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         inner = getattr(self._stream, "_stream", None)
@@ -230,13 +232,12 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
             data = await _received(inner, max_bytes)
         else:
             data = await self._stream.read(max_bytes, timeout)
-        self._head.take(data)
-        return data
+        return self._frame.take(data)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer and not buffer.startswith(_TO_A_PROXY):
             note_sent()
-        self._head.await_it()
+        self._frame.await_it()
         await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
@@ -253,6 +254,9 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
             raise
 
     def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and self._frame.overrun:
+            # So the pool learns that it cannot use the connection again.
+            return True
         return self._stream.get_extra_info(info)
 
 
