@@ -109,7 +109,7 @@ def test_the_python_of_a_document_runs(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=200,
     )
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""

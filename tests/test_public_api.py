@@ -99,6 +99,6 @@ def test_a_name_is_imported_on_its_first_use() -> None:
 
 def brought_by(statement: str) -> list[str]:
     script = f"import sys; old = set(sys.modules)\n{statement}\nprint(*set(sys.modules) - old)"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stderr
     return result.stdout.split()

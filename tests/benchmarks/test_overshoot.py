@@ -51,7 +51,7 @@ def test_ours_keeps_every_rule(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     measured = json.loads(found.read_text())

@@ -143,7 +143,7 @@ def test_a_function_may_look_at_the_adapter(ask: Ask) -> None:
 
 def test_a_function_that_waits_does_not_hold_up_other_calls() -> None:
     """Two threads are inside the reply function at the same time."""
-    both = threading.Barrier(2, timeout=5)
+    both = threading.Barrier(2, timeout=60)
     adapter = MockLLMAdapter(lambda prompt: f"{prompt}{both.wait() * 0}")
     with ThreadPoolExecutor(2) as pool:
         assert [r.content for r in pool.map(adapter.execute_prompt, ["a", "b"])] == ["a0", "b0"]

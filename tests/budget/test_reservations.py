@@ -75,7 +75,7 @@ def test_a_budget_in_a_store_knows_the_list_as_well(tmp_path: Path) -> None:
             "    print(hold.bound.nano_usd)",
         ]
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
     assert (done.stdout, done.stderr) == ("1600000\n", "")
 
 

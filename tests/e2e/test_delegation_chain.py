@@ -139,7 +139,7 @@ def test_in_a_terminal_the_display_is_live() -> None:
     os.close(follower)
     with process, os.fdopen(leader, "rb", buffering=0) as screen:
         seen = read_all(screen).decode()
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=200)
     assert process.returncode == 0, stderr
     assert seen.count("chain/research") > 5
     assert "█" in seen

@@ -66,7 +66,7 @@ class Shop:
 
 def test_threads_share_one_client_from_their_first_use_on() -> None:
     """Sixteen threads that come first at the same moment get the same client. (CALL-9)"""
-    shop, start = Shop(), threading.Barrier(16, timeout=10)
+    shop, start = Shop(), threading.Barrier(16, timeout=60)
 
     def get(_: int) -> Client:
         start.wait()

@@ -103,5 +103,5 @@ def test_only_the_first_call_imports_an_sdk(wiring: Wiring, provider: EmbeddedPr
         f"print({wiring.module!r} in sys.modules)\n"
         "adapter.close()\n"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
     assert result.stdout.split() == ["[]", "True"], result.stderr

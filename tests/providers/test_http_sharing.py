@@ -70,7 +70,7 @@ def test_one_adapter_in_one_loop_after_the_other(make: Make, provider: EmbeddedP
 def test_one_adapter_in_two_loops_at_once(make: Make, provider: EmbeddedProvider) -> None:
     """Two threads with a loop each share an adapter, and both loops are busy at the same time. (ADAPTER-8)"""
     provider.script(Behaviour(delay=0.05))
-    adapter, both = make(), threading.Barrier(2, timeout=20)
+    adapter, both = make(), threading.Barrier(2, timeout=60)
 
     async def calls() -> int:
         both.wait()
@@ -85,7 +85,7 @@ def test_one_adapter_in_two_loops_at_once(make: Make, provider: EmbeddedProvider
 
 def test_32_threads_share_one_adapter(make: Make, provider: EmbeddedProvider) -> None:
     """A first use by 32 threads at the same moment gives 32 answers. (ADAPTER-8)"""
-    adapter, start = make(), threading.Barrier(32, timeout=20)
+    adapter, start = make(), threading.Barrier(32, timeout=60)
 
     def call(number: int) -> str:
         start.wait()

@@ -63,7 +63,7 @@ def test_strangers_share_a_few_places(tmp_path: Path, ask: Ask, said: bytes) -> 
         port = int(re.findall(r":(\d+)/", (tmp_path / "url").read_text())[0])
         strangers = []
         for _ in range(5 * _MOST_STRANGERS):
-            client = clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             client.sendall(said)
             client.setblocking(False)
             strangers.append(client)

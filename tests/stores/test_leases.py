@@ -33,7 +33,7 @@ def halted(process: subprocess.Popen[str], budget: BudgetTracker) -> None:
 
 def woken(process: subprocess.Popen[str]) -> dict[str, Any]:
     process.send_signal(signal.SIGCONT)
-    out, _ = process.communicate("go on\n", timeout=20)
+    out, _ = process.communicate("go on\n", timeout=100)
     found: dict[str, Any] = json.loads(out)
     return found
 

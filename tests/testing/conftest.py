@@ -56,7 +56,7 @@ class Wire:
     def connect(self) -> socket.socket:
         """A new connection with a timeout of five seconds."""
         port = int(self.provider.url.rsplit(":", 1)[1])
-        connection = socket.create_connection(("127.0.0.1", port), timeout=5)
+        connection = socket.create_connection(("127.0.0.1", port), timeout=60)
         self._sockets.append(connection)
         return connection
 

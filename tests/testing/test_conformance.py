@@ -174,7 +174,7 @@ def test_one_test_for_each_rule(tmp_path: Path) -> None:
         "    check_adapter(MockLLMAdapter, rules=[rule])\n"
     )
     command = [sys.executable, "-m", "pytest", "-rA", "-p", "no:cacheprovider", str(tmp_path)]
-    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=50).stdout
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200).stdout
     needing = [rule for rule in RULES.values() if rule.needs]
     kept = len(RULES) - len(needing) - 1
     assert f"1 failed, {kept} passed, {len(needing)} skipped" in shown, shown

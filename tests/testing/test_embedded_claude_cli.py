@@ -61,7 +61,7 @@ def ask(provider: EmbeddedProvider, home: Path, *flags: str, **changes: str) -> 
         capture_output=True,
         cwd=home,
         env=environment(provider, home) | changes,
-        timeout=30,
+        timeout=200,
         check=False,
     )
     envelope: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

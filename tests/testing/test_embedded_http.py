@@ -162,7 +162,7 @@ def test_close_leaves_no_thread_and_no_socket() -> None:
             for behaviour in (Behaviour(stall="after_headers"), Behaviour(drip=1), Behaviour(delay=60)):
                 provider.script(behaviour, times=1)
             port = int(provider.url.rsplit(":", 1)[1])
-            clients = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(5)]
+            clients = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(5)]
             for client in clients[:3]:
                 client.sendall(HEAD + LENGTH + b"\r\n" + BODY)
             clients[3].sendall(HEAD)
@@ -176,7 +176,7 @@ def test_close_while_clients_connect_leaves_no_transport() -> None:
     for _ in range(20):
         with EmbeddedProvider() as provider:
             port = int(provider.url.rsplit(":", 1)[1])
-            clients = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(20)]
+            clients = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(20)]
         for client in clients:
             client.close()
     gc.collect()
@@ -213,7 +213,7 @@ def test_it_listens_on_loopback_only(provider: EmbeddedProvider) -> None:
     host, _, port = provider.url.removeprefix("http://").partition(":")
     assert host == "127.0.0.1"
     with pytest.raises(ConnectionError):
-        socket.create_connection(("127.0.0.2", int(port)), timeout=5).close()
+        socket.create_connection(("127.0.0.2", int(port)), timeout=60).close()
 
 
 def test_nothing_is_printed(wire: Any, capfd: pytest.CaptureFixture[str], caplog: Any) -> None:
