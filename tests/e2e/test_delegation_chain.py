@@ -47,7 +47,7 @@ def run_script(*arguments: str, **variables: str) -> subprocess.CompletedProcess
         capture_output=True,
         encoding="utf-8",
         env=environment() | {"PYTHONIOENCODING": "utf-8"} | variables,
-        timeout=110,
+        timeout=280,
         check=False,
     )
 

@@ -112,7 +112,7 @@ def test_a_life_leaves_nothing_behind(provider: EmbeddedProvider, name: str, tra
         [sys.executable, *DEVELOPMENT, "-c", LIFE, name, json.dumps(options), transport],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

@@ -124,7 +124,7 @@ async def test_ten_calls_at_once_under_one_cap(adapter: LLMAdapter) -> None:
     """Ten calls share a cap for six, of which four fit at a time: six answer, the others are refused. (BUDGET-1)"""
     bound = adapter.bound(ENDLESS, RunConfig(max_tokens=4)).total_tokens
     tracker = BudgetTracker(total=4 * bound, total_calls=6)
-    config = RunConfig(max_tokens=4, budget_tracker=tracker, timeout_seconds=50)
+    config = RunConfig(max_tokens=4, budget_tracker=tracker, timeout_seconds=250)
     calls = (adapter.async_execute_prompt(ENDLESS, config) for _ in range(10))
     results = await asyncio.gather(*calls, return_exceptions=True)
     answers = [result for result in results if isinstance(result, LLMResponse)]
