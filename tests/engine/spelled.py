@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import codecs
 import html
 import json
@@ -37,6 +38,11 @@ def _bold(text: str) -> str:
         return c
 
     return "".join(map(bold, text))
+
+
+def _uuencoded(text: str) -> str:
+    octets = text.encode()
+    return "".join(binascii.b2a_uu(octets[at : at + 45]).decode() for at in range(0, len(octets), 45))
 
 
 #: Each keeps all of the text: whoever knows it has the text back, but for its case.
@@ -86,6 +92,8 @@ SPELLINGS: dict[str, Spelling] = {
     "octal numbers": _each("{n:03o}", " "),
     "binary numbers": _each("{n:08b}", " "),
     "code points": _each("U+{n:04X}", " "),
+    "uuencoding": _uuencoded,
+    "uuencoding in HTML": lambda text: html.escape(_uuencoded(text)),
     "ROT13": lambda text: codecs.encode(text, "rot13"),
     "wide": _wide,
     "bold": _bold,

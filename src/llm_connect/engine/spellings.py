@@ -101,6 +101,8 @@ def _further(reading: Reading) -> Iterator[Reading]:
         yield _without(_WORDS_BETWEEN, reading)
         yield from _base64(reading, *odd)
         yield from _base64(backwards, len(reading.text) - odd[1], len(reading.text) - odd[0])
+    for way in (reading, backwards):
+        yield from _uuencoded(way)
     if _MAY_ESCAPE.search(reading.text):
         yield backwards
         yield _without(_WHITE_SPACE, reading)
@@ -230,12 +232,23 @@ def _base64(reading: Reading, start: int, end: int) -> Iterator[Reading]:
         at = [i for i in range(start, end) if reading.text[i] in alphabet]
         streams["".join([reading.text[i] for i in at]).translate(_TO_STANDARD)] = at
     for stream, at in streams.items():
-        for offset in range(4):
-            decoded = binascii.a2b_base64(stream[offset:] + "A" * (-len(stream[offset:]) % 4))
-            yield from _legible(reading, decoded, lambda k, o=offset, a=at: _quartet(k, o, a))  # type: ignore[misc]
+        yield from _quartets(reading, stream, at)
 
 
-def _quartet(octet: int, offset: int, at: list[int]) -> tuple[int, int]:
+def _uuencoded(reading: Reading) -> Iterator[Reading]:
+    """The lines of uuencoding in the text: an alphabet without small letters, so nearly no other text is one."""
+    for line in _UU_LINE.finditer(reading.text):
+        yield from _quartets(reading, line.group().translate(_UU_TO_BASE64), range(*line.span()))
+
+
+def _quartets(reading: Reading, stream: str, at: Sequence[int]) -> Iterator[Reading]:
+    """Decode a stream of base64 from each of its first four characters on; its character `i` was `at[i]`."""
+    for offset in range(4):
+        decoded = binascii.a2b_base64(stream[offset:] + "A" * (-len(stream[offset:]) % 4))
+        yield from _legible(reading, decoded, lambda k, o=offset: _quartet(k, o, at))  # type: ignore[misc]
+
+
+def _quartet(octet: int, offset: int, at: Sequence[int]) -> tuple[int, int]:
     first = offset + octet // 3 * 4 + octet % 3
     return at[min(first, len(at) - 1)], at[min(first + 1, len(at) - 1)]
 
@@ -302,6 +315,10 @@ _WORDS = re.compile(r"[A-Z]?[a-z]{1,20}|[A-Z]{1,20}|(?:[A-Z][a-z]{2,15}){1,4}|\d
 _LETTERS_AND_DIGITS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 _BASE64_ALPHABETS = tuple(_LETTERS_AND_DIGITS | set(more) for more in ("+/-_", "+/", "-_", ""))
 _TO_STANDARD = str.maketrans("-_", "+/")
+_UU_LINE = re.compile(r"[!-`][ -`]{11,}")
+_UU_TO_BASE64 = str.maketrans(
+    "".join(map(chr, range(32, 97))), "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/A"
+)
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _HEX_PREFIX = re.compile(r"0x|\\x", re.I)
 _CODES = (
