@@ -25,7 +25,7 @@ from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import NOTHING, Amount
 from tests.budget.budget_helpers import at_rest, outcomes, refused, until
 from tests.stores.crew import bill, crew
-from tests.stores.looking import alone, second, session_of
+from tests.stores.looking import alone, end_leases, second, session_of
 from tests.stores.servers import RedisServer, new_server
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
@@ -101,6 +101,27 @@ def test_a_short_outage_is_not_noticed(server: RedisServer) -> None:
     with budget.reserve(10) as hold:
         hold.dispatch()
         hold.settle(7)
+    assert (budget.snapshot().spent.tokens, outcomes(budget)) == (7, ["settled"])
+    at_rest(budget)
+
+
+def test_a_lost_reply_and_a_lost_lease_count_once(server: RedisServer) -> None:
+    """A settlement whose reply was lost counts once, even if the lease ends before it is sent again (STORE-18)."""
+    budget = open_budget(server.url, total=100)
+    other, session = second(budget), session_of(budget)
+    send = session.server.patiently
+    hold = budget.reserve(10)
+    hold.dispatch()
+
+    def lose_answer_and_lease(command: Any) -> Any:
+        session.server.patiently = send
+        send(command)
+        end_leases(other)
+        other.snapshot()
+        return send(lambda again: command(True))
+
+    session.server.patiently = lose_answer_and_lease
+    hold.settle(7)
     assert (budget.snapshot().spent.tokens, outcomes(budget)) == (7, ["settled"])
     at_rest(budget)
 

@@ -298,7 +298,10 @@ class ServerSession(StoreSession):
             self.changes.note_trackers(each for each in about if each.number and each.window and each.window.changed)
 
     def _lose_lease(self) -> None:
-        """Forget the own lease, which another process has ended together with its record of the last step."""
+        """Forget the own lease, which another process has ended.
+
+        A process of an earlier version has also deleted the record of the last step.
+        """
         self.leases.lost()
         self._last = 0
 

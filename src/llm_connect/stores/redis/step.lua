@@ -112,7 +112,7 @@ for at = 1, #over do
   if not ends or (tonumber(ends) > now and not step.own) then return 'again' end
 end
 
--- Without the client's last step, this is a restored state. The end of a lost lease also deletes that record.
+-- Without the client's last step, this is a restored state.
 if stale and step.last then
   local last = call('HGET', LASTS, CLIENT)
   if not last or unpacked(LAST, last) < step.last then return 'older' end
@@ -294,8 +294,8 @@ end
 for at = 1, #over do
   local lease_over = over[at]
   call('ZREM', LEASES, lease_over)
-  local owner = call('HGET', OWNERS, lease_over)
-  if owner then call('HDEL', LASTS, cjson.decode(owner)[3]) end
+  -- Another client may come back and send its last step again, so the record of that step stays.
+  if step.own then call('HDEL', LASTS, CLIENT) end
   call('HDEL', OWNERS, lease_over)
 end
 if not step.number then return reply(true) end
