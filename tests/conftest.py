@@ -22,12 +22,13 @@ from tests import promise
 REQUIRE_ALL = "LLM_CONNECT_REQUIRE_ALL"
 OF_SERVERS = re.compile(r"test_redis|Redis|\[[^]]*(redis|server)")
 #: The folders whose tests are slow. `tasks.py test` leaves them out, and `tasks.py check` runs them without coverage.
-SLOW = frozenset({"benchmarks", "e2e", "faults", "spec", "testing", "typing"})
+SLOW = frozenset({"benchmarks", "e2e", "faults", "simulation", "spec", "testing", "typing"})
 PROVIDERS = ("ANTHROPIC_", "CLAUDE_", "GEMINI_", "GOOGLE_", "OPENAI_", "OPENROUTER_")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--stores", choices=["default", "others", "all"], default="default", help="where budgets are kept")
+    parser.addoption("--seed", type=int, help="the only seed that the simulation runs")
     parser.addoption("--nightly", action="store_true", help="run tests that are marked `scales` at full length")
 
 

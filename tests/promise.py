@@ -81,7 +81,7 @@ class Node:
             before, now = self._before[place], figures(account)
             if before != now:
                 self._before[place] = now
-                if (wrong := broken(account, before, now, sure=sure)) is not None:
+                if (wrong := broken(before, now, sure=sure)) is not None:
                     stack = "".join(traceback.format_stack(limit=9)[:-4])
                     violations.append(f"{account.path}: {wrong}: {figures_of(account)}\n{stack}")
         return True
@@ -94,8 +94,8 @@ def figures(account: Account) -> Figures:
     return account.spent, account.held, account.sliced, account.presumed, account.limit
 
 
-def broken(account: Account, before: Figures, now: Figures, *, sure: bool) -> str | None:
-    """What is wrong with an account; None when it keeps the promise.
+def broken(before: Figures, now: Figures, *, sure: bool) -> str | None:
+    """What is wrong with the figures of an account; None when it keeps the promise.
 
     sure: all that happens to it happens in this process, one operation for each look.
     """

@@ -1,0 +1,134 @@
+"""Runs one seed: a while of trouble, then calm, and at the end nothing may be held and every call must be booked."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Callable
+
+from tests import promise
+from tests.simulation.calls import Call
+from tests.simulation.invariants import Broken
+from tests.simulation.machine import simulated
+from tests.simulation.world import LEASE_SECONDS, Process, World
+
+STEPS = 60
+#: The rounds after which calm processes must have ended all their calls.
+ROUNDS = 60
+
+
+def run(seed: int, changes: Callable[[str], str] = str) -> World:
+    """Run the world of a seed. Raises Broken, with its trace."""
+    promise.violations.clear()
+    world = World(seed, changes)
+    with simulated(world, world.clock, world.chance):
+        try:
+            world.open()
+            for _ in range(STEPS):
+                world.step()
+            calm_down(world)
+        except Exception as error:
+            raise Broken(explained(world, error)) from None
+        finally:
+            promise.violations.clear()
+            for process in world.processes:
+                process.alive = False
+    return world
+
+
+def explained(world: World, error: Exception) -> str:
+    """The trace of a world, the error, and how to see it again."""
+    again = f"python tasks.py test tests/simulation -n 0 -k no_seed --seed {world.seed}"
+    where = "" if isinstance(error, Broken) else "".join(traceback.format_exception(error))
+    return "\n".join([f"seed {world.seed}", *world.trace, where, f"{type(error).__name__}: {error}", f"Again: {again}"])
+
+
+def calm_down(world: World) -> None:
+    """Let all living processes end their calls, and the leases of the dead expire. Then look at the whole."""
+    world.bad = False
+    for process in world.processes:
+        process.cut_off_until = process.stopped_until = 0.0
+    world.say("~ calm")
+    end_calls(world)
+    nobody_holds(world)
+    for process in world.processes:
+        if process.alive:
+            world.say(f"{process.name} ends")
+            with world.acting(process):
+                process.session.shut()
+            process.alive = False
+    world.clock.now += 2 * LEASE_SECONDS
+    auditor = world.start()
+    with world.acting(auditor):
+        auditor.trackers[0].snapshot()
+    at_rest(world)
+    for call in world.calls:
+        check(world, call)
+
+
+def end_calls(world: World) -> None:
+    for _ in range(ROUNDS):
+        left = [call for process in world.processes if process.alive for call in process.calls if not call.over]
+        if not left:
+            return
+        for process in world.processes:
+            if process.alive:
+                tend(world, process)
+        world.clock.now += 0.5
+    raise Broken(f"these calls wait for ever: {[call.number for call in left]}")
+
+
+def tend(world: World, process: Process) -> None:
+    """Let a process do what it can do by now."""
+    world.actions.turn(process)
+    for slice_ in process.slices:
+        with world.acting(process):
+            world.actions.leave_slice(process, slice_)
+    process.slices.clear()
+    for call in process.calls:
+        while not call.over and (call.hold is not None or call.may_go_on):
+            world.actions.go_on(call)
+
+
+def nobody_holds(world: World) -> None:
+    """The processes that are left have no calls any more, so they have no holds."""
+    alive = [process for process in world.processes if process.alive]
+    gc.collect()
+    for _ in range(3):
+        # A worker looks at the store at the latest when it has to renew the lease.
+        world.clock.now += LEASE_SECONDS / 2.5
+        for process in alive:
+            world.actions.turn(process)
+    for process in alive:
+        own = process.session.leases.own
+        held = [hold for hold in world.books.holds.values() if own is not None and hold.lease == own.number]
+        if held:
+            raise Broken(f"{process.name} holds what no caller has: {held}")
+
+
+def at_rest(world: World) -> None:
+    """Nothing is held or set aside, and nobody waits or has a lease."""
+    books = world.books
+    for part in ("holds", "leases", "owners", "slices", "waiters"):
+        if books.part(part):
+            raise Broken(f"at rest there are {part}: {books.part(part)}")
+    for tracker in books.trackers.values():
+        for unit, figures in tracker.units.items():
+            if figures.held or figures.sliced:
+                raise Broken(f"at rest {tracker.name} has {unit}: {figures}")
+
+
+def check(world: World, call: Call) -> None:
+    """The entries of a call add up to what is known of it."""
+    booked = world.books.booked(call.number)
+    if call.written and call.told is not None and not call.doubtful:
+        right = booked == call.told
+    elif call.sent:
+        right = booked >= min(call.cost, call.tokens)
+    else:
+        right = booked == 0 or call.tried or call.doubtful
+    if not right:
+        raise Broken(
+            f"call {call.number} has {booked} booked: sent {call.sent}, cost {call.cost}, told {call.told}, "
+            f"written {call.written}, doubtful {call.doubtful}"
+        )

@@ -1,0 +1,251 @@
+"""A world of processes that share one budget in a server, in one thread and under one seed.
+
+The seed decides everything: which process acts, what it does, what happens to its messages, and how time passes. While
+a message is on its way, other processes act. So each interleaving of steps, with each loss and each death, has a seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis.exceptions import ConnectionError as Disconnected
+
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMBudgetExceededError, LLMStoreError
+from llm_connect.stores.budgets import new_session
+from llm_connect.stores.redis.budgets import make
+from llm_connect.stores.redis.terms import ServerTerms
+from tests import promise
+from tests.simulation.actions import Actions
+from tests.simulation.calls import Call
+from tests.simulation.invariants import Books, Broken, State
+from tests.simulation.machine import Clock
+from tests.simulation.redis_in_memory import RedisInMemory
+
+LEASE_SECONDS = 6.0
+MOST_PROCESSES = 4
+#: While a message is on its way, others act; and while theirs are, others again, up to this depth.
+DEPTH = 2
+TERMS = ServerTerms(
+    url="redis://simulated", name="budget", prices={}, lease_seconds=LEASE_SECONDS, allow_eviction=True, keep_entries=0
+)
+
+
+class Killed(BaseException):
+    """The process that does this is dead."""
+
+
+class Process:
+    """One process: its session, its trackers and its calls."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.alive = True
+        #: True after it has closed the budget.
+        self.closed = False
+        #: True while it waits for the server, and cannot do anything else.
+        self.busy = False
+        self.cut_off_until = 0.0
+        self.stopped_until = 0.0
+        self.session: Any = None
+        self.trackers: list[BudgetTracker] = []
+        self.slices: list[BudgetTracker] = []
+        self.calls: list[Call] = []
+        #: The states of the server that it has seen in its present operation.
+        self.saw: list[State] = []
+
+    @property
+    def free(self) -> bool:
+        return self.alive and not self.busy and self.world.clock.now >= self.stopped_until
+
+    @property
+    def written(self) -> bool:
+        """True if nothing is left that it has to write."""
+        session = self.session
+        return session is not None and not (session.gate.notes or session._suspects or session.unsettled)
+
+
+class World:
+    """The server, the network and all processes of one seed."""
+
+    def __init__(self, seed: int, changes: Callable[[str], str] = str) -> None:
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.clock = Clock()
+        self.server = RedisInMemory(self.clock.time, changes)
+        self.server.published = self._publish
+        self.books = Books(self.server)
+        self.processes: list[Process] = []
+        self.calls: list[Call] = []
+        self.actions = Actions(self)
+        self.trace: list[str] = []
+        #: The processes that are inside of an operation, the inner one last.
+        self._acting: list[Process] = []
+        #: False once the network is as good as new.
+        self.bad = True
+        #: The chance of a mishap on the way of one message. Some worlds are calmer than others.
+        self._mishaps = self.chance.choice((0.0, 0.05, 0.15, 0.3))
+
+    # The trace.
+
+    def say(self, text: str) -> None:
+        depth = "  " * len(self._acting)
+        self.trace.append(f"{self.clock.now - 1_700_000_000:9.3f} {depth}{text}")
+
+    # The network.
+
+    def connect(self) -> Process:
+        process = self._acting[-1]
+        self._must_live(process)
+        if self.clock.now < process.cut_off_until:
+            raise Disconnected("cut off")
+        return process
+
+    def exchange(self, process: Process, command: list[bytes]) -> Any:
+        self._must_live(process)
+        if self.bad:
+            self._mishap(process, "request")
+        reply = self._serve(process, command)
+        if self.bad:
+            self._mishap(process, "reply")
+        return reply
+
+    def _serve(self, process: Process, command: list[bytes]) -> Any:
+        reply = self.server.call(*command)
+        self.clock.now += 0.0005
+        self.books.check()
+        if command[0] in (b"EVALSHA", b"EVAL"):
+            process.saw.append(self.books.state)
+        return reply
+
+    def _mishap(self, process: Process, of: str) -> None:
+        """Let something happen to a message, or while it is on its way."""
+        if self.chance.random() >= self._mishaps:
+            return
+        what = self.chance.choice(("lost", "lost", "cut off", "overtaken", "overtaken", "overtaken", "killed"))
+        if what == "lost":
+            self.say(f"~ a {of} of {process.name} is lost")
+            raise Disconnected("lost")
+        if what == "cut off":
+            process.cut_off_until = self.clock.now + self.chance.choice((0.1, 0.1, 1.0, 1.0, LEASE_SECONDS * 1.5))
+            self.say(f"~ {process.name} is cut off with its {of}")
+            raise Disconnected("cut off")
+        if what == "killed" and self.chance.random() < 0.3:
+            self.kill(process)
+            raise Killed
+        self._meanwhile()
+        self._must_live(process)
+
+    def _meanwhile(self) -> None:
+        """Let other processes act, and time pass."""
+        for _ in range(self.chance.randint(1, 3)):
+            if len(self._acting) <= DEPTH:
+                self.step()
+
+    @staticmethod
+    def _must_live(process: Process) -> None:
+        if not process.alive:
+            raise Killed
+
+    def _publish(self, client: bytes) -> None:
+        for process in self.processes:
+            session = process.session
+            hears = process.alive and session is not None and session.client.encode() != client and session.waited_for
+            if hears and (not self.bad or self.chance.random() < 0.8):
+                session.notice()
+
+    # Processes.
+
+    def start(self) -> Process:
+        process = Process(self, f"p{len(self.processes) + 1}")
+        self.processes.append(process)
+        self.say(f"{process.name} starts")
+        with self.acting(process):
+            process.session = new_session(TERMS)
+            process.trackers.append(process.session.tracker(process.session.root))
+        if process.session is None or not process.trackers:
+            process.alive = False
+        return process
+
+    def kill(self, process: Process) -> None:
+        self.say(f"~ {process.name} is killed")
+        process.alive = False
+
+    @contextmanager
+    def acting(self, process: Process) -> Iterator[None]:
+        """Do something as `process`. Errors of the store, and its death, end what it does."""
+        process.busy = True
+        process.saw.clear()
+        self._acting.append(process)
+        try:
+            yield
+        except LLMStoreError as error:
+            self.say(f"-> store error: {error.message[:90]}")
+        except Killed:
+            pass
+        finally:
+            self._acting.pop()
+            process.busy = False
+        if process.written:
+            for call in process.calls:
+                call.written = call.written or (call.told is not None and process.alive)
+        for call in process.calls:
+            if (refusal := call.new_refusal()) is not None:
+                self._check_refusal(call, refusal)
+        if process.session is not None and process.session.unsettled:
+            # Its copies are those of a step that the server may refuse.
+            promise.violations.clear()
+        if promise.violations:
+            raise Broken("".join(promise.violations))
+
+    def _check_refusal(self, call: Call, error: LLMBudgetExceededError) -> None:
+        """A call is refused only if it did not fit in a state that its process saw in the operation that refused it."""
+        tracker, process = call.tracker, call.process
+        assert tracker is not None
+        in_line = self.books.waiting or any(other.waits is not None for other in process.calls if other is not call)
+        if error.reason == "closed" or call.model is not None or in_line or not tracker.number:
+            return
+        if all(self.books.fits(tracker.number, call.tokens, state) for state in process.saw or [self.books.state]):
+            raise Broken(f"call {call.number} was refused ({error.reason}), but {call.tokens} fit on {tracker.path}")
+
+    def open(self) -> None:
+        """Create the budget and the first processes."""
+        first = Process(self, "p0")
+        self.bad = False
+        with self.acting(first):
+            make(
+                TERMS, (self.chance.choice((60, 100, 200)), self.chance.choice((None, None, 8)), None), None, "presume"
+            )
+        self.start()
+        self.start()
+        self.bad = True
+
+    def step(self) -> None:
+        """Let one thing happen."""
+        free = [process for process in self.processes if process.free]
+        kind = self.chance.random()
+        if kind < 0.08 or not free:
+            self._pass_time()
+        elif kind < 0.10 and sum(process.alive for process in self.processes) < MOST_PROCESSES:
+            self.start()
+        elif kind < 0.11:
+            self.kill(self.chance.choice(free))
+        elif kind < 0.13:
+            stopped = self.chance.choice(free)
+            seconds = self.chance.choice((1.0, LEASE_SECONDS * 1.2))
+            stopped.stopped_until = self.clock.now + seconds
+            self.say(f"~ {stopped.name} is stopped for {seconds} seconds")
+        elif kind < 0.14:
+            self.say("~ the server is restarted")
+            self.server.forget_scripts()
+        else:
+            self.actions.act(self.chance.choice(free))
+
+    def _pass_time(self) -> None:
+        seconds = self.chance.choice((0.05, 0.5, 1.0, 2.0, LEASE_SECONDS * 1.1))
+        self.clock.now += seconds
+        self.say(f"~ {seconds} seconds pass")
