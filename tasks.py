@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -47,6 +48,7 @@ PORTABLE = (
     *(f"tests/stores/test_{name}.py" for name in ("closing", "command", "opening", "outages", "rows", "worker")),
 )
 VERIFY_TYPES = ("--ignoreexternal", "--verifytypes", "llm_connect")
+STARTED = time.monotonic()
 #: The commands that this task has run, and their seconds.
 TIMES: list[tuple[str, float]] = []
 SHORT_SECONDS = 5
@@ -74,8 +76,7 @@ def check() -> None:
         run(BIN / "pyright", *VERIFY_TYPES)
         run(PYTHON, "-m", "pytest", *PARALLEL, "-m", "not slow", "--cov", "--cov-report=")
         run(PYTHON, "-m", "coverage", "report", "--include", FULLY_COVERED, "--fail-under=100")
-        run(PYTHON, "-m", "pytest", *PARALLEL, "-m", "slow")
-        run(PYTHON, "-m", "pytest", *PARALLEL, "--stores=others")
+        run(PYTHON, "-m", "pytest", *PARALLEL, "--rest")
 
 
 def portable(*args: str) -> None:
@@ -123,7 +124,9 @@ def stores(*args: str) -> None:
 def lint() -> None:
     """run ruff, mypy, pyright and import-linter, and name every one that fails"""
     sync(*LINTING)
-    failed = [linter for linter in LINTERS if not passes(BIN / linter[0], *linter[1:])]
+    with ThreadPoolExecutor() as pool:
+        passed = pool.map(lambda linter: passes(BIN / linter[0], *linter[1:]), LINTERS)
+        failed = [linter for linter, good in zip(LINTERS, passed, strict=True) if not good]
     if failed:
         names = (" ".join(takewhile(lambda word: not word.startswith("-"), linter)) for linter in failed)
         sys.exit(f"\nFailed: {', '.join(names)}")
@@ -201,19 +204,20 @@ def make_environment() -> None:
 
 def run(*command: str | Path, stdout: int | None = None) -> None:
     """Run a command in the root of the project; exit with its code if it fails."""
-    code = status(*command, stdout=stdout)
+    code = finished(*command, stdout=stdout).returncode
     if code != 0:
         sys.exit(code)
 
 
 def passes(*command: str | Path) -> bool:
-    """Print and run a command; return whether it succeeded."""
-    print(f"\n$ {Path(command[0]).name} {' '.join(map(str, command[1:]))}", flush=True)
-    return status(*command) == 0
+    """Run a command, and print it with its output once it has ended; return whether it succeeded."""
+    done = finished(*command, stdout=subprocess.PIPE)
+    print(f"\n$ {Path(command[0]).name} {' '.join(map(str, command[1:]))}\n{done.stdout.rstrip()}", flush=True)
+    return done.returncode == 0
 
 
-def status(*command: str | Path, stdout: int | None = None) -> int:
-    """Run a command in the root of the project and return its exit code."""
+def finished(*command: str | Path, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command in the root of the project."""
     # Without compiled bytecode every process of a test compiles the SDKs for seconds.
     left_out = ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
@@ -221,17 +225,16 @@ def status(*command: str | Path, stdout: int | None = None) -> int:
     environment["PATH"] = os.pathsep.join((str(BIN), environment.get("PATH", os.defpath)))
     words = [str(word) for word in command]
     started = time.monotonic()
-    code = subprocess.run(words, cwd=ROOT, env=environment, stdout=stdout, check=False).returncode
+    done = subprocess.run(words, cwd=ROOT, env=environment, stdout=stdout, text=True, check=False)
     TIMES.append((" ".join([Path(words[0]).name, *words[1:]]), time.monotonic() - started))
-    return code
+    return done
 
 
 def print_times() -> None:
-    """Print the time of each step of this task; steps of a few seconds are summed up."""
+    """Print the time of each long step of this task, and of all; linters run at the same time."""
     long = [(name, seconds) for name, seconds in TIMES if seconds >= SHORT_SECONDS]
-    rest = sum(seconds for _, seconds in TIMES) - sum(seconds for _, seconds in long)
     print("\nMinutes:")
-    for name, seconds in [*long, ("all other steps", rest), ("in all", sum(seconds for _, seconds in TIMES))]:
+    for name, seconds in [*long, ("in all", time.monotonic() - STARTED)]:
         print(f"{seconds / 60:6.1f}  {name[:100]}")
 
 

@@ -2,7 +2,7 @@
 
 - No test meets a paid provider: keys and endpoints of the developer's environment are not seen.
 - The tests of the tracker run against a budget in memory, those of stores against a file. --stores=others runs
-  what is about other stores than these, --stores=all both.
+  what is about other stores than these, --stores=all both. --rest runs those of other stores, and all slow tests.
 - With LLM_CONNECT_REQUIRE_ALL=1 a skipped test fails, unless it is marked `allow_skip`.
 - After each operation of a budget its promise is asserted (tests/promise.py).
 - A test marked `scales` asks the fixture `nightly` how much to do: `tasks.py nightly` runs those tests at full length.
@@ -29,6 +29,7 @@ PROVIDERS = ("ANTHROPIC_", "CLAUDE_", "GEMINI_", "GOOGLE_", "OPENAI_", "OPENROUT
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--stores", choices=["default", "others", "all"], default="default", help="where budgets are kept")
     parser.addoption("--seed", type=int, help="the only seed that the simulation runs")
+    parser.addoption("--rest", action="store_true", help="run what a run without slow tests and other stores left out")
     parser.addoption("--nightly", action="store_true", help="run tests that are marked `scales` at full length")
 
 
@@ -69,12 +70,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.parent.name in SLOW:
             item.add_marker("slow")
-    chosen = config.getoption("stores")
-    if chosen != "all":
-        left_out = [item for item in items if of_others(item) != (chosen == "others")]
+    left_out = [item for item in items if not is_chosen(item, config)]
+    if left_out:
         config.hook.pytest_deselected(items=left_out)
         kept = set(items).difference(left_out)
         items[:] = [item for item in items if item in kept]
+
+
+def is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
+    """Whether the options --stores and --rest choose a test."""
+    if config.getoption("rest"):
+        return of_others(item) or item.get_closest_marker("slow") is not None
+    chosen = config.getoption("stores")
+    return chosen == "all" or of_others(item) == (chosen == "others")
 
 
 def of_others(item: pytest.Item) -> bool:
