@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextvars
 import copy
 import gc
+import sys
 from contextlib import suppress
 from decimal import Decimal
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -138,6 +140,24 @@ def test_a_lost_hold_in_a_circle_ends() -> None:
     circle.append(circle)
     del circle
     gc.collect()
+    at_rest(tracker)
+
+
+def test_a_lost_hold_ends_whatever_interrupts_its_finalizer() -> None:
+    """An exception cannot keep the finalizer of a hold from running: it has no code in Python (BUDGET-3)."""
+
+    def interrupt(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code.co_name == "__del__":
+            raise KeyboardInterrupt
+
+    tracker = BudgetTracker(100)
+    hold = tracker.reserve(30)
+    sys.setprofile(interrupt)
+    try:
+        del hold
+    finally:
+        sys.setprofile(None)
+    assert tracker.snapshot().held == NOTHING
     at_rest(tracker)
 
 

@@ -87,6 +87,28 @@ def prepared(budget: BudgetTracker, step: str, injector: Injector) -> bool:
     return found
 
 
+def open_slice(budget: BudgetTracker) -> None:
+    with budget.child("part", total=10, slice=True):
+        pass
+
+
+@pytest.mark.scales
+def test_what_an_interruption_lost_needs_no_garbage_collection(server: RedisServer, nightly: bool) -> None:
+    """The hold of an interrupted caller ends at the next step: no reference cycle keeps it (STORE-18)."""
+    budget = open_budget(server.url, total=1_000_000)
+    counting = Injector()
+    assert not counting.run(lambda: open_slice(budget))
+    gc.disable()
+    try:
+        for at in range(1, counting.passed + 1, 1 if nightly else 5):
+            assert Injector(at).run(lambda: open_slice(budget))
+            assert budget.snapshot().held.tokens == 0, at
+            assert budget.sliced == 0
+    finally:
+        gc.enable()
+    at_rest(budget)
+
+
 def test_a_hold_survives_the_interruption_of_another_step(server: RedisServer) -> None:
     """An interrupted step loses no earlier hold, which can still be dispatched (STORE-18)."""
     budget = open_budget(server.url, total=100)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold
+from llm_connect.budget.admission.holds import lost as lost_holds
 from llm_connect.budget.admission.refusals import refusal_of
 from llm_connect.errors import LLMError
 from llm_connect.types.amounts import NOTHING, Amount
@@ -30,6 +33,8 @@ class StoredHold(Hold):
     """A persisted hold. Assigning its state or bound notes the change for the current step."""
 
     __slots__ = ("_bound", "_dispatched", "_ended", "_session", "lease", "row")
+    #: Leaves a note, also for a hold that has ended; no exception can interrupt it (see `OpenHold`).
+    __del__: ClassVar[Callable[[Any], None]] = lru_cache(maxsize=0)(lost_holds.append)
 
     def __init__(
         self,
@@ -115,8 +120,3 @@ class StoredHold(Hold):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("A hold cannot be pickled: it ends in the process that reserved it. Pickle its tracker.")
-
-    def __del__(self) -> None:
-        # A finalizer may run in a forked process, or while this thread has a lock, so it only leaves a note.
-        if not self.ended:
-            self.keeper.lose(self, self._unsettled())

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 #: The process renews its lease three times before it would end.
 RENEWALS = 3
+#: The interval in which the worker looks for lost holds, whose finalizers cannot wake it.
+_LOOK_SECONDS = 1.0
 
 
 class Leases(ABC):
@@ -92,7 +94,7 @@ class Leases(ABC):
     @property
     def pause(self) -> float:
         """The seconds until the worker should look again."""
-        return self.seconds / RENEWALS / 2
+        return min(_LOOK_SECONDS, self.seconds / RENEWALS / 2)
 
     @property
     def needed(self) -> bool:

@@ -56,7 +56,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from llm_connect import _forks
 from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.admission.callers import in_running_loop
-from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost, lost
+from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost
 from llm_connect.budget.admission.log import write
 from llm_connect.budget.admission.session import Parts
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
@@ -419,8 +419,9 @@ class StoreSession(ABC):
         if self.gate.within:
             return
         try:
+            gather_lost()
             self._do_suspects()
-            if self.gate.notes or lost:
+            if self.gate.notes:
                 self.gate.run(_nothing)
             elif self.gate.begun:
                 # Another thread, perhaps the worker, is doing it now, or was interrupted.
@@ -436,10 +437,10 @@ class StoreSession(ABC):
 
     def tick(self) -> float:
         """Do the worker's regular tasks: pending notes, the lease, and waiting callers."""
+        gather_lost()
         if self.gone:
             return self.leases.pause
         try:
-            gather_lost()
             self._do_suspects()
             due = self.come_due()
             if self.gate.notes or due:

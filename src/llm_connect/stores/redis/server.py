@@ -97,7 +97,8 @@ class Server:
                 answer = connection.read_response()
             except BaseException as error:
                 self._leave(connection, error, again)
-                self._try_again(error, end)
+                if not self._may_retry(error, end):
+                    raise
             else:
                 self._keep(connection)
                 return answer
@@ -133,8 +134,12 @@ class Server:
         else:
             connection.disconnect()
 
-    def _try_again(self, error: BaseException, end: float) -> None:
-        """Return when a failed command may be retried. Raises LLMStoreError, NotLoaded or `error` if it may not."""
+    def _may_retry(self, error: BaseException, end: float) -> bool:
+        """True when a failed command may be retried; False if its error is not the server's.
+
+        It does not raise `error` itself: its frame, and with it the caller's hold, would then live until a garbage
+        collection. Raises LLMStoreError or NotLoaded.
+        """
         from redis import exceptions
 
         if isinstance(error, exceptions.MovedError):
@@ -154,7 +159,8 @@ class Server:
         elif isinstance(error, exceptions.RedisError):
             raise store_error(self._url, error) from None
         else:
-            raise error
+            return False
+        return True
 
     def new_connection(self, **details: Any) -> Any:
         """Make a separate connection, not yet open. Raises LLMConfigurationError if redis-py is not installed."""
