@@ -82,8 +82,8 @@ def test_what_cannot_be_meant_is_refused(details: dict[str, Any], url: str, fold
 
 def test_urls_are_those_of_sqlalchemy() -> None:
     """A relative path follows three slashes, an absolute path four."""
-    assert path_of("sqlite:///budget.db") == os.path.join(os.path.realpath(os.getcwd()), "budget.db")
-    assert path_of("sqlite:////tmp/budget.db") == os.path.realpath("/tmp/budget.db")
+    assert path_of("sqlite:///budget.db") == os.path.join(os.getcwd(), "budget.db")
+    assert path_of("sqlite:////tmp/budget.db") == "/tmp/budget.db"
 
 
 @pytest.mark.skipif(os.sep != "/", reason="there are drives here")
@@ -99,7 +99,7 @@ def test_a_path_of_windows_is_refused_elsewhere(written: str, folder: Path, monk
 @pytest.mark.parametrize("name", ["Bob's & co;/100%/x+y, z.db", "a[1].db", "budget-wallet.db"])
 def test_a_path_with_odd_characters_is_taken_as_it_is(name: str) -> None:
     """Characters that no other program interprets are part of the name."""
-    assert path_of(f"sqlite:////tmp/{name}") == os.path.realpath(f"/tmp/{name}")
+    assert path_of(f"sqlite:////tmp/{name}") == f"/tmp/{name}"
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,27 @@ def test_who_had_the_file_before_leaves_the_new_one_alone(url: str, how: Callabl
         assert results(processes) == [108]
 
 
+def test_a_link_that_leads_to_another_file_is_told(tmp_path: Path) -> None:
+    """A budget is the file that its URL names: a symbolic link that leads elsewhere, or nowhere, is told of.
+    (STORE-20)"""
+    link, url = tmp_path / "current", f"sqlite:////{tmp_path}/current/budget.db"
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    link.symlink_to(tmp_path / "first")
+    budget = open_budget(url, total=1_000)
+    budget.record(900)
+    assert open_budget(f"sqlite:////{tmp_path}/first/budget.db", total=1_000) is budget
+    link.unlink()
+    with pytest.raises(LLMStoreError, match="replaced"):
+        budget.record(1)
+    link.symlink_to(tmp_path / "second")
+    with pytest.raises(LLMStoreError, match="replaced"):
+        budget.reserve(1)
+    other = open_budget(url, total=1_000)
+    other.record(900)
+    at_rest(other)
+
+
 def test_a_file_that_is_only_used_is_the_same(url: str) -> None:
     """Checkpoints, a VACUUM, new connections and other processes do not look like a replaced file (STORE-20)."""
     path = Path(url.removeprefix("sqlite:///"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import partial
@@ -128,4 +129,5 @@ def terms_of(url: str, **details: Any) -> StoreTerms:
     """The terms of a budget in the store at `url`. Raises LLMConfigurationError for an invalid URL."""
     if is_server(url):
         return ServerTerms(url=url, **details)
-    return FileTerms(path=path_of(url), **details)
+    named = path_of(url)
+    return FileTerms(path=os.path.realpath(named), named=named, **details)

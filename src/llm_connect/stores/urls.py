@@ -44,7 +44,7 @@ def path_of(url: str) -> str:
     path = url.removeprefix(_SQLITE)
     if path == url or path != _plain(path) or not path:
         raise LLMConfigurationError(f"{_FORMS}; not {_begin(url)!r}: {meant(url)}")
-    return os.path.realpath(path)
+    return os.path.abspath(path)
 
 
 def meant(url: str) -> str:

@@ -42,8 +42,10 @@ class Identity:
     then the look after the next checkpoint decides.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, named: str) -> None:
         self.path: str = path
+        #: The path by which the file was opened; a symbolic link in it may lead elsewhere later.
+        self._named = named
         self._seen: _Seen | None = None
         self._revision = (0, 0)
         self._last_entry = 0
@@ -53,7 +55,7 @@ class Identity:
     @property
     def in_place(self) -> bool:
         """True if the path still leads to the same file, perhaps in another state."""
-        now = _look(self.path)
+        now = _look(self.path, self.path)
         return now is not None and self._seen is not None and now.place == self._seen.place
 
     def forget_log(self) -> None:
@@ -63,7 +65,7 @@ class Identity:
 
     def check(self) -> None:
         """Raise LLMStoreError if the file was deleted, replaced or overwritten."""
-        now = None if self.lost else _look(self.path)
+        now = None if self.lost else _look(self._named, self.path)
         if now is None or not self._is_same(now):
             self._lose()
         self._seen = now
@@ -114,10 +116,10 @@ class Identity:
         )
 
 
-def _look(path: str) -> _Seen | None:
-    """Return the state of a file, or None if it does not exist."""
+def _look(named: str, path: str) -> _Seen | None:
+    """Return the state of the file that `named` leads to, or None if there is none; its log is beside `path`."""
     try:
-        now = os.stat(path)
+        now = os.stat(named)
     except OSError:
         return None
     try:

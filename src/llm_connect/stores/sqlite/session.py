@@ -62,7 +62,7 @@ class FileSession(StoreSession):
         #: True if budget may have become free since the last look at the waiting callers of this process.
         self.unseen: bool = False
         #: The identity of the opened file, so that no other file is mistaken for it.
-        self._file = Identity(terms.path)
+        self._file = Identity(terms.path, terms.named)
         #: True if the last wait for the file was in vain.
         self._busy = False
         #: True after `COMMIT` was sent, and after it was executed.
