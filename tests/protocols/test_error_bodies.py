@@ -39,6 +39,11 @@ BODIES: dict[str, Any] = {
     "Groq in a stream": {"x_groq": {"id": "r", "error": WORDS}},
     "errors by field": {"errors": {"messages": [WORDS]}},
     "another form": {"odd": {"odder": WORDS}},
+    "OpenRouter's provider": {
+        "error": {"message": "Provider error", "metadata": {"raw": json.dumps({"detail": WORDS})}}
+    },
+    "OpenRouter's provider, in an object": {"error": {"message": "Bad", "metadata": {"raw": {"message": WORDS}}}},
+    "OpenRouter's provider, in words": {"error": {"metadata": {"raw": WORDS, "provider_name": "X"}}},
     "text": WORDS,
     "a JSON text": json.dumps(WORDS),
     "HTML": "<!doctype html><html><head><style>p {}</style><script>x()</script></head><p>it fell\nover</p></html>",

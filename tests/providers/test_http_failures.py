@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llm_connect import (
+    BudgetTracker,
     LLMAPIError,
     LLMAuthenticationError,
     LLMConfigurationError,
@@ -70,6 +71,22 @@ def test_an_error_of_the_provider_has_its_kind_and_status(
     assert str(error).startswith(f"{wiring.name} test-model: ")
     assert "\n" not in str(error)
     assert len(provider.requests) == 1
+
+
+@each_format
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "text/plain; charset=utf-8", "application/json; charset=utf-16"]
+)
+def test_an_error_in_another_charset_keeps_its_status(
+    make: Make, ask: Ask, provider: EmbeddedProvider, content_type: str
+) -> None:
+    """A complete 4xx is released, and its words are kept, in whatever charset they are. (WIRE-11, WIRE-42)"""
+    provider.script(Behaviour(status=400, body="caf\u00e9 is closed".encode("latin-1"), content_type=content_type))
+    tracker = BudgetTracker(100_000)
+    error = fails(ask, make(), RunConfig(max_retries=0, budget_tracker=tracker))
+    assert isinstance(error, LLMAPIError)
+    assert (error.status_code, error.maybe_billed, tracker.spent) == (400, False, 0)
+    assert "is closed" in str(error)
 
 
 @each_format

@@ -45,6 +45,9 @@ def measure(response: httpx2.Response, limits: ReplyLimits, *, streamed: bool) -
 
     True if it needs no measuring: its content is as it was sent, and so short that no limit concerns it.
     """
+    if response.status_code >= 300:
+        # An SDK reads errors as text, and raises where one is not in the charset that it claims.
+        response.encoding = "utf-8"
     decoder = response._get_content_decoder()
     if isinstance(decoder, MultiDecoder):
         raise ReplyRefused(response, "is compressed more than once, which is not supported: check base_url")

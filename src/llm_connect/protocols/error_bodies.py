@@ -1,7 +1,8 @@
 """Reads error bodies in every form that a provider's server, or a gateway before it, writes them.
 
 Known forms: OpenAI's and Google's `error`, also within a list; FastAPI's `detail`; vLLM's flat object; `message`,
-`errors` and problem details (RFC 9457); plain text; a page of HTML or XML. Any other JSON is shown as it is.
+`errors` and problem details (RFC 9457); OpenRouter's `metadata.raw`; plain text; a page of HTML or XML. Any other JSON
+is shown as it is.
 """
 
 from __future__ import annotations
@@ -160,9 +161,18 @@ def _inner(said: object, depth: int = _DEPTH) -> JSON:
 
 def _message(said: object, inner: JSON) -> str:
     words = words_of(said)
+    raw = _raw_words(inner)
+    if raw and raw not in words:
+        return encodable(f"{words}: {raw}" if words else raw)
     if not words and not inner.get("code") and not inner.get("type") and isinstance(said, dict | list) and said:
         words = _beginning(said)
     return encodable(words)
+
+
+def _raw_words(inner: JSON) -> str:
+    """The words of the provider behind a gateway; OpenRouter passes its error on as it is, mostly as a text."""
+    raw = mapping(inner.get("metadata")).get("raw")
+    return words_of(said_in(raw.encode("utf-8", "replace")) if isinstance(raw, str) else raw)
 
 
 def _beginning(said: object) -> str:

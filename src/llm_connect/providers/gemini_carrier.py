@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 
 import httpx2
 from google import genai
-from google.genai import errors, types
+from google.genai import types
 
 from llm_connect.engine import http
 from llm_connect.engine.carrier import Carrier
@@ -16,13 +16,14 @@ from llm_connect.engine.exchange import Request
 from llm_connect.engine.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.engine.sockets import watch
-from llm_connect.protocols.wire import Failure, Reply, unreadable
+from llm_connect.protocols.wire import Failure, Reply
 
 
 class GeminiCarrier(Carrier):
-    """Posts through the SDK's low-level `request`, which all its methods use, and takes the raw reply.
+    """Sends the requests that the SDK builds through the SDK's own HTTP client, and takes the raw reply.
 
-    The public method takes a body only as a part of its `config`, which it converts three times for each call. The
+    The SDK's public method takes a body only as a part of its `config`, which it converts three times for each call.
+    The method below that takes any status but 200 for an error, and decodes a reply before it looks at its status. The
     SDK is told not to retry, and not to use Vertex AI, whatever the environment says.
     """
 
@@ -72,16 +73,12 @@ class GeminiCarrier(Carrier):
         http.abandon(_http(client, "httpx_async_client"))
 
     def post(self, client: genai.Client, request: Request) -> Reply:
-        try:
-            return _reply(client._api_client.request(**_arguments(request)))
-        except errors.APIError as error:
-            return _error_reply(error)
+        sender: httpx2.Client = _http(client, "httpx_client")
+        return http.reply_of(sender.send(_made(client, sender, request)))
 
     async def apost(self, client: genai.Client, request: Request) -> Reply:
-        try:
-            return _reply(await client._api_client.async_request(**_arguments(request)))
-        except errors.APIError as error:
-            return _error_reply(error)
+        sender: httpx2.AsyncClient = _http(client, "httpx_async_client")
+        return http.reply_of(await sender.send(_made(client, sender, request)))
 
     def open(self, client: genai.Client, request: Request) -> HttpStream:
         sender: httpx2.Client = _http(client, "httpx_client")
@@ -92,9 +89,6 @@ class GeminiCarrier(Carrier):
         return AsyncHttpStream(await sender.send(_made(client, sender, request), stream=True))
 
     def failure_of(self, error: Exception) -> Failure:
-        # The SDK decodes a reply by the charset in its header.
-        if isinstance(error, UnicodeError) and not isinstance(error, UnicodeEncodeError):
-            return unreadable(Reply(200, {}, b""), "is not in the charset that it claims")
         return http.failure_of(error)
 
     def _client(self) -> genai.Client:
@@ -125,24 +119,9 @@ def _arguments(request: Request) -> _Arguments:
     return {"http_method": "post", "path": request.path.removeprefix("/"), "request_dict": request.body}
 
 
-def _reply(response: types.HttpResponse) -> Reply:
-    headers = {name.lower(): value for name, value in (response.headers or {}).items()}
-    return Reply(200, headers, (response.body or "").encode())
-
-
-def _error_reply(error: errors.APIError) -> Reply:
-    return http.reply_of(_error_response(error))
-
-
 def _made(client: genai.Client, sender: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
-    """Build the request of a stream as the SDK does. The SDK itself takes any status but 200 for an error."""
+    """Build a request as the SDK does."""
     arguments = {**_arguments(request), "request_dict": dict(request.body)}
     made = client._api_client._build_request(**arguments)  # type: ignore[arg-type]
     headers = {name: value for name, value in made.headers.items() if value is not None}
     return sender.build_request(made.method.upper(), made.url, headers=headers, content=json.dumps(made.data).encode())
-
-
-def _error_response(error: errors.APIError) -> httpx2.Response:
-    if isinstance(error.response, httpx2.Response):
-        return error.response
-    raise error
