@@ -27,7 +27,6 @@ from llm_connect import (
     RunConfig,
 )
 from llm_connect.engine.deadline import Deadline
-from llm_connect.providers import relay_streams
 from llm_connect.providers.relay import Endpoint
 from llm_connect.providers.relay_streams import BadMessage, Stream, connected
 from llm_connect.providers.strands import Strand, Strands
@@ -464,16 +463,9 @@ def test_an_address_that_never_answers_keeps_no_other_waiting(raw: RawServer) ->
 
 
 @pytest.fixture
-def trusting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+def trusting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Lets the certificate of the tests be trusted from here on."""
-
-    def trust() -> None:
-        monkeypatch.setenv("SSL_CERT_FILE", str(TLS / "certificate.pem"))
-        relay_streams._trusted.cache_clear()
-
-    relay_streams._trusted.cache_clear()
-    yield trust
-    relay_streams._trusted.cache_clear()
+    return lambda: monkeypatch.setenv("SSL_CERT_FILE", str(TLS / "certificate.pem"))
 
 
 def test_https_is_spoken_to_whom_is_trusted(tmp_path: Path, ask: Ask, trusting: Callable[[], None]) -> None:
@@ -485,6 +477,20 @@ def test_https_is_spoken_to_whom_is_trusted(tmp_path: Path, ask: Ask, trusting: 
         response = ask(adapter_at(f"https://localhost:{secured.port}", tmp_path, lines), "hi")
         assert response.usage.total_tokens == 10
         assert b"x" * 2_000_000 in secured.requests[0]
+
+
+def test_certificates_may_be_named_after_the_first_call(
+    tmp_path: Path, ask: Ask, trusting: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment of each call counts, as with the adapters over HTTP. (PROVIDER-40)"""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with raw_server(tls=True) as secured:
+        secured.reply = good(USAGE)
+        adapter = adapter_at(f"https://localhost:{secured.port}", tmp_path, "answered(ask()[1])")
+        with pytest.raises(LLMConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+            ask(adapter, "hi", RunConfig(max_retries=0))
+        trusting()
+        assert ask(adapter, "hi").usage.total_tokens == 10
 
 
 @pytest.mark.parametrize(("host", "trusted"), [("localhost", False), ("127.0.0.1", True)])

@@ -191,9 +191,14 @@ def _tried(connection: socket.socket, event: int, operation: Callable[[], T]) ->
         yield ((connection, wanted),)
 
 
-@cache
 def _trusted() -> ssl.SSLContext:
-    """Make it once, because loading the roots takes longer than a call."""
+    """The context for the certificates that the environment names now, else for the roots of the system."""
+    return _made(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+
+
+@cache
+def _made(file: str | None, directory: str | None) -> ssl.SSLContext:
+    """Make it once, because loading the roots takes longer than a call. Python reads the variables itself."""
     return ssl.create_default_context()
 
 
