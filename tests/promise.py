@@ -91,7 +91,7 @@ Figures = tuple[int, int, int, int, "int | None"]
 
 
 def figures(account: Account) -> Figures:
-    return account.spent, account.held, account.sliced, account.presumed, account.limit
+    return account.spent, account.held, account.allotted, account.presumed, account.limit
 
 
 def broken(before: Figures, now: Figures, *, sure: bool) -> str | None:
@@ -99,14 +99,14 @@ def broken(before: Figures, now: Figures, *, sure: bool) -> str | None:
 
     sure: all that happens to it happens in this process, one operation for each look.
     """
-    spent, held, sliced, presumed, limit = now
-    if min(spent, held, sliced, presumed) < 0:
+    spent, held, allotted, presumed, limit = now
+    if min(spent, held, allotted, presumed) < 0:
         return "a figure is negative"
-    if limit is None or spent + held + sliced <= limit:
+    if limit is None or spent + held + allotted <= limit:
         return None
-    # What is corrected in a slice is set aside above it again.
+    # What is corrected in an allotment is set aside above it again.
     freed = max(0, before[0] - spent)
-    grown = held + sliced > before[1] + before[2] + freed
+    grown = held + allotted > before[1] + before[2] + freed
     explained = not sure and (spent > before[0] or before[4] is None or limit < before[4])
     return "more is held or set aside than fits" if grown and not explained else None
 

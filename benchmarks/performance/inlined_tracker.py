@@ -93,13 +93,13 @@ class InlinedTracker:
                 if tracker.closed:
                     _rare()
             path = self.accounts
-            if path.sliced:
+            if path.in_allotment:
                 _rare()
             for a, b, c in path.levels:
                 if (
-                    (a.limit is not None and tokens > a.limit - a.spent - a.held - a.sliced)
-                    or (b.limit is not None and calls > b.limit - b.spent - b.held - b.sliced)
-                    or (c.limit is not None and nano_usd > c.limit - c.spent - c.held - c.sliced)
+                    (a.limit is not None and tokens > a.limit - a.spent - a.held - a.allotted)
+                    or (b.limit is not None and calls > b.limit - b.spent - b.held - b.allotted)
+                    or (c.limit is not None and nano_usd > c.limit - c.spent - c.held - c.allotted)
                 ):
                     _rare()
             for a, b, c in path.levels:
@@ -187,7 +187,7 @@ class InlinedHold:
             if spent_tokens > held_tokens or spent_calls > held_calls or spent_usd > held_usd:
                 tracker.surprised = True
             path = tracker.accounts
-            if path.sliced:
+            if path.in_allotment:
                 _rare()
             for a, b, c in path.levels:
                 a.held -= held_tokens

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llm_connect.budget.accounting.totals import Total
     from llm_connect.budget.admission.holds import Hold
     from llm_connect.budget.admission.observing import CallEvent, Observer, add_observer, remove_observer
-    from llm_connect.budget.tracker import BudgetTracker
+    from llm_connect.budget.tracker import Allotment, BudgetTracker
     from llm_connect.config.factory import create_adapter
     from llm_connect.errors import (
         LLMAPIError,
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "Allotment",
     "Amount",
     "AsyncLLMStream",
     "Bound",
@@ -118,6 +119,7 @@ __all__ = [
 
 #: The module of each public name.
 _MODULES = {
+    "Allotment": "llm_connect.budget.tracker",
     "Amount": "llm_connect.types.amounts",
     "AsyncLLMStream": "llm_connect.interface.streams",
     "Bound": "llm_connect.budget.accounting.bounds",

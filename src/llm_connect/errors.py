@@ -191,7 +191,7 @@ class LLMBudgetExceededError(LLMError):
     path: the tracker that is short, as `parent/child`.
     total, spent, held: its limit, its spend, and its open holds.
     presumed: the part of `spent` that was booked without knowing the outcome.
-    sliced: the amount that open slices have set aside.
+    allotted: the amount that open allotments have set aside.
     requested: the upper bound of the call.
     missing: the smallest increase of the limit with which the call would fit.
     likely: an estimate of the tokens that the call would use; None if there is none.
@@ -210,7 +210,7 @@ class LLMBudgetExceededError(LLMError):
         total: int | Decimal | None = None,
         spent: int | Decimal = 0,
         held: int | Decimal = 0,
-        sliced: int | Decimal = 0,
+        allotted: int | Decimal = 0,
         presumed: int | Decimal = 0,
         requested: int | Decimal = 0,
         missing: int | Decimal = 0,
@@ -225,7 +225,7 @@ class LLMBudgetExceededError(LLMError):
         self.total = total
         self.spent = spent
         self.held = held
-        self.sliced = sliced
+        self.allotted = allotted
         self.presumed = presumed
         self.requested = requested
         self.missing = missing

@@ -27,7 +27,7 @@ class Node:
     parent: Node | None
     limits: list[int | None]
     closed_itself: bool = False
-    slice: bool = False
+    allotment: bool = False
     period: Period | None = None
 
     def counts_until(self, moment: float) -> float:
@@ -50,13 +50,13 @@ class Node:
         return any(node.closed_itself for node in self.path())
 
     def needs(self, amount: Amount) -> list[tuple[Node, int, int]]:
-        """The amount that a call needs from each tracker on its path: nothing above a slice, which has reserved it."""
+        """The amount that a call needs from each tracker on its path: nothing above an allotment."""
         asked = []
         for unit in UNITS:
             need = amount[unit]
             for node in self.path():
                 asked.append((node, unit, need))
-                need = 0 if node.slice and node.limits[unit] is not None else need
+                need = 0 if node.allotment and node.limits[unit] is not None else need
         return asked
 
 
@@ -114,10 +114,10 @@ class Model:
     def held(self, node: Node, unit: int) -> int:
         return sum(kept.bound[unit] for kept in self.holds if node in kept.node.path())
 
-    def sliced(self, node: Node, unit: int) -> int:
-        """The unused part of the slices directly below, with no other slice in between."""
-        slices = [at for at in self.nodes if at.slice and at.limits[unit] is not None and node in at.above]
-        return sum(self.aside(at, unit) for at in slices if not any(other in at.above for other in slices))
+    def allotted(self, node: Node, unit: int) -> int:
+        """The unused part of the allotments directly below, with no other allotment in between."""
+        allotments = [at for at in self.nodes if at.allotment and at.limits[unit] is not None and node in at.above]
+        return sum(self.aside(at, unit) for at in allotments if not any(other in at.above for other in allotments))
 
     def aside(self, node: Node, unit: int) -> int:
         limit = node.limits[unit]
@@ -138,7 +138,7 @@ class Model:
         return spent + kept + need > limit
 
     def opens_at(self, node: Node, amount: Amount) -> float | None:
-        """The first moment at which `amount` fits with no hold and no slice open; None if it never does."""
+        """The first moment at which `amount` fits with no hold and no allotment open; None if it never does."""
         leaving = {at.counts_until(when) for _, _, when in self.bookings for at in node.path()}
         for moment in [self.now, *sorted(leaving - {math.inf})]:
             asked = ((at, unit, need, 0) for at, unit, need in node.needs(amount))
@@ -150,7 +150,7 @@ class Model:
         return {
             (at, unit)
             for at, unit, need in node.needs(amount)
-            if self.over(at, unit, need, self.held(at, unit) + self.sliced(at, unit))
+            if self.over(at, unit, need, self.held(at, unit) + self.allotted(at, unit))
         }
 
     def obstacle(self, caller: Caller) -> str | None:

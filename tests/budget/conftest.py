@@ -31,7 +31,7 @@ ABOUT_THE_TRACKER = {
     "test_price",
     "test_races",
     "test_self_wait",
-    "test_slices",
+    "test_allotments",
     "test_streaming",
     "test_streams",
     "test_strict",

@@ -111,8 +111,8 @@ def test_a_limit_that_is_just_used_up_stops_only_what_needs_more_of_it() -> None
         tracker.record(100)
         assert not tracker.breached
         tracker.reserve(0).release()
-        with tracker.child("s", total_calls=5, slice=True) as slice_:
-            slice_.reserve(0).release()
+        with tracker.allot("s", total_calls=5) as share:
+            share.reserve(0).release()
         assert refused(lambda: tracker.reserve(1)).reason == "never_fits"
     at_rest(tracker)
 
@@ -142,7 +142,7 @@ def test_a_snapshot_is_of_one_moment() -> None:
         spent=NOTHING,
         held=Amount(40, 1),
         presumed=NOTHING,
-        sliced=NOTHING,
+        allotted=NOTHING,
         waiting=0,
         breached=False,
         closed=False,

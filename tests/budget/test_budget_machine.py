@@ -97,20 +97,20 @@ class BudgetMachine(RuleBasedStateMachine):
 
     @rule(pick=PICK, limits=LIMITS.filter(any))
     @precondition(lambda self: len(self.model.nodes) < 7)
-    def open_slice(self, pick: int, limits: tuple[int | None, int | None, int | None]) -> None:
+    def open_allotment(self, pick: int, limits: tuple[int | None, int | None, int | None]) -> None:
         parent = self.node(pick)
         tokens, calls, nano_usd = limits
         money = None if nano_usd is None else usd(nano_usd)
         name = f"s{len(self.model.nodes)}"
-        tracker = parent.tracker.child(name, tokens, total_calls=calls, total_usd=money, slice=True)
+        allotment = parent.tracker.allot(name, tokens, total_calls=calls, total_usd=money)
+        opened: list[BudgetTracker] = []
         size = Amount(*(limit or 0 for limit in limits))
         caller = Caller(parent, {0: size}, [], arrival=self.root.gate.arrive())
-        reason = self.outcome(lambda: contextvars.Context().run(tracker.__enter__))
+        reason = self.outcome(lambda: opened.append(contextvars.Context().run(allotment.__enter__)))
         self.model.join(caller, may_wait=False)
         assert reason == caller.error
-        node = Node(tracker, parent, list(limits), closed_itself=caller.kept is None, slice=caller.kept is not None)
-        self.model.nodes.append(node)
         if caller.kept is not None:
+            self.model.nodes.append(Node(opened.pop(), parent, list(limits), allotment=True))
             self.model.end(caller.kept, None)
 
     @rule(pick=PICK)
@@ -120,14 +120,14 @@ class BudgetMachine(RuleBasedStateMachine):
         node.tracker.close()
         node.closed_itself = True
         for at in self.model.nodes:
-            at.slice = at.slice and not at.closed
+            at.allotment = at.allotment and not at.closed
         self.model.scan()
 
     @rule(pick=PICK, limits=LIMITS)
     def set_limits(self, pick: int, limits: tuple[int | None, int | None, int | None]) -> None:
         node = self.node(pick)
         tracker = node.tracker
-        if node.slice or tracker._opens_as_slice:
+        if node.allotment:
             return
         tokens, calls, nano_usd = limits
         money = None if nano_usd is None else usd(nano_usd)
@@ -323,7 +323,7 @@ class BudgetMachine(RuleBasedStateMachine):
     def figures_agree(self) -> None:
         for node in self.model.nodes:
             snapshot = node.tracker.snapshot()
-            for name in ("spent", "held", "presumed", "sliced"):
+            for name in ("spent", "held", "presumed", "allotted"):
                 expected = tuple(getattr(self.model, name)(node, unit) for unit in UNITS)
                 assert tuple(getattr(snapshot, name)) == expected, (name, node.tracker.path)
             assert limits_of(snapshot) == node.limits
@@ -348,7 +348,7 @@ class BudgetMachine(RuleBasedStateMachine):
             for unit, limit in enumerate(node.limits):
                 if limit is not None:
                     account = node.tracker.own_accounts[unit]
-                    over = max(0, account.spent + account.held + account.sliced - limit)
+                    over = max(0, account.spent + account.held + account.allotted - limit)
                     assert over <= self.over.get((node, unit), over)
                     self.over[node, unit] = over
 
@@ -370,7 +370,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.root.close()
         left = self.root.snapshot()
         self.clock.undo()
-        assert (left.held, left.sliced, left.waiting) == (Amount(), Amount(), 0)
+        assert (left.held, left.allotted, left.waiting) == (Amount(), Amount(), 0)
 
 
 BudgetMachine.TestCase.settings = settings(

@@ -151,7 +151,7 @@ def test_a_refusal_of_which_only_the_reason_is_known() -> None:
     """
     error = LLMBudgetExceededError("x", reason="refused")
     assert (error.reason, error.unit, error.path, error.total, error.likely) == ("refused", "tokens", "", None, None)
-    figures = (error.spent, error.held, error.sliced, error.presumed, error.requested, error.missing)
+    figures = (error.spent, error.held, error.allotted, error.presumed, error.requested, error.missing)
     assert figures == (0,) * 6
     assert not error.maybe_billed
 

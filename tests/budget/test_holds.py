@@ -385,13 +385,13 @@ def test_a_limit_lowered_below_what_is_spent_keeps_holds_of_before_from_being_se
     ],
     ids=["tokens", "calls", "usd"],
 )
-@pytest.mark.parametrize("is_slice", [False, True], ids=["plain", "slice"])
+@pytest.mark.parametrize("is_allotment", [False, True], ids=["plain", "allotment"])
 def test_an_overrun_in_any_unit_keeps_holds_of_before_from_being_sent(
-    limits: dict[str, Any], bound: dict[str, Any], used: dict[str, Any], is_slice: bool
+    limits: dict[str, Any], bound: dict[str, Any], used: dict[str, Any], is_allotment: bool
 ) -> None:
     """An overrun may exceed the limit; then holds that were granted in the meantime are not sent (BUDGET-10)."""
     root = BudgetTracker(**limits)
-    with root.child("c", **limits, slice=is_slice) as tracker:
+    with root.allot("c", **limits) if is_allotment else root.child("c", **limits) as tracker:
         first, second = tracker.reserve(**bound), tracker.reserve(**bound)
         first.dispatch()
         first.settle(**used)

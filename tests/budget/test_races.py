@@ -61,8 +61,10 @@ class Watcher:
             for tracker in self.trackers:
                 seen = tracker.snapshot()
                 self.looks += 1
-                for spent, held, sliced, total in zip(seen.spent, seen.held, seen.sliced, limits_of(seen), strict=True):
-                    if min(spent, held, sliced) < 0 or (total is not None and spent + held + sliced > total):
+                for spent, held, allotted, total in zip(
+                    seen.spent, seen.held, seen.allotted, limits_of(seen), strict=True
+                ):
+                    if min(spent, held, allotted) < 0 or (total is not None and spent + held + allotted > total):
                         self.wrong.append(repr(seen))
 
 
@@ -117,17 +119,17 @@ async def in_a_loop(trackers: list[BudgetTracker], seed: int) -> None:
 def tree() -> list[BudgetTracker]:
     root = BudgetTracker(40_000, total_calls=20_000)
     one, two = root.child("one", 12_000), root.child("two", 12_000, total_calls=5_000)
-    slice_ = root.child("slice", 9_000, slice=True).__enter__()
-    return [root, one, two, one.child("deep", 7_000), two.child("open"), slice_, slice_.child("in it", 3_000)]
+    share = root.allot("allotment", 9_000).__enter__()
+    return [root, one, two, one.child("deep", 7_000), two.child("open"), share, share.child("in it", 3_000)]
 
 
-async def slices_come_and_go(parent: BudgetTracker, seed: int) -> None:
-    """Open, use and close slices while the others race."""
+async def allotments_come_and_go(parent: BudgetTracker, seed: int) -> None:
+    """Open, use and close allotments while the others race."""
     chance = random.Random(seed)
     for _ in range(ROUNDS):
         try:
-            with parent.child("brief", chance.randint(1, 500), slice=True) as slice_:
-                await one_task([slice_], chance)
+            with parent.allot("brief", chance.randint(1, 500)) as share:
+                await one_task([share], chance)
         except LLMBudgetExceededError:
             await asyncio.sleep(0)
 
@@ -135,7 +137,7 @@ async def slices_come_and_go(parent: BudgetTracker, seed: int) -> None:
 def test_the_cap_holds_in_any_race() -> None:
     """Whatever threads and loops do at once, no limit is ever passed, and at the end nothing is held (BUDGET-1).
 
-    Threads and event loops in hundreds of rounds, while slices come and go (BUDGET-40).
+    Threads and event loops in hundreds of rounds, while allotments come and go (BUDGET-40).
     """
     trackers = tree()
     with Watcher(trackers) as watcher:
@@ -148,7 +150,7 @@ def test_the_cap_holds_in_any_race() -> None:
             for seed in range(THREADS, THREADS + LOOPS)
         ]
         work += [
-            in_thread(lambda parent=parent: asyncio.run(slices_come_and_go(parent, 0)))  # type: ignore[misc]
+            in_thread(lambda parent=parent: asyncio.run(allotments_come_and_go(parent, 0)))  # type: ignore[misc]
             for parent in trackers[:2]
         ]
         for future in work:
@@ -156,9 +158,9 @@ def test_the_cap_holds_in_any_race() -> None:
     assert watcher.wrong == []
     assert watcher.looks > 10
     gc.collect()
-    assert trackers[0].sliced > 0
+    assert trackers[0].allotted > 0
     trackers[5].close()
-    assert trackers[0].sliced == 0
+    assert trackers[0].allotted == 0
     at_rest(trackers[0])
     totals = trackers[0].ledger.totals("tracker")
     for tracker in trackers:

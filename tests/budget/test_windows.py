@@ -363,19 +363,17 @@ def test_invalid_periods_are_refused(period: Any) -> None:
         BudgetTracker(5).child("c", 5, period=period)
 
 
-def test_a_slice_has_no_period(clock: Clock) -> None:
-    """A slice lasts for its block; trackers below and above it may have periods (BUDGET-40)."""
+def test_an_allotment_below_a_window(clock: Clock) -> None:
+    """An allotment lasts for its block, not for a window; trackers below and above it may have periods (BUDGET-40)."""
     tracker = BudgetTracker(100, period="day")
-    with pytest.raises(LLMConfigurationError, match="A slice lasts for its block and cannot have a period"):
-        tracker.child("s", 50, slice=True, period="day")
     tracker.record(60)
-    assert refused(lambda: tracker.child("s", 50, slice=True).__enter__()).reason == "window_full"
-    with tracker.child("s", 40, slice=True) as slice_:
-        slice_.child("c", 40, period="hour").record(10)
+    assert refused(lambda: tracker.allot("s", 50).__enter__()).reason == "window_full"
+    with tracker.allot("s", 40) as share:
+        share.child("c", 40, period="hour").record(10)
         clock.moment += DAY
-        assert (tracker.snapshot().spent, tracker.snapshot().sliced) == (NOTHING, Amount(30))
-        assert slice_.snapshot().spent == Amount(10)
-    assert tracker.snapshot().sliced == NOTHING
+        assert (tracker.snapshot().spent, tracker.snapshot().allotted) == (NOTHING, Amount(30))
+        assert share.snapshot().spent == Amount(10)
+    assert tracker.snapshot().allotted == NOTHING
     at_rest(tracker)
 
 

@@ -47,7 +47,7 @@ class Scene:
         snapshot = root.snapshot()
         entries = list(root.ledger)
         assert snapshot.held == (0, 0, 0)
-        assert snapshot.sliced == (0, 0, 0)
+        assert snapshot.allotted == (0, 0, 0)
         assert snapshot.waiting == 0
         assert snapshot.spent.tokens <= CAP
         for tracker in (root, *self.trackers):
@@ -209,16 +209,16 @@ def join(make: Make) -> Scene:
     return scene
 
 
-def slice_(make: Make) -> Scene:
+def allot(make: Make) -> Scene:
     scene = _scene(make)
-    child = scene.root.child("s", 400, slice=True)
-    scene.trackers = [child]
 
     def act() -> None:
-        with child:
-            book(child)
+        with scene.root.allot("s", 400) as share:
+            scene.trackers.append(share)
+            book(share)
 
-    scene.act, scene.after = act, child.close
+    # If the interruption came just before the end of its block, the share is still open.
+    scene.act, scene.after = act, lambda: [share.close() for share in scene.trackers]
     return scene
 
 
@@ -367,7 +367,7 @@ ALL: dict[str, Callable[[Make], Scene]] = {
     each.__name__: each
     for each in (
         *(call, call_below, second_call, unsettled, released, overrun, lost, consume, refused, record, correct),
-        *(set_limits, join, slice_, close, figures, threshold, wakes, waits, waits_in_vain, task, task_waits, metered),
+        *(set_limits, join, allot, close, figures, threshold, wakes, waits, waits_in_vain, task, task_waits, metered),
         window,
     )
 }

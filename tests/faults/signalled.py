@@ -20,8 +20,8 @@ from collections.abc import Callable
 from llm_connect import BudgetTracker, open_budget
 
 CAP = 10**9
-#: The slices whose blocks may still be open.
-slices: list[BudgetTracker] = []
+#: The allotments that may still be open.
+shares: list[BudgetTracker] = []
 
 
 class Interrupted(BaseException):
@@ -43,11 +43,10 @@ def spend(root: BudgetTracker, child: BudgetTracker, number: int) -> None:
     elif kind == 3:
         root.record(7, calls=1)
     elif kind == 4:
-        slice_ = root.child("slice", 1_000, slice=True)
-        slices.append(slice_)
-        with slice_:
-            slice_.consume(10)
-        slices.clear()
+        with root.allot("share", 1_000) as share:
+            shares.append(share)
+            share.consume(10)
+        shares.clear()
     elif kind == 5:
         child.set_limits(total=CAP - number % 2)
     else:
@@ -56,17 +55,17 @@ def spend(root: BudgetTracker, child: BudgetTracker, number: int) -> None:
 
 def wrong(root: BudgetTracker, child: BudgetTracker) -> str:
     """The inexact figures that the next operation finds, or an empty text."""
-    while slices:
-        # If the interruption came just before the end of its block, the child is still open.
-        slices.pop().close()
+    while shares:
+        # If the interruption came just before the end of its block, the allotment is still open.
+        shares.pop().close()
     found = root.snapshot()
     entries = list(root.ledger)
     total = root.ledger.earlier
     for entry in entries:
         total = total.plus(entry.amount)
     below = child.snapshot()
-    if (found.held, below.held, found.sliced, found.waiting) != ((0, 0, 0), (0, 0, 0), (0, 0, 0), 0):
-        return f"held {found.held} {below.held}, set aside {found.sliced}, waiting {found.waiting}"
+    if (found.held, below.held, found.allotted, found.waiting) != ((0, 0, 0), (0, 0, 0), (0, 0, 0), 0):
+        return f"held {found.held} {below.held}, set aside {found.allotted}, waiting {found.waiting}"
     return "" if found.spent == total else f"spent {found.spent}, by the ledger {total}"
 
 

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.budget.tracker import Allotment, BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError
 from tests.simulation.calls import Call
 from tests.simulation.invariants import Broken
@@ -169,7 +169,7 @@ class Actions:
                         call.told, call.written, call.doubtful = call.cost, True, False
 
     def _change_trackers(self, process: Process) -> None:
-        kind = self._world.chance.choice(("child", "child", "joined", "slice", "leave", "limits", "close"))
+        kind = self._world.chance.choice(("child", "child", "joined", "share", "leave", "limits", "close"))
         self._names += 1
         name = f"t{self._names}"
         parent = self._world.chance.choice(process.trackers[:3])
@@ -180,34 +180,34 @@ class Actions:
                 process.trackers.append(parent.child(name, total))
             elif kind == "joined":
                 process.trackers.append(process.trackers[0].child("joined", 50, join=True))
-            elif kind == "slice":
-                self._open_slice(process, parent.child(name, total or 10, slice=True))
-            elif kind == "leave" and process.slices:
-                self.leave_slice(process, process.slices.pop(0))
+            elif kind == "share":
+                self._open_share(process, parent.allot(name, total or 10))
+            elif kind == "leave" and process.shares:
+                self.leave_share(process, process.shares.pop(0))
             elif kind == "limits":
                 self._limit(self._world.chance.choice(process.trackers))
             elif kind == "close" and len(process.trackers) > 3:
                 process.trackers.pop().close()
 
     @staticmethod
-    def _open_slice(process: Process, child: BudgetTracker) -> None:
+    def _open_share(process: Process, allotment: Allotment) -> None:
         try:
-            child.__enter__()
+            share = allotment.__enter__()
         except LLMBudgetExceededError:
             return
-        process.slices.append(child)
-        process.trackers.append(child)
+        process.shares.append(share)
+        process.trackers.append(share)
 
     @staticmethod
-    def leave_slice(process: Process, child: BudgetTracker) -> None:
-        process.trackers = [tracker for tracker in process.trackers if tracker is not child]
-        child.__exit__(None, None, None)
+    def leave_share(process: Process, share: BudgetTracker) -> None:
+        process.trackers = [tracker for tracker in process.trackers if tracker is not share]
+        share.close()
 
     def _limit(self, tracker: BudgetTracker) -> None:
         try:
             tracker.set_limits(total=self._world.chance.choice((30, 60, 100, 150, 300, None)))
         except LLMConfigurationError:
-            self._world.say("-> it is a slice")
+            self._world.say("-> it is an allotment")
 
     def _close(self, process: Process) -> None:
         self._world.say(f"{process.name} closes the budget")

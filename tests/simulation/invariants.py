@@ -14,7 +14,7 @@ from llm_connect.stores.redis.packing import states_of
 from tests import promise
 from tests.simulation.redis_in_memory import RedisInMemory
 
-#: The places of a unit's figures in the row of a tracker: limit, spent, held, presumed and sliced.
+#: The places of a unit's figures in the row of a tracker: limit, spent, held, presumed and allotted.
 UNITS = (("tokens", 2), ("calls", 7))
 KEYS = Keys("budget")
 ENDINGS = frozenset({"settled", "released", "presumed"})
@@ -31,11 +31,11 @@ class Figures(NamedTuple):
     spent: int
     held: int
     presumed: int
-    sliced: int
+    allotted: int
 
     @property
     def watched(self) -> promise.Figures:
-        return self.spent, self.held, self.sliced, self.presumed, self.limit
+        return self.spent, self.held, self.allotted, self.presumed, self.limit
 
 
 #: The lease and the figures of each tracker.
@@ -125,7 +125,7 @@ class Books:
             tracker.closed, tracker.lease = bool(row[0]), row[1]
             for unit, at in UNITS:
                 now = Figures(*row[at : at + 5])
-                before = tracker.units.get(unit, now._replace(spent=0, held=0, presumed=0, sliced=0))
+                before = tracker.units.get(unit, now._replace(spent=0, held=0, presumed=0, allotted=0))
                 tracker.units[unit] = now
                 wrong = promise.broken(before.watched, now.watched, sure=True)
                 if wrong is not None:
@@ -135,7 +135,7 @@ class Books:
         place = self.part("places").get(b"%d" % number)
         if place is None:
             return StoredTracker(number, (number,), "budget")
-        parent, name, _ = json.loads(place)
+        parent, name = json.loads(place)
         above = self.trackers.get(parent) or self._new(parent)
         return StoredTracker(number, (number, *above.path), f"{above.name}/{name}")
 
@@ -213,7 +213,7 @@ def _above(path: str) -> list[str]:
 
 
 def _call_of(labels: str | None) -> str:
-    """The number of a call; empty for the reservation of a slice."""
+    """The number of a call; empty for the reservation of an allotment."""
     return str(json.loads(labels).get("call", "")) if labels else ""
 
 
@@ -222,10 +222,10 @@ def _fits(path: tuple[int, ...], unit: str, need: int, state: State) -> bool:
         if number not in state:
             return False
         lease, units = state[number]
-        limit, spent, held, _, sliced = units[unit]
-        if limit is not None and spent + held + sliced + need > limit:
+        limit, spent, held, _, allotted = units[unit]
+        if limit is not None and spent + held + allotted + need > limit:
             return False
         if lease and limit is not None:
-            # A slice has set aside above it what it needs.
+            # An allotment has set aside above it what it needs.
             return True
     return True

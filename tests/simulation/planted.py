@@ -113,7 +113,7 @@ PLANTED = {
     "a step that counts twice when its reply was lost": Fault(((SENT_AGAIN, ""),)),
     "a record of a step that ends with its lease": Fault(((OWN_RECORD, EVERY_RECORD),)),
     "a presumption that is corrected twice": Fault(((CORRECTED, ""),)),
-    "a slice that keeps its rest": Fault(((RETURNED, ""),)),
+    "an allotment that keeps its rest": Fault(((RETURNED, ""),)),
     "a dispatch that is not written": Fault(methods=((Gate, "dispatch", dispatch_in_memory),)),
     "a late settle that counts twice": Fault(methods=((Leases, "end_late", end_late_twice),)),
     "a release that is booked twice": Fault(methods=((ServerBooks, "add", add_releases_twice),)),

@@ -81,10 +81,10 @@ def end_calls(world: World) -> None:
 def tend(world: World, process: Process) -> None:
     """Let a process do what it can do by now."""
     world.actions.turn(process)
-    for slice_ in process.slices:
+    for share in process.shares:
         with world.acting(process):
-            world.actions.leave_slice(process, slice_)
-    process.slices.clear()
+            world.actions.leave_share(process, share)
+    process.shares.clear()
     for call in process.calls:
         while not call.over and (call.hold is not None or call.may_go_on):
             world.actions.go_on(call)
@@ -109,12 +109,12 @@ def nobody_holds(world: World) -> None:
 def at_rest(world: World) -> None:
     """Nothing is held or set aside, and nobody waits or has a lease."""
     books = world.books
-    for part in ("holds", "leases", "owners", "slices", "waiters"):
+    for part in ("holds", "leases", "owners", "allotments", "waiters"):
         if books.part(part):
             raise Broken(f"at rest there are {part}: {books.part(part)}")
     for tracker in books.trackers.values():
         for unit, figures in tracker.units.items():
-            if figures.held or figures.sliced:
+            if figures.held or figures.allotted:
                 raise Broken(f"at rest {tracker.name} has {unit}: {figures}")
 
 

@@ -53,7 +53,7 @@ class Process:
         self.stopped_until = 0.0
         self.session: Any = None
         self.trackers: list[BudgetTracker] = []
-        self.slices: list[BudgetTracker] = []
+        self.shares: list[BudgetTracker] = []
         self.calls: list[Call] = []
         #: The states of the server that it has seen in its present operation.
         self.saw: list[State] = []

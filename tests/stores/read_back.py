@@ -48,7 +48,7 @@ def row_of(tracker: BudgetTracker) -> dict[str, Any]:
 
 def figures(account: Account) -> dict[str, Any]:
     """The figures of an account, as the command prints them."""
-    names = ("limit", "spent", "held", "left", "presumed", "sliced")
+    names = ("limit", "spent", "held", "left", "presumed", "allotted")
     found = {name: getattr(account, name) for name in names}
     if account.unit != "usd":
         return found

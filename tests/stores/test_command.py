@@ -52,7 +52,7 @@ def test_ls_says_what_is_spent_held_and_left(url: str, capsys: pytest.CaptureFix
     nightly, other = data(capsys, "ls", url)
     assert (nightly["name"], nightly["holds"], nightly["stale_holds"]) == ("nightly", 1, 0)
     assert nightly["tokens"] == {
-        "limit": 10_000, "spent": 680, "held": 1_200, "left": 8_120, "presumed": 0, "sliced": 0
+        "limit": 10_000, "spent": 680, "held": 1_200, "left": 8_120, "presumed": 0, "allotted": 0
     }  # fmt: skip
     assert (nightly["usd"]["spent"], nightly["usd"]["left"]) == ("0.00076", "4.98924")
     assert (other["tokens"]["spent"], other["tokens"]["left"]) == (7, None)
@@ -78,8 +78,8 @@ def test_show_says_by_whom(url: str, capsys: pytest.CaptureFixture[str]) -> None
     text = said(capsys, "show", url, "nightly")
     assert f":{held['pid']}" in text
     assert "job=report" in text
-    with budget.child("s", 50, slice=True):
-        assert "nightly/s (slice)" in said(capsys, "show", url, "nightly")
+    with budget.allot("s", 50):
+        assert "nightly/s (allotment)" in said(capsys, "show", url, "nightly")
     assert "nightly/s (closed)" in said(capsys, "show", url, "nightly")
     hold.release()
 

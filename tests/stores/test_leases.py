@@ -160,18 +160,18 @@ def test_one_whose_own_lease_is_over_ends_its_holds_itself(url: str) -> None:
     at_rest(budget)
 
 
-def test_the_slice_of_a_lost_process_is_returned(url: str) -> None:
-    """The parent gets back the limits of the slice, less its spend (STORE-4)."""
+def test_the_allotment_of_a_lost_process_is_returned(url: str) -> None:
+    """The parent gets back the limits of the allotment, less its spend (STORE-4)."""
     budget = open_budget(url, total=100)
     other = second(budget)
-    slice_ = other.child("slice", 60, slice=True).__enter__()
-    with slice_.reserve(10) as hold:
+    share = other.allot("allotment", 60).__enter__()
+    with share.reserve(10) as hold:
         hold.dispatch()
         hold.settle(10)
-    assert (budget.snapshot().sliced.tokens, budget.remaining()) == (50, 40)
+    assert (budget.snapshot().allotted.tokens, budget.remaining()) == (50, 40)
     end_leases(budget)
-    assert (budget.snapshot().sliced, budget.remaining()) == (NOTHING, 90)
-    assert refused(lambda: slice_.reserve(1)).reason == "closed"
+    assert (budget.snapshot().allotted, budget.remaining()) == (NOTHING, 90)
+    assert refused(lambda: share.reserve(1)).reason == "closed"
     session_of(other).shut()
     at_rest(budget)
 

@@ -67,9 +67,9 @@ def closed(child: BudgetTracker) -> None:
     child.close()
 
 
-def sliced(child: BudgetTracker) -> None:
-    """Open and close a slice."""
-    with child.child("slice", 20, slice=True) as part:
+def allotted(child: BudgetTracker) -> None:
+    """Open and close an allotment."""
+    with child.allot("allotment", 20) as part:
         part.consume(3)
 
 
@@ -129,7 +129,7 @@ def commands(session: Any) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("details", [{}, {"period": "day"}], ids=["for good", "a day"])
-@pytest.mark.parametrize("step", [call, refused, closed, sliced])
+@pytest.mark.parametrize("step", [call, refused, closed, allotted])
 def test_a_step_costs_the_same_in_a_large_budget(url: str, step: Callable[[BudgetTracker], None], details: Any) -> None:
     """A step reads the trackers of its path, and no others that have changed meanwhile (STORE-33)."""
     costs = []
@@ -226,45 +226,45 @@ def test_who_waits_on_another_path_is_let_in_by_the_figures_of_now(url: str) -> 
 
 
 def test_the_holds_of_a_lost_process_end_on_paths_that_nobody_else_uses(url: str) -> None:
-    """The process that ends a lease first reads the trackers of its holds and slices (STORE-4, STORE-33)."""
+    """The process that ends a lease first reads the trackers of its holds and allotments (STORE-4, STORE-33)."""
     budget, children, theirs = family(url, 3)
     lost = [contextvars.Context().run(child.reserve, 10) for child in theirs]
     for hold in lost:
         hold.dispatch()
-    part = theirs[1].child("slice", 20, slice=True)
+    part = theirs[1].allot("allotment", 20)
     contextvars.Context().run(part.__enter__)
     children[1].snapshot()
-    assert children[1].sliced == 20
+    assert children[1].allotted == 20
     session_of(theirs[0]).worker.stop(10)
     end_leases(budget)
     call(children[0])
     until(lambda: budget.snapshot().held.tokens == 0)
     figures = [child.snapshot() for child in children]
-    assert [(each.spent.tokens, each.sliced.tokens) for each in figures] == [(17, 0), (12, 0), (12, 0)]
+    assert [(each.spent.tokens, each.allotted.tokens) for each in figures] == [(17, 0), (12, 0), (12, 0)]
     at_rest(budget)
 
 
-def test_a_budget_of_a_version_without_a_list_of_slices_gets_one(redis_url: str) -> None:
-    """Slices that an earlier version has opened are returned at the end of their lease (STORE-6)."""
+def test_a_budget_of_a_version_without_a_list_of_allotments_gets_one(redis_url: str) -> None:
+    """Allotments that an earlier version has opened are returned at the end of their lease (STORE-6)."""
     budget = open_budget(redis_url, total=100)
     session = session_of(budget)
     middle = budget.child("middle", 50)
-    with middle.child("slice", 20, slice=True):
+    with middle.allot("allotment", 20):
         with alone(session):
-            session.fetch("DEL", "slices")
-            session.fetch("HDEL", "meta", "sliced")
+            session.fetch("DEL", "allotments")
+            session.fetch("HDEL", "meta", "allotments")
         other = session_of(second(budget))
         with alone(session):
-            (path,) = session.fetch("HVALS", "slices")
+            (path,) = session.fetch("HVALS", "allotments")
         lease = session.leases.own
         assert path.decode().split() == [lease.number, *(str(number) for number in _numbers(session, path))]
         other.tracker(middle.number).close()
-        assert budget.snapshot().sliced.tokens == 0
+        assert budget.snapshot().allotted.tokens == 0
     other.shut()
     at_rest(budget)
 
 
 def _numbers(session: Any, path: bytes) -> list[int]:
-    """The numbers from the only slice up to the root."""
+    """The numbers from the only allotment up to the root."""
     (number, *_) = map(int, path.decode().split()[1:])
     return [above.number for above in session.tracker(number).lineage]

@@ -215,7 +215,7 @@ def test_all_keys_are_in_one_slot() -> None:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
         budget = open_budget(server.url, name="{odd} name", total=100)
-        with budget.child("slice", 50, slice=True) as slice_, slice_.reserve(10) as hold:
+        with budget.allot("allotment", 50) as share, share.reserve(10) as hold:
             hold.dispatch()
         assert budget.snapshot().presumed.tokens == 10
         budget.correct(1, 5)

@@ -26,6 +26,7 @@ from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import aopen_budget, open_budget
 from llm_connect.testing.mock import MockLLMAdapter
+from llm_connect.types.amounts import NOTHING
 from tests.budget.budget_helpers import at_rest, auntil, in_thread, outcomes, refused, until
 from tests.stores.looking import alone, second, session_of
 
@@ -439,16 +440,62 @@ def test_outcomes_of_all_processes_are_in_one_ledger(url: str, folder: Path) -> 
     at_rest(budget)
 
 
-async def test_a_slice_of_a_store_is_entered_and_left_in_a_task(url: str) -> None:
-    """A task opens and closes a slice through the worker; one that stops waiting leaves no trace. (BUDGET-40)"""
+async def test_an_allotment_of_a_store_is_entered_and_left_in_a_task(url: str) -> None:
+    """A task opens and closes an allotment through the worker; one that stops waiting leaves no trace. (BUDGET-40)"""
     budget = open_budget(url, total=100)
-    async with budget.child("s", 60, slice=True) as slice_:
-        assert (budget.sliced, slice_.closed) == (60, False)
+    async with budget.allot("s", 60) as share:
+        assert (budget.allotted, share.closed) == (60, False)
         given_up = asyncio.create_task(budget.areserve(50, max_wait_seconds=30))
         await auntil(lambda: budget.snapshot().waiting == 1)
         given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
             await given_up
         assert (await budget.asnapshot()).waiting == 0
-    assert (budget.sliced, slice_.closed) == (0, True)
+    assert (budget.allotted, share.closed) == (0, True)
+    at_rest(budget)
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["before it opens", "after it has opened"])
+async def test_a_task_that_is_cancelled_while_its_allotment_opens_leaves_none(
+    url: str, monkeypatch: pytest.MonkeyPatch, opened: bool
+) -> None:
+    """The share returns, even if the worker is opening it when the task gives up. (BUDGET-6, BUDGET-40)"""
+    budget = open_budget(url, total=100)
+    allot, reached, cancelled = budget.gate.allot, threading.Event(), threading.Event()
+
+    def slowly(*asked: Any) -> bool:
+        result = opened and allot(*asked)
+        reached.set()
+        assert cancelled.wait(10)
+        return result or allot(*asked)
+
+    monkeypatch.setattr(budget.gate, "allot", slowly)
+    entering = asyncio.create_task(budget.allot("s", 60).__aenter__())
+    await auntil(reached.is_set)
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    cancelled.set()
+    found = await budget.asnapshot()
+    assert (found.held, found.allotted) == (NOTHING, NOTHING)
+    at_rest(budget)
+
+
+async def test_a_task_that_is_cancelled_as_it_leaves_returns_its_allotment(url: str) -> None:
+    """The worker returns the share, even if the task does not wait for it. (BUDGET-6, BUDGET-40)"""
+    budget = open_budget(url, total=100)
+    left, cancelled = asyncio.Event(), threading.Event()
+
+    async def use() -> None:
+        async with budget.allot("s", 60):
+            budget.gate.worker.put(partial(cancelled.wait, 10))  # type: ignore[union-attr]
+            asyncio.get_running_loop().call_soon(left.set)
+
+    using = asyncio.create_task(use())
+    await left.wait()
+    using.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await using
+    cancelled.set()
+    assert (await budget.asnapshot()).allotted == NOTHING
     at_rest(budget)

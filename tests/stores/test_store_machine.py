@@ -54,7 +54,7 @@ class SharedNode:
     limits: list[int | None]
     other: StoreSession
     closed_itself: bool = False
-    slice: bool = False
+    allotment: bool = False
     period: Period | None = None
     turn: bool = False
 
@@ -84,7 +84,9 @@ class Nodes(list[Any]):
             mine = self._machine.root.gate.session  # type: ignore[attr-defined]
             assert isinstance(mine, StoreSession)
             first = mine.tracker(first.number)
-        super().append(SharedNode(first, node.parent, node.limits, other, node.closed_itself, node.slice, node.period))
+        super().append(
+            SharedNode(first, node.parent, node.limits, other, node.closed_itself, node.allotment, node.period)
+        )
 
 
 class TwoProcessesMachine(StoreBudgetMachine):
@@ -122,7 +124,7 @@ class TwoProcessesMachine(StoreBudgetMachine):
             assert node.tracker.snapshot() == node.tracker.snapshot()
 
     def teardown(self) -> None:
-        # Each process returns its own slices.
+        # Each process returns its own allotments.
         self.other.tracker(self.other.root).close()
         super().teardown()
         self.other.shut()

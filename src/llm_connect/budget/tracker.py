@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar, get_args
 
+from llm_connect._flows import adrive, drive
 from llm_connect._validation import check_count, check_name, check_number
 from llm_connect.budget.accounting.accounts import Path
 from llm_connect.budget.accounting.arguments import Limits, checked_amount, checked_correction, checked_limits
 from llm_connect.budget.accounting.bounds import Bound, Grade
-from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts, Demand, PlainDemand
+from llm_connect.budget.accounting.demands import CallFacts, Demand
 from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
 from llm_connect.budget.accounting.levels import TrackerAccounts, accounts_of
 from llm_connect.budget.accounting.periods import Period, checked_period
@@ -25,12 +27,12 @@ from llm_connect.budget.accounting.snapshot import BudgetSnapshot
 from llm_connect.budget.accounting.windows import Window
 from llm_connect.budget.admission.acquire import aadmit, admit
 from llm_connect.budget.admission.alerts import Threshold, ThresholdCallback
+from llm_connect.budget.admission.allotments import draw
 from llm_connect.budget.admission.backend import BudgetGate
 from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.callers import remember_own
 from llm_connect.budget.admission.child_names import ChildNames
 from llm_connect.budget.admission.controller import Gate, OnUnknown
-from llm_connect.budget.admission.earmarks import limits_of
 from llm_connect.budget.admission.figures import BudgetFigures
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import stray
@@ -127,7 +129,7 @@ class BudgetTracker(BudgetFigures):
         limits: Limits,
         period: Period | None = None,
         *,
-        is_slice: bool = False,
+        is_allotment: bool = False,
     ) -> None:
         check_name(name)
         self.name: str = name
@@ -138,16 +140,12 @@ class BudgetTracker(BudgetFigures):
         self.number: int = 0
         self.as_of: int = 0
         self.own_accounts: TrackerAccounts = accounts_of(self.path, limits)
-        self.accounts: Path = Path(
-            self.own_accounts, None if parent is None else parent.accounts, is_slice=is_slice, journal=gate.journal
-        )
+        above = None if parent is None else parent.accounts
+        self.accounts: Path = Path(self.own_accounts, above, is_allotment=is_allotment, journal=gate.journal)
         self.lineage: tuple[Self, ...] = (self, *(parent.lineage if parent else ()))
-        self.closed_itself = is_slice
-        self.is_slice: bool = is_slice
-        self._opens_as_slice: bool = is_slice
+        self.closed_itself = False
         #: True for a joined child: leaving its block does not close it.
         self._others_use_it = False
-        self._max_wait_seconds: float = 0
         self._joined: dict[str, BudgetTracker] = {}
         self._names = ChildNames()
         self.window: Window | None = None if period is None else Window(period, gate.clock)
@@ -314,8 +312,6 @@ class BudgetTracker(BudgetFigures):
         total_calls: int | None = None,
         period: Period | None = None,
         join: bool = False,
-        slice: bool = False,  # noqa: A002 - the public name of the option
-        max_wait_seconds: float = 0,
     ) -> BudgetTracker:
         """Open a child with limits of its own; its spend and its holds also count on this tracker.
 
@@ -328,34 +324,65 @@ class BudgetTracker(BudgetFigures):
         period: as for a `BudgetTracker`; each child has its own window, independent of those above.
         join: True returns the open joined child of that name if there is one, with its present limits and period: for
             example, one budget for each user. Leaving its block does not close it for the others; `close` does.
-        slice: True reserves the limits from this tracker while the `with` block runs, so that no other call can use
-            them. The unused rest returns at the end of the block. Entering the block (`with`, or `async with` in a
-            coroutine) raises LLMBudgetExceededError if the limits do not fit. Outside of its block a slice is closed.
-        max_wait_seconds: the time that entering the block of a slice may wait, in line with calls. As with `reserve`,
-            `with` never waits in a running event loop.
 
-        Raises LLMConfigurationError for an invalid argument, or for a slice without a limit, with a period, or joined.
+        Raises LLMConfigurationError for an invalid argument.
         """
-        _check_wait(max_wait_seconds)
-        if max_wait_seconds and not slice:
-            raise LLMConfigurationError("max_wait_seconds is for a slice: calls of a child wait by themselves.")
-        child = BudgetTracker.__new__(BudgetTracker)
-        child.prices = self.prices
-        child.strict = self.strict
-        limits = checked_limits(total, total_calls, total_usd, self.gate.most_limit)
-        if slice and (join or not any(limits)):
-            raise LLMConfigurationError("A slice needs a limit to reserve, and cannot be joined: give it one.")
-        if slice and period is not None:
-            raise LLMConfigurationError("A slice lasts for its block and cannot have a period: open a child in it.")
         check_name(name)
-        name = self._names.take(name, self.path, shared=join)
-        child._become(name, self, self.gate, limits, checked_period(period), is_slice=slice)
-        child._max_wait_seconds = max_wait_seconds
+        limits = checked_limits(total, total_calls, total_usd, self.gate.most_limit)
+        child = self._below(name, limits, checked_period(period), shared=join)
         if not join:
             return child
         joined = self.gate.join(self._joined, child)
         joined._others_use_it = True
         return joined
+
+    def allot(
+        self,
+        name: str,
+        total: int | None = None,
+        *,
+        total_usd: int | str | float | Decimal | None = None,
+        total_calls: int | None = None,
+        max_wait_seconds: float = 0,
+    ) -> Allotment:
+        """Draw a share of this budget for a block: a run with several calls gets all of its budget, or does not begin.
+
+            with tracker.allot("report", total=20_000, max_wait_seconds=60) as share:
+                config = RunConfig(budget_tracker=share)
+
+        The limits are set aside on this tracker (`allotted`), so that no other call can use them. Calls, children and
+        allotments of the share draw on it. The unused rest returns at the end of the block, so calls that lack only
+        that rest wait for it. Entering the block (`with`, or `async with` in a coroutine) waits in line with calls, and
+        raises LLMBudgetExceededError if the limits do not fit in time.
+
+        max_wait_seconds: the time that entering the block may wait. As with `reserve`, `with` never waits in a running
+            event loop.
+
+        Raises LLMConfigurationError for an invalid argument, or without a limit.
+        """
+        check_name(name)
+        _check_wait(max_wait_seconds)
+        limits = checked_limits(total, total_calls, total_usd, self.gate.most_limit)
+        if not any(limits):
+            raise LLMConfigurationError("An allotment needs a limit: set total, total_calls or total_usd.")
+        return Allotment(partial(self._below, name, limits, is_allotment=True), max_wait_seconds)
+
+    def _below(
+        self,
+        name: str,
+        limits: Limits,
+        period: Period | None = None,
+        *,
+        shared: bool = False,
+        is_allotment: bool = False,
+    ) -> BudgetTracker:
+        """Make a child, under this name or a numbered one."""
+        child = BudgetTracker.__new__(BudgetTracker)
+        child.prices = self.prices
+        child.strict = self.strict
+        name = self._names.take(name, self.path, shared=shared, quiet=is_allotment)
+        child._become(name, self, self.gate, limits, period, is_allotment=is_allotment)
+        return child
 
     def fits(self, adapter: Asking[Config], prompt: Prompt, config: Config | None = None) -> int | None:
         """The number of calls like this one that fit at the same time, by their bound; None if no limit applies.
@@ -397,10 +424,10 @@ class BudgetTracker(BudgetFigures):
 
         A limit that you leave out stays; None removes it. Limits below the present spend refuse further calls.
 
-        Raises LLMConfigurationError for an invalid limit, and for a slice, whose limits are reserved when it opens.
+        Raises LLMConfigurationError for an invalid limit, and for an open allotment, whose limits are set aside.
         """
-        if any(account.slice for account in self.own_accounts) or self._opens_as_slice:
-            raise LLMConfigurationError("The limits of a slice are fixed: close it, and open another one.")
+        if any(account.allotment for account in self.own_accounts):
+            raise LLMConfigurationError("The limits of an allotment are fixed: close it, and draw another one.")
         given = (total, total_calls, total_usd)
         checked = checked_limits(_given(total), _given(total_calls), _given(total_usd), self.gate.most_limit)
         self.gate.change_limits(
@@ -419,44 +446,18 @@ class BudgetTracker(BudgetFigures):
             self.parent._names.give_back(self.name)
 
     def __enter__(self) -> Self:
-        if self.parent is not None and self._opens_as_slice:
-            size, until = self._asked_as_slice()
-            try:
-                while not self.gate.open_slice(self, admit(self.parent, size, NO_FACTS, deadline=until)):
-                    pass  # an overrun has taken the budget in the meantime: wait again, or be refused
-                self._opens_as_slice = False
-            except BaseException:
-                # The slice may be open already, and its block will never be left.
-                self.close()
-                raise
         return self
 
     async def __aenter__(self) -> Self:
-        if self.parent is not None and self._opens_as_slice:
-            size, until = self._asked_as_slice()
-            while not await self._aopen_slice(await aadmit(self.parent, size, NO_FACTS, deadline=until)):
-                pass
-            self._opens_as_slice = False
         return self
-
-    def _asked_as_slice(self) -> tuple[PlainDemand, float]:
-        """The amount that a slice needs from its parent, and the moment until which it waits for that."""
-        return PlainDemand(*limits_of(self)), time.monotonic() + self._max_wait_seconds
-
-    async def _aopen_slice(self, kept: Hold) -> bool:
-        worker = self.gate.worker
-        if worker is None:
-            return self.gate.open_slice(self, kept)
-        return await worker.run(self.gate.open_slice, self, kept)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        worker = self.gate.worker
-        if worker is None:
-            self.__exit__(kind, error, trace)
-        else:
-            await worker.run(self.__exit__, kind, error, trace)
+        # In a running event loop this leaves a note to the worker of a store, even if the wait for it is cancelled.
+        self.__exit__(kind, error, trace)
+        if self.gate.worker is not None:
+            await self.gate.worker.run(self.gate.flush)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -476,6 +477,67 @@ class BudgetTracker(BudgetFigures):
 
     def __reduce__(self) -> Any:
         return self.gate.handle(self)
+
+
+class Allotment:
+    """The block of an allotment; made by `BudgetTracker.allot`. Each entry draws a new share.
+
+        async with tracker.allot("report", total=20_000, max_wait_seconds=60) as share:
+            await adapter.async_execute_prompt("Write the report.", RunConfig(budget_tracker=share))
+
+    Guaranteed: the share is set aside as a whole before the block begins, or nothing is. A cancelled wait leaves
+    nothing behind. At the end of the block, or of the process that has entered it, the rest returns to the parent.
+    """
+
+    def __init__(self, make: Callable[[], BudgetTracker], max_wait_seconds: float) -> None:
+        self._make = make
+        self._max_wait_seconds = max_wait_seconds
+        #: The tracker of the block; None outside of it.
+        self._share: BudgetTracker | None = None
+
+    def __enter__(self) -> BudgetTracker:
+        share = self._begin()
+        try:
+            drive(draw(share, self._max_wait_seconds))
+            return share
+        except BaseException:
+            self._end(share)
+            raise
+
+    async def __aenter__(self) -> BudgetTracker:
+        share = self._begin()
+        try:
+            await adrive(draw(share, self._max_wait_seconds))
+            return share
+        except BaseException:
+            self._end(share)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._share is not None
+        self._end(self._share)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._share is not None
+        share, self._share = self._share, None
+        await share.__aexit__(kind, error, trace)
+
+    def _begin(self) -> BudgetTracker:
+        if self._share is not None:
+            raise LLMConfigurationError("The block of this allotment is running: call allot again for another share.")
+        self._share = self._make()
+        return self._share
+
+    def _end(self, share: BudgetTracker) -> None:
+        """Return the rest of `share`, which may be open even if entering its block failed."""
+        try:
+            share.__exit__(None, None, None)
+        finally:
+            self._share = None
 
 
 def _check_wait(max_wait_seconds: float) -> None:

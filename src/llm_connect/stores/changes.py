@@ -28,8 +28,8 @@ class Changes:
         """Note trackers whose figures have changed, or may have."""
         self._trackers.update(dict.fromkeys(trackers))
 
-    def note_slice(self, child: Scope, lease: Any) -> None:
-        """Note that the step has opened the slice `child` under a lease; None means that it has closed it."""
+    def note_allotment(self, share: Scope, lease: Any) -> None:
+        """Note that the step has opened an allotment under a lease; None means that it has closed it."""
 
     def __bool__(self) -> bool:
         return bool(self._holds or self._trackers)

@@ -135,7 +135,7 @@ def _rows(name: str, figures: dict[str, Any]) -> list[list[Any]]:
 
 
 def _path_said(tracker: dict[str, Any]) -> str:
-    marks = [mark for mark in ("slice", "closed") if tracker[mark]]
+    marks = [mark for mark in ("allotment", "closed") if tracker[mark]]
     marks += [f"opens {tracker['opens_at']}"] if "opens_at" in tracker else []
     return f"{tracker['path']} ({', '.join(marks)})" if marks else str(tracker["path"])
 

@@ -14,9 +14,9 @@ Other ways to notice a death do not fit.
 
 So a lease belongs to a process: one row with the moment at which it ends. All holds of the process point to it. The
 transactions of the process renew it as they go, and the worker does when a third of its time has passed without any
-(`RENEWALS`). A process without holds and slices gives it up. Every process looks for expired leases, and ends them with
-their holds. A reserved hold is released, since nothing was sent. A dispatched hold is presumed, since the provider may
-bill it (`budget/admission/booking.py`); with `on_unknown="release"` it is released.
+(`RENEWALS`). A process without holds and allotments gives it up. Every process looks for expired leases, and ends them
+with their holds. A reserved hold is released, since nothing was sent. A dispatched hold is presumed, since the provider
+may bill it (`budget/admission/booking.py`); with `on_unknown="release"` it is released.
 
 **Fencing.** The dangerous process is one that was stopped for longer than its lease, and continues as if nothing had
 happened. Its objects still say "reserved", while others were given that budget. Comparing clocks is not enough, because
@@ -98,9 +98,9 @@ class Leases(ABC):
 
     @property
     def needed(self) -> bool:
-        """True if holds or slices are open under this process's lease."""
+        """True if holds or allotments are open under this process's lease."""
         own = self.own
-        return self.open_holds > 0 or (own is not None and self._session.trackers.keeps_slices(own.number))
+        return self.open_holds > 0 or (own is not None and self._session.trackers.keeps_allotments(own.number))
 
     def commit(self) -> None:
         """Keep the changes: the step was committed."""

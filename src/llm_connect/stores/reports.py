@@ -34,13 +34,13 @@ class Report(Protocol):
 
 
 def figures_data(figures: Sequence[int | None]) -> dict[str, dict[str, Any]]:
-    """The limit, spent, held, remaining, presumed and sliced amounts of each unit."""
+    """The limit, spent, held, remaining, presumed and allotted amounts of each unit."""
     units = {}
     for place, unit in enumerate(("tokens", "calls", "usd")):
         limit, *used = figures[5 * place : 5 * place + 5]
-        spent, held, presumed, sliced = (figure or 0 for figure in used)
-        left = None if limit is None else max(0, limit - spent - held - sliced)
-        named = {"limit": limit, "spent": spent, "held": held, "left": left, "presumed": presumed, "sliced": sliced}
+        spent, held, presumed, allotted = (figure or 0 for figure in used)
+        left = None if limit is None else max(0, limit - spent - held - allotted)
+        named = {"limit": limit, "spent": spent, "held": held, "left": left, "presumed": presumed, "allotted": allotted}
         units[unit] = {name: _usd(value) for name, value in named.items()} if unit == "usd" else named
     return units
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = tuple[Any, ...]
 
-_figures = attrgetter("limit", "spent", "held", "presumed", "sliced")
+_figures = attrgetter("limit", "spent", "held", "presumed", "allotted")
 
 
 def tracker_state(tracker: Scope, lease: int | str | None) -> Row:
@@ -36,19 +36,18 @@ def bring_up_to_date(tracker: Scope, state: Row) -> None:
     closed, lease, *figures = state
     if tracker.parent is not None:
         tracker.closed_itself = bool(closed)
-    limits, spent, held, presumed, sliced = (tuple(figures[place:15:5]) for place in range(5))
-    tracker.own_accounts[0].level.load(limits, spent, held, sliced)
+    limits, spent, held, presumed, allotted = (tuple(figures[place:15:5]) for place in range(5))
+    tracker.own_accounts[0].level.load(limits, spent, held, allotted)
     for account, limit, unknown in zip(tracker.own_accounts, limits, presumed, strict=True):
         account.presumed = unknown
-        account.slice = lease is not None and limit is not None
+        account.allotment = lease is not None and limit is not None
 
 
 def start_anew(tracker: Scope) -> None:
     """Reset a tracker that has no row to its first state."""
-    tracker.closed_itself = tracker.closed_itself or tracker.is_slice
     for account in tracker.own_accounts:
-        account.spent = account.held = account.presumed = account.sliced = 0
-        account.slice = False
+        account.spent = account.held = account.presumed = account.allotted = 0
+        account.allotment = False
     if tracker.window is not None:
         tracker.window.forget(0)
 

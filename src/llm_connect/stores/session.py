@@ -61,11 +61,11 @@ from llm_connect.budget.admission.log import write
 from llm_connect.budget.admission.session import Parts
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
 from llm_connect.stores.again import Again
+from llm_connect.stores.allotments import StoredAllotments
 from llm_connect.stores.holds import StoredHold
 from llm_connect.stores.outages import Outage
 from llm_connect.stores.outbox import StagedOutbox
 from llm_connect.stores.processes import look_after
-from llm_connect.stores.slices import StoredSlices
 from llm_connect.stores.tentative_queue import RevisableLine
 from llm_connect.stores.worker import StoreWorker
 from llm_connect.types.amounts import NOTHING
@@ -112,7 +112,7 @@ class StoreSession(ABC):
     trackers: Trackers
     books: StoredBooks
     waiters: Waiters
-    slices: StoredSlices
+    allotments: StoredAllotments
     line: RevisableLine
     #: Finds the tracker of a pickle, by terms and number, in the process that loads it.
     reopen: Callable[[Any, int], BudgetTracker]
@@ -139,10 +139,10 @@ class StoreSession(ABC):
     def open(self, gate: Controller, keep_entries: int, sink: Sink | None) -> Parts:
         self.gate = gate
         ledger = self._open_parts(keep_entries, sink)
-        self.slices = StoredSlices(self)
+        self.allotments = StoredAllotments(self)
         self.line = RevisableLine(gate, self.sure)
         look_after(self)
-        return Parts(ledger, self.outbox, self.books, self.line, self.slices)
+        return Parts(ledger, self.outbox, self.books, self.line, self.allotments)
 
     # Each kind of store implements these.
 

@@ -12,7 +12,6 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.serialization import Row, bring_up_to_date
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.periods import Period
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.accounting.windows import Window
     from llm_connect.stores.ports import StoreParts
@@ -34,11 +33,16 @@ class Trackers(ABC):
         if known is not None:
             self.refresh(known.lineage)
             return known
-        parent, name, is_slice, *state = self._read(number)
+        parent, name, *state = self._read(number)
         window = self._window(number, tuple(state))
         period = None if window is None else window.period
-        tracker = self.make(name, None if parent is None else self.find(parent), period, is_slice=bool(is_slice))
-        tracker._opens_as_slice = False
+        above = None if parent is None else self.find(parent)
+        tracker = BudgetTracker.__new__(BudgetTracker)
+        tracker.prices = self._prices
+        tracker.strict = self._strict
+        # Only an open allotment has a lease.
+        is_allotment = state[1] is not None
+        tracker._become(name, above, self._session.gate, (None, None, None), period, is_allotment=is_allotment)
         self._bring_up_to_date(tracker, number, tuple(state))
         self._enter(tracker, number)
         if window is not None:
@@ -62,7 +66,7 @@ class Trackers(ABC):
 
     @abstractmethod
     def _read(self, number: int) -> Row:
-        """Read a tracker: the number of its parent, its name, the slice flag and its state."""
+        """Read a tracker: the number of its parent, its name and its state."""
 
     @abstractmethod
     def number_of(self, tracker: Scope, *, joined: bool = False) -> int:
@@ -84,21 +88,13 @@ class Trackers(ABC):
     def is_current(self, tracker: Scope) -> bool:
         """True if a step may rely on the loaded figures of `tracker`."""
 
-    def make(self, name: str, parent: BudgetTracker | None, period: Period | None, *, is_slice: bool) -> BudgetTracker:
-        """Make the object of a tracker."""
-        tracker = BudgetTracker.__new__(BudgetTracker)
-        tracker.prices = self._prices
-        tracker.strict = self._strict
-        tracker._become(name, parent, self._session.gate, (None, None, None), period, is_slice=is_slice)
-        return tracker
+    @abstractmethod
+    def open_allotments(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]:
+        """The open allotments `at` a tracker and below it, of all processes, or the allotments of one lease."""
 
     @abstractmethod
-    def open_slices(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]:
-        """The open slices `at` a tracker and below it, of all processes, or the slices of one lease."""
-
-    @abstractmethod
-    def keeps_slices(self, lease: object) -> bool:
-        """True if slices are open under a lease."""
+    def keeps_allotments(self, lease: object) -> bool:
+        """True if allotments are open under a lease."""
 
     def undo(self, touched: Iterable[Scope]) -> None:
         """Forget inserted trackers. Restore touched ones, now or in the next step."""

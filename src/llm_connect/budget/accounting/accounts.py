@@ -23,12 +23,13 @@ Two rules make the comparison longer than `need <= free`.
 
 - A call that needs nothing of a unit ignores a full limit of that unit, because it cannot make things worse. A breach
   is different: it shows that some bound was wrong, so it stops every call below it. `needs` implements this rule.
-- The limit of a slice is set aside on the accounts above it, up to the next slice, as a part of their `sliced`. A call
-  inside the slice draws on that share and needs nothing more above it. `change` moves the share along with `held` and
-  `spent`, so `sliced` is always the part of those limits that the slices below have neither spent nor held.
+- The limit of an allotment is set aside on the accounts above it, up to the next allotment, as a part of their
+  `allotted`. A call inside the allotment draws on that share and needs nothing more above it. `change` moves the share
+  along with `held` and `spent`, so `allotted` is always the part of those limits that the allotments below have neither
+  spent nor held.
 
-Every call runs `take`, so it is written out for the usual case, a path without slices. `fits` and `hold` handle the
-general case.
+Every call runs `take`, so it is written out for the usual case, a path without allotments. `fits` and `hold` handle
+the general case.
 
 Python may raise an exception between two levels: Ctrl-C, or a signal handler that raises (`journal.py`). Then some
 levels have the amount and others do not, and neither adding nor subtracting it once more would be right. So a level
@@ -60,14 +61,14 @@ from llm_connect.types.amounts import NOTHING, Amount, shown
 class Path:
     """The accounts of a tracker and its ancestors, from itself to the root."""
 
-    __slots__ = ("journal", "levels", "sliced", "units")
+    __slots__ = ("in_allotment", "journal", "levels", "units")
 
     def __init__(
         self,
         own: TrackerAccounts,
         above: Path | None = None,
         *,
-        is_slice: bool = False,
+        is_allotment: bool = False,
         journal: Journal | None = None,
     ) -> None:
         #: The journal of the whole tree.
@@ -76,25 +77,25 @@ class Path:
         self.levels: tuple[Level, ...] = (own[0].level,)
         #: The accounts by unit, in the order of an `Amount`.
         self.units: tuple[tuple[Account, ...], ...] = tuple((account,) for account in own)
-        #: True if any tracker on the path is a slice.
-        self.sliced: bool = is_slice
+        #: True if any tracker on the path is an allotment.
+        self.in_allotment: bool = is_allotment
         if above is not None:
             self.levels += above.levels
             self.units = tuple(mine + theirs for mine, theirs in zip(self.units, above.units, strict=True))
-            self.sliced = is_slice or above.sliced
+            self.in_allotment = is_allotment or above.in_allotment
 
 
 def needs(path: Path, amount: Amount) -> Iterator[tuple[Account, int]]:
     """The accounts on `path` whose limit applies to `amount`, each with the amount that it must cover.
 
-    Accounts above a slice need to cover nothing, because they have set its limit aside. A breached account is always
-    among them, because a breach stops every call below it.
+    Accounts above an allotment need to cover nothing, because they have set its limit aside. A breached account is
+    always among them, because a breach stops every call below it.
     """
     for accounts, need in zip(path.units, amount, strict=True):
         for account in accounts:
             if account.limit is not None and (need or account.spent > account.limit):
                 yield account, need
-            if account.slice:
+            if account.allotment:
                 need = 0
 
 
@@ -105,7 +106,7 @@ def short(path: Path, amount: Amount) -> list[Account]:
 
 def fits(path: Path, amount: Amount) -> bool:
     """True if every limit on `path` covers `amount` at present."""
-    if path.sliced:
+    if path.in_allotment:
         return not short(path, amount)
     # Every look at a waiter asks this, so it reads the records.
     for level in path.levels:
@@ -122,7 +123,7 @@ def take(path: Path, amount: Amount) -> bool:
     Until the caller clears the intent, an operation that finds it undoes the hold. The loop is unrolled because every
     call runs it.
     """
-    if path.sliced:
+    if path.in_allotment:
         return fits(path, amount) and hold(path, amount)
     need_tokens, need_calls, need_usd = amount
     journal = path.journal
@@ -166,12 +167,12 @@ def limits_usd(path: Path) -> bool:
 
 
 def hopeless(path: Path, amount: Amount) -> Account | None:
-    """The first account on which `amount` would not fit even with no hold and no slice open."""
+    """The first account on which `amount` would not fit even with no hold and no allotment open."""
     return next((account for account, need in needs(path, amount) if account.spent + need > account.limit), None)  # type: ignore[operator]
 
 
 def opening(path: Path, amount: Amount) -> float | None:
-    """The time at which enough spend has left its windows for `amount` to fit with no hold and no slice open.
+    """The time at which enough spend has left its windows for `amount` to fit with no hold and no allotment open.
 
     0 if it would fit now; None if it never will.
     """
@@ -192,21 +193,21 @@ def now_on(path: Path) -> float:
 
 
 def left_on(accounts: Iterable[Account]) -> int | None:
-    """The smallest remainder from a tracker up to its root, or up to the slice around it; None without a limit.
+    """The smallest remainder from a tracker up to its root, or up to the allotment around it; None without a limit.
 
-    Above a slice only a breach counts, and it leaves nothing.
+    Above an allotment only a breach counts, and it leaves nothing.
     """
     lefts: list[int] = []
     inside = True
     for account in accounts:
         if account.left is not None and (inside or account.breached):
             lefts.append(account.left)
-        inside = inside and not account.slice
+        inside = inside and not account.allotment
     return min(lefts, default=None)
 
 
 def _over(account: Account, more: int) -> bool:
-    return account.spent + account.sliced + more > account.limit  # type: ignore[operator]
+    return account.spent + account.allotted + more > account.limit  # type: ignore[operator]
 
 
 def hold(path: Path, amount: Amount) -> Literal[True]:
@@ -246,31 +247,31 @@ def complete(path: Path, held: Amount, spent: Amount, step: int) -> None:
 
 
 def change(plan: Plan, path: Path, held: Amount, spent: Amount, presumed: Amount = NOTHING) -> None:
-    """Add to the held, spent and presumed figures on all of `path`, and adjust the shares that slices set aside."""
+    """Add to the held, spent and presumed figures on all of `path`, and adjust the shares that allotments set aside."""
     for accounts, *more in zip(path.units, held, spent, presumed, strict=True):
         set_aside = 0
         for account in accounts:
-            plan.add(account, "sliced", set_aside)
+            plan.add(account, "allotted", set_aside)
             before = aside(plan, account)
             for name, figure in zip(("held", "spent", "presumed"), more, strict=True):
                 plan.add(account, name, figure)
-            if account.slice:
+            if account.allotment:
                 set_aside = aside(plan, account) - before
 
 
 def aside(plan: Plan, account: Account) -> int:
-    """The share that the accounts above a slice set aside once `plan` is carried out: neither spent nor held in it."""
-    if not plan.get(account, "slice") or account.limit is None:
+    """The share that the accounts above an allotment set aside once `plan` is carried out: its unused part."""
+    if not plan.get(account, "allotment") or account.limit is None:
         return 0
     left: int = account.limit - plan.get(account, "spent") - plan.get(account, "held")
     return max(0, left)
 
 
 def set_aside(plan: Plan, accounts: Iterable[Account], amount: int) -> None:
-    """Set `amount` aside on the accounts above a slice, up to the next slice; a negative amount gives some back."""
+    """Set `amount` aside on the accounts above an allotment, up to the next one; a negative amount gives some back."""
     for account in accounts:
-        plan.add(account, "sliced", amount)
-        if plan.get(account, "slice"):
+        plan.add(account, "allotted", amount)
+        if plan.get(account, "allotment"):
             return
 
 
@@ -290,8 +291,8 @@ def figures_of(account: Account) -> str:
     """One account as text for people: `60 tokens spent and 0 tokens held of 50,000 tokens a day`."""
     unit = account.unit
     figures = f"{shown(unit, account.spent)} spent and {shown(unit, account.held)} held"
-    if account.sliced:
-        figures += f" and {shown(unit, account.sliced)} set aside for slices"
+    if account.allotted:
+        figures += f" and {shown(unit, account.allotted)} set aside for allotments"
     return figures if account.limit is None else f"{figures} of {shown(unit, account.limit)}{period_suffix(account)}"
 
 

@@ -18,7 +18,7 @@ class Terms(NamedTuple):
     """The figures of one tracker that no call changes, by unit."""
 
     limits: tuple[int | None, ...] = (None, None, None)
-    sliced: tuple[int, ...] = _ZEROS
+    allotted: tuple[int, ...] = _ZEROS
 
 
 #: The free and the spent amounts of the three units, the terms, and the step that has changed the record last. A free
@@ -39,18 +39,18 @@ class Level:
         limits: tuple[int | None, ...],
         spent: tuple[int, ...] = _ZEROS,
         held: tuple[int, ...] = _ZEROS,
-        sliced: tuple[int, ...] = _ZEROS,
+        allotted: tuple[int, ...] = _ZEROS,
     ) -> None:
         """Set all figures."""
-        taken = map(sum, zip(spent, held, sliced, strict=True))
+        taken = map(sum, zip(spent, held, allotted, strict=True))
         free = [(_ENDLESS if limit is None else limit) - more for limit, more in zip(limits, taken, strict=True)]
-        self.record: Record = (*free, *spent, Terms(limits, sliced), None)  # type: ignore[assignment]
+        self.record: Record = (*free, *spent, Terms(limits, allotted), None)  # type: ignore[assignment]
 
 
 class Account:
     """The spend and the holds of one tracker in one unit, against its limit (None: no limit)."""
 
-    __slots__ = ("index", "level", "path", "presumed", "slice", "unit", "window")
+    __slots__ = ("allotment", "index", "level", "path", "presumed", "unit", "window")
 
     def __init__(self, path: str, unit: Unit, level: Level) -> None:
         self.path: str = path
@@ -60,8 +60,8 @@ class Account:
         self.level: Level = level
         #: The part of `spent` that belongs to attempts with an unknown outcome.
         self.presumed: int = 0
-        #: True for a slice: the accounts above have set its limit aside.
-        self.slice: bool = False
+        #: True for an allotment: the accounts above have set its limit aside.
+        self.allotment: bool = False
         #: The window in which `spent` counts; None if spend counts for ever.
         self.window: Window | None = None
 
@@ -71,7 +71,7 @@ class Account:
 
     @limit.setter
     def limit(self, limit: int | None) -> None:
-        self._set(limit, self.spent, self.held, self.sliced)
+        self._set(limit, self.spent, self.held, self.allotted)
 
     @property
     def spent(self) -> int:
@@ -80,27 +80,27 @@ class Account:
 
     @spent.setter
     def spent(self, spent: int) -> None:
-        self._set(self.limit, spent, self.held, self.sliced)
+        self._set(self.limit, spent, self.held, self.allotted)
 
     @property
     def held(self) -> int:
         *figures, terms, _ = self.level.record
         index, limit = self.index, terms.limits[self.index]
-        held: int = (_ENDLESS if limit is None else limit) - figures[index] - figures[3 + index] - terms.sliced[index]
+        held: int = (_ENDLESS if limit is None else limit) - figures[index] - figures[3 + index] - terms.allotted[index]
         return held
 
     @held.setter
     def held(self, held: int) -> None:
-        self._set(self.limit, self.spent, held, self.sliced)
+        self._set(self.limit, self.spent, held, self.allotted)
 
     @property
-    def sliced(self) -> int:
-        """The amount that slices below have set aside and not used."""
-        return self.level.record[6].sliced[self.index]
+    def allotted(self) -> int:
+        """The amount that allotments below have set aside and not used."""
+        return self.level.record[6].allotted[self.index]
 
-    @sliced.setter
-    def sliced(self, sliced: int) -> None:
-        self._set(self.limit, self.spent, self.held, sliced)
+    @allotted.setter
+    def allotted(self, allotted: int) -> None:
+        self._set(self.limit, self.spent, self.held, allotted)
 
     @property
     def left(self) -> int | None:
@@ -111,12 +111,12 @@ class Account:
     def breached(self) -> bool:
         return self.limit is not None and self.spent > self.limit
 
-    def _set(self, limit: int | None, spent: int, held: int, sliced: int) -> None:
+    def _set(self, limit: int | None, spent: int, held: int, allotted: int) -> None:
         index = self.index
         *figures, (limits, shares), step = self.level.record
-        figures[index] = (_ENDLESS if limit is None else limit) - spent - held - sliced
+        figures[index] = (_ENDLESS if limit is None else limit) - spent - held - allotted
         figures[3 + index] = spent
-        terms = Terms((*limits[:index], limit, *limits[index + 1 :]), (*shares[:index], sliced, *shares[index + 1 :]))
+        terms = Terms((*limits[:index], limit, *limits[index + 1 :]), (*shares[:index], allotted, *shares[index + 1 :]))
         self.level.record = (*figures, terms, step)  # type: ignore[assignment]
 
 

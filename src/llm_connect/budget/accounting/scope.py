@@ -40,7 +40,6 @@ class Scope:
     window: Window | None
     prices: Mapping[str, Price]
     strict: bool
-    is_slice: bool
     tree: Tree
     _closed_itself: bool
 

@@ -22,7 +22,7 @@ class BudgetSnapshot:
     spent, held: the booked amounts and the open holds, each in tokens, calls and USD (`spent_calls`, `held_usd` and so
         on, as on the tracker).
     presumed: the part of `spent` that was booked without knowing the outcome.
-    sliced: the amount that open slices below have set aside and neither spent nor held.
+    allotted: the amount that open allotments below have set aside and neither spent nor held.
     waiting: the number of callers that wait on this tracker or below it.
     breached: True if the spend exceeds a limit. closed: True if this tracker or one above it is closed.
     learned: the correction of bounds after overruns in this tree, by adapter and requested model.
@@ -37,7 +37,7 @@ class BudgetSnapshot:
     spent: Amount
     held: Amount
     presumed: Amount
-    sliced: Amount
+    allotted: Amount
     waiting: int
     breached: bool
     closed: bool

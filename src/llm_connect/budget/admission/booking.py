@@ -98,7 +98,7 @@ class Books:
         path = tracker.accounts
         kind = (tracker.path, facts.adapter, model or facts.model)
         sums = self._kinds.get(kind)
-        if sums is None or path.sliced or outcome == "presumed" or facts.labels:
+        if sums is None or path.in_allotment or outcome == "presumed" or facts.labels:
             return self._end_by_plan(hold, ending)
         held_tokens, held_calls, held_usd = hold.bound
         tokens, calls, nano_usd = amount

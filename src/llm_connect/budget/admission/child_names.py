@@ -22,13 +22,17 @@ class ChildNames:
         self._taken: dict[str, object] = {}
         self._warned = False
 
-    def take(self, name: str, above: str, *, shared: bool) -> str:
-        """Choose the name of a new child of the tracker at the path `above`; a shared child keeps its name."""
+    def take(self, name: str, above: str, *, shared: bool, quiet: bool = False) -> str:
+        """Choose the name of a new child of the tracker at the path `above`; a shared child keeps its name.
+
+        quiet: True for a name that several open children are expected to have.
+        """
         mine = object()
         if self._taken.setdefault(name, mine) is mine or shared:
             self._forget_oldest()
             return name
-        self._warn(name, above)
+        if not quiet:
+            self._warn(name, above)
         numbered = (f"{name}#{number}" for number in itertools.count(2))
         free = next(other for other in numbered if self._taken.setdefault(other, mine) is mine)
         self._forget_oldest()

@@ -81,7 +81,8 @@ class Gate:
         self.hold_type: type[Hold] = self.session.hold_type
         parts = self.session.open(self, keep_entries, sink)
         self.ledger: Ledger = parts.ledger
-        self._outbox, self._books, self._line, self._slices = parts.outbox, parts.books, parts.line, parts.slices
+        self._outbox, self._books, self._line = parts.outbox, parts.books, parts.line
+        self._allotments = parts.allotments
         self._learned = self._books.learned.factors
         #: SystemExit and KeyboardInterrupt exceptions of callbacks and log handlers, which the next call raises.
         self.owed: Owed = self._outbox.owed
@@ -337,15 +338,15 @@ class Gate:
         """Set limits of `tracker` in one step, and admit the waiters that fit."""
         self.run(self._change_limits, tracker, limits, on=tracker, informed=True)
 
-    def open_slice(self, child: Scope, kept: Hold) -> bool:
-        """Set the limits of `child` aside above it, in place of the hold `kept`.
+    def allot(self, share: Scope, kept: Hold) -> bool:
+        """Set the limits of `share` aside above it, in place of the hold `kept`.
 
-        False if a tracker above is closed, or if an overrun has taken the room in the meantime.
+        False if it or a tracker above is closed, or if an overrun has taken the room in the meantime.
         """
-        return self.run(self._open_slice, child, kept, on=child, informed=True)
+        return self.run(self._allot, share, kept, on=share, informed=True)
 
     def close(self, tracker: Scope) -> None:
-        """Admit no more calls on `tracker` and below it, refuse the waiters there, and return the rest of slices."""
+        """Admit no more calls on `tracker` and below it, refuse waiters there, and return the rest of allotments."""
         self.check_process()
         self.session.close(tracker, partial(self._close, tracker))
 
@@ -471,15 +472,14 @@ class Gate:
         self._books.look_at_thresholds()
         self._line.scan()
 
-    def _open_slice(self, child: Scope, kept: Hold) -> bool:
-        assert child.parent is not None
+    def _allot(self, share: Scope, kept: Hold) -> bool:
         give_back(kept)
-        opened = not child.parent.closed and self._slices.open(child)
+        opened = not share.closed and self._allotments.open(share)
         self._line.scan()
         return opened
 
     def _close(self, tracker: Scope) -> None:
-        self._slices.close(tracker)
+        self._allotments.close(tracker)
         self._line.close()
 
     def _join(self, joined: dict[str, S], child: S) -> S:
@@ -501,7 +501,7 @@ class Gate:
             spent=accounts.amount_of(own, "spent"),
             held=accounts.amount_of(own, "held"),
             presumed=accounts.amount_of(own, "presumed"),
-            sliced=accounts.amount_of(own, "sliced"),
+            allotted=accounts.amount_of(own, "allotted"),
             waiting=self._line.waiting_on(tracker),
             breached=any(account.breached for account in own),
             closed=tracker.closed,

@@ -38,14 +38,14 @@ class BudgetFigures(Scope):
         return self._tokens.held
 
     @property
-    def sliced(self) -> int:
-        """The tokens that open slices below have set aside and neither spent nor held."""
-        return self._tokens.sliced
+    def allotted(self) -> int:
+        """The tokens that open allotments below have set aside and neither spent nor held."""
+        return self._tokens.allotted
 
     def remaining(self) -> int | None:
         """The tokens that are still free: the smallest remainder up to the root, never below 0; None without a limit.
 
-        `spent`, `held` and slices reduce the remainder.
+        `spent`, `held` and allotments reduce the remainder.
         """
         return self._remaining(0)
 

@@ -23,7 +23,7 @@ end: their owners settle them or lose them, or the lease of their process expire
 as spent. So after finitely many ends the waiter fits there, or can never fit because too much is spent. In the second
 case `hopeless` finds it, and it is refused at once unless a window opens in time. By then it may be short of another
 account, further up. That adds one more round for each level and no more: a caller that needs a tracker also needs those
-above it, up to the slice around it, so a blocked account protects all accounts below it.
+above it, up to the allotment around it, so a blocked account protects all accounts below it.
 
 The argument has two gaps, and only the deadline of the wait bounds them.
 

@@ -146,7 +146,7 @@ def _figures(account: Account) -> dict[str, Any]:
         "total": None if account.limit is None else _figure(account, account.limit),
         "spent": _figure(account, account.spent),
         "held": _figure(account, account.held),
-        "sliced": _figure(account, account.sliced),
+        "allotted": _figure(account, account.allotted),
         "presumed": _figure(account, account.presumed),
     }
 
@@ -154,7 +154,7 @@ def _figures(account: Account) -> dict[str, Any]:
 def _missing(account: Account, reason: BudgetReason, requested: int) -> int:
     if account.limit is None:
         return 0
-    kept = 0 if reason in ("never_fits", "window_full") else account.held + account.sliced
+    kept = 0 if reason in ("never_fits", "window_full") else account.held + account.allotted
     return max(0, account.spent + kept + requested - account.limit)
 
 

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 from llm_connect.budget.accounting.ledger import Ledger
+from llm_connect.budget.admission.allotments import Allotments, Allotting
 from llm_connect.budget.admission.backend import BudgetGate, Note
 from llm_connect.budget.admission.booking import Books, Sink
 from llm_connect.budget.admission.callbacks import Outbox
-from llm_connect.budget.admission.earmarks import Earmarks, Slices
 from llm_connect.budget.admission.holds import Ending, Hold, OpenHold, Worker
 from llm_connect.budget.admission.wait_queue import Line
 from llm_connect.types.amounts import MOST_LIMIT
@@ -72,7 +72,7 @@ class Parts(NamedTuple):
     outbox: Outbox
     books: Books
     line: Line
-    slices: Earmarks
+    allotments: Allotting
 
 
 class Session(Protocol):
@@ -186,7 +186,7 @@ class MemorySession:
     def open(self, gate: Controller, keep_entries: int, sink: Sink | None) -> Parts:
         self._gate = gate
         ledger, outbox = Ledger(keep_entries, gate.run), Outbox()
-        return Parts(ledger, outbox, Books(ledger, outbox, sink), Line(gate), Slices())
+        return Parts(ledger, outbox, Books(ledger, outbox, sink), Line(gate), Allotments())
 
     def run(self, first: Callable[[], None], step: Callable[[], T], on: Scope | None, informed: bool) -> T:
         first()

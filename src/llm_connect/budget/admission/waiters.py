@@ -141,12 +141,12 @@ class RemoteWaiter(Waiter):
 
 
 def doomed(waiter: Waiter) -> bool:
-    """True if `waiter` would not fit in time even if all holds and slices ended."""
+    """True if `waiter` would not fit in time even if all holds and allotments ended."""
     return not fits_by(waiter.patient_until, waiter.tracker.accounts, waiter.demand.smallest)
 
 
 def fits_by(deadline: float, path: Path, amount: Amount) -> bool:
-    """True if `amount` fits by `deadline` on the monotonic clock, given that all holds and slices end by then."""
+    """True if `amount` fits by `deadline` on the monotonic clock, given that all holds and allotments end by then."""
     if hopeless(path, amount) is None:
         return True
     opens_at = opening(path, amount)

@@ -34,17 +34,16 @@ def session_of(terms: ServerTerms) -> ServerSession:
     """A session of an existing budget."""
     keys = Keys(terms.name)
     with closing(Server(terms.url, terms.busy_seconds)) as server:
-        schema, on_unknown, born, sliced = server.call(
-            "HMGET", keys.of("meta"), "schema", "on_unknown", "born", "sliced"
-        )
+        fields = ("schema", "on_unknown", "born", "allotments")
+        schema, on_unknown, born, listed = server.call("HMGET", keys.of("meta"), *fields)
         if schema is None:
             raise LLMStoreError(
                 f"{terms.shown} has no budget {terms.name!r}: create it with open_budget.", store=terms.shown
             )
         check_schema(terms, schema.decode())
-        if sliced is None:
-            names = [keys.of(part) for part in ("meta", "trackers", "places", "slices")]
-            server.call("EVAL", script("list_slices"), 4, *names, STATE_SIZE)
+        if listed is None:
+            names = [keys.of(part) for part in ("meta", "trackers", "places", "allotments")]
+            server.call("EVAL", script("list_allotments"), 4, *names, STATE_SIZE)
     session = ServerSession(terms, ROOT, born or b"")
     Gate(terms.keep_entries, on_unknown.decode(), terms.sink, session.clock, session)
     return session

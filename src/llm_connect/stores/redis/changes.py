@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.ledger import LedgerEntry
-from llm_connect.budget.admission.earmarks import limits_of
+from llm_connect.budget.admission.allotments import limits_of
 from llm_connect.stores.changes import Changes
 from llm_connect.stores.holds import Before, StoredHold
 from llm_connect.stores.redis.server import text_of
@@ -45,9 +45,9 @@ class StepChanges(Changes):
         self.texts.clear()
         self._further.clear()
 
-    def note_slice(self, child: Scope, lease: Any) -> None:
-        size = False if lease is None else limits_of(child)
-        self.say("slices", (self._session.trackers.path_of(child), lease or "", size))
+    def note_allotment(self, share: Scope, lease: Any) -> None:
+        size = False if lease is None else limits_of(share)
+        self.say("allotments", (self._session.trackers.path_of(share), lease or "", size))
 
     def say(self, what: str, value: Any) -> None:
         """Add a value to a rarer part of the step, by its name in the script."""
@@ -104,7 +104,7 @@ class StepChanges(Changes):
             step["windows"] = trackers.windows(self._trackers)
         if trackers.new:
             step["new"] = trackers.new
-        if "slices" in step or any(new[3] for new in trackers.new):
+        if "allotments" in step or any(new[3] for new in trackers.new):
             step["everybody"] = True
         return step
 

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 #: The version of this layout of keys. A budget with another version is neither read nor written.
 SCHEMA = "1"
 _SPENDING = ("meta", "trackers", "changed", "holds", "leases", "owners", "ledger", "open", "totals", "labels", "lost")
-NAMES = (*_SPENDING, "learned", "places", "windows", "waiters", "lasts", "slices")
+NAMES = (*_SPENDING, "learned", "places", "windows", "waiters", "lasts", "allotments")
 _PREFIX = "llm-connect:{"
 #: The pattern by which `SCAN` finds budgets.
 PATTERN = "llm-connect:{*}:meta"

@@ -83,13 +83,13 @@ class ServerLeases(Leases):
             self.end([number])
 
     def end(self, numbers: list[str]) -> None:
-        """End leases: release their reserved holds, presume their dispatched ones, and return their slices."""
+        """End leases: release their reserved holds, presume their dispatched ones, and return their allotments."""
         leases = {number: Lease(number, 0.0) for number in numbers}
         for name, row in self._session.stored_holds():
             if row[0] in leases:
                 self._end_hold(leases[row[0]], (name, *row))
         for number in numbers:
-            self._session.slices.close_of(number)
+            self._session.allotments.close_of(number)
         for number in numbers:
             self._session.changes.say("over", number)
 

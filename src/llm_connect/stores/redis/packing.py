@@ -13,9 +13,9 @@ MOST = 2**53 - 1
 #: The places in a state that a step can change, counted from 1 as in Lua.
 CLOSED = 2
 LIMITS = (5, 10, 15)
-#: The number, the closed flag, the length of the name of the lease that keeps a slice open, and the last step that
-#: changed the window (0: no window); for each unit the limit (-1: none), spent, held, presumed and sliced amounts. The
-#: name of the lease follows.
+#: The number, the closed flag, the length of the name of the lease that keeps an allotment open, and the last step that
+#: changed the window (0: no window); for each unit the limit (-1: none), spent, held, presumed and allotted amounts.
+#: The name of the lease follows.
 _STATE = struct.Struct("<qBBq15q")
 #: The offset of the name of the lease.
 STATE_SIZE: int = _STATE.size
@@ -49,7 +49,7 @@ def has_window(state: bytes) -> bool:
 
 
 def states_of(data: bytes, windows: Mapping[int, str]) -> Iterator[tuple[int, Row]]:
-    """The number of each tracker with its row: closed, lease of a slice, five figures per unit, window."""
+    """The number of each tracker with its row: closed, lease of an allotment, five figures per unit, window."""
     at = 0
     while at < len(data):
         number, closed, size, _, *figures = _STATE.unpack_from(data, at)

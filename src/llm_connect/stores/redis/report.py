@@ -49,7 +49,7 @@ class ServerReport:
         paths = self._paths(name)
         states = sorted(self._states(name), key=lambda each: (paths[each[0]], each[0]))
         trackers = [
-            {"path": paths[number], "closed": bool(state[0]), "slice": state[1] is not None, **self._figures(state)}
+            {"path": paths[number], "closed": bool(state[0]), "allotment": state[1] is not None, **self._figures(state)}
             for number, state in states
         ]
         spent_by = {by: self._spent_by(name, by) for by in _BY}

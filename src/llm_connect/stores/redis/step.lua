@@ -12,12 +12,12 @@
 -- with number and window for each of those trackers whose window has changed, and the waiting callers if they have
 -- changed.
 local META, TRACKERS, CHANGED, HOLDS, LEASES, OWNERS, LEDGER = unpack(KEYS, 1, 7)
-local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, WINDOWS, WAITERS, LASTS, SLICES = unpack(KEYS, 8, 17)
+local OPEN, TOTALS, LABELS, LOST, LEARNED, PLACES, WINDOWS, WAITERS, LASTS, ALLOTMENTS = unpack(KEYS, 8, 17)
 local CHANNEL, SCHEMA, CLIENT, OTHERS, BORN = unpack(ARGV, 1, 5)
 local MOST = 9007199254740991 -- the largest integer that a Lua number represents exactly
 local KEPT, TRIMMED, MOST_KINDS, MOST_LABELS = 10000, 100, 4000, 1000
--- A tracker: the number, the closed flag, the length of the name of the lease that keeps a slice open, and the last
--- step that changed the window (0: no window); for each unit the limit (-1: none), spent, held, presumed and sliced
+-- A tracker: the number, the closed flag, the length of the name of the lease that keeps an allotment open, and the last
+-- step that changed the window (0: no window); for each unit the limit (-1: none), spent, held, presumed and allotted
 -- amounts. The name of the lease follows.
 local STATE = '<i8BBi8' .. string.rep('i8', 15)
 local CLOSED, LEASE_SIZE, WINDOW, FIRST, LEASE = 2, 3, 4, {5, 10, 15}, 20
@@ -35,7 +35,7 @@ local call, pack, unpacked = redis.call, struct.pack, struct.unpack
 local step = cjson.decode(ARGV[6])
 local holds, lines, sets, new = step.holds or NONE, step.entries or NONE, step.set or NONE, step.new or NONE
 local over, corrects, late, left = step.over or NONE, step.correct or NONE, step.late or NONE, step.left or NONE
-local slices, windows, told = step.slices or NONE, step.windows or NONE, step.told or NONE
+local allotments, windows, told = step.allotments or NONE, step.windows or NONE, step.told or NONE
 local amends, amended = step.amend or NONE, {}
 local meta = call('HMGET', META, 'schema', 'counts', 'born')
 if not meta[1] then return 'gone' end
@@ -165,7 +165,7 @@ local function aside(of, at)
   return math.max(0, of[at] - of[at + 1] - of[at + 2])
 end
 
--- Adds to the held, spent and presumed amounts of a path, and updates the sliced amounts above its slices.
+-- Adds to the held, spent and presumed amounts of a path, and updates the allotted amounts above its allotments.
 local function change(path, held, spent, presumed)
   for unit = 1, 3 do
     local h, s, p, more = held[unit], spent[unit], presumed[unit], 0
@@ -174,17 +174,17 @@ local function change(path, held, spent, presumed)
       local at = FIRST[unit]
       for level = 1, #path do
         local of = state(path[level])
-        local is_slice = of[LEASE] ~= '' and of[at] >= 0
-        local before = is_slice and aside(of, at)
+        local is_allotment = of[LEASE] ~= '' and of[at] >= 0
+        local before = is_allotment and aside(of, at)
         of[at + 1], of[at + 2], of[at + 3] = of[at + 1] + s, of[at + 2] + h, of[at + 3] + p
         of[at + 4] = of[at + 4] + more
-        if is_slice then more = aside(of, at) - before end
+        if is_allotment then more = aside(of, at) - before end
       end
     end
   end
 end
 
--- Adds to the sliced amounts of a path, up to the next slice.
+-- Adds to the allotted amounts of a path, up to the next allotment.
 local function set_aside(path, amounts)
   for unit = 1, 3 do
     local at = FIRST[unit]
@@ -226,16 +226,16 @@ for at = 1, #sets do
   of[set[2]] = set[3]
   freed = true
 end
-for at = 1, #slices do
-  local slice = slices[at]
-  local path, of = slice[1], state(slice[1][1])
+for at = 1, #allotments do
+  local allotment = allotments[at]
+  local path, of = allotment[1], state(allotment[1][1])
   local above, amounts = {unpack(path, 2)}, {0, 0, 0}
-  if slice[2] == '' then
+  if allotment[2] == '' then
     for unit = 1, 3 do amounts[unit] = -aside(of, FIRST[unit]) end
     freed = true
   end
-  of[LEASE], of[LEASE_SIZE] = slice[2], #slice[2]
-  if slice[2] ~= '' then
+  of[LEASE], of[LEASE_SIZE] = allotment[2], #allotment[2]
+  if allotment[2] ~= '' then
     for unit = 1, 3 do amounts[unit] = aside(of, FIRST[unit]) end
   end
   set_aside(above, amounts)
@@ -262,10 +262,10 @@ if stale then
     if needs and not fits(hold[3], needs) then return 'again' end
     if needs and hold[6] == 1 and not is_open(hold[3]) then return 'again' end
   end
-  for at = 1, #slices do
-    local slice = slices[at]
-    local above = {unpack(slice[1], 2)}
-    if slice[3] and not (fits(above, slice[3]) and is_open(above)) then return 'again' end
+  for at = 1, #allotments do
+    local allotment = allotments[at]
+    local above = {unpack(allotment[1], 2)}
+    if allotment[3] and not (fits(above, allotment[3]) and is_open(above)) then return 'again' end
   end
 end
 for _, of in pairs(states) do
@@ -306,12 +306,12 @@ for at = 1, #new do
   call('HSET', PLACES, number, place)
   if joined then call('HSET', PLACES, joined, number) end
 end
-for at = 1, #slices do
-  local path, of_lease = slices[at][1], slices[at][2]
+for at = 1, #allotments do
+  local path, of_lease = allotments[at][1], allotments[at][2]
   if of_lease == '' then
-    call('HDEL', SLICES, path[1])
+    call('HDEL', ALLOTMENTS, path[1])
   else
-    call('HSET', SLICES, path[1], of_lease .. ' ' .. table.concat(path, ' '))
+    call('HSET', ALLOTMENTS, path[1], of_lease .. ' ' .. table.concat(path, ' '))
   end
 end
 for at = 1, #windows do

@@ -38,9 +38,9 @@ class ServerTrackers(Trackers):
         self.stamp: int | None = None
         #: The stamp of the last change that other processes may have made. Later copies are up to date.
         self._alone_since = 0
-        #: The open slices of all processes, each with its lease and path, as of epoch `_slices_at`.
-        self._slices: dict[int, list[str]] = {}
-        self._slices_at: int | None = None
+        #: The open allotments of all processes, each with its lease and path, as of epoch `_allotments_at`.
+        self._allotments: dict[int, list[str]] = {}
+        self._allotments_at: int | None = None
         #: The trackers that the current step creates: number, place, state, and the name by which others join it.
         self.new: list[tuple[str, str, list[int], str | bool]] = []
 
@@ -48,11 +48,12 @@ class ServerTrackers(Trackers):
         place, state = self._session.fetch("HGET", "places", number), self._session.fetch("HGET", "trackers", number)
         if state is None:
             raise store_error(self._session.terms.url, f"it has lost a tracker of budget {self._session.terms.name!r}")
-        parent, name, is_slice = (None, self._session.terms.name, False) if place is None else json.loads(place)
+        # Earlier versions have kept a flag behind the name.
+        parent, name, *_ = (None, self._session.terms.name) if place is None else json.loads(place)
         # If another process changes the window meanwhile, the server refuses the step that was decided on it.
         windows = {number: self._window_text(number)} if has_window(state) else {}
         ((_, row),) = states_of(state, windows)
-        return parent, name, is_slice, *row
+        return parent, name, *row
 
     def _window(self, number: int, state: Row) -> Window | None:
         return None if state[-1] is None else window_of(state[-1], self._session.gate.clock)
@@ -67,7 +68,7 @@ class ServerTrackers(Trackers):
             parent = 0 if tracker.parent is None else self.number_of(tracker.parent)
             number = secrets.randbits(_BITS) | 2
             limits: Any = tuple(account.limit for account in tracker.own_accounts)
-            place = text_of([parent, tracker.name, tracker.is_slice])
+            place = text_of([parent, tracker.name])
             state = new_state(number, closed=tracker.closed_itself, limits=limits)
             self.new.append((str(number), place, state, joined and _joined(parent, tracker.name)))
             # First, so that `undo` knows of it if an interruption follows.
@@ -138,26 +139,26 @@ class ServerTrackers(Trackers):
             if tracker is not None:
                 self._take_over(tracker, state)
 
-    def open_slices(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]:
+    def open_allotments(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]:
         number = None if at is None else str(at.number)
         return [
             self.find(child)
-            for child, (of_lease, *path) in self._open_slices.items()
+            for child, (of_lease, *path) in self._open_allotments.items()
             if (of_lease == lease if number is None else number in path)
         ]
 
-    def keeps_slices(self, lease: object) -> bool:
-        return any(of_lease == lease for of_lease, *_ in self._open_slices.values())
+    def keeps_allotments(self, lease: object) -> bool:
+        return any(of_lease == lease for of_lease, *_ in self._open_allotments.values())
 
     @property
-    def _open_slices(self) -> dict[int, list[str]]:
-        """The open slices, read again in each epoch: a step that opens or closes a slice starts a new one."""
-        if self._slices_at != self._session.epoch:
-            rows = self._session.fetch("HGETALL", "slices")
+    def _open_allotments(self) -> dict[int, list[str]]:
+        """The open allotments, read again in each epoch: a step that opens or closes an allotment starts a new one."""
+        if self._allotments_at != self._session.epoch:
+            rows = self._session.fetch("HGETALL", "allotments")
             pairs = zip(rows[::2], rows[1::2], strict=True)
-            self._slices = {int(number): text.decode().split() for number, text in pairs}
-            self._slices_at = self._session.epoch
-        return self._slices
+            self._allotments = {int(number): text.decode().split() for number, text in pairs}
+            self._allotments_at = self._session.epoch
+        return self._allotments
 
     def _take_over(self, tracker: Scope, state: Row) -> None:
         """Load `tracker` from a state of the server, which contains the window only if it has changed."""
@@ -208,7 +209,7 @@ class ServerTrackers(Trackers):
 
     def forget(self) -> None:
         """Make the next step in a forked process ask for everything: it has a new connection."""
-        self._alone_since, self._slices_at = (self.stamp or 0) + 1, None
+        self._alone_since, self._allotments_at = (self.stamp or 0) + 1, None
         self._seen_at.clear()
 
 

@@ -34,12 +34,12 @@ class FileChanges(Changes):
             number = trackers.number_of(tracker)
             if not trackers.is_current(tracker):
                 raise Again
-            state = tracker_state(tracker, trackers.slices.get(number))
+            state = tracker_state(tracker, trackers.allotments.get(number))
             connection.execute(UPDATE_TRACKER, (*state, number))
             write_window(connection, number, tracker.window)
 
-    def note_slice(self, child: Scope, lease: Any) -> None:
-        self._session.trackers.note_slice(child.number, lease)
+    def note_allotment(self, share: Scope, lease: Any) -> None:
+        self._session.trackers.note_allotment(share.number, lease)
 
     def _write_hold(self, connection: sqlite3.Connection, hold: StoredHold) -> None:
         if hold.ended:

@@ -103,10 +103,10 @@ class FileLeases(Leases):
             self._end(connection, number)
 
     def _end(self, connection: sqlite3.Connection, number: int) -> None:
-        """End a lease: release its reserved holds, presume its dispatched ones, and return its slices."""
+        """End a lease: release its reserved holds, presume its dispatched ones, and return its allotments."""
         self._session.unseen = True
         lease = Lease(number, 0.0)
         for row in connection.execute(HOLDS_OF_LEASE, (number,)).fetchall():
             self._end_hold(lease, row)
-        self._session.slices.close_of(number)
+        self._session.allotments.close_of(number)
         connection.execute("DELETE FROM leases WHERE id = ?", (number,))

@@ -16,7 +16,7 @@ from llm_connect.stores.sqlite.schema import read_only, store_error, url_of
 from llm_connect.stores.sqlite.windows import window_of
 from llm_connect.types.amounts import Amount
 
-_FIGURES = ("limit", "spent", "held", "presumed", "sliced")
+_FIGURES = ("limit", "spent", "held", "presumed", "allotted")
 _COLUMNS = ", ".join(f"trackers.{unit}_{figure}" for unit in ("tokens", "calls", "nano_usd") for figure in _FIGURES)
 _WINDOW = "period, ends_at, first, parts"
 _ROOTS = (
@@ -62,7 +62,7 @@ class Report:
         """One budget: its trackers, its open holds, and its spend by adapter, model and label."""
         number = self.number(name)
         trackers = [
-            {"path": path, "closed": bool(closed), "slice": lease is not None, **_figures(figures)}
+            {"path": path, "closed": bool(closed), "allotment": lease is not None, **_figures(figures)}
             for path, closed, lease, *figures in self._rows(_TREE, number)
         ]
         spent_by = {by: self._spent_by(number, *where) for by, where in _SPENT_BY.items()}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from llm_connect.budget.accounting.calibration import Key, LearnedFactor
 
 _UNITS = ("tokens", "calls", "nano_usd")
-_FIGURES = ("limit", "spent", "held", "presumed", "sliced")
+_FIGURES = ("limit", "spent", "held", "presumed", "allotted")
 _STATE = ("closed", "lease", *(f"{unit}_{figure}" for unit in _UNITS for figure in _FIGURES))
 
 FIND_BUDGET = (
@@ -17,8 +17,8 @@ FIND_BUDGET = (
 )
 NEW_BUDGET = "INSERT INTO budgets (name, on_unknown, created_at) VALUES (?, ?, ?)"
 NEW_ROOT = (
-    "INSERT INTO trackers (budget, name, path, joined, is_slice, closed, tokens_limit, calls_limit, "
-    "nano_usd_limit) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?)"
+    "INSERT INTO trackers (budget, name, path, joined, closed, tokens_limit, calls_limit, nano_usd_limit) "
+    "VALUES (?, ?, ?, 0, 0, ?, ?, ?)"
 )
 
 _FACTOR = ", ".join(LearnedFactor._fields)
@@ -27,20 +27,20 @@ _FACTOR = ", ".join(LearnedFactor._fields)
 TRACKER_STATE = ", ".join(_STATE)
 READ_TRACKERS = f"SELECT id, {TRACKER_STATE} FROM trackers WHERE id IN "
 UPDATE_TRACKER = f"UPDATE trackers SET {', '.join(f'{name} = ?' for name in _STATE)} WHERE id = ?"
-_TRACKER = ("budget", "parent", "name", "path", "joined", "is_slice", *_STATE)
+_TRACKER = ("budget", "parent", "name", "path", "joined", *_STATE)
 JOINED_TRACKER = "SELECT id FROM trackers WHERE parent = ? AND name = ? AND joined AND NOT closed ORDER BY id DESC"
 #: In ASCII, "0" follows "/", so the range covers all paths that begin with this path and a slash.
-SLICES_AT = (
+ALLOTMENTS_AT = (
     "SELECT id FROM trackers WHERE budget = ? AND lease IS NOT NULL "
     "AND (path = ? OR path BETWEEN ? || '/' AND ? || '0')"
 )
-SLICES_OF = "SELECT id FROM trackers WHERE budget = ? AND lease = ?"
+ALLOTMENTS_OF = "SELECT id FROM trackers WHERE budget = ? AND lease = ?"
 SPENT_TRACKERS = (
     "SELECT id FROM trackers WHERE budget = ? AND (tokens_spent OR calls_spent OR nano_usd_spent) "
     "ORDER BY length(path) DESC, id"
 )
 INSERT_TRACKER = f"INSERT INTO trackers ({', '.join(_TRACKER)}) VALUES ({', '.join('?' * len(_TRACKER))})"
-FIND_TRACKER = f"SELECT parent, name, is_slice, {TRACKER_STATE} FROM trackers WHERE id = ?"
+FIND_TRACKER = f"SELECT parent, name, {TRACKER_STATE} FROM trackers WHERE id = ?"
 
 _HOLD = ("lease", "tracker", "state", *_UNITS, "max_tokens", "grade", "adapter", "model", "labels", "reserved_at")
 INSERT_HOLD = f"INSERT INTO holds ({', '.join(_HOLD)}) VALUES ({', '.join('?' * len(_HOLD))})"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.serialization import Row, tracker_state
 from llm_connect.stores.sqlite.rows import (
+    ALLOTMENTS_AT,
+    ALLOTMENTS_OF,
     FIND_TRACKER,
     INSERT_TRACKER,
     JOINED_TRACKER,
     READ_TRACKERS,
-    SLICES_AT,
-    SLICES_OF,
     SPENT_TRACKERS,
 )
 from llm_connect.stores.sqlite.windows import read_window, write_window
@@ -38,8 +38,8 @@ class FileTrackers(Trackers):
         super().__init__(*details, **more)
         #: The version of the file's state. A tracker with the same `as_of` is up to date.
         self._state = 1
-        #: The number of the lease of each loaded open slice.
-        self.slices: dict[int, int] = {}
+        #: The number of the lease of each loaded open allotment.
+        self.allotments: dict[int, int] = {}
 
     def _read(self, number: int) -> Row:
         row: Row = self._connection.execute(FIND_TRACKER, (number,)).fetchone()
@@ -51,14 +51,14 @@ class FileTrackers(Trackers):
     def number_of(self, tracker: Scope, *, joined: bool = False) -> int:
         if not tracker.number:
             parent = None if tracker.parent is None else self.number_of(tracker.parent)
-            place = (self._session.budget, parent, tracker.name, tracker.path, joined, tracker.is_slice)
+            place = (self._session.budget, parent, tracker.name, tracker.path, joined)
             row = (*place, *tracker_state(tracker, None))
             # First, so that `undo` knows of it if an interruption follows.
             self._inserted.append(tracker)
             number = self._connection.execute(INSERT_TRACKER, row).lastrowid
             assert number is not None
             self._enter(tracker, number)
-            self.slices.pop(number, None)
+            self.allotments.pop(number, None)
             tracker.as_of = self._state
             write_window(self._connection, number, tracker.window)
         return tracker.number
@@ -93,27 +93,27 @@ class FileTrackers(Trackers):
     def _bring_up_to_date(self, tracker: Scope, number: int, state: Row) -> None:
         super()._bring_up_to_date(tracker, number, state)
         tracker.as_of = self._state
-        self.note_slice(number, state[1])
+        self.note_allotment(number, state[1])
 
-    def note_slice(self, number: int, lease: Any) -> None:
-        """Note the lease of an open slice; None means that the tracker is not an open slice."""
+    def note_allotment(self, number: int, lease: Any) -> None:
+        """Note the lease of an open allotment; None means that the tracker is not one."""
         if lease is None:
-            self.slices.pop(number, None)
+            self.allotments.pop(number, None)
         else:
-            self.slices[number] = lease
+            self.allotments[number] = lease
 
     def is_current(self, tracker: Scope) -> bool:
         return tracker.as_of == self._state or not tracker.number
 
-    def open_slices(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]:
-        query = SLICES_OF if at is None else SLICES_AT
+    def open_allotments(self, *, at: Scope | None = None, lease: object = None) -> list[BudgetTracker]:
+        query = ALLOTMENTS_OF if at is None else ALLOTMENTS_AT
         values = (self._session.budget, *((lease,) if at is None else (at.path,) * 3))
         found = [self.find(number) for (number,) in self._connection.execute(query, values).fetchall()]
         # An earlier tracker may have had the same path.
         return [each for each in found if at is None or at in each.lineage]
 
-    def keeps_slices(self, lease: object) -> bool:
-        found = self._connection.execute(f"SELECT EXISTS ({SLICES_OF})", (self._session.budget, lease)).fetchone()
+    def keeps_allotments(self, lease: object) -> bool:
+        found = self._connection.execute(f"SELECT EXISTS ({ALLOTMENTS_OF})", (self._session.budget, lease)).fetchone()
         return bool(found[0])
 
     def commit(self) -> None:
