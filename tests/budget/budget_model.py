@@ -179,7 +179,9 @@ class Model:
 
     def waits_for_itself(self, caller: Caller) -> bool:
         lacking = self.short(caller.node, caller.smallest)
-        return bool(lacking) and all(0 < self.held(*one) <= self.own(caller, *one) for one in lacking)
+        return bool(lacking) and all(
+            0 < self.held(*one) + self.allotted(*one) <= self.own(caller, *one) for one in lacking
+        )
 
     def grant(self, caller: Caller) -> None:
         limit = max(limit for limit, amount in caller.amounts.items() if not self.short(caller.node, amount))

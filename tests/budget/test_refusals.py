@@ -54,7 +54,7 @@ def test_what_does_not_fit_now() -> None:
         assert str(call(tracker, when_short="refuse")) == (
             "Budget 'budget': a call of up to 500 tokens does not fit now, and must not wait (0 tokens spent and 600 "
             "tokens held of 700 tokens). Let it wait: set max_wait_seconds, and in a running event loop use "
-            "async_execute_prompt or areserve." + HINT
+            "async_execute_prompt, areserve or async with." + HINT
         )
         assert str(call(tracker, max_wait_seconds=0.2)) == (
             "Budget 'budget': a call of up to 500 tokens did not fit before its wait ended (0 tokens spent and 600 "

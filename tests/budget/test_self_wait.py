@@ -82,6 +82,17 @@ def test_a_wait_that_others_stand_in_the_way_of_has_just_expired() -> None:
     at_rest(tracker)
 
 
+def test_a_wait_for_the_rest_of_an_allotment_has_just_expired() -> None:
+    """If a part of the short limit is set aside for an allotment, the reason is `wait_expired`. (BUDGET-9)"""
+    tracker = BudgetTracker(100)
+    own = tracker.reserve(10)
+    with tracker.allot("s", 60):
+        waiter = place(tracker, 60, own=(own,))
+        assert refused(lambda: taken(tracker, waiter)).reason == "wait_expired"
+    own.release()
+    at_rest(tracker)
+
+
 def test_nested_holds_do_not_deadlock() -> None:
     """A caller with an open hold overtakes a waiter that waits for that hold. (BUDGET-9)"""
     tracker = BudgetTracker(100)

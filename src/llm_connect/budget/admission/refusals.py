@@ -182,7 +182,8 @@ def _advice(account: Account, reason: BudgetReason, requested: int, opens_at: fl
     if reason == "lease_lost":
         return "Reserve again, and open the budget with a longer lease_seconds if this process often stalls so long."
     if reason == "refused":
-        return "Let it wait: set max_wait_seconds, and in a running event loop use async_execute_prompt or areserve."
+        in_a_loop = "in a running event loop use async_execute_prompt, areserve or async with"
+        return f"Let it wait: set max_wait_seconds, and {in_a_loop}."
     missing = shown(account.unit, _missing(account, reason, requested))
     smaller = "use a smaller max_tokens or a shorter prompt" if account.unit == "tokens" else "make fewer calls"
     return f"Raise the limit by {missing}, or {smaller}."

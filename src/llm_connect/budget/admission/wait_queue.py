@@ -214,4 +214,4 @@ def _obstacle(waiter: Waiter) -> BudgetReason | None:
 def _waits_for_itself(waiter: Waiter) -> bool:
     """True if only open holds of its own caller are in the way of `waiter`."""
     lacking = short(waiter.tracker.accounts, waiter.demand.smallest)
-    return bool(lacking) and all(0 < account.held <= waiter.own_on(account) for account in lacking)
+    return bool(lacking) and all(0 < account.held + account.allotted <= waiter.own_on(account) for account in lacking)
