@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.bounds import Bound
-    from llm_connect.budget.accounting.calibration import LearnedFactor
     from llm_connect.budget.accounting.ledger import LedgerEntry
     from llm_connect.budget.accounting.prices import Price
     from llm_connect.budget.accounting.sinks import JsonLinesSink
@@ -94,7 +93,6 @@ __all__ = [
     "LLMStream",
     "LLMSubprocessError",
     "LLMTimeoutError",
-    "LearnedFactor",
     "LedgerEntry",
     "MockLLMAdapter",
     "Observer",
@@ -150,7 +148,6 @@ _MODULES = {
     "LLMStream": "llm_connect.interface.streams",
     "LLMSubprocessError": "llm_connect.errors",
     "LLMTimeoutError": "llm_connect.errors",
-    "LearnedFactor": "llm_connect.budget.accounting.calibration",
     "LedgerEntry": "llm_connect.budget.accounting.ledger",
     "MockLLMAdapter": "llm_connect.testing.mock",
     "Observer": "llm_connect.budget.admission.observing",

@@ -24,6 +24,13 @@ PATIENCE = 20.0
 WAIT = PATIENCE
 
 
+def learned(tracker: BudgetTracker) -> dict[Any, Any]:
+    """The learned factors of the tree, by adapter and model."""
+    tracker.snapshot()
+    gate: Any = tracker.gate
+    return dict(gate._books.learned.factors)
+
+
 def until(condition: Callable[[], bool]) -> None:
     """Wait until `condition` holds."""
     end = time.monotonic() + PATIENCE

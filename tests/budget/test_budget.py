@@ -146,7 +146,6 @@ def test_a_snapshot_is_of_one_moment() -> None:
         waiting=0,
         breached=False,
         closed=False,
-        learned={},
     )
     with pytest.raises(AttributeError):
         snapshot.waiting = 1  # type: ignore[misc]

@@ -21,7 +21,7 @@ from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import Amount
 from llm_connect.types.response import LLMResponse
 from llm_connect.types.usage import Usage
-from tests.budget.budget_helpers import PATIENCE, at_rest, in_thread, refused, taken, waits
+from tests.budget.budget_helpers import PATIENCE, at_rest, in_thread, learned, refused, taken, waits
 
 FACTS = CallFacts(adapter="a", model="m")
 KEY = ("a", "m")
@@ -53,7 +53,7 @@ def test_an_overrun_raises_the_next_bound() -> None:
     assert call(tracker, used(10, 30)).bound == Amount(30, 1)
     hold = take(tracker, demand())
     assert (hold.bound, hold.max_tokens) == (Amount(40, 1), 20)
-    assert tracker.snapshot().learned == {KEY: LearnedFactor(completion_permille=1_500)}
+    assert learned(tracker) == {KEY: LearnedFactor(completion_permille=1_500)}
     hold.release()
     at_rest(tracker)
 
@@ -63,7 +63,7 @@ def test_a_second_overrun_adds_to_what_the_first_taught() -> None:
     tracker = BudgetTracker(1_000)
     call(tracker, used(10, 30))
     call(tracker, used(20, 1))
-    assert tracker.snapshot().learned == {KEY: LearnedFactor(prompt_permille=2_000, completion_permille=1_500)}
+    assert learned(tracker) == {KEY: LearnedFactor(prompt_permille=2_000, completion_permille=1_500)}
     with take(tracker, demand()) as hold:
         assert hold.bound.tokens == 20 + 30
 
@@ -130,7 +130,7 @@ def test_a_cost_without_a_price_teaches_nothing() -> None:
     """Without a price there is no bound in USD, so the provider's bill is not an overrun."""
     tracker = BudgetTracker(1_000)
     call(tracker, used(10, 20), usd="0.05")
-    assert tracker.snapshot().learned == {}
+    assert learned(tracker) == {}
 
 
 def test_waiting_calls_ask_for_what_was_learned() -> None:
@@ -173,7 +173,7 @@ def test_more_than_a_smaller_limit_is_an_overrun() -> None:
         assert hold.max_tokens == 90
         hold.dispatch()
         hold.settle(usage=used(10, 135))
-    assert tracker.snapshot().learned == {KEY: LearnedFactor(completion_permille=1_500)}
+    assert learned(tracker) == {KEY: LearnedFactor(completion_permille=1_500)}
 
 
 def test_a_hold_with_a_smaller_limit_grows_by_that_limit() -> None:
@@ -208,10 +208,10 @@ def test_calls_within_their_bounds_halve_what_was_learned() -> None:
     for expected in (1_250, 1_125, 1_062):
         for _ in range(CALM_CALLS):
             call(tracker, used(10, 20))
-        assert tracker.snapshot().learned[KEY].completion_permille == expected
+        assert learned(tracker)[KEY].completion_permille == expected
     for _ in range(6 * CALM_CALLS):
         call(tracker, used(10, 20))
-    assert tracker.snapshot().learned == {}
+    assert learned(tracker) == {}
 
 
 def test_the_hundredth_call_within_its_bound_halves_what_was_learned() -> None:
@@ -221,9 +221,9 @@ def test_the_hundredth_call_within_its_bound_halves_what_was_learned() -> None:
     for before, after in ((1_500, 1_250), (1_250, 1_125)):
         for _ in range(CALM_CALLS - 1):
             call(tracker, used(10, 20))
-        assert tracker.snapshot().learned[KEY].completion_permille == before
+        assert learned(tracker)[KEY].completion_permille == before
         call(tracker, used(10, 20))
-        assert tracker.snapshot().learned[KEY].completion_permille == after
+        assert learned(tracker)[KEY].completion_permille == after
 
 
 def test_an_overrun_in_between_begins_the_hundred_anew() -> None:
@@ -235,7 +235,7 @@ def test_an_overrun_in_between_begins_the_hundred_anew() -> None:
     call(tracker, used(10, 30))
     for _ in range(CALM_CALLS - 1):
         call(tracker, used(10, 20))
-    assert tracker.snapshot().learned[KEY].completion_permille == 1_500
+    assert learned(tracker)[KEY].completion_permille == 1_500
 
 
 def test_a_waiting_call_gains_by_what_is_forgotten() -> None:
@@ -262,7 +262,7 @@ def test_an_estimated_usage_teaches_nothing() -> None:
     tracker = BudgetTracker(1_000)
     estimated = Usage(prompt_tokens=500, completion_tokens=500, estimated=True)
     call(tracker, estimated)
-    assert tracker.snapshot().learned == {}
+    assert learned(tracker) == {}
 
 
 AMOUNT = st.integers(0, 2_048)
@@ -334,7 +334,7 @@ def test_one_absurd_figure_does_not_keep_a_model_out() -> None:
     tracker = BudgetTracker()
     wrong, sibling = tracker.child("wrong", 50_000), tracker.child("sibling", 5_000)
     call(wrong, used(10**9, 10**9))
-    assert tracker.snapshot().learned == {KEY: LearnedFactor(4_000, 2_048, 4_000, 2_048)}
+    assert learned(tracker) == {KEY: LearnedFactor(4_000, 2_048, 4_000, 2_048)}
     with take(sibling, demand()) as hold:
         assert hold.bound.tokens == 4 * 30 + 2 * 2_048
     assert refused(lambda: take(wrong, demand())).reason == "never_fits"
@@ -350,8 +350,16 @@ def test_what_calls_confirm_is_believed_further() -> None:
     extras = []
     for _ in range(4):
         call(tracker, used(30_000, 1))
-        extras.append(tracker.snapshot().learned[KEY].prompt_extra)
+        extras.append(learned(tracker)[KEY].prompt_extra)
     assert extras == [2_048, 8_192, 29_960, 29_960]
+
+
+def test_what_is_learned_has_an_end() -> None:
+    """However often an absurd figure comes, it adds at most a million tokens and 10 USD to a bound. (BUDGET-41)"""
+    tracker = BudgetTracker()
+    for _ in range(12):
+        call(tracker, used(10**9, 10**9), demand(price=Price(prompt=0, completion=0, call=1)), usd=90_000)
+    assert learned(tracker) == {KEY: LearnedFactor(4_000, 2**20, 4_000, 2**20, 4_000, 10**10)}
 
 
 def test_a_correction_teaches_what_a_call_really_came_to() -> None:
@@ -359,15 +367,15 @@ def test_a_correction_teaches_what_a_call_really_came_to() -> None:
     tracker = BudgetTracker(50_000)
     absurd = call(tracker, used(10**9, 1))
     tracker.correct(absurd.entry_id, 20)
-    assert (tracker.snapshot().learned, tracker.spent) == ({}, 20)
+    assert (learned(tracker), tracker.spent) == ({}, 20)
     low = call(tracker, used(5, 5))
     tracker.correct(low.entry_id, 60)
-    assert set(tracker.snapshot().learned) == {KEY}
+    assert set(learned(tracker)) == {KEY}
     with take(tracker, demand()) as hold:
         assert hold.bound.tokens >= 60
     within = call(tracker, used(5, 5))
     tracker.correct(within.entry_id, 11)
-    assert set(tracker.snapshot().learned) == {KEY}
+    assert set(learned(tracker)) == {KEY}
 
 
 def test_a_presumption_that_is_corrected_above_its_bound_teaches() -> None:
@@ -376,7 +384,7 @@ def test_a_presumption_that_is_corrected_above_its_bound_teaches() -> None:
     hold = take(tracker, demand())
     hold.presume()
     tracker.correct(hold.entry_id, 45)
-    assert set(tracker.snapshot().learned) == {KEY}
+    assert set(learned(tracker)) == {KEY}
 
 
 def test_a_waiting_call_gains_by_a_correction() -> None:

@@ -16,7 +16,7 @@ from llm_connect import Amount, Bound, LLMConfigurationError, Price, Usage
 from llm_connect.budget.accounting.calibration import LearnedFactor
 from llm_connect.budget.admission.granting import grow
 from llm_connect.engine.priced_tracker import BudgetTracker, known_price
-from tests.budget.budget_helpers import at_rest, refused
+from tests.budget.budget_helpers import at_rest, learned, refused
 
 PRICE = Price(prompt=1, completion=4, cached="0.5")
 LONG = Price(prompt=1, completion=4, above={1_000: Price(prompt=3, completion=2)})
@@ -162,7 +162,7 @@ def test_an_overrun_raises_the_next_reservation_of_its_name() -> None:
     with tracker.reserve(100, adapter="a", model="m", price=PRICE) as hold:
         hold.dispatch()
         hold.settle(200, usd="0.0016")
-    assert set(tracker.snapshot().learned) == {("a", "m")}
+    assert set(learned(tracker)) == {("a", "m")}
     with tracker.reserve(100, adapter="a", model="m", price=PRICE) as hold:
         assert hold.bound == Amount(200, 1, 1_600_000)
     with tracker.reserve(bound=Bound(prompt_tokens=10, max_tokens=10), adapter="a", model="m", price=PRICE) as hold:

@@ -17,7 +17,7 @@ from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
 from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import NOTHING, Amount
-from tests.budget.budget_helpers import arefused, at_rest, in_thread, outcomes, refused, waits
+from tests.budget.budget_helpers import arefused, at_rest, in_thread, learned, outcomes, refused, waits
 
 DAY = 86_400.0
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
@@ -383,10 +383,10 @@ def test_a_call_is_let_in_by_its_adapter_in_the_next_window(clock: Clock) -> Non
     adapter = MockLLMAdapter("x", prompt_tokens=40, completion_tokens=300)
     config = RunConfig(budget_tracker=tracker, max_tokens=150, max_wait_seconds=0)
     adapter.execute_prompt("x" * 100, config)
-    learned = tracker.snapshot().learned
-    assert learned
+    factors = learned(tracker)
+    assert factors
     assert refused(lambda: adapter.execute_prompt("x" * 100, config)).reason == "window_full"
     clock.moment += DAY
-    assert tracker.snapshot().learned == learned
+    assert learned(tracker) == factors
     adapter.execute_prompt("x" * 100, config)
     at_rest(tracker)

@@ -22,6 +22,7 @@ from llm_connect import (
     RunConfig,
 )
 from llm_connect.testing import Behaviour, EmbeddedProvider
+from tests.budget.budget_helpers import learned
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 ADAPTERS: dict[str, Callable[[str], LLMAdapter]] = {
@@ -128,7 +129,7 @@ def test_a_budget_without_limits_sends_no_output_limit(name: str, how: Any) -> N
             assert provider.requests[-1].output_limit == sent
             (entry,) = tracker.ledger
             assert (entry.grade == "unbounded") is (sent is None)
-            assert tracker.snapshot().learned == {}
+            assert learned(tracker) == {}
             assert tracker.spent == response.usage.total_tokens > 0
             assert tracker.held == 0
 

@@ -27,7 +27,7 @@ from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import aopen_budget, open_budget
 from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import NOTHING
-from tests.budget.budget_helpers import at_rest, auntil, in_thread, outcomes, refused, until
+from tests.budget.budget_helpers import at_rest, auntil, in_thread, learned, outcomes, refused, until
 from tests.stores.looking import alone, second, session_of
 
 
@@ -311,7 +311,7 @@ def test_what_one_process_learns_the_others_know(url: str) -> None:
     until(lambda: other.snapshot().waiting == 0 and len(generous.calls) == 1)
     waiting.result(10)
     assert budget.fits(generous, "12345", config) == 0
-    assert budget.snapshot().learned == other.snapshot().learned != {}
+    assert learned(budget) == learned(other) != {}
     blocker.release()
     assert budget.fits(generous, "12345", config) == 27
     other.gate.session.shut()  # type: ignore[attr-defined]

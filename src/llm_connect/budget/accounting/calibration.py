@@ -14,8 +14,10 @@ Key: TypeAlias = tuple[str | None, str | None]
 #: The largest factor. Usage above four times a bound is not a matter of scale: the provider adds something each time.
 _MOST_PERMILLE = 4_000
 #: The most that one call adds to the `extra` of input, output and cost, because one absurd figure must not lock a model
-#: out. Each further overrun may multiply `extra` by up to `_FURTHER`.
+#: out. Each further overrun may multiply `extra` by up to `_FURTHER`, as far as `_MOST_IN_ALL`: a million tokens are
+#: more than any hidden prompt.
 _MOST_EXTRA = (2_048, 2_048, 10_000_000)
+_MOST_IN_ALL = (2**20, 2**20, 10**10)
 _FURTHER = 4
 #: This many calls in a row within their bounds halve the factor.
 CALM_CALLS = 100
@@ -26,8 +28,6 @@ class LearnedFactor(NamedTuple):
 
     A bound of `n` counts as `n * permille / 1000 + extra`. The factor is at most four. `extra` (tokens, or nano-USD for
     the cost) covers the rest of the overrun; it is limited, so that a single absurd figure has little effect.
-
-        tracker.snapshot().learned["openai", "gpt-4.1-mini"].prompt(1_000)  # 1,000 tokens, raised
     """
 
     prompt_permille: int = 1_000
@@ -57,7 +57,8 @@ class LearnedFactor(NamedTuple):
 
     def after(self, seen: Seen) -> LearnedFactor:
         """The factor that would have made the bound of this call cover its usage, unless that is absurd."""
-        parts = zip((self[:2], self[2:4], self[4:]), seen.bounds, seen.actual, _MOST_EXTRA, strict=True)
+        known = (self[:2], self[2:4], self[4:])
+        parts = zip(known, seen.bounds, seen.actual, _MOST_EXTRA, _MOST_IN_ALL, strict=True)
         return LearnedFactor(*(figure for part in parts for figure in _learn(*part)))
 
     def halved(self) -> LearnedFactor:
@@ -185,11 +186,11 @@ class Learned:
         self._calm = {key: self._calm.get(key, 0) for key in factors}
 
 
-def _learn(known: tuple[int, ...], bound: int, actual: int, most: int) -> tuple[int, int]:
+def _learn(known: tuple[int, ...], bound: int, actual: int, most: int, in_all: int) -> tuple[int, int]:
     permille, extra = known
     if actual <= bound:
         return permille, extra
-    believed = extra if actual <= _raised(bound, permille, extra) else max(most, _FURTHER * extra)
+    believed = extra if actual <= _raised(bound, permille, extra) else min(in_all, max(most, _FURTHER * extra))
     permille = max(permille, min(_MOST_PERMILLE, -(-actual * 1_000 // bound) if bound else 1_000))
     return permille, max(extra, min(believed, actual - _raised(bound, permille, 0)))
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from llm_connect.budget.accounting.calibration import LearnedFactor
 from llm_connect.budget.accounting.periods import Period
 from llm_connect.types.amounts import Amount
 
@@ -25,7 +23,6 @@ class BudgetSnapshot:
     allotted: the amount that open allotments below have set aside and neither spent nor held.
     waiting: the number of callers that wait on this tracker or below it.
     breached: True if the spend exceeds a limit. closed: True if this tracker or one above it is closed.
-    learned: the correction of bounds after overruns in this tree, by adapter and requested model.
     period: the interval after which the limits start over; None if they never do.
     opens_at: the time at which spend next leaves the window, in seconds since the epoch; None without a period.
     """
@@ -41,7 +38,6 @@ class BudgetSnapshot:
     waiting: int
     breached: bool
     closed: bool
-    learned: Mapping[tuple[str | None, str | None], LearnedFactor]
     period: Period | None = None
     opens_at: float | None = None
 

@@ -505,7 +505,6 @@ class Gate:
             waiting=self._line.waiting_on(tracker),
             breached=any(account.breached for account in own),
             closed=tracker.closed,
-            learned=dict(self._books.learned.factors),
             period=tracker.period,
             opens_at=None if tracker.window is None else tracker.window.opens_at,
         )
