@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import signal
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -342,3 +344,45 @@ def test_a_hold_that_nobody_got_is_none() -> None:
     tracker.gate._inside = True  # type: ignore[attr-defined]
     assert seen_by_another(tracker) == ((0, 0, 0), (0, 0, 0))
     assert hold.ended
+
+
+def reserve(tracker: BudgetTracker) -> None:
+    with tracker.reserve(10, max_wait_seconds=1) as hold:
+        hold.release()
+
+
+def areserve(tracker: BudgetTracker) -> None:
+    async def hold_it() -> None:
+        with await tracker.areserve(10) as hold:
+            hold.release()
+
+    with pytest.raises(StopIteration):
+        hold_it().send(None)
+
+
+@pytest.mark.parametrize("use", [reserve, areserve, lambda tracker: tracker.consume(10)])
+def test_an_interruption_that_is_kept_keeps_no_hold(use: Callable[[BudgetTracker], Any]) -> None:
+    """A notebook keeps the last exception, and a list more of them: what their tracebacks lead to is no open hold.
+    (BUDGET-70)"""
+    tracker, kept, passed = BudgetTracker(1_000), list[BaseException](), 0
+
+    def interrupt(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal passed
+        ours = event == "call" and "llm_connect" in frame.f_code.co_filename and frame.f_code.co_name != "__exit__"
+        passed += ours
+        if ours and passed == len(kept) + 1:
+            raise KeyboardInterrupt
+
+    while passed >= len(kept):
+        passed = 0
+        sys.setprofile(interrupt)
+        try:
+            use(tracker)
+            break
+        except KeyboardInterrupt as error:
+            kept.append(error)
+        finally:
+            sys.setprofile(None)
+        assert tracker.snapshot().held == (0, 0, 0), len(kept)
+    assert len(kept) > 5
+    at_rest(tracker)

@@ -38,6 +38,7 @@ from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import stray
 from llm_connect.budget.admission.observing import observers
 from llm_connect.budget.admission.reservations import asked
+from llm_connect.budget.admission.tracebacks import clear_left_frames
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import MOST_LIMIT
 from llm_connect.types.response import Prompt
@@ -210,13 +211,18 @@ class BudgetTracker(BudgetFigures):
         if max_wait_seconds:
             _check_wait(max_wait_seconds)
         hold = None
-        if not observers:
-            if self.gate.owed or stray:
-                self.gate.raise_owed()
-            hold = self.gate.admit(self, demand, facts)
-        if hold is None:
-            hold = admit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
-        remember_own(hold)
+        try:
+            if not observers:
+                if self.gate.owed or stray:
+                    self.gate.raise_owed()
+                hold = self.gate.admit(self, demand, facts)
+            if hold is None:
+                hold = admit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
+            remember_own(hold)
+        except BaseException as error:
+            hold = None
+            clear_left_frames(error)
+            raise
         return hold
 
     async def areserve(
@@ -239,13 +245,18 @@ class BudgetTracker(BudgetFigures):
         if max_wait_seconds:
             _check_wait(max_wait_seconds)
         hold = None
-        if not observers and self.gate.worker is None:
-            if self.gate.owed or stray:
-                self.gate.raise_owed()
-            hold = self.gate.admit(self, demand, facts)
-        if hold is None:
-            hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
-        remember_own(hold)
+        try:
+            if not observers and self.gate.worker is None:
+                if self.gate.owed or stray:
+                    self.gate.raise_owed()
+                hold = self.gate.admit(self, demand, facts)
+            if hold is None:
+                hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
+            remember_own(hold)
+        except BaseException as error:
+            hold = None
+            clear_left_frames(error)
+            raise
         return hold
 
     def consume(self, tokens: int) -> None:
@@ -255,13 +266,18 @@ class BudgetTracker(BudgetFigures):
         """
         demand, facts = checked_amount(tokens, 0, 0, None, None, None)
         hold = None
-        if not observers:
-            if self.gate.owed or stray:
-                self.gate.raise_owed()
-            hold = self.gate.admit(self, demand, facts)
-        if hold is None:
-            hold = admit(self, demand, facts, deadline=time.monotonic())
-        hold.settle(tokens)
+        try:
+            if not observers:
+                if self.gate.owed or stray:
+                    self.gate.raise_owed()
+                hold = self.gate.admit(self, demand, facts)
+            if hold is None:
+                hold = admit(self, demand, facts, deadline=time.monotonic())
+            hold.settle(tokens)
+        except BaseException as error:
+            hold = None
+            clear_left_frames(error)
+            raise
 
     def record(
         self,

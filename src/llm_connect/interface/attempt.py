@@ -14,6 +14,7 @@ from llm_connect._flows import Flow
 from llm_connect.budget.admission.acquire import Operation
 from llm_connect.budget.admission.holds import Hold, tell_of_hold
 from llm_connect.budget.admission.observing import observers
+from llm_connect.budget.admission.tracebacks import clear_left_frames
 
 T = TypeVar("T")
 
@@ -46,7 +47,11 @@ def attempt(call: Attempting[T]) -> Generator[Any, Any, T | None]:
 
     When the flow ends, even by an exception thrown into it or by garbage collection, the hold has ended.
     """
-    hold = yield from call.reserve()
+    try:
+        hold = yield from call.reserve()
+    except BaseException as error:
+        clear_left_frames(error)
+        raise
     keeper, limit = hold.keeper, hold.max_tokens
     # The terms of a call make a BoundDemand.
     demand: Any = hold.demand

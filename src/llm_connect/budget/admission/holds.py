@@ -44,7 +44,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial, reduce
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
@@ -374,8 +374,14 @@ class Hold:
         presumed = self.dispatched and self.keeper.on_unknown == "presume"
         return Ending("presumed", self.bound) if presumed else RELEASED
 
-    def __enter__(self) -> Self:
-        return self
+    if TYPE_CHECKING:
+
+        def __enter__(self) -> Self: ...
+
+    else:
+        #: Returns the hold, which is what `reduce` starts with. It is code in C, so nothing interrupts the step from
+        #: `reserve` into the block, and no frame of it keeps the hold.
+        __enter__ = lru_cache(maxsize=0)(partial(reduce, None, ()))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
