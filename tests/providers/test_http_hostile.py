@@ -21,6 +21,7 @@ from llm_connect import (
     BudgetTracker,
     LLMAPIError,
     LLMConfigurationError,
+    LLMConnectionError,
     LLMError,
     LLMResponseError,
     RunConfig,
@@ -318,6 +319,22 @@ def test_large_heads_are_taken_in_all_forms(headers: list[str], ask: Ask, raw: R
     adapter = create_adapter("openrouter", model="m", api_key="sk-0123456789", base_url=raw.url)
     assert ask(adapter, "Hello").content == "hi"
     adapter.close()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [[f"X-Big: {'a' * 200_000}"], [f"X-{n}: {'a' * 200}" for n in range(600)], [f"X-{n}: a" for n in range(1_001)]],
+    ids=["long", "large", "many"],
+)
+def test_larger_heads_are_refused_alike_in_all_forms(headers: list[str], ask: Ask, raw: RawServer) -> None:
+    """The server would send the same head again, so it is asked once; the call is presumed. (CALL-48)"""
+    raw.reply, tracker = reply(OK, *headers), BudgetTracker(100_000)
+    adapter = create_adapter("openrouter", model="m", api_key="sk-0123456789", base_url=raw.url)
+    with pytest.raises(LLMConnectionError, match="longer than"):
+        ask(adapter, "Hello", RunConfig(budget_tracker=tracker))
+    adapter.close()
+    assert [entry.outcome for entry in tracker.ledger] == ["presumed"]
+    assert len(raw.requests) == 1
 
 
 MEASURED = """

@@ -20,13 +20,13 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from llm_connect.engine.framing import BadFraming, ReplyFrame
+from llm_connect.engine.framing import MOST_FIELDS, MOST_HEAD_BYTES, BadFraming, ReplyFrame
 from llm_connect.engine.lost_loops import close_transports
 from llm_connect.engine.names import Address, alook_up
 from llm_connect.engine.response_headers import note_sent
 
-#: One header of a reply, and all of them.
-_MOST_FIELD_BYTES, _MOST_HEADERS = 100 * 1024, 1000
+#: One header of a reply, and all of them: more than `framing.py` lets through, which decides for all forms.
+_MOST_FIELD_BYTES, _MOST_HEADERS = 2 * MOST_HEAD_BYTES, 2 * MOST_FIELDS
 #: A body up to this size, in bytes, is written at once; a larger one lets other tasks run in between.
 _AT_ONCE = 1 << 16
 #: As long as httpx2 keeps an idle connection.
@@ -95,7 +95,6 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_HEADERS_OF_HTTPX2,
-            # The limit of h11, which reads the replies of the sync form.
             max_line_size=_MOST_FIELD_BYTES,
             max_field_size=_MOST_FIELD_BYTES,
             max_headers=_MOST_HEADERS,

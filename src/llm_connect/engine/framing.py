@@ -11,14 +11,16 @@ import re
 from llm_connect.errors import LLMConnectionError
 from llm_connect.protocols.wire import Failure
 
-#: For all heads of one reply together, including those of 1xx.
-MOST_HEAD_BYTES = 1 << 20
+#: For all heads of one reply together, including those of 1xx. No library that reads them later takes less.
+MOST_HEAD_BYTES = 100 * 1024
+MOST_FIELDS = 1_000
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _FRAMING = re.compile(rb"\n(content-length|transfer-encoding):[ \t]*([^\r\n]*)", re.IGNORECASE)
 _BEGIN = re.compile(rb"HTTP/1\.[01] ([1-9]\d\d)(?: |\r|\n|\Z)")
 _INFORMS = re.compile(rb"HTTP/1\.[01] 1")
 #: How nearly every reply begins, whose head comes in one piece.
 _USUAL = b"HTTP/1.1 200"
+_TOO_LONG = f"is longer than {MOST_HEAD_BYTES:,} bytes or {MOST_FIELDS:,} fields"
 _NUMBER = re.compile(rb"\d{1,18}")
 _SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}(?=[ \t]*(?:;|\Z))")
 _LONGEST_LINE = 1 << 16
@@ -27,7 +29,7 @@ _ENDLESS = 1 << 62
 
 
 class BadFraming(Exception):
-    """The head leaves open where the reply ends, or is not one of HTTP/1.1."""
+    """The head leaves open where the reply ends, is too long, or is not one of HTTP/1.1."""
 
     def __init__(self, what: str = "says its length twice (Content-Length)") -> None:
         super().__init__(what)
@@ -87,7 +89,7 @@ class ReplyFrame:
             del end, seen[:most]
             self._informed += most
         if len(seen) + self._informed > MOST_HEAD_BYTES:
-            raise BadFraming("does not end")
+            raise BadFraming(_TOO_LONG)
         return -1
 
 
@@ -138,6 +140,8 @@ class _Chunks:
 
 def _body_after(head: bytes) -> _Counted | _Chunks | None:
     """Check a head; return the body that it announces, if it says where that ends."""
+    if len(head) > MOST_HEAD_BYTES or head.count(b"\n") > MOST_FIELDS:
+        raise BadFraming(_TOO_LONG)
     status = _BEGIN.match(head)
     if status is None:
         raise BadFraming("does not begin as one of HTTP/1.1")
