@@ -87,8 +87,8 @@ def prepared(budget: BudgetTracker, step: str, injector: Injector) -> bool:
     return found
 
 
-def open_slice(budget: BudgetTracker) -> None:
-    with budget.child("part", total=10, slice=True):
+def draw(budget: BudgetTracker) -> None:
+    with budget.allot("part", total=10):
         pass
 
 
@@ -97,13 +97,13 @@ def test_what_an_interruption_lost_needs_no_garbage_collection(server: RedisServ
     """The hold of an interrupted caller ends at the next step: no reference cycle keeps it (STORE-18)."""
     budget = open_budget(server.url, total=1_000_000)
     counting = Injector()
-    assert not counting.run(lambda: open_slice(budget))
+    assert not counting.run(lambda: draw(budget))
     gc.disable()
     try:
         for at in range(1, counting.passed + 1, 1 if nightly else 5):
-            assert Injector(at).run(lambda: open_slice(budget))
+            assert Injector(at).run(lambda: draw(budget))
             assert budget.snapshot().held.tokens == 0, at
-            assert budget.sliced == 0
+            assert budget.allotted == 0
     finally:
         gc.enable()
     at_rest(budget)
