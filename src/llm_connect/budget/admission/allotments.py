@@ -10,6 +10,7 @@ from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.demands import NO_FACTS, PlainDemand
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.admission.acquire import Operation, acquire
+from llm_connect.budget.admission.tracebacks import clear_left_frames
 from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ def draw(share: BudgetFigures, max_wait_seconds: float) -> Flow[None]:
     size, deadline, opened = PlainDemand(*limits_of(share)), time.monotonic() + max_wait_seconds, False
     while not opened:
         # If an overrun takes the room between the two steps, it waits again, or is refused.
-        with (yield from acquire(share.parent, size, NO_FACTS, deadline=deadline)) as kept:
+        try:
+            kept = yield from acquire(share.parent, size, NO_FACTS, deadline=deadline)
+        except BaseException as error:
+            clear_left_frames(error)
+            raise
+        with kept:
             opened = yield Operation(share.gate, share.gate.allot, (share, kept))
 
 
