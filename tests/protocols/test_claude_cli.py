@@ -117,6 +117,16 @@ def test_usage_of_zeros_is_unknown() -> None:
     assert (parsed.usage, parsed.cost) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("end", "tokens"), [({}, 10), ({"stop_reason": "max_tokens"}, None), ({"api_error": "max_output_tokens"}, None)]
+)
+def test_an_answer_that_reached_its_limit_has_output(end: dict[str, str], tokens: int | None) -> None:
+    """An output of 0 is not believed at a limit that was reached, even if the answer has no text. (WIRE-31)"""
+    result = {"type": "result", "terminal_reason": "completed", "stop_reason": "end_turn", **end}
+    parsed = answer(reply(json.dumps(result | {"usage": {"input_tokens": 10, "output_tokens": 0}}).encode()))
+    assert (parsed.usage and parsed.usage.total_tokens) == tokens
+
+
 def test_cost_is_exact_and_names_its_source() -> None:
     """The command's float becomes the decimal it prints as. (MODEL-3, WIRE-12)"""
     parsed = answer(stream("cached"))

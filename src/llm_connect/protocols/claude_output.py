@@ -69,7 +69,13 @@ class Output:
             cache_write=cache_write,
             reasoning=most(mapping(usage.get("output_tokens_details")), "thinking_tokens", "thinkingTokens"),
         )
-        return told(said, lambda: bool(self.blocks))
+        return told(said, lambda: bool(self.blocks) or self.reached_limit)
+
+    @property
+    def reached_limit(self) -> bool:
+        """True if the answer ended at its output limit."""
+        result = self.result
+        return result.get("stop_reason") == "max_tokens" or result.get("api_error") == "max_output_tokens"
 
     @property
     def asked_for_json(self) -> bool:
