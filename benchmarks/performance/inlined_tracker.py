@@ -17,8 +17,9 @@ from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from llm_connect import _forks
-from llm_connect.budget.accounting.accounts import Account, Path
+from llm_connect.budget.accounting.accounts import Path
 from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts
+from llm_connect.budget.accounting.levels import accounts_of
 from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.holds import NO_ENDING, Ending
 from llm_connect.types.amounts import NANO, Amount
@@ -63,8 +64,7 @@ class InlinedTracker:
         self.kinds: dict[tuple[str, str | None, str | None], list[int]] = {}
         above: Path | None = None
         for _ in range(depth):
-            accounts = (Account("", "tokens", total), Account("", "calls", None), Account("", "usd", None))
-            above = Path(accounts, above)
+            above = Path(accounts_of("", (total, None, None)), above)
         assert above is not None
         self.accounts = above
 
@@ -95,18 +95,20 @@ class InlinedTracker:
             path = self.accounts
             if path.in_allotment:
                 _rare()
-            for a, b, c in path.levels:
-                if (
-                    (a.limit is not None and tokens > a.limit - a.spent - a.held - a.allotted)
-                    or (b.limit is not None and calls > b.limit - b.spent - b.held - b.allotted)
-                    or (c.limit is not None and nano_usd > c.limit - c.spent - c.held - c.allotted)
-                ):
+            for level in path.levels:
+                a, b, c, spent_tokens, spent_calls, spent_usd, terms, step = level.record
+                if tokens > a or calls > b or nano_usd > c:
                     _rare()
-            for a, b, c in path.levels:
-                a.held += tokens
-                b.held += calls
-                if nano_usd:
-                    c.held += nano_usd
+                level.record = (
+                    a - tokens,
+                    b - calls,
+                    c - nano_usd,
+                    spent_tokens,
+                    spent_calls,
+                    spent_usd,
+                    terms,
+                    step,
+                )
             hold = InlinedHold(self, amount)
         finally:
             self.lock.release()
@@ -183,20 +185,24 @@ class InlinedHold:
             self.entry_id = next(tracker.ids)
             self.ended_at = _now()
             held_tokens, held_calls, held_usd = bound
-            spent_tokens, spent_calls, spent_usd = actual
-            if spent_tokens > held_tokens or spent_calls > held_calls or spent_usd > held_usd:
+            used_tokens, used_calls, used_usd = actual
+            if used_tokens > held_tokens or used_calls > held_calls or used_usd > held_usd:
                 tracker.surprised = True
             path = tracker.accounts
             if path.in_allotment:
                 _rare()
-            for a, b, c in path.levels:
-                a.held -= held_tokens
-                a.spent += spent_tokens
-                b.held -= held_calls
-                b.spent += spent_calls
-                if held_usd or spent_usd:
-                    c.held -= held_usd
-                    c.spent += spent_usd
+            for level in path.levels:
+                a, b, c, spent_tokens, spent_calls, spent_usd, terms, step = level.record
+                level.record = (
+                    a + held_tokens - used_tokens,
+                    b + held_calls - used_calls,
+                    c + held_usd - used_usd,
+                    spent_tokens + used_tokens,
+                    spent_calls + used_calls,
+                    spent_usd + used_usd,
+                    terms,
+                    step,
+                )
             facts = self.facts
             tracker.lines.append(self)
             kind = (tracker.path, facts.adapter, model or facts.model)
@@ -204,9 +210,9 @@ class InlinedHold:
             if sums is None:
                 sums = tracker.kinds[kind] = [0, 0, 0, 0]
             sums[0] += 1
-            sums[1] += spent_tokens
-            sums[2] += spent_calls
-            sums[3] += spent_usd
+            sums[1] += used_tokens
+            sums[2] += used_calls
+            sums[3] += used_usd
             if facts.labels or tracker.sink is not None or tracker.thresholds or usage is not None or tracker.busy:
                 _rare()
         finally:
