@@ -15,6 +15,7 @@ from llm_connect.stores.opening import aopen_budget, open_budget
 from llm_connect.testing.mock import MockLLMAdapter
 from tests.budget.budget_helpers import at_rest, auntil, until
 from tests.leftovers import DESCRIPTORS
+from tests.stores.looking import second, session_of
 
 
 def left() -> set[object]:
@@ -80,3 +81,18 @@ def test_a_closed_budget_can_still_be_read(url: str, closes: int) -> None:
     assert budget.snapshot().spent.tokens == 7
     assert [entry.amount.tokens for entry in budget.ledger] == [7]
     at_rest(budget)
+
+
+def test_a_closed_budget_sees_what_others_have_written_meanwhile(url: str) -> None:
+    """A budget that is used again after it was closed overwrites no hold of another process (STORE-1)."""
+    budget = open_budget(url, total=100)
+    other = second(budget)
+    budget.close()
+    with other.reserve(60) as hold:
+        budget.record(1)
+        assert (other.snapshot().held.tokens, other.snapshot().spent.tokens) == (60, 1)
+        hold.dispatch()
+        hold.settle(60)
+    assert other.snapshot().spent.tokens == 61
+    at_rest(other)
+    session_of(other).shut()

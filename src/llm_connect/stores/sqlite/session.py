@@ -253,7 +253,8 @@ class FileSession(StoreSession):
         return self.gate.run(lambda: self.connection.execute(query, values).fetchall())
 
     def disconnect(self) -> None:
-        connection, self._connection = self._connection, None
+        # Another connection counts versions from the beginning.
+        connection, self._connection, self._version = self._connection, None, None
         if connection is not None:
             close(connection, self._file)
         self._file.forget_log()
