@@ -21,12 +21,16 @@ class Actions:
     def __init__(self, world: World) -> None:
         self._world = world
         self._names = 0
+        self._kind = 0.0
 
     def act(self, process: Process) -> None:
         """Let a process do something."""
         calls = [call for call in process.calls if not call.over]
         ready = [call for call in calls if call.hold is not None or call.may_go_on]
-        kind = self._world.chance.random()
+        if not self._world.nested or self._world.chance.random() < 0.7:
+            self._kind = self._world.chance.random()
+        # Otherwise it does the same as the process whose message is on its way, so that they meet.
+        kind = self._kind
         if kind < 0.25:
             self.turn(process)
         elif kind < 0.65 and ready:
@@ -99,7 +103,8 @@ class Actions:
                 self._check_sent(call)
             else:
                 hold.release()
-                call.told, call.over, call.hold = 0, True, None
+                call.told = 0 if call.told is None else call.told
+                call.over, call.hold = True, None
 
     def _check_sent(self, call: Call) -> None:
         """When the first byte leaves, the server knows that it will, or has booked it already."""
@@ -150,7 +155,7 @@ class Actions:
             call.told, call.written, call.doubtful = 1, True, False
 
     def _correct(self, process: Process) -> None:
-        open_ones = [int(number) for number in self._world.books.part("open")]
+        open_ones = self._world.store.presumptions
         if open_ones:
             # All correct the same one, so that they meet.
             number = min(open_ones)

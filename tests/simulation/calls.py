@@ -40,6 +40,8 @@ class Call:
         self.written = False
         #: True once the caller is done with it.
         self.over = False
+        #: True once it had a grant, even one that its caller has not taken yet.
+        self.granted = False
         self._error: BaseException | None = None
         self._refusal_seen = False
         #: What it waits for, and the time at which it looks again.
@@ -54,6 +56,10 @@ class Call:
         """True if a waiting caller would wake up by now."""
         now = self.process.world.clock.now
         return self.waits is not None and (not self.waits.waiter.waiting or now >= self.looks_at)
+
+    def note_grant(self) -> None:
+        """Note that a waiting caller has a grant, although it has not woken up yet."""
+        self.granted = self.granted or (self.waits is not None and self.waits.waiter.hold is not None)
 
     def new_refusal(self) -> LLMBudgetExceededError | None:
         """Return its refusal, the first time that there is one, even if the caller has not woken up yet."""

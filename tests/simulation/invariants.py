@@ -1,22 +1,14 @@
-"""The promises of a shared budget, checked on the server's state after each command that changes it."""
+"""The promises of a shared budget, checked on the state of its store after each step that is written."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol, TypeAlias
 
 from llm_connect.budget.accounting.ledger import LedgerEntry
-from llm_connect.stores.redis.keys import Keys
-from llm_connect.stores.redis.ledger import entry_from
-from llm_connect.stores.redis.packing import states_of
 from tests import promise
-from tests.simulation.redis_in_memory import RedisInMemory
 
-#: The places of a unit's figures in the row of a tracker: limit, spent, held, presumed and allotted.
-UNITS = (("tokens", 2), ("calls", 7))
-KEYS = Keys("budget")
 ENDINGS = frozenset({"settled", "released", "presumed"})
 
 
@@ -39,25 +31,26 @@ class Figures(NamedTuple):
 
 
 #: The lease and the figures of each tracker.
-State: TypeAlias = dict[int, tuple[str | None, dict[str, Figures]]]
+State: TypeAlias = dict[int, tuple[str | int | None, dict[str, Figures]]]
 
 
-@dataclass
-class StoredTracker:
-    """A tracker in the server."""
+class StoredTracker(NamedTuple):
+    """A tracker in the store."""
 
     number: int
+    #: The numbers from it up to the root.
     path: tuple[int, ...]
+    #: Its path as the ledger names it.
     name: str
-    units: dict[str, Figures] = field(default_factory=dict)
-    closed: bool = False
-    lease: str | None = None
+    units: dict[str, Figures]
+    #: That of an open allotment.
+    lease: str | int | None
 
 
 class StoredHold(NamedTuple):
-    """A hold in the server."""
+    """An open hold in the store."""
 
-    lease: str
+    lease: str | int
     tracker: int
     state: str
     tokens: int
@@ -65,28 +58,27 @@ class StoredHold(NamedTuple):
     call: str
 
 
-class Books:
-    """The state of the budget in the server, read again after each command."""
+class Stored(Protocol):
+    """What a store has."""
 
-    def __init__(self, server: RedisInMemory) -> None:
-        self._server = server
-        self._packed: dict[bytes, bytes] = {}
+    @property
+    def presumptions(self) -> list[int]: ...
+    def trackers(self) -> Iterable[StoredTracker]: ...
+    def holds(self) -> list[StoredHold]: ...
+    def entries(self, after: int) -> list[LedgerEntry]: ...
+
+
+class Books:
+    """The state of the budget in its store, read again after each step."""
+
+    def __init__(self, store: Stored) -> None:
+        self._store = store
         self.trackers: dict[int, StoredTracker] = {}
-        self.holds: dict[bytes, StoredHold] = {}
+        self.holds: list[StoredHold] = []
         self.entries: list[LedgerEntry] = []
         self.endings: Counter[str] = Counter()
         self._corrected: set[int] = set()
         self._sums: Counter[tuple[str, str]] = Counter()
-        self._texts: dict[bytes, StoredHold] = {}
-
-    def part(self, name: str) -> Any:
-        """One key of the budget."""
-        return self._server.keys.get(KEYS.of(name).encode(), {})
-
-    @property
-    def waiting(self) -> list[bytes]:
-        """The names of the callers that the server lists as waiting."""
-        return list(self.part("waiters"))
 
     def booked(self, call: int) -> int:
         """The tokens that all entries of a call add up to."""
@@ -94,12 +86,12 @@ class Books:
 
     def hold_of(self, call: int) -> StoredHold | None:
         """The open hold of a call."""
-        return next((hold for hold in self.holds.values() if hold.call == str(call)), None)
+        return next((hold for hold in self.holds if hold.call == str(call)), None)
 
     @property
     def state(self) -> State:
         """The figures of all trackers at present."""
-        return {number: (tracker.lease, dict(tracker.units)) for number, tracker in self.trackers.items()}
+        return {number: (tracker.lease, tracker.units) for number, tracker in self.trackers.items()}
 
     def fits(self, number: int, tokens: int, state: State) -> bool:
         """True if such a call fits on a tracker in a state. A tracker that the state does not have is full."""
@@ -114,54 +106,31 @@ class Books:
         self._check_sums()
 
     def _read_trackers(self) -> None:
-        for name, packed in self.part("trackers").items():
-            if self._packed.get(name) == packed:
-                continue
-            self._packed[name] = packed
-            ((number, row),) = states_of(packed, {})
-            tracker = self.trackers.get(number)
-            if tracker is None:
-                tracker = self.trackers[number] = self._new(number)
-            tracker.closed, tracker.lease = bool(row[0]), row[1]
-            for unit, at in UNITS:
-                now = Figures(*row[at : at + 5])
-                before = tracker.units.get(unit, now._replace(spent=0, held=0, presumed=0, allotted=0))
-                tracker.units[unit] = now
+        for tracker in self._store.trackers():
+            known = self.trackers.get(tracker.number)
+            self.trackers[tracker.number] = tracker
+            for unit, now in tracker.units.items():
+                before = now._replace(spent=0, held=0, presumed=0, allotted=0) if known is None else known.units[unit]
                 wrong = promise.broken(before.watched, now.watched, sure=True)
                 if wrong is not None:
                     raise Broken(f"{tracker.name}, {unit}: {wrong}: {now}, before {before}")
 
-    def _new(self, number: int) -> StoredTracker:
-        place = self.part("places").get(b"%d" % number)
-        if place is None:
-            return StoredTracker(number, (number,), "budget")
-        parent, name = json.loads(place)
-        above = self.trackers.get(parent) or self._new(parent)
-        return StoredTracker(number, (number, *above.path), f"{above.name}/{name}")
-
     def _read_holds(self) -> None:
-        self.holds = {}
-        for name, text in self.part("holds").items():
-            hold = self._texts.get(text)
-            if hold is None:
-                lease, tracker, state, tokens, calls, *_, labels, _ = json.loads(text)
-                hold = self._texts[text] = StoredHold(lease, tracker, state, tokens, calls, _call_of(labels))
-            self.holds[name] = hold
-        calls_of = Counter(hold.call for hold in self.holds.values() if hold.call)
+        self.holds = self._store.holds()
+        calls_of = Counter(hold.call for hold in self.holds if hold.call)
         for call, number in calls_of.items():
             if number > 1 or self.endings[call]:
                 raise Broken(f"call {call} has {number} open holds and {self.endings[call]} ended ones")
 
     def _read_entries(self) -> None:
-        for text in self.part("ledger")[len(self.entries) :] if self.part("ledger") else ():
-            entry = entry_from(text)
+        for entry in self._store.entries(len(self.entries)):
             self.entries.append(entry)
             if entry.id != len(self.entries):
                 raise Broken(f"entry {entry.id} follows entry {len(self.entries) - 1}")
             self._add(entry)
 
     def _add(self, entry: LedgerEntry) -> None:
-        call = entry.labels.get("call", "")
+        call = call_of(entry.labels)
         if call and entry.outcome in ENDINGS:
             self.endings[call] += 1
             if self.endings[call] > 1:
@@ -176,7 +145,7 @@ class Books:
 
     def _check_sums(self) -> None:
         held: Counter[tuple[int, str]] = Counter()
-        for hold in self.holds.values():
+        for hold in self.holds:
             for number in self.trackers[hold.tracker].path:
                 held[number, "tokens"] += hold.tokens
                 held[number, "calls"] += hold.calls
@@ -195,8 +164,8 @@ class Books:
     def _check_presumptions(self) -> None:
         """The presumed figures are those of the open presumptions."""
         presumed: Counter[str] = Counter()
-        for number in self.part("open"):
-            entry = self.entries[int(number) - 1]
+        for number in self._store.presumptions:
+            entry = self.entries[number - 1]
             for path in _above(entry.tracker):
                 presumed[path] += entry.amount.tokens
         found: Counter[str] = Counter()
@@ -212,9 +181,9 @@ def _above(path: str) -> list[str]:
     return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
-def _call_of(labels: str | None) -> str:
+def call_of(labels: Mapping[str, str]) -> str:
     """The number of a call; empty for the reservation of an allotment."""
-    return str(json.loads(labels).get("call", "")) if labels else ""
+    return labels.get("call", "")
 
 
 def _fits(path: tuple[int, ...], unit: str, need: int, state: State) -> bool:

@@ -1,7 +1,7 @@
-"""The machine on which simulated processes run: its clock, its random numbers, its threads and its network.
+"""The machine on which simulated processes run: its clock, its random numbers and its threads.
 
-While `simulated` is entered, the library sees this machine in place of the real one. The sessions, their steps, their
-retries and their scripts are those of production.
+While `simulated` is entered, the library sees this machine in place of the real one. The sessions, their steps and
+their retries are those of production.
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ from __future__ import annotations
 import gc
 import logging
 import random
+import secrets
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 from unittest import mock
 
 from llm_connect.budget.admission import clocks
 from llm_connect.stores import session, worker
-from llm_connect.stores.redis import session as redis_session
-from llm_connect.stores.redis.listener import Listener
-from llm_connect.stores.redis.server import Server
 from llm_connect.stores.worker import StoreWorker
 
 
@@ -35,6 +33,14 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+    def time_ns(self) -> int:
+        return int(self.now * 1e9)
+
+    def monotonic_ns(self) -> int:
+        # Two callers never arrive at the same moment.
+        self.now += 1e-6
+        return int(self.now * 1e9)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -56,51 +62,6 @@ class Secrets:
         return self._chance.getrandbits(bits)
 
 
-class Network(Protocol):
-    """What a connection needs of the simulation."""
-
-    def connect(self) -> Any:
-        """Return the process that opens a connection. Raises Disconnected if it is cut off."""
-        ...
-
-    def exchange(self, process: Any, command: list[bytes]) -> Any:
-        """Run a command of a process on the server and return the reply; raises Disconnected if one of them is lost."""
-        ...
-
-
-class Connection:
-    """The client's side of one connection, as redis-py has it."""
-
-    def __init__(self, network: Network) -> None:
-        self._network = network
-        self._process: Any = None
-        self._sent: list[bytes] = []
-
-    def connect(self) -> None:
-        self._process = self._network.connect()
-
-    def send_packed_command(self, parts: list[bytes]) -> None:
-        (data,) = parts
-        self._sent = _parsed(data)
-
-    def read_response(self) -> Any:
-        return self._network.exchange(self._process, self._sent)
-
-    def disconnect(self) -> None:
-        self._process = None
-
-
-def _parsed(data: bytes) -> list[bytes]:
-    """The arguments of a command in the protocol of Redis."""
-    head, _, rest = data.partition(b"\r\n")
-    found = []
-    for _ in range(int(head[1:])):
-        size, _, rest = rest.partition(b"\r\n")
-        found.append(rest[: int(size[1:])])
-        rest = rest[int(size[1:]) + 2 :]
-    return found
-
-
 class TurnedWorker(StoreWorker):
     """A worker that works when the simulation says so, in place of a thread."""
 
@@ -112,34 +73,20 @@ class TurnedWorker(StoreWorker):
         worker._do_next(self._jobs, self._session, 0.0)
 
 
-class NoticingListener(Listener):
-    """A listener without a thread: the simulation delivers the messages."""
-
-    def start(self) -> None:
-        """Start no thread."""
-
-
 def do_nothing(*_: Any) -> None:
     """Tell nobody of a session: no simulated process ends or forks."""
 
 
-def in_place(network: Network, clock: Clock, chance: random.Random) -> Iterator[Any]:
+def in_place(clock: Clock, chance: random.Random) -> Iterator[Any]:
     """The patches that put the simulated machine in place of the real one."""
-
-    def connect(server: Server, **_: Any) -> Connection:
-        return Connection(network)
-
     yield mock.patch.object(session, "StoreWorker", TurnedWorker)
     yield mock.patch.object(session, "look_after", do_nothing)
-    yield mock.patch.object(redis_session, "Listener", NoticingListener)
-    yield mock.patch.object(Server, "new_connection", connect)
     yield mock.patch.object(clocks, "now", clock.time)
-    secrets = Secrets(chance)
+    stand_ins = {"time": (time, clock), "random": (random, chance), "secrets": (secrets, Secrets(chance))}
     for module in [module for name, module in sys.modules.items() if name.startswith("llm_connect.")]:
-        if getattr(module, "time", None) is time:
-            yield mock.patch.object(module, "time", clock)
-        if hasattr(module, "secrets"):
-            yield mock.patch.object(module, "secrets", secrets)
+        for name, (real, stand_in) in stand_ins.items():
+            if getattr(module, name, None) is real:
+                yield mock.patch.object(module, name, stand_in)
 
 
 @contextmanager
@@ -164,9 +111,9 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def simulated(network: Network, clock: Clock, chance: random.Random) -> Iterator[None]:
-    """Let the library run on the simulated machine."""
+def simulated(clock: Clock, chance: random.Random, patches: Iterator[Any]) -> Iterator[None]:
+    """Let the library run on the simulated machine, with further patches for its store."""
     with quiet(), ExitStack() as stack:
-        for patch in in_place(network, clock, chance):
+        for patch in (*in_place(clock, chance), *patches):
             stack.enter_context(patch)
         yield

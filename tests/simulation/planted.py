@@ -74,16 +74,6 @@ def undo_without_notes(session: StoreSession, error: BaseException, told: Any = 
     right_undo(session, error, told)
 
 
-def learn_and_keep(session: ServerSession, step: dict[str, Any]) -> None:
-    """Complete a step of unknown outcome, and keep the grants whose callers were told of a failure."""
-    step["again"] = True
-    outcome = session._write(step)
-    if outcome == "ok":
-        session._keep()
-    else:
-        session.roll_back(session._failure(outcome))
-
-
 def release_hold(leases: Leases, lease: Any, row: Any) -> None:
     """Release even the dispatched holds of a lease that has ended."""
     number, of_lease, tracker, _, *rest = row
@@ -123,6 +113,5 @@ PLANTED = {
     "a lost reply that is taken for a lost request": Fault(
         methods=((ServerSession, "_may_be_written", lambda session, error: False),)
     ),
-    "a grant that nobody was told of": Fault(methods=((ServerSession, "_learn_what_became", learn_and_keep),)),
     "a dead process whose requests count as unsent": Fault(methods=((Leases, "_end_hold", release_hold),)),
 }

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 
 from tests import promise
+from tests.budget.stores import temporary_folder
 from tests.simulation.calls import Call
 from tests.simulation.invariants import Broken
 from tests.simulation.machine import simulated
@@ -17,11 +18,17 @@ STEPS = 60
 ROUNDS = 60
 
 
-def run(seed: int, changes: Callable[[str], str] = str) -> World:
-    """Run the world of a seed. Raises Broken, with its trace."""
+def run(seed: int, store: str = "server", changes: Callable[[str], str] = str) -> World:
+    """Run the world of a seed, in which processes share a server or a file. Raises Broken, with its trace."""
+    if store == "server":
+        return live(World(seed, changes=changes))
+    with temporary_folder() as folder:
+        return live(World(seed, f"{folder}/budget.db"))
+
+
+def live(world: World) -> World:
     promise.violations.clear()
-    world = World(seed, changes)
-    with simulated(world, world.clock, world.chance):
+    with simulated(world.clock, world.chance, world.store.patches()):
         try:
             world.open()
             for _ in range(STEPS):
@@ -33,6 +40,7 @@ def run(seed: int, changes: Callable[[str], str] = str) -> World:
             promise.violations.clear()
             for process in world.processes:
                 process.alive = False
+            world.store.close()
     return world
 
 
@@ -101,7 +109,7 @@ def nobody_holds(world: World) -> None:
             world.actions.turn(process)
     for process in alive:
         own = process.session.leases.own
-        held = [hold for hold in world.books.holds.values() if own is not None and hold.lease == own.number]
+        held = [hold for hold in world.books.holds if own is not None and hold.lease == own.number]
         if held:
             raise Broken(f"{process.name} holds what no caller has: {held}")
 
@@ -109,9 +117,9 @@ def nobody_holds(world: World) -> None:
 def at_rest(world: World) -> None:
     """Nothing is held or set aside, and nobody waits or has a lease."""
     books = world.books
-    for part in ("holds", "leases", "owners", "allotments", "waiters"):
-        if books.part(part):
-            raise Broken(f"at rest there are {part}: {books.part(part)}")
+    for part in world.store.parts:
+        if world.store.part(part):
+            raise Broken(f"at rest there are {part}: {world.store.part(part)}")
     for tracker in books.trackers.values():
         for unit, figures in tracker.units.items():
             if figures.held or figures.allotted:

@@ -1,7 +1,8 @@
-"""A world of processes that share one budget in a server, in one thread and under one seed.
+"""A world of processes that share one budget in a store, in one thread and under one seed.
 
 The seed decides everything: which process acts, what it does, what happens to its messages, and how time passes. While
-a message is on its way, other processes act. So each interleaving of steps, with each loss and each death, has a seed.
+a message is on its way to a server, or a process is about to begin a transaction, other processes act. So each
+interleaving of steps, with each loss and each death, has a seed.
 """
 
 from __future__ import annotations
@@ -11,27 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from redis.exceptions import ConnectionError as Disconnected
-
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError, LLMStoreError
 from llm_connect.stores.budgets import new_session
-from llm_connect.stores.redis.budgets import make
-from llm_connect.stores.redis.terms import ServerTerms
 from tests import promise
 from tests.simulation.actions import Actions
 from tests.simulation.calls import Call
+from tests.simulation.file_store import FileStore
 from tests.simulation.invariants import Books, Broken, State
 from tests.simulation.machine import Clock
-from tests.simulation.redis_in_memory import RedisInMemory
+from tests.simulation.server_store import ServerStore
 
 LEASE_SECONDS = 6.0
 MOST_PROCESSES = 4
 #: While a message is on its way, others act; and while theirs are, others again, up to this depth.
 DEPTH = 2
-TERMS = ServerTerms(
-    url="redis://simulated", name="budget", prices={}, lease_seconds=LEASE_SECONDS, allow_eviction=True, keep_entries=0
-)
+#: What happens to messages, or while they are on their way.
+MISHAPS = (*("lost", "overtaken") * 3, "cut off", "taken for dead", "killed")
 
 
 class Killed(BaseException):
@@ -70,22 +67,22 @@ class Process:
 
 
 class World:
-    """The server, the network and all processes of one seed."""
+    """The store, and all processes of one seed."""
 
-    def __init__(self, seed: int, changes: Callable[[str], str] = str) -> None:
+    def __init__(self, seed: int, file: str | None = None, changes: Callable[[str], str] = str) -> None:
         self.seed = seed
         self.chance = random.Random(seed)
         self.clock = Clock()
-        self.server = RedisInMemory(self.clock.time, changes)
-        self.server.published = self._publish
-        self.books = Books(self.server)
+        self.terms = {"name": "budget", "lease_seconds": LEASE_SECONDS}
+        self.store: ServerStore | FileStore = ServerStore(self, changes) if file is None else FileStore(self, file)
+        self.books = Books(self.store)
         self.processes: list[Process] = []
         self.calls: list[Call] = []
         self.actions = Actions(self)
         self.trace: list[str] = []
         #: The processes that are inside of an operation, the inner one last.
         self._acting: list[Process] = []
-        #: False once the network is as good as new.
+        #: False once nothing goes wrong any more.
         self.bad = True
         #: The chance of a mishap on the way of one message. Some worlds are calmer than others.
         self._mishaps = self.chance.choice((0.0, 0.05, 0.15, 0.3))
@@ -96,49 +93,60 @@ class World:
         depth = "  " * len(self._acting)
         self.trace.append(f"{self.clock.now - 1_700_000_000:9.3f} {depth}{text}")
 
-    # The network.
+    # The store.
 
-    def connect(self) -> Process:
+    @property
+    def nested(self) -> bool:
+        """True while a process is inside of an operation."""
+        return bool(self._acting)
+
+    def reaches(self, error: Callable[[str], Exception]) -> Process:
+        """The process that opens a connection. Raises `error` if it is cut off."""
         process = self._acting[-1]
         self._must_live(process)
         if self.clock.now < process.cut_off_until:
-            raise Disconnected("cut off")
+            raise error("cut off")
         return process
 
-    def exchange(self, process: Process, command: list[bytes]) -> Any:
-        self._must_live(process)
-        if self.bad:
-            self._mishap(process, "request")
-        reply = self._serve(process, command)
-        if self.bad:
-            self._mishap(process, "reply")
-        return reply
-
-    def _serve(self, process: Process, command: list[bytes]) -> Any:
-        reply = self.server.call(*command)
+    def served(self, process: Process) -> None:
+        """Look at the store after a step of a process."""
         self.clock.now += 0.0005
         self.books.check()
-        if command[0] in (b"EVALSHA", b"EVAL"):
-            process.saw.append(self.books.state)
-        return reply
+        process.saw.append(self.books.state)
 
-    def _mishap(self, process: Process, of: str) -> None:
-        """Let something happen to a message, or while it is on its way."""
-        if self.chance.random() >= self._mishaps:
+    def mishap(self, process: Process, of: str, error: Callable[[str], Exception]) -> None:
+        """Perhaps let something happen to a message, or while it is on its way."""
+        self._must_live(process)
+        if not self.bad or self.chance.random() >= self._mishaps:
             return
-        what = self.chance.choice(("lost", "lost", "cut off", "overtaken", "overtaken", "overtaken", "killed"))
+        what = self.chance.choice(MISHAPS)
         if what == "lost":
             self.say(f"~ a {of} of {process.name} is lost")
-            raise Disconnected("lost")
+            raise error("lost")
         if what == "cut off":
             process.cut_off_until = self.clock.now + self.chance.choice((0.1, 0.1, 1.0, 1.0, LEASE_SECONDS * 1.5))
             self.say(f"~ {process.name} is cut off with its {of}")
-            raise Disconnected("cut off")
+            raise error("cut off")
         if what == "killed" and self.chance.random() < 0.3:
             self.kill(process)
-            raise Killed
+        elif what == "taken for dead":
+            self.clock.now += LEASE_SECONDS * 1.1
+            process.cut_off_until = self.clock.now + 0.5
+            self.say(f"~ {process.name} is taken for dead with its {of}")
         self._meanwhile()
         self._must_live(process)
+        if what == "taken for dead":
+            raise error("cut off")
+
+    def may_die(self, process: Process) -> None:
+        """Perhaps kill a process in the midst of a transaction."""
+        if self.bad and self.chance.random() < self._mishaps / 20:
+            self.kill(process)
+        self._must_live(process)
+
+    def delivers(self) -> bool:
+        """True if a notification arrives."""
+        return not self.bad or self.chance.random() < 0.8
 
     def _meanwhile(self) -> None:
         """Let other processes act, and time pass."""
@@ -151,13 +159,6 @@ class World:
         if not process.alive:
             raise Killed
 
-    def _publish(self, client: bytes) -> None:
-        for process in self.processes:
-            session = process.session
-            hears = process.alive and session is not None and session.client.encode() != client and session.waited_for
-            if hears and (not self.bad or self.chance.random() < 0.8):
-                session.notice()
-
     # Processes.
 
     def start(self) -> Process:
@@ -165,7 +166,7 @@ class World:
         self.processes.append(process)
         self.say(f"{process.name} starts")
         with self.acting(process):
-            process.session = new_session(TERMS)
+            process.session = new_session(self.store.terms)
             process.trackers.append(process.session.tracker(process.session.root))
         if process.session is None or not process.trackers:
             process.alive = False
@@ -193,6 +194,8 @@ class World:
         if process.written:
             for call in process.calls:
                 call.written = call.written or (call.told is not None and process.alive)
+        for call in self.calls:
+            call.note_grant()
         for call in process.calls:
             if (refusal := call.new_refusal()) is not None:
                 self._check_refusal(call, refusal)
@@ -206,8 +209,10 @@ class World:
         """A call is refused only if it did not fit in a state that its process saw in the operation that refused it."""
         tracker, process = call.tracker, call.process
         assert tracker is not None
-        in_line = self.books.waiting or any(other.waits is not None for other in process.calls if other is not call)
-        if error.reason == "closed" or call.model is not None or in_line or not tracker.number:
+        in_line = self.store.waiting or any(other.waits is not None for other in process.calls if other is not call)
+        # A grant that its caller does not take in time is reclaimed.
+        late = error.reason == "wait_expired" and call.granted
+        if late or error.reason == "closed" or call.model is not None or in_line or not tracker.number:
             return
         if all(self.books.fits(tracker.number, call.tokens, state) for state in process.saw or [self.books.state]):
             raise Broken(f"call {call.number} was refused ({error.reason}), but {call.tokens} fit on {tracker.path}")
@@ -217,9 +222,7 @@ class World:
         first = Process(self, "p0")
         self.bad = False
         with self.acting(first):
-            make(
-                TERMS, (self.chance.choice((60, 100, 200)), self.chance.choice((None, None, 8)), None), None, "presume"
-            )
+            self.store.create((self.chance.choice((60, 100, 200)), self.chance.choice((None, None, 8)), None))
         self.start()
         self.start()
         self.bad = True
@@ -241,7 +244,7 @@ class World:
             self.say(f"~ {stopped.name} is stopped for {seconds} seconds")
         elif kind < 0.14:
             self.say("~ the server is restarted")
-            self.server.forget_scripts()
+            self.store.restart()
         else:
             self.actions.act(self.chance.choice(free))
 
