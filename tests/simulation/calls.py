@@ -10,6 +10,7 @@ from llm_connect.budget.admission.acquire import Wait, acquire
 from llm_connect.budget.admission.callers import remember_own
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.reservations import asked
+from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError
 
@@ -40,7 +41,9 @@ class Call:
         self.written = False
         #: True once the caller is done with it.
         self.over = False
-        #: True once it had a grant, even one that its caller has not taken yet.
+        #: Its place in the wait queue, once it has joined that.
+        self._waiter: Waiter | None = None
+        #: True once a step has granted its wait. Its caller may come too late for the grant, which is reclaimed then.
         self.granted = False
         self._error: BaseException | None = None
         self._refusal_seen = False
@@ -58,8 +61,8 @@ class Call:
         return self.waits is not None and (not self.waits.waiter.waiting or now >= self.looks_at)
 
     def note_grant(self) -> None:
-        """Note that a waiting caller has a grant, although it has not woken up yet."""
-        self.granted = self.granted or (self.waits is not None and self.waits.waiter.hold is not None)
+        """Note that its wait has been granted, even if its caller has not woken up yet."""
+        self.granted = self.granted or (self._waiter is not None and self._waiter.hold is not None)
 
     def new_refusal(self) -> LLMBudgetExceededError | None:
         """Return its refusal, the first time that there is one, even if the caller has not woken up yet."""
@@ -103,7 +106,10 @@ class Call:
             step = resume(value)
             while not isinstance(step, Wait):
                 try:
-                    step = self._flow.send(step.run())
+                    found = step.run()
+                    if isinstance(found, Waiter):
+                        self._waiter = found
+                    step = self._flow.send(found)
                 except StopIteration:
                     raise
                 except BaseException as error:
@@ -112,5 +118,5 @@ class Call:
                     step = self._flow.throw(error)
             self.waits, self.looks_at = step, self.process.world.clock.now + max(0.0, step.seconds)
         except StopIteration as stop:
-            self.hold = stop.value
+            self.hold, self._waiter = stop.value, None
             remember_own(stop.value)

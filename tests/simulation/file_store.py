@@ -12,11 +12,11 @@ from unittest import mock
 
 from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.ledger import LedgerEntry
+from llm_connect.stores.opening import terms_of
 from llm_connect.stores.serialization import entry_of, labels_of
 from llm_connect.stores.sqlite import budgets, session
 from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS
 from llm_connect.stores.sqlite.schema import connect
-from llm_connect.stores.sqlite.terms import FileTerms
 from tests.simulation.invariants import Figures, StoredHold, StoredTracker, call_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class FileStore:
         self._path = path
         self._reader: sqlite3.Connection | None = None
         self._known: dict[int, StoredTracker] = {}
-        self.terms = FileTerms(path=path, prices={}, **world.terms)
+        self.terms = terms_of(f"sqlite:///{path}", prices={}, **world.terms)
 
     def create(self, limits: Limits) -> None:
         self._reader = sqlite3.connect(self._path, isolation_level=None)

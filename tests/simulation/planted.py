@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,12 @@ from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.admission.holds import RELEASED, Hold
 from llm_connect.stores.changes import Changes
 from llm_connect.stores.leases import Leases
+from llm_connect.stores.redis.leases import ServerLeases
 from llm_connect.stores.redis.ledger import ServerBooks
 from llm_connect.stores.redis.session import ServerSession
 from llm_connect.stores.session import StoreSession
+from llm_connect.stores.sqlite.leases import FileLeases
+from llm_connect.stores.sqlite.session import FileSession
 from llm_connect.types.amounts import NOTHING
 
 
@@ -25,6 +28,8 @@ class Fault:
     #: Texts of the script, each with what replaces it.
     script: tuple[tuple[str, str], ...] = ()
     methods: tuple[tuple[type, str, Any], ...] = ()
+    #: The store whose processes must find it.
+    store: str = "server"
 
     def changes(self, text: str) -> str:
         """The text of a script with the fault."""
@@ -34,12 +39,12 @@ class Fault:
         return text
 
     @contextmanager
-    def planted(self) -> Iterator[Callable[[str], str]]:
-        """Plant the fault in the library, and return what plants it in a script."""
+    def planted(self) -> Iterator[None]:
+        """Plant the fault in the library."""
         with ExitStack() as stack:
             for owner, name, method in self.methods:
                 stack.enter_context(mock.patch.object(owner, name, method))
-            yield self.changes
+            yield
 
 
 def dispatch_in_memory(gate: Gate, hold: Any) -> bool:
@@ -80,7 +85,15 @@ def release_hold(leases: Leases, lease: Any, row: Any) -> None:
     right_end_hold(leases, lease, (number, of_lease, tracker, "reserved", *rest))
 
 
+def disconnect_in_part(session: FileSession) -> None:
+    """Compare the version that a new connection counts with that of the old one."""
+    version = session._version
+    right_disconnect(session)
+    session._version = version
+
+
 right_add = ServerBooks.add
+right_disconnect = FileSession.disconnect
 right_begin = ServerSession.begin
 right_end_hold = Leases._end_hold
 right_end_late = Leases.end_late
@@ -114,4 +127,11 @@ PLANTED = {
         methods=((ServerSession, "_may_be_written", lambda session, error: False),)
     ),
     "a dead process whose requests count as unsent": Fault(methods=((Leases, "_end_hold", release_hold),)),
+    "a lease that nobody renews": Fault(methods=((ServerLeases, "due", False),)),
+    "a lease in a file that nobody renews": Fault(methods=((FileLeases, "due", False),), store="file"),
+    "a connection that starts with old figures": Fault(
+        methods=((FileSession, "disconnect", disconnect_in_part),), store="file"
+    ),
+    "a hold of a file that is presumed by nobody": Fault(methods=((Leases, "_end_hold", release_hold),), store="file"),
+    "a late settle of a file that counts twice": Fault(methods=((Leases, "end_late", end_late_twice),), store="file"),
 }

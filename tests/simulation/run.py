@@ -9,7 +9,8 @@ from collections.abc import Callable
 from tests import promise
 from tests.budget.stores import temporary_folder
 from tests.simulation.calls import Call
-from tests.simulation.invariants import Broken
+from tests.simulation.file_store import FileStore
+from tests.simulation.invariants import Broken, StoredHold
 from tests.simulation.machine import simulated
 from tests.simulation.world import LEASE_SECONDS, Process, World
 
@@ -46,7 +47,8 @@ def live(world: World) -> World:
 
 def explained(world: World, error: Exception) -> str:
     """The trace of a world, the error, and how to see it again."""
-    again = f"python tasks.py test tests/simulation -n 0 -k no_seed --seed {world.seed}"
+    store = "file" if isinstance(world.store, FileStore) else "server"
+    again = f"python tasks.py test tests/simulation -n 0 -k 'no_seed and {store}' --seed {world.seed}"
     where = "" if isinstance(error, Broken) else "".join(traceback.format_exception(error))
     return "\n".join([f"seed {world.seed}", *world.trace, where, f"{type(error).__name__}: {error}", f"Again: {again}"])
 
@@ -57,6 +59,7 @@ def calm_down(world: World) -> None:
     for process in world.processes:
         process.cut_off_until = process.stopped_until = 0.0
     world.say("~ calm")
+    keep_leases(world)
     end_calls(world)
     nobody_holds(world)
     for process in world.processes:
@@ -72,6 +75,32 @@ def calm_down(world: World) -> None:
     at_rest(world)
     for call in world.calls:
         check(world, call)
+
+
+def keep_leases(world: World) -> None:
+    """The workers renew the leases of their processes, so no living one loses a hold."""
+    turn_all(world)
+    taken = {str(call.number) for call in world.calls if call.hold is not None}
+    kept = {hold.call for process in world.processes for hold in own_holds(world, process)} & taken
+    for _ in range(4):
+        turn_all(world)
+    lost = kept - {hold.call for hold in world.books.holds}
+    if lost:
+        raise Broken(f"living processes have lost the holds of the calls {sorted(lost)}")
+
+
+def turn_all(world: World) -> None:
+    """Let the workers of all processes do their work, which they do more often than a lease must be renewed."""
+    world.clock.now += LEASE_SECONDS / 2.5
+    for process in world.processes:
+        if process.alive:
+            world.actions.turn(process)
+
+
+def own_holds(world: World, process: Process) -> list[StoredHold]:
+    """The holds that a living process has in the store."""
+    own = process.session.leases.own if process.alive else None
+    return [hold for hold in world.books.holds if own is not None and hold.lease == own.number]
 
 
 def end_calls(world: World) -> None:
@@ -100,17 +129,12 @@ def tend(world: World, process: Process) -> None:
 
 def nobody_holds(world: World) -> None:
     """The processes that are left have no calls any more, so they have no holds."""
-    alive = [process for process in world.processes if process.alive]
     gc.collect()
     for _ in range(3):
         # A worker looks at the store at the latest when it has to renew the lease.
-        world.clock.now += LEASE_SECONDS / 2.5
-        for process in alive:
-            world.actions.turn(process)
-    for process in alive:
-        own = process.session.leases.own
-        held = [hold for hold in world.books.holds if own is not None and hold.lease == own.number]
-        if held:
+        turn_all(world)
+    for process in world.processes:
+        if held := own_holds(world, process):
             raise Broken(f"{process.name} holds what no caller has: {held}")
 
 

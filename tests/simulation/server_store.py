@@ -11,13 +11,13 @@ from redis.exceptions import ConnectionError as Disconnected
 
 from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.ledger import LedgerEntry
+from llm_connect.stores.opening import terms_of
 from llm_connect.stores.redis import budgets, session
 from llm_connect.stores.redis.keys import Keys
 from llm_connect.stores.redis.ledger import entry_from
 from llm_connect.stores.redis.listener import Listener
 from llm_connect.stores.redis.packing import states_of
 from llm_connect.stores.redis.server import Server
-from llm_connect.stores.redis.terms import ServerTerms
 from tests.simulation.invariants import Figures, StoredHold, StoredTracker, call_of
 from tests.simulation.redis_in_memory import RedisInMemory
 
@@ -40,7 +40,7 @@ class ServerStore:
         self._trackers: dict[int, StoredTracker] = {}
         self._packed: dict[bytes, bytes] = {}
         self._holds: dict[bytes, StoredHold] = {}
-        self.terms = ServerTerms(url="redis://simulated", prices={}, allow_eviction=True, keep_entries=0, **world.terms)
+        self.terms = terms_of("redis://simulated", prices={}, allow_eviction=True, keep_entries=0, **world.terms)
 
     def create(self, limits: Limits) -> None:
         budgets.make(self.terms, limits, None, "presume")

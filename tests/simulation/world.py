@@ -112,6 +112,8 @@ class World:
         """Look at the store after a step of a process."""
         self.clock.now += 0.0005
         self.books.check()
+        for call in process.calls:
+            call.note_grant()
         process.saw.append(self.books.state)
 
     def mishap(self, process: Process, of: str, error: Callable[[str], Exception]) -> None:
@@ -194,8 +196,6 @@ class World:
         if process.written:
             for call in process.calls:
                 call.written = call.written or (call.told is not None and process.alive)
-        for call in self.calls:
-            call.note_grant()
         for call in process.calls:
             if (refusal := call.new_refusal()) is not None:
                 self._check_refusal(call, refusal)

@@ -6,7 +6,6 @@ import contextvars
 import json
 import signal
 import subprocess
-import time
 from typing import Any
 
 import pytest
@@ -65,20 +64,6 @@ def test_who_was_stopped_after_dispatch_is_presumed_and_corrects_late(url: str) 
     assert found["entry"] == presumed.id == corrected.corrects
     assert (corrected.outcome, budget.snapshot().spent.tokens, budget.snapshot().presumed) == ("corrected", 25, NOTHING)
     at_rest(budget)
-
-
-def test_a_lease_is_renewed_while_a_call_runs(url: str) -> None:
-    """A hold may stay open for many times its lease, without any operation (STORE-4)."""
-    budget = open_budget(url, total=100, lease_seconds=1.0)
-    other = second(budget)
-    with budget.reserve(40) as hold:
-        hold.dispatch()
-        time.sleep(2.5)
-        assert other.snapshot().held.tokens == 40
-        hold.settle(10)
-    assert outcomes(budget) == ["settled"]
-    at_rest(budget)
-    session_of(other).shut()
 
 
 def lost(budget: BudgetTracker, *, dispatched: bool = False, tokens: int = 40) -> Any:
@@ -183,24 +168,6 @@ def test_an_ended_hold_of_a_store_sends_nothing(url: str) -> None:
     hold.release()
     with pytest.raises(LLMConfigurationError, match="make a new reservation"):
         hold.dispatch()
-
-
-def test_who_ends_the_holds_of_another_keeps_its_own(url: str) -> None:
-    """Ending the holds of others does not count as ending its own: it renews its lease while it has one (STORE-4)."""
-    budget = open_budget(url, total=100, lease_seconds=1.0)
-    other = second(budget)
-    theirs = contextvars.Context().run(other.reserve, 40)
-    session_of(other).worker.stop(10)
-    session_of(other).tick = lambda: 3600.0  # type: ignore[method-assign]
-    mine = contextvars.Context().run(budget.reserve, 30)
-    until(lambda: budget.snapshot().held.tokens == 30)
-    time.sleep(1.5)
-    mine.dispatch()
-    mine.settle(10)
-    assert outcomes(budget) == ["released", "settled"]
-    del theirs
-    session_of(other).shut()
-    at_rest(budget)
 
 
 def test_a_process_without_holds_keeps_no_lease(url: str) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -38,14 +36,6 @@ def test_processes_of_all_kinds_keep_the_cap(url: str) -> None:
     at_rest(budget)
 
 
-def halt_one(processes: list[subprocess.Popen[str]], chance: random.Random, seconds: float) -> None:
-    """Stop one of the processes for at most `seconds`, then continue it."""
-    process = chance.choice(processes)
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(chance.uniform(0, seconds))
-    process.send_signal(signal.SIGCONT)
-
-
 def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: Path) -> None:
     """After `kill -9` at random moments the cap holds, the books are at or above the bill, and nothing stays held.
 
@@ -63,24 +53,6 @@ def test_killed_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: P
             time.sleep(0.2)
             for process in processes:
                 process.send_signal(signal.SIGKILL)
-    come_to_an_end(budget, url, bills)
-
-
-def test_halted_processes_leave_no_hold_and_no_unbooked_bill(url: str, folder: Path) -> None:
-    """After stops at random moments, past a lease or not, the books are at or above the bill; nothing stays held.
-
-    (STORE-4)
-    """
-    bills = folder / "bills"
-    bills.mkdir()
-    budget = open_budget(url, total=LIMIT)
-    chance = random.Random(1)
-    with crew(3, "spender", url, str(bills), 0.6) as processes:
-        until(lambda: len(list(bills.iterdir())) == 3)
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            halt_one(processes, chance, seconds=1.2)
-            assert budget.snapshot().spent.tokens <= LIMIT
     come_to_an_end(budget, url, bills)
 
 
