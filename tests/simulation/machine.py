@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -89,23 +90,28 @@ def in_place(clock: Clock, chance: random.Random) -> Iterator[Any]:
                 yield mock.patch.object(module, name, stand_in)
 
 
+@cache
+def leave_out_the_rest() -> None:
+    """Keep the objects that this process has already out of collections, which are quick then."""
+    gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the log, and collect garbage only when the simulation says so.
 
-    Otherwise lost holds would end at a moment that depends on the rest of the process. That is frozen, so that a
-    collection is quick.
+    Otherwise lost holds would end at a moment that depends on the rest of the process.
     """
     logger, collects = logging.getLogger("llm_connect"), gc.isenabled()
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     gc.disable()
-    gc.freeze()
+    leave_out_the_rest()
     try:
         yield
     finally:
         logger.setLevel(level)
-        gc.unfreeze()
         if collects:
             gc.enable()
 
