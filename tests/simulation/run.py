@@ -79,7 +79,9 @@ def calm_down(world: World) -> None:
 
 def keep_leases(world: World) -> None:
     """The workers renew the leases of their processes, so no living one loses a hold."""
-    turn_all(world)
+    for _ in range(2):
+        # A process that was cut off learns now whether its lease has ended meanwhile.
+        turn_all(world)
     taken = {str(call.number) for call in world.calls if call.hold is not None}
     kept = {hold.call for process in world.processes for hold in own_holds(world, process)} & taken
     for _ in range(4):

@@ -105,6 +105,27 @@ def test_a_short_outage_is_not_noticed(server: RedisServer) -> None:
     at_rest(budget)
 
 
+def test_a_step_that_is_sent_again_renews_no_lease(server: RedisServer) -> None:
+    """After an outage a process renews its lease at once: what it sent before the outage did so long ago (STORE-4)."""
+    budget = open_budget(server.url, total=100)
+    session = session_of(budget)
+    hold = budget.reserve(10)
+    session.leases._renewed_at -= 100
+    send = session.server.patiently
+
+    def lose_answer(command: Any) -> Any:
+        send(command)
+        return send(lambda again: command(True))
+
+    session.server.patiently = lose_answer
+    with alone(session):
+        session._send(session._step(), ())
+        assert session.leases.due
+    session.server.patiently = send
+    hold.release()
+    at_rest(budget)
+
+
 def test_a_lost_reply_and_a_lost_lease_count_once(server: RedisServer) -> None:
     """A settlement whose reply was lost counts once, even if the lease ends before it is sent again (STORE-18)."""
     budget = open_budget(server.url, total=100)

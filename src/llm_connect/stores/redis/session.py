@@ -330,7 +330,8 @@ class ServerSession(StoreSession):
             return reply.decode(), 0
         stands, moment, stamp, epoch, first, over, size = _HEAD.unpack_from(reply)
         self.clock.hear(moment / 1000, asked_at)
-        if stands and lease is not None and lease[1]:
+        # A step that is sent again has renewed the lease only when it was written.
+        if stands and lease is not None and lease[1] and "again" not in step:
             self.leases.renewed(since)
         self._over, windows = self._read_last(reply[len(reply) - size :], over, moment / 1000) if size else ([], {})
         alone = "again" not in step and stamp == step["seen"] + ("number" in step)
