@@ -81,6 +81,16 @@ def test_an_interruption_at_the_lock_of_callbacks_loses_none(place: str) -> None
     assert delivered == [7, 8]
 
 
+@pytest.mark.in_memory_only
+def test_a_kept_lock_of_callbacks_stops_only_other_threads() -> None:
+    """If an exception leaves the lock of callbacks taken, the thread that has it delivers them. (BUDGET-70)"""
+    told: list[Any] = []
+    tracker = BudgetTracker(100, sink=told.append)
+    tracker.gate._outbox._delivering.wait()  # type: ignore[attr-defined]
+    tracker.record(1)
+    assert len(told) == 1
+
+
 def test_a_caller_whose_waking_fails_for_want_of_memory_is_woken_again() -> None:
     """The code that settles gets the error, and the next operation wakes the caller, which has its hold. (BUDGET-70)"""
     tracker, woken = BudgetTracker(100), []

@@ -44,9 +44,10 @@ class Outbox:
 
     def deliver(self) -> None:
         """Run all queued callbacks, unless another thread or an outer frame is already doing so."""
-        lock = self._delivering
-        if lock.owned() and not lock.left:
+        # A local of this name means that a frame is using the lock.
+        if self._delivering.owned() and not self._delivering.left:
             return
+        lock = self._delivering
         while self.calls:
             try:
                 if not lock.take(False):
