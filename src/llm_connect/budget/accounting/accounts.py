@@ -50,12 +50,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from operator import add
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from llm_connect.budget.accounting.journal import Journal, Plan
 from llm_connect.budget.accounting.levels import Account, Level, TrackerAccounts
 from llm_connect.budget.accounting.periods import describe_period
 from llm_connect.types.amounts import NOTHING, Amount, shown
+
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.levels import Record
 
 
 class Path:
@@ -101,20 +104,25 @@ def needs(path: Path, amount: Amount) -> Iterator[tuple[Account, int]]:
 
 def short(path: Path, amount: Amount) -> list[Account]:
     """The accounts on which `amount` does not fit at present."""
-    return [account for account, need in needs(path, amount) if _over(account, account.held + need)]
+    return [account for account, _ in _lacking(path, amount)]
 
 
 def fits(path: Path, amount: Amount) -> bool:
     """True if every limit on `path` covers `amount` at present."""
+    return next(_lacking(path, amount), None) is None
+
+
+def _lacking(path: Path, amount: Amount) -> Iterator[tuple[Account, int]]:
+    """The accounts on which `amount` does not fit at present, each with the amount that it must cover."""
     if path.in_allotment:
-        return not short(path, amount)
-    # Every look at a waiter asks this, so it reads the records.
-    for level in path.levels:
-        *figures, (limits, _), _ = level.record
-        for unit, need in enumerate(amount):
-            if need > figures[unit] and (need or figures[3 + unit] > limits[unit]):  # type: ignore[operator]
-                return False
-    return True
+        yield from ((account, need) for account, need in needs(path, amount) if need > account.free)
+        return
+    # Every look at a waiter comes here, so this reads the records themselves.
+    for unit, need in enumerate(amount):
+        for place, level in enumerate(path.levels):
+            record = level.record
+            if need > record[unit] and (need or record[3 + unit] > record[6].limits[unit]):  # type: ignore[operator]
+                yield path.units[unit][place], need
 
 
 def take(path: Path, amount: Amount) -> bool:
@@ -168,7 +176,7 @@ def limits_usd(path: Path) -> bool:
 
 def hopeless(path: Path, amount: Amount) -> Account | None:
     """The first account on which `amount` would not fit even with no hold and no allotment open."""
-    return next((account for account, need in needs(path, amount) if account.spent + need > account.limit), None)  # type: ignore[operator]
+    return next((account for account, need in _lacking(path, amount) if account.spent + need > account.limit), None)  # type: ignore[operator]
 
 
 def opening(path: Path, amount: Amount) -> float | None:
@@ -206,10 +214,6 @@ def left_on(accounts: Iterable[Account]) -> int | None:
     return min(lefts, default=None)
 
 
-def _over(account: Account, more: int) -> bool:
-    return account.spent + account.allotted + more > account.limit  # type: ignore[operator]
-
-
 def hold(path: Path, amount: Amount) -> Literal[True]:
     """Hold `amount` on all of `path` without checking that it fits; undone like `take`."""
     plan, journal = Plan(), path.journal
@@ -243,7 +247,7 @@ def complete(path: Path, held: Amount, spent: Amount, step: int) -> None:
     for level in path.levels:
         *figures, terms, last = level.record
         if last != step:
-            level.record = (*map(add, figures, free + spent), terms, step)
+            level.record = cast("Record", (*map(add, figures, free + spent), terms, step))
 
 
 def change(plan: Plan, path: Path, held: Amount, spent: Amount, presumed: Amount = NOTHING) -> None:

@@ -103,9 +103,15 @@ class Account:
         self._set(self.limit, self.spent, self.held, allotted)
 
     @property
+    def free(self) -> int:
+        """The part of the limit that is neither spent nor held nor set aside; negative if these are more than it."""
+        free: int = self.level.record[self.index]  # type: ignore[assignment]
+        return free
+
+    @property
     def left(self) -> int | None:
-        """The part of the limit that is neither spent nor held nor set aside, never below 0; None without a limit."""
-        return None if self.limit is None else max(0, self.level.record[self.index])  # type: ignore[call-overload]
+        """Like `free`, but never below 0; None without a limit."""
+        return None if self.limit is None else max(0, self.free)
 
     @property
     def breached(self) -> bool:
