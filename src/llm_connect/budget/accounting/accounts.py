@@ -139,9 +139,11 @@ def take(path: Path, amount: Amount) -> bool:
     for level in path.levels:
         tokens, calls, usd, spent_tokens, spent_calls, spent_usd, terms, _ = level.record
         if need_tokens > tokens or need_calls > calls or need_usd > usd:
-            journal.finish()
+            _give_back(path, amount, intent)
+            journal.intent = None
+            refused = need_tokens > max(0, tokens) or need_calls > max(0, calls) or need_usd > max(0, usd)
             # A call that needs nothing of a unit still fits there, unless that limit is breached.
-            return not all(amount) and fits(path, amount) and hold(path, amount)
+            return not refused and fits(path, amount) and hold(path, amount)
         level.record = (
             tokens - need_tokens,
             calls - need_calls,
@@ -225,13 +227,17 @@ def hold(path: Path, amount: Amount) -> Literal[True]:
 
 def _undo_take(journal: Journal, path: Path, amount: Amount) -> Plan:
     """Undo the part of `take` that ran, and return a plan for the rest."""
-    intent = journal.intent
+    _give_back(path, amount, journal.intent)
+    return _restore(journal, Plan())
+
+
+def _give_back(path: Path, amount: Amount, step: object) -> None:
+    """Free `amount` on the levels on which `step` has held it."""
     for level in path.levels:
-        *free, spent_tokens, spent_calls, spent_usd, terms, step = level.record
-        if step is intent:
+        if level.record[-1] is step:
+            *free, spent_tokens, spent_calls, spent_usd, terms, _ = level.record
             tokens, calls, usd = map(add, free, amount)
             level.record = tokens, calls, usd, spent_tokens, spent_calls, spent_usd, terms, None
-    return _restore(journal, Plan())
 
 
 def _restore(journal: Journal, plan: Plan) -> Plan:

@@ -13,7 +13,7 @@ from llm_connect.budget.accounting.demands import CallFacts, Demand
 from llm_connect.budget.admission.backend import BudgetGate
 from llm_connect.budget.admission.callers import own_holds
 from llm_connect.budget.admission.holds import Hold, Keeper, tell_of_hold
-from llm_connect.budget.admission.log import tell, tell_of_refusal
+from llm_connect.budget.admission.log import tell, tell_of_refusal, tells_of_wait
 from llm_connect.budget.admission.observing import observers
 from llm_connect.budget.admission.waiters import LoopWaiter, ThreadWaiter, Waiter
 from llm_connect.errors import LLMBudgetExceededError
@@ -65,7 +65,8 @@ def acquire(
         except LLMBudgetExceededError as error:
             tell_of_refusal(error, gate.owed)
             raise
-        tell_of_hold("grant", hold, seconds=time.monotonic() - began)
+        if tells_of_wait(seconds := time.monotonic() - began):
+            tell_of_hold("grant", hold, seconds=seconds)
     elif observers:
         tell_of_hold("grant", hold, seconds=0.0)
     return hold

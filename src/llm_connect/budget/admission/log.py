@@ -110,6 +110,11 @@ def log_event(event: Event, owed: Owed | None = None, **fields: Any) -> None:
     _log_fields(event, owed, fields)
 
 
+def tells_of_wait(seconds: float) -> bool:
+    """True if somebody is told of a wait of this length."""
+    return bool(observers) or (seconds > _LONG_SECONDS and _log.isEnabledFor(WAITED.level))
+
+
 def tell(name: str, owed: Owed | None = None, **fields: Any) -> None:
     """Tell the log and all observers of an event: `name` is the method of `Observer`, `fields` are those of the event.
 
