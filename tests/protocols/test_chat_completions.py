@@ -286,7 +286,7 @@ def test_the_status_decides_what_an_error_is(
 
 def test_an_error_shows_its_public_fields_only() -> None:
     """Code, type, param and message are kept; whatever else a body holds is not. (ERROR-6)"""
-    error = {"message": "m", "code": "c", "type": "t", "param": "p", "metadata": {"raw": "secret"}}
+    error = {"message": "m", "code": "c", "type": "t", "param": "p", "metadata": {"user": "secret"}}
     failed = failure({"error": error, "user_id": "u"}, 400)
     assert failed.details["response_body"] == {"code": "c", "type": "t", "param": "p", "message": "m"}
 
