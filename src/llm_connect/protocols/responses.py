@@ -205,7 +205,9 @@ class StreamAssembly:
             # The fields of the error are in the event itself, or in an object there as elsewhere.
             self._reply, self.ended = {"error": event.get("error") or event}, True
         elif kind in _STATES:
-            self._reply, self.ended = mapping(event.get("response")), kind in _LAST_STATES
+            # The name of the event tells the state of a reply that does not.
+            self._reply = {"status": kind.removeprefix("response."), **mapping(event.get("response"))}
+            self.ended = kind in _LAST_STATES
             self._reply |= {"usage": merged((self._reply.get("usage"), event.get("usage")))}
         elif kind == "response.output_text.delta":
             self._texts.append(delta if isinstance(delta, str) else "")
