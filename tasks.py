@@ -42,6 +42,8 @@ LINTERS = (
 )
 #: Three workers for each processor, because many tests wait for a deadline.
 PARALLEL = ("-n", str(min(8, 3 * (os.cpu_count() or 1))), "--dist", "loadgroup")
+#: These tests need processes in which no other test has run: whatever it left behind would change their course.
+SIMULATION = "tests/simulation"
 #: Tests that need no POSIX.
 PORTABLE = (
     *("tests/budget", "tests/config", "tests/protocols", "tests/e2e/test_without_posix.py"),
@@ -76,7 +78,8 @@ def check() -> None:
         run(BIN / "pyright", *VERIFY_TYPES)
         run(PYTHON, "-m", "pytest", *PARALLEL, "-m", "not slow", "--cov", "--cov-report=")
         run(PYTHON, "-m", "coverage", "report", "--include", FULLY_COVERED, "--fail-under=100")
-        run(PYTHON, "-m", "pytest", *PARALLEL, "--rest")
+        run(PYTHON, "-m", "pytest", *PARALLEL, "--rest", f"--ignore={SIMULATION}")
+        run(PYTHON, "-m", "pytest", *PARALLEL, SIMULATION)
 
 
 def portable(*args: str) -> None:
@@ -89,7 +92,9 @@ def nightly(*args: str) -> None:
     """run the tests that scale at full length, for an hour, with pytest's arguments"""
     sync(*PARTS)
     chosen = ("-m", "scales", "--nightly", "--stores=all", "-o", "timeout=7200", "-s")
-    run(PYTHON, "-m", "pytest", *PARALLEL, *chosen, *args)
+    run(PYTHON, "-m", "pytest", *PARALLEL, *chosen, f"--ignore={SIMULATION}", *args)
+    if not args:
+        run(PYTHON, "-m", "pytest", *PARALLEL, *chosen, SIMULATION)
 
 
 def e2e(*args: str) -> None:
