@@ -47,7 +47,9 @@ class _Closing(Coroutine[Any, Any, None]):
         return self._begun().throw(*error)
 
     def close(self) -> None:
-        self._begun().close()
+        # Python 3.13 would begin to close the generator here.
+        if self._steps is not None:
+            self._steps.close()
 
     def __await__(self) -> Any:
         return self._begun()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import socket
 import ssl
+import sys
 import threading
 import warnings
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -137,7 +138,7 @@ def test_a_request_under_way_ends_with_its_loop(reply: bytes, is_secured: bool, 
     with running(reply, is_secured=is_secured) as server:
         used = client()
         lost_under(used.get(server.url), server.asked)
-        if not reply and transport == "httpx2":
+        if transport == "httpx2" and (not reply or sys.version_info >= (3, 13)):
             # The pool ends it with the client.
             http.abandon(used)
         assert server.ended.acquire(timeout=30)

@@ -59,6 +59,11 @@ def test_where_the_bytes_are_cut_makes_no_difference(parts: list[bytes], places:
     assert fed(cut(body, places)) == fed([body])
 
 
+def test_a_return_and_a_newline_of_two_pieces_end_one_line() -> None:
+    """The newline behind a return belongs to it, and a further one ends the event. (STREAM-10)"""
+    assert fed([b"data: a\r", b"\n", b"\ndata: b\n\n"]) == [("", "a"), ("", "b")]
+
+
 def test_a_lone_return_ends_a_line_at_once() -> None:
     """An event is not kept back for the line feed that may follow its last return. (STREAM-10)"""
     events = EventStream()

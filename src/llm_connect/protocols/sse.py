@@ -37,7 +37,7 @@ class EventStream:
     def feed(self, piece: bytes) -> list[Event]:
         """The events that `piece` completes."""
         if self._after_return and piece.startswith(b"\n"):
-            piece = piece[1:]
+            piece, self._after_return = piece[1:], False
         if not piece:
             return []
         self._after_return = piece.endswith(b"\r")
