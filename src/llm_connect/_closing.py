@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
+from contextlib import suppress
 from types import AsyncGeneratorType
 from typing import Any
 
@@ -47,9 +48,10 @@ class _Closing(Coroutine[Any, Any, None]):
         return self._begun().throw(*error)
 
     def close(self) -> None:
-        # Python 3.13 would begin to close the generator here.
+        # `close` of these steps would begin the closing on Python 3.13, and leave a begun one half-way before.
         if self._steps is not None:
-            self._steps.close()
+            with suppress(GeneratorExit, StopIteration):
+                self._steps.throw(GeneratorExit())
 
     def __await__(self) -> Any:
         return self._begun()

@@ -75,6 +75,16 @@ async def test_closing_can_be_awaited_and_cancelled() -> None:
     assert (is_closed(held.generator), held.ends) == (True, 0)
 
 
+async def test_a_closing_that_is_dropped_midway_ends_the_generator() -> None:
+    """The generator does not wait any longer. (STREAM-4)"""
+    chunks = Chunks()
+    await anext(chunks.generator)
+    closing = _Closing(chunks.generator)
+    closing.send(None)
+    closing.close()
+    assert (is_closed(chunks.generator), chunks.ends) == (True, 0)
+
+
 async def test_a_closing_that_is_dropped_says_nothing() -> None:
     """The generator is left to its owner, and no warning about a coroutine that nobody awaited appears. (STREAM-4)"""
     chunks = Chunks()
