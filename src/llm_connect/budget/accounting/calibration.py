@@ -14,8 +14,8 @@ Key: TypeAlias = tuple[str | None, str | None]
 #: The largest factor. Usage above four times a bound is not a matter of scale: the provider adds something each time.
 _MOST_PERMILLE = 4_000
 #: The most that one call adds to the `extra` of input, output and cost, because one absurd figure must not lock a model
-#: out. Each further overrun may multiply `extra` by up to `_FURTHER`, as far as `_MOST_IN_ALL`: a million tokens are
-#: more than any hidden prompt.
+#: out. Each further overrun may multiply `extra` by up to `_FURTHER`. It never passes `_MOST_IN_ALL`: no hidden prompt
+#: has a million tokens.
 _MOST_EXTRA = (2_048, 2_048, 10_000_000)
 _MOST_IN_ALL = (2**20, 2**20, 10**10)
 _FURTHER = 4
