@@ -40,8 +40,9 @@ LINTERS = (
     ("pyright", "--pythonpath", str(PYTHON)),
     ("lint-imports", "--no-cache"),
 )
-#: Three workers for each processor, because many tests wait for a deadline.
-PARALLEL = ("-n", str(min(8, 3 * (os.cpu_count() or 1))), "--dist", "loadgroup")
+#: Three workers for each processor, because many tests wait for a deadline. A worker that crashes fails the run: with
+#: groups, xdist waits for good for the one that it would start instead.
+PARALLEL = ("-n", str(min(8, 3 * (os.cpu_count() or 1))), "--dist", "loadgroup", "--max-worker-restart=0")
 #: These tests need processes in which no other test has run: whatever it left behind would change their course.
 SIMULATION = "tests/simulation"
 #: Tests that need no POSIX.

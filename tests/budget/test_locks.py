@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import threading
 from typing import Any
 
@@ -59,19 +61,69 @@ def test_a_lock_that_is_kept_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_lock_that_is_in_use_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long that takes, it is not taken for one that is kept. (BUDGET-70)"""
     monkeypatch.setattr(backoff_lock, "_LONG", 0.001)
-    left: Any = TreeLock.left
+    abandoned: Any = TreeLock._abandoned
     looks: list[bool] = []
 
     def look(lock: TreeLock) -> bool:
-        looks.append(left.fget(lock))
+        looks.append(abandoned(lock))
         return looks[-1]
 
-    monkeypatch.setattr(TreeLock, "left", property(look))
-    tracker = BudgetTracker(1_000)
-    lock = tracker.gate._lock  # type: ignore[attr-defined]
-    lock.take(False)
-    waiting = in_thread(tracker.snapshot)
-    until(lambda: len(looks) > backoff_lock._LOOKS)
+    monkeypatch.setattr(TreeLock, "_abandoned", look)
+    gate: Any = BudgetTracker(1_000).gate
+    begun, over = threading.Event(), threading.Event()
+
+    def long() -> None:
+        begun.set()
+        over.wait(PATIENCE)
+
+    working = in_thread(lambda: gate.run(long, looks=True))
+    begun.wait(PATIENCE)
+    waiting = in_thread(lambda: gate.run(lambda: "done", looks=True))
+    until(lambda: len(looks) > 2 * backoff_lock._LOOKS)
     assert (any(looks), waiting.done()) == (False, False)
-    lock.release()
-    assert waiting.result(PATIENCE).held.tokens == 0
+    over.set()
+    assert waiting.result(PATIENCE) == "done"
+    working.result(PATIENCE)
+
+
+def test_looking_at_a_thread_collects_no_garbage() -> None:
+    """A finalizer could let that thread run, and its frames go, while they are read. (BUDGET-70)
+
+    On Python 3.11 the interpreter then waited for itself, for good, within seconds of this.
+    """
+    over = threading.Event()
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            seen.append(sys._getframe(1).f_code is backoff_lock._codes_of.__code__)
+
+    def deep(levels: int) -> None:
+        Garbage()
+        if levels:
+            deep(levels - 1)
+
+    def work() -> None:
+        while not over.is_set():
+            deep(6)
+
+    seen: list[bool] = []
+    before, switching = gc.get_threshold(), sys.getswitchinterval()
+    gc.set_threshold(5)
+    sys.setswitchinterval(1e-5)
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(200):
+            assert thread.ident is not None
+            backoff_lock._codes_of(thread.ident)
+            assert gc.isenabled()
+    finally:
+        over.set()
+        thread.join()
+        gc.set_threshold(*before)
+        sys.setswitchinterval(switching)
+    assert seen
+    assert not any(seen)

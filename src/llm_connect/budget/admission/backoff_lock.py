@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -9,6 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from types import CodeType
 from weakref import WeakSet
 
 from llm_connect import _forks
@@ -18,8 +22,11 @@ from llm_connect.errors import LLMConfigurationError
 _MOMENT = 50e-6
 #: The seconds after which a waiting thread checks for an owner that has left its operation and kept the lock.
 _LONG = 0.5
+#: The tries between two checks, each of which stops the collection of garbage for a moment.
+_TRIES = 100
 #: The number of checks in a row that must agree, because a check may hit a busy owner between two of its operations.
-_LOOKS = 100
+_LOOKS = 20
+_PACKAGE = str(Path(__file__).parents[2]) + os.sep
 _OWNER = re.compile(r"owner=(\d+)")
 _LEFT = (
     "A thread was interrupted at a point where Python itself raises no exception, and still has the lock of this "
@@ -78,31 +85,66 @@ class TreeLock:
     def wait(self) -> None:
         """Take the lock, however long that lasts. Raises LLMConfigurationError if its owner will never release it."""
         since, looks = time.monotonic(), 0
-        while not self.take(False):
+        for tries in count(1):
+            if self.take(False):
+                return
             _forks.check(self._generation)
             time.sleep(_MOMENT)
-            if time.monotonic() - since > _LONG:
-                looks = looks + 1 if self.left else 0
-                if not looks:
-                    since = time.monotonic()
-                elif looks == _LOOKS:
+            if tries % _TRIES == 0 and time.monotonic() - since > _LONG:
+                looks = looks + 1 if self._abandoned() else 0
+                if looks == _LOOKS:
                     raise LLMConfigurationError(_LEFT)
 
     @property
     def left(self) -> bool:
-        """True if the lock is taken although its owner runs no function that uses it."""
-        owner = _OWNER.search(repr(self._lock))
-        frame = sys._current_frames().get(int(owner[1])) if owner else None
+        """True if this thread has the lock although it runs no function that uses it."""
+        frame = sys._getframe(1) if self.owned() else None
         while frame is not None:
             if frame.f_locals.get("lock") is self:
                 return False
             frame = frame.f_back
-        return owner is not None and owner[1] != "0"
+        return self.owned()
+
+    def _abandoned(self) -> bool:
+        """True if another thread has the lock although it runs no function that uses any."""
+        owner = _OWNER.search(repr(self._lock))
+        if owner is None or owner[1] == "0" or not _looking.acquire(blocking=False):
+            return False
+        try:
+            codes = _codes_of(int(owner[1]))
+        finally:
+            _looking.release()
+        return not any("lock" in code.co_varnames and code.co_filename.startswith(_PACKAGE) for code in codes)
 
     def drop(self) -> None:
         """Release the lock as often as this thread has taken it."""
         while self.owned():
             self.release()
+
+
+#: One thread looks at a time: the first of two that ended would have garbage collected while the other looks.
+_looking = threading.Lock()
+
+
+def _codes_of(thread: int) -> list[CodeType]:
+    """Return the code of each function that a thread runs; none if it has ended.
+
+    No garbage is collected meanwhile. On Python 3.11 this makes frame objects, which may start a collection, and a
+    finalizer may then let the other thread run: `sys._current_frames` would wait for itself (CPython's issue 106883),
+    and a frame could be read after its function has returned. For the same reason nothing here reads `f_locals`.
+    """
+    codes = []
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        frame = sys._current_frames().get(thread)
+        while frame is not None:
+            codes.append(frame.f_code)
+            frame = frame.f_back
+    finally:
+        if collecting:
+            gc.enable()
+    return codes
 
 
 _locks: WeakSet[TreeLock] = WeakSet()
