@@ -92,7 +92,7 @@ def portable(*args: str) -> None:
 def nightly(*args: str) -> None:
     """run the tests that scale at full length, for an hour, with pytest's arguments"""
     sync(*PARTS)
-    chosen = ("-m", "scales", "--nightly", "--stores=all", "-o", "timeout=7200", "-s")
+    chosen = ("-m", "scales or at_night", "--nightly", "--stores=all", "-o", "timeout=7200", "-s")
     run(PYTHON, "-m", "pytest", *PARALLEL, *chosen, f"--ignore={SIMULATION}", *args)
     if not args:
         run(PYTHON, "-m", "pytest", *PARALLEL, *chosen, SIMULATION)

@@ -5,7 +5,8 @@
   what is about other stores than these, --stores=all both. --rest runs those of other stores, and all slow tests.
 - With LLM_CONNECT_REQUIRE_ALL=1 a skipped test fails, unless it is marked `allow_skip`.
 - After each operation of a budget its promise is asserted (tests/promise.py).
-- A test marked `scales` asks the fixture `nightly` how much to do: `tasks.py nightly` runs those tests at full length.
+- A test marked `scales` asks the fixture `nightly` how much to do: `tasks.py nightly` runs those tests at full length,
+  and those marked `at_night`, which no other run chooses.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("patient", deadline=None)
     hypothesis.settings.load_profile("patient")
     config.addinivalue_line("markers", f"allow_skip: this test may be skipped although {REQUIRE_ALL} is set")
+    config.addinivalue_line("markers", "at_night: this test is run with --nightly only: others are much like it")
     config.addinivalue_line("markers", "in_memory_only: this test is not run against stores")
     config.addinivalue_line("markers", "scales: this test does more with --nightly")
     config.addinivalue_line("markers", "slow: this test takes long, and covers no line that others do not")
@@ -85,7 +87,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
-    """Whether the options --stores and --rest choose a test."""
+    """Whether the options --stores, --rest and --nightly choose a test."""
+    if item.get_closest_marker("at_night") is not None and not config.getoption("nightly"):
+        return False
     if config.getoption("rest"):
         return of_others(item) or item.get_closest_marker("slow") is not None
     chosen = config.getoption("stores")

@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
-from llm_connect.budget.admission.acquire import granted
+from llm_connect._flows import adrive, drive
+from llm_connect.budget.accounting.demands import CallFacts, Demand, PlainDemand
+from llm_connect.budget.admission.acquire import acquire
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.budget.tracker import BudgetTracker
@@ -47,7 +48,21 @@ def leave(tracker: BudgetTracker, waiter: Waiter) -> None:
 
 def taken(tracker: BudgetTracker, waiter: Waiter) -> Hold:
     """Take the hold that was granted to a caller; raise the refusal if there is none."""
-    return granted(waiter, tracker.gate.take(waiter))
+    hold = tracker.gate.take(waiter)
+    if hold is None:
+        assert waiter.error is not None
+        raise waiter.error
+    return hold
+
+
+def admit(tracker: BudgetTracker, demand: Demand, facts: CallFacts, **queueing: Any) -> Hold:
+    """Acquire a hold in this thread."""
+    return drive(acquire(tracker, demand, facts, **queueing))
+
+
+async def aadmit(tracker: BudgetTracker, demand: Demand, facts: CallFacts, **queueing: Any) -> Hold:
+    """Acquire a hold in this task."""
+    return await adrive(acquire(tracker, demand, facts, **queueing))
 
 
 @contextmanager

@@ -10,11 +10,22 @@ import time
 import pytest
 
 from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
-from llm_connect.budget.admission.acquire import aadmit
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError
-from tests.budget.budget_helpers import WAIT, at_rest, auntil, awaits, in_thread, place, refused, taken, until, waits
+from tests.budget.budget_helpers import (
+    WAIT,
+    aadmit,
+    at_rest,
+    auntil,
+    awaits,
+    in_thread,
+    place,
+    refused,
+    taken,
+    until,
+    waits,
+)
 
 
 def test_a_call_that_fits_goes_at_once() -> None:

@@ -15,14 +15,13 @@ from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.demands import NO_FACTS, BoundDemand, CallFacts, PlainDemand
 from llm_connect.budget.admission import clocks
-from llm_connect.budget.admission.acquire import admit
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import Amount
 from llm_connect.types.usage import Usage
-from tests.budget.budget_helpers import PATIENCE, at_rest, in_thread, outcomes, place, refused, taken
+from tests.budget.budget_helpers import PATIENCE, admit, at_rest, in_thread, outcomes, place, refused, taken
 
 
 class Interrupted:

@@ -12,7 +12,6 @@ from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.calibration import CALM_CALLS, NOTHING_LEARNED, LearnedFactor, Seen
 from llm_connect.budget.accounting.demands import BoundDemand, CallFacts
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.admission.acquire import admit
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.budget.tracker import BudgetTracker
@@ -21,7 +20,7 @@ from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import Amount
 from llm_connect.types.response import LLMResponse
 from llm_connect.types.usage import Usage
-from tests.budget.budget_helpers import PATIENCE, at_rest, in_thread, learned, refused, taken, waits
+from tests.budget.budget_helpers import PATIENCE, admit, at_rest, in_thread, learned, refused, taken, waits
 
 FACTS = CallFacts(adapter="a", model="m")
 KEY = ("a", "m")

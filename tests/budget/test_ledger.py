@@ -10,12 +10,11 @@ import pytest
 
 from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
 from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
-from llm_connect.budget.admission.acquire import admit
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import NOTHING, Amount
 from llm_connect.types.usage import Usage
-from tests.budget.budget_helpers import at_rest
+from tests.budget.budget_helpers import admit, at_rest
 
 
 def test_an_entry_is_plain_data() -> None:

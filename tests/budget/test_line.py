@@ -7,9 +7,20 @@ import contextvars
 import time
 
 from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
-from llm_connect.budget.admission.acquire import aadmit, admit
 from llm_connect.budget.tracker import BudgetTracker
-from tests.budget.budget_helpers import WAIT, at_rest, awaits, in_thread, leave, place, refused, taken, waits
+from tests.budget.budget_helpers import (
+    WAIT,
+    aadmit,
+    admit,
+    at_rest,
+    awaits,
+    in_thread,
+    leave,
+    place,
+    refused,
+    taken,
+    waits,
+)
 
 
 def test_first_come_first_served() -> None:

@@ -25,7 +25,7 @@ from llm_connect.budget.accounting.prices import Price, checked_prices
 from llm_connect.budget.accounting.scope import Tree
 from llm_connect.budget.accounting.snapshot import BudgetSnapshot
 from llm_connect.budget.accounting.windows import Window
-from llm_connect.budget.admission.acquire import aadmit, admit
+from llm_connect.budget.admission.acquire import acquire, wait_in_line
 from llm_connect.budget.admission.alerts import Threshold, ThresholdCallback
 from llm_connect.budget.admission.allotments import draw
 from llm_connect.budget.admission.backend import BudgetGate
@@ -212,12 +212,14 @@ class BudgetTracker(BudgetFigures):
             _check_wait(max_wait_seconds)
         hold = None
         try:
-            if not observers:
+            if observers:
+                hold = drive(acquire(self, demand, facts, deadline=time.monotonic() + max_wait_seconds))
+            else:
                 if self.gate.owed or stray:
                     self.gate.raise_owed()
                 hold = self.gate.admit(self, demand, facts)
             if hold is None:
-                hold = admit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
+                hold = drive(wait_in_line(self, demand, facts, deadline=time.monotonic() + max_wait_seconds))
             remember_own(hold)
         except BaseException as error:
             hold = None
@@ -246,12 +248,14 @@ class BudgetTracker(BudgetFigures):
             _check_wait(max_wait_seconds)
         hold = None
         try:
-            if not observers and self.gate.worker is None:
+            if observers or self.gate.worker is not None:
+                hold = await adrive(acquire(self, demand, facts, deadline=time.monotonic() + max_wait_seconds))
+            else:
                 if self.gate.owed or stray:
                     self.gate.raise_owed()
                 hold = self.gate.admit(self, demand, facts)
             if hold is None:
-                hold = await aadmit(self, demand, facts, deadline=time.monotonic() + max_wait_seconds)
+                hold = await adrive(wait_in_line(self, demand, facts, deadline=time.monotonic() + max_wait_seconds))
             remember_own(hold)
         except BaseException as error:
             hold = None
@@ -267,12 +271,14 @@ class BudgetTracker(BudgetFigures):
         demand, facts = checked_amount(tokens, 0, 0, None, None, None)
         hold = None
         try:
-            if not observers:
+            if observers:
+                hold = drive(acquire(self, demand, facts, deadline=time.monotonic()))
+            else:
                 if self.gate.owed or stray:
                     self.gate.raise_owed()
                 hold = self.gate.admit(self, demand, facts)
             if hold is None:
-                hold = admit(self, demand, facts, deadline=time.monotonic())
+                hold = drive(wait_in_line(self, demand, facts, deadline=time.monotonic()))
             hold.settle(tokens)
         except BaseException as error:
             hold = None

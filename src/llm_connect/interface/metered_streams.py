@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from llm_connect.budget.admission.holds import Hold
@@ -115,13 +114,13 @@ class MeteredStream(MeteredAttempt):
         yield _Close(inner)
 
 
-@dataclass(frozen=True, slots=True)
 class _Next:
     """Requests the next chunk of the inner stream; None at its end."""
 
-    stream: Any
-    adapter: Metered
-    hold: Hold | None
+    __slots__ = ("adapter", "hold", "stream")
+
+    def __init__(self, stream: Any, adapter: Metered, hold: Hold | None) -> None:
+        self.stream, self.adapter, self.hold = stream, adapter, hold
 
     def run(self) -> StreamChunk | None:
         with self._running():
@@ -135,11 +134,13 @@ class _Next:
         return nullcontext() if self.hold is None else while_running(self.adapter, self.hold)
 
 
-@dataclass(frozen=True, slots=True)
 class _Close:
     """Closes the inner stream; the only step that a metered stream takes on its way out."""
 
-    stream: Any
+    __slots__ = ("stream",)
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
 
     def run(self) -> None:
         self.stream.close()

@@ -15,11 +15,10 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from llm_connect._flows import Flow, adrive, drive
-from llm_connect.budget.admission.acquire import aadmit, acquire
+from llm_connect.budget.admission.acquire import acquire
 from llm_connect.budget.admission.callers import remember_own
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.errors import LLMError
@@ -54,7 +53,7 @@ async def execute_in_thread(adapter: Metered, prompt: Any, config: RunConfig | N
     terms = None if method is None else Terms.of(adapter, prompt, config)
     if method is None or terms is None:
         return await asyncio.to_thread(adapter.execute_prompt, prompt, config)
-    hold = await aadmit(terms.tracker, terms.demand, terms.facts, **terms.queueing)
+    hold = await adrive(acquire(terms.tracker, terms.demand, terms.facts, **terms.queueing))
     call = MeteredCall(method, adapter, prompt, terms, hold)
     claim = threading.Lock()
 
@@ -153,15 +152,17 @@ class MeteredCall(MeteredAttempt):
         return Finished(hinted(response, hold, self.terms.config))
 
 
-@dataclass(slots=True)
 class _Execute:
     """Calls a metered method."""
 
-    hold: Hold
-    method: Any
-    adapter: Metered
-    prompt: Any
-    config: RunConfig
+    __slots__ = ("adapter", "config", "hold", "method", "prompt")
+
+    def __init__(self, hold: Hold, method: Any, adapter: Metered, prompt: Any, config: RunConfig) -> None:
+        self.hold = hold
+        self.method = method
+        self.adapter = adapter
+        self.prompt = prompt
+        self.config = config
 
     def run(self) -> Any:
         with while_running(self.adapter, self.hold):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 
 from llm_connect.budget.admission.holds import Hold, Keeper
 from llm_connect.budget.admission.queues import Queues
-from llm_connect.budget.admission.wait_queue import _TAKING_SECONDS, Line
+from llm_connect.budget.admission.wait_queue import Line
 from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.errors import BudgetReason, LLMError
 
@@ -45,8 +44,9 @@ class RevisableLine(Line):
         super().leave(waiter)
 
     def reclaim(self) -> None:
-        for _, _, waiter in self.untaken:
-            self.note(waiter)
+        if self.due <= time.monotonic():
+            for waiter in self.untaken:
+                self.note(waiter)
         super().reclaim()
 
     def _refuse(self, waiter: Waiter, reason: BudgetReason) -> None:
@@ -88,10 +88,8 @@ class RevisableLine(Line):
         self._joined.clear()
 
     def _restore_untaken(self) -> None:
-        self.untaken: list[tuple[float, int, Waiter]] = [place for place in self.untaken if place[2].hold is not None]
-        here = {waiter for _, _, waiter in self.untaken}
+        for waiter in [waiter for waiter in self.untaken if waiter.hold is None]:
+            del self.untaken[waiter]
         for waiter in self._before:
-            if waiter.hold is not None and waiter not in here:
-                taken_by = max(waiter.deadline, time.monotonic() + _TAKING_SECONDS)
-                self.untaken.append((taken_by, waiter.arrival, waiter))
-        heapq.heapify(self.untaken)
+            if waiter.hold is not None and waiter not in self.untaken:
+                self._expect_taking(waiter)

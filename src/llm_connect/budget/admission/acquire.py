@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from llm_connect._flows import Flow, adrive, drive
+from llm_connect._flows import Flow
 from llm_connect.budget.accounting.demands import CallFacts, Demand
 from llm_connect.budget.admission.backend import BudgetGate
 from llm_connect.budget.admission.callers import own_holds
@@ -56,30 +55,36 @@ def acquire(
     else:
         hold = yield Operation(gate, gate.admit, (tracker, demand, facts, replaces))
     if hold is None:
-        number = gate.arrive() if arrival is None else arrival
-        details = {"arrival": number, "deadline": deadline, "own": own_holds()}
-        waiter: CallerWaiter = yield MakeWaiter((tracker, demand, facts), details)
-        began = time.monotonic()
-        try:
-            hold = yield from _wait(gate, waiter, before_waiting)
-        except LLMBudgetExceededError as error:
-            tell_of_refusal(error, gate.owed)
-            raise
-        if tells_of_wait(seconds := time.monotonic() - began):
-            tell_of_hold("grant", hold, seconds=seconds)
+        hold = yield from wait_in_line(
+            tracker, demand, facts, deadline=deadline, arrival=arrival, before_waiting=before_waiting
+        )
     elif observers:
         tell_of_hold("grant", hold, seconds=0.0)
     return hold
 
 
-def _wait(gate: BudgetGate, waiter: CallerWaiter, before_waiting: Callable[[], None]) -> Flow[Hold]:
+def wait_in_line(
+    tracker: BudgetFigures,
+    demand: Demand,
+    facts: CallFacts,
+    *,
+    deadline: float,
+    arrival: int | None = None,
+    before_waiting: Callable[[], None] = _nothing,
+) -> Flow[Hold]:
+    """Return a hold for a demand that `BudgetGate.admit` has not let in: join the queue, wait, and take the grant."""
+    gate = tracker.gate
     leave = gate.notes.append
+    number = gate.arrive() if arrival is None else arrival
+    details = {"arrival": number, "deadline": deadline, "own": own_holds()}
+    waiter: CallerWaiter = yield MakeWaiter((tracker, demand, facts), details)
+    began = time.monotonic()
     try:
         yield Operation(gate, partial(gate.queue, waiter, may_wait=waiter.may_wait and waiter.seconds_left > 0))
         if waiter.waiting:
             before_waiting()
             if observers:
-                tell("wait", gate.owed, **_facts_of(waiter.tracker, waiter.demand, waiter.facts))
+                tell("wait", gate.owed, **_facts_of(tracker, demand, facts))
         while waiter.waiting and (seconds := (yield Look(gate, waiter))) < waiter.seconds_left:
             yield Wait(waiter, seconds)
         if waiter.waiting:
@@ -90,15 +95,14 @@ def _wait(gate: BudgetGate, waiter: CallerWaiter, before_waiting: Callable[[], N
         leave(waiter)
         gate.work_off()
         raise
-    return granted(waiter, hold)
-
-
-def granted(waiter: Waiter, hold: Hold | None) -> Hold:
-    """Return the granted hold; raise the refusal of the waiter if it is None."""
-    if hold is not None:
-        return hold
-    assert waiter.error is not None
-    raise waiter.error
+    if hold is None:
+        assert waiter.error is not None
+        if isinstance(waiter.error, LLMBudgetExceededError):
+            tell_of_refusal(waiter.error, gate.owed)
+        raise waiter.error
+    if tells_of_wait(seconds := time.monotonic() - began):
+        tell_of_hold("grant", hold, seconds=seconds)
+    return hold
 
 
 def _facts_of(tracker: Scope, demand: Demand, facts: CallFacts) -> dict[str, Any]:
@@ -108,23 +112,13 @@ def _facts_of(tracker: Scope, demand: Demand, facts: CallFacts) -> dict[str, Any
     return {"path": tracker.path, "tokens": amount.tokens, "usd": amount.usd, **who}
 
 
-def admit(tracker: BudgetFigures, demand: Demand, facts: CallFacts, **queueing: Any) -> Hold:
-    """Run `acquire` in this thread."""
-    return drive(acquire(tracker, demand, facts, **queueing))
-
-
-async def aadmit(tracker: BudgetFigures, demand: Demand, facts: CallFacts, **queueing: Any) -> Hold:
-    """Run `acquire` in this task."""
-    return await adrive(acquire(tracker, demand, facts, **queueing))
-
-
-@dataclass(slots=True)
 class Operation:
     """Does an operation on a budget; for a coroutine, a store's worker does it."""
 
-    gate: Keeper
-    operation: Callable[..., Any]
-    arguments: tuple[Any, ...] = ()
+    __slots__ = ("arguments", "gate", "operation")
+
+    def __init__(self, gate: Keeper, operation: Callable[..., Any], arguments: tuple[Any, ...] = ()) -> None:
+        self.gate, self.operation, self.arguments = gate, operation, arguments
 
     def run(self) -> Any:
         return self.operation(*self.arguments)
@@ -134,12 +128,13 @@ class Operation:
         return self.run() if worker is None else await worker.run(self.operation, *self.arguments)
 
 
-@dataclass(slots=True)
 class MakeWaiter:
     """Makes a waiter for the caller, which has not joined the wait queue yet."""
 
-    asked: tuple[BudgetFigures, Demand, CallFacts]
-    details: dict[str, Any]
+    __slots__ = ("asked", "details")
+
+    def __init__(self, asked: tuple[BudgetFigures, Demand, CallFacts], details: dict[str, Any]) -> None:
+        self.asked, self.details = asked, details
 
     def run(self) -> ThreadWaiter:
         return ThreadWaiter(*self.asked, **self.details)
@@ -148,12 +143,13 @@ class MakeWaiter:
         return LoopWaiter(*self.asked, **self.details)
 
 
-@dataclass(slots=True)
 class Look:
     """Returns the seconds until a window opens for a waiter; a store's worker watches windows for coroutines."""
 
-    gate: BudgetGate
-    waiter: Waiter
+    __slots__ = ("gate", "waiter")
+
+    def __init__(self, gate: BudgetGate, waiter: Waiter) -> None:
+        self.gate, self.waiter = gate, waiter
 
     def run(self) -> float:
         return self.gate.look(self.waiter.tracker)
@@ -162,12 +158,13 @@ class Look:
         return self.run() if self.gate.worker is None else self.waiter.seconds_left
 
 
-@dataclass(slots=True)
 class Wait:
     """Waits until a waiter is admitted or refused, for at most `seconds`."""
 
-    waiter: CallerWaiter
-    seconds: float
+    __slots__ = ("seconds", "waiter")
+
+    def __init__(self, waiter: CallerWaiter, seconds: float) -> None:
+        self.waiter, self.seconds = waiter, seconds
 
     def run(self) -> None:
         self.waiter.wait(self.seconds)  # type: ignore[union-attr]

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
-from pathlib import Path
 from types import CodeType
 from weakref import WeakSet
 
@@ -26,7 +25,7 @@ _LONG = 0.5
 _TRIES = 100
 #: The number of checks in a row that must agree, because a check may hit a busy owner between two of its operations.
 _LOOKS = 20
-_PACKAGE = str(Path(__file__).parents[2]) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
 _OWNER = re.compile(r"owner=(\d+)")
 _LEFT = (
     "A thread was interrupted at a point where Python itself raises no exception, and still has the lock of this "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
@@ -119,7 +119,7 @@ class Gate:
             if self._inside:
                 self._repair()
             self._inside = True
-            if lost or self.notes or line.untaken or self._windowed:
+            if lost or self.notes or self._windowed or (line.untaken and line.due <= time.monotonic()):
                 self._work_off()
             if self._learned:
                 demand = demand.raised(self._learned.get(facts.key))
@@ -153,7 +153,7 @@ class Gate:
             if self._inside:
                 self._repair()
             self._inside = True
-            if lost or self.notes or line.untaken or self._windowed:
+            if lost or self.notes or self._windowed or (line.untaken and line.due <= time.monotonic()):
                 self._work_off()
             if not hold.ended:
                 if self._books.end(hold, ending):
@@ -549,11 +549,13 @@ class Gate:
     def _wake_all(self, ready: deque[Waiter]) -> None:
         all_woken = True
         while ready:
-            with suppress(IndexError, ValueError):
+            try:
                 # Another thread may do the same; waking a waiter twice does no harm.
                 waiter = ready[0]
                 all_woken = (waiter.gone or self._wake(waiter)) and all_woken
                 ready.remove(waiter)
+            except (IndexError, ValueError):
+                continue
         if not all_woken:
             self.work_off()
 

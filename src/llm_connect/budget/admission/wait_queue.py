@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+import math
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -39,8 +39,10 @@ class Line:
         self.busy: bool = False
         #: True if a caller waits in this process.
         self.busy_here: bool = False
-        #: A heap of grants that their callers have not taken yet, by the time at which they are reclaimed.
-        self.untaken: list[tuple[float, int, Waiter]] = []
+        #: The callers that have not taken their grants yet, with the time at which each is reclaimed.
+        self.untaken: dict[Waiter, float] = {}
+        #: The time before which none of them is reclaimed.
+        self.due: float = math.inf
         self._queues = Queues()
         self._blocked: set[Account] = set()
         #: Waiters of other processes for which a scan has set their amounts aside.
@@ -67,12 +69,14 @@ class Line:
         if waiter.waiting:
             self.scan()
             self.end_wait(waiter, "wait_expired")
+        self.untaken.pop(waiter, None)
         return waiter.leave()
 
     def leave(self, waiter: Waiter) -> None:
         """Remove a caller that gives up, and give back a grant that it has not taken."""
         if waiter.hold is not None:
             give_back(waiter.hold)
+        self.untaken.pop(waiter, None)
         waiter.leave()
         self.scan()
 
@@ -95,7 +99,7 @@ class Line:
 
     def trackers(self) -> list[Scope]:
         """The trackers on which a caller waits, or has a grant that may be reclaimed."""
-        return [*self._queues.trackers, *(waiter.tracker for _, _, waiter in self.untaken)]
+        return [*self._queues.trackers, *(waiter.tracker for waiter in self.untaken)]
 
     def waiting_on(self, tracker: Scope) -> int:
         """The number of callers in this process that wait on `tracker` or below it."""
@@ -111,11 +115,11 @@ class Line:
 
     def reclaim(self) -> None:
         """Take back the grants that their callers have not taken in time."""
-        while self.untaken and (self.untaken[0][2].gone or self.untaken[0][0] <= time.monotonic()):
-            waiter = heapq.heappop(self.untaken)[2]
-            if not waiter.gone:
+        if self.due <= time.monotonic():
+            for waiter in [waiter for waiter, until in self.untaken.items() if until <= time.monotonic()]:
                 waiter.error = refusal(waiter, "wait_expired")
                 self.leave(waiter)
+            self.due = min(self.untaken.values(), default=math.inf)
 
     def repair(self) -> None:
         """Rebuild the queue after an interruption from the attributes of the waiters."""
@@ -124,8 +128,10 @@ class Line:
         decided = [waiter for waiter in self._queues.members if not waiter.waiting]
         ready = set(self.ready)
         self.ready.extend(waiter for waiter in decided if waiter not in ready)
-        self.untaken = [_untaken(waiter) for waiter in decided if waiter.hold is not None]
-        heapq.heapify(self.untaken)
+        self.untaken.clear()
+        for waiter in decided:
+            if waiter.hold is not None:
+                self._expect_taking(waiter)
         self.scan()
 
     def scan(self) -> None:
@@ -156,13 +162,17 @@ class Line:
         if self._may_pass(waiter):
             waiter.hold = grant(self._keeper, waiter.tracker, waiter.demand, waiter.facts)
         if waiter.hold is not None:
-            heapq.heappush(self.untaken, _untaken(waiter))
+            self._expect_taking(waiter)
             self.ready.append(waiter)
         elif waiter.deadline + _TAKING_SECONDS < time.monotonic():
             # Its event loop is blocked, and must not block other callers.
             self._refuse(waiter, "wait_expired")
         else:
             self._blocked.update(short(waiter.tracker.accounts, waiter.demand.smallest))
+
+    def _expect_taking(self, waiter: Waiter) -> None:
+        self.untaken[waiter] = until = max(waiter.deadline, time.monotonic() + _TAKING_SECONDS)
+        self.due = min(self.due, until)
 
     def _keep_place(self, waiter: RemoteWaiter) -> None:
         """Keep the amount that a caller of another process will get from all later callers during this scan."""
@@ -197,11 +207,6 @@ class Line:
             need and account in self._blocked and not waiter.own_on(account)
             for account, need in needs(waiter.tracker.accounts, waiter.demand.smallest)
         )
-
-
-def _untaken(waiter: Waiter) -> tuple[float, int, Waiter]:
-    """The entry of `waiter` in the heap of untaken grants, beginning with the time at which its grant is reclaimed."""
-    return max(waiter.deadline, time.monotonic() + _TAKING_SECONDS), waiter.arrival, waiter
 
 
 def _obstacle(waiter: Waiter) -> BudgetReason | None:

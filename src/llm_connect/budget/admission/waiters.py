@@ -114,17 +114,23 @@ class LoopWaiter(Waiter):
     def __init__(self, *call: Any, **details: Any) -> None:
         super().__init__(*call, **details)
         self._loop = asyncio.get_running_loop()
-        self._woken: asyncio.Future[None] = self._loop.create_future()
+        self._woken: asyncio.Future[None] | None = None
 
     async def await_it(self, seconds: float) -> None:
-        # Unlike a timeout around the future, `wait` does not cancel it, so the task can wait again.
-        await asyncio.wait((self._woken,), timeout=seconds)
+        # A decision in another thread after the caller's last look cannot wake it earlier than this: that takes a step
+        # of the loop.
+        self._woken = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._resolve)
+        try:
+            await self._woken
+        finally:
+            timer.cancel()
 
     def wake(self) -> None:
         self._loop.call_soon_threadsafe(self._resolve)
 
     def _resolve(self) -> None:
-        if not self._woken.done():
+        if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
 

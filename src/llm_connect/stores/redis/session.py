@@ -228,7 +228,7 @@ class ServerSession(StoreSession):
         step["again"] = True
         outcome = self._write(step)
         if outcome == "ok":
-            waiting = {waiter.hold for _, _, waiter in self.line.untaken}
+            waiting = {waiter.hold for waiter in self.line.untaken}
             # The callers of these grants were told of a failure.
             nobody_has = [hold for hold in self.changes.granted() if hold not in waiting]
             self._keep()
