@@ -72,6 +72,12 @@ class Call:
         self._refusal_seen = True
         return error
 
+    def forget_frames(self) -> None:
+        """Let go of the frames that its errors keep. In one thread, these are also frames of other processes."""
+        for error in (self._error, self._waiter and self._waiter.error):
+            if error is not None:
+                error.__traceback__ = None
+
     def begin(self, seconds: float) -> None:
         """Ask for the hold, and wait for it at most `seconds`."""
         assert self.tracker is not None

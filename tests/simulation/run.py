@@ -131,6 +131,8 @@ def tend(world: World, process: Process) -> None:
 
 def nobody_holds(world: World) -> None:
     """The processes that are left have no calls any more, so they have no holds."""
+    for call in world.calls:
+        call.forget_frames()
     gc.collect()
     for _ in range(3):
         # A worker looks at the store at the latest when it has to renew the lease.

@@ -118,7 +118,9 @@ class Operation:
     __slots__ = ("arguments", "gate", "operation")
 
     def __init__(self, gate: Keeper, operation: Callable[..., Any], arguments: tuple[Any, ...] = ()) -> None:
-        self.gate, self.operation, self.arguments = gate, operation, arguments
+        self.gate: Keeper = gate
+        self.operation: Callable[..., Any] = operation
+        self.arguments: tuple[Any, ...] = arguments
 
     def run(self) -> Any:
         return self.operation(*self.arguments)
@@ -134,7 +136,8 @@ class MakeWaiter:
     __slots__ = ("asked", "details")
 
     def __init__(self, asked: tuple[BudgetFigures, Demand, CallFacts], details: dict[str, Any]) -> None:
-        self.asked, self.details = asked, details
+        self.asked: tuple[BudgetFigures, Demand, CallFacts] = asked
+        self.details: dict[str, Any] = details
 
     def run(self) -> ThreadWaiter:
         return ThreadWaiter(*self.asked, **self.details)
@@ -149,7 +152,8 @@ class Look:
     __slots__ = ("gate", "waiter")
 
     def __init__(self, gate: BudgetGate, waiter: Waiter) -> None:
-        self.gate, self.waiter = gate, waiter
+        self.gate: BudgetGate = gate
+        self.waiter: Waiter = waiter
 
     def run(self) -> float:
         return self.gate.look(self.waiter.tracker)
@@ -164,7 +168,8 @@ class Wait:
     __slots__ = ("seconds", "waiter")
 
     def __init__(self, waiter: CallerWaiter, seconds: float) -> None:
-        self.waiter, self.seconds = waiter, seconds
+        self.waiter: CallerWaiter = waiter
+        self.seconds: float = seconds
 
     def run(self) -> None:
         self.waiter.wait(self.seconds)  # type: ignore[union-attr]
