@@ -47,6 +47,12 @@ class FileStore:
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
+        for process in self._world.processes:
+            # A dead process has not closed its connection, which refers to this world.
+            connection = process.session and process.session._connection
+            if connection is not None:
+                connection.close()
+                process.session._connection = None
 
     def restart(self) -> None:
         """Do nothing: a file has no server."""

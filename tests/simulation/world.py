@@ -102,6 +102,9 @@ class World:
 
     def reaches(self, error: Callable[[str], Exception]) -> Process:
         """The process that opens a connection. Raises `error` if it is cut off."""
+        if not self._acting:
+            # The flow of a dead process is collected after the end of its world.
+            raise error("over")
         process = self._acting[-1]
         self._must_live(process)
         if self.clock.now < process.cut_off_until:
