@@ -40,6 +40,8 @@ LINTERS = (
     ("pyright", "--pythonpath", str(PYTHON)),
     ("lint-imports", "--no-cache"),
 )
+#: It leaves the tests compiled. Otherwise all workers compile them at the same time, for a minute.
+COLLECTING = ("pytest", "--collect-only", "-qqq")
 #: Three workers for each processor, because many tests wait for a deadline. A worker that crashes fails the run: with
 #: groups, xdist waits for good for the one that it would start instead.
 PARALLEL = ("-n", str(min(8, 3 * (os.cpu_count() or 1))), "--dist", "loadgroup", "--max-worker-restart=0")
@@ -74,7 +76,7 @@ def test(*args: str) -> None:
 
 def check() -> None:
     """run every check: lint, then public types, tests and their coverage against the built wheel"""
-    lint()
+    pass_all(*LINTERS, COLLECTING)
     with installed_wheel():
         run(BIN / "pyright", *VERIFY_TYPES)
         run(PYTHON, "-m", "pytest", *PARALLEL, "-m", "not slow", "--cov", "--cov-report=")
@@ -129,13 +131,7 @@ def stores(*args: str) -> None:
 
 def lint() -> None:
     """run ruff, mypy, pyright and import-linter, and name every one that fails"""
-    sync(*LINTING)
-    with ThreadPoolExecutor() as pool:
-        passed = pool.map(lambda linter: passes(BIN / linter[0], *linter[1:]), LINTERS)
-        failed = [linter for linter, good in zip(LINTERS, passed, strict=True) if not good]
-    if failed:
-        names = (" ".join(takewhile(lambda word: not word.startswith("-"), linter)) for linter in failed)
-        sys.exit(f"\nFailed: {', '.join(names)}")
+    pass_all(*LINTERS)
 
 
 def format() -> None:  # noqa: A001 - the name of the task
@@ -213,6 +209,17 @@ def run(*command: str | Path, stdout: int | None = None) -> None:
     code = finished(*command, stdout=stdout).returncode
     if code != 0:
         sys.exit(code)
+
+
+def pass_all(*commands: tuple[str, ...]) -> None:
+    """Run these commands of the environment at the same time; name those that fail, and exit."""
+    sync(*LINTING)
+    with ThreadPoolExecutor() as pool:
+        passed = pool.map(lambda command: passes(BIN / command[0], *command[1:]), commands)
+        failed = [command for command, good in zip(commands, passed, strict=True) if not good]
+    if failed:
+        names = (" ".join(takewhile(lambda word: not word.startswith("-"), command)) for command in failed)
+        sys.exit(f"\nFailed: {', '.join(names)}")
 
 
 def passes(*command: str | Path) -> bool:
