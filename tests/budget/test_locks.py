@@ -86,6 +86,22 @@ def test_a_lock_that_is_in_use_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     working.result(PATIENCE)
 
 
+def test_one_thread_looks_at_a_time_and_garbage_stays_where_it_was() -> None:
+    """A second one waits for its next look, and a program that has switched collections off keeps them off. (BUDGET-70)"""
+    lock = TreeLock()
+    assert not lock._abandoned()
+    in_thread(lambda: lock.take(False)).result(PATIENCE)
+    assert lock._abandoned()
+    with backoff_lock._looking:
+        assert not lock._abandoned()
+    gc.disable()
+    try:
+        assert lock._abandoned()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def test_looking_at_a_thread_collects_no_garbage() -> None:
     """A finalizer could let that thread run, and its frames go, while they are read. (BUDGET-70)
 

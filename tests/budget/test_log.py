@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import sqlite3
 import subprocess
 import sys
@@ -37,7 +38,8 @@ def budget(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
 
 def records_of(caplog: pytest.LogCaptureFixture, event: Event) -> list[logging.LogRecord]:
     """The records of an event; checks the rules for all records."""
-    records = [record for record in caplog.records if getattr(record, "llm_event", None)]
+    records = [record for record in caplog.records if record.name == "llm_connect"]
+    assert all(hasattr(record, "llm_event") for record in records)
     for record in records:
         line = record.getMessage()
         assert line
@@ -248,7 +250,14 @@ def test_a_limit_of_the_callers_own_is_no_cut(provider: EmbeddedProvider, caplog
 def test_fields_never_collide_with_those_of_a_record() -> None:
     """All fields begin with `llm_`, and no attribute of a log record does. (CALL-42)"""
     assert not any(name.startswith("llm_") for name in vars(logging.makeLogRecord({})))
-    assert len(EVENTS) == len({event.name for event in EVENTS}) == 11
+    assert len(EVENTS) == len({event.name for event in EVENTS}) == 21
+
+
+def test_the_documented_events_are_these() -> None:
+    """docs/logging.md has a row for each event, with its level. (CALL-42)"""
+    document = Path(__file__).parents[2] / "docs" / "logging.md"
+    rows = re.findall(r"^\| `(\w+)` \| ([A-Z]+) \|", document.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [(event.name, logging.getLevelName(event.level)) for event in EVENTS]
 
 
 QUIET = """

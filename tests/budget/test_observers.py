@@ -268,7 +268,7 @@ def test_an_observer_that_fails_disturbs_no_call(
         remove_observer(fails)
         remove_observer(other)
         assert other.names == ["reserve", "grant", "dispatch", "settle"]
-        assert [record.message for record in caplog.records].count(log._FAILED) == 4
+        assert [record.message for record in caplog.records].count(log.OBSERVER_FAILED.line) == 4
         if kind is ValueError:
             assert how(adapter, config).content
         else:

@@ -145,6 +145,25 @@ def test_an_untaken_grant_is_reclaimed_at_its_deadline(monkeypatch: pytest.Monke
     at_rest(tracker)
 
 
+def test_an_untaken_grant_outlives_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next operation finds the grants that are taken, and those that must be reclaimed one day (BUDGET-6)."""
+    tracker = BudgetTracker(20)
+    hold = tracker.reserve(20)
+    one, other, waiting = place(tracker, 10, seconds=60), place(tracker, 10, seconds=60), place(tracker, 10)
+    hold.release()
+    gate: Any = tracker.gate
+    gate._line.untaken.clear()
+    gate._inside = True
+    taken(tracker, one).release()
+    assert other.hold is not None
+    taken(tracker, waiting).release()
+    now = time.monotonic()
+    monkeypatch.setattr(wait_queue.time, "monotonic", lambda: now + 61)
+    assert tracker.snapshot().held.tokens == 0
+    assert refused(lambda: taken(tracker, other)).reason == "wait_expired"
+    at_rest(tracker)
+
+
 def test_a_grant_at_the_end_of_the_wait_can_still_be_taken() -> None:
     """A caller that was granted in time gets its hold, even if its thread runs a little late (BUDGET-2)."""
     tracker = BudgetTracker(10)

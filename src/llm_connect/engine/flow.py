@@ -20,7 +20,7 @@ from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.acquire import acquire
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.log import CUT, Owed, log_event, raise_stray, stray, tell
+from llm_connect.budget.admission.log import Owed, raise_stray, stray, tell
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import price_lists
 from llm_connect.engine.concurrency_limit import Place, Turn
@@ -112,7 +112,6 @@ class Call:
             if outcome is None:
                 continue
             if isinstance(outcome, Answer):
-                self._tell_of_a_cut(outcome)
                 return response_of(self, outcome)
             failure = outcome
             pause = self._pause_after(failure)
@@ -258,11 +257,6 @@ class Call:
             status=failure.details.get("status_code"),
             seconds=pause,
         )
-
-    def _tell_of_a_cut(self, answer: Answer) -> None:
-        limit = None if self.hold is None else self.hold.max_tokens
-        if answer.finish_reason == "length" and limit is not None and limit != self.config.max_tokens:
-            log_event(CUT, self.owed, provider=self.adapter.provider, model=self.model, max_tokens=limit)
 
     def _name(self, hold: Hold, request_id: str | None) -> None:
         """Record the request id in the ledger, so that one can ask the provider about the request later."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 from llm_connect.budget.accounting.money import nano_usd_of
 from llm_connect.budget.accounting.prices import cost_of
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.log import Owed, write
+from llm_connect.budget.admission.log import UNREADABLE, Owed, log_event
 from llm_connect.errors import LLMConfigurationError, LLMError
 from llm_connect.types.amounts import NANO
 from llm_connect.types.usage import MOST_USD, Usage, can_be_true
@@ -105,5 +104,4 @@ def presume_unreadable(hold: Hold, error: Exception) -> None:
 
 def log_unreadable(what: str, error: Exception, owed: Owed | None) -> None:
     """Log that a figure of a reply is invalid, without the figure."""
-    line = "The %s of a reply is invalid (%s): an estimate replaces it."
-    write(logging.WARNING, line, what, type(error).__name__, owed=owed)
+    log_event(UNREADABLE, owed, figure=what, error=type(error).__name__)

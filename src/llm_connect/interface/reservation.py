@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import weakref
 from contextvars import ContextVar
@@ -15,7 +14,7 @@ from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.demands import BoundDemand, CallFacts, Demand
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.log import write
+from llm_connect.budget.admission.log import CUT, log_event
 from llm_connect.budget.admission.refusals import refuse_unpriced, refuse_unproven
 from llm_connect.interface.config import RunConfig
 from llm_connect.interface.metered import Metered
@@ -105,10 +104,11 @@ def cut_by(hold: Hold, config: RunConfig, finish_reason: str) -> str | None:
     limit, demand = hold.max_tokens, hold.demand
     if finish_reason != "length" or limit is None or limit == config.max_tokens or not isinstance(demand, BoundDemand):
         return None
-    why = "the adapter's default" if limit == demand.bound.max_tokens else "the free budget"
+    why, remedy = "the free budget", "raise the limit"
+    if limit == demand.bound.max_tokens:
+        why, remedy = "the adapter's default", "set max_tokens"
     return (
-        f"The answer was cut off at {limit:,} tokens, {why} under the limits of budget {hold.tracker.path!r}: "
-        "set max_tokens, or raise the limit."
+        f"The answer was cut off at {limit:,} tokens, {why} under the limits of budget {hold.tracker.path!r}: {remedy}."
     )
 
 
@@ -124,8 +124,8 @@ def log_cut(hold: Hold, config: RunConfig, finish_reason: str) -> None:
     """Log a warning if the budget has cut the answer off."""
     hint = cut_by(hold, config, finish_reason)
     if hint is not None:
-        fields = {"tracker": hold.tracker.path, "max_tokens": hold.max_tokens}
-        write(logging.WARNING, "%s", hint, owed=hold.keeper.owed, extra=fields)
+        call = {"path": hold.tracker.path, "provider": hold.facts.adapter, "model": hold.facts.model}
+        log_event(CUT, hold.keeper.owed, **call, max_tokens=hold.max_tokens, hint=hint)
 
 
 def declared_price(adapter: Metered, tracker: BudgetTracker | None, config: RunConfig) -> Price | None:

@@ -43,7 +43,6 @@ out. Here the callers keep their holds, so holds get their old values instead.
 
 from __future__ import annotations
 
-import logging
 import math
 from abc import ABC, abstractmethod
 from collections import deque
@@ -57,7 +56,7 @@ from llm_connect import _forks
 from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.admission.callers import in_running_loop
 from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost
-from llm_connect.budget.admission.log import write
+from llm_connect.budget.admission.log import BOOKED_LATER, DONE_LATER, NOT_BOOKED, log_event
 from llm_connect.budget.admission.session import Parts
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
 from llm_connect.stores.again import Again
@@ -89,9 +88,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 S = TypeVar("S", bound="Scope")
 
-_NOT_BOOKED = "The usage of a call cannot be booked, so its bound is presumed: %s"
-_BOOKED_LATER = "The outcome of a call will be booked when the store can be reached again: %s"
-_DONE_LATER = "Pending work will be done when the store can be reached again: %s"
 #: The longest time for which the worker waits for callbacks, in seconds.
 _PATIENCE_SECONDS = 1.0
 #: The pause before the worker tries a lost store again.
@@ -363,7 +359,7 @@ class StoreSession(ABC):
             self.gate.run(step, on=hold.tracker)
         except LLMStoreError as error:
             self.gate.lose(hold, ending)
-            write(logging.WARNING, _BOOKED_LATER, error, owed=self.outbox.owed)
+            log_event(BOOKED_LATER, self.outbox.owed, error=str(error))
         except BaseException as error:
             # The next step ends the hold. If the failure may repeat, the worker ends it in a step of its own.
             if isinstance(error, Exception) and not self._may_pass(error):
@@ -395,7 +391,7 @@ class StoreSession(ABC):
             except LLMStoreError:
                 raise
             except Exception as error:
-                write(logging.ERROR, _NOT_BOOKED, type(error).__name__, owed=self.outbox.owed)
+                log_event(NOT_BOOKED, self.outbox.owed, error=type(error).__name__)
                 self._presume(note)
             with suppress(ValueError):
                 # Another thread may have removed it.
@@ -427,7 +423,7 @@ class StoreSession(ABC):
                 # Another thread, perhaps the worker, is doing it now, or was interrupted.
                 self.gate.run(_nothing, looks=True)
         except LLMStoreError as error:
-            write(logging.WARNING, _DONE_LATER, error, owed=self.outbox.owed)
+            log_event(DONE_LATER, self.outbox.owed, error=str(error))
 
     def watch(self) -> None:
         # Other processes may free the budget that the caller waits for.
@@ -446,7 +442,7 @@ class StoreSession(ABC):
             if self.gate.notes or due:
                 self.look_after(due)
         except LLMStoreError as error:
-            write(logging.WARNING, "%s", error, owed=self.outbox.owed)
+            log_event(DONE_LATER, self.outbox.owed, error=str(error))
             return _RETRY_SECONDS
         return self.pause
 

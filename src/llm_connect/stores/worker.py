@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import weakref
 from collections import deque
@@ -15,11 +14,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from llm_connect._threads import DaemonThread
-from llm_connect.budget.admission.log import write
+from llm_connect.budget.admission.log import WORKER_FAILED, log_event
 
 #: The pause after a failure, and the interval in which a waiting coroutine checks that the thread lives.
 _PAUSE_SECONDS = _WATCH_SECONDS = 1.0
-_FAILED = "The worker of a budget store failed at a pending operation; it continues with the next one."
 T = TypeVar("T")
 Job = Callable[[], Any]
 
@@ -136,7 +134,7 @@ def _work(jobs: Jobs, attended: weakref.ref[Attended]) -> None:
             pause = _do_next(jobs, attended, pause)
         except BaseException:
             # Another thread threw it into this one, or `tick` raised it. Others wait for this thread, so it continues.
-            write(logging.ERROR, _FAILED, exc_info=True)
+            log_event(WORKER_FAILED)
             pause = _PAUSE_SECONDS
 
 
@@ -173,7 +171,7 @@ class Jobs:
             if job is not None:
                 job()
         except BaseException:
-            write(logging.ERROR, _FAILED, exc_info=True)
+            log_event(WORKER_FAILED)
         if self._left and self._left[0] is job:
             self._left.popleft()
         return job is not None

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
 from types import CodeType
 from weakref import WeakSet
 
@@ -83,12 +82,11 @@ class TreeLock:
 
     def wait(self) -> None:
         """Take the lock, however long that lasts. Raises LLMConfigurationError if its owner will never release it."""
-        since, looks = time.monotonic(), 0
-        for tries in count(1):
-            if self.take(False):
-                return
+        since, tries, looks = time.monotonic(), 0, 0
+        while not self.take(False):
             _forks.check(self._generation)
             time.sleep(_MOMENT)
+            tries += 1
             if tries % _TRIES == 0 and time.monotonic() - since > _LONG:
                 looks = looks + 1 if self._abandoned() else 0
                 if looks == _LOOKS:

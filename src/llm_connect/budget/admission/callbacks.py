@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from llm_connect.budget.admission.backoff_lock import TreeLock
-from llm_connect.budget.admission.log import Owed, write
-
-_FAILED = "A callback of a budget failed; the call that it was about is not affected."
+from llm_connect.budget.admission.log import CALLBACK_FAILED, Owed, log_event
 
 
 class Outbox:
@@ -72,7 +69,7 @@ class Outbox:
         try:
             callback(argument())
         except BaseException as error:
-            write(logging.ERROR, _FAILED, owed=self.owed, exc_info=True)
+            log_event(CALLBACK_FAILED, self.owed)
             return self._over(error, about)
         return True
 

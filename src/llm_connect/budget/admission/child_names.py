@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from contextlib import suppress
 
-from llm_connect.budget.admission.log import write
+from llm_connect.budget.admission.log import NAME_SHARED, log_event
 
 #: The number of names that are remembered, for children that are never closed.
 _MOST = 1_000
@@ -50,10 +49,4 @@ class ChildNames:
     def _warn(self, name: str, above: str) -> None:
         if not self._warned:
             self._warned = True
-            write(
-                logging.WARNING,
-                "Budget %r already has an open child %r, and each call of child() makes a new one with limits of its "
-                "own. Share one with child(..., join=True), or close it with a with block.",
-                above,
-                name,
-            )
+            log_event(NAME_SHARED, path=above, child=name)

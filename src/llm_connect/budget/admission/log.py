@@ -29,6 +29,8 @@ class Event(NamedTuple):
     name: str
     level: int
     line: str
+    #: True if the traceback of the present exception follows the line.
+    traced: bool = False
 
 
 RETRIED = Event(
@@ -47,11 +49,7 @@ CLAMPED = Event(
     logging.INFO,
     "A call under budget %(path)r gets an output limit of %(max_tokens)d tokens instead of %(asked)d: no more is free.",
 )
-CUT = Event(
-    "cut",
-    logging.INFO,
-    "%(provider)s %(model)r: the answer was cut off at an output limit of %(max_tokens)d tokens, set by the budget.",
-)
+CUT = Event("cut", logging.WARNING, "%(hint)s")
 PRESUMED = Event(
     "presumed",
     logging.WARNING,
@@ -78,16 +76,56 @@ CALLBACK_LATE = Event(
     logging.WARNING,
     "The callback %(callback)s of a budget has not returned after %(seconds).1f s: calls go on without waiting for it.",
 )
+CALLBACK_FAILED = Event(
+    "callback_failed",
+    logging.ERROR,
+    "A callback of a budget failed; the call that it was about is not affected.",
+    traced=True,
+)
+OBSERVER_FAILED = Event("observer_failed", logging.ERROR, "An observer failed; the call is not affected.", traced=True)
+NAME_SHARED = Event(
+    "name_shared",
+    logging.WARNING,
+    "Budget %(path)r already has an open child %(child)r, and each call of child() makes a new one with limits of its "
+    "own. Share one with child(..., join=True), or close it with a with block.",
+)
+UNREADABLE = Event(
+    "unreadable", logging.WARNING, "The %(figure)s of a reply is invalid (%(error)s): an estimate replaces it."
+)
+BOOKED_LATER = Event(
+    "booked_later",
+    logging.WARNING,
+    "The outcome of a call will be booked when the store can be reached again: %(error)s",
+)
+NOT_BOOKED = Event(
+    "not_booked", logging.ERROR, "The usage of a call cannot be booked, so its bound is presumed: %(error)s"
+)
+DONE_LATER = Event(
+    "done_later", logging.WARNING, "Pending work will be done when the store can be reached again: %(error)s"
+)
+WORKER_FAILED = Event(
+    "worker_failed",
+    logging.ERROR,
+    "The worker of a budget store failed at a pending operation; it continues with the next one.",
+    traced=True,
+)
+EVICTION_UNKNOWN = Event(
+    "eviction_unknown", logging.WARNING, "Cannot tell if %(store)s evicts budgets when it is full: %(error)s"
+)
+POLLED = Event("polled", logging.DEBUG, "The server sends no messages, so waiting callers poll it: %(error)s")
 
 
-def write(level: int, line: str, *args: object, owed: Owed | None = None, **details: Any) -> None:
-    """Log a line. A handler or filter that fails affects no call: the line may be about an answer that is paid for.
+def log_event(event: Event, owed: Owed | None = None, **fields: Any) -> None:
+    """Log `event` with its fields; no observer is told.
 
-    If it raises SystemExit or KeyboardInterrupt, the exception goes into `owed`, for the next call under that budget,
-    unless one is there already.
+    A handler or filter that fails affects no call: the line may be about an answer that is paid for. If it raises
+    SystemExit or KeyboardInterrupt, the exception goes into `owed`, for the next call under that budget, unless one is
+    there already.
     """
     try:
-        _log.log(level, line, *args, **details)
+        if _log.isEnabledFor(event.level):
+            extra = {"llm_event": event.name, **{f"llm_{name}": value for name, value in fields.items()}}
+            _log.log(event.level, event.line, *filter(None, (fields,)), exc_info=event.traced, extra=extra)
     except BaseException as error:
         owe(error, owed)
 
@@ -103,11 +141,6 @@ def raise_stray() -> None:
     """Raise an exception of a handler whose line was about no budget."""
     with suppress(IndexError):
         raise stray.popleft()
-
-
-def log_event(event: Event, owed: Owed | None = None, **fields: Any) -> None:
-    """Log `event` with its fields; no observer is told."""
-    _log_fields(event, owed, fields)
 
 
 def tells_of_wait(seconds: float) -> bool:
@@ -128,11 +161,8 @@ def tell(name: str, owed: Owed | None = None, **fields: Any) -> None:
         try:
             getattr(observer, name)(event)
         except BaseException as error:
-            write(logging.ERROR, _FAILED, owed=owed, exc_info=True)
+            log_event(OBSERVER_FAILED, owed)
             owe(error, owed)
-
-
-_FAILED = "An observer failed; the call is not affected."
 
 
 class LogObserver(Observer):
@@ -168,17 +198,11 @@ class LogObserver(Observer):
             self._write(STORE_BACK, event, "store", "seconds")
 
     def _write(self, line: Event, event: object, *names: str) -> None:
-        _log_fields(line, self._owed, {name: getattr(event, name) for name in names})
+        log_event(line, self._owed, **{name: getattr(event, name) for name in names})
 
 
 _CALL = ("provider", "model")
 _ENDED = ("path", *_CALL, "entry", "request_id", "tokens", "usd", "held_tokens", "held_usd")
-
-
-def _log_fields(event: Event, owed: Owed | None, fields: dict[str, Any]) -> None:
-    if _log.isEnabledFor(event.level):
-        extra = {"llm_event": event.name, **{f"llm_{name}": value for name, value in fields.items()}}
-        write(event.level, event.line, fields, owed=owed, extra=extra)
 
 
 def tell_of_refusal(error: LLMBudgetExceededError, owed: Owed | None = None) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from llm_connect.budget.accounting.windows import Window
 from llm_connect.budget.admission.controller import Gate
-from llm_connect.budget.admission.log import write
+from llm_connect.budget.admission.log import EVICTION_UNKNOWN, log_event
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.redis.clock import clock_of
 from llm_connect.stores.redis.keys import SCHEMA, Keys
@@ -74,8 +73,7 @@ def _check_eviction(server: Server, terms: ServerTerms) -> None:
     except LLMStoreError as error:
         if terms.shown not in _warned:
             _warned.add(terms.shown)
-            line = "Cannot tell if %s evicts budgets when it is full: %s"
-            write(logging.WARNING, line, terms.shown, error)
+            log_event(EVICTION_UNKNOWN, store=terms.shown, error=str(error))
         return
     if policy != b"noeviction":
         raise LLMConfigurationError(

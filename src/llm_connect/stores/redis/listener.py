@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -10,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from llm_connect._threads import DaemonThread
-from llm_connect.budget.admission.log import write
+from llm_connect.budget.admission.log import POLLED, log_event
 from llm_connect.stores.redis.keys import Keys
 from llm_connect.stores.redis.server import Server
 
@@ -54,8 +53,7 @@ class Listener:
             try:
                 self._listen()
             except Exception as error:
-                line = "The server sends no messages, so waiting callers poll it: %s"
-                write(logging.DEBUG, line, type(error).__name__)
+                log_event(POLLED, error=type(error).__name__)
                 time.sleep(_RETRY_SECONDS)
 
     def _wanted(self) -> bool:
