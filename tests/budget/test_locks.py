@@ -87,7 +87,7 @@ def test_a_lock_that_is_in_use_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_one_thread_looks_at_a_time_and_garbage_stays_where_it_was() -> None:
-    """A second one waits for its next look, and a program that has switched collections off keeps them off. (BUDGET-70)"""
+    """A second one waits for its next look, and a program that collects no garbage goes on without. (BUDGET-70)"""
     lock = TreeLock()
     assert not lock._abandoned()
     in_thread(lambda: lock.take(False)).result(PATIENCE)
