@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -396,3 +397,14 @@ def test_a_waiting_call_gains_by_a_correction() -> None:
     take(tracker, demand()).release()
     blocker.release()
     at_rest(tracker)
+
+
+@pytest.mark.parametrize(("reserved", "spent"), [(5, 900), (50, 150), (50, 300), (500, 2_400), (100, 100)])
+def test_the_next_reservation_of_tokens_is_raised_by_the_excess_once(reserved: int, spent: int) -> None:
+    """The next hold is as large as what the last one used, however far that was above its bound. (BUDGET-63)"""
+    tracker = BudgetTracker(100_000)
+    with tracker.reserve(reserved, adapter="a", model="m") as hold:
+        hold.dispatch()
+        hold.settle(spent)
+    with tracker.reserve(reserved, adapter="a", model="m") as hold:
+        assert hold.bound.tokens == spent

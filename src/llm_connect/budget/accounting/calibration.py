@@ -50,10 +50,12 @@ class LearnedFactor(NamedTuple):
         return _raised(nano_usd, self.cost_permille, self.cost_extra)
 
     def total(self, tokens: int) -> int:
-        """A bound on input and output together, raised for the worse split between them."""
-        return _raised(
-            tokens, max(self.prompt_permille, self.completion_permille), self.prompt_extra + self.completion_extra
-        )
+        """A bound on input and output together, raised as if it were all of the kind that was further off.
+
+        An overrun of such a bound counts for both kinds (`Seen.of_total`), so the sum of their extras would raise the
+        next one twice.
+        """
+        return max(self.prompt(tokens), self.completion(tokens))
 
     def after(self, seen: Seen) -> LearnedFactor:
         """The factor that would have made the bound of this call cover its usage, unless that is absurd."""
