@@ -29,6 +29,17 @@ def alone(tracker: BudgetTracker, tokens: int) -> Hold:
     return contextvars.Context().run(tracker.reserve, tokens, calls=0)
 
 
+def test_an_allotment_says_whether_it_is_entered() -> None:
+    """Its repr names its limits and parent, because it is no tracker itself."""
+    allotment = BudgetTracker(100_000, total_usd=1).allot("s", 60_000, total_usd="0.5")
+    what = "<Allotment 's' of 60,000 tokens and 0.5 USD on 'budget'"
+    asks = "not entered: `with` or `async with` gives its tracker>"
+    assert repr(allotment) == f"{what}, {asks}"
+    tracker = BudgetTracker(100)
+    with (entered := tracker.allot("s", 60)):
+        assert repr(entered) == "<Allotment 's' of 60 tokens on 'budget', entered>"
+
+
 def test_an_allotment_is_set_aside() -> None:
     """No other call can use the budget of an allotment, and the unused rest returns at its end (BUDGET-40)."""
     tracker = BudgetTracker(100)

@@ -68,6 +68,27 @@ def test_a_presumption_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -
     assert (record.llm_tokens, record.llm_path, record.llm_model) == (300, "budget", "m")  # type: ignore[attr-defined]
 
 
+def test_a_line_says_whose_call_it_was_and_writes_numbers_as_errors_do(caplog: pytest.LogCaptureFixture) -> None:
+    """The lines have provider, model and entry id, as far as they are known. (BUDGET-64)"""
+    tracker = BudgetTracker(total=5_000)
+    for names in ({}, {"model": "m"}, {"adapter": "mine", "model": "m"}):
+        with tracker.reserve(1_039, **names) as hold:
+            hold.dispatch()
+    with tracker.reserve(1_000, adapter="mine") as hold:
+        hold.dispatch()
+        hold.settle(1_039)
+    with pytest.raises(LLMBudgetExceededError):
+        tracker.reserve(9_039)
+    assert [record.getMessage() for record in caplog.records] == [
+        "The outcome of a call under budget 'budget' is unknown: its bound of 1,039 tokens is booked (entry 1).",
+        "The outcome of a call of 'm' under budget 'budget' is unknown: its bound of 1,039 tokens is booked (entry 2).",
+        "The outcome of a call of mine 'm' under budget 'budget' is unknown: its bound of 1,039 tokens is booked "
+        "(entry 3).",
+        "Under budget 'budget' a call of mine used 1,039 tokens, and 1,000 were held (entry 4).",
+        "Budget 'budget' refused a call (never_fits): it needs 9,039 tokens, and 8,195 are missing.",
+    ]
+
+
 def test_a_presumption_in_a_running_loop_is_told(budget: Make, caplog: pytest.LogCaptureFixture) -> None:
     """It is also logged if a store's worker books it. (BUDGET-64)"""
 
@@ -175,7 +196,25 @@ def test_an_outage_of_a_store_is_told_at_its_beginning_and_its_end(
         other.execute("ROLLBACK")
     tracker.reserve(10).release()
     tracker.close()
-    assert [len(records_of(caplog, event)) for event in (log.STORE_LOST, log.STORE_BACK)] == [1, 1]
+    (lost,), (back,) = records_of(caplog, log.STORE_LOST), records_of(caplog, log.STORE_BACK)
+    assert lost.getMessage().endswith(
+        "/budget.db cannot be used: its budgets refuse every call until it is back; if it was deleted or replaced, "
+        "until open_budget opens it again."
+    )
+    assert "can be used again, after" in back.getMessage()
+
+
+def test_a_budget_that_is_created_without_limits_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that starts first, or a name with a typo, creates a budget that limits nothing. (STORE-31)"""
+    url = f"sqlite:///{tmp_path}/budget.db"
+    for name, limits in (("limited", {"total": 10}), ("nightly", {}), ("nightly", {}), ("limited", {})):
+        open_budget(url, name=name, **limits).close()  # type: ignore[arg-type]
+    (record,) = records_of(caplog, log.UNLIMITED)
+    assert (record.llm_path, record.llm_store) == ("nightly", url)  # type: ignore[attr-defined]
+    assert record.getMessage() == (
+        f"Budget 'nightly' did not exist in {url}. It was created without limits, so it refuses no call: check the "
+        "name, or create it with limits first."
+    )
 
 
 def test_a_callback_that_is_not_waited_for_any_longer_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -250,7 +289,7 @@ def test_a_limit_of_the_callers_own_is_no_cut(provider: EmbeddedProvider, caplog
 def test_fields_never_collide_with_those_of_a_record() -> None:
     """All fields begin with `llm_`, and no attribute of a log record does. (CALL-42)"""
     assert not any(name.startswith("llm_") for name in vars(logging.makeLogRecord({})))
-    assert len(EVENTS) == len({event.name for event in EVENTS}) == 21
+    assert len(EVENTS) == len({event.name for event in EVENTS}) == 22
 
 
 def test_the_documented_events_are_these() -> None:

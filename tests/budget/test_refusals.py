@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import time
 from datetime import timedelta
 from decimal import Decimal
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
+from llm_connect import GeminiAdapter, OpenAIAdapter, OpenRouterAdapter
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.holds import Hold
@@ -53,14 +56,53 @@ def test_what_does_not_fit_now() -> None:
     with held_elsewhere(tracker, 600):
         assert str(call(tracker, when_short="refuse")) == (
             "Budget 'budget': a call of up to 500 tokens does not fit now, and must not wait (0 tokens spent and 600 "
-            "tokens held of 700 tokens). Let it wait: set max_wait_seconds, and in a running event loop use "
-            "async_execute_prompt, areserve or async with." + HINT
+            "tokens held of 700 tokens). Let it wait: leave when_short at 'wait' and max_wait_seconds above 0, and in "
+            "a running event loop use async_execute_prompt or async_stream_prompt."
         )
         assert str(call(tracker, max_wait_seconds=0.2)) == (
             "Budget 'budget': a call of up to 500 tokens did not fit before its wait ended (0 tokens spent and 600 "
             "tokens held of 700 tokens). Raise the limit by 400 tokens, or use a smaller max_tokens or a shorter "
-            "prompt." + HINT
+            "prompt, or raise max_wait_seconds."
         )
+
+
+def test_what_asks_is_named_and_how_it_waits() -> None:
+    """A reservation, an allotment and a booking are not called a call, and have no output limit or prompt."""
+    tracker = BudgetTracker(700, total_calls=1)
+    with held_elsewhere(tracker, 600):
+        figures = "(0 tokens spent and 600 tokens held of 700 tokens)"
+        assert str(refused(lambda: tracker.reserve(500))) == (
+            f"Budget 'budget': a reservation of 500 tokens does not fit now, and must not wait {figures}. Let it wait: "
+            "pass max_wait_seconds, and in a running event loop await areserve."
+        )
+        assert str(refused(lambda: tracker.reserve(500, max_wait_seconds=0.05))) == (
+            f"Budget 'budget': a reservation of 500 tokens did not fit before its wait ended {figures}. Raise the "
+            "limit by 400 tokens, or reserve less, or raise max_wait_seconds."
+        )
+        assert str(refused(tracker.allot("share", 500).__enter__)) == (
+            f"Budget 'budget': an allotment of 500 tokens does not fit now, and must not wait {figures}. Let it wait: "
+            "pass max_wait_seconds, and in a running event loop use async with."
+        )
+        assert str(refused(lambda: tracker.consume(500))) == (
+            f"Budget 'budget': a booking of 500 tokens does not fit now, and must not wait {figures}. Let it wait: in "
+            "place of consume, which never waits, use reserve with max_wait_seconds."
+        )
+    smaller = [
+        (lambda: tracker.reserve(701), "Raise the limit by 1 token, or reserve less."),
+        (lambda: tracker.reserve(calls=2), "Raise the limit by 1 call, or reserve less."),
+        (tracker.allot("share", 701).__enter__, "Raise the limit by 1 token, or allot less."),
+        (lambda: tracker.consume(701), "Raise the limit by 1 token, or book less."),
+    ]
+    assert [str(refused(ask)).partition("). ")[2] for ask, _ in smaller] == [advice for _, advice in smaller]
+
+
+def test_a_likely_use_is_told_only_if_it_would_fit() -> None:
+    """A tighter bound is no advice for a call that would not fit with it."""
+    for limit, held, hint in ((199, 0, ""), (200, 0, HINT), (700, 501, ""), (700, 500, HINT)):
+        tracker = BudgetTracker(limit)
+        with held_elsewhere(tracker, held):
+            assert str(call(tracker, when_short="refuse")).endswith(hint or ".")
+            assert ("probably" in str(call(tracker, when_short="refuse"))) is bool(hint)
 
 
 @pytest.mark.parametrize(("total", "figures"), [(700, " (0 tokens spent and 0 tokens held of 700 tokens)"), (None, "")])
@@ -72,8 +114,15 @@ def test_a_closed_budget(total: int | None, figures: str) -> None:
     assert error.missing == 0
     assert str(error) == (
         "Budget 'budget': a call of up to 500 tokens is refused, because the budget is closed"
-        f"{figures}. Use the parent's budget, or open another child."
+        f"{figures}. Make another BudgetTracker."
     )
+
+
+def test_a_closed_child() -> None:
+    """A child has a parent that may be open, whatever the root is called."""
+    child = BudgetTracker(name="a/b").child("c")
+    child.close()
+    assert str(call(child)).endswith("is closed. Use its parent, or open another child.")
 
 
 def test_a_wait_for_oneself() -> None:
@@ -95,6 +144,7 @@ def test_a_breach() -> None:
         "Budget 'budget': a call of up to 500 tokens does not fit, even with nothing in flight (1,001 tokens spent and "
         "0 tokens held of 1,000 tokens). The spend exceeds the limit: raise it with set_limits, or correct"
     )
+    assert "probably" not in str(call(tracker))
 
 
 def test_what_is_likely_is_said_of_tokens_only_and_only_when_it_is_less() -> None:
@@ -133,10 +183,39 @@ def test_an_unknown_price() -> None:
     assert (error.unit, error.path, error.total, error.spent) == ("usd", "budget", Decimal("0.5"), Decimal("0.2"))
     assert (error.provider, error.model, error.booked, error.reason) == ("MockLLMAdapter", "mock", NOTHING, "unpriced")
     assert str(error) == (
-        "Budget 'budget' limits USD, and MockLLMAdapter knows no price of 'mock'. Declare it in USD per million "
+        "Budget 'budget' limits USD, and MockLLMAdapter knows no price of 'mock'. Declare one in USD per million "
         "tokens: price=Price(prompt=..., completion=...) on the adapter, or BudgetTracker(prices={'mock': "
-        "Price(prompt=..., completion=...)}). If the model costs nothing, use Price.free(). The providers' list prices "
-        "come with the extra 'prices'."
+        "Price(prompt=..., completion=...)}). If the model costs nothing, use Price.free()."
+    )
+
+
+@pytest.mark.parametrize("kind", [OpenAIAdapter, GeminiAdapter, OpenRouterAdapter])
+def test_an_unknown_price_has_a_reason(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind `base_url` no list price counts; elsewhere the extra is named if, and only if, it is missing."""
+    config = RunConfig(budget_tracker=BudgetTracker(total_usd=1), max_tokens=10)
+
+    def said(**options: Any) -> str:
+        with kind(model="no-such-model", api_key="test", **options) as adapter:
+            return str(refused(lambda: adapter.execute_prompt("Hello", config)))
+
+    behind = said(base_url="http://127.0.0.1:9/v1")
+    assert "knows no price of 'no-such-model': list prices do not count behind base_url. Declare one" in behind
+    assert "extra" not in behind
+    if find_spec("genai_prices") is not None:
+        assert "knows no price of 'no-such-model'. Declare one" in said()
+    monkeypatch.setitem(sys.modules, "genai_prices", None)
+    missing = "list prices need the extra 'prices', which is not installed"
+    assert f"knows no price of 'no-such-model': {missing}. Declare one" in said()
+    assert f"model= ({missing})." in str(refused(lambda: BudgetTracker(total_usd=1).reserve(10)))
+
+
+def test_a_reservation_without_a_price_names_no_extra_that_is_installed() -> None:
+    """The advice is about the reservation."""
+    pytest.importorskip("genai_prices")
+    assert str(refused(lambda: BudgetTracker(total_usd=1).reserve(10, model="no-such-model"))) == (
+        "Budget 'budget' limits USD, and no price of 'no-such-model' is known. Pass a price in USD per million tokens, "
+        "price=Price(prompt=..., completion=...), or the USD to hold, usd=...; or name a model that has a list price "
+        "with model=."
     )
 
 

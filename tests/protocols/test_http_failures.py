@@ -72,6 +72,22 @@ def test_the_text_says_what_to_do(status: int, advice: str) -> None:
     assert status == 307 or "it said so" in message
 
 
+@pytest.mark.parametrize(
+    ("status", "words", "headers", "line"),
+    [
+        (429, "Slow down.", {}, "HTTP 429: Slow down (wait, or send fewer requests at once)."),
+        (429, "Slow down!", {}, "HTTP 429: Slow down! (wait, or send fewer requests at once)."),
+        (429, "", {"retry-after": "2"}, "HTTP 429 (wait, or send fewer requests at once; retry after 2 s)."),
+        (503, "...", {"retry-after-ms": "250"}, "HTTP 503 (try again later; retry after 1 s)."),
+        (503, "Full", {"retry-after": "3600"}, "HTTP 503: Full (try again later; retry after 3,600 s)."),
+        (401, "The key is not valid. ", {}, "HTTP 401: The key is not valid (check the API key)."),
+    ],
+)
+def test_the_text_is_one_sentence(status: int, words: str, headers: dict[str, str], line: str) -> None:
+    """A stop within the provider's words stands only at the end, and the wait that it asked for is in the line."""
+    assert from_status(Reply(status, headers, b""), ErrorFields(message=words)).message == line
+
+
 def test_a_long_text_is_capped() -> None:
     """Neither message nor body can carry a page of text. (ERROR-6)"""
     fields = ErrorFields(message="x" * 10_000, code="c" * 10_000, type="t" * 10_000, param="p" * 10_000)

@@ -84,6 +84,13 @@ def test_show_says_by_whom(url: str, capsys: pytest.CaptureFixture[str]) -> None
     hold.release()
 
 
+def test_show_leaves_out_what_has_no_rows(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without spend and holds, `show` has one table (STORE-9)."""
+    open_budget(url, name="new", total=10).close()
+    headers = [line.split()[0] for line in said(capsys, "show", url, "new").splitlines()]
+    assert headers == ["budget", "------", "new"]
+
+
 def test_stale_holds_are_named_and_reading_changes_nothing(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A hold whose lease has ended is shown as stale, and stays until a process uses the budget (STORE-9)."""
     budget, hold = used(url)

@@ -40,7 +40,7 @@ from llm_connect.budget.admission.observing import observers
 from llm_connect.budget.admission.reservations import asked
 from llm_connect.budget.admission.tracebacks import clear_left_frames
 from llm_connect.errors import LLMConfigurationError
-from llm_connect.types.amounts import MOST_LIMIT
+from llm_connect.types.amounts import MOST_LIMIT, UNITS, shown
 from llm_connect.types.response import Prompt
 
 
@@ -369,6 +369,8 @@ class BudgetTracker(BudgetFigures):
     ) -> Allotment:
         """Draw a share of this budget for a block: a run with several calls gets all of its budget, or does not begin.
 
+        The result is not a tracker yet: entering its block returns one.
+
             with tracker.allot("report", total=20_000, max_wait_seconds=60) as share:
                 config = RunConfig(budget_tracker=share)
 
@@ -387,7 +389,9 @@ class BudgetTracker(BudgetFigures):
         limits = checked_limits(total, total_calls, total_usd, self.gate.most_limit)
         if not any(limits):
             raise LLMConfigurationError("An allotment needs a limit: set total, total_calls or total_usd.")
-        return Allotment(partial(self._below, name, limits, is_allotment=True), max_wait_seconds)
+        size = " and ".join(shown(unit, limit) for unit, limit in zip(UNITS, limits, strict=True) if limit is not None)
+        make = partial(self._below, name, limits, is_allotment=True)
+        return Allotment(make, max_wait_seconds, f"{name!r} of {size} on {self.path!r}")
 
     def _below(
         self,
@@ -502,7 +506,7 @@ class BudgetTracker(BudgetFigures):
 
 
 class Allotment:
-    """The block of an allotment; made by `BudgetTracker.allot`. Each entry draws a new share.
+    """The block of an allotment; made by `BudgetTracker.allot`. Each entry draws a new share, which is a tracker.
 
         async with tracker.allot("report", total=20_000, max_wait_seconds=60) as share:
             await adapter.async_execute_prompt("Write the report.", RunConfig(budget_tracker=share))
@@ -511,11 +515,16 @@ class Allotment:
     nothing behind. At the end of the block, or of the process that has entered it, the rest returns to the parent.
     """
 
-    def __init__(self, make: Callable[[], BudgetTracker], max_wait_seconds: float) -> None:
+    def __init__(self, make: Callable[[], BudgetTracker], max_wait_seconds: float, what: str) -> None:
         self._make = make
+        self._what = what
         self._max_wait_seconds = max_wait_seconds
         #: The tracker of the block; None outside of it.
         self._share: BudgetTracker | None = None
+
+    def __repr__(self) -> str:
+        state = "not entered: `with` or `async with` gives its tracker" if self._share is None else "entered"
+        return f"<Allotment {self._what}, {state}>"
 
     def __enter__(self) -> BudgetTracker:
         share = self._begin()

@@ -12,6 +12,7 @@ from llm_connect._flows import adrive, drive
 from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter, counter_of, measured
+from llm_connect.budget.admission.refusals import without_list_prices
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.concurrency_limit import Slots
 from llm_connect.engine.deadline import Deadline
@@ -140,6 +141,10 @@ class ProviderAdapter(LLMAdapter):
     def price_list(self) -> str | None:
         """The provider's id in genai-prices; None if requests do not go to the provider itself."""
         return None
+
+    @property
+    def _why_no_price(self) -> str:
+        return without_list_prices() if self.price_list else "list prices do not count behind base_url"
 
     def price_for(self, model: str | None, config: RunConfig) -> Price | None:
         """The list price, at the provider's own endpoint. Imports genai-prices at the first call."""

@@ -46,6 +46,11 @@ class LLMAdapter(ABC):
     #: A tokenizer that makes `bound` tighter than bytes do: a function from text to tokens, or a `TokenCounter`.
     count_tokens: CountTokens = None
 
+    @property
+    def _why_no_price(self) -> str:
+        """The reason why `price_for` knows no price, for an error; empty if there is nothing to add."""
+        return ""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         metering.install(cls)

@@ -92,7 +92,7 @@ def terms(
     if tracker.strict and bound.grade != "proven":
         refuse_unproven(path, facts)
     if needs_price and price is None:
-        refuse_unpriced(path, facts)
+        refuse_unpriced(path, facts, adapter._why_no_price)
     patience = 0.0 if config.when_short == "refuse" else config.budget_wait_seconds
     wait_until = min(now + patience, deadline)
     demand = _demand(bound, config, price, strict=tracker.strict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC
@@ -16,7 +17,7 @@ from llm_connect.errors import (
     LLMRateLimitError,
 )
 from llm_connect.protocols.error_bodies import ErrorFields, read_error, said_in, tells_of_error
-from llm_connect.protocols.wire import JSON, Failure, Reply, first, is_good, mapping, read_json, request_id, shown
+from llm_connect.protocols.wire import JSON, Failure, Reply, first, is_good, mapping, read_json, request_id, sentence
 
 _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -75,12 +76,13 @@ def from_status(
     """
     status = status if reply.good and _is_error_status(status) else reply.status
     kind = kind or _kind(status)
+    wait = wait_asked_for(reply.headers) if retry_after is None else retry_after
     return Failure(
         kind=kind,
-        message=_message(status, fields, _advice(status, kind, retryable)),
+        message=_message(status, fields, _advice(status, kind, retryable), wait),
         retryable=status in _RETRYABLE if retryable is None else retryable,
         maybe_billed=not 300 <= reply.status < 500,
-        retry_after=wait_asked_for(reply.headers) if retry_after is None else retry_after,
+        retry_after=wait,
         request_id=request_id(reply),
         details={"status_code": status, "response_body": fields.public()},
     )
@@ -127,11 +129,12 @@ def _kind(status: int) -> type[LLMError]:
     return LLMAuthenticationError if status in (401, 403) else LLMAPIError
 
 
-def _message(status: int, fields: ErrorFields, advice: str) -> str:
+def _message(status: int, fields: ErrorFields, advice: str, wait: float | None) -> str:
     if status in _REDIRECTS:
         return f"HTTP {status}: a redirect, which is not followed: set base_url to the final address."
-    said = f": {shown(fields.message)}" if fields.message else ""
-    return f"HTTP {status}{said} ({advice})."
+    said = sentence(fields.message)
+    when = "" if wait is None else f"; retry after {math.ceil(wait):,.9g} s"
+    return f"HTTP {status}{said and f': {said}'} ({advice}{when})."
 
 
 def _advice(status: int, kind: type[LLMError], retryable: bool | None) -> str:

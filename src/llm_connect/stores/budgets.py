@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from llm_connect._validation import check_name
 from llm_connect.budget.accounting.periods import describe_period
+from llm_connect.budget.admission.log import UNLIMITED, log_event
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.redis.terms import ServerTerms
@@ -40,6 +41,8 @@ def open_root(
         root = session.tracker(session.root)
     if session.terms != terms:
         raise LLMConfigurationError(f"Budget {terms.name!r} is already open in this process with other settings.")
+    if made and limits == _NO_LIMITS:
+        log_event(UNLIMITED, root.gate.owed, path=root.path, store=terms.shown)
     found: Limits = tuple(account.limit for account in root.own_accounts)  # type: ignore[assignment]
     same_period = period == root.period
     if made or (limits == found and same_period) or (limits == _NO_LIMITS and (same_period or period is None)):

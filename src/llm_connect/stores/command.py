@@ -74,16 +74,16 @@ def _show(given: Any) -> int:
     if given.json:
         return _json(budget)
     trackers = [cells for tracker in budget["trackers"] for cells in _rows(_path_said(tracker), tracker)]
-    tables = [table(["budget", "unit", "spent", "held", "left", "limit"], trackers)]
+    tables = [(["budget", "unit", "spent", "held", "left", "limit"], trackers)]
     for by, sums in budget["spent_by"].items():
         spent = [
             [name or "(none)", one["entries"], one["tokens"], one["calls"], _money(one["usd"])]
             for name, one in sums.items()
         ]
-        tables.append(table([by, "entries", "tokens", "calls", "usd"], spent))
+        tables.append(([by, "entries", "tokens", "calls", "usd"], spent))
     holds = [[_who(hold), hold["tracker"], *_hold_said(hold)] for hold in budget["holds"]]
-    tables.append(table(["held by", "budget", "state", "tokens", "calls", "usd", "model", "age"], holds))
-    return _say("\n\n".join(tables))
+    tables.append((["held by", "budget", "state", "tokens", "calls", "usd", "model", "age"], holds))
+    return _say("\n\n".join(table(names, rows) for names, rows in tables if rows))
 
 
 def _ledger(given: Any) -> int:

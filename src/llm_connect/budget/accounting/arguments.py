@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from llm_connect._validation import check_count, check_labels, check_line
-from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts, PlainDemand
+from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
 from llm_connect.budget.accounting.money import checked_usd, nano_usd_of
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import MOST, MOST_LIMIT, NANO
@@ -13,6 +13,8 @@ from llm_connect.types.usage import Usage
 
 #: Limits in tokens, calls and nano-USD; None for no limit.
 Limits: TypeAlias = tuple[int | None, int | None, int | None]
+#: The facts of an amount without any metadata.
+_BOOKING = CallFacts(asker="booking")
 #: The fields of a `Usage` that count tokens.
 _PARTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
 #: Makes a named tuple in half the time, and every call makes several.
@@ -39,12 +41,12 @@ def checked_amount(
     nano_usd = usd * NANO if type(usd) is int and 0 <= usd <= MOST // NANO else checked_usd("usd", usd)
     demand: PlainDemand = _tuple(PlainDemand, (tokens, calls, nano_usd))
     if adapter is model is labels is None:
-        return demand, NO_FACTS
+        return demand, _BOOKING
     labels = {} if labels is None else labels
     check_labels(labels)
     for name, text in (("adapter", adapter), ("model", model)):
         check_line(name, text)
-    return demand, CallFacts(adapter=adapter, model=model, labels=dict(labels))
+    return demand, CallFacts(adapter=adapter, model=model, labels=dict(labels), asker="booking")
 
 
 def checked_correction(tokens: object, calls: object, usd: object) -> Limits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from llm_connect.budget.accounting.accounts import Path, fits, hold, limits_output, take
 from llm_connect.budget.accounting.bounds import Bound, Grade
@@ -12,6 +12,9 @@ from llm_connect.budget.accounting.calibration import Key, LearnedFactor, Seen, 
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import MOST, Amount, shown
+
+#: What asks for budget: a call of an adapter, or `reserve`, `allot` or `consume` of a user.
+Asker: TypeAlias = Literal["call", "reservation", "allotment", "booking"]
 
 
 class Demand(Protocol):
@@ -185,8 +188,8 @@ class CallFacts:
     labels: Mapping[str, str] = field(default_factory=dict)
     grade: Grade = "proven"
     price: Price | None = None
-    #: True for a reservation by a user: if it is settled without a cost, its price determines the cost.
-    manual: bool = False
+    #: If a reservation by a user is settled without a cost, its price determines the cost.
+    asker: Asker = "call"
 
     @property
     def key(self) -> Key:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from llm_connect._flows import Flow
 from llm_connect.budget.accounting import accounts
-from llm_connect.budget.accounting.demands import NO_FACTS, PlainDemand
+from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.admission.acquire import Operation, acquire
 from llm_connect.budget.admission.tracebacks import clear_left_frames
@@ -16,6 +16,8 @@ from llm_connect.types.amounts import Amount
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.admission.figures import BudgetFigures
+
+_ALLOTMENT = CallFacts(asker="allotment")
 
 
 def draw(share: BudgetFigures, max_wait_seconds: float) -> Flow[None]:
@@ -28,7 +30,7 @@ def draw(share: BudgetFigures, max_wait_seconds: float) -> Flow[None]:
     while not opened:
         # If an overrun takes the room between the two steps, it waits again, or is refused.
         try:
-            kept = yield from acquire(share.parent, size, NO_FACTS, deadline=deadline)
+            kept = yield from acquire(share.parent, size, _ALLOTMENT, deadline=deadline)
         except BaseException as error:
             clear_left_frames(error)
             raise

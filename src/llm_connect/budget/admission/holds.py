@@ -313,7 +313,7 @@ class Hold:
         Raises LLMConfigurationError for an invalid figure, and for a model that is not text.
         """
         if usage is not None:
-            if self.facts.manual:
+            if self.facts.asker == "reservation":
                 check_usage(usage)
             tokens = usage.total_tokens if tokens is None else tokens
         # In almost every call they are ASCII text or None.
@@ -322,7 +322,7 @@ class Hold:
         if model is not None and not (type(model) is str and model.isascii()):
             model = checked_text("model", model)
         bound, facts = self.bound, self.facts
-        price = facts.price if facts.manual else None
+        price = facts.price if facts.asker == "reservation" else None
         held_tokens, held_calls, held_usd = bound
         if calls is None and usd is None and price is None and type(tokens) is int and 0 <= tokens <= MOST:
             actual, nano_usd, over = _tuple(Amount, (tokens, held_calls, held_usd)), None, tokens > held_tokens

@@ -1,7 +1,8 @@
 """Log lines about calls and budgets, in the logger `llm_connect`.
 
-Each event is one line. Its fields are attributes of the log record whose names begin with `llm_`. They never contain
-text of a prompt, an answer, a provider or a header. If no handler listens at its level, an event costs nothing.
+Each event is one line, which writes numbers as errors do (`9,039 tokens`). Its fields are attributes of the log record
+whose names begin with `llm_`. They never contain text of a prompt, an answer, a provider or a header. If no handler
+listens at its level, an event costs nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _LONG_SECONDS = 1.0
 
 
 class Event(NamedTuple):
-    """A kind of event: its name for `llm_event`, its level, and its line, which refers to fields by name."""
+    """A kind of event: its name for `llm_event`, its level, and its line, which refers to fields by name.
+
+    In a line `call` is the provider and the model, if they are known, and `in_entry` the id of the ledger entry.
+    """
 
     name: str
     level: int
@@ -36,7 +40,7 @@ class Event(NamedTuple):
 RETRIED = Event(
     "retried",
     logging.INFO,
-    "%(provider)s %(model)r: attempt %(attempt)d failed (%(error)s); the next one starts in %(seconds).1f s.",
+    "%(provider)s %(model)r: attempt %(attempt)s failed (%(error)s); the next one starts in %(seconds).1f s.",
 )
 WAITED = Event("waited", logging.INFO, "A call waited %(seconds).1f s for budget %(path)r.")
 REFUSED = Event(
@@ -47,18 +51,18 @@ REFUSED = Event(
 CLAMPED = Event(
     "clamped",
     logging.INFO,
-    "A call under budget %(path)r gets an output limit of %(max_tokens)d tokens instead of %(asked)d: no more is free.",
+    "A call under budget %(path)r gets an output limit of %(max_tokens)s tokens instead of %(asked)s: no more is free.",
 )
 CUT = Event("cut", logging.WARNING, "%(hint)s")
 PRESUMED = Event(
     "presumed",
     logging.WARNING,
-    "The outcome of a call under budget %(path)r is unknown: its bound of %(tokens)d tokens is booked.",
+    "The outcome of %(call)s under budget %(path)r is unknown: its bound of %(tokens)s tokens is booked%(in_entry)s.",
 )
 OVERRUN = Event(
     "overrun",
     logging.WARNING,
-    "A call under budget %(path)r used %(tokens)d tokens, and %(held_tokens)d were held.",
+    "Under budget %(path)r %(call)s used %(tokens)s tokens, and %(held_tokens)s were held%(in_entry)s.",
 )
 IMPLAUSIBLE = Event(
     "implausible",
@@ -68,9 +72,16 @@ IMPLAUSIBLE = Event(
 STORE_LOST = Event(
     "store_lost",
     logging.WARNING,
-    "The store %(store)s cannot be reached: its budgets refuse every call until it is back.",
+    "The store %(store)s cannot be used: its budgets refuse every call until it is back; if it was deleted or "
+    "replaced, until open_budget opens it again.",
 )
-STORE_BACK = Event("store_back", logging.INFO, "The store %(store)s can be reached again, after %(seconds).1f s.")
+UNLIMITED = Event(
+    "unlimited",
+    logging.WARNING,
+    "Budget %(path)r did not exist in %(store)s. It was created without limits, so it refuses no call: check the name, "
+    "or create it with limits first.",
+)
+STORE_BACK = Event("store_back", logging.INFO, "The store %(store)s can be used again, after %(seconds).1f s.")
 CALLBACK_LATE = Event(
     "callback_late",
     logging.WARNING,
@@ -125,7 +136,13 @@ def log_event(event: Event, owed: Owed | None = None, **fields: Any) -> None:
     try:
         if _log.isEnabledFor(event.level):
             extra = {"llm_event": event.name, **{f"llm_{name}": value for name, value in fields.items()}}
-            _log.log(event.level, event.line, *filter(None, (fields,)), exc_info=event.traced, extra=extra)
+            _log.log(
+                event.level,
+                event.line,
+                *filter(None, (fields and _said(**fields),)),
+                exc_info=event.traced,
+                extra=extra,
+            )
     except BaseException as error:
         owe(error, owed)
 
@@ -203,6 +220,15 @@ class LogObserver(Observer):
 
 _CALL = ("provider", "model")
 _ENDED = ("path", *_CALL, "entry", "request_id", "tokens", "usd", "held_tokens", "held_usd")
+
+
+def _said(provider: str | None = None, model: str | None = None, entry: int | None = None, **fields: Any) -> Any:
+    """The fields as the line of an event writes them."""
+    named = [provider or "", "" if model is None else repr(model)]
+    numbers = {name: f"{value:,}" if type(value) is int else value for name, value in fields.items()}
+    call = " ".join(filter(None, ["a call of", *named])) if any(named) else "a call"
+    in_entry = "" if entry is None else f" (entry {entry})"
+    return {**numbers, "provider": provider, "model": model, "call": call, "in_entry": in_entry}
 
 
 def tell_of_refusal(error: LLMBudgetExceededError, owed: Owed | None = None) -> None:

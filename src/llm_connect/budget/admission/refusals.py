@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from llm_connect.budget.accounting.accounts import Path, figures_of, now_on, opening, short
-from llm_connect.budget.accounting.demands import CallFacts, Demand
+from llm_connect.budget.accounting.demands import Asker, CallFacts, Demand
 from llm_connect.budget.accounting.levels import Account
 from llm_connect.budget.accounting.periods import describe_moment
 from llm_connect.budget.admission.log import tell_of_refusal
@@ -30,6 +31,28 @@ _WHY: dict[BudgetReason, str] = {
     "self_wait": "waited for open holds of its own caller",
     "lease_lost": "was not sent in time: its process lost the lease of its hold",
 }
+#: The reasons for which a smaller amount helps.
+_TOO_LARGE: frozenset[BudgetReason] = frozenset({"never_fits", "window_full", "wait_expired", "refused"})
+
+_SUBJECT: dict[Asker, str] = {
+    "call": "a call of up to",
+    "reservation": "a reservation of",
+    "allotment": "an allotment of",
+    "booking": "a booking of",
+}
+_TO_WAIT: dict[Asker, str] = {
+    "call": "Let it wait: leave when_short at 'wait' and max_wait_seconds above 0, and in a running event loop use "
+    "async_execute_prompt or async_stream_prompt.",
+    "reservation": "Let it wait: pass max_wait_seconds, and in a running event loop await areserve.",
+    "allotment": "Let it wait: pass max_wait_seconds, and in a running event loop use async with.",
+    "booking": "Let it wait: in place of consume, which never waits, use reserve with max_wait_seconds.",
+}
+_SMALLER: dict[Asker, str] = {
+    "call": "use a smaller max_tokens or a shorter prompt",
+    "reservation": "reserve less",
+    "allotment": "allot less",
+    "booking": "book less",
+}
 
 
 def refusal_of(
@@ -47,7 +70,7 @@ def refusal_of(
     requested = needed[account.index]
     likely = demand.likely_tokens if account.unit == "tokens" else None
     return _kind(reason)(
-        _message(account, reason, requested, likely, opens_at),
+        _message(path, account, reason, facts.asker, requested, likely, opens_at),
         reason=reason,
         unit=account.unit,
         path=account.path,
@@ -101,34 +124,43 @@ def _retry_after(path: Path, reason: BudgetReason, opens_at: float | None) -> fl
 
 
 def _unproven(facts: CallFacts) -> str:
-    if facts.manual:
+    if facts.asker == "reservation":
         return f"the reservation is {facts.grade}: pass grade='proven' if the call cannot use more"
     bound = f"the bound of {facts.model!r} at {facts.adapter} is {facts.grade}"
     return f"{bound}: use a model and an endpoint whose bounds are proven"
 
 
-def refuse_unpriced(path: Path, facts: CallFacts) -> None:
-    """Raise LLMBudgetNeverFitsError if an account of `path` limits USD, because the call has no known price."""
+def refuse_unpriced(path: Path, facts: CallFacts, why: str = "") -> None:
+    """Raise LLMBudgetNeverFitsError if an account of `path` limits USD, because the call has no known price.
+
+    why: the reason why the adapter knows none, if it has one.
+    """
     for account in path.units[USD]:
         if account.limit is not None:
-            _refuse(account, facts, "unpriced", _unpriced(account, facts))
+            _refuse(account, facts, "unpriced", _unpriced(account, facts, why))
 
 
-def _unpriced(account: Account, facts: CallFacts) -> str:
+def without_list_prices() -> str:
+    """The reason why no list price is known, if the package with the list prices is not installed."""
+    return "" if find_spec("genai_prices") else "list prices need the extra 'prices', which is not installed"
+
+
+def _unpriced(account: Account, facts: CallFacts, why: str) -> str:
     price = "Price(prompt=..., completion=...)"
-    if facts.manual:
+    if facts.asker == "reservation":
+        lacking = without_list_prices()
         of = "this reservation" if facts.model is None else repr(facts.model)
         return (
             f"Budget {account.path!r} limits USD, and no price of {of} is known. Pass a price in USD per million "
-            f"tokens, price={price}, or the USD to hold, usd=...; or name a model that has a list price, model=... "
-            "(list prices come with the extra 'prices')."
+            f"tokens, price={price}, or the USD to hold, usd=...; or name a model that has a list price with "
+            f"model={lacking and f' ({lacking})'}."
         )
     by_model = "" if facts.model is None else f", or BudgetTracker(prices={{{facts.model!r}: {price}}})"
     model = "its model" if facts.model is None else repr(facts.model)
     return (
-        f"Budget {account.path!r} limits USD, and {facts.adapter} knows no price of {model}. "
-        f"Declare it in USD per million tokens: price={price} on the adapter{by_model}. If the model costs nothing, "
-        "use Price.free(). The providers' list prices come with the extra 'prices'."
+        f"Budget {account.path!r} limits USD, and {facts.adapter} knows no price of {model}"
+        f"{why and f': {why}'}. Declare one in USD per million tokens: "
+        f"price={price} on the adapter{by_model}. If the model costs nothing, use Price.free()."
     )
 
 
@@ -158,32 +190,42 @@ def _missing(account: Account, reason: BudgetReason, requested: int) -> int:
     return max(0, account.spent + kept + requested - account.limit)
 
 
-def _message(account: Account, reason: BudgetReason, requested: int, likely: int | None, opens_at: float | None) -> str:
+def _message(
+    path: Path,
+    account: Account,
+    reason: BudgetReason,
+    asker: Asker,
+    requested: int,
+    likely: int | None,
+    opens_at: float | None,
+) -> str:
     unit = account.unit
-    line = f"Budget {account.path!r}: a call of up to {shown(unit, requested)} {_WHY[reason]}"
+    line = f"Budget {account.path!r}: {_SUBJECT[asker]} {shown(unit, requested)} {_WHY[reason]}"
     if account.limit is not None:
         line += f" ({figures_of(account)})"
-    line = f"{line}. {_advice(account, reason, requested, opens_at)}"
-    if likely is None or likely >= requested or reason in ("closed", "self_wait"):
+    line = f"{line}. {_advice(path, account, reason, asker, requested, opens_at)}"
+    if likely is None or likely >= requested or reason not in _TOO_LARGE or _missing(account, reason, likely):
         return line
     return f"{line} It will probably use about {shown(unit, likely)}: count_tokens= on the adapter tightens its bound."
 
 
-def _advice(account: Account, reason: BudgetReason, requested: int, opens_at: float | None) -> str:
+def _advice(
+    path: Path, account: Account, reason: BudgetReason, asker: Asker, requested: int, opens_at: float | None
+) -> str:
     if reason == "window_full" and opens_at is not None:
         missing = shown(account.unit, _missing(account, reason, requested))
         return f"There is room again at {describe_moment(opens_at)}: retry then, or raise the limit by {missing}."
     if account.breached and reason == "never_fits":
         return "The spend exceeds the limit: raise it with set_limits, or correct presumed entries."
     if reason == "closed":
-        return "Use the parent's budget, or open another child."
+        is_root = account is path.units[account.index][-1]
+        return "Make another BudgetTracker." if is_root else "Use its parent, or open another child."
     if reason == "self_wait":
         return "End the outer hold first, or set metered = False on an adapter that only wraps another one."
     if reason == "lease_lost":
         return "Reserve again, and open the budget with a longer lease_seconds if this process often stalls so long."
     if reason == "refused":
-        in_a_loop = "in a running event loop use async_execute_prompt, areserve or async with"
-        return f"Let it wait: set max_wait_seconds, and {in_a_loop}."
-    missing = shown(account.unit, _missing(account, reason, requested))
-    smaller = "use a smaller max_tokens or a shorter prompt" if account.unit == "tokens" else "make fewer calls"
-    return f"Raise the limit by {missing}, or {smaller}."
+        return _TO_WAIT[asker]
+    smaller = "make fewer calls" if asker == "call" and account.unit != "tokens" else _SMALLER[asker]
+    longer = ", or raise max_wait_seconds" if reason == "wait_expired" else ""
+    return f"Raise the limit by {shown(account.unit, _missing(account, reason, requested))}, or {smaller}{longer}."

@@ -24,7 +24,7 @@ PriceList: TypeAlias = Callable[[str | None, str], Price | None]
 price_lists: list[PriceList] = []
 
 #: The facts of a plain number of tokens, which is an estimate.
-_PLAIN = CallFacts(grade="estimated", manual=True)
+_PLAIN = CallFacts(grade="estimated", asker="reservation")
 #: The default number of calls. Identity excludes True and 1.0, in one step; other numbers take the usual way.
 _ONE = 1
 _tuple = tuple.__new__
@@ -70,7 +70,7 @@ def asked(
         labels=_checked_labels(labels),
         grade=bound.grade if bound else grade or "estimated",
         price=price if price is not None or usd is not None else _known_price(tracker, adapter, model),
-        manual=True,
+        asker="reservation",
     )
     if tracker.strict and facts.grade != "proven":
         refuse_unproven(path, facts)
