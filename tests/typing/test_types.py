@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields
 from importlib.util import find_spec
 from inspect import Parameter, signature
 from pathlib import Path
+from textwrap import indent
 from typing import Any, get_overloads
 
 import pytest
@@ -30,6 +32,7 @@ from llm_connect.interface.config import RunConfigFields
 from llm_connect.stores.opening import BudgetOptions
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 WRONG, RIGHT = HERE / "wrong_uses.py", HERE / "right_uses.py"
 MARKED = {n for n, line in enumerate(WRONG.read_text().splitlines(), 1) if line.endswith("# wrong")}
 
@@ -37,11 +40,11 @@ MARKED = {n for n, line in enumerate(WRONG.read_text().splitlines(), 1) if line.
 slow = [pytest.mark.timeout(900), pytest.mark.xdist_group("types")]
 
 
-def mypy(tmp_path: Path) -> dict[str, set[int]]:
+def mypy(tmp_path: Path, *files: Path) -> dict[str, set[int]]:
     """The lines in which `mypy --strict` finds an error, by file."""
     command = ["mypy", "--strict", "--config-file=", "--no-error-summary", "--follow-imports=silent"]
     command += ["--cache-dir", str(tmp_path), "--python-executable", sys.executable, "--output=json"]
-    lines = run(command).splitlines()
+    lines = run(command, *files).splitlines()
     assert all(line.startswith("{") for line in lines), lines
     found = [said for said in map(json.loads, lines) if said["severity"] == "error"]
     return by_file((said["file"], said["line"]) for said in found)
@@ -54,8 +57,9 @@ def pyright(_tmp_path: Path) -> dict[str, set[int]]:
     return by_file((each["file"], each["range"]["start"]["line"] + 1) for each in found)
 
 
-def run(command: list[str]) -> str:
-    done = subprocess.run([sys.executable, "-m", *command, WRONG, RIGHT], capture_output=True, text=True, check=False)
+def run(command: list[str], *files: Path) -> str:
+    files = files or (WRONG, RIGHT)
+    done = subprocess.run([sys.executable, "-m", *command, *files], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return done.stdout
 
@@ -75,6 +79,23 @@ def test_each_wrong_use_is_an_error_and_no_right_one(checker: Any, tmp_path: Pat
     found = checker(tmp_path)
     assert found.get(RIGHT.name, set()) == set()
     assert found.get(WRONG.name, set()) == MARKED
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.xdist_group("types")
+def test_the_documents_pass_mypy(tmp_path: Path) -> None:
+    """The code of README and docs is strictly typed, except in the two pages about adapters. (MODEL-11)"""
+    if find_spec("mypy") is None or find_spec("openai") is None:
+        pytest.skip("mypy or openai is not installed: `python tasks.py check` has them")
+    files = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        code = "\n".join(re.findall(r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.M | re.S))
+        if code and path.stem not in ("adapters", "writing-an-adapter"):
+            files.append(tmp_path / f"{path.stem.replace('-', '_')}_doc.py")
+            # A document may await as a notebook does.
+            files[-1].write_text(f"async def document() -> None:\n{indent(code, '    ')}", encoding="utf-8")
+    assert len(files) >= 6
+    assert mypy(tmp_path, *files) == {}
 
 
 def test_the_tables_are_long() -> None:

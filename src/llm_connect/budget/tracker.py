@@ -91,8 +91,8 @@ class BudgetTracker(BudgetFigures):
     too low, the tracker books the whole overrun, raises the next bounds of that adapter and model, and sends nothing
     while its spend exceeds a limit. Copying a config keeps its tracker.
 
-    Not guaranteed: a cap across processes. They share a budget with `open_budget`; this one cannot be pickled, or used
-    after `os.fork`.
+    Not guaranteed: a cap across processes. They share a budget with `open_budget`; this one cannot be pickled, and
+    after `os.fork` everything that holds or books raises.
 
     Raises LLMConfigurationError for an invalid argument.
     """
