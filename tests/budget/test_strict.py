@@ -126,8 +126,8 @@ def test_fits_raises_what_the_call_would_raise() -> None:
 def test_a_refusal_says_what_the_call_is_likely_to_use() -> None:
     """The error has the bound in bytes, the likely tokens, and the option that tightens the bound."""
     adapter = MockLLMAdapter()
-    tracker = BudgetTracker(100)
+    tracker = BudgetTracker(120)
     error = refused(lambda: adapter.execute_prompt("x" * 400, RunConfig(budget_tracker=tracker, max_tokens=20)))
     assert (error.requested, error.likely) == (420, 120)
     assert "will probably use about 120 tokens: count_tokens= on the adapter" in str(error)
-    assert refused(lambda: tracker.reserve(101)).likely is None
+    assert refused(lambda: tracker.reserve(121)).likely is None
