@@ -232,6 +232,11 @@ class LLMBudgetExceededError(LLMError):
         self.likely = likely
         self.opens_at = opens_at
 
+    @property
+    def sliced(self) -> int | Decimal:
+        """Deprecated: `allotted`."""
+        return self.allotted
+
 
 class LLMBudgetNeverFitsError(LLMBudgetExceededError):
     """Waiting does not help: `never_fits`, `closed`, `unpriced` or `unproven`. Change the call or the budget."""

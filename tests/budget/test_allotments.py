@@ -13,7 +13,7 @@ import pytest
 
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.errors import LLMConfigurationError
+from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.types.amounts import NOTHING, Amount
 from tests.budget.budget_helpers import PATIENCE, at_rest, awaits, in_thread, refused, waits
 
@@ -351,4 +351,20 @@ async def test_an_allotment_waits_in_a_task() -> None:
     async with tracker.child("c", 10) as child:
         child.consume(10)
     assert (child.closed, tracker.allotted, tracker.spent) == (True, 0, 40)
+    at_rest(tracker)
+
+
+def test_a_slice_of_old_is_an_allotment() -> None:
+    """The deprecated names still work. (BUDGET-40)"""
+    tracker = BudgetTracker(1_000)
+    with tracker.child("old", 400, slice=True) as share:
+        assert (tracker.sliced, tracker.snapshot().sliced.tokens, share.remaining()) == (400, 400, 400)
+        with pytest.raises(LLMBudgetExceededError) as refused, tracker.child("more", 700, slice=True):
+            pass
+        assert (refused.value.reason, refused.value.sliced) == ("refused", 400)
+    assert tracker.sliced == 0
+    with tracker.reserve(100, model="m") as hold:
+        hold.dispatch()
+        hold.settle(200)
+    assert set(tracker.snapshot().learned) == {(None, "m")}
     at_rest(tracker)

@@ -77,7 +77,7 @@ def test_what_asks_is_named_and_how_it_waits() -> None:
         )
         assert str(refused(lambda: tracker.reserve(500, max_wait_seconds=0.05))) == (
             f"Budget 'budget': a reservation of 500 tokens did not fit before its wait ended {figures}. Raise the "
-            "limit by 400 tokens, or reserve less, or raise max_wait_seconds."
+            "limit by 400 tokens, or reserve less, for example with a smaller max_tokens, or raise max_wait_seconds."
         )
         assert str(refused(tracker.allot("share", 500).__enter__)) == (
             f"Budget 'budget': an allotment of 500 tokens does not fit now, and must not wait {figures}. Let it wait: "

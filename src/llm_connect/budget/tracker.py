@@ -334,6 +334,7 @@ class BudgetTracker(BudgetFigures):
         total_calls: int | None = None,
         period: Period | None = None,
         join: bool = False,
+        slice: bool = False,  # noqa: A002 - its old name
     ) -> BudgetTracker:
         """Open a child with limits of its own; its spend and its holds also count on this tracker.
 
@@ -346,9 +347,12 @@ class BudgetTracker(BudgetFigures):
         period: as for a `BudgetTracker`; each child has its own window, independent of those above.
         join: True returns the open joined child of that name if there is one, with its present limits and period: for
             example, one budget for each user. Leaving its block does not close it for the others; `close` does.
+        slice: deprecated. True draws an allotment at once: use `allot`, which can also wait.
 
         Raises LLMConfigurationError for an invalid argument.
         """
+        if slice:
+            return self.allot(name, total, total_usd=total_usd, total_calls=total_calls).__enter__()
         check_name(name)
         limits = checked_limits(total, total_calls, total_usd, self.gate.most_limit)
         child = self._below(name, limits, checked_period(period), shared=join)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from llm_connect.budget.accounting.periods import Period
@@ -25,6 +26,7 @@ class BudgetSnapshot:
     breached: True if the spend exceeds a limit. closed: True if this tracker or one above it is closed.
     period: the interval after which the limits start over; None if they never do.
     opens_at: the time at which spend next leaves the window, in seconds since the epoch; None without a period.
+    learned: deprecated, and without a promise: how bounds are raised after overruns, by adapter and requested model.
     """
 
     path: str
@@ -40,6 +42,12 @@ class BudgetSnapshot:
     closed: bool
     period: Period | None = None
     opens_at: float | None = None
+    learned: Mapping[tuple[str | None, str | None], object] = field(default_factory=dict, repr=False)
+
+    @property
+    def sliced(self) -> Amount:
+        """Deprecated: `allotted`."""
+        return self.allotted
 
     @property
     def spent_calls(self) -> int:

@@ -507,6 +507,7 @@ class Gate:
             closed=tracker.closed,
             period=tracker.period,
             opens_at=None if tracker.window is None else tracker.window.opens_at,
+            learned=dict(self._learned),
         )
 
     def _covers(self, hold: Hold) -> bool:

@@ -42,6 +42,11 @@ class BudgetFigures(Scope):
         """The tokens that open allotments below have set aside and neither spent nor held."""
         return self._tokens.allotted
 
+    @property
+    def sliced(self) -> int:
+        """Deprecated: `allotted`."""
+        return self.allotted
+
     def remaining(self) -> int | None:
         """The tokens that are still free: the smallest remainder up to the root, never below 0; None without a limit.
 

@@ -49,7 +49,7 @@ _TO_WAIT: dict[Asker, str] = {
 }
 _SMALLER: dict[Asker, str] = {
     "call": "use a smaller max_tokens or a shorter prompt",
-    "reservation": "reserve less",
+    "reservation": "reserve less, for example with a smaller max_tokens",
     "allotment": "allot less",
     "booking": "book less",
 }
@@ -226,6 +226,7 @@ def _advice(
         return "Reserve again, and open the budget with a longer lease_seconds if this process often stalls so long."
     if reason == "refused":
         return _TO_WAIT[asker]
-    smaller = "make fewer calls" if asker == "call" and account.unit != "tokens" else _SMALLER[asker]
+    fewer = account.unit != "tokens" and asker in ("call", "reservation")
+    smaller = "make fewer calls" if fewer else _SMALLER[asker]
     longer = ", or raise max_wait_seconds" if reason == "wait_expired" else ""
     return f"Raise the limit by {shown(account.unit, _missing(account, reason, requested))}, or {smaller}{longer}."
