@@ -88,8 +88,11 @@ def test_what_asks_is_named_and_how_it_waits() -> None:
             "place of consume, which never waits, use reserve with max_wait_seconds."
         )
     smaller = [
-        (lambda: tracker.reserve(701), "Raise the limit by 1 token, or reserve less."),
-        (lambda: tracker.reserve(calls=2), "Raise the limit by 1 call, or reserve less."),
+        (
+            lambda: tracker.reserve(701),
+            "Raise the limit by 1 token, or reserve less, for example with a smaller max_tokens.",
+        ),
+        (lambda: tracker.reserve(calls=2), "Raise the limit by 1 call, or make fewer calls."),
         (tracker.allot("share", 701).__enter__, "Raise the limit by 1 token, or allot less."),
         (lambda: tracker.consume(701), "Raise the limit by 1 token, or book less."),
     ]
