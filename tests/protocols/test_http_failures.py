@@ -75,16 +75,16 @@ def test_the_text_says_what_to_do(status: int, advice: str) -> None:
 @pytest.mark.parametrize(
     ("status", "words", "headers", "line"),
     [
-        (429, "Slow down.", {}, "HTTP 429: Slow down (wait, or send fewer requests at once)."),
+        (429, "Slow down.", {}, "HTTP 429: Slow down. (wait, or send fewer requests at once)."),
         (429, "Slow down!", {}, "HTTP 429: Slow down! (wait, or send fewer requests at once)."),
         (429, "", {"retry-after": "2"}, "HTTP 429 (wait, or send fewer requests at once; retry after 2 s)."),
-        (503, "...", {"retry-after-ms": "250"}, "HTTP 503 (try again later; retry after 1 s)."),
+        (503, "", {"retry-after-ms": "250"}, "HTTP 503 (try again later; retry after 1 s)."),
         (503, "Full", {"retry-after": "3600"}, "HTTP 503: Full (try again later; retry after 3,600 s)."),
-        (401, "The key is not valid. ", {}, "HTTP 401: The key is not valid (check the API key)."),
+        (401, "The key is not valid. ", {}, "HTTP 401: The key is not valid. (check the API key)."),
     ],
 )
-def test_the_text_is_one_sentence(status: int, words: str, headers: dict[str, str], line: str) -> None:
-    """A stop within the provider's words stands only at the end, and the wait that it asked for is in the line."""
+def test_the_text_is_one_line(status: int, words: str, headers: dict[str, str], line: str) -> None:
+    """It has the provider's words as they are, what to do, and the wait that the provider asked for."""
     assert from_status(Reply(status, headers, b""), ErrorFields(message=words)).message == line
 
 

@@ -20,18 +20,7 @@ from llm_connect.protocols.error_bodies import ErrorFields, said_in
 from llm_connect.protocols.http_failures import error_reply, from_status, no_reply
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.prompt_sizes import TOOL_PROMPT_TOKENS, PromptSizes
-from llm_connect.protocols.wire import (
-    JSON,
-    Answer,
-    Failure,
-    Reply,
-    mapping,
-    sentence,
-    shown,
-    spent_on_thinking,
-    text,
-    with_field,
-)
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, shown, spent_on_thinking, text, with_field
 from llm_connect.types.response import FinishReason, Prompt
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
@@ -215,8 +204,8 @@ def _failure(reply: Reply, output: Output) -> Failure:
     if result.get("api_error") == "connection_failed":
         return _cut(output, said)
     if result.get("terminal_reason") in ("api_error", "structured_output_retry_exhausted"):
-        return _unusable(output, f"No answer came ({sentence(said)}): check that base_url names the provider's API.")
-    said = sentence(said) or f"it ended by {result.get('terminal_reason')}"
+        return _unusable(output, f"No answer came ({shown(said)}): check that base_url names the provider's API.")
+    said = shown(said) or f"it ended by {result.get('terminal_reason')}"
     return _with_usage(_command_failed(reply, said), output)
 
 
@@ -244,7 +233,7 @@ def _asked_again(output: Output) -> Failure:
 def _cut(output: Output, said: str) -> Failure:
     """The failure of a cut answer. It has no usage, because the usage up to the cut is not the whole bill."""
     unsent = any(code in said for code in _NEVER_CONNECTED)
-    return no_reply(sentence(said) or "it was cut", unsent=unsent, request_id=output.request_id)
+    return no_reply(shown(said) or "it was cut", unsent=unsent, request_id=output.request_id)
 
 
 def _no_json(output: Output) -> Failure:
@@ -278,7 +267,7 @@ def _no_result(reply: Reply, output: Output) -> Failure:
     refused = reply.headers.get("exit-code") == "1" and not reply.body.strip()
     if refused and said.startswith("Error: --json-schema"):
         return _nothing_sent(shown(said))
-    return _command_failed(reply, sentence(said) or "it printed no result", maybe_billed=not refused)
+    return _command_failed(reply, shown(said) or "it printed no result", maybe_billed=not refused)
 
 
 def _command_failed(reply: Reply, said: str, *, maybe_billed: bool = True) -> Failure:

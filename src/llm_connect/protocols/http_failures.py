@@ -17,7 +17,7 @@ from llm_connect.errors import (
     LLMRateLimitError,
 )
 from llm_connect.protocols.error_bodies import ErrorFields, read_error, said_in, tells_of_error
-from llm_connect.protocols.wire import JSON, Failure, Reply, first, is_good, mapping, read_json, request_id, sentence
+from llm_connect.protocols.wire import JSON, Failure, Reply, first, is_good, mapping, read_json, request_id, shown
 
 _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -132,9 +132,9 @@ def _kind(status: int) -> type[LLMError]:
 def _message(status: int, fields: ErrorFields, advice: str, wait: float | None) -> str:
     if status in _REDIRECTS:
         return f"HTTP {status}: a redirect, which is not followed: set base_url to the final address."
-    said = sentence(fields.message)
+    said = f": {shown(fields.message)}" if fields.message else ""
     when = "" if wait is None else f"; retry after {math.ceil(wait):,.9g} s"
-    return f"HTTP {status}{said and f': {said}'} ({advice}{when})."
+    return f"HTTP {status}{said} ({advice}{when})."
 
 
 def _advice(status: int, kind: type[LLMError], retryable: bool | None) -> str:

@@ -206,11 +206,6 @@ def shown(value: object) -> str:
     return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
 
 
-def sentence(value: object) -> str:
-    """Like `shown`, without the stop at its end, because our own words follow."""
-    return shown(value).rstrip(". ")
-
-
 def _describe(body: bytes) -> str:
     if not body.strip():
         return "empty"
