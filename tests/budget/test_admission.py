@@ -13,6 +13,8 @@ from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError
+from llm_connect.interface.config import RunConfig
+from llm_connect.testing.mock import MockLLMAdapter
 from tests.budget.budget_helpers import (
     WAIT,
     aadmit,
@@ -147,6 +149,9 @@ async def test_sync_in_a_running_loop_refuses_and_names_the_async_way() -> None:
     error = refused(lambda: tracker.reserve(50, max_wait_seconds=WAIT))
     assert error.reason == "refused"
     assert "areserve" in str(error)
+    config = RunConfig(budget_tracker=tracker, max_tokens=20)
+    error = refused(lambda: MockLLMAdapter().execute_prompt("x" * 50, config))
+    assert error.reason == "refused"
     assert "async_execute_prompt" in str(error)
     hold.release()
 
