@@ -223,3 +223,33 @@ def test_names_do_not_command_a_terminal(
     hold.release()
     assert main(["show", url, f"no {name}"]) == 1
     assert capsys.readouterr().err[:-1].isprintable()
+
+
+def test_arguments_that_are_no_text_are_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that no budget can have, and escapes in an option, end in a line of plain text. (STORE-9)"""
+    open_budget(url, total=10)
+    for words in (["show", url, "\udcff\udcfe"], ["reset", url, "\udcff"], ["ls", url, "--\x1b[31m"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        error = capsys.readouterr().err
+        assert (ended.value.code, "error: " in error) == (2, True)
+        assert error.isascii()
+        assert "\x1b" not in error
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_names_that_the_output_cannot_show_are_escaped(
+    url: str, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal of any encoding shows every budget, and JSON stays JSON. (STORE-9)"""
+    name = "zürich-東京"
+    open_budget(url, name=name, total=10)
+    shown = {}
+    for words in (["ls", url], ["ls", url, "--json"]):
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(words) == 0
+        out.flush()
+        shown[len(words)] = out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert "rich-\\u6771\\u4eac" in shown[2]
+    assert json.loads(shown[3])[0]["name"] == name

@@ -8,8 +8,10 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,18 @@ def test_a_hung_server_counts_as_lost(server: RedisServer) -> None:
     # The server may still execute the last step from before it hung. No caller has its hold, so it is released.
     until(lambda: held_now(budget) == 0)
     at_rest(budget)
+
+
+def test_a_server_that_hangs_is_asked_once_when_a_budget_is_opened() -> None:
+    """A second question would wait as long as the first one. (STORE-22)"""
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with pytest.raises(LLMStoreError):
+            open_budget(url, total=100, lease_seconds=1)
+        silent.settimeout(0)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_what_the_server_forgot_is_booked_all_the_same(server: RedisServer) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NoReturn
 
 from llm_connect.budget.accounting.demands import CallFacts
 from llm_connect.errors import LLMError
@@ -37,15 +37,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors print no control characters of the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m llm_connect budget", description=__doc__)
+    parser = _Parser(prog="python -m llm_connect budget", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="ls|show|ledger|reset")
     _command(commands, "ls", _list, "list all budgets of a store")
     show = _command(commands, "show", _show, "show one budget: its children and open holds, and who spent what")
     ledger = _command(commands, "ledger", _ledger, "print the last entries of a budget's ledger")
     reset = _command(commands, "reset", _reset, "reset the spend of a budget to zero, by entries in its ledger")
     for command in (show, ledger, reset):
-        command.add_argument("name", nargs="?", default="budget", help="the budget's name (default: %(default)s)")
+        described = "the budget's name (default: %(default)s)"
+        command.add_argument("name", nargs="?", type=_name, default="budget", help=described)
     ledger.add_argument("--last", type=int, default=20, metavar="N", help="number of entries (default: %(default)s)")
     reset.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     return parser
@@ -57,6 +65,12 @@ def _command(commands: Any, name: str, run: Callable[[Any], int], said: str) -> 
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(run=run)
     return command
+
+
+def _name(text: str) -> str:
+    if not _can_be_written(text, "utf-8"):
+        raise argparse.ArgumentTypeError(f"the name {text!a} is no text in UTF-8")
+    return text
 
 
 def _list(given: Any) -> int:
@@ -160,10 +174,23 @@ def _money(text: str | None) -> str | None:
 
 def _json(data: Any) -> int:
     text = json.dumps(data, ensure_ascii=False, indent=2)
-    # JSON escapes only some of the control characters of a terminal.
-    return _say("".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text))
+    # JSON escapes only some of the control characters of a terminal, and knows nothing of the encoding of the output.
+    return _say("".join(sign if sign == "\n" or _is_plain(sign) else json.dumps(sign)[1:-1] for sign in text))
+
+
+def _is_plain(sign: str) -> bool:
+    return sign.isprintable() and _can_be_written(sign, sys.stdout.encoding)
+
+
+def _can_be_written(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _say(text: str) -> int:
-    sys.stdout.write(f"{text}\n")
+    encoding = sys.stdout.encoding
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     return 0

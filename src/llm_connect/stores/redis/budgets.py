@@ -65,12 +65,14 @@ def make(terms: ServerTerms, limits: Limits, period: Period | None, on_unknown: 
 
 
 def _check_eviction(server: Server, terms: ServerTerms) -> None:
-    """Refuse a server that evicts budgets when it is full. Log once if it does not tell."""
+    """Refuse a server that evicts budgets when it is full. Log once if it answers, and does not tell."""
     if terms.allow_eviction:
         return
     try:
         _, policy = server.call("CONFIG", "GET", "maxmemory-policy")
     except LLMStoreError as error:
+        if not server.connected:
+            raise
         if terms.shown not in _warned:
             _warned.add(terms.shown)
             log_event(EVICTION_UNKNOWN, store=terms.shown, error=str(error))
