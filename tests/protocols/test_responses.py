@@ -271,7 +271,7 @@ def test_a_failed_reply_is_an_error(code: Any, kind: type[Exception], status: in
     assert (failed.kind, failed.details["status_code"], failed.retryable) == (kind, status, retryable)
     assert failed.maybe_billed is True
     assert failed.usage == Usage(prompt_tokens=5, completion_tokens=1)
-    assert ": It broke (" in failed.message
+    assert "It broke." in failed.message
 
 
 def test_a_used_up_quota_is_not_retried() -> None:
