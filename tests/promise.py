@@ -25,7 +25,8 @@ from llm_connect.budget.tracker import BudgetTracker
 
 #: What was found since the test began.
 violations: list[str] = []
-#: False for tests that inject faults: one would hit the watch, which replaces a function in C by one in Python.
+#: False for tests that inject faults: one would hit the watch, which replaces a function in C by one in Python. Nor is it
+#: for the simulation, which looks at the store: one step may change the figures of a process by what it hears and does.
 watching = True
 
 
@@ -102,12 +103,13 @@ def broken(before: Figures, now: Figures, *, sure: bool) -> str | None:
     spent, held, allotted, presumed, limit = now
     if min(spent, held, allotted, presumed) < 0:
         return "a figure is negative"
-    if limit is None or spent + held + allotted <= limit:
+    # An operation that lowers a limit may have let a waiting caller in before that.
+    if limit is None or before[4] is None or spent + held + allotted <= max(limit, before[4]):
         return None
     # What is corrected in an allotment is set aside above it again.
     freed = max(0, before[0] - spent)
     grown = held + allotted > before[1] + before[2] + freed
-    explained = not sure and (spent > before[0] or before[4] is None or limit < before[4])
+    explained = not sure and (spent > before[0] or limit < before[4])
     return "more is held or set aside than fits" if grown and not explained else None
 
 

@@ -6,7 +6,6 @@ import gc
 import traceback
 from collections.abc import Callable
 
-from tests import promise
 from tests.budget.stores import temporary_folder
 from tests.simulation.calls import Call
 from tests.simulation.file_store import FileStore
@@ -28,7 +27,6 @@ def run(seed: int, store: str = "server", changes: Callable[[str], str] = str) -
 
 
 def live(world: World) -> World:
-    promise.violations.clear()
     with simulated(world.clock, world.chance, world.store.patches()):
         try:
             world.open()
@@ -38,7 +36,6 @@ def live(world: World) -> World:
         except Exception as error:
             raise Broken(explained(world, error)) from None
         finally:
-            promise.violations.clear()
             for process in world.processes:
                 process.alive = False
             world.store.close()
