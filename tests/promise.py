@@ -26,7 +26,7 @@ from llm_connect.budget.tracker import BudgetTracker
 #: What was found since the test began.
 violations: list[str] = []
 #: False for tests that inject faults, because one would hit the watch: it replaces a function in C by one in Python.
-#: False for the simulation, which looks at the store: one step may change figures of a process by what it hears and does.
+#: False for the simulation, which looks at the store: a step may change what a process knows by what it hears, too.
 watching = True
 
 
