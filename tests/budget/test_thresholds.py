@@ -169,7 +169,7 @@ def test_json_lines(tmp_path: Path) -> None:
 def test_a_closed_sink_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An entry after the end of the file loses no answer."""
     with JsonLinesSink(tmp_path / "ledger.jsonl") as sink:
-        tracker = BudgetTracker(sink=sink)
+        tracker = BudgetTracker(100, sink=sink)
     tracker.record(1)
     assert (tracker.spent, len(caplog.records)) == (1, 1)
 

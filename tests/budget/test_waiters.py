@@ -145,6 +145,7 @@ def test_an_untaken_grant_is_reclaimed_at_its_deadline(monkeypatch: pytest.Monke
     at_rest(tracker)
 
 
+@pytest.mark.in_memory_only
 def test_an_untaken_grant_outlives_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next operation finds the grants that are taken, and those that must be reclaimed one day (BUDGET-6)."""
     tracker = BudgetTracker(20)

@@ -179,7 +179,12 @@ def _json(data: Any) -> int:
 
 
 def _is_plain(sign: str) -> bool:
-    return sign.isprintable() and _can_be_written(sign, sys.stdout.encoding)
+    return sign.isprintable() and _can_be_written(sign, _encoding())
+
+
+def _encoding() -> str:
+    # A stream in memory has none.
+    return sys.stdout.encoding or "utf-8"
 
 
 def _can_be_written(text: str, encoding: str) -> bool:
@@ -191,6 +196,6 @@ def _can_be_written(text: str, encoding: str) -> bool:
 
 
 def _say(text: str) -> int:
-    encoding = sys.stdout.encoding
+    encoding = _encoding()
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     return 0
