@@ -8,9 +8,9 @@ from email.utils import format_datetime
 import pytest
 
 from llm_connect import LLMAPIError, LLMAuthenticationError, LLMRateLimitError
-from llm_connect.protocols.error_bodies import ErrorFields
+from llm_connect.protocols.error_bodies import ErrorFields, read_error
 from llm_connect.protocols.http_failures import from_status, wait_asked_for
-from llm_connect.protocols.wire import Reply
+from llm_connect.protocols.wire import MOST_READ, Reply
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,13 @@ def test_what_is_billed_by_status() -> None:
     """A complete 3xx or 4xx is not billed; of any other status nobody knows. (WIRE-11)"""
     billed = {s: from_status(Reply(s, {}, b""), ErrorFields()).maybe_billed for s in range(300, 600)}
     assert {s for s, maybe in billed.items() if not maybe} == set(range(300, 500))
+
+
+def test_of_a_text_of_megabytes_only_the_beginning_is_read() -> None:
+    """Its words decide nothing and take no time, wherever they stand in the reply. (WIRE-5)"""
+    long = "z " * 2**19 + "your quota for this day is used up"
+    for key in ("message", "code", "type", "param"):
+        said = read_error({"error": {"message": "no", key: long}})
+        assert not said.used_up
+        assert all(len(str(value)) <= MOST_READ for value in (said.fields.message, said.fields.code, said.fields.type))
+        assert len(said.fields.param or "") <= MOST_READ

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from llm_connect._validation import encodable
 from llm_connect.protocols.pages import words_of_page
-from llm_connect.protocols.wire import JSON, loaded, mapping, objects, shown, text
+from llm_connect.protocols.wire import JSON, MOST_READ, loaded, mapping, objects, shown, text
 
 #: The fields for the words of an error, the most specific first.
 _WORDS = (
@@ -110,10 +110,10 @@ def read_error(said: object) -> SaidError:
     details = objects(inner.get("details")) or [mapping(inner.get("details"))]
     reason = next((text(detail.get("reason")) for detail in details if detail.get("reason")), "")
     fields = ErrorFields(
-        message=_message(said, inner),
-        code=reason or _code(inner),
+        message=_message(said, inner)[:MOST_READ],
+        code=reason[:MOST_READ] or _code(inner),
         type=_type(inner),
-        param=text(inner.get("param")) or None,
+        param=text(inner.get("param"))[:MOST_READ] or None,
     )
     return SaidError(
         fields=fields,
@@ -206,12 +206,12 @@ def _code(inner: JSON) -> str | int | None:
     code = inner.get("code")
     if isinstance(code, int) and not isinstance(code, bool):
         return None if text(inner.get("status")) else code
-    return text(code) or None
+    return text(code)[:MOST_READ] or None
 
 
 def _type(inner: JSON) -> str | None:
     kinds = (text(inner.get(name)) for name in ("type", "status"))
-    return next((kind for kind in kinds if kind and kind != "error"), None)
+    return next((kind[:MOST_READ] for kind in kinds if kind and kind != "error"), None)
 
 
 def _status(inner: JSON) -> int | None:
@@ -249,5 +249,5 @@ def _is_used_up(fields: ErrorFields, details: list[JSON]) -> bool:
     quotas = " ".join(text(violation.get("quotaId")) for violation in violations)
     quotas += " ".join(text(mapping(detail.get("metadata")).get("quota_limit")) for detail in details)
     if quotas.strip():
-        return _LONG_PERIOD.search(quotas) is not None
+        return _LONG_PERIOD.search(quotas[:MOST_READ]) is not None
     return bool(_LONG_PERIOD.search(fields.message)) and not _SHORT_PERIOD.search(fields.message)

@@ -20,6 +20,8 @@ JSON: TypeAlias = dict[str, Any]
 #: The most of a request id or model name that is kept.
 LONGEST_NAME = 200
 _SHOWN_CHARACTERS = 300
+#: The characters of a provider's words that are read: a text of megabytes must not keep an event loop busy.
+MOST_READ = 8_192
 
 
 @dataclass(slots=True)
@@ -200,7 +202,7 @@ def objects(value: object) -> list[JSON]:
 
 def shown(value: object) -> str:
     """A provider's text, shortened to one line and without control characters."""
-    line = " ".join(str(value).split())
+    line = " ".join(str(value)[:MOST_READ].split())
     if not line.isprintable():
         line = "".join(sign if sign.isprintable() else "?" for sign in line[: _SHOWN_CHARACTERS + 1])
     return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
