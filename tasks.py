@@ -42,8 +42,8 @@ LINTERS = (
 )
 #: It leaves the tests compiled. Otherwise all workers compile them at the same time, for a minute.
 COLLECTING = ("pytest", "--collect-only", "-qqq")
-#: Three workers for each processor, because many tests wait for a deadline. A worker that crashes fails the run: with
-#: groups, xdist waits for good for the one that it would start instead.
+#: Three workers for each processor, because many tests wait for a deadline. A worker that crashes fails the run:
+#: if xdist replaces a worker while tests have groups, the run never ends.
 PARALLEL = ("-n", str(min(8, 3 * (os.cpu_count() or 1))), "--dist", "loadgroup", "--max-worker-restart=0")
 #: These tests need processes in which no other test has run: whatever it left behind would change their course.
 SIMULATION = "tests/simulation"

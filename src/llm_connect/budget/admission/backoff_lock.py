@@ -132,8 +132,8 @@ def _codes_of(thread: int) -> list[CodeType]:
     """
     codes = []
     collecting = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()
         frame = sys._current_frames().get(thread)
         while frame is not None:
             codes.append(frame.f_code)
