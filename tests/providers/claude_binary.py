@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+#: Seconds after which a call that gets no reply ends. A busy machine may start the command more slowly than that: if
+#: the command has asked for nothing by then, the next of these is tried.
+DEADLINES = (4, 16, 64)
+
 
 def find_claude() -> str | None:
     """LLM_CONNECT_CLAUDE, else `claude` on the PATH, else the one in the wheel of claude-agent-sdk."""
