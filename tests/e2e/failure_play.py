@@ -136,8 +136,7 @@ async def _astreamed(adapter: LLMAdapter, prompt: str, config: RunConfig) -> LLM
 def plays(forms: tuple[Form, ...] = get_args(Form), **fields: Any) -> list[Any]:
     """Every case at every adapter, in these forms of the call, as parameters of pytest.
 
-    All forms run at night. By day each case runs at each adapter in one form of a call and one of a stream, which take
-    turns from pair to pair.
+    All forms run at night. By day each case runs at each adapter in one form: another for the next pair.
     """
     found = []
     turns = count()
@@ -145,20 +144,14 @@ def plays(forms: tuple[Form, ...] = get_args(Form), **fields: Any) -> list[Any]:
         for case in row.cases:
             for adapter in case.at:
                 possible = [form for form in forms_of(case, adapter) if form in forms]
-                by_day = _taking_turns(possible, next(turns))
+                by_day = possible[next(turns) % len(possible)]
                 for form in possible:
                     play = Play(row=row, case=case, adapter=adapter, form=form, **fields)  # type: ignore[arg-type]
                     marks = [needs_claude] if adapter in CLAUDE else []
-                    marks += [] if form in by_day else [pytest.mark.at_night]
+                    marks += [] if form == by_day else [pytest.mark.at_night]
                     name = f"{case.name} - {adapter} {form}"
                     found.append(pytest.param(play, id=name, marks=marks))
     return found
-
-
-def _taking_turns(forms: list[Form], turn: int) -> list[Form]:
-    """One form of a call and one of a stream: others at the next turn."""
-    calls, streams = ([form for form in forms if ("stream" in form) is streamed] for streamed in (False, True))
-    return [each[turn % len(each)] for each in (calls, streams) if each]
 
 
 def _nobody() -> str:

@@ -26,6 +26,9 @@ class EchoServer(ThreadingHTTPServer):
         self.arrived: list[str] = []
         self.connections = 0
 
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a client that has gone."""
+
     def url(self, adapter: str) -> str:
         """The base URL for an adapter."""
         return f"http://127.0.0.1:{self.server_address[1]}" + ("" if adapter == "gemini" else "/v1")

@@ -256,9 +256,21 @@ print(tracker.held, *(entry.outcome for entry in tracker.ledger))
 """
 
 
+#: They differ from others in one word.
+AT_NIGHT = [("httpx2", "call"), ("aiohttp", "stream"), ("aiohttp", "cancelled call"), ("httpx2", "cancelled stream")]
+
+
 @each_adapter
-@pytest.mark.parametrize("over", ["aiohttp", "httpx2"])
-@pytest.mark.parametrize("way", ["call", "cancelled call", "stream", "cancelled stream"])
+@pytest.mark.parametrize(
+    ("over", "way"),
+    [
+        ("aiohttp", "call"),
+        ("httpx2", "stream"),
+        ("httpx2", "cancelled call"),
+        ("aiohttp", "cancelled stream"),
+        *(pytest.param(*pair, marks=pytest.mark.at_night) for pair in AT_NIGHT),
+    ],
+)
 def test_tasks_that_take_no_other_turn_end_quietly(name: str, over: str, way: str) -> None:
     """Tasks that wait for a reply when their loop is closed, even if cancelled, are presumed in silence. (STREAM-4)"""
     command = [sys.executable, "-c", CANCELLED, name, over, way]

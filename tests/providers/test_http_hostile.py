@@ -232,10 +232,10 @@ def test_a_stream_of_small_parts_does_not_hold_the_loop(case: str, raw: RawServe
     raw.reply = events(begin + fill * (MIB // len(fill)), last)
     adapter = create_adapter("openrouter", model="m", api_key="sk-0123456789", base_url=raw.url)
     adapter.warm_up()
-    # The first stream also loads what the others have.
+    # The first stream may also load modules.
     # A tracer, such as that of coverage, makes each line several times as slow.
     most = 0.1 if sys.gettrace() is None else 0.6
-    assert min(asyncio.run(_longest_turn(adapter)) for _ in range(3)) <= most
+    assert any(asyncio.run(_longest_turn(adapter)) <= most for _ in range(3))
 
 
 async def _longest_turn(adapter: Any) -> float:
