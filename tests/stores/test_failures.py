@@ -214,6 +214,8 @@ def test_every_commit_is_on_the_disk(url: str) -> None:
     """A dispatch is on the disk before its request leaves: `synchronous` is FULL, with a write-ahead log (STORE-11)."""
     connection = session_of(open_budget(url)).connection
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert connection.execute("PRAGMA fullfsync").fetchone() == (1,)
+    assert connection.execute("PRAGMA checkpoint_fullfsync").fetchone() == (1,)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import sqlite3
 import struct
+import sys
 import time
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
@@ -181,7 +182,8 @@ def _closed_under_lock(connection: sqlite3.Connection, file: Identity) -> bool:
     try:
         import fcntl
 
-        if not file.in_place:
+        # The layout of the lock below is Linux's.
+        if not (file.in_place and sys.platform == "linux"):
             return False
         # Never closed: closing it would release the locks of all connections of this process to the file.
         reader = os.open(file.path, os.O_RDONLY)

@@ -119,6 +119,9 @@ def store_error(path: str, error: sqlite3.Error) -> LLMStoreError:
 
 def _prepare(connection: sqlite3.Connection, path: str, migrations: Sequence[str]) -> None:
     connection.execute("PRAGMA synchronous = FULL")
+    # macOS needs both to write through the cache of the disk.
+    connection.execute("PRAGMA fullfsync = ON")
+    connection.execute("PRAGMA checkpoint_fullfsync = ON")
     if _version(connection, path) == len(migrations):
         return
     connection.execute("PRAGMA journal_mode = WAL")
