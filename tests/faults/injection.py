@@ -61,8 +61,6 @@ class Injector:
         (self._run_monitored if hasattr(sys, "monitoring") else self._run_traced)(act)
 
     def _meet(self, code: CodeType, offset: int) -> None:
-        if offset not in points_of(code, everywhere=self._everywhere):
-            return
         self.met += 1
         if self.met == self._at:
             self.raised = f"{code.co_filename.removeprefix(_HOME)}:{code.co_qualname}+{offset}"
@@ -76,16 +74,22 @@ class Injector:
         finally:
             sys.settrace(before)
 
-    def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if event == "call":
-            if not frame.f_code.co_filename.startswith(_HOME):
-                return None
-            frame.f_trace_opcodes, frame.f_trace_lines = True, False
-            # `RESUME` itself causes no event.
-            self._meet(frame.f_code, next(iter(_entries(frame.f_code)), -1))
-        elif event == "opcode":
-            self._meet(frame.f_code, frame.f_lasti)
-        return self._trace
+    def _trace(self, frame: FrameType, _: str, __: Any) -> Any:
+        code = frame.f_code
+        points = points_of(code, everywhere=self._everywhere)
+        if not points:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+
+        def reach(frame: FrameType, event: str, _: Any) -> Any:
+            if event == "opcode" and frame.f_lasti in points:
+                self._meet(code, frame.f_lasti)
+            return reach
+
+        # `RESUME` itself causes no event.
+        if (entry := next(iter(_entries(code)), -1)) in points:
+            self._meet(code, entry)
+        return reach
 
     def _run_monitored(self, act: Callable[[], Any]) -> None:
         import threading
@@ -94,7 +98,7 @@ class Injector:
         thread, instruction = threading.get_ident(), monitoring.events.INSTRUCTION
 
         def meet(code: CodeType, offset: int) -> Any:
-            if not code.co_filename.startswith(_HOME):
+            if offset not in points_of(code, everywhere=self._everywhere):
                 return monitoring.DISABLE
             if threading.get_ident() == thread and self._at != -1:
                 self._meet(code, offset)
