@@ -40,17 +40,23 @@ MARKED = {n for n, line in enumerate(WRONG.read_text().splitlines(), 1) if line.
 slow = [pytest.mark.timeout(900), pytest.mark.xdist_group("types")]
 
 
-def mypy(tmp_path: Path, *files: Path) -> dict[str, set[int]]:
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where mypy keeps what it has learned of the SDKs, which takes it half a minute."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+def mypy(cache: Path, *files: Path) -> dict[str, set[int]]:
     """The lines in which `mypy --strict` finds an error, by file."""
     command = ["mypy", "--strict", "--config-file=", "--no-error-summary", "--follow-imports=silent"]
-    command += ["--cache-dir", str(tmp_path), "--python-executable", sys.executable, "--output=json"]
+    command += ["--cache-dir", str(cache), "--python-executable", sys.executable, "--output=json"]
     lines = run(command, *files).splitlines()
     assert all(line.startswith("{") for line in lines), lines
     found = [said for said in map(json.loads, lines) if said["severity"] == "error"]
     return by_file((said["file"], said["line"]) for said in found)
 
 
-def pyright(_tmp_path: Path) -> dict[str, set[int]]:
+def pyright(_cache: Path) -> dict[str, set[int]]:
     """The lines in which pyright finds an error, by file."""
     said = json.loads(run(["pyright", "--outputjson", "--pythonpath", sys.executable]))
     found = [each for each in said["generalDiagnostics"] if each["severity"] == "error"]
@@ -72,18 +78,18 @@ def by_file(found: Any) -> dict[str, set[int]]:
 
 
 @pytest.mark.parametrize("checker", [pytest.param(mypy, marks=slow), pytest.param(pyright, marks=slow)])
-def test_each_wrong_use_is_an_error_and_no_right_one(checker: Any, tmp_path: Path) -> None:
+def test_each_wrong_use_is_an_error_and_no_right_one(checker: Any, cache: Path) -> None:
     """Whoever misspells a name, a text or a type is told before the program runs. (MODEL-11)"""
     if find_spec(checker.__name__) is None:
         pytest.skip(f"{checker.__name__} is not installed: `python tasks.py check` has it")
-    found = checker(tmp_path)
+    found = checker(cache)
     assert found.get(RIGHT.name, set()) == set()
     assert found.get(WRONG.name, set()) == MARKED
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.xdist_group("types")
-def test_the_documents_pass_mypy(tmp_path: Path) -> None:
+def test_the_documents_pass_mypy(tmp_path: Path, cache: Path) -> None:
     """The code of README and docs is strictly typed, except in the two pages about adapters. (MODEL-11)"""
     if find_spec("mypy") is None or find_spec("openai") is None:
         pytest.skip("mypy or openai is not installed: `python tasks.py check` has them")
@@ -95,7 +101,7 @@ def test_the_documents_pass_mypy(tmp_path: Path) -> None:
             # A document may await as a notebook does.
             files[-1].write_text(f"async def document() -> None:\n{indent(code, '    ')}", encoding="utf-8")
     assert len(files) >= 6
-    assert mypy(tmp_path, *files) == {}
+    assert mypy(cache, *files) == {}
 
 
 def test_the_tables_are_long() -> None:
