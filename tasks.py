@@ -69,9 +69,9 @@ def demo(*args: str) -> None:
 
 
 def test(*args: str) -> None:
-    """run the quick tests whose parts are installed; with pytest's arguments, the tests that they choose"""
+    """run a sample of the quick tests whose parts are installed; with pytest's arguments, the tests that they choose"""
     sync(*TESTING)
-    run(PYTHON, "-m", "pytest", *PARALLEL, *(args or ("-m", "not slow")))
+    run(PYTHON, "-m", "pytest", *PARALLEL, *(args or ("-m", "not slow", "--sample")))
 
 
 def check() -> None:

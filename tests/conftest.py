@@ -3,6 +3,7 @@
 - No test meets a paid provider: keys and endpoints of the developer's environment are not seen.
 - The tests of the tracker run against a budget in memory, those of stores against a file. --stores=others runs
   what is about other stores than these, --stores=all both. --rest runs those of other stores, and all slow tests.
+- --sample runs every test function, but of its parameters only a third of the combinations: always the same third.
 - With LLM_CONNECT_REQUIRE_ALL=1 a skipped test fails, unless it is marked `allow_skip`.
 - After each operation of a budget its promise is asserted (tests/promise.py).
 - A test marked `scales` asks the fixture `nightly` how much to do: `tasks.py nightly` runs those tests at full length,
@@ -14,7 +15,9 @@ from __future__ import annotations
 import gc
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator
+from zlib import crc32
 
 import hypothesis
 import pytest
@@ -32,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--stores", choices=["default", "others", "all"], default="default", help="where budgets are kept")
     parser.addoption("--seed", type=int, help="the only seed that the simulation runs")
     parser.addoption("--rest", action="store_true", help="run what a run without slow tests and other stores left out")
+    parser.addoption("--sample", action="store_true", help="run a third of the parameters of each test function")
     parser.addoption("--nightly", action="store_true", help="run tests that are marked `scales` at full length")
 
 
@@ -73,10 +77,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.parent.name in SLOW:
             item.add_marker("slow")
-    left_out = [item for item in items if not is_chosen(item, config)]
-    if left_out:
+    kept = {item for item in items if is_chosen(item, config)}
+    if config.getoption("sample"):
+        kept &= set(sample(items))
+    if left_out := [item for item in items if item not in kept]:
         config.hook.pytest_deselected(items=left_out)
-        kept = set(items).difference(left_out)
         items[:] = [item for item in items if item in kept]
 
 
@@ -84,6 +89,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Keep the collected tests out of garbage collections: many tests make one, and they are thousands of objects."""
     gc.collect()
     gc.freeze()
+
+
+def sample(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
+    """A third of the items of each function, at least one. Names draw it, so that no parameter repeats with it."""
+    functions = defaultdict(list)
+    for item in items:
+        functions[item.nodeid.partition("[")[0]].append(item)
+    for each in functions.values():
+        yield from [item for item in each if crc32(item.nodeid.encode()) % 3 == 0] or each[:1]
 
 
 def is_chosen(item: pytest.Item, config: pytest.Config) -> bool:
