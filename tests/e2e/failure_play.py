@@ -133,10 +133,11 @@ async def _astreamed(adapter: LLMAdapter, prompt: str, config: RunConfig) -> LLM
     return stream.response
 
 
-def plays(forms: tuple[Form, ...] = get_args(Form), **fields: Any) -> list[Any]:
+def plays(forms: tuple[Form, ...] = get_args(Form), *, one_in: int = 1, **fields: Any) -> list[Any]:
     """Every case at every adapter, in these forms of the call, as parameters of pytest.
 
-    All forms run at night. By day each case runs at each adapter in one form: another for the next pair.
+    All of them run at night. By day one in so many pairs of a case and an adapter runs, in one form that changes from
+    pair to pair.
     """
     found = []
     turns = count()
@@ -144,7 +145,8 @@ def plays(forms: tuple[Form, ...] = get_args(Form), **fields: Any) -> list[Any]:
         for case in row.cases:
             for adapter in case.at:
                 possible = [form for form in forms_of(case, adapter) if form in forms]
-                by_day = possible[next(turns) % len(possible)]
+                turn = next(turns)
+                by_day = possible[turn // one_in % len(possible)] if turn % one_in == 0 else None
                 for form in possible:
                     play = Play(row=row, case=case, adapter=adapter, form=form, **fields)  # type: ignore[arg-type]
                     marks = [needs_claude] if adapter in CLAUDE else []

@@ -41,7 +41,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedProvider]:
         yield running
 
 
-@pytest.mark.parametrize("play", plays(FORMS, key=KEY, prompt=PROMPT, system_prompt=SYSTEM))
+@pytest.mark.parametrize("play", plays(FORMS, one_in=3, key=KEY, prompt=PROMPT, system_prompt=SYSTEM))
 def test_no_key_and_no_prompt_is_found(
     play: Play, provider: EmbeddedProvider, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
