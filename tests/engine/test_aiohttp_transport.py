@@ -15,8 +15,8 @@ import pytest
 
 from llm_connect.engine import http
 from llm_connect.engine.aiohttp_transport import AiohttpTransport
+from llm_connect.engine.deadline import Head, awaited
 from llm_connect.engine.framing import BadFraming
-from llm_connect.engine.response_headers import Head
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.transports import TRANSPORTS, Transport, choose
 
@@ -249,7 +249,7 @@ async def test_headers_are_noted_before_the_body(provider: EmbeddedProvider) -> 
     """The head of a reply is known when its headers have come, although its body never does. (CALL-30)"""
     provider.script(Behaviour(stall="after_headers"))
     head = Head()
-    head.await_it()
+    awaited.set(head)
     async with http.async_client(1, headers=AUTH) as client:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):

@@ -13,12 +13,11 @@ import pytest
 from llm_connect._flows import adrive, drive
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.engine.concurrency_limit import Turn
-from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Send, TakeSlot
+from llm_connect.engine.concurrency_limit import TakeSlot, Turn
+from llm_connect.engine.deadline import Deadline, Head, awaited, note_headers
+from llm_connect.engine.effects import Send
 from llm_connect.engine.exchange import Counting, Request
-from llm_connect.engine.flow import call
-from llm_connect.engine.response_headers import Head, note_headers
+from llm_connect.engine.flow import Call
 from llm_connect.errors import LLMResponseError
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.wire import Answer, Failure, Reply
@@ -67,7 +66,7 @@ def to_its_end(running: Any, step: Any) -> list[type[Any]]:
 def both(make: Callable[[], Asking], config: Callable[[], RunConfig]) -> list[Any]:
     """What the two drivers come to."""
     sync, other = make(), make()
-    told = drive(call(sync, "hello", config())), asyncio.run(adrive(call(other, "hello", config())))
+    told = drive(Call(sync, "hello", config()).run()), asyncio.run(adrive(Call(other, "hello", config()).run()))
     return [(response.content, response.metadata["attempts"]) for response in told] + [sync, other]
 
 
@@ -88,14 +87,14 @@ def test_both_drivers_ask_alike(said: Any) -> None:
 def test_a_call_without_a_budget_does_not_ask() -> None:
     """There is nothing to hold."""
     adapter = Asking(GOOD, counts=[])
-    assert drive(call(adapter, "hello", RunConfig())).content == "yes"
+    assert drive(Call(adapter, "hello", RunConfig()).run()).content == "yes"
     assert adapter.questions == 0
 
 
 def test_a_tokenizer_is_not_the_provider() -> None:
     """With a function the provider is not asked, although it could be."""
     tracker, adapter = BudgetTracker(1_000), Asking(GOOD, counts=[], count_tokens=lambda _: 5)
-    drive(call(adapter, "hello", config_of(tracker)))
+    drive(Call(adapter, "hello", config_of(tracker)).run())
     assert adapter.questions == 0
     assert [entry.bound.tokens for entry in tracker.ledger] == [65]
 
@@ -103,7 +102,7 @@ def test_a_tokenizer_is_not_the_provider() -> None:
 def test_turned_off_during_a_call_it_counts_no_more() -> None:
     """`count_tokens` is an attribute: what was counted for a call is not used once it is None."""
     tracker, adapter = BudgetTracker(1_000), Asking(GOOD, counts=[200])
-    running = call(adapter, "hello", config_of(tracker))
+    running = Call(adapter, "hello", config_of(tracker)).run()
     step = next(running)
     while not (isinstance(step, Send) and step.request is COUNT):
         step = running.send(step.run())
@@ -119,7 +118,7 @@ def test_the_question_is_asked_in_the_place_of_its_call() -> None:
     tracker, adapter = BudgetTracker(1_000), Asking(GOOD, counts=[200], max_concurrency=1)
     place = adapter.slots.take(Turn(20))
     assert place is not None
-    running = call(adapter, "hello", config_of(tracker, timeout_seconds=2))
+    running = Call(adapter, "hello", config_of(tracker, timeout_seconds=2)).run()
     waiting = next(running)
     assert isinstance(waiting, TakeSlot)
     place.give_back()
@@ -136,12 +135,12 @@ def test_the_question_is_asked_in_the_place_of_its_call() -> None:
 def test_an_exception_while_asking_leaves_nothing(step: type[Any], error: Callable[[], BaseException]) -> None:
     """No hold is open yet, and the place is given back. (BUDGET-3, BUDGET-32)"""
     tracker, adapter, thrown = BudgetTracker(1_000), Asking(GOOD, counts=[200], max_concurrency=1), error()
-    running = call(adapter, "hello", config_of(tracker))
+    running = Call(adapter, "hello", config_of(tracker)).run()
     steps_to(running, step)
     with pytest.raises(type(thrown)):
         running.throw(thrown)
     assert outcomes(tracker) == []
-    drive(call(adapter, "hello", config_of(tracker)))
+    drive(Call(adapter, "hello", config_of(tracker)).run())
     at_rest(tracker)
 
 
@@ -149,7 +148,7 @@ def test_the_question_is_not_asked_again_for_a_retry() -> None:
     """Each attempt holds by the one count. (BUDGET-32)"""
     bad = Failure(kind=LLMResponseError, message="cut", retryable=True, retry_after=0.0)
     tracker, adapter = BudgetTracker(1_000), Asking(bad, bad, GOOD, counts=[200])
-    drive(call(adapter, "hello", config_of(tracker)))
+    drive(Call(adapter, "hello", config_of(tracker)).run())
     assert adapter.questions == 1
     assert [entry.bound.tokens for entry in tracker.ledger] == [63, 63, 63]
 
@@ -158,9 +157,9 @@ def test_an_answer_without_usage_is_estimated_by_what_was_held() -> None:
     """With a budget by its bound, without one by bytes, never by asking again. (CALL-11)"""
     silent = Answer(content="yes", model="m", usage=None, finish_reason="stop")
     adapter = Asking(silent, silent, counts=[200])
-    response = drive(call(adapter, "hello", config_of(BudgetTracker(1_000))))
+    response = drive(Call(adapter, "hello", config_of(BudgetTracker(1_000))).run())
     assert response.usage == Usage(prompt_tokens=3, completion_tokens=3, estimated=True)
-    response = drive(call(adapter, "hello", RunConfig()))
+    response = drive(Call(adapter, "hello", RunConfig()).run())
     assert response.usage.prompt_tokens == adapter.bound("hello", RunConfig()).prompt_tokens
     assert adapter.questions == 1
 
@@ -171,9 +170,9 @@ def test_headers_are_noted_for_the_request_that_waits() -> None:
 
     contextvars.Context().run(note_headers, {"x-request-id": "r0"})
     first, second = Head(), Head()
-    first.await_it()
+    awaited.set(first)
     note_headers({"x-request-id": "r1"})
-    second.await_it()
+    awaited.set(second)
     assert (first.request_id, second.request_id, Head().request_id) == ("r1", None, None)
 
 
@@ -191,12 +190,12 @@ def test_a_failure_keeps_the_id_that_it_has() -> None:
 
     for model, expected in (("knows", "its own"), ("m", "r1")):
         with pytest.raises(LLMResponseError) as caught:
-            drive(call(Cut(model=model), "hello", RunConfig()))
+            drive(Call(Cut(model=model), "hello", RunConfig()).run())
         assert caught.value.request_id == expected
 
 
 def test_pauses_are_no_part_of_asking() -> None:
     """A count that fails is not asked again, and only a store is waited for: no time is lost. (BUDGET-34)"""
     adapter = Asking(GOOD, counts=[503])
-    running = call(adapter, "hello", config_of(BudgetTracker(1_000)))
+    running = Call(adapter, "hello", config_of(BudgetTracker(1_000))).run()
     assert to_its_end(running, next(running)) == [TakeSlot, Send, Send]

@@ -18,12 +18,12 @@ from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.acquire import Wait
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import flow as flow_module
-from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Pause, Send, TakeSlot
+from llm_connect.engine.concurrency_limit import TakeSlot
+from llm_connect.engine.deadline import Deadline, note_headers
+from llm_connect.engine.effects import Pause, Send
 from llm_connect.engine.exchange import Request
-from llm_connect.engine.flow import call
+from llm_connect.engine.flow import Call
 from llm_connect.engine.provider_adapter import ProviderAdapter
-from llm_connect.engine.response_headers import note_headers
 from llm_connect.errors import (
     LLMBudgetExceededError,
     LLMConfigurationError,
@@ -142,7 +142,7 @@ def steps_to(flow: Any, kind: type[Any]) -> Any:
 def granted_after_a_wait(tracker: BudgetTracker, adapter: Stub) -> tuple[Any, Any]:
     """A call that has waited for budget, and the step that takes what it was granted."""
     filler = tracker.reserve(tracker.total or 0)
-    running = call(adapter, "hello", config_of(tracker))
+    running = Call(adapter, "hello", config_of(tracker)).run()
     wait = steps_to(running, Wait)
     filler.release()
     return running, running.send(wait.run())
@@ -174,7 +174,7 @@ def test_an_exception_at_any_step_ends_the_hold(
 ) -> None:
     """Released before dispatch, presumed after it, nothing before there is a hold (BUDGET-3, CALL-12)."""
     tracker, adapter, thrown = BudgetTracker(1_000), Stub(BAD), error()
-    running = call(adapter, "hello", config_of(tracker))
+    running = Call(adapter, "hello", config_of(tracker)).run()
     steps_to(running, step)
     with pytest.raises(type(thrown)) as caught:
         running.throw(thrown)
@@ -188,7 +188,7 @@ def test_an_exception_at_any_step_ends_the_hold(
 def test_a_call_that_is_dropped_at_any_step_ends_its_hold(step: type[Any], ends: list[str], way: str) -> None:
     """Closed or garbage collected, a flow leaves no open hold (BUDGET-3)."""
     tracker = BudgetTracker(1_000)
-    running = call(Stub(BAD), "hello", config_of(tracker))
+    running = Call(Stub(BAD), "hello", config_of(tracker)).run()
     steps_to(running, step)
     if way == "close":
         running.close()
@@ -202,12 +202,12 @@ def test_a_call_that_is_dropped_at_any_step_ends_its_hold(step: type[Any], ends:
 def test_a_slot_is_given_back(again: Callable[[], int]) -> None:
     """After an exception during the send, the place among the concurrent requests is free."""
     adapter = Stub(GOOD, GOOD, max_concurrency=1)
-    running = call(adapter, "hello", RunConfig())
+    running = Call(adapter, "hello", RunConfig()).run()
     steps_to(running, Send)
     with pytest.raises(KeyboardInterrupt):
         running.throw(KeyboardInterrupt())
     for _ in range(again()):
-        assert drive(call(adapter, "hello", RunConfig(timeout_seconds=5))).content == "yes"
+        assert drive(Call(adapter, "hello", RunConfig(timeout_seconds=5)).run()).content == "yes"
 
 
 def test_a_hold_that_was_granted_and_never_taken_ends() -> None:
@@ -226,7 +226,7 @@ def test_a_call_that_ends_while_it_waits_for_budget_leaves_no_trace(way: str) ->
     """Whether nothing was granted yet, or something that it has not taken (BUDGET-6)."""
     tracker = BudgetTracker(1_000)
     with tracker.reserve(1_000):
-        running = call(Stub(), "hello", config_of(tracker))
+        running = Call(Stub(), "hello", config_of(tracker)).run()
         steps_to(running, Wait)
         with suppress(KeyboardInterrupt):
             running.throw(KeyboardInterrupt()) if way == "throw" else running.close()
@@ -273,7 +273,7 @@ async def test_both_drivers_end_the_hold_alike(outcome: Any, ends: str) -> None:
         tracker = BudgetTracker(1_000)
         result: Any
         try:
-            result = run(call(Stub(outcome), "hello", config_of(tracker, max_retries=0)))
+            result = run(Call(Stub(outcome), "hello", config_of(tracker, max_retries=0)).run())
             result = await result if asyncio.iscoroutine(result) else result
         except Exception as error:
             result = error
@@ -330,7 +330,7 @@ def test_errors_add_up_what_all_attempts_cost() -> None:
 def test_no_place_in_time_holds_nothing() -> None:
     """A call that found no place among the concurrent requests was not sent, and held nothing (BUDGET-3)."""
     tracker, adapter = BudgetTracker(1_000), Stub(GOOD, max_concurrency=1)
-    running = call(adapter, "hello", RunConfig())
+    running = Call(adapter, "hello", RunConfig()).run()
     steps_to(running, Send)
     with pytest.raises(LLMTimeoutError) as caught:
         adapter.execute_prompt("hello", config_of(tracker, max_queue_seconds=0.02))
@@ -437,7 +437,7 @@ def test_the_flow_needs_a_prompt() -> None:
     """A prompt that nobody can send is refused before anything is held."""
     tracker = BudgetTracker(1_000)
     with pytest.raises(LLMConfigurationError):
-        drive(flow_module.call(Stub(), " ", config_of(tracker)))
+        drive(flow_module.Call(Stub(), " ", config_of(tracker)).run())
     at_rest(tracker)
 
 

@@ -32,9 +32,8 @@ class Shop:
     def __init__(self) -> None:
         self.owner: Owner | None = Owner()
         self.made: list[Client] = []
-        self.clients: Clients[Client, Client] = Clients(
-            self.owner, make=self.make, close=self.close, amake=self.make, aclose=self.aclose, abandon=self.abandon
-        )
+        carrier: Any = self
+        self.clients = Clients(self.owner, carrier)
 
     def client(self) -> Client:
         """The client of threads, which is given back at once."""
@@ -50,6 +49,8 @@ class Shop:
         time.sleep(0.005)
         self.made.append(Client())
         return self.made[-1]
+
+    amake = make
 
     @staticmethod
     def close(client: Client) -> None:

@@ -18,6 +18,7 @@ from llm_connect.engine import aiohttp_transport, connecting, http, names, socke
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.names import Lookups, alook_up, look_up
 from tests.dead_ends import dropped_packets, hanging_lookups, silent_tls
+from tests.engine.heads import obeying
 
 
 def address_of(url: str) -> Any:
@@ -206,7 +207,7 @@ def test_a_backend_keeps_the_deadline(end: Any, error: type[Exception]) -> None:
     """Each step on the way to a connection ends by the deadline of the call. (CALL-2)"""
     with end() as url, http.sync_client(1) as client:
         started = time.monotonic()
-        with sockets.SocketDeadline(Deadline.after(0.2)), pytest.raises(Exception) as caught:
+        with obeying(Deadline.after(0.2)), pytest.raises(Exception) as caught:
             client.post(url)
         assert type(caught.value).__name__ == error.__name__
         assert 0.2 <= time.monotonic() - started < 3

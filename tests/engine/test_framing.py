@@ -17,7 +17,7 @@ INFORMS = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload; as=styl
 def take(*pieces: bytes) -> tuple[bytes, bool]:
     """Read one reply that arrives in these pieces; return its bytes, and if there were any behind it."""
     frame = ReplyFrame()
-    frame.await_it()
+    frame.is_due = True
     return b"".join(map(frame.take, pieces)), frame.overrun
 
 
@@ -109,9 +109,9 @@ def test_each_reply_has_a_head_of_its_own() -> None:
     """The next request of a connection expects a head, and bytes before the first one are nobody's."""
     head = ReplyFrame()
     head.take(LIKE_A_HEAD)
-    head.await_it()
+    head.is_due = True
     head.take(USUAL)
-    head.await_it()
+    head.is_due = True
     with pytest.raises(BadFraming):
         head.take(LIKE_A_HEAD)
 

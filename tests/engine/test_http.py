@@ -17,6 +17,7 @@ from llm_connect import LLMConfigurationError, LLMConnectionError
 from llm_connect.engine import http, sockets
 from llm_connect.engine.deadline import Deadline
 from llm_connect.testing import Behaviour, EmbeddedProvider
+from tests.engine.heads import obeying
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_a_reply_is_taken_whole() -> None:
 def test_every_socket_operation_ends_by_the_deadline(provider: EmbeddedProvider, behaviour: Behaviour) -> None:
     """However the reply comes, reading is over at the deadline, in the clients' own timeout error. (CALL-2)"""
     provider.script(behaviour)
-    with http.sync_client(5) as client, sockets.SocketDeadline(Deadline.after(0.5)):
+    with http.sync_client(5) as client, obeying(Deadline.after(0.5)):
         started = time.monotonic()
         with pytest.raises(httpx2.ReadTimeout):
             post(client, provider)
@@ -102,7 +103,7 @@ def test_every_socket_operation_ends_by_the_deadline(provider: EmbeddedProvider,
 
 def test_a_passed_deadline_does_not_begin(provider: EmbeddedProvider) -> None:
     """After the deadline not even a connection is made."""
-    with http.sync_client(5) as client, sockets.SocketDeadline(Deadline.after(-1)):
+    with http.sync_client(5) as client, obeying(Deadline.after(-1)):
         with pytest.raises(httpx2.ConnectTimeout):
             post(client, provider)
     assert provider.requests == []
@@ -112,13 +113,13 @@ def test_without_a_deadline_the_clients_timeouts_hold(provider: EmbeddedProvider
     """A deadline is a matter of the call; afterwards the client is as it was."""
     provider.script(Behaviour(delay=0.3))
     with http.sync_client(5) as client:
-        with sockets.SocketDeadline(Deadline.after(0.05)), pytest.raises(httpx2.ReadTimeout):
+        with obeying(Deadline.after(0.05)), pytest.raises(httpx2.ReadTimeout):
             post(client, provider)
         assert post(client, provider).status_code == 200
         client.timeout = httpx2.Timeout(0.05)
         with pytest.raises(httpx2.ReadTimeout):
             post(client, provider)
-        with sockets.SocketDeadline(Deadline.after(20)), pytest.raises(httpx2.ReadTimeout):
+        with obeying(Deadline.after(20)), pytest.raises(httpx2.ReadTimeout):
             post(client, provider)
 
 
@@ -145,7 +146,7 @@ def deaf_server() -> Iterator[str]:
 
 def test_writing_ends_by_the_deadline() -> None:
     """A server that does not read the prompt cannot hold the call. (CALL-2)"""
-    with deaf_server() as url, http.sync_client(5) as client, sockets.SocketDeadline(Deadline.after(0.5)):
+    with deaf_server() as url, http.sync_client(5) as client, obeying(Deadline.after(0.5)):
         started = time.monotonic()
         with pytest.raises(httpx2.TimeoutException):
             client.post(url, content=b"x" * 50_000_000)
@@ -154,7 +155,7 @@ def test_writing_ends_by_the_deadline() -> None:
 
 def test_tls_obeys_the_deadline() -> None:
     """A server that never shakes hands cannot hold the call."""
-    with deaf_server() as url, http.sync_client(5) as client, sockets.SocketDeadline(Deadline.after(0.5)):
+    with deaf_server() as url, http.sync_client(5) as client, obeying(Deadline.after(0.5)):
         started = time.monotonic()
         with pytest.raises(httpx2.ConnectTimeout):
             client.get(url.replace("http", "https"))
@@ -200,7 +201,7 @@ def test_a_transport_of_the_users_own_keeps_its_ways() -> None:
     transport._pool._network_backend = backend
     with httpx2.Client(transport=transport) as client:
         sockets.watch(client)
-        with sockets.SocketDeadline(Deadline.after(20)):
+        with obeying(Deadline.after(20)):
             assert client.get("https://example.invalid/").status_code == 200
     assert backend.connects == 2
     assert backend.stream.timeout is not None

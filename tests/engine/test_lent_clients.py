@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from llm_connect import LLMAPIError, LLMConnectionError, OpenRouterAdapter, RunConfig
-from llm_connect.engine.response_headers import note_sent
+from llm_connect.engine.deadline import note_sent
 from llm_connect.testing import EmbeddedProvider
 
 CONFIG = RunConfig(max_tokens=50, max_retries=0, timeout_seconds=60)

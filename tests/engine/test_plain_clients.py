@@ -8,10 +8,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from llm_connect.engine import http, sockets
+from llm_connect.engine import http
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.http_options import DEFAULT_LIMITS
+from llm_connect.engine.http_options import DEFAULT_OPTIONS
 from llm_connect.testing import Behaviour, EmbeddedProvider
+from tests.engine.heads import obeying
 from tests.transports import TRANSPORTS, Transport, choose
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -58,7 +59,7 @@ async def test_an_async_response_is_whole_and_knows_its_request(provider: Embedd
 @pytest.mark.usefixtures("transport")
 async def test_a_long_response_is_whole_as_well(provider: EmbeddedProvider) -> None:
     """One that may be over a limit is measured on its way, and arrives as it was sent. (CALL-43)"""
-    body = b'"%s"' % (b"a" * (DEFAULT_LIMITS.short + 1))
+    body = b'"%s"' % (b"a" * (DEFAULT_OPTIONS.short + 1))
     provider.script(Behaviour(body=body), times=2)
     with http.sync_client(1, headers=AUTH) as client:
         assert client.post(address(provider), json=BODY).content == body
@@ -141,7 +142,7 @@ def test_cookies_are_not_kept(provider: EmbeddedProvider) -> None:
 async def test_a_body_that_breaks_gives_its_connection_back(provider: EmbeddedProvider) -> None:
     """With room for one connection, the next request gets one. (CALL-8)"""
     provider.script(Behaviour(cut=20), times=2)
-    with http.sync_client(1, headers=AUTH) as client, sockets.SocketDeadline(Deadline.after(20)):
+    with http.sync_client(1, headers=AUTH) as client, obeying(Deadline.after(20)):
         with pytest.raises(httpx2.TransportError):
             client.post(address(provider), json=BODY)
         async with http.async_client(1, headers=AUTH) as aclient:

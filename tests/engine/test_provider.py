@@ -46,7 +46,7 @@ def test_threads_that_come_first_share_one_carrier(adapter: Any, monkeypatch: py
 
     def come(_: int) -> int:
         start.wait()
-        return id(adapter._carrier)
+        return id(adapter._clients.carrier)
 
     monkeypatch.setattr(type(adapter), "make_carrier", slowly)
     with ThreadPoolExecutor(8) as pool:

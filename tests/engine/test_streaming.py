@@ -21,12 +21,11 @@ from llm_connect import (
     TextChunk,
 )
 from llm_connect.engine import deadline as deadlines
-from llm_connect.engine import retry
-from llm_connect.engine.concurrency_limit import Turn
+from llm_connect.engine import effects
+from llm_connect.engine.concurrency_limit import TakeSlot, Turn
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Pause, TakeSlot
+from llm_connect.engine.effects import Close, Next, Open, Pause
 from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
-from llm_connect.engine.stream_effects import Close, Next, Open
 from llm_connect.interface.stream_runners import Leave, abandon
 from llm_connect.protocols.wire import Failure
 from tests.budget.budget_helpers import come_to_rest
@@ -129,7 +128,7 @@ both = pytest.mark.parametrize("run", [run_sync, run_async])
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retry, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(effects, "_FIRST_PAUSE_SECONDS", 0.001)
 
 
 CASES: dict[str, Callable[[], Scripted]] = {

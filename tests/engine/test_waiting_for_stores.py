@@ -12,8 +12,9 @@ import pytest
 from llm_connect import BudgetTracker, open_budget
 from llm_connect._flows import adrive, drive
 from llm_connect.budget.admission.acquire import Operation
-from llm_connect.engine.effects import Send, TakeSlot
-from llm_connect.engine.flow import call
+from llm_connect.engine.concurrency_limit import TakeSlot
+from llm_connect.engine.effects import Send
+from llm_connect.engine.flow import Call
 from tests.budget.budget_helpers import at_rest
 from tests.engine.test_call_budget import GOOD, Stub, config_of
 
@@ -45,7 +46,7 @@ def test_only_a_store_is_waited_for(run: Any, tmp_path: Path) -> None:
     """By either driver; and the entry of a call is there when it has its answer."""
     for budget, expected in ((BudgetTracker(), IN_MEMORY), (open_budget(f"sqlite:///{tmp_path}/b.db"), IN_A_STORE)):
         kinds: list[type[Any]] = []
-        run(noted(call(Stub(GOOD), "hello", config_of(budget)), kinds))
+        run(noted(Call(Stub(GOOD), "hello", config_of(budget)).run(), kinds))
         assert kinds == expected
         assert [entry.outcome for entry in budget.ledger] == ["settled"]
         at_rest(budget)
@@ -58,7 +59,7 @@ def test_a_loop_is_not_blocked_by_a_store(tmp_path: Path, monkeypatch: pytest.Mo
     session, threads = budget.gate.session, []  # type: ignore[attr-defined]
     begin = session.begin
     monkeypatch.setattr(session, "begin", lambda *how: (threads.append(threading.current_thread()), begin(*how)))
-    in_a_loop(call(Stub(GOOD), "hello", config_of(budget)))
+    in_a_loop(Call(Stub(GOOD), "hello", config_of(budget)).run())
     assert len(threads) >= 3
     assert threading.main_thread() not in threads
     monkeypatch.undo()

@@ -20,10 +20,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
+from llm_connect.engine.deadline import note_sent
 from llm_connect.engine.framing import MOST_FIELDS, MOST_HEAD_BYTES, BadFraming, ReplyFrame
 from llm_connect.engine.lost_loops import close_transports
 from llm_connect.engine.names import Address, alook_up
-from llm_connect.engine.response_headers import note_sent
 
 #: One header of a reply, and all of them: more than `framing.py` lets through, which decides for all forms.
 _MOST_FIELD_BYTES, _MOST_HEADERS = 2 * MOST_HEAD_BYTES, 2 * MOST_FIELDS
@@ -159,7 +159,7 @@ class _Connection(ResponseHandler):
         self._frame = ReplyFrame()
 
     def set_response_params(self, **options: Any) -> None:
-        self._frame.await_it()
+        self._frame.is_due = True
         super().set_response_params(**options)
 
     def data_received(self, data: bytes) -> None:

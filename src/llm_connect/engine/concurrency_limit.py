@@ -14,7 +14,10 @@ from math import inf
 
 from llm_connect import _forks
 from llm_connect._validation import check_count
+from llm_connect.engine.deadline import timed_out
 from llm_connect.engine.loops import PerLoop
+from llm_connect.errors import LLMTimeoutError
+from llm_connect.protocols.wire import Failure
 
 #: For this long after its deadline a call may still be giving its slot back.
 _TO_GIVE_BACK_SECONDS = 2.0
@@ -100,6 +103,31 @@ class Slots:
             places.give_up(waiter)
             raise
         return places.leave(waiter)
+
+
+@dataclass(slots=True)
+class TakeSlot:
+    """Takes one of the adapter's concurrency slots, or fails."""
+
+    slots: Slots
+    turn: Turn
+    limit: str = "max_queue_seconds"
+
+    def run(self) -> Place | Failure:
+        return self.slots.take(self.turn) or self._failure()
+
+    async def arun(self) -> Place | Failure:
+        return await self.slots.atake(self.turn) or self._failure()
+
+    def _failure(self) -> Failure:
+        if time.monotonic() >= self.turn.until:
+            what = "no concurrency slot of the adapter came free"
+            return timed_out(what, maybe_billed=False, limit=self.limit)
+        message = (
+            "Streams that are past their own deadlines hold all concurrency slots of the adapter: "
+            "close streams, or raise max_concurrency."
+        )
+        return Failure(kind=LLMTimeoutError, message=message, maybe_billed=False)
 
 
 class _Waiter:

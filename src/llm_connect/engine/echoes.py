@@ -87,10 +87,7 @@ class SecretPrompts:
     """The prompts of a call."""
 
     def __init__(self, prompts: Iterable[str | None]) -> None:
-        self._texts = [prompt for prompt in prompts if prompt]
-
-    def __bool__(self) -> bool:
-        return bool(self._texts)
+        self.texts = [prompt for prompt in prompts if prompt]
 
     def spans(self, readings: list[Reading]) -> list[Span]:
         """The spans of parts of the prompts."""
@@ -115,8 +112,8 @@ class SecretPrompts:
     @cached_property
     def _folded(self) -> set[str]:
         """The prompts with their own escapes resolved, and their beginnings in base64."""
-        forms = {fold(form) for text in self._texts for form in {text, unescaped(text)}}
-        begins = [text[:_MOST_ENCODED].encode(errors="replace") for text in self._texts]
+        forms = {fold(form) for text in self.texts for form in {text, unescaped(text)}}
+        begins = [text[:_MOST_ENCODED].encode(errors="replace") for text in self.texts]
         forms.update(fold(way) for begin in begins for way in _aligned(begin))
         return {form for form in forms if len(form) >= _SHORTEST_PROMPT}
 

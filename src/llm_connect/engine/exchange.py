@@ -1,30 +1,30 @@
-"""The interfaces of the call path: the adapter that it uses, and the call so far. Its parts need neither class."""
+"""The interface between a provider's adapter and the call path: the requests, replies and methods of one exchange."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
-from llm_connect.interface.metered import Metered
-from llm_connect.protocols.wire import Answer, Failure
-
-if TYPE_CHECKING:
-    from llm_connect.budget.accounting.bounds import Bound
-    from llm_connect.budget.accounting.prices import Price
-    from llm_connect.budget.admission.holds import Hold
-    from llm_connect.budget.admission.log import Owed
-    from llm_connect.budget.tracker import BudgetTracker
-    from llm_connect.engine.concurrency_limit import Slots
-    from llm_connect.engine.deadline import Deadline
-    from llm_connect.engine.response_stream import AsyncOpenReply, OpenReply
-    from llm_connect.engine.scrub import Scrubber
-    from llm_connect.engine.threads import Once
-    from llm_connect.interface.config import RunConfig
-    from llm_connect.protocols.stream_reading import Reading
-    from llm_connect.protocols.wire import JSON, Reply
-    from llm_connect.types.amounts import Amount
-    from llm_connect.types.response import Prompt
+from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter, counter_of, measured
+from llm_connect.budget.admission.refusals import without_list_prices
+from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.engine.concurrency_limit import Slots
+from llm_connect.engine.deadline import Deadline
+from llm_connect.engine.http_options import DEFAULT_REPLY_BYTES
+from llm_connect.engine.price_lists import DEFAULT_TIER, list_price
+from llm_connect.engine.scrub import Scrubber
+from llm_connect.engine.threads import Once
+from llm_connect.errors import LLMConfigurationError, LLMError
+from llm_connect.interface.adapter import DEFAULT_MAX_TOKENS, LLMAdapter
+from llm_connect.interface.config import RunConfig
+from llm_connect.protocols.stream_reading import Reading
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
+from llm_connect.types.response import Prompt
 
 #: The outcome of an attempt.
 Outcome: TypeAlias = Answer | Failure
@@ -52,78 +52,198 @@ class Counting:
     bound: Callable[[Bound, Reply, str], Bound]
 
 
-class Exchange(Metered, Protocol):
-    """An adapter as the call path sees it; `ProviderAdapter` documents the members."""
+class _Opened(Protocol):
+    """A reply that is read while it arrives: its status is known, its body is still to come."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def abandon(self) -> None:
+        """Close it when nothing can be awaited, because the event loop is gone, or the stream is garbage."""
+        ...
+
+
+class OpenReply(_Opened, Protocol):
+    """Such a reply in a thread."""
+
+    def read(self, deadline: Deadline) -> bytes:
+        """Return the next bytes of the body, or none at its end; wait until `deadline`."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back if the body was read to its end, else close it, at once."""
+        ...
+
+
+class AsyncOpenReply(_Opened, Protocol):
+    """Such a reply in an event loop."""
+
+    async def aread(self) -> bytes:
+        """Like `read`; the caller bounds it with a timeout, and may cancel it."""
+        ...
+
+    async def aclose(self) -> None:
+        """Like `close`."""
+        ...
+
+
+class Exchange(LLMAdapter):
+    """The part of a provider's adapter that the call path uses.
+
+    Subclasses render, bound and parse by their protocol, and send: `render`, `bound_of`, `parse`, `send`, `asend`,
+    `transport_failure`; for streams `streamed`, `reading`, `open` and `aopen`.
+    """
 
     provider: ClassVar[str]
-    marks_sent: ClassVar[bool]
+    metered = False
+    #: True if the transport calls `note_sent` just before the first byte of a request leaves. Otherwise a request
+    #: counts as sent as soon as the transport has it.
+    marks_sent: ClassVar[bool] = False
+    #: True if the first call still has to import something.
+    cold: bool = False
+    #: The most text of one answer that is kept.
+    max_reply_bytes: int = DEFAULT_REPLY_BYTES
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        max_concurrency: int,
+        secrets: tuple[str, ...] = (),
+        budget_tracker: BudgetTracker | None = None,
+        price: Price | None = None,
+        count_tokens: CountTokens = None,
+    ) -> None:
+        RunConfig(model_name=model)
+        if model is None:
+            raise LLMConfigurationError("model must name a model of the provider.")
+        self.model = model
+        self.slots: Slots = Slots(max_concurrency)
+        self.warming: Once = Once()
+        self.secrets = secrets
+        #: Removes keys from the provider's texts.
+        self.scrubber: Scrubber = Scrubber(secrets)
+        self.budget_tracker = budget_tracker
+        self.price = price
+        self.count_tokens: CountTokens = count_tokens
+        _ = self.counter
+
+    def prepare(self) -> None:
+        """Do the imports that calls need, in any thread."""
+
+    def make_client(self) -> None:
+        """Make the client for calls in threads."""
+
+    async def amake_client(self) -> None:
+        """Make the client for calls in the running event loop."""
+
+    @abstractmethod
+    def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
+        """Render the request for `prompt`, with `max_tokens` as its output limit (None: without one)."""
+
+    @abstractmethod
+    def limited(self, request: Request, max_tokens: int | None) -> Request:
+        """The same request with another output limit (None: without one)."""
 
     @property
-    def model(self) -> str: ...
-    @property
-    def slots(self) -> Slots: ...
-    @property
-    def scrubber(self) -> Scrubber: ...
-    @property
-    def max_reply_bytes(self) -> int: ...
-
-    # Before the first call.
-    @property
-    def cold(self) -> bool: ...
-    @property
-    def warming(self) -> Once: ...
-    def prepare(self) -> None: ...
-    def make_client(self) -> None: ...
-    async def amake_client(self) -> None: ...
-
-    # The request and its cost.
-    def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request: ...
-    def limited(self, request: Request, max_tokens: int | None) -> Request: ...
-    def streamed(self, request: Request) -> Request: ...
-    def priced(self, request: Request, price: Price) -> Request: ...
-    def bound_of(self, request: Request, max_tokens: int) -> Bound: ...
-    def _bound_rendered(self, prompt: Prompt, config: RunConfig, request: Request, max_tokens: int) -> Bound: ...
-    @property
-    def price_list(self) -> str | None: ...
-    @property
-    def counting(self) -> Counting | None: ...
-
-    # Sending it, and reading the reply.
-    def send(self, request: Request, deadline: Deadline) -> Reply: ...
-    async def asend(self, request: Request, deadline: Deadline) -> Reply: ...
-    def open(self, request: Request, deadline: Deadline) -> OpenReply: ...
-    async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply: ...
-    def transport_failure(self, error: Exception) -> Failure: ...
-    def parse(self, reply: Reply) -> Outcome: ...
-    def reading(self) -> Reading: ...
-
-
-class CallSoFar(Protocol):
-    """The facts about a call that its response or error needs."""
+    def price_list(self) -> str | None:
+        """The provider's id in genai-prices; None if requests do not go to the provider itself."""
+        return None
 
     @property
-    def adapter(self) -> Exchange: ...
+    def _why_no_price(self) -> str:
+        return without_list_prices() if self.price_list else "list prices do not count behind base_url"
+
+    def price_for(self, model: str | None, config: RunConfig) -> Price | None:
+        """The list price, at the provider's own endpoint. Imports genai-prices at the first call."""
+        provider = self.price_list
+        return None if provider is None else list_price(provider, model or self.model, self.service_tier(config))
+
+    def service_tier(self, config: RunConfig) -> str:
+        """The service tier, and so the price, at which the provider should serve a call."""
+        return DEFAULT_TIER
+
+    def priced(self, request: Request, price: Price) -> Request:
+        """Add to `request` the fields that keep it at `price`, for a call under a USD limit; by default none."""
+        return request
+
+    def bound(self, prompt: Prompt, config: RunConfig) -> Bound:
+        """The upper bound of a call, computed from the request that would be sent; nothing is sent.
+
+        With `count_tokens`, the bound uses its count of the texts if that is less. With `count_tokens="provider"` it
+        uses bytes all the same, because only a call asks the provider.
+        """
+        max_tokens = config.max_tokens or DEFAULT_MAX_TOKENS
+        return self.bound_of(self.render(prompt, config, max_tokens), max_tokens, self.counter)
+
+    def _bound_rendered(self, prompt: Prompt, config: RunConfig, request: Request, max_tokens: int) -> Bound:
+        """The same as `bound`, if the request is rendered already. A subclass may override `bound`, which counts."""
+        if type(self).bound is not Exchange.bound:
+            return self.bound(prompt, config)
+        return self.bound_of(request, max_tokens, self.counter)
+
+    def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
+        """The upper bound of `request`: by default the bytes of its body plus the output limit, as an estimate."""
+        size = measured(utf8_bytes, counter)
+        return Bound(prompt_tokens=size(json.dumps(request.body, ensure_ascii=False)), max_tokens=max_tokens)
+
     @property
-    def prompt(self) -> Prompt: ...
+    def counter(self) -> TokenCounter | None:
+        """The tokenizer in `count_tokens`, or None. Raises LLMConfigurationError for an invalid value."""
+        return counter_of(self.count_tokens) if self.counting is None else None
+
     @property
-    def config(self) -> RunConfig: ...
-    @property
-    def tracker(self) -> BudgetTracker | None: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def started(self) -> float: ...
-    @property
-    def attempts(self) -> int: ...
-    @property
-    def hold(self) -> Hold | None: ...
-    @property
-    def bound(self) -> Bound | None: ...
-    @property
-    def booked(self) -> Amount: ...
-    @property
-    def price(self) -> Price | None: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def owed(self) -> Owed | None: ...
+    def counting(self) -> Counting | None:
+        """The provider's counting endpoint; None unless `count_tokens` asks for it."""
+        return self._endpoint_that_counts() if self.count_tokens == "provider" else None
+
+    def _endpoint_that_counts(self) -> Counting | None:
+        """The provider's counting endpoint; None if it has none."""
+        return None
+
+    @abstractmethod
+    def parse(self, reply: Reply) -> Outcome:
+        """Parse `reply` into an answer or a failure."""
+
+    @abstractmethod
+    def send(self, request: Request, deadline: Deadline) -> Reply:
+        """Send `request` once and read the whole reply, both before `deadline`."""
+
+    @abstractmethod
+    async def asend(self, request: Request, deadline: Deadline) -> Reply:
+        """Like `send`; may be cancelled at any point, and then drops its connection."""
+
+    @abstractmethod
+    def streamed(self, request: Request) -> Request:
+        """The same request, for a streamed reply."""
+
+    @abstractmethod
+    def reading(self) -> Reading:
+        """Make the reader of a streamed reply; it assembles a body for `parse`."""
+
+    @abstractmethod
+    def open(self, request: Request, deadline: Deadline) -> OpenReply:
+        """Send `request` once and wait for the status of the reply."""
+
+    @abstractmethod
+    async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply:
+        """Like `open`; the caller bounds it with a timeout, and may cancel it at any point."""
+
+    @abstractmethod
+    def transport_failure(self, error: Exception) -> Failure:
+        """Translate an exception of these methods, or of reading an open reply."""
+
+    def error_for(self, failure: Failure, *, model: str, prompts: Iterable[str | None] = (), **facts: Any) -> LLMError:
+        """The error for a failure, without any key or prompt."""
+        scrubber = self.scrubber.beside(prompts)
+        return failure.kind(
+            f"{' '.join(filter(None, (self.provider, model)))}: {scrubber.clean(failure.message)}",
+            provider=self.provider,
+            model=model or None,
+            request_id=scrubber.name(failure.request_id),
+            retry_after=failure.retry_after,
+            **facts,
+            **scrubber.clean(dict(failure.details)),
+        )

@@ -10,38 +10,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
+from decimal import Decimal
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_connect._flows import Flow, Step
 from llm_connect._validation import check_prompt
 from llm_connect.budget.accounting.accounts import limits_usd
-from llm_connect.budget.accounting.bounds import Bound
-from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
+from llm_connect.budget.accounting.money import nano_usd_of
+from llm_connect.budget.accounting.prices import cost_of
 from llm_connect.budget.admission.acquire import acquire
-from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.holds import Ending, Hold, tell_of_settlement
 from llm_connect.budget.admission.log import Owed, raise_stray, stray, tell
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import price_lists
-from llm_connect.engine.concurrency_limit import Place, Turn
-from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Pause, Send, TakeSlot, timed_out
-from llm_connect.engine.response_headers import Head
-from llm_connect.engine.retry import pause_before_retry
-from llm_connect.engine.settlement import end_attempt, error_of, outcome_of, read, response_of
+from llm_connect.engine.concurrency_limit import Place, TakeSlot, Turn
+from llm_connect.engine.deadline import Deadline, Head, timed_out
+from llm_connect.engine.effects import Patience, Pause, Send, pause_before_retry
+from llm_connect.engine.exchange import Exchange, Outcome, Request
 from llm_connect.engine.token_count import ask_for_count
 from llm_connect.engine.warming import WarmUp
-from llm_connect.errors import LLMBudgetExceededError
+from llm_connect.errors import LLMBudgetExceededError, LLMError, LLMResponseError
 from llm_connect.interface.adapter import DEFAULT_MAX_TOKENS
 from llm_connect.interface.attempt import attempt
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.reservation import declared_price, log_cut, terms, tracker_of
-from llm_connect.protocols.wire import Answer, Failure
+from llm_connect.interface.outcomes import end_hold, log_unreadable, presume_unreadable
+from llm_connect.interface.reservation import cut_by, declared_price, log_cut, terms, tracker_of
+from llm_connect.protocols.wire import Answer, Failure, Reply
 from llm_connect.types.amounts import NOTHING, Amount
 from llm_connect.types.response import LLMResponse, Prompt
-
-if TYPE_CHECKING:
-    from llm_connect.engine.exchange import Exchange, Outcome, Request
+from llm_connect.types.usage import Usage
 
 
 class Call:
@@ -62,8 +62,7 @@ class Call:
         self._booked: Amount = NOTHING
         #: The hold of the last attempt.
         self.hold: Hold | None = None
-        #: The bound of the last attempt.
-        self.bound: Bound | None = None
+        self._bound: Bound | None = None
         #: The request, rendered once, and its output limit.
         self._request: Request | None = None
         self._limit: int | None = None
@@ -81,19 +80,9 @@ class Call:
         return ""
 
     @property
-    def booked(self) -> Amount:
-        """The amount that the attempts so far have added to the budget."""
-        return self._booked if self.hold is None else self._booked.plus(self.hold.amount)
-
-    @property
-    def owed(self) -> Owed | None:
+    def _owed(self) -> Owed | None:
         """What log handlers have raised to end the program; None without a budget."""
         return None if self.tracker is None else self.tracker.gate.owed
-
-    @property
-    def price(self) -> Price | None:
-        """The price of the last attempt's tokens."""
-        return declared_price(self.adapter, None, self.config) if self.hold is None else self.hold.facts.price
 
     def run(self) -> Generator[Step, Any, LLMResponse]:
         """Make attempts until one succeeds, a failure is final, or the deadline passes."""
@@ -108,15 +97,15 @@ class Call:
             except LLMBudgetExceededError:
                 if failure is None:
                     raise
-                raise error_of(self, failure) from None
+                raise self._error_of(failure) from None
             if outcome is None:
                 continue
             if isinstance(outcome, Answer):
-                return response_of(self, outcome)
+                return self.response_of(outcome)
             failure = outcome
             pause = self._pause_after(failure)
             if pause is None:
-                raise error_of(self, failure)
+                raise self._error_of(failure)
             self._tell_of_a_retry(failure, pause)
             yield Pause(pause)
 
@@ -125,7 +114,7 @@ class Call:
         if priced or self.adapter.cold:
             failure = yield WarmUp(self.adapter, self.deadline, priced)
             if failure is not None:
-                raise error_of(self, failure)
+                raise self._error_of(failure)
 
     def _priced_by_list(self) -> bool:
         tracker, adapter = self.tracker, self.adapter
@@ -143,13 +132,13 @@ class Call:
                 return (yield from self.exchange())
             return (yield from attempt(self))
         finally:
-            self._give_place_back()
+            if self._place is not None:
+                self._place.give_back()
 
     def _take_place(self) -> Generator[Step, Any, Failure | None]:
         """Wait for a concurrency slot on a clock of its own. Calls that have begun go first."""
-        most = self.config.max_queue_seconds
-        until = inf if most is None else time.monotonic() + most
-        turn = Turn(self.deadline.remaining(), until, first=self._place is not None)
+        most, now = self.config.max_queue_seconds, time.monotonic()
+        turn = Turn(self.deadline.at - now, now + (inf if most is None else most), first=self._place is not None)
         place = yield TakeSlot(self.adapter.slots, turn)
         if isinstance(place, Failure):
             return place
@@ -158,15 +147,11 @@ class Call:
             self.deadline = Deadline(self.deadline.at + place.waited)
         return None
 
-    def _give_place_back(self) -> None:
-        if self._place is not None:
-            self._place.give_back()
-
     def reserve(self) -> Generator[Step, Any, Hold]:
         """Take a hold that covers the bound of the request. The call gives its slot to others while it waits for it."""
         tracker = self.tracker
         assert tracker is not None
-        bound = self.bound or (yield from self._bound())
+        bound = self._bound or (yield from self._make_bound())
         asked = terms(self.adapter, tracker, self.config, bound, time.monotonic(), self.deadline.at)
         hold = yield from acquire(
             tracker,
@@ -183,10 +168,11 @@ class Call:
         return hold
 
     def _give_way(self) -> None:
-        self._give_place_back()
+        if self._place is not None:
+            self._place.give_back()
         self.come_back = self._take_place
 
-    def _bound(self) -> Generator[Step, Any, Bound]:
+    def _make_bound(self) -> Generator[Step, Any, Bound]:
         """Render the request, and bound it: by the provider's count, if `count_tokens` wants that."""
         adapter, config = self.adapter, self.config
         limit = self._limit = config.max_tokens or DEFAULT_MAX_TOKENS
@@ -197,7 +183,7 @@ class Call:
         counting = adapter.counting
         if count is not None and counting is not None:
             bound = counting.bound(bound, count, self.model)
-        self.bound = bound
+        self._bound = bound
         return bound
 
     def exchange(self, hold: Hold | None = None) -> Generator[Any, Any, Outcome]:
@@ -205,8 +191,8 @@ class Call:
         request = self._begin(hold)
         if request is None:
             return TOO_LATE
-        reply = yield Send(self.adapter, request, self.deadline, self._head)
-        return reply if isinstance(reply, Failure) else outcome_of(lambda: read(self.adapter, reply))
+        reply = yield Send(self.adapter, Patience(self.deadline), self._head, request)
+        return reply if isinstance(reply, Failure) else read(self.adapter, lambda: reply)
 
     def _begin(self, hold: Hold | None) -> Request | None:
         """The request that `hold` covers: everything the hold assumes is sent. None if it is too late to send it."""
@@ -219,10 +205,11 @@ class Call:
         self._request, self._limit = request, limit
         if hold is not None and hold.facts.price is not None and limits_usd(hold.tracker.accounts):
             request = adapter.priced(request, hold.facts.price)
-        if self.deadline.passed:
+        if time.monotonic() >= self.deadline.at:
             return None
         self.attempts += 1
-        self._head = Head(sent=not adapter.marks_sent)
+        self._head = Head()
+        self._head.sent = not adapter.marks_sent
         return request
 
     def _pause_after(self, failure: Failure) -> float | None:
@@ -236,7 +223,7 @@ class Call:
             self._head.sent = True
         if isinstance(outcome, Answer) and not hold.ended:
             log_cut(hold, self.config, outcome.finish_reason)
-        end_attempt(hold, outcome)
+        _end_attempt(hold, outcome)
 
     def end_open(self, hold: Hold) -> None:
         """End the hold of an attempt without an outcome: it was cancelled, or something outside of it failed."""
@@ -249,7 +236,7 @@ class Call:
     def _tell_of_a_retry(self, failure: Failure, pause: float) -> None:
         tell(
             "retry",
-            self.owed,
+            self._owed,
             provider=self.adapter.provider,
             model=self.model,
             attempt=self.attempts,
@@ -262,10 +249,161 @@ class Call:
         """Record the request id in the ledger, so that one can ask the provider about the request later."""
         hold.request_id = hold.request_id or self.adapter.scrubber.name(request_id)
 
+    def response_of(self, answer: Answer) -> LLMResponse:
+        """The response for an answer."""
+        metadata: dict[str, Any] = {
+            "provider": self.adapter.provider,
+            "latency_seconds": time.monotonic() - self.started,
+            "attempts": self.attempts,
+        }
+        if answer.request_id is not None:
+            metadata["request_id"] = answer.request_id
+        cut = None if self.hold is None else cut_by(self.hold, self.config, answer.finish_reason)
+        if answer.hint is not None or cut is not None:
+            metadata["hint"] = " ".join(filter(None, (answer.hint, cut)))
+        if self.hold is not None:
+            metadata["ledger_entry"] = self.hold.entry_id
+        cost, source = self._cost_told(answer)
+        return LLMResponse(
+            content=answer.content,
+            model=answer.model or self.model,
+            usage=answer.usage or self._estimate(answer),
+            finish_reason=answer.finish_reason,
+            cost=cost,
+            cost_source=source,
+            metadata=metadata,
+        )
 
-def call(adapter: Exchange, prompt: Prompt, config: RunConfig) -> Generator[Step, Any, LLMResponse]:
-    """Return the flow of one call, for a driver."""
-    return Call(adapter, prompt, config).run()
+    def _cost_told(self, answer: Answer) -> tuple[Decimal | None, str | None]:
+        """The cost for the response, and its source; None for both if it cannot be computed."""
+        try:
+            price = declared_price(self.adapter, None, self.config) if self.hold is None else self.hold.facts.price
+            return cost_of(answer.cost, answer.cost_source, answer.usage, price, answer.service_tier)
+        except Exception as error:
+            log_unreadable("cost", error, self._owed)
+            return None, None
+
+    def _estimate(self, answer: Answer) -> Usage:
+        least = answer.used_at_least or _NOTHING
+        return Usage(
+            prompt_tokens=max(self._prompt_bound(), least.prompt_tokens),
+            completion_tokens=max(utf8_bytes(answer.content), least.completion_tokens),
+            estimated=True,
+        )
+
+    def _prompt_bound(self) -> int:
+        adapter = self.adapter
+        try:
+            bound = self._bound or adapter.bound_of(adapter.render(self.prompt, self.config, None), 0)
+        except Exception as error:
+            log_unreadable("bound", error, self._owed)
+            return utf8_bytes(self.prompt)
+        return bound.prompt_tokens
+
+    def _error_of(self, failure: Failure) -> LLMError:
+        """The error for a failure, with all that the attempts have added to the budget."""
+        hold = self.hold
+        return self.adapter.error_for(
+            failure,
+            model=self.model,
+            prompts=(self.prompt, self.config.system_prompt),
+            attempts=self.attempts,
+            maybe_billed=failure.maybe_billed,
+            booked=None if self.tracker is None else self._booked.plus(NOTHING if hold is None else hold.amount),
+            ledger_entry=None if hold is None else hold.entry_id or None,
+            response=self._cut_response(failure),
+        )
+
+    def _cut_response(self, failure: Failure) -> LLMResponse | None:
+        """The text that had arrived, as a response, because it was paid for; None if there was none."""
+        content = self.text or failure.content
+        if not content:
+            return None
+        name = self.adapter.scrubber.name
+        cut = Answer(
+            content=content,
+            model=name(failure.model),
+            usage=failure.usage,
+            used_at_least=failure.used_at_least,
+            finish_reason="unknown",
+            cost=failure.cost,
+            cost_source=failure.cost_source,
+            service_tier=failure.service_tier,
+            request_id=name(failure.request_id),
+        )
+        return self.response_of(cut)
 
 
+def read(adapter: Exchange, reply: Callable[[], Reply]) -> Outcome:
+    """Parse a reply; shorten the names in it, and keep keys out of them. A reply that cannot be read is a failure."""
+    try:
+        outcome = adapter.parse(reply())
+        request_id, model = adapter.scrubber.name(outcome.request_id), adapter.scrubber.name(outcome.model)
+        if (request_id, model) == (outcome.request_id, outcome.model):
+            return outcome
+        return replace(outcome, request_id=request_id, model=model)
+    except Exception as error:
+        return not_read(error)
+
+
+def not_read(error: Exception) -> Failure:
+    """The failure for an unreadable reply, which may have been billed."""
+    return Failure(
+        kind=LLMResponseError,
+        message=f"The reply cannot be read ({type(error).__name__}): check that base_url names the provider's API.",
+    )
+
+
+def _end_attempt(hold: Hold, outcome: Outcome) -> None:
+    """End the hold of an attempt by its outcome; it stays open if nobody knows whether a failure is billed."""
+    if outcome.usage is None and outcome.billed is not False:
+        _settle_least(hold, outcome)
+    if not hold.ended:
+        end_hold(hold, outcome)
+
+
+def end_cut(hold: Hold, so_far: Outcome) -> None:
+    """End the hold of a reply that was not read to its end; a no-op if it has ended.
+
+    The provider may go on and bill the whole answer. So its count up to now matters only if that count, with the whole
+    output limit, is more than the hold.
+    """
+    _settle_least(hold, so_far)
+    hold.end_unsettled()
+
+
+def _settle_least(hold: Hold, outcome: Outcome) -> None:
+    try:
+        _settle_above(hold, outcome)
+    except Exception as error:
+        presume_unreadable(hold, error)
+
+
+def _settle_above(hold: Hold, outcome: Outcome) -> None:
+    """Settle by the least usage that is known plus the rest of the bound, if that is more than the hold."""
+    least = outcome.usage or outcome.used_at_least
+    if hold.state != "dispatched" or (least is None and not outcome.cost):
+        return
+    bound, price, most = hold.bound, hold.facts.price, _with_bound(hold, least or _NOTHING)
+    nano_usd = max(bound.nano_usd, nano_usd_of("cost", outcome.cost or 0))
+    if most.total_tokens > bound.tokens and price is not None:
+        nano_usd = max(nano_usd, price.at_most(most.prompt_tokens, most.completion_tokens, 1))
+    if most.total_tokens > bound.tokens or nano_usd > bound.nano_usd:
+        amount = bound.but(max(most.total_tokens, bound.tokens), None, nano_usd)
+        ending = Ending("settled", amount, most)
+        hold.keeper.end(hold, ending)
+        tell_of_settlement(hold, ending)
+
+
+def _with_bound(hold: Hold, least: Usage) -> Usage:
+    """The larger of `least` and the hold, for each part."""
+    limit = min(hold.max_tokens or 0, hold.bound.tokens)
+    return Usage(
+        prompt_tokens=max(least.prompt_tokens, hold.bound.tokens - limit),
+        completion_tokens=max(least.completion_tokens, limit),
+        estimated=True,
+    )
+
+
+_NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 TOO_LATE = timed_out("it was over before anything was sent", maybe_billed=False)

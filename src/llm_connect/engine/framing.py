@@ -49,16 +49,16 @@ class ReplyFrame:
         self._seen: bytearray | None = None
         self._informed = 0
         self._body: _Counted | _Chunks | None = None
+        #: Set when a request is sent: the next bytes begin a new reply.
+        self.is_due: bool = False
         #: True once bytes came behind the end of a reply, so that no further reply can be trusted.
         self.overrun: bool = False
-
-    def await_it(self) -> None:
-        """Expect a new reply, because a request is sent."""
-        self._seen, self._informed, self._body = bytearray(), 0, None
 
     def take(self, data: bytes) -> bytes:
         """Return the bytes of the reply among the next ones. Raises BadFraming."""
         begin = 0
+        if self.is_due:
+            self.is_due, self._seen, self._informed, self._body = False, bytearray(), 0, None
         if self._seen is not None:
             begin = self._end_of_head(self._seen, data)
             if begin < 0:

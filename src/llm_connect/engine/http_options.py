@@ -25,27 +25,13 @@ DEFAULT_REPLY_BYTES = 16 << 20
 DEFAULT_STRUCTURE = 500_000
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyLimits:
-    """The size limits of a reply, checked while it arrives: bytes after decoding, and brackets and commas."""
-
-    reply_bytes: int = DEFAULT_REPLY_BYTES
-    structure: int = DEFAULT_STRUCTURE
-    #: No content of so few bytes can be over any limit.
-    short: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        check_count("max_reply_bytes", self.reply_bytes, least=1)
-        check_count("max_reply_structure", self.structure, least=1)
-        object.__setattr__(self, "short", min(self.reply_bytes, self.structure // 2, MOST_ERROR_BYTES))
-
-
-DEFAULT_LIMITS = ReplyLimits()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpOptions:
-    """The options for the clients of an adapter."""
+    """The options for the clients of an adapter.
+
+    max_reply_bytes, max_reply_structure: the limits of a reply, checked while it arrives: bytes after decoding, and
+        brackets and commas.
+    """
 
     verify: Verify = True
     proxy: str | None = None
@@ -53,6 +39,8 @@ class HttpOptions:
     async_http_client: httpx2.AsyncClient | None = None
     max_reply_bytes: int = DEFAULT_REPLY_BYTES
     max_reply_structure: int = DEFAULT_STRUCTURE
+    #: No content of so few bytes can be over any limit.
+    short: int = field(init=False, compare=False)
     #: The process in which the adapter got its own clients.
     made_in: int = field(default_factory=lambda: _forks.generation, compare=False, repr=False)
 
@@ -62,17 +50,14 @@ class HttpOptions:
             raise LLMConfigurationError("Set verify= and proxy= on your own HTTP client, not on the adapter.")
         _check_verify(self.verify)
         _check_proxy(self.proxy)
-        _ = self.limits
+        check_count("max_reply_bytes", self.max_reply_bytes, least=1)
+        check_count("max_reply_structure", self.max_reply_structure, least=1)
+        object.__setattr__(self, "short", min(self.max_reply_bytes, self.max_reply_structure // 2, MOST_ERROR_BYTES))
 
     @property
     def connects_otherwise(self) -> bool:
         """True if any option other than the limits differs from its default."""
         return self != HttpOptions(max_reply_bytes=self.max_reply_bytes, max_reply_structure=self.max_reply_structure)
-
-    @property
-    def limits(self) -> ReplyLimits:
-        """The size limits of a reply."""
-        return ReplyLimits(self.max_reply_bytes, self.max_reply_structure)
 
 
 def _check_verify(verify: object) -> None:

@@ -3,67 +3,61 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
 
 import httpx2
 
-from llm_connect.engine.client_leases import Lease
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.lost_loops import abandon_response
-from llm_connect.engine.sockets import SocketDeadline
 
 #: The most bytes per read.
 _PART_BYTES = 1 << 15
 
 
-class _Leased:
-    """Uses clients until it is closed."""
-
-    def __init__(self) -> None:
-        self._leases: list[Lease[Any]] = []
-
-    def keep(self, lease: Lease[Any]) -> None:
-        """Share the use of a client that the caller has leased."""
-        lease.take_too()
-        self._leases.append(lease)
-
-    def _give_back(self) -> None:
-        while self._leases:
-            self._leases.pop().give_back()
-
-
-class HttpStream(_Leased):
-    """The response of a sync client, whose body has not been read."""
+class _Opened:
+    """A response whose body has not been read. It uses the client of its connection until it is closed."""
 
     def __init__(self, response: httpx2.Response) -> None:
-        super().__init__()
         self.status: int = response.status_code
         self.headers: httpx2.Headers = response.headers
         self._response = response
-        self._pieces = response.iter_bytes()
+        self._ends: list[Callable[[], None]] = []
+
+    def end_with(self, end: Callable[[], None]) -> None:
+        """Call `end` once when it is closed: it gives the client back."""
+        self._ends.append(end)
+
+    def _end(self) -> None:
+        while self._ends:
+            self._ends.pop()()
+
+
+class HttpStream(_Opened):
+    """A response of a sync client."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        super().__init__(response)
+        self._pieces = filter(None, response.iter_bytes())
 
     def read(self, deadline: Deadline) -> bytes:
-        with SocketDeadline(deadline):
-            return next(filter(None, self._pieces), b"")
+        """The sockets obey the deadline, which the head of the exchange has."""
+        return next(self._pieces, b"")
 
     def close(self) -> None:
         try:
             self._response.close()
         finally:
-            self._give_back()
+            self._end()
 
     def abandon(self) -> None:
         self.close()
 
 
-class AsyncHttpStream(_Leased):
-    """The response of an async client, whose body has not been read."""
+class AsyncHttpStream(_Opened):
+    """A response of an async client."""
 
     def __init__(self, response: httpx2.Response) -> None:
-        super().__init__()
-        self.status: int = response.status_code
-        self.headers: httpx2.Headers = response.headers
-        self._response = response
+        super().__init__(response)
         self._pieces = response.aiter_bytes()
         self._more = b""
 
@@ -89,10 +83,10 @@ class AsyncHttpStream(_Leased):
             try:
                 await self._response.aclose()
             finally:
-                self._give_back()
+                self._end()
 
     def abandon(self) -> None:
         try:
             abandon_response(self._response)
         finally:
-            self._give_back()
+            self._end()

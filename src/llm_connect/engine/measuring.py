@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import httpx2
-from httpx2._decoders import IdentityDecoder, MultiDecoder
 
-from llm_connect.engine.http_options import MOST_ERROR_BYTES, STREAM_FACTOR, ReplyLimits
+from llm_connect.engine.http_options import MOST_ERROR_BYTES, STREAM_FACTOR, HttpOptions
 from llm_connect.errors import LLMAPIError
 from llm_connect.protocols.error_bodies import ErrorFields
 from llm_connect.protocols.http_failures import from_status
@@ -17,7 +16,6 @@ from llm_connect.protocols.wire import Failure, Reply
 
 #: A key costs as much as three values.
 _STRUCTURE = (b",", b"[", b"{", b'":', b'":')
-_MOST_DIGITS = 10
 _BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -40,28 +38,11 @@ class ReplyRefused(Exception):
         return replace(said, maybe_billed=True, retryable=False)
 
 
-def measure(response: httpx2.Response, limits: ReplyLimits, *, streamed: bool) -> bool:
-    """Let `response` raise ReplyRefused once it is over a limit, however it is read.
-
-    True if it needs no measuring: its content is as it was sent, and so short that no limit concerns it.
-    """
-    if response.status_code >= 300:
-        # An SDK reads errors as text, and raises where one is not in the charset that it claims.
-        response.encoding = "utf-8"
-    decoder = response._get_content_decoder()
-    if isinstance(decoder, MultiDecoder):
-        raise ReplyRefused(response, "is compressed more than once, which is not supported: check base_url")
-    if isinstance(decoder, IdentityDecoder) and _is_short(response, limits):
-        return True
+def gauged(response: httpx2.Response, options: HttpOptions, *, streamed: bool) -> None:
+    """Let `response` raise ReplyRefused once it is over a limit, however it is read."""
     kind = _EventGauge if streamed and response.status_code < 300 else _Gauge
-    response._decoder = _Measured(decoder, kind(response, limits))  # type: ignore[assignment]
-    return False
-
-
-def _is_short(response: httpx2.Response, limits: ReplyLimits) -> bool:
-    """True if no content of this length can be over a limit; the transport lets no reply be longer."""
-    length = response.headers.get("content-length", "")
-    return length.isdigit() and len(length) < _MOST_DIGITS and int(length) <= limits.short
+    decoder = response._get_content_decoder()
+    response._decoder = _Measured(decoder, kind(response, options))  # type: ignore[assignment]
 
 
 class _Measured:
@@ -85,12 +66,12 @@ class _Measured:
 class _Gauge:
     """Counts a whole reply."""
 
-    def __init__(self, response: httpx2.Response, limits: ReplyLimits) -> None:
+    def __init__(self, response: httpx2.Response, options: HttpOptions) -> None:
         self._response = response
-        self._most_bytes = limits.reply_bytes
+        self._most_bytes = options.max_reply_bytes
         if response.status_code >= 300:
-            self._most_bytes = min(MOST_ERROR_BYTES, limits.reply_bytes)
-        self._most_structure = limits.structure
+            self._most_bytes = min(MOST_ERROR_BYTES, options.max_reply_bytes)
+        self._most_structure = options.max_reply_structure
         self._bytes = self._structure = 0
 
     def take(self, piece: bytes) -> None:
@@ -113,9 +94,9 @@ class _Gauge:
 class _EventGauge(_Gauge):
     """Counts the current event of a stream, and all of them together."""
 
-    def __init__(self, response: httpx2.Response, limits: ReplyLimits) -> None:
-        super().__init__(response, limits)
-        self._most_of_all = STREAM_FACTOR * limits.reply_bytes
+    def __init__(self, response: httpx2.Response, options: HttpOptions) -> None:
+        super().__init__(response, options)
+        self._most_of_all = STREAM_FACTOR * options.max_reply_bytes
         self._of_all = 0
         self._ends_in_line_end = False
 

@@ -2,85 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
-from abc import abstractmethod
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Self
 
 from llm_connect._flows import adrive, drive
-from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
-from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter, counter_of, measured
-from llm_connect.budget.admission.refusals import without_list_prices
-from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.engine.concurrency_limit import Slots
-from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.exchange import Counting, Outcome, Request
-from llm_connect.engine.flow import call
-from llm_connect.engine.http_options import DEFAULT_REPLY_BYTES
-from llm_connect.engine.price_lists import DEFAULT_TIER, list_price
-from llm_connect.engine.response_stream import AsyncOpenReply, OpenReply
-from llm_connect.engine.scrub import Scrubber
-from llm_connect.engine.settlement import error_for
+from llm_connect.engine.exchange import Exchange
+from llm_connect.engine.flow import Call
 from llm_connect.engine.streaming import ProviderStream
-from llm_connect.engine.threads import Once
 from llm_connect.engine.warming import WarmUp
 from llm_connect.errors import LLMConfigurationError
-from llm_connect.interface.adapter import DEFAULT_MAX_TOKENS, LLMAdapter
 from llm_connect.interface.config import RunConfig
 from llm_connect.interface.streams import AsyncLLMStream, LLMStream
-from llm_connect.protocols.stream_reading import Reading
-from llm_connect.protocols.wire import Failure, Reply
+from llm_connect.protocols.wire import Failure
 from llm_connect.types.response import LLMResponse, Prompt
 
 
-class ProviderAdapter(LLMAdapter):
+class ProviderAdapter(Exchange):
     """Base of the adapters that carry a protocol to a provider.
 
-    Subclasses render, bound and parse by their protocol, and send: `render`, `bound_of`, `parse`, `send`, `asend`,
-    `transport_failure`; for streams `streamed`, `reading`, `open` and `aopen`. The call path takes care of budget,
-    deadline, retries and errors. Use an adapter as a context manager, or call `close` (`aclose` in a coroutine), to
-    close its connections early.
+    The call path takes care of budget, deadline, retries and errors. Use an adapter as a context manager, or call
+    `close` (`aclose` in a coroutine), to close its connections early.
     """
 
-    provider: ClassVar[str]
     metered = False
-    #: True if the transport calls `note_sent` just before the first byte of a request leaves. Otherwise a request
-    #: counts as sent as soon as the transport has it.
-    marks_sent: ClassVar[bool] = False
-    #: The most text of one answer that is kept.
-    max_reply_bytes: int = DEFAULT_REPLY_BYTES
-
-    def __init__(
-        self,
-        *,
-        model: str,
-        max_concurrency: int,
-        secrets: tuple[str, ...] = (),
-        budget_tracker: BudgetTracker | None = None,
-        price: Price | None = None,
-        count_tokens: CountTokens = None,
-    ) -> None:
-        RunConfig(model_name=model)
-        if model is None:
-            raise LLMConfigurationError("model must name a model of the provider.")
-        self.model = model
-        self.slots: Slots = Slots(max_concurrency)
-        self.warming: Once = Once()
-        self.secrets = secrets
-        #: Removes keys from the provider's texts.
-        self.scrubber: Scrubber = Scrubber(secrets)
-        self.budget_tracker = budget_tracker
-        self.price = price
-        self.count_tokens: CountTokens = count_tokens
-        _ = self.counter
 
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
-        return drive(call(self, prompt, config or RunConfig()))
+        return drive(Call(self, prompt, config or RunConfig()).run())
 
     async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
-        return await adrive(call(self, prompt, config or RunConfig()))
+        return await adrive(Call(self, prompt, config or RunConfig()).run())
 
     def stream_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMStream:
         return LLMStream(ProviderStream(self, prompt, config or RunConfig()))
@@ -113,117 +64,7 @@ class ProviderAdapter(LLMAdapter):
 
     def _raise(self, failure: Failure | None) -> None:
         if failure is not None:
-            raise error_for(self, failure, model=self.model, maybe_billed=False)
-
-    @property
-    def cold(self) -> bool:
-        """True if the first call still has to import something."""
-        return False
-
-    def prepare(self) -> None:
-        """Do the imports that calls need, in any thread."""
-
-    def make_client(self) -> None:
-        """Make the client for calls in threads."""
-
-    async def amake_client(self) -> None:
-        """Make the client for calls in the running event loop."""
-
-    @abstractmethod
-    def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
-        """Render the request for `prompt`, with `max_tokens` as its output limit (None: without one)."""
-
-    @abstractmethod
-    def limited(self, request: Request, max_tokens: int | None) -> Request:
-        """The same request with another output limit (None: without one)."""
-
-    @property
-    def price_list(self) -> str | None:
-        """The provider's id in genai-prices; None if requests do not go to the provider itself."""
-        return None
-
-    @property
-    def _why_no_price(self) -> str:
-        return without_list_prices() if self.price_list else "list prices do not count behind base_url"
-
-    def price_for(self, model: str | None, config: RunConfig) -> Price | None:
-        """The list price, at the provider's own endpoint. Imports genai-prices at the first call."""
-        provider = self.price_list
-        return None if provider is None else list_price(provider, model or self.model, self.service_tier(config))
-
-    def service_tier(self, config: RunConfig) -> str:
-        """The service tier, and so the price, at which the provider should serve a call."""
-        return DEFAULT_TIER
-
-    def priced(self, request: Request, price: Price) -> Request:
-        """Add to `request` the fields that keep it at `price`, for a call under a USD limit; by default none."""
-        return request
-
-    def bound(self, prompt: Prompt, config: RunConfig) -> Bound:
-        """The upper bound of a call, computed from the request that would be sent; nothing is sent.
-
-        With `count_tokens`, the bound uses its count of the texts if that is less. With `count_tokens="provider"` it
-        uses bytes all the same, because only a call asks the provider.
-        """
-        max_tokens = config.max_tokens or DEFAULT_MAX_TOKENS
-        return self.bound_of(self.render(prompt, config, max_tokens), max_tokens, self.counter)
-
-    def _bound_rendered(self, prompt: Prompt, config: RunConfig, request: Request, max_tokens: int) -> Bound:
-        """The same as `bound`, if the request is rendered already. A subclass may override `bound`, which counts."""
-        if type(self).bound is not ProviderAdapter.bound:
-            return self.bound(prompt, config)
-        return self.bound_of(request, max_tokens, self.counter)
-
-    def bound_of(self, request: Request, max_tokens: int, counter: TokenCounter | None = None) -> Bound:
-        """The upper bound of `request`: by default the bytes of its body plus the output limit, as an estimate."""
-        size = measured(utf8_bytes, counter)
-        return Bound(prompt_tokens=size(json.dumps(request.body, ensure_ascii=False)), max_tokens=max_tokens)
-
-    @property
-    def counter(self) -> TokenCounter | None:
-        """The tokenizer in `count_tokens`, or None. Raises LLMConfigurationError for an invalid value."""
-        return counter_of(self.count_tokens) if self.counting is None else None
-
-    @property
-    def counting(self) -> Counting | None:
-        """The provider's counting endpoint; None unless `count_tokens` asks for it."""
-        return self._endpoint_that_counts() if self.count_tokens == "provider" else None
-
-    def _endpoint_that_counts(self) -> Counting | None:
-        """The provider's counting endpoint; None if it has none."""
-        return None
-
-    @abstractmethod
-    def parse(self, reply: Reply) -> Outcome:
-        """Parse `reply` into an answer or a failure."""
-
-    @abstractmethod
-    def send(self, request: Request, deadline: Deadline) -> Reply:
-        """Send `request` once and read the whole reply, both before `deadline`."""
-
-    @abstractmethod
-    async def asend(self, request: Request, deadline: Deadline) -> Reply:
-        """Like `send`; may be cancelled at any point, and then drops its connection."""
-
-    @abstractmethod
-    def streamed(self, request: Request) -> Request:
-        """The same request, for a streamed reply."""
-
-    @abstractmethod
-    def reading(self) -> Reading:
-        """Make the reader of a streamed reply; it assembles a body for `parse`."""
-
-    @abstractmethod
-    def open(self, request: Request, deadline: Deadline) -> OpenReply:
-        """Send `request` once and wait for the status of the reply."""
-
-    @abstractmethod
-    async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply:
-        """Like `open`; the caller bounds it with a timeout, and may cancel it at any point."""
-
-    @abstractmethod
-    def transport_failure(self, error: Exception) -> Failure:
-        """Translate an exception of these methods, or of reading an open reply."""
+            raise self.error_for(failure, model=self.model, maybe_billed=False)
 
     def close(self) -> None:
         """Close the connections of this adapter; it may be used again."""

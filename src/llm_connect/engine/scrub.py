@@ -61,7 +61,7 @@ class Scrubber:
         if not value or value in self._plain:
             return value
         value = value[:LONGEST_NAME]
-        if self._prompts or not _PLAIN_NAME.fullmatch(value) or any(key.may_be_in(value) for key in self._keys):
+        if self._prompts.texts or not _PLAIN_NAME.fullmatch(value) or any(key.may_be_in(value) for key in self._keys):
             return self._cleaned(value, may_be_encoded=True)
         if len(self._plain) >= _MOST_PLAIN:
             self._plain.clear()

@@ -13,10 +13,10 @@ connection, a handshake, writes, reads. Each of them has a timeout of its own, i
   descriptor does not wake a thread that reads from it, and the number may belong to another connection a moment later.
 - Running the call in a thread and walking away leaves that thread, and a request under way that is paid for.
 
-So the deadline goes down to where the waiting is. `SocketDeadline` sets it around each exchange, in a context
-variable. Every socket operation computes how much is left at this moment and takes that as its timeout (`_limit`). An
-operation after the deadline raises the timeout of its kind before it begins. So reads together end by the deadline,
-however small they are, and writes nearly do.
+So the deadline goes down to where the waiting is. Each step of an exchange sets it in the head of the exchange, which
+is in a context variable (`deadline.py`). Every socket operation computes how much is left at this moment and takes that
+as its timeout (`_limit`). An operation after the deadline raises the timeout of its kind before it begins. So reads
+together end by the deadline, however small they are, and writes nearly do.
 
 The deadline is in a context variable because the SDKs are in between: openai and google-genai call our client, and have
 no argument for a deadline. A sync call runs from there to the socket in one thread, so the variable is the caller's. It
@@ -33,7 +33,7 @@ httpcore2 has a place for this, the network backend of a pool. `watch` puts `_Ba
   reader stretch a write beyond the deadline.
 - No timeout is longer than a day. The system counts it in milliseconds with 32 bits, so a longer one may become short.
 
-The same streams see the first byte of a request just before it leaves, and note it (`response_headers.py`). That
+The same streams see the first byte of a request just before it leaves, and note it (`deadline.py`). That
 decides whether an attempt without an answer is released or presumed. Bytes that only ask a proxy for a way to the
 provider do not count. They also check the frame of each reply (`framing.py`). Where a user's own client hides its
 sockets, `watch` returns False; then a request counts as sent from its beginning, and only the timeouts of that client
@@ -51,7 +51,6 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterable
-from contextvars import ContextVar, Token
 from functools import partial
 from typing import Any
 
@@ -63,32 +62,11 @@ from httpcore2._backends.auto import AutoBackend
 from httpcore2._backends.sync import SyncStream
 
 from llm_connect.engine import connecting, names
-from llm_connect.engine.deadline import Deadline
+from llm_connect.engine.deadline import awaited, note_sent
 from llm_connect.engine.framing import ReplyFrame
-from llm_connect.engine.response_headers import note_sent
 
-#: The deadline of the call that this thread is sending; sockets of a sync client obey it.
-_deadline: ContextVar[Deadline | None] = ContextVar("llm_connect_deadline", default=None)
 #: How bytes begin that ask a proxy for a way to the provider: CONNECT, SOCKS and its login. They are no request yet.
 _TO_A_PROXY = (b"CONNECT ", b"\x05", b"\x01")
-
-
-class SocketDeadline:
-    """Make every socket operation of this thread's sync clients end by `deadline`.
-
-    httpx2's own timeout is for one read, so a server that drips bytes would never meet it.
-    """
-
-    __slots__ = ("_at", "_before")
-
-    def __init__(self, deadline: Deadline) -> None:
-        self._at = deadline
-
-    def __enter__(self) -> None:
-        self._before: Token[Deadline | None] = _deadline.set(self._at)
-
-    def __exit__(self, *_: object) -> None:
-        _deadline.reset(self._before)
 
 
 def watch(client: httpx2.Client | httpx2.AsyncClient) -> bool:
@@ -171,9 +149,10 @@ class _Stream(httpcore2.NetworkStream):
         if not buffer:
             return
         limit = _limit(timeout, httpcore2.WriteTimeout)
-        if not buffer.startswith(_TO_A_PROXY):
-            note_sent()
-        self._frame.await_it()
+        head = awaited.get()
+        if head is not None and not buffer.startswith(_TO_A_PROXY):
+            head.sent = True
+        self._frame.is_due = True
         if len(buffer) <= _SLICE:
             self._stream.write(buffer, limit)
             return
@@ -237,7 +216,7 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if buffer and not buffer.startswith(_TO_A_PROXY):
             note_sent()
-        self._frame.await_it()
+        self._frame.is_due = True
         await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
@@ -277,10 +256,10 @@ _LONGEST_WAIT_SECONDS = 86_400.0
 
 
 def _limit(timeout: float | None, expired: type[Exception]) -> float | None:
-    deadline = _deadline.get()
-    if deadline is None:
+    head = awaited.get()
+    if head is None or head.until is None:
         return timeout
-    remaining = deadline.at - time.monotonic()
+    remaining = head.until - time.monotonic()
     if remaining <= 0:
         raise expired("the deadline of the call has passed")
     if remaining > _LONGEST_WAIT_SECONDS:

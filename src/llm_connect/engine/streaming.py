@@ -48,15 +48,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llm_connect.budget.admission.callers import remember_own
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.flow import TOO_LATE, Call
-from llm_connect.engine.response_stream import AsyncOpenReply, OpenReply
-from llm_connect.engine.settlement import end_cut, not_read, outcome_of, read, response_of
-from llm_connect.engine.stream_effects import Breathe, Close, Next, Open, Patience
+from llm_connect.engine.effects import Breathe, Close, Next, Open, Patience
+from llm_connect.engine.exchange import AsyncOpenReply, Exchange, OpenReply, Outcome
+from llm_connect.engine.flow import TOO_LATE, Call, end_cut, not_read, read
 from llm_connect.errors import LLMAPIError, LLMConnectionError
 from llm_connect.interface.config import RunConfig
 from llm_connect.interface.stream_runners import StreamFlow, abandon, adrive_stream, drive_stream
@@ -65,9 +64,6 @@ from llm_connect.protocols.stream_reading import PlainReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply, is_good
 from llm_connect.types.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.types.response import LLMResponse, Prompt
-
-if TYPE_CHECKING:
-    from llm_connect.engine.exchange import Exchange, Outcome
 
 #: How long to wait for the end of the bytes after a whole answer, so that the connection can be reused.
 _FOR_THE_END_SECONDS = 0.1
@@ -113,7 +109,7 @@ class StreamedCall(Call):
             return TOO_LATE
         self._outcome, self._reading, self._reply = None, PlainReading(), None
         self._waiting_since, self._until_deadline = time.monotonic(), Patience(self.deadline)
-        reply = yield Open(self.adapter, self.adapter.streamed(request), self._patience(), self._head)
+        reply = yield Open(self.adapter, self._patience(), self._head, self.adapter.streamed(request))
         if isinstance(reply, Failure):
             return reply
         self._reply, self._head.headers = reply, reply.headers
@@ -139,7 +135,7 @@ class StreamedCall(Call):
             piece = (
                 yield Breathe(patience, self._head)
                 if reading.behind
-                else Next(self.adapter, reply, patience, self._head)
+                else Next(self.adapter, patience, self._head, reply)
             )
             if isinstance(piece, Failure):
                 return piece
@@ -156,7 +152,7 @@ class StreamedCall(Call):
             for text in texts:
                 yield from self._give(text)
         if reading.ended:
-            yield Next(self.adapter, reply, Patience(Deadline.after(_FOR_THE_END_SECONDS)), self._head)
+            yield Next(self.adapter, Patience(Deadline.after(_FOR_THE_END_SECONDS)), self._head, reply)
         return self._outcome
 
     def _conclude(self) -> None:
@@ -202,7 +198,7 @@ class StreamedCall(Call):
 
     def _parsed(self) -> Outcome:
         """Parse the part of the reply that has arrived, as without streaming."""
-        return outcome_of(lambda: read(self.adapter, self._whole_reply()))
+        return read(self.adapter, self._whole_reply)
 
     def _whole_reply(self) -> Reply:
         reply = self._reply
@@ -213,7 +209,7 @@ class StreamedCall(Call):
 
     def _so_far(self) -> LLMResponse:
         said = self._outcome if isinstance(self._outcome, Answer) else self._unknown()
-        return response_of(self, replace(said, content=self.text))
+        return self.response_of(replace(said, content=self.text))
 
     def _unknown(self) -> Answer:
         request_id = self.adapter.scrubber.name(self._head.request_id)

@@ -5,21 +5,15 @@ They take a concurrency slot of the adapter and obey a deadline like any request
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from llm_connect._flows import Flow
-from llm_connect.engine.concurrency_limit import Turn
-from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Pause, Send, TakeSlot
-from llm_connect.engine.response_headers import Head
-from llm_connect.engine.retry import pause_before_retry
-from llm_connect.engine.settlement import error_for
+from llm_connect.engine.concurrency_limit import TakeSlot, Turn
+from llm_connect.engine.deadline import Deadline, Head
+from llm_connect.engine.effects import Patience, Pause, Send, pause_before_retry
+from llm_connect.engine.exchange import Counting, Exchange, Request
 from llm_connect.protocols.wire import Failure, Reply
-
-if TYPE_CHECKING:
-    from llm_connect.engine.exchange import Counting, Exchange, Request
 
 T = TypeVar("T")
 
@@ -40,7 +34,9 @@ def ask(adapter: Exchange, request: Request, deadline: Deadline) -> Flow[Reply |
 
 
 def _ask(adapter: Exchange, request: Request, deadline: Deadline) -> Flow[Reply | Failure]:
-    reply: Reply | Failure = yield Send(adapter, request, deadline, Head(sent=not adapter.marks_sent))
+    head = Head()
+    head.sent = not adapter.marks_sent
+    reply: Reply | Failure = yield Send(adapter, Patience(deadline), head, request)
     return reply
 
 
@@ -50,7 +46,7 @@ def ask_for_count(adapter: Exchange, counting: Counting, request: Request, deadl
     The question uses the slot of the call. The call must not fail because of it, so it waits for a short time only.
     """
     longest = min(_LONGEST_COUNT_SECONDS, _COUNT_PART_OF_TIMEOUT * deadline.remaining())
-    reply = yield from _ask(adapter, counting.request(request), Deadline(time.monotonic() + longest))
+    reply = yield from _ask(adapter, counting.request(request), Deadline.after(longest))
     return None if isinstance(reply, Failure) else reply
 
 
@@ -72,5 +68,5 @@ def ask_until_answered(
             return said
         pause = pause_before_retry(said, attempts, max_retries, deadline)
         if pause is None:
-            raise error_for(adapter, said, model=request.model, attempts=attempts, maybe_billed=False)
+            raise adapter.error_for(said, model=request.model, attempts=attempts, maybe_billed=False)
         yield Pause(pause)

@@ -7,20 +7,15 @@ cancelled, and does not block an event loop.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from llm_connect.engine import price_lists
-from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import timed_out
+from llm_connect.engine.deadline import Deadline, timed_out
+from llm_connect.engine.exchange import Exchange
 from llm_connect.engine.threads import known
 from llm_connect.errors import LLMConfigurationError, LLMError
 from llm_connect.protocols.wire import Failure, shown
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from llm_connect.engine.exchange import Exchange
 
 
 @dataclass(slots=True)

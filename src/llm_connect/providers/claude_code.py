@@ -15,11 +15,10 @@ from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.engine.deadline import Deadline
+from llm_connect.engine.deadline import Deadline, awaited_head, note_sent
 from llm_connect.engine.endpoints import base_url_from, same_endpoint
 from llm_connect.engine.exchange import Request
 from llm_connect.engine.provider_adapter import ProviderAdapter, api_key_from
-from llm_connect.engine.response_headers import awaited_head, note_sent
 from llm_connect.errors import LLMConfigurationError, LLMSubprocessError
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols import claude_cli, claude_stream

@@ -10,7 +10,8 @@ from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.engine.carrier import CarriedAdapter, Carrier, require
+from llm_connect.engine.carrier import CarriedAdapter, require
+from llm_connect.engine.clients import Carrier
 from llm_connect.engine.endpoints import base_url_from, same_endpoint
 from llm_connect.engine.exchange import Counting, Request
 from llm_connect.engine.http_options import DEFAULT_REPLY_BYTES, DEFAULT_STRUCTURE, HttpOptions, Verify

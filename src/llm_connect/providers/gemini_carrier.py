@@ -10,8 +10,8 @@ from google import genai
 from google.genai import types
 
 from llm_connect.engine import http
-from llm_connect.engine.carrier import Carrier
 from llm_connect.engine.certificates import trusted
+from llm_connect.engine.clients import Carrier
 from llm_connect.engine.exchange import Request
 from llm_connect.engine.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import httpx2
 
 from llm_connect.engine import http
-from llm_connect.engine.carrier import Carrier
+from llm_connect.engine.clients import Carrier
 from llm_connect.engine.exchange import Request
 from llm_connect.engine.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream

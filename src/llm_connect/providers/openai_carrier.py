@@ -8,11 +8,10 @@ import httpx2
 import openai
 
 from llm_connect.engine import http
-from llm_connect.engine.carrier import Carrier
+from llm_connect.engine.clients import Carrier
 from llm_connect.engine.exchange import Request
 from llm_connect.engine.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
-from llm_connect.engine.lent_clients import AsyncLentClient, LentClient
 from llm_connect.engine.sockets import watch
 from llm_connect.protocols.wire import Failure, Reply
 
@@ -54,7 +53,7 @@ class OpenAICarrier(Carrier):
         own = self._own_client
         if own is not None:
             self.hidden: bool = not watch(own._client)
-            return own.with_options(max_retries=0, http_client=LentClient(own._client, self._http))
+            return own.with_options(max_retries=0, http_client=http.LentClient(own._client, self._http))
         http.refuse_half(own, self._own_async_client, "client")
         http.refuse_half(self._http.http_client, self._http.async_http_client, "http_client")
         self.hidden = self._http.http_client is not None and not watch(self._http.http_client)
@@ -66,7 +65,7 @@ class OpenAICarrier(Carrier):
         own = self._own_async_client
         if own is not None:
             self.ahidden: bool = not watch(own._client)
-            return own.with_options(max_retries=0, http_client=AsyncLentClient(own._client, self._http))
+            return own.with_options(max_retries=0, http_client=http.AsyncLentClient(own._client, self._http))
         http.refuse_half(own, self._own_client, "async_client")
         http.refuse_half(self._http.async_http_client, self._http.http_client, "async_http_client")
         self.ahidden = self._http.async_http_client is not None and not watch(self._http.async_http_client)

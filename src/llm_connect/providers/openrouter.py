@@ -13,7 +13,8 @@ from llm_connect.budget.accounting.money import nano_usd_of
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.engine.carrier import CarriedAdapter, Carrier, require
+from llm_connect.engine.carrier import CarriedAdapter, require
+from llm_connect.engine.clients import Carrier
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.endpoints import base_url_from, same_endpoint
 from llm_connect.engine.exchange import Request

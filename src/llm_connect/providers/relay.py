@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from llm_connect.engine.deadline import Deadline
+from llm_connect.engine.deadline import Head as Sent
 from llm_connect.engine.names import alook_up, look_up
-from llm_connect.engine.response_headers import Head as Sent
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.protocols.wire import Reply, request_id
 from llm_connect.providers.relay_streams import Addresses, BadMessage, Head, Stream, connected
