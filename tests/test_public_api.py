@@ -20,6 +20,7 @@ import pytest
 import llm_connect
 
 SNAPSHOT = Path(__file__).parent / "public_api.txt"
+STUB = Path(llm_connect.__file__).with_suffix(".pyi")
 
 
 def signature(value: object) -> str:
@@ -63,6 +64,22 @@ def describe(name: str) -> Iterator[str]:
         yield f"{name}{signature(value)}"
     else:
         yield name if name == "__version__" else f"{name} = {value}"
+
+
+def stub() -> str:
+    """The public names for type checkers, which do not know how `__getattr__` imports them."""
+    # The class that users get has the same type as the one that it extends by list prices.
+    modules = llm_connect._MODULES | {"BudgetTracker": "llm_connect.budget.tracker"}
+    imports = sorted((module, name) for name, module in modules.items())
+    lines = [f"from {module} import {name} as {name}" for module, name in imports]
+    return "\n".join([*lines, "", "__version__: str", ""])
+
+
+def test_type_checkers_read_the_same_names() -> None:
+    """The stub beside the package imports each public name from its module."""
+    if os.environ.get("UPDATE_PUBLIC_API"):
+        STUB.write_text(stub(), encoding="utf-8")
+    assert stub() == STUB.read_text(encoding="utf-8")
 
 
 def test_the_names_are_sorted() -> None:

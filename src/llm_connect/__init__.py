@@ -15,107 +15,11 @@ from __future__ import annotations
 
 import logging
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from llm_connect.budget.accounting.bounds import Bound
-    from llm_connect.budget.accounting.ledger import LedgerEntry
-    from llm_connect.budget.accounting.prices import Price
-    from llm_connect.budget.accounting.sinks import JsonLinesSink
-    from llm_connect.budget.accounting.snapshot import BudgetSnapshot
-    from llm_connect.budget.accounting.token_counters import TokenCounter
-    from llm_connect.budget.accounting.totals import Total
-    from llm_connect.budget.admission.holds import Hold
-    from llm_connect.budget.admission.observing import CallEvent, Observer, add_observer, remove_observer
-    from llm_connect.budget.tracker import Allotment, BudgetTracker
-    from llm_connect.config.factory import create_adapter
-    from llm_connect.errors import (
-        LLMAPIError,
-        LLMAuthenticationError,
-        LLMBudgetExceededError,
-        LLMBudgetNeverFitsError,
-        LLMBudgetWaitError,
-        LLMConfigurationError,
-        LLMConnectionError,
-        LLMError,
-        LLMRateLimitError,
-        LLMResponseError,
-        LLMStoreError,
-        LLMSubprocessError,
-        LLMTimeoutError,
-    )
-    from llm_connect.interface.adapter import LLMAdapter
-    from llm_connect.interface.config import RunConfig
-    from llm_connect.interface.streams import AsyncLLMStream, LLMStream
-    from llm_connect.protocols.openrouter_generations import Generation
-    from llm_connect.providers.claude_code import ClaudeCodeAdapter
-    from llm_connect.providers.gemini import GeminiAdapter
-    from llm_connect.providers.openai import OpenAIAdapter
-    from llm_connect.providers.openrouter import OpenRouterAdapter
-    from llm_connect.stores.opening import aopen_budget, open_budget
-    from llm_connect.testing.mock import ErrorLLMAdapter, MockLLMAdapter
-    from llm_connect.types.amounts import Amount
-    from llm_connect.types.chunks import FinishChunk, StreamChunk, TextChunk, UsageChunk
-    from llm_connect.types.response import FinishReason, LLMResponse, Prompt
-    from llm_connect.types.usage import Usage
+from typing import Any
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "Allotment",
-    "Amount",
-    "AsyncLLMStream",
-    "Bound",
-    "BudgetSnapshot",
-    "BudgetTracker",
-    "CallEvent",
-    "ClaudeCodeAdapter",
-    "ErrorLLMAdapter",
-    "FinishChunk",
-    "FinishReason",
-    "GeminiAdapter",
-    "Generation",
-    "Hold",
-    "JsonLinesSink",
-    "LLMAPIError",
-    "LLMAdapter",
-    "LLMAuthenticationError",
-    "LLMBudgetExceededError",
-    "LLMBudgetNeverFitsError",
-    "LLMBudgetWaitError",
-    "LLMConfigurationError",
-    "LLMConnectionError",
-    "LLMError",
-    "LLMRateLimitError",
-    "LLMResponse",
-    "LLMResponseError",
-    "LLMStoreError",
-    "LLMStream",
-    "LLMSubprocessError",
-    "LLMTimeoutError",
-    "LedgerEntry",
-    "MockLLMAdapter",
-    "Observer",
-    "OpenAIAdapter",
-    "OpenRouterAdapter",
-    "Price",
-    "Prompt",
-    "RunConfig",
-    "StreamChunk",
-    "TextChunk",
-    "TokenCounter",
-    "Total",
-    "Usage",
-    "UsageChunk",
-    "__version__",
-    "add_observer",
-    "aopen_budget",
-    "create_adapter",
-    "open_budget",
-    "remove_observer",
-]
-
-#: The module of each public name.
+#: The module of each public name. Type checkers read the same from `__init__.pyi`, which a test makes from it.
 _MODULES = {
     "Allotment": "llm_connect.budget.tracker",
     "Amount": "llm_connect.types.amounts",
@@ -168,6 +72,7 @@ _MODULES = {
     "open_budget": "llm_connect.stores.opening",
     "remove_observer": "llm_connect.budget.admission.observing",
 }
+__all__ = sorted([*_MODULES, "__version__"])
 #: Names whose first use also installs the list prices for reservations by users.
 _PRICED = {"aopen_budget", "open_budget"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from types import TracebackType
 from typing import Any
 
 from llm_connect.errors import LLMConfigurationError
@@ -38,9 +37,7 @@ class ForkLock:
     def __enter__(self) -> None:
         self._locks.setdefault(generation, threading.RLock()).acquire()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._locks[generation].release()
 
 

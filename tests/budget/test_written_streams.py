@@ -157,7 +157,7 @@ def test_a_flow_that_is_garbage_ends_its_hold() -> None:
     tracker, adapter = BudgetTracker(5_000), Written("one", " two", WHOLE)
     stream: Any = adapter.stream_prompt("hello", RunConfig(budget_tracker=tracker, max_tokens=50))
     flow = stream._source._flow
-    assert flow.send(next(flow).run()) == TextChunk("one")
+    assert flow.send(next(flow).run()) == [TextChunk("one")]
     flow.close()
     (entry,) = tracker.ledger
     assert (entry.outcome, entry.amount, tracker.held) == ("presumed", entry.bound, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llm_connect.engine.deadline import Deadline, Head, awaited
+from llm_connect.engine.deadline import Deadline, Head, awaited, awaited_head
 
 
 @contextmanager
@@ -18,3 +18,8 @@ def obeying(deadline: Deadline) -> Iterator[None]:
         yield
     finally:
         awaited.reset(token)
+
+
+def note_headers(request_id: str) -> None:
+    """Note that a reply has begun to arrive, as the clients do."""
+    awaited_head().headers = {"x-request-id": request_id}

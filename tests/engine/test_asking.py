@@ -14,7 +14,7 @@ from llm_connect._flows import adrive, drive
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.concurrency_limit import TakeSlot, Turn
-from llm_connect.engine.deadline import Deadline, Head, awaited, note_headers
+from llm_connect.engine.deadline import Deadline, Head, awaited
 from llm_connect.engine.effects import Send
 from llm_connect.engine.exchange import Counting, Request
 from llm_connect.engine.flow import Call
@@ -23,6 +23,7 @@ from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from llm_connect.types.usage import Usage
 from tests.budget.budget_helpers import at_rest, outcomes
+from tests.engine.heads import note_headers
 from tests.engine.test_call_budget import GOOD, THROWN, Stub, config_of, steps_to
 
 COUNT = Request("/count", "m", {})
@@ -168,10 +169,10 @@ def test_headers_are_noted_for_the_request_that_waits() -> None:
     """Outside of a request nothing is kept; a new one begins without. (CALL-30)"""
     import contextvars
 
-    contextvars.Context().run(note_headers, {"x-request-id": "r0"})
+    contextvars.Context().run(note_headers, "r0")
     first, second = Head(), Head()
     awaited.set(first)
-    note_headers({"x-request-id": "r1"})
+    note_headers("r1")
     awaited.set(second)
     assert (first.request_id, second.request_id, Head().request_id) == ("r1", None, None)
 
@@ -182,7 +183,7 @@ def test_a_failure_keeps_the_id_that_it_has() -> None:
 
     class Cut(Stub):
         def send(self, request: Request, deadline: Deadline) -> Reply:
-            note_headers({"x-request-id": "r1"})
+            note_headers("r1")
             raise OSError
 
         def transport_failure(self, error: Exception) -> Failure:

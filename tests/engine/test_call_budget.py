@@ -19,7 +19,7 @@ from llm_connect.budget.admission.acquire import Wait
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import flow as flow_module
 from llm_connect.engine.concurrency_limit import TakeSlot
-from llm_connect.engine.deadline import Deadline, note_headers
+from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.effects import Pause, Send
 from llm_connect.engine.exchange import Request
 from llm_connect.engine.flow import Call
@@ -38,6 +38,7 @@ from llm_connect.types.amounts import NOTHING, Amount
 from llm_connect.types.response import LLMResponse
 from llm_connect.types.usage import Usage
 from tests.budget.budget_helpers import at_rest, outcomes
+from tests.engine.heads import note_headers
 
 BAD = Failure(kind=LLMResponseError, message="cut", retryable=True, retry_after=0.0)
 SLOW_DOWN = Failure(kind=LLMRateLimitError, message="slow", retryable=True, maybe_billed=False, retry_after=0.0)
@@ -463,7 +464,7 @@ async def test_the_entry_of_a_cancelled_call_names_its_request() -> None:
 
     class Slow(Stub):
         async def asend(self, request: Request, deadline: Deadline) -> Reply:
-            note_headers({"x-request-id": "r1"})
+            note_headers("r1")
             came.set()
             await asyncio.sleep(60)
             return self.send(request, deadline)

@@ -65,7 +65,7 @@ async def test_a_warm_up_that_cannot_be_says_why(adapter: Any) -> None:
 
 def test_a_warm_up_without_list_prices_is_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where genai-prices is not installed, there is nothing to import."""
-    monkeypatch.setattr(price_lists._Snapshot, "loaded", False)
+    monkeypatch.setattr(price_lists.Snapshot, "loaded", False)
     monkeypatch.setattr(price_lists, "find_spec", lambda name: None)
     price_lists.load()
-    assert price_lists.loaded()
+    assert price_lists.Snapshot.loaded

@@ -26,7 +26,7 @@ from llm_connect.engine.concurrency_limit import TakeSlot, Turn
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.effects import Close, Next, Open, Pause
 from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
-from llm_connect.interface.stream_runners import Leave, abandon
+from llm_connect.interface.streams import Leave, abandon
 from llm_connect.protocols.wire import Failure
 from tests.budget.budget_helpers import come_to_rest
 from tests.engine.test_faults import Fault, Injector
@@ -319,7 +319,7 @@ def test_an_abandoned_flow_takes_no_step_but_to_let_go() -> None:
 
     def flow() -> Any:
         try:
-            yield TextChunk("x")
+            yield [TextChunk("x")]
         finally:
             left.append("left")
             yield Close(reply)

@@ -29,7 +29,7 @@ from llm_connect import (
 )
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.interface.adapter import DEFAULT_MAX_TOKENS
-from llm_connect.interface.stream_sources import nothing_yet
+from llm_connect.interface.streams import nothing_yet
 from llm_connect.types.chunks import chunks_of
 
 KEY = "sk-canary-7f3d9b1c5e8a2046"

@@ -25,7 +25,7 @@ class _MadeOnce:
         with _first_use:
             if "_clients" not in found:
                 found["_clients"] = Clients(adapter, adapter.make_carrier())
-                found["cold"] = False
+                found["_cold"] = False
         made: Clients = found["_clients"]
         return made
 
@@ -34,7 +34,7 @@ class CarriedAdapter(ProviderAdapter):
     """An adapter that sends through a `Carrier`. Subclasses implement `make_carrier`."""
 
     marks_sent: ClassVar[bool] = True
-    cold = True
+    _cold = True
 
     @abstractmethod
     def make_carrier(self) -> Carrier:
@@ -95,11 +95,11 @@ class CarriedAdapter(ProviderAdapter):
         return self._clients.carrier.failure_of(error)
 
     def close(self) -> None:
-        if not self.cold:
+        if not self._cold:
             self._clients.close()
 
     async def aclose(self) -> None:
-        if not self.cold:
+        if not self._cold:
             await self._clients.aclose()
 
 

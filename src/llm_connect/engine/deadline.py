@@ -68,11 +68,6 @@ def note_sent() -> None:
     awaited_head().sent = True
 
 
-def note_headers(headers: Mapping[str, str]) -> None:
-    """Note that a reply with these headers has begun to arrive."""
-    awaited_head().headers = headers
-
-
 def timed_out(what: str, *, maybe_billed: bool, limit: str = "timeout_seconds") -> Failure:
     """The failure of a call that passed its deadline, or the given `limit`."""
     message = f"{limit} is over: {what}. Raise it, or send less at once."

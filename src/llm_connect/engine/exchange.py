@@ -101,8 +101,7 @@ class Exchange(LLMAdapter):
     #: True if the transport calls `note_sent` just before the first byte of a request leaves. Otherwise a request
     #: counts as sent as soon as the transport has it.
     marks_sent: ClassVar[bool] = False
-    #: True if the first call still has to import something.
-    cold: bool = False
+    _cold: bool = False
     #: The most text of one answer that is kept.
     max_reply_bytes: int = DEFAULT_REPLY_BYTES
 
@@ -129,6 +128,11 @@ class Exchange(LLMAdapter):
         self.price = price
         self.count_tokens: CountTokens = count_tokens
         _ = self.counter
+
+    @property
+    def cold(self) -> bool:
+        """True if the first call still has to import something."""
+        return self._cold
 
     def prepare(self) -> None:
         """Do the imports that calls need, in any thread."""
@@ -235,7 +239,7 @@ class Exchange(LLMAdapter):
     def transport_failure(self, error: Exception) -> Failure:
         """Translate an exception of these methods, or of reading an open reply."""
 
-    def error_for(self, failure: Failure, *, model: str, prompts: Iterable[str | None] = (), **facts: Any) -> LLMError:
+    def _error_for(self, failure: Failure, *, model: str, prompts: Iterable[str | None] = (), **facts: Any) -> LLMError:
         """The error for a failure, without any key or prompt."""
         scrubber = self.scrubber.beside(prompts)
         return failure.kind(

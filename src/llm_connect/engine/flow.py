@@ -21,7 +21,6 @@ from llm_connect.budget.accounting.accounts import limits_usd
 from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
 from llm_connect.budget.accounting.money import nano_usd_of
 from llm_connect.budget.accounting.prices import cost_of
-from llm_connect.budget.admission.acquire import acquire
 from llm_connect.budget.admission.holds import Ending, Hold, tell_of_settlement
 from llm_connect.budget.admission.log import Owed, raise_stray, stray, tell
 from llm_connect.budget.tracker import BudgetTracker
@@ -88,9 +87,12 @@ class Call:
         """Make attempts until one succeeds, a failure is final, or the deadline passes."""
         if stray:
             raise_stray()
-        if self.adapter.cold or (self.tracker is not None and not price_lists.loaded()):
-            yield from self._warm_up()
         failure: Failure | None = None
+        priced = not price_lists.Snapshot.loaded and self._priced_by_list()
+        if priced or self.adapter._cold:
+            failure = yield WarmUp(self.adapter, self.deadline, priced)
+            if failure is not None:
+                raise self._error_of(failure)
         while True:
             try:
                 outcome = yield from self._attempt()
@@ -108,13 +110,6 @@ class Call:
                 raise self._error_of(failure)
             self._tell_of_a_retry(failure, pause)
             yield Pause(pause)
-
-    def _warm_up(self) -> Generator[Step, Any, None]:
-        priced = not price_lists.loaded() and self._priced_by_list()
-        if priced or self.adapter.cold:
-            failure = yield WarmUp(self.adapter, self.deadline, priced)
-            if failure is not None:
-                raise self._error_of(failure)
 
     def _priced_by_list(self) -> bool:
         tracker, adapter = self.tracker, self.adapter
@@ -151,17 +146,9 @@ class Call:
         """Take a hold that covers the bound of the request. The call gives its slot to others while it waits for it."""
         tracker = self.tracker
         assert tracker is not None
-        bound = self._bound or (yield from self._make_bound())
+        bound = self._bound = self._bound or (yield from self._make_bound())
         asked = terms(self.adapter, tracker, self.config, bound, time.monotonic(), self.deadline.at)
-        hold = yield from acquire(
-            tracker,
-            asked.demand,
-            asked.facts,
-            deadline=asked.wait_until,
-            arrival=self._arrival,
-            replaces=asked.replaces,
-            before_waiting=self._give_way,
-        )
+        hold = yield from asked.acquire(arrival=self._arrival, before_waiting=self._give_way)
         if self.hold is not None:
             self._booked = self._booked.plus(self.hold.amount)
         self.hold, self._head = hold, Head()
@@ -180,10 +167,8 @@ class Call:
         counting = adapter.counting
         count = None if counting is None else (yield from ask_for_count(adapter, counting, request, self.deadline))
         bound = adapter._bound_rendered(self.prompt, config, request, limit)
-        counting = adapter.counting
-        if count is not None and counting is not None:
+        if count is not None and (counting := adapter.counting) is not None:
             bound = counting.bound(bound, count, self.model)
-        self._bound = bound
         return bound
 
     def exchange(self, hold: Hold | None = None) -> Generator[Any, Any, Outcome]:
@@ -303,7 +288,7 @@ class Call:
     def _error_of(self, failure: Failure) -> LLMError:
         """The error for a failure, with all that the attempts have added to the budget."""
         hold = self.hold
-        return self.adapter.error_for(
+        return self.adapter._error_for(
             failure,
             model=self.model,
             prompts=(self.prompt, self.config.system_prompt),

@@ -95,24 +95,17 @@ class Lookups:
             return following
 
 
-class _OfThisProcess:
-    """The lookups of this process. The threads of its parent do not run in a fork."""
-
-    def __init__(self) -> None:
-        self._made = (_forks.generation, Lookups())
-
-    def get(self) -> Lookups:
-        if self._made[0] != _forks.generation:
-            self._made = (_forks.generation, Lookups())
-        return self._made[1]
+#: By the generation of the process: the threads of its parent do not run in a fork.
+_lookups = {_forks.generation: Lookups()}
 
 
-_of_this_process = _OfThisProcess()
+def _of_this_process() -> Lookups:
+    return _lookups.get(_forks.generation) or _lookups.setdefault(_forks.generation, Lookups())
 
 
 def look_up(host: str, port: int, seconds: float | None) -> list[Address]:
     """Look up the addresses of `host`. Raises TimeoutError after `seconds`, and OSError."""
-    return _number(host, port) or _of_this_process.get().ask(host, port).result(seconds)
+    return _number(host, port) or _of_this_process().ask(host, port).result(seconds)
 
 
 async def alook_up(host: str, port: int) -> list[Address]:
@@ -120,7 +113,7 @@ async def alook_up(host: str, port: int) -> list[Address]:
     number = _number(host, port)
     if number is not None:
         return number
-    return await known(_of_this_process.get().ask(host, port))
+    return await known(_of_this_process().ask(host, port))
 
 
 def _number(host: str, port: int) -> list[Address] | None:

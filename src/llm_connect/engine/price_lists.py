@@ -93,15 +93,10 @@ def list_price(provider: str, model: str, service_tier: str = DEFAULT_TIER) -> L
     return _list_price(provider, model.lower(), service_tier, int(time.time() // 3600))
 
 
-class _Snapshot:
-    """Holds the snapshot once it is imported."""
+class Snapshot:
+    """Tells if the snapshot is imported, so that looking up a price needs no import any more."""
 
     loaded = False
-
-
-def loaded() -> bool:
-    """True if looking up a price needs no import any more."""
-    return _Snapshot.loaded
 
 
 def load() -> None:
@@ -110,7 +105,7 @@ def load() -> None:
         # A package that cannot be imported gives no prices.
         with suppress(Exception):
             importlib.import_module("genai_prices.data")
-    _Snapshot.loaded = True
+    Snapshot.loaded = True
 
 
 @lru_cache(maxsize=1_000)

@@ -64,7 +64,7 @@ class ProviderAdapter(Exchange):
 
     def _raise(self, failure: Failure | None) -> None:
         if failure is not None:
-            raise self.error_for(failure, model=self.model, maybe_billed=False)
+            raise self._error_for(failure, model=self.model, maybe_billed=False)
 
     def close(self) -> None:
         """Close the connections of this adapter; it may be used again."""

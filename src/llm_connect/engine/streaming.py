@@ -3,7 +3,7 @@
     ... reserve -> dispatch -> open -> next, next, ... -> settle -> close
 
 A stream makes the same attempts as any call, and passes the text of an attempt on while it arrives. Until the first
-text has left, a failure is retried like any other. Chunks leave the generator between its steps.
+text has left, a failure is retried like any other. Between its steps, the generator yields the chunks that have come.
 
 Most calls end in one place. A stream can end wherever its caller stops: at a `break`, at an exception in the loop, at
 `close()`, when its task is cancelled, when its last reference goes, when its event loop is closed under it. In each
@@ -17,7 +17,7 @@ one by itself, so the outer one never gets a chance to pass on a step (PEP 380).
 problem. Only its event loop can await its cleanup, and the loop may be gone (PEP 525).
 
 So leaving is an exception of our own. When the caller leaves a chunk, the driver catches GeneratorExit at its own
-`yield` and throws `Leave` into the flow (`interface/stream_runners.py`). To Python that is an exception like any other,
+`yield` and throws `Leave` into the flow (`interface/streams.py`). To Python that is an exception like any other,
 so the flow unwinds through its `finally` blocks and may yield one more step on the way out: `Close`. The driver runs or
 awaits it, then the hold ends, and only then does the driver's own generator end. There are four ways out.
 
@@ -46,7 +46,7 @@ PEP 533 describes this problem for all iterators in Python, and was deferred. Un
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
@@ -58,11 +58,10 @@ from llm_connect.engine.exchange import AsyncOpenReply, Exchange, OpenReply, Out
 from llm_connect.engine.flow import TOO_LATE, Call, end_cut, not_read, read
 from llm_connect.errors import LLMAPIError, LLMConnectionError
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.stream_runners import StreamFlow, abandon, adrive_stream, drive_stream
-from llm_connect.interface.stream_sources import nothing_yet
+from llm_connect.interface.streams import FlowSource, StreamFlow, nothing_yet
 from llm_connect.protocols.stream_reading import PlainReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply, is_good
-from llm_connect.types.chunks import StreamChunk, TextChunk, chunks_of
+from llm_connect.types.chunks import TextChunk, chunks_of
 from llm_connect.types.response import LLMResponse, Prompt
 
 #: How long to wait for the end of the bytes after a whole answer, so that the connection can be reused.
@@ -72,9 +71,10 @@ _FOR_THE_END_SECONDS = 0.1
 class StreamedCall(Call):
     """One call that passes its answer on while it arrives."""
 
-    def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:
+    def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig, given: list[str]) -> None:
         super().__init__(adapter, prompt, config)
-        self._texts: list[str] = []
+        #: The texts that were passed on so far.
+        self._texts = given
         self._length = 0
         self._response: LLMResponse | None = None
         self._outcome: Outcome | None = None
@@ -97,9 +97,7 @@ class StreamedCall(Call):
         """Return the flow of the stream, for a driver."""
         try:
             self._response = yield from self.run()
-            for chunk in chunks_of(self._response, self.text):
-                self._texts.append(chunk.text)
-                yield chunk
+            yield chunks_of(self._response, self.text)
         finally:
             self._response = self.response
 
@@ -149,8 +147,9 @@ class StreamedCall(Call):
                 return _TOO_LONG
             if reading.ended or (at_end and not reading.behind):
                 self._conclude()
-            for text in texts:
-                yield from self._give(text)
+            if texts:
+                yield [TextChunk(text) for text in texts]
+                self._waiting_since = time.monotonic()
         if reading.ended:
             yield Next(self.adapter, Patience(Deadline.after(_FOR_THE_END_SECONDS)), self._head, reply)
         return self._outcome
@@ -160,11 +159,6 @@ class StreamedCall(Call):
         self._outcome = self._parsed() if self._reading.whole else _NO_END
         if self.hold is not None:
             self.end(self.hold, self._outcome)
-
-    def _give(self, text: str) -> Generator[StreamChunk, None, None]:
-        self._texts.append(text)
-        yield TextChunk(text)
-        self._waiting_since = time.monotonic()
 
     def reserve(self) -> Generator[Any, Any, Hold]:
         hold = yield from super().reserve()
@@ -223,26 +217,13 @@ def _taken(reading: Reading, piece: bytes | None) -> list[str]:
     return reading.feed(piece) if piece else reading.end()
 
 
-class ProviderStream:
+class ProviderStream(FlowSource):
     """The source of a provider adapter's stream; its call begins when the caller asks for the first chunk."""
 
     def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:
+        super().__init__()
         self._arguments = (adapter, prompt, config)
         self._call: StreamedCall | None = None
-        self._flow = self._begin()
-
-    def chunks(self) -> Generator[StreamChunk]:
-        return drive_stream(self._flow)
-
-    def achunks(self) -> AsyncGenerator[StreamChunk]:
-        return adrive_stream(self._flow)
-
-    def abandon(self) -> None:
-        abandon(self._flow)
-
-    @property
-    def text(self) -> str:
-        return "" if self._call is None else self._call.text
 
     @property
     def response(self) -> LLMResponse:
@@ -251,8 +232,8 @@ class ProviderStream:
         adapter, _, config = self._arguments
         return nothing_yet(config.model_name or adapter.model)
 
-    def _begin(self) -> StreamFlow:
-        self._call = StreamedCall(*self._arguments)
+    def _run(self) -> StreamFlow:
+        self._call = StreamedCall(*self._arguments, self._given)
         yield from self._call.chunks()
 
 

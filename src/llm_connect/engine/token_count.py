@@ -68,5 +68,5 @@ def ask_until_answered(
             return said
         pause = pause_before_retry(said, attempts, max_retries, deadline)
         if pause is None:
-            raise adapter.error_for(said, model=request.model, attempts=attempts, maybe_billed=False)
+            raise adapter._error_for(said, model=request.model, attempts=attempts, maybe_billed=False)
         yield Pause(pause)

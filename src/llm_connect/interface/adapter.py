@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
@@ -10,11 +11,11 @@ from llm_connect.budget.accounting.demands import CallFacts, Demand
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.accounting.token_counters import CountTokens, counter_of, measured
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.interface import metered_streams, metering
+from llm_connect.interface import metering
 from llm_connect.interface.config import RunConfig
 from llm_connect.interface.reservation import terms_on
-from llm_connect.interface.stream_sources import WholeReply
-from llm_connect.interface.streams import AsyncLLMStream, LLMStream
+from llm_connect.interface.streams import AsyncLLMStream, FlowSource, LLMStream, StreamFlow
+from llm_connect.types.chunks import chunks_of
 from llm_connect.types.response import LLMResponse, Prompt
 
 #: The output limit, in tokens, that a call under a budget holds and sends if it has none of its own.
@@ -54,7 +55,6 @@ class LLMAdapter(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         metering.install(cls)
-        metered_streams.install(cls)
 
     @abstractmethod
     def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse:
@@ -110,3 +110,28 @@ class LLMAdapter(ABC):
         Called under a limit in USD, if neither the adapter's `price` nor the budget's `prices` apply.
         """
         return None
+
+
+class WholeReply(FlowSource):
+    """The source for an adapter that defines no stream: the whole reply as one chunk, metered like any call."""
+
+    def __init__(self, adapter: LLMAdapter, prompt: Prompt, config: RunConfig | None) -> None:
+        super().__init__()
+        self._call = _Call(adapter, prompt, config)
+
+    def _run(self) -> StreamFlow:
+        self._response = yield self._call
+        yield chunks_of(self._response)
+
+
+@dataclass(slots=True)
+class _Call:
+    adapter: LLMAdapter
+    prompt: Prompt
+    config: RunConfig | None
+
+    def run(self) -> LLMResponse:
+        return self.adapter.execute_prompt(self.prompt, self.config)
+
+    async def arun(self) -> LLMResponse:
+        return await self.adapter.async_execute_prompt(self.prompt, self.config)

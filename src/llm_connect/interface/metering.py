@@ -1,9 +1,10 @@
-"""Metering of adapters that do not know about budgets: one hold around one call.
+"""Metering of adapters that do not know about budgets: one hold around one call or one stream.
 
-Every class that defines `execute_prompt` is metered, unless it sets `metered = False`. The hold covers `bound`, the
-method gets a config with the output limit that the hold assumes, and `response.usage` settles the hold. If a metered
-call reaches another metered call of the same adapter, as with `super().execute_prompt(...)` or an async form that calls
-the sync one, the inner hold replaces the outer one, so nothing counts twice.
+Every class that defines `execute_prompt` or `stream_prompt`, or their async forms, is metered, unless it sets
+`metered = False`. The hold covers `bound`, the method gets a config with the output limit that the hold assumes, and
+the usage of the response settles the hold; a stream that is left early is booked at its bound. If a metered call
+reaches another metered call of the same adapter, as with `super().execute_prompt(...)` or an async form that calls the
+sync one, the inner hold replaces the outer one, so nothing counts twice.
 """
 
 from __future__ import annotations
@@ -15,22 +16,31 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from llm_connect._flows import Flow, adrive, drive
-from llm_connect.budget.admission.acquire import acquire
 from llm_connect.budget.admission.callers import remember_own
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.errors import LLMError
 from llm_connect.interface.attempt import attempt
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.metered import Metered
 from llm_connect.interface.outcomes import Finished, end_by_result
-from llm_connect.interface.reservation import Terms, hinted, log_cut, running
+from llm_connect.interface.reservation import Metered, Terms, hinted, log_cut, running
+from llm_connect.interface.streams import (
+    AsyncLLMStream,
+    Ending,
+    FlowSource,
+    Following,
+    LLMStream,
+    StreamFlow,
+    nothing_yet,
+)
 from llm_connect.types.response import LLMResponse
 
 Execute = Callable[..., LLMResponse]
 AsyncExecute = Callable[..., Awaitable[LLMResponse]]
+Written = Callable[..., Any]
 
 
 def install(cls: type[object]) -> None:
@@ -38,7 +48,7 @@ def install(cls: type[object]) -> None:
     written = vars(cls)
     if not written.get("metered", True):
         return
-    for name, wrap in (("execute_prompt", _metered), ("async_execute_prompt", _ametered)):
+    for name, wrap in _WRAPPERS.items():
         if name in written:
             setattr(cls, name, wrap(written[name]))
 
@@ -53,7 +63,7 @@ async def execute_in_thread(adapter: Metered, prompt: Any, config: RunConfig | N
     terms = None if method is None else Terms.of(adapter, prompt, config)
     if method is None or terms is None:
         return await asyncio.to_thread(adapter.execute_prompt, prompt, config)
-    hold = await adrive(acquire(terms.tracker, terms.demand, terms.facts, **terms.queueing))
+    hold = await adrive(terms.acquire())
     call = MeteredCall(method, adapter, prompt, terms, hold)
     claim = threading.Lock()
 
@@ -93,6 +103,25 @@ def _ametered(method: AsyncExecute) -> AsyncExecute:
     return async_execute_prompt
 
 
+def _streamed(kind: Callable[[MeteredStream], Any]) -> Callable[[Written], Written]:
+    def wrap(method: Written) -> Written:
+        @functools.wraps(method)
+        def stream_prompt(self: Metered, prompt: Any, config: RunConfig | None = None) -> Any:
+            return kind(MeteredStream(method, self, prompt, config))
+
+        return stream_prompt
+
+    return wrap
+
+
+_WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    "execute_prompt": _metered,
+    "async_execute_prompt": _ametered,
+    "stream_prompt": _streamed(LLMStream),
+    "async_stream_prompt": _streamed(AsyncLLMStream),
+}
+
+
 class MeteredAttempt(ABC):
     """The common part of attempts by calls and by streams of foreign adapters."""
 
@@ -105,7 +134,7 @@ class MeteredAttempt(ABC):
     def reserve(self) -> Flow[Hold]:
         hold, self._reserved, terms = self._reserved, None, self.terms
         if hold is None:
-            hold = yield from acquire(terms.tracker, terms.demand, terms.facts, **terms.queueing)
+            hold = yield from terms.acquire()
         # Calls inside the method count this hold as their caller's own.
         remember_own(hold)
         return hold
@@ -152,29 +181,96 @@ class MeteredCall(MeteredAttempt):
         return Finished(hinted(response, hold, self.terms.config))
 
 
+@dataclass(slots=True)
 class _Execute:
     """Calls a metered method."""
 
-    __slots__ = ("adapter", "config", "hold", "method", "prompt")
-
-    def __init__(self, hold: Hold, method: Any, adapter: Metered, prompt: Any, config: RunConfig) -> None:
-        self.hold = hold
-        self.method = method
-        self.adapter = adapter
-        self.prompt = prompt
-        self.config = config
+    hold: Hold
+    method: Any
+    adapter: Metered
+    prompt: Any
+    config: RunConfig
 
     def run(self) -> Any:
-        with while_running(self.adapter, self.hold):
+        with _running(self.adapter, self.hold):
             return self.method(self.adapter, self.prompt, self.config)
 
     async def arun(self) -> Any:
-        with while_running(self.adapter, self.hold):
+        with _running(self.adapter, self.hold):
             return await self.method(self.adapter, self.prompt, self.config)
 
 
+class MeteredStream(MeteredAttempt, FlowSource):
+    """The source of a metered stream, around the stream of an adapter."""
+
+    def __init__(self, method: Written, adapter: Metered, prompt: Any, config: RunConfig | None) -> None:
+        super().__init__()
+        self._method = method
+        self._adapter = adapter
+        self._prompt = prompt
+        self._config = config
+        self._inner: LLMStream | AsyncLLMStream | None = None
+        self._hold: Hold | None = None
+
+    @property
+    def text(self) -> str:
+        return "" if self._inner is None else self._inner.text
+
+    @property
+    def response(self) -> LLMResponse:
+        if self._inner is None:
+            return nothing_yet()
+        return hinted(self._inner.response, self._hold, self._config or RunConfig())
+
+    def _run(self) -> StreamFlow:
+        terms = Terms.of(self._adapter, self._prompt, self._config)
+        if terms is None:
+            yield from self._read(self._config)
+        else:
+            self.terms = terms
+            yield from self.attempts()
+
+    def exchange(self, hold: Hold) -> Generator[Any, Any, Finished]:
+        self._hold = hold
+        try:
+            yield from self._read(self.terms.config_for(hold))
+        except LLMError as error:
+            return Finished(error=error)
+        return Finished(self.response)
+
+    def _read(self, config: RunConfig | None) -> StreamFlow:
+        inner = self._inner = self._method(self._adapter, self._prompt, config)
+        following = Following(inner) if self._hold is None else _MeteredNext(inner, self._adapter, self._hold)
+        try:
+            while (chunk := (yield following)) is not Following:
+                yield [chunk]
+        except GeneratorExit:
+            # The flow is being collected: no runner takes another step, and the inner stream closes itself.
+            raise
+        except BaseException:
+            yield Ending(inner)
+            raise
+        yield Ending(inner)
+
+
+@dataclass(slots=True)
+class _MeteredNext(Following):
+    """Requests the next chunk of the inner stream under a hold."""
+
+    adapter: Metered
+    hold: Hold
+
+    def run(self) -> Any:
+        with _running(self.adapter, self.hold):
+            return Following.run(self)
+
+    async def arun(self) -> Any:
+        with _running(self.adapter, self.hold):
+            return await Following.arun(self)
+
+
 @contextmanager
-def while_running(adapter: Metered, hold: Hold) -> Iterator[None]:
+def _running(adapter: Metered, hold: Hold) -> Iterator[None]:
     """Inside the block, a call of the same adapter replaces `hold`."""
     token = running.set((adapter, weakref.ref(hold)))
     try:

@@ -6,22 +6,40 @@ import time
 import weakref
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from llm_connect._flows import Flow
 from llm_connect._validation import check_prompt, encodable
 from llm_connect.budget.accounting.accounts import limits_usd
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.demands import BoundDemand, CallFacts, Demand
 from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.admission.acquire import acquire
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import CUT, log_event
 from llm_connect.budget.admission.refusals import refuse_unpriced, refuse_unproven
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.metered import Metered
-from llm_connect.types.response import LLMResponse
+from llm_connect.types.response import LLMResponse, Prompt
 
 if TYPE_CHECKING:
     from llm_connect.budget.tracker import BudgetTracker
+
+
+class Metered(Protocol):
+    """The part of an `LLMAdapter` that provides the budget, the bound, the price and the answer of a call."""
+
+    @property
+    def budget_tracker(self) -> BudgetTracker | None: ...
+    @property
+    def price(self) -> Price | None: ...
+
+    @property
+    def _why_no_price(self) -> str: ...
+
+    def execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse: ...
+    async def async_execute_prompt(self, prompt: Prompt, config: RunConfig | None = None) -> LLMResponse: ...
+    def bound(self, prompt: Prompt, config: RunConfig) -> Bound: ...
+    def price_for(self, model: str | None, config: RunConfig) -> Price | None: ...
 
 
 #: The metered call around this one: its adapter, and a weak reference to its hold, so that a lost hold is noticed.
@@ -47,10 +65,9 @@ class Terms(NamedTuple):
         tracker = tracker_of(adapter, config)
         return None if tracker is None else terms_on(tracker, adapter, prompt, config)
 
-    @property
-    def queueing(self) -> dict[str, Any]:
-        """The arguments of `admit` that concern the wait: its deadline, and the hold that the new one replaces."""
-        return {"deadline": self.wait_until, "replaces": self.replaces}
+    def acquire(self, **more: Any) -> Flow[Hold]:
+        """Take the hold; wait for it if necessary."""
+        return acquire(self.tracker, self.demand, self.facts, deadline=self.wait_until, replaces=self.replaces, **more)
 
     def config_for(self, hold: Hold) -> RunConfig:
         """The config with the output limit that the hold assumes, which the request must carry."""

@@ -1,22 +1,223 @@
-"""Streams as callers use them, `LLMStream` and `AsyncLLMStream`, and how they are closed."""
+"""Streams: what callers use (`LLMStream`, `AsyncLLMStream`), where their chunks come from, and how they are closed.
+
+A stream runs a flow, like a call. Beside steps for its driver, the flow yields lists of chunks for the caller. A list
+has all chunks that are known at once, so the flow is not resumed for each of them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import weakref
 from _thread import start_new_thread
-from collections.abc import Generator
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from inspect import GEN_CLOSED, getgeneratorstate
 from types import TracebackType
-from typing import Self
+from typing import Any, Protocol, Self, TypeAlias
 
 from llm_connect import _forks
 from llm_connect._closing import close_in_loop, is_closed
-from llm_connect.errors import LLMConfigurationError
-from llm_connect.interface.stream_sources import AsyncPieces, Pieces, StreamSource, Written
-from llm_connect.types.chunks import StreamChunk
+from llm_connect._flows import Step, outlive, running_task
+from llm_connect.errors import LLMConfigurationError, LLMConnectionError
+from llm_connect.types.chunks import StreamChunk, TextChunk, chunks_of
 from llm_connect.types.response import LLMResponse
+from llm_connect.types.usage import Usage
+
+#: A stream as an adapter may define it: a generator of texts, and finally the response.
+Pieces: TypeAlias = Generator[str | LLMResponse]
+AsyncPieces: TypeAlias = AsyncGenerator[str | LLMResponse]
+#: Steps for the driver, and lists of chunks for the caller.
+StreamFlow: TypeAlias = Generator[Step | list[StreamChunk], Any, None]
+
+
+class Leave(BaseException):
+    """Thrown into a flow that its caller has left.
+
+    GeneratorExit does not work: Python closes the inner generator of a delegating flow instead of throwing into it, and
+    the flow could take no step on the way out (PEP 380).
+    """
+
+
+def drive_stream(flow: StreamFlow, given: list[str]) -> Generator[StreamChunk]:
+    """Run `flow` in this thread, up to each chunk that the caller asks for; `given` gets the texts of the chunks."""
+    with suppress(StopIteration, Leave):
+        step = next(flow)
+        while True:
+            try:
+                if isinstance(step, list):
+                    result = None
+                    for chunk in step:
+                        given.append(chunk.text)
+                        yield chunk
+                else:
+                    result = step.run()
+            except GeneratorExit:
+                step = flow.throw(Leave())
+            except BaseException as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(result)
+
+
+async def adrive_stream(flow: StreamFlow, given: list[str]) -> AsyncGenerator[StreamChunk]:
+    """Like `drive_stream`, in this task."""
+    with suppress(StopIteration, Leave):
+        step = next(flow)
+        while True:
+            # Between its chunks it belongs to no task.
+            task = None if isinstance(step, list) else running_task()
+            try:
+                if isinstance(step, list):
+                    result = None
+                    for chunk in step:
+                        given.append(chunk.text)
+                        yield chunk
+                else:
+                    result = await step.arun()
+            except GeneratorExit as left:
+                if not isinstance(step, list):
+                    outlive(task, left)
+                    # The coroutine that waits for the stream is being closed, so nothing more can be awaited.
+                    abandon(flow)
+                    raise
+                step = flow.throw(Leave())
+            except BaseException as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(result)
+
+
+def abandon(flow: StreamFlow) -> None:
+    """End `flow` when nothing can be awaited; a no-op if it has ended."""
+    with suppress(StopIteration, Leave):
+        step: Any = flow.throw(Leave())
+        while True:
+            # On its way out, a stream takes only the step `Close`.
+            step.abandon()
+            step = next(flow)
+
+
+class StreamSource(Protocol):
+    """The source of a stream's chunks; either `chunks` or `achunks` is called, once."""
+
+    def chunks(self) -> Generator[StreamChunk]:
+        """Yield the chunks. Closing the generator at any point closes the connection and ends the hold."""
+        ...
+
+    def achunks(self) -> AsyncGenerator[StreamChunk]:
+        """Like `chunks`, for a coroutine."""
+        ...
+
+    def abandon(self) -> None:
+        """Release connection and hold without awaiting, because the event loop of `achunks` is closed."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The text that has been yielded so far."""
+        ...
+
+    @property
+    def response(self) -> LLMResponse:
+        """The response; before the end, the part of it that is known."""
+        ...
+
+
+class FlowSource(ABC):
+    """A source whose chunks come out of a flow."""
+
+    def __init__(self) -> None:
+        #: The text so far, in pieces.
+        self._given: list[str] = []
+        self._response: LLMResponse | None = None
+        self._flow = self._run()
+
+    @abstractmethod
+    def _run(self) -> StreamFlow:
+        """The flow, which ends once it has set `_response`."""
+
+    def chunks(self) -> Generator[StreamChunk]:
+        return drive_stream(self._flow, self._given)
+
+    def achunks(self) -> AsyncGenerator[StreamChunk]:
+        return adrive_stream(self._flow, self._given)
+
+    def abandon(self) -> None:
+        abandon(self._flow)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._given)
+
+    @property
+    def response(self) -> LLMResponse:
+        return self._response or replace(nothing_yet(), content=self.text)
+
+
+class Written(FlowSource):
+    """The source for a stream that an adapter defines as a generator of texts and finally a response."""
+
+    def __init__(self, pieces: Pieces | AsyncPieces) -> None:
+        super().__init__()
+        self._pieces = pieces
+
+    def _run(self) -> StreamFlow:
+        following = Following(self._pieces)
+        try:
+            while (piece := (yield following)) is not Following:
+                if isinstance(piece, LLMResponse):
+                    self._response = piece
+                    yield chunks_of(piece, self.text)
+                elif piece:
+                    yield [TextChunk(piece)]
+        except GeneratorExit:
+            # The flow is being collected: no runner takes another step, and the generator is collected with it.
+            raise
+        except BaseException:
+            yield Ending(self._pieces)
+            raise
+        yield Ending(self._pieces)
+        if self._response is None:
+            raise LLMConnectionError(
+                "The stream ended before the answer did: its generator yielded no LLMResponse.", maybe_billed=True
+            )
+
+
+@dataclass(slots=True)
+class Following:
+    """Asks for the next item of a stream or generator; this class itself stands for its end."""
+
+    stream: Any
+
+    def run(self) -> Any:
+        return next(self.stream, Following)
+
+    async def arun(self) -> Any:
+        return await anext(self.stream, Following)
+
+
+@dataclass(slots=True)
+class Ending:
+    """Closes a stream or generator; the only step that a flow around it takes on its way out."""
+
+    stream: Any
+
+    def run(self) -> None:
+        self.stream.close()
+
+    async def arun(self) -> None:
+        await self.stream.aclose()
+
+    def abandon(self) -> None:
+        """A no-op, because nothing can be awaited: it closes itself when it is collected."""
+
+
+def nothing_yet(model: str = "") -> LLMResponse:
+    """The response of a stream that has yielded nothing yet."""
+    usage = Usage(prompt_tokens=0, completion_tokens=0, estimated=True)
+    return LLMResponse(content="", model=model, usage=usage, finish_reason="unknown")
 
 
 class _Stream:

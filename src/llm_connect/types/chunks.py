@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -37,10 +36,8 @@ class FinishChunk:
 StreamChunk: TypeAlias = TextChunk | UsageChunk | FinishChunk
 
 
-def chunks_of(response: LLMResponse, given: str = "") -> Iterator[StreamChunk]:
+def chunks_of(response: LLMResponse, given: str = "") -> list[StreamChunk]:
     """The chunks of a whole response, without the text that was already `given`."""
     rest = response.content.removeprefix(given)
-    if rest and response.content.startswith(given):
-        yield TextChunk(rest)
-    yield UsageChunk(response.usage)
-    yield FinishChunk(response.finish_reason)
+    text = [TextChunk(rest)] if rest and response.content.startswith(given) else []
+    return [*text, UsageChunk(response.usage), FinishChunk(response.finish_reason)]

@@ -14,7 +14,7 @@ So the line is drawn where the first byte of the request leaves. `Hold.dispatch`
 ends exactly once, in one of three ways.
 
 - *Released*: there is proof that it costs nothing. Nothing was sent (adapters see whether the first byte left,
-  `engine/response_headers.py`), or a complete reply that is not billed has arrived, such as a 4xx (`unbilled.py`, and
+  `engine/deadline.py`), or a complete reply that is not billed has arrived, such as a 4xx (`unbilled.py`, and
   the error table of each protocol). The entry has the amount zero.
 - *Settled*: the actual usage is known. It is booked in full, even if it exceeds the hold.
 - *Presumed*: the request was sent and its outcome is unknown. The whole bound is booked, because the call costs no more
