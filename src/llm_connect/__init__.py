@@ -26,7 +26,7 @@ _MODULES = {
     "AsyncLLMStream": "llm_connect.interface.streams",
     "Bound": "llm_connect.budget.accounting.bounds",
     "BudgetSnapshot": "llm_connect.budget.accounting.snapshot",
-    "BudgetTracker": "llm_connect.engine.priced_tracker",
+    "BudgetTracker": "llm_connect.engine.price_lists",
     "CallEvent": "llm_connect.budget.admission.observing",
     "ClaudeCodeAdapter": "llm_connect.providers.claude_code",
     "ErrorLLMAdapter": "llm_connect.testing.mock",
@@ -83,7 +83,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _PRICED:
-        import_module("llm_connect.engine.priced_tracker")
+        import_module("llm_connect.engine.price_lists")
     value = globals()[name] = getattr(import_module(_MODULES[name]), name)
     return value
 

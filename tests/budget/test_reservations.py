@@ -15,7 +15,7 @@ import pytest
 from llm_connect import Amount, Bound, LLMConfigurationError, Price, Usage
 from llm_connect.budget.accounting.calibration import LearnedFactor
 from llm_connect.budget.admission.granting import grow
-from llm_connect.engine.priced_tracker import BudgetTracker, known_price
+from llm_connect.engine.price_lists import BudgetTracker, known_price
 from tests.budget.budget_helpers import at_rest, learned, refused
 
 PRICE = Price(prompt=1, completion=4, cached="0.5")

@@ -176,10 +176,10 @@ def test_a_wait_that_is_broken_off_takes_no_place_along() -> None:
 def test_a_place_that_comes_free_on_the_way_to_the_queue_is_taken() -> None:
     """Nobody queues before a free place. (CALL-36)"""
     places = concurrency_limit._Places(1)
-    waiter = concurrency_limit._Waiter(Turn(20), lambda: None)
-    places.join(waiter)
-    assert waiter.granted
-    place = places.leave(waiter)
+    turn = Turn(20)
+    places.join(turn, lambda: None)
+    assert turn.granted
+    place = places.leave(turn)
     assert place is not None
     place.give_back()
     place.give_back()

@@ -23,17 +23,21 @@ from llm_connect.protocols.wire import Failure
 _TO_GIVE_BACK_SECONDS = 2.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Turn:
     """The position of a call in the queue.
 
     seconds: the longest that it will hold a slot. until: the moment until which it waits for one.
     first: True if it goes before calls that have not begun.
+    came, wake: the moment at which it joined the queue, and how to wake it. granted: True once it has its slot.
     """
 
     seconds: float
     until: float = inf
     first: bool = False
+    came: float = 0.0
+    wake: Callable[[], object] = bool
+    granted: bool = False
 
 
 class Place:
@@ -74,15 +78,14 @@ class Slots:
         if places.take(turn):
             return Place(places, 0.0)
         came = threading.Event()
-        waiter = _Waiter(turn, came.set)
         try:
-            places.join(waiter)
-            while not waiter.granted and (seconds := places.seconds_left(turn)) > 0:
+            places.join(turn, came.set)
+            while not turn.granted and (seconds := places.seconds_left(turn)) > 0:
                 came.wait(min(seconds, threading.TIMEOUT_MAX))
         except BaseException:
-            places.give_up(waiter)
+            places.give_up(turn)
             raise
-        return places.leave(waiter)
+        return places.leave(turn)
 
     async def atake(self, turn: Turn) -> Place | None:
         """Like `take`, for a coroutine."""
@@ -92,17 +95,16 @@ class Slots:
         if places.take(turn):
             return Place(places, 0.0)
         came = asyncio.Event()
-        waiter = _Waiter(turn, partial(_call_in, asyncio.get_running_loop(), came.set))
         try:
-            places.join(waiter)
-            while not waiter.granted and (seconds := places.seconds_left(turn)) > 0:
+            places.join(turn, partial(_call_in, asyncio.get_running_loop(), came.set))
+            while not turn.granted and (seconds := places.seconds_left(turn)) > 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(seconds):
                         await came.wait()
         except BaseException:
-            places.give_up(waiter)
+            places.give_up(turn)
             raise
-        return places.leave(waiter)
+        return places.leave(turn)
 
 
 @dataclass(slots=True)
@@ -130,16 +132,6 @@ class TakeSlot:
         return Failure(kind=LLMTimeoutError, message=message, maybe_billed=False)
 
 
-class _Waiter:
-    __slots__ = ("came", "granted", "turn", "wake")
-
-    def __init__(self, turn: Turn, wake: Callable[[], object]) -> None:
-        self.turn: Turn = turn
-        self.wake: Callable[[], object] = wake
-        self.came: float = time.monotonic()
-        self.granted: bool = False
-
-
 class _Places:
     """Slots of one side. A slot that comes free goes to the next call in the queue, so nobody overtakes."""
 
@@ -147,8 +139,8 @@ class _Places:
         # A finalizer may give a slot back while its own thread is in here.
         self._lock = threading.RLock()
         self._free = limit
-        self._first: deque[_Waiter] = deque()
-        self._others: deque[_Waiter] = deque()
+        self._first: deque[Turn] = deque()
+        self._others: deque[Turn] = deque()
         #: The moment by which every call with a slot should be over.
         self._over_at = 0.0
 
@@ -160,13 +152,14 @@ class _Places:
             self._lend(turn)
             return True
 
-    def join(self, waiter: _Waiter) -> None:
+    def join(self, turn: Turn, wake: Callable[[], object]) -> None:
+        turn.came, turn.wake = time.monotonic(), wake
         with self._lock:
             if self._free:
                 self._free -= 1
-                self._grant(waiter)
+                self._grant(turn)
             else:
-                (self._first if waiter.turn.first else self._others).append(waiter)
+                (self._first if turn.first else self._others).append(turn)
 
     def give(self) -> None:
         with self._lock:
@@ -176,18 +169,18 @@ class _Places:
             else:
                 self._free += 1
 
-    def leave(self, waiter: _Waiter) -> Place | None:
+    def leave(self, turn: Turn) -> Place | None:
         """Leave the queue with the slot that was given; None if there is none."""
         with self._lock:
-            if waiter.granted:
-                return Place(self, time.monotonic() - waiter.came)
+            if turn.granted:
+                return Place(self, time.monotonic() - turn.came)
             with suppress(ValueError):
-                (self._first if waiter.turn.first else self._others).remove(waiter)
+                (self._first if turn.first else self._others).remove(turn)
             return None
 
-    def give_up(self, waiter: _Waiter) -> None:
+    def give_up(self, turn: Turn) -> None:
         """End an interrupted wait, and pass on a slot that has just been given."""
-        place = self.leave(waiter)
+        place = self.leave(turn)
         if place is not None:
             place.give_back()
 
@@ -195,10 +188,10 @@ class _Places:
         """The seconds for which waiting makes sense, by present knowledge."""
         return min(turn.until, self._over_at + _TO_GIVE_BACK_SECONDS) - time.monotonic()
 
-    def _grant(self, waiter: _Waiter) -> None:
-        waiter.granted = True
-        self._lend(waiter.turn)
-        waiter.wake()
+    def _grant(self, turn: Turn) -> None:
+        turn.granted = True
+        self._lend(turn)
+        turn.wake()
 
     def _lend(self, turn: Turn) -> None:
         over_at = time.monotonic() + turn.seconds

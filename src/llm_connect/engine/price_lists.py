@@ -1,5 +1,7 @@
 """The providers' list prices as `Price`, from the snapshot in genai-prices. Nothing is fetched.
 
+Importing this module makes them known to the manual reservations of every `BudgetTracker`.
+
 The package takes half a second to import, and a model 50 microseconds to find. So the import happens on first use, and
 the lookup once an hour for each model: prices change on dates that the snapshot knows in advance.
 """
@@ -19,6 +21,8 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.admission import reservations
+from llm_connect.budget.tracker import BudgetTracker as BudgetTracker
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
@@ -30,6 +34,10 @@ _AUTO_TIER = "auto"
 #: The tiers that may serve a tier, where these are not only itself and the default one (OpenAPI document 2.3.0).
 _MAY_SERVE = {DEFAULT_TIER: (DEFAULT_TIER,), "fast": (DEFAULT_TIER, "fast", "priority")}
 
+#: Adapters whose provider has a different id in genai-prices.
+_PROVIDERS = {"gemini": "google", "claude-code": "anthropic"}
+#: The providers to search if no adapter is named.
+_OWN = ("openai", "google", "anthropic", "openrouter")
 _RATES = {
     "prompt": "input_mtok",
     "completion": "output_mtok",
@@ -91,6 +99,16 @@ def list_price(provider: str, model: str, service_tier: str = DEFAULT_TIER) -> L
     price has parts that no token limit bounds, or that no usage reports, such as searches or generated images.
     """
     return _list_price(provider, model.lower(), service_tier, int(time.time() // 3600))
+
+
+def known_price(adapter: str | None, model: str) -> Price | None:
+    """The list price of `model` at `adapter`'s provider; without an adapter, the highest among all that list it."""
+    providers = _OWN if adapter is None else (_PROVIDERS.get(adapter, adapter),)
+    found = [price for provider in providers if (price := list_price(provider, model)) is not None]
+    return max(found, key=lambda price: price.dearest(1_000_000, 1), default=None)
+
+
+reservations.price_lists.append(known_price)
 
 
 class Snapshot:

@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from inspect import GEN_CLOSED, getgeneratorstate
-from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
 from llm_connect import _forks
@@ -308,9 +307,7 @@ class LLMStream(_Stream):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -368,9 +365,7 @@ class AsyncLLMStream(_Stream):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
 
