@@ -136,11 +136,19 @@ def _connect(
     return SyncStream(connection)
 
 
-class _Stream(httpcore2.NetworkStream):
-    def __init__(self, stream: httpcore2.NetworkStream) -> None:
+class _Framed:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._frame = ReplyFrame()
 
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable" and self._frame.overrun:
+            # So the pool learns that it cannot use the connection again.
+            return True
+        return self._stream.get_extra_info(info)
+
+
+class _Stream(_Framed, httpcore2.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         data = self._stream.read(max_bytes, _limit(timeout, httpcore2.ReadTimeout))
         return self._frame.take(data)
@@ -169,12 +177,6 @@ class _Stream(httpcore2.NetworkStream):
         limit = _limit(timeout, httpcore2.ConnectTimeout)
         return _Stream(self._stream.start_tls(ssl_context, server_hostname, limit))
 
-    def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable" and self._frame.overrun:
-            # So the pool learns that it cannot use the connection again.
-            return True
-        return self._stream.get_extra_info(info)
-
 
 class _AsyncBackend(httpcore2.AsyncNetworkBackend):
     """The backend of async clients; their callers bound them with a timeout."""
@@ -200,11 +202,7 @@ class _AsyncBackend(httpcore2.AsyncNetworkBackend):
         await self._backend.sleep(seconds)
 
 
-class _AsyncStream(httpcore2.AsyncNetworkStream):
-    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
-        self._stream = stream
-        self._frame = ReplyFrame()
-
+class _AsyncStream(_Framed, httpcore2.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         inner = getattr(self._stream, "_stream", None)
         if timeout is None and isinstance(inner, anyio.abc.ByteStream):
@@ -231,12 +229,6 @@ class _AsyncStream(httpcore2.AsyncNetworkStream):
             # The inner stream closes itself only after an Exception.
             await self._stream.aclose()
             raise
-
-    def get_extra_info(self, info: str) -> Any:
-        if info == "is_readable" and self._frame.overrun:
-            # So the pool learns that it cannot use the connection again.
-            return True
-        return self._stream.get_extra_info(info)
 
 
 async def _received(stream: anyio.abc.ByteStream, max_bytes: int) -> bytes:

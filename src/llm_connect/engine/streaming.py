@@ -58,7 +58,7 @@ from llm_connect.engine.exchange import AsyncOpenReply, Exchange, OpenReply, Out
 from llm_connect.engine.flow import TOO_LATE, Call, end_cut, not_read, read
 from llm_connect.errors import LLMAPIError, LLMConnectionError
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.streams import FlowSource, StreamFlow, nothing_yet
+from llm_connect.interface.streams import StreamFlow, StreamSource, nothing_yet
 from llm_connect.protocols.stream_reading import PlainReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply, is_good
 from llm_connect.types.chunks import TextChunk, chunks_of
@@ -217,7 +217,7 @@ def _taken(reading: Reading, piece: bytes | None) -> list[str]:
     return reading.feed(piece) if piece else reading.end()
 
 
-class ProviderStream(FlowSource):
+class ProviderStream(StreamSource):
     """The source of a provider adapter's stream; its call begins when the caller asks for the first chunk."""
 
     def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:

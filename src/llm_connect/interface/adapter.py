@@ -14,7 +14,7 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.interface import metering
 from llm_connect.interface.config import RunConfig
 from llm_connect.interface.reservation import terms_on
-from llm_connect.interface.streams import AsyncLLMStream, FlowSource, LLMStream, StreamFlow
+from llm_connect.interface.streams import AsyncLLMStream, LLMStream, StreamFlow, StreamSource
 from llm_connect.types.chunks import chunks_of
 from llm_connect.types.response import LLMResponse, Prompt
 
@@ -112,7 +112,7 @@ class LLMAdapter(ABC):
         return None
 
 
-class WholeReply(FlowSource):
+class WholeReply(StreamSource):
     """The source for an adapter that defines no stream: the whole reply as one chunk, metered like any call."""
 
     def __init__(self, adapter: LLMAdapter, prompt: Prompt, config: RunConfig | None) -> None:

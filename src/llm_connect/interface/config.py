@@ -143,7 +143,8 @@ class RunConfig:
             raise LLMConfigurationError(
                 f"max_depth is used up, so delegating to {name!r} is refused: give the first config a higher max_depth."
             )
-        carried: dict[str, Any] = {field: getattr(self, field) for field in _CARRIED}
+        names = RunConfigFields.__annotations__.keys() - _OF_ONE_AGENT
+        carried: dict[str, Any] = {field: getattr(self, field) for field in names}
         if (total, total_usd, total_calls) != (None, None, None):
             carried["budget_tracker"] = self._tracker_for(name).child(
                 name, total, total_usd=total_usd, total_calls=total_calls
@@ -158,19 +159,8 @@ class RunConfig:
         return self.budget_tracker
 
 
-#: The fields that a sub-agent inherits.
-_CARRIED = (
-    "timeout_seconds",
-    "first_chunk_seconds",
-    "idle_seconds",
-    "max_queue_seconds",
-    "max_wait_seconds",
-    "max_retries",
-    "when_short",
-    "clamp_floor",
-    "budget_tracker",
-    "labels",
-)
+#: The fields that a sub-agent does not inherit.
+_OF_ONE_AGENT = {"model_name", "system_prompt", "temperature", "max_tokens", "model_params"}
 
 
 def _check_choice(name: str, value: object, choices: object) -> None:

@@ -30,10 +30,10 @@ from llm_connect.interface.reservation import Metered, Terms, hinted, log_cut, r
 from llm_connect.interface.streams import (
     AsyncLLMStream,
     Ending,
-    FlowSource,
     Following,
     LLMStream,
     StreamFlow,
+    StreamSource,
     nothing_yet,
 )
 from llm_connect.types.response import LLMResponse
@@ -200,7 +200,7 @@ class _Execute:
             return await self.method(self.adapter, self.prompt, self.config)
 
 
-class MeteredStream(MeteredAttempt, FlowSource):
+class MeteredStream(MeteredAttempt, StreamSource):
     """The source of a metered stream, around the stream of an adapter."""
 
     def __init__(self, method: Written, adapter: Metered, prompt: Any, config: RunConfig | None) -> None:

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from inspect import GEN_CLOSED, getgeneratorstate
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from llm_connect import _forks
 from llm_connect._closing import close_in_loop, is_closed
@@ -98,34 +98,8 @@ def abandon(flow: StreamFlow) -> None:
             step = next(flow)
 
 
-class StreamSource(Protocol):
-    """The source of a stream's chunks; either `chunks` or `achunks` is called, once."""
-
-    def chunks(self) -> Generator[StreamChunk]:
-        """Yield the chunks. Closing the generator at any point closes the connection and ends the hold."""
-        ...
-
-    def achunks(self) -> AsyncGenerator[StreamChunk]:
-        """Like `chunks`, for a coroutine."""
-        ...
-
-    def abandon(self) -> None:
-        """Release connection and hold without awaiting, because the event loop of `achunks` is closed."""
-        ...
-
-    @property
-    def text(self) -> str:
-        """The text that has been yielded so far."""
-        ...
-
-    @property
-    def response(self) -> LLMResponse:
-        """The response; before the end, the part of it that is known."""
-        ...
-
-
-class FlowSource(ABC):
-    """A source whose chunks come out of a flow."""
+class StreamSource(ABC):
+    """The source of a stream's chunks, which come out of a flow; either `chunks` or `achunks` is called, once."""
 
     def __init__(self) -> None:
         #: The text so far, in pieces.
@@ -138,24 +112,29 @@ class FlowSource(ABC):
         """The flow, which ends once it has set `_response`."""
 
     def chunks(self) -> Generator[StreamChunk]:
+        """Yield the chunks. Closing the generator at any point closes the connection and ends the hold."""
         return drive_stream(self._flow, self._given)
 
     def achunks(self) -> AsyncGenerator[StreamChunk]:
+        """Like `chunks`, for a coroutine."""
         return adrive_stream(self._flow, self._given)
 
     def abandon(self) -> None:
+        """Release connection and hold without awaiting, because the event loop of `achunks` is closed."""
         abandon(self._flow)
 
     @property
     def text(self) -> str:
+        """The text that has been yielded so far."""
         return "".join(self._given)
 
     @property
     def response(self) -> LLMResponse:
+        """The response; before the end, the part of it that is known."""
         return self._response or replace(nothing_yet(), content=self.text)
 
 
-class Written(FlowSource):
+class Written(StreamSource):
     """The source for a stream that an adapter defines as a generator of texts and finally a response."""
 
     def __init__(self, pieces: Pieces | AsyncPieces) -> None:
