@@ -49,7 +49,7 @@ def prepare() -> None:
 
 
 def sync_client(max_connections: int, options: HttpOptions = DEFAULT_OPTIONS, **more: Any) -> httpx2.Client:
-    """Make a client for threads, or wrap the user's own. Use it under `SocketDeadline`."""
+    """Make a client for threads, or wrap the user's own. Its sockets obey the deadline of the awaited head."""
     if options.http_client is not None:
         return LentClient(options.http_client, options)
     transport = httpx2.HTTPTransport(**_options(max_connections, options))
