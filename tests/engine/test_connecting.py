@@ -185,11 +185,10 @@ def test_a_name_that_is_none_is_an_error_like_any_other(host: str) -> None:
 
 def test_a_fork_has_lookups_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread of its parent would ever answer it. (CALL-35)"""
-    process = names._OfThisProcess()
-    ours = process.get()
-    assert process.get() is ours
+    ours = names._of_this_process()
+    assert names._of_this_process() is ours
     monkeypatch.setattr("llm_connect._forks.generation", 99)
-    assert process.get() is not ours
+    assert names._of_this_process() is not ours
 
 
 # Clients.
