@@ -33,7 +33,7 @@ _MODULES = {
     "FinishChunk": "llm_connect.types.chunks",
     "FinishReason": "llm_connect.types.response",
     "GeminiAdapter": "llm_connect.providers.gemini",
-    "Generation": "llm_connect.protocols.openrouter_generations",
+    "Generation": "llm_connect.protocols.openrouter_replies",
     "Hold": "llm_connect.budget.admission.holds",
     "JsonLinesSink": "llm_connect.budget.accounting.sinks",
     "LLMAPIError": "llm_connect.errors",

@@ -30,7 +30,7 @@ from llm_connect.interface.adapter import LLMAdapter as LLMAdapter
 from llm_connect.interface.config import RunConfig as RunConfig
 from llm_connect.interface.streams import AsyncLLMStream as AsyncLLMStream
 from llm_connect.interface.streams import LLMStream as LLMStream
-from llm_connect.protocols.openrouter_generations import Generation as Generation
+from llm_connect.protocols.openrouter_replies import Generation as Generation
 from llm_connect.providers.claude_code import ClaudeCodeAdapter as ClaudeCodeAdapter
 from llm_connect.providers.gemini import GeminiAdapter as GeminiAdapter
 from llm_connect.providers.openai import OpenAIAdapter as OpenAIAdapter

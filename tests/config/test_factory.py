@@ -88,16 +88,7 @@ def test_the_names_are_sorted_and_complete() -> None:
         pytest.param(
             "claude-code",
             {"cli_path": sys.executable},
-            {
-                "claude_code",
-                "command_stream",
-                "process_marks",
-                "relay",
-                "relay_streams",
-                "strands",
-                "subprocesses",
-                "workplaces",
-            },
+            {"claude_code", "relay", "relay_streams", "strands", "subprocesses", "workplaces"},
             marks=posix_only,
         ),
         ("gemini", {}, {"gemini"}),

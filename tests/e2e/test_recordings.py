@@ -18,7 +18,7 @@ from llm_connect import GeminiAdapter, LLMError, LLMResponse, OpenAIAdapter, Ope
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.protocols import chat_completions, generate_content, responses
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
-from llm_connect.protocols.openrouter_costs import cost_in
+from llm_connect.protocols.openrouter_replies import cost_in
 from llm_connect.protocols.wire import Answer, Reply
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.e2e.recordings import Recording, asked, recordings

@@ -32,7 +32,7 @@ from llm_connect.errors import (
     LLMTimeoutError,
 )
 from llm_connect.interface.config import RunConfig
-from llm_connect.protocols.stream_reading import PlainReading
+from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from llm_connect.types.amounts import NOTHING, Amount
 from llm_connect.types.response import LLMResponse
@@ -105,8 +105,8 @@ class Stub(ProviderAdapter):
     def streamed(self, request: Request) -> Request:
         return request
 
-    def reading(self) -> PlainReading:
-        return PlainReading()
+    def reading(self) -> Reading:
+        return Reading()
 
     def open(self, request: Request, deadline: Deadline) -> StubReply:
         return StubReply(self.send(request, deadline))

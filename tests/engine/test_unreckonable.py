@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_connect import BudgetTracker, LLMResponseError, Price, RunConfig
-from llm_connect.protocols.stream_reading import PlainReading
+from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.wire import Answer
 from llm_connect.types.usage import Usage
 from tests.engine.test_call_budget import Stub
@@ -39,7 +39,7 @@ class BrokenBound(Stub):
         raise KeyError("size")
 
 
-class BrokenReading(PlainReading):
+class BrokenReading(Reading):
     """What reads a stream, and cannot."""
 
     def feed(self, piece: bytes) -> list[str]:
@@ -47,7 +47,7 @@ class BrokenReading(PlainReading):
 
 
 class Unreadable(Stub):
-    def reading(self) -> PlainReading:
+    def reading(self) -> Reading:
         return BrokenReading()
 
     def open(self, *arguments: Any) -> Any:

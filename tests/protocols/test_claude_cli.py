@@ -22,6 +22,8 @@ from llm_connect.errors import (
 )
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols import claude_cli
+from llm_connect.protocols.error_bodies import said_in
+from llm_connect.protocols.http_failures import error_reply
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
 DATA = Path(__file__).parent.parent / "providers" / "data" / "claude"
@@ -178,7 +180,7 @@ def test_api_errors(name: str, kind: type[LLMError], status: int, retryable: boo
 def test_the_providers_own_error_is_told_like_any_other() -> None:
     """Status, text, type, request id and the wait asked for are those of the reply. (WIRE-7, WIRE-11, WIRE-13)"""
     body = b'{"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}'
-    failed = failure(Reply(429, {"request-id": "req_9", "retry-after": "7"}, body))
+    failed = error_reply(Reply(429, {"request-id": "req_9", "retry-after": "7"}, body), said_in(body))
     assert (failed.kind, failed.retryable, failed.maybe_billed) == (LLMRateLimitError, True, False)
     assert (failed.request_id, failed.retry_after) == ("req_9", 7.0)
     assert failed.details["response_body"] == {"type": "rate_limit_error", "message": "slow down"}
@@ -187,13 +189,13 @@ def test_the_providers_own_error_is_told_like_any_other() -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": "no"}', b"\xff"])
 def test_an_error_without_an_error_body_is_told_by_its_status(body: bytes) -> None:
     """A page of a proxy is no answer, whatever is in it. (WIRE-7)"""
-    failed = failure(Reply(503, {}, body))
+    failed = error_reply(Reply(503, {}, body), said_in(body))
     assert (failed.kind, failed.details["status_code"], failed.maybe_billed) == (LLMAPIError, 503, True)
 
 
 def test_a_redirect_is_an_error() -> None:
     """It is told as for every other provider, and was not billed. (WIRE-11)"""
-    failed = failure(Reply(307, {"location": "http://127.0.0.1:9"}, b""))
+    failed = error_reply(Reply(307, {"location": "http://127.0.0.1:9"}, b""), {})
     assert "a redirect, which is not followed" in failed.message
     assert (failed.retryable, failed.maybe_billed) == (False, False)
 

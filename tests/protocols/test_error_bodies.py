@@ -93,7 +93,7 @@ def test_the_words_of_an_error_are_kept(wire: str, name: str) -> None:
 )
 def test_what_has_no_words_gives_none(body: bytes, words: str) -> None:
     """A page is shown without its tags and scripts, and what is no text is not shown. (WIRE-42)"""
-    assert read_error(said_in(body)).fields.message == words
+    assert read_error(said_in(body)).message == words
 
 
 def test_a_terminal_is_told_nothing() -> None:
@@ -201,5 +201,5 @@ def test_any_error_body_is_read(body: Any, wire: str, status: int) -> None:
 def test_a_long_page_is_read_quickly_and_in_part() -> None:
     """A page of any size costs no more than its beginning."""
     page = b"<script" * 1_000_000
-    assert read_error(said_in(page)).fields.message == ""
-    assert len(read_error(said_in(b"x" * 1_000_000)).fields.message) == 8192
+    assert read_error(said_in(page)).message == ""
+    assert len(read_error(said_in(b"x" * 1_000_000)).message) == 8192

@@ -19,11 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from llm_connect.protocols import chat_completions, claude_cli, generate_content, openrouter_generations, responses
-from llm_connect.protocols.claude_stream import LinesReading
-from llm_connect.protocols.openrouter_costs import cost_in
-from llm_connect.protocols.openrouter_errors import with_openrouters_words
-from llm_connect.protocols.openrouter_generations import Generation
+from llm_connect.protocols import chat_completions, claude_cli, generate_content, openrouter_replies, responses
+from llm_connect.protocols.claude_output import LinesReading
+from llm_connect.protocols.openrouter_replies import Generation, cost_in, with_openrouters_words
 from llm_connect.protocols.stream_reading import EventReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from tests.protocols.test_fuzz import check
@@ -70,7 +68,7 @@ PARSERS: list[tuple[Parse, str, Callable[[], Reading]]] = [
     (responses.parse, "responses", lambda: EventReading(responses.StreamAssembly())),
     (generate_content.parse, "gemini", lambda: EventReading(generate_content.StreamAssembly())),
     (claude_cli.parse, "claude", LinesReading),
-    (openrouter_generations.parse, "generation", lambda: EventReading(chat_completions.StreamAssembly())),
+    (openrouter_replies.generation_in, "generation", lambda: EventReading(chat_completions.StreamAssembly())),
 ]
 STATUSES = (200, 200, 200, 200, 201, 206, 302, 400, 402, 429, 500, 503, 0)
 

@@ -102,19 +102,24 @@ def test_a_code_of_zero_is_shown() -> None:
     assert ErrorFields().public() == {}
 
 
-def test_a_caller_may_know_better() -> None:
-    """Kind, retry and wait given by the protocol come before what the status says."""
-    reply = Reply(400, {"retry-after": "9", "x-request-id": "r"}, b"")
-    failed = from_status(reply, ErrorFields(), kind=LLMAuthenticationError, retryable=True, retry_after=0.0)
-    assert (failed.kind, failed.retryable, failed.retry_after) == (LLMAuthenticationError, True, 0.0)
+def test_a_body_may_know_better() -> None:
+    """A refused key and a used-up quota in the body come before what the status says; the longest wait counts."""
+    headers = {"retry-after": "9", "x-request-id": "r"}
+    failed = from_status(Reply(400, headers, b""), ErrorFields(bad_key=True, wait=20.0))
+    assert (failed.kind, failed.retryable, failed.retry_after) == (LLMAuthenticationError, False, 20.0)
     assert failed.request_id == "r"
+    assert from_status(Reply(429, headers, b""), ErrorFields(wait=1.0)).retry_after == 9.0
+    assert [from_status(Reply(429, {}, b""), ErrorFields(used_up=used)).retryable for used in (True, False)] == [
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("status", [400, 429, 499, 599])
 def test_the_bodys_status_counts_under_200_alone(status: int) -> None:
     """Under HTTP 200 the body's status is the status; under any other it is not."""
-    assert from_status(Reply(200, {}, b""), ErrorFields(), status=status).details["status_code"] == status
-    assert from_status(Reply(500, {}, b""), ErrorFields(), status=status).details["status_code"] == 500
+    assert from_status(Reply(200, {}, b""), ErrorFields(status=status)).details["status_code"] == status
+    assert from_status(Reply(500, {}, b""), ErrorFields(status=status)).details["status_code"] == 500
 
 
 def test_kinds_by_status() -> None:
@@ -137,5 +142,5 @@ def test_of_a_text_of_megabytes_only_the_beginning_is_read() -> None:
     for key in ("message", "code", "type", "param"):
         said = read_error({"error": {"message": "no", key: long}})
         assert not said.used_up
-        assert all(len(str(value)) <= MOST_READ for value in (said.fields.message, said.fields.code, said.fields.type))
-        assert len(said.fields.param or "") <= MOST_READ
+        assert all(len(str(value)) <= MOST_READ for value in (said.message, said.code, said.type))
+        assert len(said.param or "") <= MOST_READ

@@ -9,7 +9,7 @@ import pytest
 
 from llm_connect.errors import LLMAPIError, LLMRateLimitError
 from llm_connect.protocols import chat_completions
-from llm_connect.protocols.openrouter_errors import with_openrouters_words
+from llm_connect.protocols.openrouter_replies import with_openrouters_words
 from llm_connect.protocols.wire import Failure, Reply
 
 IN_FLIGHT = {"reason": "in_flight_budget_exhausted", "limit_source": "openrouter_in_flight_budget"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_connect import Usage
-from llm_connect.protocols.openrouter_generations import Generation, parse, path_of
+from llm_connect.protocols.openrouter_replies import Generation, generation_in, path_of
 from llm_connect.protocols.wire import Failure, Reply
 
 #: As in OpenRouter's API reference.
@@ -30,7 +30,7 @@ TOLD = {
 
 
 def told(**fields: Any) -> Generation | Failure:
-    return parse(Reply(200, {}, json.dumps({"data": TOLD | fields}).encode()))
+    return generation_in(Reply(200, {}, json.dumps({"data": TOLD | fields}).encode()))
 
 
 def test_the_reference_is_read() -> None:
@@ -73,20 +73,20 @@ def test_a_cancelled_one_says_so() -> None:
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"data": 5}', b'{"data": {}}', b"{}"])
 def test_what_says_nothing_is_a_failure(body: bytes) -> None:
     """It is no generation of zero tokens."""
-    assert isinstance(parse(Reply(200, {}, body)), Failure)
+    assert isinstance(generation_in(Reply(200, {}, body)), Failure)
 
 
 @pytest.mark.parametrize(("status", "body"), [(404, b""), (200, b'{"error": {"code": 404, "message": "x"}}')])
 def test_an_unknown_one_may_come_later(status: int, body: bytes) -> None:
     """A 404 is worth another try. (PROVIDER-30)"""
-    failure = parse(Reply(status, {}, body))
+    failure = generation_in(Reply(status, {}, body))
     assert isinstance(failure, Failure)
     assert failure.retryable
 
 
 def test_another_failure_keeps_its_words() -> None:
     """A 400 is not asked again."""
-    failure = parse(Reply(400, {}, b'{"error": {"code": 400, "message": "odd"}}'))
+    failure = generation_in(Reply(400, {}, b'{"error": {"code": 400, "message": "odd"}}'))
     assert isinstance(failure, Failure)
     assert (failure.retryable, "odd" in failure.message) == (False, True)
 

@@ -41,7 +41,7 @@ def generate(model: str = "gemini-2.5-flash", **fields: Any) -> Bound:
 def test_byte_level_families_count_plain_bytes(model: str) -> None:
     """OpenAI's tokenizers read text as it is, so its bytes are enough. (WIRE-15)"""
     assert is_openais(model)
-    assert PromptSizes(model).framed([GROWS]) == 8 + 3
+    assert PromptSizes(model).prompt([GROWS], []) == 8 + 3
 
 
 @pytest.mark.parametrize(
@@ -51,23 +51,23 @@ def test_byte_level_families_count_plain_bytes(model: str) -> None:
 def test_others_count_the_text_before_or_after_nfkc(model: str) -> None:
     """SentencePiece, Anthropic's published tokenizer and what nobody knows may normalize first. (WIRE-15)"""
     assert not is_openais(model)
-    assert PromptSizes(model).framed([GROWS]) == 8 + 34
+    assert PromptSizes(model).prompt([GROWS], []) == 8 + 34 + hidden_prompt_tokens(model)
 
 
 @given(st.lists(st.text()), st.sampled_from(["gpt-5", "gemini-3-pro"]))
 def test_texts_are_framed_one_by_one(texts: list[str], model: str) -> None:
     """Each text counts with its framing. (WIRE-15)"""
     size = utf8_bytes if model == "gpt-5" else normalized_utf8_bytes
-    assert PromptSizes(model).framed(texts) == sum(8 + size(text) for text in texts)
+    assert PromptSizes(model).prompt(texts, []) == sum(8 + size(text) for text in texts)
 
 
 def test_framing_and_allowances_stay_with_a_tokenizer() -> None:
     """A tokenizer counts the texts; framing, schemas and hidden prompts are counted as without one. (BUDGET-31)"""
     ten = TokenCounter(lambda _: 1, exact=True)
     plain, tight = PromptSizes("unheard-of"), PromptSizes("unheard-of", ten)
-    assert tight.framed(["x" * 100, "y" * 100]) == 2 * (8 + 1)
-    assert tight.json({"a": "b"}) == plain.json({"a": "b"}) == len('{"a": "b"}') + 1
     assert tight.hidden == plain.hidden == 2_048
+    assert tight.prompt(["x" * 100, "y" * 100], []) == 2 * (8 + 1) + 2_048
+    assert tight.prompt([], {"a": "b"}) == plain.prompt([], {"a": "b"}) == len('{"a": "b"}') + 1 + 2_048
     body = {"model": "unheard-of", "messages": [{"role": "user", "content": "x" * 100}], "response_format": {"a": "b"}}
     counted = chat_completions.bound(body, 20, own_endpoint=True, counter=ten)
     assert counted.prompt_tokens > 2_048 + 8 + 8 + 8 + len('{"a": "b"}')

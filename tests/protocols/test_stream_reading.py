@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from llm_connect import LLMAPIError, LLMRateLimitError, LLMResponseError
 from llm_connect.protocols import chat_completions, claude_cli, generate_content, responses
-from llm_connect.protocols.claude_stream import LinesReading
-from llm_connect.protocols.stream_reading import EventReading, PlainReading, Reading
+from llm_connect.protocols.claude_output import LinesReading
+from llm_connect.protocols.stream_reading import EventReading, Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply
 
 HALVES = ("\ud83d", "\ude00")
@@ -411,6 +411,6 @@ def test_the_commands_lines_are_read_while_they_come(size: int) -> None:
 
 def test_an_error_reply_is_no_stream() -> None:
     """Its body is kept as it came. (STREAM-7)"""
-    reading = PlainReading()
+    reading = Reading()
     assert read(reading, b"data: {}\n\n", 3) == ""
     assert (reading.body, reading.whole, reading.ended) == (b"data: {}\n\n", True, False)

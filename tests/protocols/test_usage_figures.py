@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llm_connect import Usage
 from llm_connect.protocols import chat_completions, claude_cli, generate_content, responses
-from llm_connect.protocols.openrouter_costs import cost_in
+from llm_connect.protocols.openrouter_replies import cost_in
 from llm_connect.protocols.stream_reading import EventReading
 from llm_connect.protocols.usage_figures import figure, usd_figure
 from llm_connect.protocols.wire import Answer, Failure, Reply

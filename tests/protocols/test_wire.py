@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from llm_connect.protocols import chat_completions
+from llm_connect.protocols.replies import answer_in, unreadable
 from llm_connect.protocols.wire import (
+    Answer,
     Failure,
     Reply,
     count,
     first,
     mapping,
-    read_json,
-    request_id,
+    request_id_in,
     shown,
-    spent_on_thinking,
     text,
-    unreadable,
 )
 
 
 def test_an_object_is_read() -> None:
     """A JSON object is given as it is, with a byte order mark too."""
-    assert read_json(Reply(200, {}, b' {"a": 1} ')) == {"a": 1}
-    assert read_json(Reply(200, {}, b'\xef\xbb\xbf{"a": 1}')) == {"a": 1}
+    assert answer_in(Reply(200, {}, b' {"a": 1} ')) == ({"a": 1}, None)
+    assert answer_in(Reply(200, {}, b'\xef\xbb\xbf{"a": 1}')) == ({"a": 1}, None)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_an_object_is_read() -> None:
 )
 def test_what_is_no_object_is_described(body: bytes, described: str) -> None:
     """The text says what came instead, and never shows it."""
-    failed = read_json(Reply(200, {"x-request-id": "r"}, body))
+    _, failed = answer_in(Reply(200, {"x-request-id": "r"}, body))
     assert isinstance(failed, Failure)
     assert described in failed.message
     assert failed.request_id == "r"
@@ -69,7 +70,7 @@ def test_an_unreadable_reply_tells_its_status() -> None:
 )
 def test_the_request_id_is_in_a_header(headers: dict[str, str], found: str | None) -> None:
     """The first header that has one names the request."""
-    assert request_id(Reply(200, headers, b"")) == found
+    assert request_id_in(headers) == found
 
 
 @pytest.mark.parametrize(
@@ -110,11 +111,13 @@ def test_what_is_shown_is_short_and_on_one_line() -> None:
 
 def test_the_hint_is_for_empty_answers_at_their_limit_alone() -> None:
     """Text, or another finish, needs no hint. (WIRE-10)"""
-    assert spent_on_thinking("", "length")
-    assert spent_on_thinking("x", "length") is None
-    assert spent_on_thinking("", "stop") is None
+    for content, finish, hinted in (("", "length", True), ("x", "length", False), ("", "stop", False)):
+        choice = {"message": {"content": content}, "finish_reason": finish}
+        answer = chat_completions.parse(Reply(200, {}, json.dumps({"choices": [choice]}).encode()))
+        assert isinstance(answer, Answer)
+        assert (answer.hint is not None) is hinted
 
 
 def test_a_request_id_of_odd_bytes_can_be_written_down() -> None:
     """Some HTTP libraries let bytes of a header that are no text through as lone surrogates."""
-    assert request_id(Reply(200, {"x-request-id": "r\udcff1"}, b"")) == "r?1"
+    assert request_id_in({"x-request-id": "r\udcff1"}) == "r?1"

@@ -189,6 +189,6 @@ def test_command_that_vanishes(script: Script, tmp_path: Path) -> None:
     """A command that cannot be started any more is a configuration error: nothing was sent."""
     adapter = script("")
     (tmp_path / "claude").unlink()
-    assert type(error_of(adapter)) is LLMConfigurationError
-    failure = adapter.transport_failure(subprocesses.NotStarted())
-    assert not failure.maybe_billed
+    error = error_of(adapter)
+    assert type(error) is LLMConfigurationError
+    assert not error.maybe_billed

@@ -59,7 +59,7 @@ from llm_connect.engine.flow import TOO_LATE, Call, end_cut, not_read, read
 from llm_connect.errors import LLMAPIError, LLMConnectionError
 from llm_connect.interface.config import RunConfig
 from llm_connect.interface.streams import StreamFlow, StreamSource, nothing_yet
-from llm_connect.protocols.stream_reading import PlainReading, Reading
+from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply, is_good
 from llm_connect.types.chunks import TextChunk, chunks_of
 from llm_connect.types.response import LLMResponse, Prompt
@@ -78,7 +78,7 @@ class StreamedCall(Call):
         self._length = 0
         self._response: LLMResponse | None = None
         self._outcome: Outcome | None = None
-        self._reading: Reading = PlainReading()
+        self._reading: Reading = Reading()
         self._reply: OpenReply | AsyncOpenReply | None = None
         self._waiting_since = self.started
         self._until_deadline = Patience(self.deadline)
@@ -105,14 +105,14 @@ class StreamedCall(Call):
         request = self._begin(hold)
         if request is None:
             return TOO_LATE
-        self._outcome, self._reading, self._reply = None, PlainReading(), None
+        self._outcome, self._reading, self._reply = None, Reading(), None
         self._waiting_since, self._until_deadline = time.monotonic(), Patience(self.deadline)
         reply = yield Open(self.adapter, self._patience(), self._head, self.adapter.streamed(request))
         if isinstance(reply, Failure):
             return reply
         self._reply, self._head.headers = reply, reply.headers
         # Errors do not arrive as streams. A command has no status, and streams all of its output.
-        self._reading = self.adapter.reading() if not reply.status or is_good(reply.status) else PlainReading()
+        self._reading = self.adapter.reading() if not reply.status or is_good(reply.status) else Reading()
         is_driven = True
         try:
             return (yield from self._read(reply, self._reading))

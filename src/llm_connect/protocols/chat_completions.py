@@ -5,46 +5,34 @@ Sources: OpenAI's API reference and OpenAPI document (2.3.0); OpenRouter's docum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any
 
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.token_counters import TokenCounter
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
-from llm_connect.protocols.http_failures import error_reply, read_answer
-from llm_connect.protocols.openai_replies import answer_of, told_by
-from llm_connect.protocols.params import check_known, json_schema
+from llm_connect.protocols import replies
+from llm_connect.protocols.http_failures import error_reply
+from llm_connect.protocols.params import params_of
 from llm_connect.protocols.prompt_sizes import (
+    BOUNDED_AT_OPENAI,
     FRAMING_TOKENS,
     STYLE_TOKENS,
     PromptSizes,
     are_functions,
     are_objects,
-    is_text,
     several,
-    texts_of,
+    texts_in,
 )
-from llm_connect.protocols.streamed_figures import StreamedFigures, merged
-from llm_connect.protocols.wire import (
-    JSON,
-    Answer,
-    AnyOutcome,
-    Failure,
-    Reply,
-    count,
-    first,
-    mapping,
-    objects,
-    text,
-    unreadable,
-    with_field,
-    with_figures,
-)
+from llm_connect.protocols.replies import CostIn, Format, Said, unreadable
+from llm_connect.protocols.stream_reading import EventReading, Reading
+from llm_connect.protocols.usage_figures import StreamedFigures, figures_at_openai, merged
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, count, mapping, text, with_field
 from llm_connect.types.response import FinishReason, Prompt
 
+PATH = "/chat/completions"
 #: Parameters that change neither the number of answers nor the reading of the reply.
 SHARED_PARAMS = frozenset(
     {
@@ -82,35 +70,22 @@ _READ_AS_JSON = frozenset({"response_format", "tools", "functions"})
 #: Parameters that make a provider add a few words.
 _STYLE_PARAMS = frozenset({"reasoning", "reasoning_effort", "verbosity"})
 #: All fields of a request that `bound` knows. Any other field may make the model read or write without limit.
-_BOUNDED = SHARED_PARAMS | frozenset(
-    {
-        *_READ_AS_JSON,
+_BOUNDED = (
+    BOUNDED_AT_OPENAI
+    | SHARED_PARAMS
+    | _READ_AS_JSON
+    | {
         "function_call",
         "logprobs",
         "max_completion_tokens",
         "max_tokens",
         "messages",
-        "metadata",
         "min_p",
-        "model",
-        "moderation",
         "n",
-        "parallel_tool_calls",
-        "prompt_cache_key",
-        "prompt_cache_retention",
         "provider",
-        "reasoning",
         "repetition_penalty",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "stream",
-        "stream_options",
-        "temperature",
-        "tool_choice",
         "top_a",
         "top_k",
-        "top_logprobs",
         "usage",
     }
 )
@@ -135,9 +110,17 @@ class Dialect:
     fixed: JSON = field(default_factory=dict)
 
 
-def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | None, dialect: Dialect) -> JSON:
+OPENAIS = Dialect(
+    provider="openai",
+    params=SHARED_PARAMS | {"prompt_cache_key", "safety_identifier", "service_tier", "store"},
+)
+
+
+def render(
+    prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | None, dialect: Dialect = OPENAIS
+) -> JSON:
     """Render the request body for one prompt."""
-    check_known(config, dialect.params, dialect.provider)
+    params, schema = params_of(config, dialect.params, dialect.provider)
     messages = [{"role": "user", "content": prompt}]
     if config.system_prompt:
         messages.insert(0, {"role": "system", "content": config.system_prompt})
@@ -146,10 +129,14 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
         body["temperature"] = config.temperature
     if max_tokens is not None:
         body[dialect.limit_field] = max_tokens
-    return _with_params(body, config)
+    if schema is not None:
+        body["response_format"] = {"type": "json_schema", "json_schema": schema.named()}
+    for name, value in params.items():
+        body[name] = _merged(name, value, body[name]) if name in body else value
+    return body
 
 
-def limited(body: JSON, max_tokens: int | None, *, dialect: Dialect) -> JSON:
+def limited(body: JSON, max_tokens: int | None, dialect: Dialect = OPENAIS) -> JSON:
     """The same request with another output limit, or without one."""
     return with_field(body, dialect.limit_field, max_tokens)
 
@@ -161,57 +148,55 @@ def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCoun
     to whose prompt the provider is known to add nothing. It is `unbounded` if the request has something that is not
     counted here: images, a provider's own tools, or an unknown field.
     """
-    sizes = PromptSizes(text(body.get("model")), counter)
-    messages = several(body.get("messages"))
+    sizes, outputs = PromptSizes(text(body.get("model")), counter), count(body.get("n")) or 1
+    tools, messages = body.get("tools"), several(body.get("messages"))
+    texts, readable = texts_in(messages)
+    readable = readable and are_objects(body.get("messages")) and are_functions(tools)
+    known = _BOUNDED.issuperset(body) and all(map(_MESSAGE_FIELDS.issuperset, messages))
     as_json = _read_as_json(body, messages)
     style = STYLE_TOKENS if _STYLE_PARAMS & body.keys() else 0
-    added = FRAMING_TOKENS * (1 + len(messages)) + style + sizes.tools(body.get("tools")) + sizes.hidden
     return Bound(
-        prompt_tokens=sizes.framed(_texts(messages)) + sizes.json(as_json) + added,
+        prompt_tokens=sizes.prompt(
+            [*_named(messages), *texts], as_json, tools=tools, added=FRAMING_TOKENS * (1 + len(messages)) + style
+        ),
         max_tokens=max_tokens,
-        outputs=count(body.get("n")) or 1,
-        grade=sizes.grade(limited=_is_limited(body, messages), plain=own_endpoint and not as_json),
+        outputs=outputs,
+        grade=sizes.grade(limited=readable and known, plain=own_endpoint and not as_json),
     )
-
-
-#: Reads the cost from the usage of a call, given the model that answered; None if there is no cost.
-CostIn: TypeAlias = Callable[[JSON, str], Decimal | None]
 
 
 def parse(reply: Reply, cost_in: CostIn | None = None) -> Answer | Failure:
     """Parse a reply into an answer or a failure."""
-
-    def figured(outcome: AnyOutcome, body: JSON) -> AnyOutcome:
-        usage = _usage_in(body)
-        cost = None if cost_in is None else cost_in(usage, text(body.get("model")))
-        said = told_by(usage, body, "prompt_tokens", "completion_tokens", lambda: _wrote(body))
-        return with_figures(outcome, said, cost)
-
-    body = read_answer(reply, figured)
-    return body if isinstance(body, Failure) else figured(_outcome(reply, body), body)
+    return replies.parse(reply, _FORMAT, cost_in)
 
 
-def _outcome(reply: Reply, body: JSON) -> Answer | Failure:
-    choice = first(body.get("choices"))
+def _answer(reply: Reply, body: JSON, choices: list[JSON]) -> Said | Failure:
+    choice = choices[0] if choices else {}
+    message = choice.get("message")
     if error := _error_in(choice):
         failure = error_reply(reply, {"error": error})
-        return replace(failure, content=_content(mapping(choice.get("message")).get("content")))
-    if not isinstance(choice.get("message"), dict):
+        return replace(failure, content=text(_content(mapping(message).get("content"))))
+    if not isinstance(message, dict):
         return unreadable(reply, "has no choices with a message in them")
-    return _answer(reply, body, choice)
+    return Said(_content(message.get("content")), _finish_of(choice), message.get("refusal"))
 
 
-def _usage_in(body: JSON) -> JSON:
+def _usage_in(body: JSON, choices: list[JSON]) -> JSON:
     """The usage object of a body. Some servers put it into a choice, and Groq into a field of its own."""
-    said, choice = mapping(body.get("usage")), first(body.get("choices"))
+    said, choice = body.get("usage"), choices[0] if choices else {}
     if "x_groq" not in body and "usage" not in choice:
-        return said
+        return said if isinstance(said, dict) else {}
     return merged((said, mapping(body.get("x_groq")).get("usage"), choice.get("usage")))
 
 
 def streamed(body: JSON) -> JSON:
     """The body of the same request, for a stream whose last event has the usage."""
     return {**body, "stream": True, "stream_options": {"include_usage": True}}
+
+
+def reading() -> Reading:
+    """Make the reader of a streamed reply."""
+    return EventReading(StreamAssembly())
 
 
 class StreamAssembly:
@@ -223,17 +208,20 @@ class StreamAssembly:
         self._texts: dict[str, list[str]] = {"content": [], "refusal": []}
         self._others: JSON = {}
         self._figures = StreamedFigures(("completion_tokens", None), ("total_tokens", "prompt_tokens"))
+        self.ended: bool = False
 
     def add(self, event: JSON) -> str:
-        choice = first(event.get("choices"))
+        choices = event.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         self._seen |= {name: event[name] for name in _OF_THE_WHOLE if event.get(name)}
         if choice.get("finish_reason"):
             self._choice["finish_reason"] = choice["finish_reason"]
         if error := _error_in(choice):
             self._choice["error"] = error
+        self.ended = bool(self._seen.get("error") or self._choice.get("error"))
         delta = self._delta(choice)
         for name, pieces in self._texts.items():
-            pieces.append(_raw_content(delta.get(name)))
+            pieces.append(_content(delta.get(name)))
         # Of parts that are not text it only matters that there were some.
         others = {name: delta[name] for name in delta if name not in _NO_OTHERS and delta[name]}
         if delta.get("content") and not self._texts["content"][-1]:
@@ -242,7 +230,7 @@ class StreamAssembly:
         if others or any(pieces[-1] for pieces in self._texts.values()) or (self.ended and not self._choice):
             self._figures.wrote()
         if event.get("usage") or "x_groq" in event or "usage" in choice:
-            self._figures.take(_usage_in(event))
+            self._figures.take(_usage_in(event, [choice]))
         return self._texts["content"][-1]
 
     def owns(self, event: JSON) -> bool:
@@ -259,10 +247,6 @@ class StreamAssembly:
         return bool(self._choice) or self.ended
 
     @property
-    def ended(self) -> bool:
-        return bool(self._seen.get("error") or self._choice.get("error"))
-
-    @property
     def _failed(self) -> JSON:
         """The error that a stream reports only by its finish reason: its text was cut off."""
         reason = text(self._choice.get("finish_reason"))
@@ -272,9 +256,9 @@ class StreamAssembly:
     def _delta(self, choice: JSON) -> JSON:
         """The piece that a choice adds. A server may send a whole message at the end, with or without pieces before."""
         delta = choice.get("delta")
-        if isinstance(delta, dict) or any(self._texts["content"]):
-            return mapping(delta)
-        return mapping(choice.get("message"))
+        if isinstance(delta, dict):
+            return delta
+        return {} if any(self._texts["content"]) else mapping(choice.get("message"))
 
 
 #: Fields of a chunk that are about the whole reply; the last value counts.
@@ -282,18 +266,18 @@ _OF_THE_WHOLE = ("id", "model", "service_tier", "error")
 _NO_OTHERS = frozenset({"role", "content", "refusal"})
 
 
-def _wrote(body: JSON) -> bool:
+def _wrote(body: JSON, choices: list[JSON]) -> bool:
     """True if the model wrote anything: text, calls, thinking, or as much as its limit allowed."""
     return any(
         _finish_of(choice) == "length" or any(message[name] for name in message if name != "role")
-        for choice in objects(body.get("choices"))
+        for choice in choices
         for message in (mapping(choice.get("message")),)
     )
 
 
-def _texts(messages: list[JSON]) -> list[str]:
-    named = [text(message.get(name)) for message in messages for name in _TEXT_FIELDS if message.get(name)]
-    return named + [part for message in messages for part in texts_of(message.get("content"))]
+def _named(messages: list[JSON]) -> list[str]:
+    """The texts in messages outside of their contents."""
+    return [text(message.get(name)) for message in messages for name in _TEXT_FIELDS if message.get(name)]
 
 
 def _read_as_json(body: JSON, messages: list[JSON]) -> JSON:
@@ -303,24 +287,6 @@ def _read_as_json(body: JSON, messages: list[JSON]) -> JSON:
     return wanted | ({"calls": calls} if calls else {})
 
 
-def _is_limited(body: JSON, messages: list[JSON]) -> bool:
-    plain = all(_MESSAGE_FIELDS.issuperset(message) and is_text(message.get("content")) for message in messages)
-    return (
-        plain and are_objects(body.get("messages")) and _BOUNDED.issuperset(body) and are_functions(body.get("tools"))
-    )
-
-
-def _with_params(body: JSON, config: RunConfig) -> JSON:
-    params = dict(config.model_params)
-    schema = json_schema(params)
-    if schema is not None:
-        wrapped = {"name": schema.name, "schema": schema.schema, "strict": schema.strict}
-        body["response_format"] = {"type": "json_schema", "json_schema": wrapped}
-    for name, value in params.items():
-        body[name] = _merged(name, value, body[name]) if name in body else value
-    return body
-
-
 def _merged(name: str, value: Any, fixed: JSON) -> JSON:
     """Merge parameters; the fixed ones win. Otherwise a provider could ignore the output limit, for example."""
     if not isinstance(value, dict):
@@ -328,32 +294,28 @@ def _merged(name: str, value: Any, fixed: JSON) -> JSON:
     return {**value, **fixed}
 
 
-def _answer(reply: Reply, body: JSON, choice: JSON) -> Answer:
-    message = choice["message"]
-    finish = _finish_of(choice)
-    content = _content(message.get("content"))
-    if not content and text(message.get("refusal")):
-        content, finish = text(message["refusal"]), "content_filter"
-    return answer_of(reply, body, content, finish)
-
-
 def _error_in(choice: JSON) -> Any:
     """The error in a choice, or in its message."""
     inner = choice.get("message") or choice.get("delta")
-    return choice.get("error") or mapping(inner).get("error")
+    return choice.get("error") or (inner.get("error") if isinstance(inner, dict) else None)
 
 
 def _finish_of(choice: JSON) -> FinishReason:
-    return _FINISH.get(text(choice.get("finish_reason")), "unknown")
+    reason = choice.get("finish_reason")
+    return _FINISH.get(reason, "unknown") if isinstance(reason, str) else "unknown"
 
 
 def _content(content: Any) -> str:
-    """The text of a message."""
-    return text(_raw_content(content))
-
-
-def _raw_content(content: Any) -> str:
-    """The same, unchanged. Some servers send it in parts."""
+    """The text of a message, unchanged. Some servers send it in parts."""
     if isinstance(content, list):
-        return "".join(map(_raw_content, (mapping(part).get("text") for part in content)))
+        return "".join(map(_content, (mapping(part).get("text") for part in content)))
     return content if isinstance(content, str) else ""
+
+
+_FORMAT = Format(
+    choices="choices",
+    answer=_answer,
+    wrote=_wrote,
+    usage=_usage_in,
+    figures=figures_at_openai("prompt", "completion"),
+)

@@ -15,12 +15,13 @@ from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
 from llm_connect.budget.accounting.token_counters import TokenCounter
 from llm_connect.errors import LLMConfigurationError, LLMResponseError, LLMSubprocessError
 from llm_connect.interface.config import RunConfig
-from llm_connect.protocols.claude_output import ANSWER_TOOL, Output, cost_of, object_of, read, text_of
-from llm_connect.protocols.error_bodies import ErrorFields, said_in
-from llm_connect.protocols.http_failures import error_reply, from_status, no_reply
+from llm_connect.protocols.claude_output import ANSWER_TOOL, Output, cost_of, read, text_of
+from llm_connect.protocols.error_bodies import ErrorFields
+from llm_connect.protocols.http_failures import from_status, no_reply
 from llm_connect.protocols.params import check_known, json_schema
 from llm_connect.protocols.prompt_sizes import TOOL_PROMPT_TOKENS, PromptSizes
-from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, shown, spent_on_thinking, text, with_field
+from llm_connect.protocols.replies import spent_on_thinking
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, object_in, shown, text, with_field
 from llm_connect.types.response import FinishReason, Prompt
 
 EFFORTS = ("low", "medium", "high", "xhigh", "max")
@@ -75,7 +76,7 @@ def bound(body: JSON, max_tokens: int, *, login: bool, counter: TokenCounter | N
     framing = _LOGIN_FRAMING_TOKENS if login else _FRAMING_TOKENS
     tools = TOOL_PROMPT_TOKENS if schema else 0
     return Bound(
-        prompt_tokens=sizes.framed((body["prompt"], body["system_prompt"])) + schema + framing + tools + sizes.hidden,
+        prompt_tokens=sizes.prompt((body["prompt"], body["system_prompt"]), [], added=schema + framing + tools),
         max_tokens=max_tokens,
         grade=sizes.grade(limited=True, plain=False),
     )
@@ -94,19 +95,16 @@ def keeps_the_limit(body: JSON, sent: bytes) -> bool:
     most = body.get("max_tokens")
     if most is None:
         return True
-    limit = object_of(sent).get("max_tokens")
+    limit = (object_in(sent) or {}).get("max_tokens")
     return isinstance(limit, int) and limit <= most
 
 
 def parse(reply: Reply) -> Answer | Failure:
     """Parse the result of a run into an answer or a failure.
 
-    A status belongs to the provider's own reply, which was an error. Without one (0), the body is the output of the
-    command, and the headers are `exit-code`, `stderr`, and, if known, `sent` ("yes" or "no": a request went out) and
-    the provider's `request-id`.
+    The body is the output of the command, and the headers are `exit-code`, `stderr`, and, if known, `sent` ("yes" or
+    "no": a request went out) and the provider's `request-id`.
     """
-    if reply.status:
-        return _error_reply(reply)
     output = read(reply.body)
     outcome = _outcome(reply, output)
     outcome = replace(outcome, request_id=outcome.request_id or reply.headers.get("request-id"))
@@ -186,7 +184,7 @@ def _answer(output: Output, content: str, finish: FinishReason) -> Answer:
         cost=cost,
         cost_source=None if cost is None else "claude-cli",
         request_id=output.request_id,
-        hint=spent_on_thinking(content, finish),
+        hint=None if content else spent_on_thinking(finish),
     )
 
 
@@ -215,18 +213,12 @@ def _refused_by_api(output: Output, status: int, said: str) -> Failure:
     return _with_usage(from_status(Reply(status, headers, b""), fields), output)
 
 
-def _error_reply(reply: Reply) -> Failure:
-    return error_reply(reply, said_in(reply.body))
-
-
 def _asked_again(output: Output) -> Failure:
     """The failure of a second request. The provider's own errors never reach the command, so this one came from us."""
-    return Failure(
-        kind=LLMResponseError,
-        message="The claude command rejected the reply and asked again, and its second request was blocked: "
+    return _unreadable(
+        output,
+        "The claude command rejected the reply and asked again, and its second request was blocked: "
         "check that base_url names the provider's API, and that this version of the command is supported.",
-        request_id=output.request_id,
-        details={"status_code": 200},
     )
 
 
@@ -242,14 +234,12 @@ def _no_json(output: Output) -> Failure:
 
 
 def _unusable(output: Output, message: str, *, retryable: bool = False) -> Failure:
-    failure = Failure(
-        kind=LLMResponseError,
-        message=message,
-        retryable=retryable,
-        request_id=output.request_id,
-        details={"status_code": 200},
-    )
-    return _with_usage(failure, output)
+    return _with_usage(replace(_unreadable(output, message), retryable=retryable), output)
+
+
+def _unreadable(output: Output, message: str) -> Failure:
+    details = {"status_code": 200}
+    return Failure(kind=LLMResponseError, message=message, request_id=output.request_id, details=details)
 
 
 def _with_usage(failure: Failure, output: Output) -> Failure:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
+from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.usage_figures import Figures, Told, figure, told, usd_figure
-from llm_connect.protocols.wire import JSON, loaded, mapping, objects, text
+from llm_connect.protocols.wire import JSON, mapping, object_in, objects, text
 
 ANSWER_TOOL = "StructuredOutput"
 
@@ -124,12 +125,32 @@ def text_of(lines: list[JSON]) -> str:
 
 
 def _lines(stdout: bytes) -> list[JSON]:
-    return [line for line in map(object_of, stdout.split(b"\n")) if line]
+    return [line for line in map(object_in, stdout.split(b"\n")) if line]
 
 
-def object_of(line: bytes) -> JSON:
-    """The JSON object in these bytes; empty if they are something else."""
-    try:
-        return mapping(loaded(line)) if line.strip() else {}
-    except (ValueError, RecursionError):
-        return {}
+class LinesReading(Reading):
+    """Reads the lines of one run while they arrive. The result is parsed from all of them at its end.
+
+    `--include-partial-messages` adds the events of the provider's own reply.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._line: list[bytes] = []
+
+    def feed(self, piece: bytes) -> list[str]:
+        self._pieces.append(piece)
+        first, *others = piece.split(b"\n")
+        self._line.append(first)
+        if not others:
+            return []
+        lines = (b"".join(self._line), *others[:-1])
+        self._line = [others[-1]]
+        return list(filter(None, map(_text_in, lines)))
+
+
+def _text_in(line: bytes) -> str:
+    said = object_in(line) or {}
+    delta = mapping(mapping(said.get("event")).get("delta"))
+    is_text = said.get("type") == "stream_event" and delta.get("type") == "text_delta"
+    return text(delta.get("text")) if is_text else ""

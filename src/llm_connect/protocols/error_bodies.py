@@ -7,6 +7,7 @@ is shown as it is.
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterable
@@ -14,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from llm_connect._validation import encodable
-from llm_connect.protocols.pages import words_of_page
 from llm_connect.protocols.wire import JSON, MOST_READ, loaded, mapping, objects, shown, text
 
 #: The fields for the words of an error, the most specific first.
@@ -70,18 +70,30 @@ _LONG_PERIOD = re.compile(r"per[\s_-]?(?:day|week|month)|\b(?:daily|weekly|month
 _SHORT_PERIOD = re.compile(r"per[\s_-]?(?:min|sec|hour)|\b[rt]pm\b", re.IGNORECASE)
 _NOTHING_ALLOWED = re.compile(r"\blimit: 0\b")
 _DEPTH = 6
+_UNSEEN = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(r"<[^>]*(?:>|\Z)")
+#: The most of a page that is read.
+_MOST_PAGE_BYTES = 8192
 #: A little more than is shown of an error.
 _SHOWN_CHARACTERS = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorFields:
-    """The content of an error body, in one form for all providers."""
+    """The content of an error body, in one form for all providers.
+
+    status: the HTTP status that it means, from 400 to 599. wait: seconds until a retry makes sense. used_up: True for a
+    quota that is not renewed within a day. bad_key: True if it refuses the key.
+    """
 
     message: str = ""
     code: str | int | None = None
     type: str | None = None
     param: str | None = None
+    status: int | None = None
+    wait: float | None = None
+    used_up: bool = False
+    bad_key: bool = False
 
     def public(self) -> JSON:
         """The parts of the body that an error may carry."""
@@ -89,37 +101,21 @@ class ErrorFields:
         return {name: shown(value) for name, value in values.items() if value not in (None, "")}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SaidError:
-    """All that is read from an error body.
-
-    status: the HTTP status that it means. wait: seconds until a retry makes sense. used_up: True for a quota that is
-    not renewed within a day. bad_key: True if it refuses the key.
-    """
-
-    fields: ErrorFields
-    status: int | None
-    wait: float | None
-    used_up: bool
-    bad_key: bool
-
-
-def read_error(said: object) -> SaidError:
+def read_error(said: object) -> ErrorFields:
     """Read an error from the result of `said_in`."""
     inner = _inner(said)
     details = objects(inner.get("details")) or [mapping(inner.get("details"))]
     reason = next((text(detail.get("reason")) for detail in details if detail.get("reason")), "")
-    fields = ErrorFields(
-        message=_message(said, inner)[:MOST_READ],
-        code=reason[:MOST_READ] or _code(inner),
-        type=_type(inner),
+    message = _message(said, inner)[:MOST_READ]
+    code, kind = reason[:MOST_READ] or _code(inner), _type(inner)
+    return ErrorFields(
+        message=message,
+        code=code,
+        type=kind,
         param=text(inner.get("param"))[:MOST_READ] or None,
-    )
-    return SaidError(
-        fields=fields,
         status=_status(inner),
         wait=next((wait for detail in details if (wait := _delay(detail.get("retryDelay"))) is not None), None),
-        used_up=_is_used_up(fields, details),
+        used_up=bool(_USED_UP & {code, kind}) or _is_used_up(message, details),
         bad_key=reason == "API_KEY_INVALID",
     )
 
@@ -130,6 +126,16 @@ def said_in(body: bytes) -> object:
         return loaded(body)
     except (ValueError, RecursionError):
         return words_of_page(body)
+
+
+def words_of_page(body: bytes) -> str:
+    """The text of plain text, HTML or XML; empty if the body is not text."""
+    said = body[:_MOST_PAGE_BYTES].decode("utf-8", "replace")
+    if said.count("\ufffd") * 10 > len(said):
+        return ""
+    if said.lstrip()[:1] == "<":
+        said = html.unescape(_TAG.sub(" ", _UNSEEN.sub(" ", said)))
+    return " ".join(said.split())
 
 
 def tells_of_error(said: JSON) -> bool:
@@ -231,23 +237,28 @@ def _status_of(word: str) -> int | None:
 
 def _delay(value: object) -> float | None:
     """A protobuf duration, as JSON writes it ("7.5s") or as an object."""
-    if isinstance(value, dict):
-        value = value.get("seconds")
-    number = text(value).removesuffix("s") if isinstance(value, str) else value
+    value = value.get("seconds") if isinstance(value, dict) else value
+    return seconds(value.removesuffix("s") if isinstance(value, str) else value)
+
+
+def seconds(value: object) -> float | None:
+    """A wait in seconds, which may be written as text; None if it is invalid."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
     try:
-        delay = float(number) if isinstance(number, int | float | str) and not isinstance(number, bool) else -1.0
+        number = float(value)
     except (ValueError, OverflowError):
         return None
-    return delay if 0 <= delay < float("inf") else None
+    return number if 0 <= number < float("inf") else None
 
 
-def _is_used_up(fields: ErrorFields, details: list[JSON]) -> bool:
+def _is_used_up(message: str, details: list[JSON]) -> bool:
     """True if waiting will not help soon. Google names each quota; others describe it in words."""
-    if _USED_UP & {fields.code, fields.type} or _NOTHING_ALLOWED.search(fields.message):
+    if _NOTHING_ALLOWED.search(message):
         return True
     violations = [violation for detail in details for violation in objects(detail.get("violations"))]
     quotas = " ".join(text(violation.get("quotaId")) for violation in violations)
     quotas += " ".join(text(mapping(detail.get("metadata")).get("quota_limit")) for detail in details)
     if quotas.strip():
         return _LONG_PERIOD.search(quotas[:MOST_READ]) is not None
-    return bool(_LONG_PERIOD.search(fields.message)) and not _SHORT_PERIOD.search(fields.message)
+    return bool(_LONG_PERIOD.search(message)) and not _SHORT_PERIOD.search(message)

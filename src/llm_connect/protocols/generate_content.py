@@ -11,30 +11,14 @@ from collections.abc import Mapping
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.token_counters import TokenCounter
 from llm_connect.interface.config import RunConfig
+from llm_connect.protocols import replies
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
-from llm_connect.protocols.http_failures import read_answer
-from llm_connect.protocols.params import check_known, json_schema
+from llm_connect.protocols.params import params_of
 from llm_connect.protocols.prompt_sizes import STYLE_TOKENS, PromptSizes, are_objects, several, with_count
-from llm_connect.protocols.streamed_figures import SO_FAR, StreamedFigures
-from llm_connect.protocols.usage_figures import Figures, Told, before_the_end, figure, figures, told
-from llm_connect.protocols.wire import (
-    JSON,
-    Answer,
-    AnyOutcome,
-    Failure,
-    Reply,
-    count,
-    first,
-    mapping,
-    objects,
-    read_json,
-    request_id,
-    spent_on_thinking,
-    text,
-    unreadable,
-    with_field,
-    with_figures,
-)
+from llm_connect.protocols.replies import Format, Said, counted_in, unreadable
+from llm_connect.protocols.stream_reading import EventReading, Reading
+from llm_connect.protocols.usage_figures import FigureNames, StreamedFigures
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, count, first, mapping, objects, text, with_field
 from llm_connect.types.response import FinishReason, Prompt
 
 #: Names that `model_params` may have, and their places in `generationConfig`.
@@ -66,13 +50,6 @@ _BOUNDED_GENERATION = frozenset(
     }
 )
 _BOUNDED_PARTS = frozenset({"functionCall", "functionResponse", "text", "thought", "thoughtSignature"})
-_COUNTS = (
-    "promptTokenCount",
-    "totalTokenCount",
-    "cachedContentTokenCount",
-    "thoughtsTokenCount",
-    "toolUsePromptTokenCount",
-)
 _FINISH: Mapping[str, FinishReason] = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
@@ -87,16 +64,26 @@ _FINISH: Mapping[str, FinishReason] = {
 
 def render(prompt: Prompt, config: RunConfig, *, max_tokens: int | None) -> JSON:
     """Render the request body for one prompt; the model is in the path."""
-    check_known(config, _GENERATION_PARAMS | _REQUEST_PARAMS, "gemini")
+    params, schema = params_of(config, _GENERATION_PARAMS | _REQUEST_PARAMS, "gemini")
     body: JSON = {"contents": [{"role": "user", "parts": [{"text": prompt}]}]}
     if config.system_prompt:
         body["systemInstruction"] = {"parts": [{"text": config.system_prompt}]}
-    generation = _generation_config(config, max_tokens)
+    generation: JSON = {
+        field: params[name] for name, field in _GENERATION_PARAMS.items() if params.get(name) is not None
+    }
+    if isinstance(generation.get("stopSequences"), str):
+        generation["stopSequences"] = [generation["stopSequences"]]
+    if schema is not None:
+        generation |= {"responseMimeType": "application/json", "responseJsonSchema": schema.schema}
+    if config.temperature is not None:
+        generation["temperature"] = config.temperature
+    if max_tokens is not None:
+        generation["maxOutputTokens"] = max_tokens
     if generation:
         body["generationConfig"] = generation
     for name, field in _REQUEST_PARAMS.items():
-        if name in config.model_params:
-            body[field] = config.model_params[name]
+        if name in params:
+            body[field] = params[name]
     return body
 
 
@@ -120,7 +107,7 @@ def bound(body: JSON, max_tokens: int, *, model: str, counter: TokenCounter | No
     as_json: list[JSON] = [mapping(generation.get(name)) for name in _SCHEMAS if generation.get(name)]
     as_json += tools + [part for part in parts if "text" not in part]
     return Bound(
-        prompt_tokens=sizes.framed(texts) + sizes.json(as_json) + _style_tokens(generation) + sizes.hidden,
+        prompt_tokens=sizes.prompt(texts, as_json, added=_style_tokens(generation)),
         max_tokens=max_tokens,
         outputs=count(generation.get("candidateCount")) or 1,
         grade=sizes.grade(limited=_is_limited(body, generation, tools, parts), plain=False),
@@ -134,26 +121,17 @@ def counting_body(body: JSON, *, model: str) -> JSON:
 
 def counted_bound(bound: Bound, reply: Reply, model: str) -> Bound:
     """Tighten `bound` by Gemini's count."""
-    said = read_json(reply)
-    counted = None if isinstance(said, Failure) or not reply.good else figure(said.get("totalTokens"))
-    return with_count(bound, counted, hidden=hidden_prompt_tokens(model), exact=False)
+    return with_count(bound, counted_in(reply, "totalTokens"), hidden=hidden_prompt_tokens(model), exact=False)
 
 
 def parse(reply: Reply) -> Answer | Failure:
     """Parse a reply into an answer or a failure."""
-    body = read_answer(reply, _figured)
-    return body if isinstance(body, Failure) else _figured(_outcome(reply, body), body)
+    return replies.parse(reply, _FORMAT)
 
 
-def _figured(outcome: AnyOutcome, body: JSON) -> AnyOutcome:
-    return with_figures(outcome, _told(body))
-
-
-def _outcome(reply: Reply, body: JSON) -> Answer | Failure:
-    if mapping(body.get("promptFeedback")).get("blockReason"):
-        return _answer(reply, body, {"finishReason": "SAFETY"})
-    candidate = first(body.get("candidates"))
-    return _answer(reply, body, candidate) if candidate else unreadable(reply, "has no candidates in it")
+def reading() -> Reading:
+    """Make the reader of a streamed reply."""
+    return EventReading(StreamAssembly())
 
 
 class StreamAssembly:
@@ -208,32 +186,11 @@ _OF_THE_WHOLE = ("error", "modelVersion", "promptFeedback", "responseId")
 _OF_A_PIECE = frozenset({*_OF_THE_WHOLE, "candidates", "usageMetadata"})
 
 
-def _told(body: JSON) -> Told:
-    """The usage in a body."""
-    if not body.get("usageMetadata") and (so_far := body.get(SO_FAR)):
-        return before_the_end(told(_figures(mapping(so_far)), lambda: False))
-    return told(_figures(mapping(body.get("usageMetadata"))), lambda: _wrote(body))
-
-
-def _figures(usage: JSON) -> Figures:
-    """Read the figures. This format leaves zeros out, so a missing output is 0."""
-    prompt, total, cached, thoughts, tools = figures(usage, *_COUNTS)
-    return Figures(
-        prompt,
-        figure(usage.get("candidatesTokenCount", 0)),
-        total,
-        cached=cached,
-        reasoning=thoughts,
-        tools=tools,
-        thinks_apart=True,
-    )
-
-
-def _wrote(body: JSON) -> bool:
+def _wrote(_: JSON, candidates: list[JSON]) -> bool:
     """True if the model wrote anything: text, calls, thinking, or as much as its limit allowed."""
     return any(
         candidate.get("finishReason") == "MAX_TOKENS" or any(map(_is_written, _parts(candidate)))
-        for candidate in objects(body.get("candidates"))
+        for candidate in candidates
     )
 
 
@@ -254,33 +211,13 @@ def _is_limited(body: JSON, generation: JSON, tools: list[JSON], parts: list[JSO
     return known and only_text and functions and all(map(_BOUNDED_PARTS.issuperset, parts))
 
 
-def _generation_config(config: RunConfig, max_tokens: int | None) -> JSON:
-    params = dict(config.model_params)
-    schema = json_schema(params)
-    generation: JSON = {
-        field: params[name] for name, field in _GENERATION_PARAMS.items() if params.get(name) is not None
-    }
-    if isinstance(generation.get("stopSequences"), str):
-        generation["stopSequences"] = [generation["stopSequences"]]
-    if schema is not None:
-        generation |= {"responseMimeType": "application/json", "responseJsonSchema": schema.schema}
-    if config.temperature is not None:
-        generation["temperature"] = config.temperature
-    if max_tokens is not None:
-        generation["maxOutputTokens"] = max_tokens
-    return generation
-
-
-def _answer(reply: Reply, body: JSON, candidate: JSON) -> Answer:
-    finish = _FINISH.get(text(candidate.get("finishReason")), "unknown")
-    content = "".join(text(part["text"]) for part in _parts(candidate) if _is_text(part))
-    return Answer(
-        content=content,
-        model=text(body.get("modelVersion")),
-        finish_reason=finish,
-        request_id=request_id(reply) or text(body.get("responseId")) or None,
-        hint=spent_on_thinking(content, finish),
-    )
+def _answer(reply: Reply, body: JSON, candidates: list[JSON]) -> Said | Failure:
+    if mapping(body.get("promptFeedback")).get("blockReason"):
+        return Said("", "content_filter")
+    if not candidates or not candidates[0]:
+        return unreadable(reply, "has no candidates in it")
+    content = "".join([part["text"] for part in _parts(candidates[0]) if _is_text(part)])
+    return Said(content, _FINISH.get(text(candidates[0].get("finishReason")), "unknown"))
 
 
 def _parts(candidate: JSON) -> list[JSON]:
@@ -293,3 +230,25 @@ def _is_text(part: JSON) -> bool:
 
 def _is_written(part: JSON) -> bool:
     return any(part[name] for name in part if name != "thought")
+
+
+_FORMAT = Format(
+    choices="candidates",
+    answer=_answer,
+    wrote=_wrote,
+    usage=lambda body, _: mapping(body.get("usageMetadata")),
+    # This format leaves zeros out.
+    figures=FigureNames(
+        "promptTokenCount",
+        "candidatesTokenCount",
+        "totalTokenCount",
+        cached="cachedContentTokenCount",
+        reasoning="thoughtsTokenCount",
+        tools="toolUsePromptTokenCount",
+        unsaid=0,
+        thinks_apart=True,
+    ),
+    model="modelVersion",
+    request_id="responseId",
+    service_tier=None,
+)

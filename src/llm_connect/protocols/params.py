@@ -28,6 +28,10 @@ class JSONSchema:
         letters = "".join(c if c.isalnum() and c.isascii() else "_" for c in str(title or "answer"))
         return letters[:64]
 
+    def named(self) -> JSON:
+        """The schema as both formats of OpenAI take it."""
+        return {"name": self.name, "schema": self.schema, "strict": self.strict}
+
 
 def check_known(config: RunConfig, known: Iterable[str], provider: str) -> None:
     """Refuse a key that is neither portable nor known to the provider. Dropping or leaking it would surprise."""
@@ -61,3 +65,10 @@ def json_schema(params: JSON) -> JSONSchema | None:
     if not isinstance(schema, dict):
         raise LLMConfigurationError("model_params['json_schema'] must be a JSON Schema as a dict.")
     return JSONSchema(schema, strict is True)
+
+
+def params_of(config: RunConfig, known: Iterable[str], provider: str) -> tuple[JSON, JSONSchema | None]:
+    """The checked `model_params` of a config, without the portable schema, and the schema."""
+    check_known(config, known, provider)
+    params = dict(config.model_params)
+    return params, json_schema(params)

@@ -18,6 +18,29 @@ FRAMING_TOKENS = 8
 STYLE_TOKENS = 64
 #: Anthropic's additional prompt for tools: hundreds of tokens, by its documentation.
 TOOL_PROMPT_TOKENS = 1_024
+#: The fields of a request that chat completions and responses have in common, and that their `bound` knows.
+BOUNDED_AT_OPENAI = frozenset(
+    {
+        "metadata",
+        "model",
+        "moderation",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "reasoning",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "stream",
+        "stream_options",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "user",
+    }
+)
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 
 
@@ -37,18 +60,19 @@ class PromptSizes:
         """The allowance for a prompt that the provider adds."""
         return hidden_prompt_tokens(self.model)
 
-    def framed(self, texts: Iterable[str]) -> int:
-        """`texts`, each with its framing, by the tokenizer if there is one."""
+    def prompt(
+        self, texts: Iterable[str], as_json: Mapping[str, Any] | list[Any], *, tools: Any = None, added: int = 0
+    ) -> int:
+        """A prompt: its texts, each with its framing, by the tokenizer if there is one; the rest by its bytes as JSON.
+
+        tools: those in it; their prompt is added. added: what is added besides.
+        """
         size = measured(self._bytes, self.counter)
-        return sum(FRAMING_TOKENS + size(part) for part in texts)
-
-    def json(self, value: Mapping[str, Any] | list[Any]) -> int:
-        """`value` as JSON, by its bytes, since a provider writes it in its own way. 0 for an empty one."""
-        return self._bytes(json.dumps(value, ensure_ascii=False)) if value else 0
-
-    def tools(self, tools: Any) -> int:
-        """The prompt that the provider adds because of `tools`, without the tools themselves."""
-        return TOOL_PROMPT_TOKENS if tools and not is_openais(self.model) else 0
+        framed = sum([FRAMING_TOKENS + size(part) for part in texts])
+        # A provider writes JSON in its own way.
+        written = self._bytes(json.dumps(as_json, ensure_ascii=False)) if as_json else 0
+        prompt_of_tools = TOOL_PROMPT_TOKENS if tools and not is_openais(self.model) else 0
+        return framed + written + prompt_of_tools + self.hidden + added
 
     def grade(self, *, limited: bool, plain: bool) -> Grade:
         """The grade of a bound.
@@ -68,12 +92,19 @@ class PromptSizes:
 
 def several(value: Any) -> list[JSON]:
     """The objects in `value`. Instead of a list, some servers also accept a single object."""
-    return [value] if isinstance(value, dict) else objects(value)
+    values = value if isinstance(value, list) else (value,)
+    return [item for item in values if isinstance(item, dict)]
 
 
 def are_objects(value: Any) -> bool:
     """True if `several` leaves nothing out."""
-    return value is None or isinstance(value, dict) or (isinstance(value, list) and len(objects(value)) == len(value))
+    return value is None or isinstance(value, dict) or (isinstance(value, list) and len(several(value)) == len(value))
+
+
+def texts_in(messages: list[JSON]) -> tuple[list[str], bool]:
+    """The texts in the contents of messages, and True if they are only text."""
+    contents = [message.get("content") for message in messages]
+    return [part for content in contents for part in texts_of(content)], all(map(is_text, contents))
 
 
 def texts_of(content: Any) -> list[str]:

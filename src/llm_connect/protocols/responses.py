@@ -11,39 +11,27 @@ from typing import Any
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.token_counters import TokenCounter
 from llm_connect.interface.config import RunConfig
+from llm_connect.protocols import replies
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens
-from llm_connect.protocols.http_failures import read_answer
-from llm_connect.protocols.openai_replies import answer_of, told_by
-from llm_connect.protocols.params import JSONSchema, check_known, json_schema
+from llm_connect.protocols.params import params_of
 from llm_connect.protocols.prompt_sizes import (
+    BOUNDED_AT_OPENAI,
     FRAMING_TOKENS,
     STYLE_TOKENS,
     PromptSizes,
     are_functions,
     are_objects,
-    is_text,
     several,
-    texts_of,
+    texts_in,
     with_count,
 )
-from llm_connect.protocols.streamed_figures import merged
-from llm_connect.protocols.usage_figures import figure
-from llm_connect.protocols.wire import (
-    JSON,
-    Answer,
-    AnyOutcome,
-    Failure,
-    Reply,
-    mapping,
-    objects,
-    read_json,
-    text,
-    unreadable,
-    with_field,
-    with_figures,
-)
+from llm_connect.protocols.replies import Format, Said, counted_in, unreadable
+from llm_connect.protocols.stream_reading import EventReading, Reading
+from llm_connect.protocols.usage_figures import figures_at_openai, merged
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, objects, text, with_field
 from llm_connect.types.response import FinishReason, Prompt
 
+PATH = "/responses"
 #: The smallest output limit that the format takes (OpenAPI document 2.3.0).
 LEAST_MAX_TOKENS = 16
 
@@ -60,38 +48,6 @@ _PARAMS: Mapping[str, tuple[str, ...]] = {
     "user": ("user",),
     "verbosity": ("text", "verbosity"),
 }
-#: All fields of a request that `bound` knows. Any other field may make the model read or write without limit.
-_BOUNDED = frozenset(
-    {
-        "background",
-        "include",
-        "input",
-        "instructions",
-        "max_output_tokens",
-        "metadata",
-        "model",
-        "moderation",
-        "parallel_tool_calls",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "reasoning",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "stream",
-        "stream_options",
-        "temperature",
-        "text",
-        "tool_choice",
-        "tools",
-        "top_logprobs",
-        "top_p",
-        "truncation",
-        "user",
-    }
-)
-#: Those of `reasoning`, without its mode "pro".
-_BOUNDED_REASONING = frozenset({"context", "effort", "summary"})
 #: The fields that the counting endpoint accepts as well (openai 3.54, InputTokenCountParams).
 _COUNTED = (
     "input",
@@ -104,6 +60,10 @@ _COUNTED = (
     "tools",
     "truncation",
 )
+#: All fields of a request that `bound` knows. Any other field may make the model read or write without limit.
+_BOUNDED = BOUNDED_AT_OPENAI | {*_COUNTED, "background", "include", "max_output_tokens"}
+#: Those of `reasoning`, without its mode "pro".
+_BOUNDED_REASONING = frozenset({"context", "effort", "summary"})
 _FINISH: Mapping[str, FinishReason] = {
     "completed": "stop",
     "max_output_tokens": "length",
@@ -118,7 +78,7 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
 
     The format does not accept a limit below 16. A smaller one is sent as 16, and `bound` counts it as that.
     """
-    check_known(config, _PARAMS, "OpenAI's responses")
+    params, schema = params_of(config, _PARAMS, "OpenAI's responses")
     body: JSON = {"model": model, "input": [{"role": "user", "content": prompt}], "store": False}
     if config.system_prompt:
         body["instructions"] = config.system_prompt
@@ -126,7 +86,15 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
         body["temperature"] = config.temperature
     if max_tokens is not None:
         body["max_output_tokens"] = max(max_tokens, LEAST_MAX_TOKENS)
-    return _with_params(body, config)
+    if schema is not None:
+        body["text"] = {"format": {"type": "json_schema", **schema.named()}}
+    for name, value in params.items():
+        *outer, field = _PARAMS[name]
+        place = body
+        for part in outer:
+            place = place.setdefault(part, {})
+        place[field] = value
+    return body
 
 
 def limited(body: JSON, max_tokens: int | None) -> JSON:
@@ -141,17 +109,21 @@ def bound(body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCoun
     to whose prompt the provider is known to add nothing. It is `unbounded` if the request has something that is not
     counted here: images, a provider's own tools, a conversation that the provider keeps, or an unknown field.
     """
-    sizes = PromptSizes(text(body.get("model")), counter)
+    sizes, tools = PromptSizes(text(body.get("model")), counter), body.get("tools")
     items = _items(body.get("input"))
-    texts = [text(body.get("instructions")), *_texts(items)]
+    texts, readable = texts_in(list(filter(_is_message, items)))
     as_json = _read_as_json(body, items)
     style = STYLE_TOKENS if "reasoning" in body or mapping(body.get("text")).get("verbosity") else 0
-    added = FRAMING_TOKENS * (1 + len(items)) + style + sizes.tools(body.get("tools")) + sizes.hidden
     return Bound(
-        prompt_tokens=sizes.framed(texts) + sizes.json(as_json) + added,
+        prompt_tokens=sizes.prompt(
+            [text(body.get("instructions")), *texts],
+            as_json,
+            tools=tools,
+            added=FRAMING_TOKENS * (1 + len(items)) + style,
+        ),
         max_tokens=max(max_tokens, LEAST_MAX_TOKENS),
         least_max_tokens=LEAST_MAX_TOKENS,
-        grade=sizes.grade(limited=_is_limited(body, items), plain=own_endpoint and not as_json),
+        grade=sizes.grade(limited=readable and _is_limited(body, items), plain=own_endpoint and not as_json),
     )
 
 
@@ -162,32 +134,23 @@ def counting_body(body: JSON) -> JSON:
 
 def counted_bound(bound: Bound, reply: Reply, model: str, *, own_endpoint: bool) -> Bound:
     """Tighten `bound` by OpenAI's count: "the exact count the model will receive", by its guide to counting tokens."""
-    said = read_json(reply)
-    counted = None if isinstance(said, Failure) or not reply.good else figure(said.get("input_tokens"))
+    counted = counted_in(reply, "input_tokens")
     return with_count(bound, counted, hidden=hidden_prompt_tokens(model), exact=own_endpoint)
 
 
 def parse(reply: Reply) -> Answer | Failure:
     """Parse a reply into an answer or a failure."""
-    body = read_answer(reply, _figured)
-    return body if isinstance(body, Failure) else _figured(_outcome(reply, body), body)
-
-
-def _figured(outcome: AnyOutcome, body: JSON) -> AnyOutcome:
-    usage = mapping(body.get("usage"))
-    return with_figures(outcome, told_by(usage, body, "input_tokens", "output_tokens", lambda: _wrote(body)))
-
-
-def _outcome(reply: Reply, body: JSON) -> Answer | Failure:
-    status, items = text(body.get("status")), objects(body.get("output"))
-    if status in _NO_ANSWER or not (items or status in ("completed", "incomplete")):
-        return unreadable(reply, f"has no answer in it, and its status is {status or None!r}")
-    return _answer(reply, body, items)
+    return replies.parse(reply, _FORMAT)
 
 
 def streamed(body: JSON) -> JSON:
     """The body of the same request, for a stream."""
     return {**body, "stream": True}
+
+
+def reading() -> Reading:
+    """Make the reader of a streamed reply."""
+    return EventReading(StreamAssembly())
 
 
 class StreamAssembly:
@@ -247,10 +210,10 @@ _LAST_STATES = frozenset({"response.completed", "response.incomplete", "response
 _STATES = _LAST_STATES | {"response.created", "response.queued", "response.in_progress"}
 
 
-def _wrote(body: JSON) -> bool:
+def _wrote(body: JSON, items: list[JSON]) -> bool:
     """True if the model wrote anything: text, calls, thinking, or as much as its limit allowed."""
     reason = mapping(body.get("incomplete_details")).get("reason")
-    return reason == "max_output_tokens" or any(map(_is_written, objects(body.get("output"))))
+    return reason == "max_output_tokens" or any(map(_is_written, items))
 
 
 def _is_written(item: JSON) -> bool:
@@ -261,30 +224,8 @@ def _has_words(item: JSON) -> bool:
     return _is_message(item) and any(part.get("text") or part.get("refusal") for part in objects(item.get("content")))
 
 
-def _with_params(body: JSON, config: RunConfig) -> JSON:
-    params = dict(config.model_params)
-    schema = json_schema(params)
-    if schema is not None:
-        body["text"] = {"format": _format(schema)}
-    for name, value in params.items():
-        *outer, field = _PARAMS[name]
-        place = body
-        for part in outer:
-            place = place.setdefault(part, {})
-        place[field] = value
-    return body
-
-
-def _format(schema: JSONSchema) -> JSON:
-    return {"type": "json_schema", "name": schema.name, "schema": schema.schema, "strict": schema.strict}
-
-
 def _items(said: Any) -> list[JSON]:
     return [{"role": "user", "content": said}] if isinstance(said, str) else several(said)
-
-
-def _texts(items: list[JSON]) -> list[str]:
-    return [part for item in items if _is_message(item) for part in texts_of(item.get("content"))]
 
 
 def _read_as_json(body: JSON, items: list[JSON]) -> JSON:
@@ -306,20 +247,18 @@ def _is_message(item: JSON) -> bool:
 
 
 def _is_limited_item(item: JSON) -> bool:
-    if _is_message(item):
-        return is_text(item.get("content"))
+    """True if an item has all that the model reads of it; texts are checked as such."""
     whole = {"function_call": "arguments", "function_call_output": "output", "reasoning": "encrypted_content"}
-    return isinstance(item.get(whole.get(text(item.get("type")), "")), str)
+    return _is_message(item) or isinstance(item.get(whole.get(text(item.get("type")), "")), str)
 
 
-def _answer(reply: Reply, body: JSON, items: list[JSON]) -> Answer:
+def _answer(reply: Reply, body: JSON, items: list[JSON]) -> Said | Failure:
+    status = text(body.get("status"))
+    if status in _NO_ANSWER or not (items or status in ("completed", "incomplete")):
+        return unreadable(reply, f"has no answer in it, and its status is {status or None!r}")
     parts = [part for item in items if item.get("type") == "message" for part in objects(item.get("content"))]
     content = "".join(text(part.get("text")) for part in parts if part.get("type") == "output_text")
-    refusal = "".join(text(part.get("refusal")) for part in parts)
-    finish = _finish(body, items)
-    if refusal and not content:
-        content, finish = refusal, "content_filter"
-    return answer_of(reply, body, content, finish)
+    return Said(content, _finish(body, items), "".join(text(part.get("refusal")) for part in parts))
 
 
 def _finish(body: JSON, items: list[JSON]) -> FinishReason:
@@ -328,3 +267,12 @@ def _finish(body: JSON, items: list[JSON]) -> FinishReason:
         return "tool_calls"
     reason = mapping(body.get("incomplete_details")).get("reason")
     return _FINISH.get(text(reason) if status == "incomplete" else status, "unknown")
+
+
+_FORMAT = Format(
+    choices="output",
+    answer=_answer,
+    wrote=_wrote,
+    usage=lambda body, _: mapping(body.get("usage")),
+    figures=figures_at_openai("input", "output"),
+)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from llm_connect.protocols.error_bodies import said_in, tells_of_error, words_of
 from llm_connect.protocols.sse import EventStream
-from llm_connect.protocols.wire import JSON, loaded, mapping, objects, text
+from llm_connect.protocols.wire import JSON, loaded, mapping, object_in, objects, text
 
 _DONE = "[DONE]"
 #: The names of the events of an answer; None means a line outside of events.
@@ -36,7 +36,13 @@ _LOST = "A part of the stream could not be read, so the answer has a gap."
 
 
 class Assembly(Protocol):
-    """How the events of one format become one reply."""
+    """How the events of one format become one reply.
+
+    ended: True if an event said that no other follows.
+    """
+
+    @property
+    def ended(self) -> bool: ...
 
     def add(self, event: JSON) -> str:
         """Take one event, and return the text that it adds to the answer. Events of unknown kinds add nothing."""
@@ -56,49 +62,44 @@ class Assembly(Protocol):
         """True if the answer has ended, normally or by an error."""
         ...
 
-    @property
-    def ended(self) -> bool:
-        """True if an event said that no other follows."""
-        ...
 
+class Reading:
+    """A reply while it arrives. This one is not a stream, such as an error: its text is read at the end, from its body.
 
-class Reading(Protocol):
-    """A reply while it arrives."""
+    ended: True if the reply said that it has ended, so that the rest need not be read.
+    behind: True if more has come than was read, so that `go_on` comes before the next bytes.
+    """
+
+    def __init__(self) -> None:
+        self.ended: bool = False
+        self.behind: bool = False
+        self._pieces: list[bytes] = []
 
     def feed(self, piece: bytes) -> list[str]:
         """Return the texts that the next bytes add to the answer."""
-        ...
+        self._pieces.append(piece)
+        return []
 
     def end(self) -> list[str]:
         """Return the texts that only the end of the bytes completes."""
-        ...
-
-    @property
-    def behind(self) -> bool:
-        """True if more has come than was read, so that `go_on` comes before the next bytes."""
-        ...
+        return []
 
     def go_on(self) -> list[str]:
         """Read on, and return the texts that this adds to the answer."""
-        ...
-
-    @property
-    def ended(self) -> bool:
-        """True if the reply said that it has ended, so that the rest need not be read."""
-        ...
+        return []
 
     @property
     def whole(self) -> bool:
         """True if the reply is complete."""
-        ...
+        return True
 
     @property
     def body(self) -> bytes:
         """The body of the reply so far, as without streaming."""
-        ...
+        return b"".join(self._pieces)
 
 
-class EventReading:
+class EventReading(Reading):
     """A reply in server-sent events. A reply without events, such as an error or a page, is taken as it is.
 
     Errors arrive in many forms, and all become the one that every assembly knows. Lines and events that do not belong
@@ -106,20 +107,20 @@ class EventReading:
     """
 
     def __init__(self, assembly: Assembly) -> None:
+        super().__init__()
         self._assembly = assembly
         self._events = EventStream()
-        self._plain: list[bytes] | None = []
+        self._is_plain = True
         self._waiting: deque[tuple[str | None, str | JSON]] = deque()
         self._at_end = self._cut = False
-        self._characters = _WholeCharacters()
-        self._told_end = False
+        self._half_character = ""
         self._strays: list[str] = []
         self._unknown: JSON = {}
         self._lost = False
 
     def feed(self, piece: bytes) -> list[str]:
-        if self._plain is not None:
-            self._plain.append(piece)
+        if self._is_plain:
+            self._pieces.append(piece)
         self._waiting += self._events.feed(piece)
         return self.go_on()
 
@@ -127,34 +128,25 @@ class EventReading:
         self._at_end = self._cut = True
         texts = self._added(self._events.end())
         self._cut = False
-        if self._plain is not None:
-            self._waiting += _objects_of(b"".join(self._plain))
+        if self._is_plain:
+            self._waiting += _objects_of(super().body)
         return texts + self.go_on()
-
-    @property
-    def behind(self) -> bool:
-        return bool(self._waiting)
 
     def go_on(self) -> list[str]:
         waiting = self._waiting
         texts = self._added([waiting.popleft() for _ in range(min(len(waiting), _AT_ONCE))])
+        self.behind = bool(waiting)
         if self._at_end and not waiting and not self.ended:
             self._blame_strays()
         return texts
 
     @property
-    def ended(self) -> bool:
-        return self._told_end or self._assembly.ended
-
-    @property
     def whole(self) -> bool:
-        return self._plain is not None or self._told_end or self._assembly.whole
+        return self._is_plain or self.ended or self._assembly.whole
 
     @property
     def body(self) -> bytes:
-        if self._plain is not None:
-            return b"".join(self._plain)
-        return json.dumps(self._assembly.body).encode()
+        return super().body if self._is_plain else json.dumps(self._assembly.body).encode()
 
     def _added(self, events: Iterable[tuple[str | None, str | JSON]]) -> list[str]:
         return [text for name, data in events if (text := self._take(name, data))]
@@ -163,31 +155,39 @@ class EventReading:
         if self.ended:
             return ""
         if isinstance(data, dict):
-            self._plain = None
             return self._take_object(data)
         if name is None and len(self._strays) == _MOST_STRAYS:
             return ""
         if data[:6] == _DONE and data.strip() == _DONE:
             self._blame_strays(self._unknown)
-            self._told_end = True
+            self.ended = True
             return ""
         event = _object(data)
         if name and _OF_ERRORS.search(name):
             return self._fail(said_in(data.encode("utf-8", "replace")))
         if event is None:
             return self._take_stray(name, data)
-        if name is None and self._plain is not None:
-            return ""
-        self._plain = None
-        return self._take_object(event)
+        return "" if name is None and self._is_plain else self._take_object(event)
 
     def _take_object(self, event: JSON) -> str:
-        if tells_of_error(event) and not event.get("error"):
+        if self._is_plain:
+            self._is_plain, self._pieces = False, []
+        if not event.get("choices") and tells_of_error(event) and not event.get("error"):
             return self._fail(event)
         if _is_suspect(event) or not (self._assembly.owns(event) or _is_harmless(event)):
             self._unknown = event
         added = self._assembly.add(event)
-        return self._characters.whole(added) if added else ""
+        self.ended = self._assembly.ended
+        return self._whole_characters(added) if added else ""
+
+    def _whole_characters(self, piece: str) -> str:
+        """Join a character whose two halves (surrogates, in JSON) arrived in two pieces."""
+        if not self._half_character and piece.isascii():
+            return piece
+        piece, self._half_character = self._half_character + piece, ""
+        if "\ud800" <= piece[-1:] <= "\udbff":
+            piece, self._half_character = piece[:-1], piece[-1]
+        return text(piece.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass"))
 
     def _take_stray(self, name: str | None, data: str) -> str:
         """Take data that is not an object, and so no part of an answer, or an object that cannot be read."""
@@ -199,64 +199,20 @@ class EventReading:
         return ""
 
     def _fail(self, said: object) -> str:
-        self._plain = None
+        self._is_plain = False
         figures = {name: value for name, value in mapping(said).items() if name in _FIGURES}
         self._assembly.add({"error": said or "an error without words", **figures})
+        self.ended = self._assembly.ended
         return ""
 
     def _blame_strays(self, unknown: JSON | None = None) -> None:
         """At the end, blame an incomplete answer on the foreign text beside it."""
         if self._lost:
             self._fail(_LOST)
-        elif self._plain is None and not self._assembly.whole:
+        elif not self._is_plain and not self._assembly.whole:
             said = said_in("\n".join(self._strays).encode("utf-8", "replace")) or unknown
             if said:
                 self._fail(said)
-
-
-class PlainReading:
-    """A reply that is not a stream, such as an error."""
-
-    ended = False
-    whole = True
-    behind = False
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-
-    def feed(self, piece: bytes) -> list[str]:
-        self._pieces.append(piece)
-        return []
-
-    def end(self) -> list[str]:
-        return []
-
-    def go_on(self) -> list[str]:
-        return []
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(self._pieces)
-
-
-class _WholeCharacters:
-    """Joins a character whose two halves (surrogates, in JSON) arrived in two pieces."""
-
-    def __init__(self) -> None:
-        self._half = ""
-
-    def whole(self, piece: str) -> str:
-        piece, self._half = self._half + piece, ""
-        if "\ud800" <= piece[-1:] <= "\udbff":
-            piece, self._half = piece[:-1], piece[-1]
-        return text(joined(piece))
-
-
-def joined(piece: str) -> str:
-    """Join the halves of characters in a text where both are present."""
-    if piece.isascii():
-        return piece
-    return piece.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def _objects_of(body: bytes) -> Iterable[tuple[str | None, str | JSON]]:
@@ -286,7 +242,8 @@ def _object(data: str) -> JSON | None:
     if data[:1] not in "{ \t\r\n":
         return None
     try:
-        value = loaded(data)
+        value = json.loads(data)
     except (ValueError, RecursionError):
-        return None
+        # It may only have a number that is too long for Python.
+        return object_in(data)
     return value if isinstance(value, dict) else None

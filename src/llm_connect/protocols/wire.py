@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from llm_connect._validation import encodable
-from llm_connect.errors import LLMError, LLMResponseError
-from llm_connect.protocols.pages import words_of_page
-from llm_connect.protocols.usage_figures import Told
+from llm_connect.errors import LLMError
 from llm_connect.types.response import FinishReason
 from llm_connect.types.usage import Usage
 
@@ -101,17 +99,6 @@ class Failure:
         return None if self.maybe_billed else False
 
 
-def read_json(reply: Reply) -> JSON | Failure:
-    """Read the body as a JSON object, or return the failure."""
-    try:
-        value = loaded(reply.body)
-    except (ValueError, RecursionError):
-        return unreadable(reply, f"is not JSON but {_describe(reply.body)}")
-    if not isinstance(value, dict):
-        return unreadable(reply, f"is a JSON {type(value).__name__}, not an object")
-    return value
-
-
 def loaded(text: str | bytes) -> Any:
     """Parse JSON. A whole number with more digits than Python reads becomes infinite.
 
@@ -125,16 +112,13 @@ def loaded(text: str | bytes) -> Any:
         return json.loads(text, parse_int=_int_or_infinite)
 
 
-AnyOutcome = TypeVar("AnyOutcome", bound=Answer | Failure)
-
-
-def with_figures(outcome: AnyOutcome, said: Told, cost: Decimal | None = None) -> AnyOutcome:
-    """The same failure with the reply's tokens and cost."""
-    source = None if cost is None else "provider"
-    if isinstance(outcome, Failure):
-        return replace(outcome, usage=said.usage, used_at_least=said.least, cost=cost, cost_source=source)
-    outcome.usage, outcome.used_at_least, outcome.cost, outcome.cost_source = said.usage, said.least, cost, source
-    return outcome
+def object_in(text: str | bytes) -> JSON | None:
+    """The JSON object in a text; None if it is something else."""
+    try:
+        value = loaded(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def with_field(body: JSON, name: str, value: object) -> JSON:
@@ -143,32 +127,10 @@ def with_field(body: JSON, name: str, value: object) -> JSON:
     return others if value is None else {**others, name: value}
 
 
-def unreadable(reply: Reply, what: str) -> Failure:
-    """The failure of a reply with a good status and no answer; it may have been billed."""
-    return Failure(
-        kind=LLMResponseError,
-        message=f"The reply (HTTP {reply.status}) {what}: check that base_url names the provider's API.",
-        request_id=request_id(reply),
-        details={"status_code": reply.status},
-    )
-
-
-def request_id(reply: Reply) -> str | None:
-    """The provider's id of the request."""
-    return request_id_in(reply.headers)
-
-
 def request_id_in(headers: Mapping[str, str]) -> str | None:
     """The request id in the headers of a reply; for OpenRouter the id of its later report."""
     found = headers.get("x-generation-id") or headers.get("x-request-id") or headers.get("request-id")
-    return encodable(found[:LONGEST_NAME]) if found else None
-
-
-def spent_on_thinking(content: str, finish: FinishReason) -> str | None:
-    """The hint for an answer that ended at its limit without any text."""
-    if content or finish != "length":
-        return None
-    return "The output limit was used up before any text was written, for example by thinking: raise max_tokens."
+    return text(found[:LONGEST_NAME]) if found else None
 
 
 def count(value: object) -> int:
@@ -206,14 +168,6 @@ def shown(value: object) -> str:
     if not line.isprintable():
         line = "".join(sign if sign.isprintable() else "?" for sign in line[: _SHOWN_CHARACTERS + 1])
     return line if len(line) <= _SHOWN_CHARACTERS else line[: _SHOWN_CHARACTERS - 1] + "…"
-
-
-def _describe(body: bytes) -> str:
-    if not body.strip():
-        return "empty"
-    kind = "HTML" if body.lstrip()[:1] == b"<" else "broken or other text"
-    words = shown(words_of_page(body))
-    return f"{kind} ({words})" if words and body.lstrip()[:1] not in b"{[" else kind
 
 
 def _int_or_infinite(digits: str) -> int | float:

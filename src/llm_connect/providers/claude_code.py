@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -21,16 +20,14 @@ from llm_connect.engine.exchange import Request
 from llm_connect.engine.provider_adapter import ProviderAdapter, api_key_from
 from llm_connect.errors import LLMConfigurationError, LLMSubprocessError
 from llm_connect.interface.config import RunConfig
-from llm_connect.protocols import claude_cli, claude_stream
-from llm_connect.protocols.http_failures import no_reply
+from llm_connect.protocols import claude_cli
+from llm_connect.protocols.claude_output import LinesReading
 from llm_connect.protocols.stream_reading import Reading
-from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, shown
-from llm_connect.providers import subprocesses
-from llm_connect.providers.command_stream import CommandStream
-from llm_connect.providers.relay import ConnectionBroke, Endpoint, ErrorReply, NotAdmitted, NotConnected, Relay
+from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
+from llm_connect.providers.relay import Endpoint, Relay
 from llm_connect.providers.relay_streams import Addresses
-from llm_connect.providers.strands import Strands
-from llm_connect.providers.subprocesses import Command, Finished, NotStarted, OutputTooLong
+from llm_connect.providers.strands import RunFailed, Strands
+from llm_connect.providers.subprocesses import Command, CommandStream, starting
 from llm_connect.providers.workplaces import workplace
 from llm_connect.types.response import Prompt
 
@@ -148,22 +145,30 @@ class ClaudeCodeAdapter(ProviderAdapter):
         return claude_cli.parse(reply)
 
     def send(self, request: Request, deadline: Deadline) -> Reply:
-        addresses = self._endpoint.addresses(deadline) if self._endpoint else ()
-        with self._run(request.body, deadline, addresses) as run:
-            run.ended(subprocesses.run(run.command, deadline, run.strands))
-        return run.reply
+        with closing(self.open(request, deadline)) as run:
+            output = b"".join(iter(partial(run.read, deadline), b""))
+            return Reply(run.status, run.headers, output)
 
     async def asend(self, request: Request, deadline: Deadline) -> Reply:
-        addresses = await self._endpoint.aaddresses() if self._endpoint else ()
-        with self._run(request.body, deadline, addresses) as run:
-            run.ended(await subprocesses.arun(run.command, deadline, run.strands))
-        return run.reply
+        run, pieces = await self.aopen(request, deadline), []
+        try:
+            while piece := await run.aread():
+                pieces.append(piece)
+        except GeneratorExit:
+            # The event loop is gone: nothing can be awaited any more.
+            run.abandon()
+            raise
+        except BaseException:
+            await run.aclose()
+            raise
+        await run.aclose()
+        return Reply(run.status, run.headers, b"".join(pieces))
 
     def streamed(self, request: Request) -> Request:
         return replace(request, body={**request.body, "partial_messages": True})
 
     def reading(self) -> Reading:
-        return claude_stream.LinesReading()
+        return LinesReading()
 
     def open(self, request: Request, deadline: Deadline) -> CommandStream:
         addresses = self._endpoint.addresses(deadline) if self._endpoint else ()
@@ -174,31 +179,14 @@ class ClaudeCodeAdapter(ProviderAdapter):
         return self._opened(request.body, deadline, addresses)
 
     def transport_failure(self, error: Exception) -> Failure:
-        if isinstance(error, ErrorReply) and isinstance(said := self.parse(error.reply), Failure):
-            return said
-        if isinstance(error, NotStarted):
-            return _not_started(self._cli_path, error.__cause__)
-        if isinstance(error, NotConnected | ConnectionBroke):
-            return no_reply(
-                shown(f"{type(error.__cause__).__name__}: {error.__cause__}"), unsent=isinstance(error, NotConnected)
-            )
-        if isinstance(error, NotAdmitted):
-            message = "The claude command asked for more output than it was told to, so its request was blocked."
-            return Failure(kind=LLMSubprocessError, message=message, maybe_billed=False)
-        if isinstance(error, OutputTooLong):
-            return Failure(kind=LLMSubprocessError, message="The command wrote too much output and was ended.")
+        if isinstance(error, RunFailed):
+            return error.failure
         return Failure(kind=LLMSubprocessError, message=f"The command could not be run to its end: {error}.")
 
     def _opened(self, body: JSON, deadline: Deadline, addresses: Addresses) -> CommandStream:
+        """Start the command for one request, with its directory and its relay while it runs."""
         with ExitStack() as ends:
-            run = ends.enter_context(self._run(body, deadline, addresses))
-            return CommandStream(run.command, deadline, strands=run.strands, headers_of=run.headers_of, ends=ends)
-
-    @contextmanager
-    def _run(self, body: JSON, deadline: Deadline, addresses: Addresses) -> Iterator[_Run]:
-        """Set up the command for one request, with its directory and its relay while it runs."""
-        with ExitStack() as ends:
-            with subprocesses.starting():
+            with starting(self._cli_path):
                 place = ends.enter_context(workplace())
                 strands = ends.enter_context(Strands())
                 (place / "work").mkdir()
@@ -214,11 +202,7 @@ class ClaudeCodeAdapter(ProviderAdapter):
             if relay is None and not deadline.passed:
                 # The command connects to its provider by itself, and nobody sees when.
                 note_sent()
-            run = _Run(command, strands, relay)
-            try:
-                yield run
-            except ErrorReply as error:
-                run.reply = error.reply
+            return CommandStream(command, deadline, strands, facts=relay.facts if relay else dict, ends=ends)
 
     def _relay(self, body: JSON, addresses: Addresses, strands: Strands) -> Relay | None:
         if self._endpoint is None:
@@ -249,27 +233,6 @@ class ClaudeCodeAdapter(ProviderAdapter):
         if "effort" not in body:
             environment["CLAUDE_CODE_DISABLE_THINKING"] = "1"
         return environment
-
-
-@dataclass(slots=True)
-class _Run:
-    """One run of the command, and its result."""
-
-    command: Command
-    strands: Strands
-    relay: Relay | None
-    reply: Reply = field(init=False)
-
-    def ended(self, finished: Finished) -> None:
-        """Keep the result as a reply, with the status 0, since a process has no HTTP status."""
-        self.reply = Reply(0, self.headers_of(finished), finished.stdout)
-
-    def headers_of(self, finished: Finished) -> dict[str, str]:
-        """The exit code, the end of standard error, and the relay's facts about the request."""
-        headers = {"exit-code": str(finished.return_code), "stderr": finished.stderr}
-        if self.relay is not None:
-            headers |= {"sent": "yes" if self.relay.head.sent else "no", "request-id": self.relay.request_id}
-        return headers
 
 
 def _check_system() -> None:
@@ -311,10 +274,3 @@ def _endpoint(base_url: str | None, login: bool) -> Endpoint | None:
     """The target of the relay; None if the command itself connects to Anthropic, for which its login is."""
     named = base_url_from(base_url, "ANTHROPIC_BASE_URL")
     return None if login and not named else Endpoint.of(named or BASE_URL)
-
-
-def _not_started(cli_path: str, cause: BaseException | None) -> Failure:
-    wrong_path = isinstance(cause, FileNotFoundError | PermissionError | ValueError)
-    kind = LLMConfigurationError if wrong_path else LLMSubprocessError
-    message = f"The command {cli_path!r} could not be started ({cause}): check cli_path=."
-    return Failure(kind=kind, message=message, maybe_billed=False)

@@ -19,7 +19,7 @@ from llm_connect.engine.provider_adapter import api_key_from
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols import generate_content
-from llm_connect.protocols.stream_reading import EventReading, Reading
+from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from llm_connect.types.response import Prompt
 
@@ -133,7 +133,7 @@ class GeminiAdapter(CarriedAdapter):
         return replace(request, path=f"{request.path.removesuffix(_WHOLE)}{_IN_EVENTS}")
 
     def reading(self) -> Reading:
-        return EventReading(generate_content.StreamAssembly())
+        return generate_content.reading()
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return generate_content.parse(reply)

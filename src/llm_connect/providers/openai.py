@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.accounting.prices import Price
@@ -21,8 +21,7 @@ from llm_connect.engine.provider_adapter import api_key_from
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols import chat_completions, responses
-from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
-from llm_connect.protocols.stream_reading import Assembly, EventReading, Reading
+from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 from llm_connect.types.response import Prompt
 
@@ -32,51 +31,22 @@ if TYPE_CHECKING:
 
 _HOST = "api.openai.com"
 _BASE_URL = f"https://{_HOST}/v1"
-_DIALECT = Dialect(
-    provider="openai",
-    params=SHARED_PARAMS | {"prompt_cache_key", "safety_identifier", "service_tier", "store"},
-)
 
 
-@dataclass(frozen=True, slots=True)
-class _API:
-    """The path of a format, and the functions of its protocol."""
+class _API(Protocol):
+    """A wire format: its module, as the adapter uses it."""
 
-    path: str
-    render: Callable[..., JSON]
-    limited: Callable[[JSON, int | None], JSON]
-    bound: Callable[..., Bound]
-    parse: Callable[[Reply], Answer | Failure]
-    streamed: Callable[[JSON], JSON]
-    assembly: Callable[[], Assembly]
-    counting_request: Callable[[Request], Request] | None = None
+    PATH: str
 
-
-def _counting_request(request: Request) -> Request:
-    return Request(f"{request.path}/input_tokens", request.model, responses.counting_body(request.body))
+    def render(self, prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | None) -> JSON: ...
+    def limited(self, body: JSON, max_tokens: int | None) -> JSON: ...
+    def bound(self, body: JSON, max_tokens: int, *, own_endpoint: bool, counter: TokenCounter | None) -> Bound: ...
+    def streamed(self, body: JSON) -> JSON: ...
+    def reading(self) -> Reading: ...
+    def parse(self, reply: Reply) -> Answer | Failure: ...
 
 
-_APIS: Mapping[str, _API] = {
-    "chat_completions": _API(
-        path="/chat/completions",
-        render=partial(chat_completions.render, dialect=_DIALECT),
-        limited=partial(chat_completions.limited, dialect=_DIALECT),
-        bound=chat_completions.bound,
-        parse=chat_completions.parse,
-        streamed=chat_completions.streamed,
-        assembly=chat_completions.StreamAssembly,
-    ),
-    "responses": _API(
-        path="/responses",
-        render=responses.render,
-        limited=responses.limited,
-        bound=responses.bound,
-        parse=responses.parse,
-        streamed=responses.streamed,
-        assembly=responses.StreamAssembly,
-        counting_request=_counting_request,
-    ),
-}
+_APIS: Mapping[str, _API] = {"chat_completions": chat_completions, "responses": responses}
 
 
 class OpenAIAdapter(CarriedAdapter):
@@ -186,7 +156,7 @@ class OpenAIAdapter(CarriedAdapter):
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model
         body = self._api.render(prompt, config, model=model, max_tokens=max_tokens)
-        return Request(self._api.path, model, body)
+        return Request(self._api.PATH, model, body)
 
     def limited(self, request: Request, max_tokens: int | None) -> Request:
         return replace(request, body=self._api.limited(request.body, max_tokens))
@@ -204,18 +174,22 @@ class OpenAIAdapter(CarriedAdapter):
         return self._api.bound(request.body, max_tokens, own_endpoint=self._own_endpoint, counter=counter)
 
     def _endpoint_that_counts(self) -> Counting | None:
-        if self._api.counting_request is None:
+        if self._api is not responses:
             return None
-        return Counting(self._api.counting_request, partial(responses.counted_bound, own_endpoint=self._own_endpoint))
+        return Counting(_counting_request, partial(responses.counted_bound, own_endpoint=self._own_endpoint))
 
     def streamed(self, request: Request) -> Request:
         return replace(request, body=self._api.streamed(request.body))
 
     def reading(self) -> Reading:
-        return EventReading(self._api.assembly())
+        return self._api.reading()
 
     def parse(self, reply: Reply) -> Answer | Failure:
         return self._api.parse(reply)
+
+
+def _counting_request(request: Request) -> Request:
+    return Request(f"{request.path}/input_tokens", request.model, responses.counting_body(request.body))
 
 
 def _is_openais(address: str) -> bool:

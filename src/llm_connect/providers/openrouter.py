@@ -23,12 +23,10 @@ from llm_connect.engine.provider_adapter import api_key_from
 from llm_connect.engine.token_count import ask_until_answered
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
-from llm_connect.protocols import chat_completions, openrouter_generations
+from llm_connect.protocols import chat_completions, openrouter_replies
 from llm_connect.protocols.chat_completions import SHARED_PARAMS, Dialect
-from llm_connect.protocols.openrouter_costs import cost_in
-from llm_connect.protocols.openrouter_errors import with_openrouters_words
-from llm_connect.protocols.openrouter_generations import Generation
-from llm_connect.protocols.stream_reading import EventReading, Reading
+from llm_connect.protocols.openrouter_replies import Generation
+from llm_connect.protocols.stream_reading import Reading
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply
 from llm_connect.types.response import Prompt
 
@@ -156,16 +154,16 @@ class OpenRouterAdapter(CarriedAdapter):
     def _look_up(self, request_id: str, timeout_seconds: float, max_retries: int) -> Flow[Generation]:
         check_number("timeout_seconds", timeout_seconds, above=0)
         check_count("max_retries", max_retries, least=0)
-        request = Request(openrouter_generations.path_of(request_id), "", {}, method="GET")
+        request = Request(openrouter_replies.path_of(request_id), "", {}, method="GET")
         deadline = Deadline.after(timeout_seconds)
         return ask_until_answered(
-            self, request, openrouter_generations.parse, deadline=deadline, max_retries=max_retries
+            self, request, openrouter_replies.generation_in, deadline=deadline, max_retries=max_retries
         )
 
     def render(self, prompt: Prompt, config: RunConfig, max_tokens: int | None) -> Request:
         model = config.model_name or self.model
         body = chat_completions.render(prompt, config, model=model, max_tokens=max_tokens, dialect=_DIALECT)
-        return Request("/chat/completions", model, body)
+        return Request(chat_completions.PATH, model, body)
 
     def limited(self, request: Request, max_tokens: int | None) -> Request:
         return replace(request, body=chat_completions.limited(request.body, max_tokens, dialect=_DIALECT))
@@ -187,11 +185,10 @@ class OpenRouterAdapter(CarriedAdapter):
         return replace(request, body=body)
 
     def reading(self) -> Reading:
-        return EventReading(chat_completions.StreamAssembly())
+        return chat_completions.reading()
 
     def parse(self, reply: Reply) -> Answer | Failure:
-        outcome = chat_completions.parse(reply, cost_in)
-        return with_openrouters_words(outcome, reply) if isinstance(outcome, Failure) else outcome
+        return openrouter_replies.parse(reply)
 
 
 def _max_price(price: Price, wished: object) -> JSON:

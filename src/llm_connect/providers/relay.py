@@ -21,10 +21,12 @@ from urllib.parse import urlsplit
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.deadline import Head as Sent
 from llm_connect.engine.names import alook_up, look_up
-from llm_connect.errors import LLMConfigurationError
-from llm_connect.protocols.wire import Reply, request_id
+from llm_connect.errors import LLMConfigurationError, LLMSubprocessError
+from llm_connect.protocols.error_bodies import said_in
+from llm_connect.protocols.http_failures import error_reply, no_reply
+from llm_connect.protocols.wire import Failure, Reply, request_id_in, shown
 from llm_connect.providers.relay_streams import Addresses, BadMessage, Head, Stream, connected
-from llm_connect.providers.strands import READ, Pause, Strand, Strands, seconds_left
+from llm_connect.providers.strands import READ, Pause, RunFailed, Strand, Strands, seconds_left
 
 _MESSAGES = "/v1/messages"
 _MOST_REQUEST_BYTES = 256 * 1024 * 1024
@@ -34,26 +36,6 @@ _MOST_STRANGERS = 8
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _UNTIL_THERE_IS_ROOM = Pause(0.05)
 _PORTS = {"http": 80, "https": 443}
-
-
-class ErrorReply(Exception):
-    """The provider answered, but not with 2xx; `reply` is its answer."""
-
-    def __init__(self, reply: Reply) -> None:
-        super().__init__(reply.status)
-        self.reply = reply
-
-
-class NotConnected(Exception):
-    """No connection to the provider could be made; `__cause__` is the reason."""
-
-
-class ConnectionBroke(Exception):
-    """The provider's reply broke off; `__cause__` is the reason."""
-
-
-class NotAdmitted(Exception):
-    """The command's request is not the one that it was told to make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +67,20 @@ class Endpoint:
         return f"{'https' if self.tls else 'http'}://{self.netloc}{self.prefix}"
 
     def addresses(self, deadline: Deadline) -> Addresses:
-        """Look the name up. Raises NotConnected, and TimeoutError at the deadline."""
+        """Look the name up. Raises RunFailed, and TimeoutError at the deadline."""
         try:
             return look_up(self.host, self.port, seconds_left(deadline))
         except OSError as error:
             if deadline.passed:
                 raise
-            raise NotConnected from error
+            raise _no_reply(error, unsent=True) from error
 
     async def aaddresses(self) -> Addresses:
         """Like `addresses`, for a coroutine."""
         try:
             return await alook_up(self.host, self.port)
         except OSError as error:
-            raise NotConnected from error
+            raise _no_reply(error, unsent=True) from error
 
 
 class Relay:
@@ -109,8 +91,7 @@ class Relay:
     request_id: the provider's id of a request that it answered with 2xx; else empty.
     admits: checks that a request body is the one that the command was told to send.
 
-    The strands raise whatever ends the run: ErrorReply, NotConnected, ConnectionBroke, NotAdmitted. The relay passes a
-    2xx reply on while it arrives.
+    The strands raise RunFailed, also for a reply of the provider other than 2xx. A 2xx passes while it arrives.
     """
 
     def __init__(
@@ -129,6 +110,10 @@ class Relay:
         self._path = f"/{secrets.token_urlsafe(32)}"
         self.url: str = f"http://127.0.0.1:{listener.getsockname()[1]}{self._path}"
         strands.start(self._listen(listener))
+
+    def facts(self) -> dict[str, str]:
+        """What the relay knows of the request."""
+        return {"sent": "yes" if self.head.sent else "no", "request-id": self.request_id}
 
     def _listen(self, listener: socket.socket) -> Strand:
         with listener:
@@ -180,18 +165,19 @@ class Relay:
 
     def _forward(self, client: Stream, head: Head, path: str, body: bytes) -> Strand:
         if not self._admits(body):
-            raise NotAdmitted
+            message = "The claude command asked for more output than it was told to, so its request was blocked."
+            raise RunFailed(Failure(kind=LLMSubprocessError, message=message, maybe_billed=False))
         try:
             provider = yield from connected(self._addresses, self._endpoint.host if self._endpoint.tls else None)
         except OSError as error:
-            raise NotConnected from error
+            raise _no_reply(error, unsent=True) from error
         with closing(provider):
             self.head.sent = True
             try:
                 yield from self._send(provider, head, path, body)
                 reply = yield from self._good_head(provider)
             except (OSError, BadMessage) as error:
-                raise ConnectionBroke from error
+                raise _no_reply(error, unsent=False) from error
             yield from client.write(reply)
             while part := (yield from provider.some()):
                 yield from client.turn()
@@ -206,15 +192,19 @@ class Relay:
             yield from provider.write(request + body)
 
     def _good_head(self, provider: Stream) -> Strand:
-        """The head of a 2xx for the command; raises ErrorReply for any other reply once it is complete."""
+        """The head of a 2xx for the command; raises RunFailed for any other reply once it is complete."""
         head = yield from provider.head()
         while head.status < 200:
             head = yield from provider.head()
         if 200 <= head.status < 300:
-            self.request_id = request_id(Reply(head.status, head.headers, b"")) or ""
+            self.request_id = request_id_in(head.headers) or ""
             return head.rewritten(head.first, connection=b"close", keep_alive=b"")
         body = b"" if head.status < 400 else (yield from provider.body(head, _MOST_ERROR_BYTES))
-        raise ErrorReply(Reply(head.status, head.headers, body))
+        raise RunFailed(error_reply(Reply(head.status, head.headers, body), said_in(body)))
+
+
+def _no_reply(error: Exception, *, unsent: bool) -> RunFailed:
+    return RunFailed(no_reply(shown(f"{type(error).__name__}: {error}"), unsent=unsent))
 
 
 def _refusal(status: int, message: str) -> bytes:

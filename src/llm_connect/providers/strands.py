@@ -18,9 +18,18 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from llm_connect.engine.deadline import Deadline
+from llm_connect.protocols.wire import Failure
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
+
+
+class RunFailed(Exception):
+    """What ends the run of a command; `failure` says what it means for the call."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
