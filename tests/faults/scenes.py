@@ -381,5 +381,5 @@ def interrupt(make: Make, scene_of: Callable[[Make], Scene], run: Callable[[Call
     except BaseException as error:
         if isinstance(error, (AssertionError, GeneratorExit)):
             raise
-    gc.collect(0)
+    gc.collect()
     return scene
