@@ -53,6 +53,18 @@ def test_a_sync_stream_goes_through_it() -> None:
             assert "".join(chunk.text for chunk in stream) == stream.response.content != ""
 
 
+def test_a_hook_of_the_client_may_read_the_reply() -> None:
+    """A reply that the user's own hook has read is still the answer."""
+    read: list[bytes] = []
+    with EmbeddedProvider() as provider:
+        hooks = {"response": [lambda response: read.append(response.read())]}
+        with httpx2.Client(trust_env=False, event_hooks=hooks) as own:
+            adapter = OpenRouterAdapter(
+                model="m", api_key="sk-0123456789", base_url=provider.openrouter_url, http_client=own
+            )
+            assert adapter.execute_prompt("hello", CONFIG).content.encode() in read[0]
+
+
 def test_a_reply_over_the_limit_is_closed() -> None:
     """The async form reads no more of it than it allows. (CALL-43)"""
     with EmbeddedProvider() as provider:

@@ -21,7 +21,7 @@ from httpx2._decoders import IdentityDecoder, MultiDecoder
 
 from llm_connect import _forks
 from llm_connect.engine.certificates import CertificateRefused, told_of_certificate, trusted
-from llm_connect.engine.deadline import awaited
+from llm_connect.engine.deadline import Head, awaited
 from llm_connect.engine.framing import BadFraming
 from llm_connect.engine.http_options import DEFAULT_OPTIONS, HttpOptions
 from llm_connect.engine.lost_loops import close_after, close_transports, transports_of_pool
@@ -266,9 +266,7 @@ def _begun(response: httpx2.Response, options: HttpOptions, *, streamed: bool) -
 
     True if it needs no measuring: its content is as it was sent, and so short that no limit concerns it.
     """
-    head = awaited.get()
-    if head is not None:
-        head.headers = response.headers
+    (awaited.get() or Head()).headers = response.headers
     if response.status_code >= 300:
         # An SDK reads errors as text, and raises where one is not in the charset that it claims.
         response.encoding = "utf-8"

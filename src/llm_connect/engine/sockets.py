@@ -62,7 +62,7 @@ from httpcore2._backends.auto import AutoBackend
 from httpcore2._backends.sync import SyncStream
 
 from llm_connect.engine import connecting, names
-from llm_connect.engine.deadline import awaited, note_sent
+from llm_connect.engine.deadline import Head, awaited, note_sent
 from llm_connect.engine.framing import ReplyFrame
 
 #: How bytes begin that ask a proxy for a way to the provider: CONNECT, SOCKS and its login. They are no request yet.
@@ -157,9 +157,8 @@ class _Stream(_Framed, httpcore2.NetworkStream):
         if not buffer:
             return
         limit = _limit(timeout, httpcore2.WriteTimeout)
-        head = awaited.get()
-        if head is not None and not buffer.startswith(_TO_A_PROXY):
-            head.sent = True
+        if not buffer.startswith(_TO_A_PROXY):
+            (awaited.get() or Head()).sent = True
         self._frame.is_due = True
         if len(buffer) <= _SLICE:
             self._stream.write(buffer, limit)

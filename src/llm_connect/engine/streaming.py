@@ -26,7 +26,7 @@ awaits it, then the hold ends, and only then does the driver's own generator end
    flow, which yields `Close` in the same way.
 3. The coroutine that waits for bytes is closed, since its loop is torn down. Nothing can be awaited any more, so the
    driver throws `Leave` and takes `Close` in a third form, `abandon`, which closes the transport directly.
-4. The flow itself is garbage. Then no driver is left to take a step, and `_send` abandons the reply on its own.
+4. The flow itself is garbage. Then no driver is left to take a step, and `exchange` abandons the reply on its own.
 
 A stream that is lost without being closed reaches one of these through its object (`interface/streams.py`). The
 finalizer of an `LLMStream` closes it in a thread of its own, because the thread in which it runs may have any lock,

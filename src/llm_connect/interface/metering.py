@@ -29,11 +29,11 @@ from llm_connect.interface.outcomes import Finished, end_by_result
 from llm_connect.interface.reservation import Metered, Terms, hinted, log_cut, running
 from llm_connect.interface.streams import (
     AsyncLLMStream,
-    Ending,
     Following,
     LLMStream,
     StreamFlow,
     StreamSource,
+    follow,
     nothing_yet,
 )
 from llm_connect.types.response import LLMResponse
@@ -70,7 +70,7 @@ async def execute_in_thread(adapter: Metered, prompt: Any, config: RunConfig | N
     def work() -> LLMResponse:
         if not claim.acquire(blocking=False):
             raise asyncio.CancelledError
-        return drive(call.run())
+        return drive(call.attempts())
 
     try:
         return await asyncio.to_thread(work)
@@ -86,7 +86,7 @@ def _metered(method: Execute) -> Execute:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return method(self, prompt, config)
-        return drive(MeteredCall(method, self, prompt, terms).run())
+        return drive(MeteredCall(method, self, prompt, terms).attempts())
 
     execute_prompt.unmetered = method  # type: ignore[attr-defined]
     return execute_prompt
@@ -98,7 +98,7 @@ def _ametered(method: AsyncExecute) -> AsyncExecute:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return await method(self, prompt, config)
-        return await adrive(MeteredCall(method, self, prompt, terms).run())
+        return await adrive(MeteredCall(method, self, prompt, terms).attempts())
 
     return async_execute_prompt
 
@@ -151,14 +151,15 @@ class MeteredAttempt(ABC):
     def end_open(self, hold: Hold) -> None:
         hold.end_unsettled()
 
-    def attempts(self) -> Generator[Any, Any, Any]:
+    def attempts(self) -> Generator[Any, Any, LLMResponse]:
         """Make attempts until one has called the method, and return its response or raise its error."""
         finished = None
         while finished is None:
             finished = yield from attempt(self)
         if finished.error is not None:
             raise finished.error
-        return finished.response
+        response: LLMResponse = finished.response
+        return response
 
 
 class MeteredCall(MeteredAttempt):
@@ -168,9 +169,6 @@ class MeteredCall(MeteredAttempt):
         self.terms = terms
         self._reserved = hold
         self._call = (method, adapter, prompt)
-
-    def run(self) -> Flow[LLMResponse]:
-        return self.attempts()
 
     def exchange(self, hold: Hold) -> Flow[Finished]:
         config = self.terms.config_for(hold)
@@ -240,17 +238,8 @@ class MeteredStream(MeteredAttempt, StreamSource):
 
     def _read(self, config: RunConfig | None) -> StreamFlow:
         inner = self._inner = self._method(self._adapter, self._prompt, config)
-        following = Following(inner) if self._hold is None else _MeteredNext(inner, self._adapter, self._hold)
-        try:
-            while (chunk := (yield following)) is not Following:
-                yield [chunk]
-        except GeneratorExit:
-            # The flow is being collected: no runner takes another step, and the inner stream closes itself.
-            raise
-        except BaseException:
-            yield Ending(inner)
-            raise
-        yield Ending(inner)
+        step = Following(inner) if self._hold is None else _MeteredNext(inner, self._adapter, self._hold)
+        yield from follow(step, lambda chunk: [chunk])
 
 
 @dataclass(slots=True)

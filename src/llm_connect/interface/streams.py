@@ -10,7 +10,7 @@ import asyncio
 import weakref
 from _thread import start_new_thread
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from inspect import GEN_CLOSED, getgeneratorstate
@@ -142,25 +142,17 @@ class Written(StreamSource):
         self._pieces = pieces
 
     def _run(self) -> StreamFlow:
-        following = Following(self._pieces)
-        try:
-            while (piece := (yield following)) is not Following:
-                if isinstance(piece, LLMResponse):
-                    self._response = piece
-                    yield chunks_of(piece, self.text)
-                elif piece:
-                    yield [TextChunk(piece)]
-        except GeneratorExit:
-            # The flow is being collected: no runner takes another step, and the generator is collected with it.
-            raise
-        except BaseException:
-            yield Ending(self._pieces)
-            raise
-        yield Ending(self._pieces)
+        yield from follow(Following(self._pieces), self._chunks_of)
         if self._response is None:
             raise LLMConnectionError(
                 "The stream ended before the answer did: its generator yielded no LLMResponse.", maybe_billed=True
             )
+
+    def _chunks_of(self, piece: str | LLMResponse) -> list[StreamChunk]:
+        if not isinstance(piece, LLMResponse):
+            return [TextChunk(piece)] if piece else []
+        self._response = piece
+        return chunks_of(piece, self.text)
 
 
 @dataclass(slots=True)
@@ -190,6 +182,21 @@ class Ending:
 
     def abandon(self) -> None:
         """A no-op, because nothing can be awaited: it closes itself when it is collected."""
+
+
+def follow(step: Following, chunks: Callable[[Any], list[StreamChunk]]) -> StreamFlow:
+    """Pass on the `chunks` of each item of a stream, and close it at its end or wherever the caller leaves."""
+    try:
+        while (item := (yield step)) is not Following:
+            if given := chunks(item):
+                yield given
+    except GeneratorExit:
+        # The flow is being collected: no runner takes another step, and the inner stream closes itself.
+        raise
+    except BaseException:
+        yield Ending(step.stream)
+        raise
+    yield Ending(step.stream)
 
 
 def nothing_yet(model: str = "") -> LLMResponse:
