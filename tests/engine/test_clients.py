@@ -29,6 +29,8 @@ class Client:
 class Shop:
     """Makes clients and keeps them."""
 
+    hidden = ahidden = False
+
     def __init__(self) -> None:
         self.owner: Owner | None = Owner()
         self.made: list[Client] = []

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from llm_connect import _forks
-from llm_connect.engine.clients import Carrier, Clients, Lease
-from llm_connect.engine.deadline import Deadline, note_sent
+from llm_connect.engine.clients import Carrier, Clients
+from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.exchange import AsyncOpenReply, OpenReply, Request
 from llm_connect.engine.provider_adapter import ProviderAdapter
 from llm_connect.errors import LLMConfigurationError
@@ -58,38 +58,26 @@ class CarriedAdapter(ProviderAdapter):
             """It stays, for calls of this loop."""
 
     def send(self, request: Request, deadline: Deadline) -> Reply:
-        with self._lease() as client:
+        with self._clients.lease() as client:
             return self._clients.carrier.post(client, request)
 
     async def asend(self, request: Request, deadline: Deadline) -> Reply:
-        with await self._lease_in_loop() as client:
+        with await self._clients.lease_in_loop() as client:
             return await self._clients.carrier.apost(client, request)
 
     def open(self, request: Request, deadline: Deadline) -> OpenReply:
-        lease = self._lease()
+        lease = self._clients.lease()
         with lease as client:
             reply = self._clients.carrier.open(client, request)
             reply.end_with(lease.shared())
             return reply
 
     async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply:
-        lease = await self._lease_in_loop()
+        lease = await self._clients.lease_in_loop()
         with lease as client:
             reply = await self._clients.carrier.aopen(client, request)
             reply.end_with(lease.shared())
             return reply
-
-    def _lease(self) -> Lease:
-        lease = self._clients.lease()
-        if self._clients.carrier.hidden:
-            note_sent()
-        return lease
-
-    async def _lease_in_loop(self) -> Lease:
-        lease = await self._clients.lease_in_loop()
-        if self._clients.carrier.ahidden:
-            note_sent()
-        return lease
 
     def transport_failure(self, error: Exception) -> Failure:
         return self._clients.carrier.failure_of(error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect import _forks
 from llm_connect._closing import close_in_loop, is_closed
+from llm_connect.engine.deadline import note_sent
 from llm_connect.engine.exchange import Request
 from llm_connect.engine.loops import PerLoop
 from llm_connect.protocols.wire import Failure, Reply
@@ -197,10 +198,12 @@ class Clients:
 
     def lease(self) -> Lease:
         """Lease the client that all threads share. Give it back afterwards."""
-        while True:
-            lease = self._of_this_process().shared or self._made()
-            if lease.take():
-                return lease
+        lease = self._of_this_process().shared or self._made()
+        while not lease.take():
+            lease = self._made()
+        if self.carrier.hidden:
+            note_sent()
+        return lease
 
     async def lease_in_loop(self) -> LoopLease:
         """Lease the client of the running loop. Give it back afterwards."""
@@ -209,6 +212,8 @@ class Clients:
         if lease is None or not lease.take():
             lease = loops.put(await LoopLease.of(self.carrier))
             lease.take()
+        if self.carrier.ahidden:
+            note_sent()
         return lease
 
     def close(self) -> None:

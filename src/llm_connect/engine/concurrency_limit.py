@@ -25,36 +25,27 @@ _TO_GIVE_BACK_SECONDS = 2.0
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """The position of a call in the queue.
+    """The turn of a call: its position in the queue, and then its slot.
 
     seconds: the longest that it will hold a slot. until: the moment until which it waits for one.
-    first: True if it goes before calls that have not begun.
-    came, wake: the moment at which it joined the queue, and how to wake it. granted: True once it has its slot.
+    first: True if it goes before calls that have not begun. waited: the seconds for which it was in the queue.
     """
 
     seconds: float
     until: float = inf
     first: bool = False
+    waited: float = 0.0
+    #: True while it has a slot.
+    granted: bool = False
+    places: _Places | None = None
     came: float = 0.0
     wake: Callable[[], object] = bool
-    granted: bool = False
-
-
-class Place:
-    """A slot that a call has taken, and the time that it waited."""
-
-    __slots__ = ("_places", "held", "waited")
-
-    def __init__(self, places: _Places, waited: float) -> None:
-        self._places = places
-        self.waited: float = waited
-        self.held: bool = True
 
     def give_back(self) -> None:
         """Give the slot to the next call; a no-op the second time."""
-        if self.held:
-            self.held = False
-            self._places.give()
+        if self.granted and self.places is not None:
+            self.granted = False
+            self.places.give()
 
 
 class Slots:
@@ -71,12 +62,12 @@ class Slots:
         self._threads = {_forks.generation: _Places(limit)}
         self._loops: PerLoop[_Places] = PerLoop()
 
-    def take(self, turn: Turn) -> Place | None:
+    def take(self, turn: Turn) -> Turn | None:
         """Take a slot as soon as one is free; None if none is free in time."""
         process = _forks.generation
         places = self._threads.get(process) or self._threads.setdefault(process, _Places(self.limit))
         if places.take(turn):
-            return Place(places, 0.0)
+            return turn
         came = threading.Event()
         try:
             places.join(turn, came.set)
@@ -87,13 +78,13 @@ class Slots:
             raise
         return places.leave(turn)
 
-    async def atake(self, turn: Turn) -> Place | None:
+    async def atake(self, turn: Turn) -> Turn | None:
         """Like `take`, for a coroutine."""
         places = self._loops.get()
         if places is None:
             places = self._loops.put(_Places(self.limit))
         if places.take(turn):
-            return Place(places, 0.0)
+            return turn
         came = asyncio.Event()
         try:
             places.join(turn, partial(_call_in, asyncio.get_running_loop(), came.set))
@@ -115,10 +106,10 @@ class TakeSlot:
     turn: Turn
     limit: str = "max_queue_seconds"
 
-    def run(self) -> Place | Failure:
+    def run(self) -> Turn | Failure:
         return self.slots.take(self.turn) or self._failure()
 
-    async def arun(self) -> Place | Failure:
+    async def arun(self) -> Turn | Failure:
         return await self.slots.atake(self.turn) or self._failure()
 
     def _failure(self) -> Failure:
@@ -149,16 +140,13 @@ class _Places:
             if self._free == 0:
                 return False
             self._free -= 1
-            self._lend(turn)
+            self._grant(turn)
             return True
 
     def join(self, turn: Turn, wake: Callable[[], object]) -> None:
         turn.came, turn.wake = time.monotonic(), wake
         with self._lock:
-            if self._free:
-                self._free -= 1
-                self._grant(turn)
-            else:
+            if not self.take(turn):
                 (self._first if turn.first else self._others).append(turn)
 
     def give(self) -> None:
@@ -169,34 +157,29 @@ class _Places:
             else:
                 self._free += 1
 
-    def leave(self, turn: Turn) -> Place | None:
+    def leave(self, turn: Turn) -> Turn | None:
         """Leave the queue with the slot that was given; None if there is none."""
         with self._lock:
             if turn.granted:
-                return Place(self, time.monotonic() - turn.came)
+                turn.waited = time.monotonic() - turn.came
+                return turn
             with suppress(ValueError):
                 (self._first if turn.first else self._others).remove(turn)
             return None
 
     def give_up(self, turn: Turn) -> None:
         """End an interrupted wait, and pass on a slot that has just been given."""
-        place = self.leave(turn)
-        if place is not None:
-            place.give_back()
+        if self.leave(turn) is not None:
+            turn.give_back()
 
     def seconds_left(self, turn: Turn) -> float:
         """The seconds for which waiting makes sense, by present knowledge."""
         return min(turn.until, self._over_at + _TO_GIVE_BACK_SECONDS) - time.monotonic()
 
     def _grant(self, turn: Turn) -> None:
-        turn.granted = True
-        self._lend(turn)
+        turn.granted, turn.places = True, self
+        self._over_at = max(self._over_at, time.monotonic() + turn.seconds)
         turn.wake()
-
-    def _lend(self, turn: Turn) -> None:
-        over_at = time.monotonic() + turn.seconds
-        if over_at > self._over_at:
-            self._over_at = over_at
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:

@@ -25,7 +25,7 @@ from llm_connect.budget.admission.holds import Ending, Hold, tell_of_settlement
 from llm_connect.budget.admission.log import Owed, raise_stray, stray, tell
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import price_lists
-from llm_connect.engine.concurrency_limit import Place, TakeSlot, Turn
+from llm_connect.engine.concurrency_limit import TakeSlot, Turn
 from llm_connect.engine.deadline import Deadline, Head, timed_out
 from llm_connect.engine.effects import Patience, Pause, Send, pause_before_retry
 from llm_connect.engine.exchange import Exchange, Outcome, Request
@@ -66,7 +66,7 @@ class Call:
         self._request: Request | None = None
         self._limit: int | None = None
         #: The last concurrency slot; None before the first one.
-        self._place: Place | None = None
+        self._place: Turn | None = None
         #: Facts about the last exchange that are known before its reply is complete.
         self._head = Head()
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
