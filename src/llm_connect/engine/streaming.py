@@ -76,7 +76,6 @@ class StreamedCall(Call):
         #: The texts that were passed on so far.
         self._texts = given
         self._length = 0
-        self._response: LLMResponse | None = None
         self._outcome: Outcome | None = None
         self._reading: Reading = Reading()
         self._reply: OpenReply | AsyncOpenReply | None = None
@@ -87,19 +86,6 @@ class StreamedCall(Call):
     def text(self) -> str:
         """The text that was passed on so far."""
         return "".join(self._texts)
-
-    @property
-    def response(self) -> LLMResponse:
-        """The response; before its end, the part that has arrived."""
-        return self._response or self._so_far()
-
-    def chunks(self) -> StreamFlow:
-        """Return the flow of the stream, for a driver."""
-        try:
-            self._response = yield from self.run()
-            yield chunks_of(self._response, self.text)
-        finally:
-            self._response = self.response
 
     def exchange(self, hold: Hold | None = None) -> Generator[Any, Any, Outcome]:
         request = self._begin(hold)
@@ -201,7 +187,8 @@ class StreamedCall(Call):
         # A command has its headers only after its end.
         return Reply(reply.status, reply.headers, self._reading.body)
 
-    def _so_far(self) -> LLMResponse:
+    def so_far(self) -> LLMResponse:
+        """The part of the response that has arrived."""
         said = self._outcome if isinstance(self._outcome, Answer) else self._unknown()
         return self.response_of(replace(said, content=self.text))
 
@@ -227,14 +214,18 @@ class ProviderStream(StreamSource):
 
     @property
     def response(self) -> LLMResponse:
-        if self._call is not None:
-            return self._call.response
+        if self._response is not None:
+            return self._response
         adapter, _, config = self._arguments
-        return nothing_yet(config.model_name or adapter.model)
+        return nothing_yet(config.model_name or adapter.model) if self._call is None else self._call.so_far()
 
     def _run(self) -> StreamFlow:
-        self._call = StreamedCall(*self._arguments, self._given)
-        yield from self._call.chunks()
+        call = self._call = StreamedCall(*self._arguments, self._given)
+        try:
+            self._response = yield from call.run()
+            yield chunks_of(self._response, call.text)
+        finally:
+            self._response = self.response
 
 
 _TOO_LONG = Failure(
