@@ -155,8 +155,8 @@ class Call:
         return hold
 
     def _give_way(self) -> None:
-        if self._place is not None:
-            self._place.give_back()
+        assert self._place is not None
+        self._place.give_back()
         self.come_back = self._take_place
 
     def _make_bound(self) -> Generator[Step, Any, Bound]:
