@@ -208,7 +208,10 @@ class Call:
             self._head.sent = True
         if isinstance(outcome, Answer) and not hold.ended:
             log_cut(hold, self.config, outcome.finish_reason)
-        _end_attempt(hold, outcome)
+        if outcome.usage is None and outcome.billed is not False:
+            _settle_least(hold, outcome)
+        if not hold.ended:
+            end_hold(hold, outcome)
 
     def end_open(self, hold: Hold) -> None:
         """End the hold of an attempt without an outcome: it was cancelled, or something outside of it failed."""
@@ -236,6 +239,7 @@ class Call:
 
     def response_of(self, answer: Answer) -> LLMResponse:
         """The response for an answer."""
+        cost, source = self._cost_told(answer)
         metadata: dict[str, Any] = {
             "provider": self.adapter.provider,
             "latency_seconds": time.monotonic() - self.started,
@@ -248,7 +252,6 @@ class Call:
             metadata["hint"] = " ".join(filter(None, (answer.hint, cut)))
         if self.hold is not None:
             metadata["ledger_entry"] = self.hold.entry_id
-        cost, source = self._cost_told(answer)
         return LLMResponse(
             content=answer.content,
             model=answer.model or self.model,
@@ -337,14 +340,6 @@ def not_read(error: Exception) -> Failure:
         kind=LLMResponseError,
         message=f"The reply cannot be read ({type(error).__name__}): check that base_url names the provider's API.",
     )
-
-
-def _end_attempt(hold: Hold, outcome: Outcome) -> None:
-    """End the hold of an attempt by its outcome; it stays open if nobody knows whether a failure is billed."""
-    if outcome.usage is None and outcome.billed is not False:
-        _settle_least(hold, outcome)
-    if not hold.ended:
-        end_hold(hold, outcome)
 
 
 def end_cut(hold: Hold, so_far: Outcome) -> None:

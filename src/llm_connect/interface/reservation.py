@@ -94,18 +94,13 @@ def terms(
 ) -> Terms:
     """The terms of an attempt that begins at `now` and must end by `deadline`."""
     path, default = tracker.accounts, _text_of(adapter, "model")
+    provider = _text_of(adapter, "provider") or type(adapter).__name__
     model = config.model_name or default
-    price = _declared(adapter, tracker, model, default)
+    price, replaces = _declared(adapter, tracker, model, default), _replaced_by(adapter, tracker)
     needs_price = price is None and limits_usd(path)
     if needs_price:
         price = adapter.price_for(model, config)
-    facts = CallFacts(
-        adapter=_text_of(adapter, "provider") or type(adapter).__name__,
-        model=model,
-        labels=config.labels,
-        grade=bound.grade,
-        price=price,
-    )
+    facts = CallFacts(adapter=provider, model=model, labels=config.labels, grade=bound.grade, price=price)
     if tracker.strict and bound.grade != "proven":
         refuse_unproven(path, facts)
     if needs_price and price is None:
@@ -113,7 +108,7 @@ def terms(
     patience = 0.0 if config.when_short == "refuse" else config.budget_wait_seconds
     wait_until = min(now + patience, deadline)
     demand = _demand(bound, config, price, strict=tracker.strict)
-    return Terms(tracker, config, demand, facts, wait_until, _replaced_by(adapter, tracker))
+    return Terms(tracker, config, demand, facts, wait_until, replaces)
 
 
 def cut_by(hold: Hold, config: RunConfig, finish_reason: str) -> str | None:
