@@ -137,7 +137,7 @@ class StreamedCall(Call):
                 yield [TextChunk(text) for text in texts]
                 self._waiting_since = time.monotonic()
         if reading.ended:
-            yield Next(self.adapter, Patience(Deadline.after(_FOR_THE_END_SECONDS)), self._head, reply)
+            yield Next(self.adapter, Patience(Deadline(time.monotonic() + _FOR_THE_END_SECONDS)), self._head, reply)
         return self._outcome
 
     def _conclude(self) -> None:
