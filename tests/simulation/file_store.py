@@ -14,9 +14,9 @@ from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.ledger import LedgerEntry
 from llm_connect.stores.opening import terms_of
 from llm_connect.stores.serialization import entry_of, labels_of
-from llm_connect.stores.sqlite import budgets, session
+from llm_connect.stores.sqlite import file, session
+from llm_connect.stores.sqlite.file import connect
 from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS
-from llm_connect.stores.sqlite.schema import connect
 from tests.simulation.invariants import Figures, StoredHold, StoredTracker, call_of
 
 if TYPE_CHECKING:
@@ -42,24 +42,23 @@ class FileStore:
 
     def create(self, limits: Limits) -> None:
         self._reader = sqlite3.connect(self._path, isolation_level=None)
-        budgets.make(self.terms, limits, None, "presume")
+        self.terms.make(limits, None, "presume")
 
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
         for process in self._world.processes:
             # A dead process has not closed its connection, which refers to this world.
-            connection = process.session and process.session._connection
+            connection = process.session and file._connections.pop(id(process.session.file), None)
             if connection is not None:
                 connection.close()
-                process.session._connection = None
 
     def restart(self) -> None:
         """Do nothing: a file has no server."""
 
     def patches(self) -> Iterator[Any]:
         """The patches that let the library open this file."""
-        for module in (budgets, session):
+        for module in (file, session):
             yield mock.patch.object(module, "connect", self._connect)
 
     def _connect(self, path: str, busy_seconds: float) -> Any:

@@ -10,14 +10,12 @@ from unittest import mock
 
 from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.admission.holds import RELEASED, Hold
-from llm_connect.stores.changes import Changes
-from llm_connect.stores.leases import Leases
-from llm_connect.stores.redis.leases import ServerLeases
-from llm_connect.stores.redis.ledger import ServerBooks
+from llm_connect.stores.parts import Changes, Leases
+from llm_connect.stores.redis.records import ServerBooks, ServerLeases
 from llm_connect.stores.redis.session import ServerSession
 from llm_connect.stores.session import StoreSession
-from llm_connect.stores.sqlite.leases import FileLeases
-from llm_connect.stores.sqlite.session import FileSession
+from llm_connect.stores.sqlite.file import BudgetFile
+from llm_connect.stores.sqlite.rows import FileLeases
 from llm_connect.types.amounts import NOTHING
 
 
@@ -53,11 +51,12 @@ def dispatch_in_memory(gate: Gate, hold: Any) -> bool:
     return True
 
 
-def end_late_twice(leases: Leases, hold: Any, ending: Any) -> None:
+def end_late_twice(leases: Leases, hold: Any, ending: Any) -> bool:
     """Record a late end besides correcting the presumption of its hold."""
-    right_end_late(leases, hold, ending)
+    found = right_end_late(leases, hold, ending)
     if ending.amount != NOTHING:
         leases._session.books.record(hold.tracker, ending.amount, hold.facts)
+    return found
 
 
 def add_releases_twice(books: ServerBooks, line: Any, *details: Any) -> None:
@@ -85,15 +84,15 @@ def release_hold(leases: Leases, lease: Any, row: Any) -> None:
     right_end_hold(leases, lease, (number, of_lease, tracker, "reserved", *rest))
 
 
-def disconnect_in_part(session: FileSession) -> None:
+def disconnect_in_part(file: BudgetFile) -> None:
     """Compare the version that a new connection counts with that of the old one."""
-    version = session._version
-    right_disconnect(session)
-    session._version = version
+    version = file.version
+    right_disconnect(file)
+    file.version = version
 
 
 right_add = ServerBooks.add
-right_disconnect = FileSession.disconnect
+right_disconnect = BudgetFile.disconnect
 right_begin = ServerSession.begin
 right_end_hold = Leases._end_hold
 right_end_late = Leases.end_late
@@ -130,7 +129,7 @@ PLANTED = {
     "a lease that nobody renews": Fault(methods=((ServerLeases, "due", False),)),
     "a lease in a file that nobody renews": Fault(methods=((FileLeases, "due", False),), store="file"),
     "a connection that starts with old figures": Fault(
-        methods=((FileSession, "disconnect", disconnect_in_part),), store="file"
+        methods=((BudgetFile, "disconnect", disconnect_in_part),), store="file"
     ),
     "a hold of a file that is presumed by nobody": Fault(methods=((Leases, "_end_hold", release_hold),), store="file"),
     "a late settle of a file that counts twice": Fault(methods=((Leases, "end_late", end_late_twice),), store="file"),

@@ -12,12 +12,9 @@ from redis.exceptions import ConnectionError as Disconnected
 from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.ledger import LedgerEntry
 from llm_connect.stores.opening import terms_of
-from llm_connect.stores.redis import budgets, session
-from llm_connect.stores.redis.keys import Keys
-from llm_connect.stores.redis.ledger import entry_from
-from llm_connect.stores.redis.listener import Listener
-from llm_connect.stores.redis.packing import states_of
-from llm_connect.stores.redis.server import Server
+from llm_connect.stores.redis import session
+from llm_connect.stores.redis.layout import Keys, entry_from, states_of
+from llm_connect.stores.redis.server import Listener, Server
 from tests.simulation.invariants import Figures, StoredHold, StoredTracker, call_of
 from tests.simulation.redis_in_memory import RedisInMemory
 
@@ -43,7 +40,7 @@ class ServerStore:
         self.terms = terms_of("redis://simulated", prices={}, allow_eviction=True, keep_entries=0, **world.terms)
 
     def create(self, limits: Limits) -> None:
-        budgets.make(self.terms, limits, None, "presume")
+        self.terms.make(limits, None, "presume")
 
     def restart(self) -> None:
         """Restart the server, which then has no scripts."""
@@ -101,7 +98,7 @@ class ServerStore:
         for name, packed in self.part("trackers").items():
             if self._packed.get(name) != packed:
                 self._packed[name] = packed
-                ((number, row),) = states_of(packed, {})
+                ((number, row),) = states_of(packed)
                 units = {"tokens": Figures(*row[2:7]), "calls": Figures(*row[7:12])}
                 place = self._place(number)
                 yield place._replace(units=units, lease=row[1])

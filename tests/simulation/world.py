@@ -14,7 +14,7 @@ from typing import Any
 
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError, LLMStoreError
-from llm_connect.stores.budgets import new_session
+from llm_connect.stores.opening import new_session
 from tests.simulation.actions import Actions
 from tests.simulation.calls import Call
 from tests.simulation.file_store import FileStore

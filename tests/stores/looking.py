@@ -11,7 +11,7 @@ from typing import Any
 from llm_connect.budget.accounting.demands import NO_FACTS, PlainDemand
 from llm_connect.budget.admission.waiters import Waiter
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.stores.budgets import new_session
+from llm_connect.stores.opening import new_session
 from llm_connect.stores.redis.session import ServerSession
 from llm_connect.stores.session import StoreSession
 from llm_connect.stores.sqlite.session import FileSession

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from llm_connect.interface.config import RunConfig
-from llm_connect.stores import budgets, processes
+from llm_connect.stores import opening, worker
 from llm_connect.stores.opening import aopen_budget, open_budget
 from llm_connect.testing.mock import MockLLMAdapter
 from tests.budget.budget_helpers import at_rest, auntil, until
@@ -31,7 +31,7 @@ def test_a_hundred_budgets_leave_nothing(url: str) -> None:
     """However many budgets are opened and closed, no thread, descriptor or registry entry stays behind (STORE-23)."""
     open_budget(url, name="first", total=10).close()
     gc.collect()
-    before, known = left(), len(processes._sessions)
+    before, known = left(), len(worker._sessions)
     for number in range(100):
         budget = open_budget(url, name=f"budget {number % 5}", total=1_000_000)
         budget.consume(1)
@@ -40,8 +40,8 @@ def test_a_hundred_budgets_leave_nothing(url: str) -> None:
     assert left() <= before
     del budget
     gc.collect()
-    assert len(processes._sessions) <= known
-    assert len(budgets._open) <= known + 1
+    assert len(worker._sessions) <= known
+    assert len(opening._open) <= known + 1
 
 
 async def test_a_hundred_budgets_of_a_coroutine_leave_nothing(url: str) -> None:

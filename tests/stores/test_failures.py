@@ -21,7 +21,7 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget
-from llm_connect.stores.sqlite import schema
+from llm_connect.stores.sqlite import file as schema
 from llm_connect.stores.sqlite.session import FileSession
 from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import NOTHING, Amount

@@ -21,7 +21,7 @@ from llm_connect.budget.accounting.demands import NO_FACTS
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget
-from llm_connect.stores.redis.packing import MOST
+from llm_connect.stores.redis.layout import MOST
 from llm_connect.stores.redis.server import shown, store_error
 from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import NOTHING, Amount

@@ -10,7 +10,7 @@ import pytest
 
 from llm_connect.budget.admission import clocks
 from llm_connect.stores.opening import open_budget
-from llm_connect.stores.redis.clock import ServerClock
+from llm_connect.stores.redis.server import ServerClock
 from tests.budget.budget_helpers import at_rest, outcomes
 from tests.budget.stores import new_url
 from tests.budget.test_windows import NOON, Clock

@@ -16,7 +16,7 @@ import pytest
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.opening import open_budget
-from llm_connect.stores.sqlite import schema
+from llm_connect.stores.sqlite import file as schema
 from tests.budget.budget_helpers import at_rest
 from tests.stores.crew import crew, results
 from tests.stores.looking import second, session_of
@@ -286,7 +286,8 @@ def test_redis_that_was_only_restarted_is_the_same(server: RedisServer) -> None:
         server.start()
         hold.settle(3)
         other.consume(1)
-        session_of(budget).look_after(True)
+        session = session_of(budget)
+        session.gate.run(session._look_after, informed=True)
         budget.consume(1)
     assert budget.snapshot().spent.tokens == 2 * 7 == other.snapshot().spent.tokens
     at_rest(budget)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_connect import BudgetTracker, Usage
-from llm_connect.stores.serialization import ended_values, entry_of, entry_values
+from llm_connect.stores.serialization import entry_of, entry_values
 
 
 def test_the_row_of_an_ended_hold_is_that_of_its_entry() -> None:
@@ -18,5 +18,5 @@ def test_the_row_of_an_ended_hold_is_that_of_its_entry() -> None:
     plain.settle(5)
     for hold in (settled, presumed, released, plain):
         assert hold.entry is not None
-        assert ended_values(hold) == entry_values(hold.entry)
-        assert entry_of(ended_values(hold)) == hold.entry
+        assert entry_values(hold) == entry_values(hold.entry)
+        assert entry_of(entry_values(hold)) == hold.entry

@@ -12,8 +12,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 from llm_connect.budget.accounting.periods import Period
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.stores.budgets import new_session
-from llm_connect.stores.opening import open_budget
+from llm_connect.stores.opening import new_session, open_budget
 from llm_connect.stores.session import StoreSession
 from llm_connect.types.amounts import Amount
 from tests.budget.budget_model import Node

@@ -17,10 +17,9 @@ import pytest
 
 from llm_connect.budget.admission import clocks
 from llm_connect.errors import LLMConfigurationError
-from llm_connect.stores.budgets import new_session
 from llm_connect.stores.command import main
-from llm_connect.stores.opening import open_budget
-from llm_connect.stores.sqlite import schema
+from llm_connect.stores.opening import new_session, open_budget
+from llm_connect.stores.sqlite import file as schema
 from llm_connect.types.amounts import NOTHING
 from tests.budget.budget_helpers import at_rest, in_thread, refused, until, waits
 from tests.budget.test_windows import DAY, NOON, Clock

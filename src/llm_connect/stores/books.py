@@ -1,48 +1,86 @@
-"""Books whose entries and presumptions a store keeps."""
+"""The books and the ledger of a budget in a store."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
+from llm_connect.budget.accounting.demands import CallFacts
 from llm_connect.budget.accounting.journal import Plan
-from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
+from llm_connect.budget.accounting.ledger import Ended, Ledger, LedgerEntry, PostingOf, Run
+from llm_connect.budget.accounting.totals import By, Total
 from llm_connect.budget.admission.alerts import Threshold
 from llm_connect.budget.admission.booking import Books, Sink
 from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.holds import Ending, Hold
-from llm_connect.stores.holds import StoredHold
+from llm_connect.errors import LLMConfigurationError
+from llm_connect.stores.parts import StoreParts, rebuilt
 from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
-    from llm_connect.stores.ports import StoreParts
 
 
-class StoredBooks(Books):
+class StoredLedger(Ledger, ABC):
+    """Like `Ledger`. It shows the last `keep` entries of all processes, which the store keeps."""
+
+    #: The books, which write the entries.
+    books: StoredBooks
+
+    def __init__(self, keep: int, run: Run) -> None:
+        super().__init__(0, run)
+        #: Plain arguments: the store updates its sums itself, if it has any.
+        self.posting: PostingOf = lambda *entry: entry
+        self._keep = keep
+
+    def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
+        self.books.add(line, *posting)
+
+    def post_expiry(self, entry: LedgerEntry) -> None:
+        self.books.add_expiry(entry)
+
+    def totals(self, by: By) -> dict[str, Total]:
+        """Like `Ledger.totals`, of all entries in the store."""
+        if by not in get_args(By):
+            raise LLMConfigurationError(f"totals() accepts tracker, adapter, model or label, not {by!r}.")
+        return self._totals_by(by)
+
+    @abstractmethod
+    def _totals_by(self, by: By) -> dict[str, Total]: ...
+
+
+class StoredBooks(Books, ABC):
     """Like `Books`. The store keeps the ids of entries and the open presumptions."""
 
-    def __init__(self, session: StoreParts, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
+    def __init__(self, session: StoreParts, ledger: StoredLedger, outbox: Outbox, sink: Sink | None) -> None:
         super().__init__(ledger, outbox, sink)
+        ledger.books = self
         self._session = session
         self._presumed = Presumptions(self._presumption)
         #: Always True: other processes may have booked an overrun.
         self.surprised = True
-        #: The thresholds at the beginning of the step, with the times until which they have fired.
-        self._thresholds_before: list[tuple[Threshold, float]] = []
+        #: The thresholds, and how the last step has left them, with the times until which they have fired.
+        self.thresholds: list[Threshold] = self._thresholds
+        self.thresholds_before: list[tuple[Threshold, float]] = []
 
-    def begin(self) -> None:
-        """Begin a step: remember the thresholds, which it may change."""
-        if self._thresholds or self._thresholds_before:
-            self._thresholds_before = [(threshold, threshold.told_until) for threshold in self._thresholds]
+    def commit(self) -> None:
+        """Keep the changes: the step was committed."""
+        self.thresholds_before = [(threshold, threshold.told_until) for threshold in self.thresholds]
 
     def undo(self) -> None:
         """Undo a step: restore the thresholds."""
-        self._thresholds[:] = [threshold for threshold, _ in self._thresholds_before]
-        for threshold, told_until in self._thresholds_before:
+        self.thresholds[:] = [threshold for threshold, _ in self.thresholds_before]
+        for threshold, told_until in self.thresholds_before:
             threshold.told_until = told_until
+
+    @abstractmethod
+    def add(self, line: LedgerEntry | Ended, kind: Any, labels: Any, amount: Amount) -> None:
+        """Add an entry to the step."""
+
+    @abstractmethod
+    def add_expiry(self, entry: LedgerEntry) -> None:
+        """Add an entry about spend that has left its window."""
 
     @abstractmethod
     def _presumption(self, entry_id: int) -> Hold | None:
@@ -51,9 +89,6 @@ class StoredBooks(Books):
     @abstractmethod
     def open_presumptions(self) -> list[int]:
         """The ids of the presumed entries that are not corrected yet."""
-
-    def end(self, hold: Hold, ending: Ending) -> bool:
-        return self._end_by_plan(hold, ending)
 
     def _carry_out(self, plan: Plan, tracker: Scope, entry: LedgerEntry, presumed: Amount = NOTHING) -> LedgerEntry:
         self._session.changes.note_trackers(tracker.lineage)
@@ -65,9 +100,8 @@ class StoredBooks(Books):
 
     def _ended_hold(self, tracker: int, entry: LedgerEntry) -> Hold:
         """Rebuild the ended hold of an entry that will be corrected, on the tracker with this number."""
-        session, bound = self._session, entry.bound
         facts = CallFacts(adapter=entry.adapter, model=entry.model, labels=entry.labels, grade=entry.grade)
-        hold = StoredHold(session.gate, session.trackers.find(tracker), bound, None, PlainDemand(*bound), facts)
+        hold = rebuilt(self._session, tracker, entry.bound, facts)
         hold.leave_row()
         hold.entry_id, hold.ending = entry.id, Ending(entry.outcome, entry.amount)
         hold.request_id, hold.reserved_at = entry.request_id, entry.reserved_at

@@ -14,13 +14,11 @@ from typing import Any, NoReturn
 
 from llm_connect.budget.accounting.demands import CallFacts
 from llm_connect.errors import LLMError
-from llm_connect.stores.budgets import forget_spending
-from llm_connect.stores.opening import terms_of
+from llm_connect.stores.opening import forget_spending, terms_of
 from llm_connect.stores.redis import report as redis_report
-from llm_connect.stores.redis.terms import ServerTerms
+from llm_connect.stores.redis.session import ServerTerms
 from llm_connect.stores.reports import Report
 from llm_connect.stores.sqlite.report import reading
-from llm_connect.stores.tables import cell, printable, table
 from llm_connect.stores.urls import path_of
 from llm_connect.types.amounts import plain
 
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(given.run(given))
     except LLMError as error:
-        sys.stderr.write(f"{printable(str(error))}\n")
+        sys.stderr.write(f"{_printable(str(error))}\n")
         return 1
 
 
@@ -41,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors print no control characters of the arguments."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        super().error(_printable(message))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,7 +77,7 @@ def _list(given: Any) -> int:
     if given.json:
         return _json(budgets)
     rows = [[*cells, _holds_said(budget)] for budget in budgets for cells in _rows(budget["name"], budget)]
-    return _say(table(["budget", "unit", "spent", "held", "left", "limit", "holds"], rows))
+    return _say(_table(["budget", "unit", "spent", "held", "left", "limit", "holds"], rows))
 
 
 def _show(given: Any) -> int:
@@ -97,7 +95,7 @@ def _show(given: Any) -> int:
         tables.append(([by, "entries", "tokens", "calls", "usd"], spent))
     holds = [[_who(hold), hold["tracker"], *_hold_said(hold)] for hold in budget["holds"]]
     tables.append((["held by", "budget", "state", "tokens", "calls", "usd", "model", "age"], holds))
-    return _say("\n\n".join(table(names, rows) for names, rows in tables if rows))
+    return _say("\n\n".join(_table(names, rows) for names, rows in tables if rows))
 
 
 def _ledger(given: Any) -> int:
@@ -107,7 +105,7 @@ def _ledger(given: Any) -> int:
         return _json(entries)
     names = ("id", "ended_at", "tracker", "outcome", "tokens", "calls", "usd", "adapter", "model")
     rows = [[_money(entry[name]) if name == "usd" else entry[name] for name in names] for entry in entries]
-    return _say(table(list(names), rows))
+    return _say(_table(list(names), rows))
 
 
 def _reset(given: Any) -> int:
@@ -143,7 +141,7 @@ def _rows(name: str, figures: dict[str, Any]) -> list[list[Any]]:
             figures_said = (of_unit[figure] for figure in ("spent", "held", "left", "limit"))
             cells = list(map(_money, figures_said) if unit == "usd" else figures_said)
             if "period" in figures and cells[-1] is not None:
-                cells[-1] = f"{cell(cells[-1])} {figures['period']}"
+                cells[-1] = f"{_cell(cells[-1])} {figures['period']}"
             found.append([name, unit, *cells])
     return found
 
@@ -199,3 +197,38 @@ def _say(text: str) -> int:
     encoding = _encoding()
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     return 0
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> str:
+    """Lay out rows under `head`: figures to the right, text to the left, and `-` for None."""
+    cells = [head, *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(head))]
+    right = [all(_is_figure(row[place]) for row in cells[1:]) for place in range(len(head))]
+    lines = [_line(row, widths, right) for row in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _line(row: list[str], widths: list[int], right: list[bool]) -> str:
+    cells = (
+        text.rjust(width) if at_right else text.ljust(width)
+        for text, width, at_right in zip(row, widths, right, strict=True)
+    )
+    return "  ".join(cells).rstrip()
+
+
+def _cell(value: Any) -> str:
+    """The text of a value in a table."""
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else _printable(str(value))
+
+
+def _printable(text: str) -> str:
+    """The text on one line, with escapes (`\\x1b`, `\\n`) for control characters and invisible ones."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _is_figure(text: str) -> bool:
+    return text == "-" or text.lstrip("-").replace(",", "").replace(".", "").isdigit()

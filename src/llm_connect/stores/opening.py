@@ -1,27 +1,39 @@
-"""`open_budget`: opens a budget that several processes share, by the URL of its store."""
+"""`open_budget`: opens a budget that several processes share, by the URL of its store.
+
+The first process to open a budget creates it; the others join it. All callers of a process share one session.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import weakref
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import partial
 from typing import Any, Never, TypedDict, Unpack, get_args
 
-from llm_connect._validation import check_count, check_number
-from llm_connect.budget.accounting.arguments import checked_limits
-from llm_connect.budget.accounting.periods import Period, checked_period
+from llm_connect._validation import check_count, check_name, check_number
+from llm_connect.budget.accounting.arguments import Limits, checked_limits
+from llm_connect.budget.accounting.demands import CallFacts
+from llm_connect.budget.accounting.periods import Period, checked_period, describe_period
 from llm_connect.budget.accounting.prices import Price, checked_prices
 from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.controller import OnUnknown
+from llm_connect.budget.admission.log import UNLIMITED, log_event
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
-from llm_connect.stores.budgets import StoreTerms, open_root
-from llm_connect.stores.redis.terms import ServerTerms
-from llm_connect.stores.sqlite.terms import FileTerms
+from llm_connect.stores.redis.session import ServerTerms
+from llm_connect.stores.session import StoreSession, Terms
+from llm_connect.stores.sqlite.session import FileTerms
 from llm_connect.stores.urls import is_server, path_of
+from llm_connect.types.amounts import UNITS, shown
 
+_NO_LIMITS = (None, None, None)
+#: The sessions of this process, by store and name. All callers of a budget share one, and so one wait queue.
+_open: weakref.WeakValueDictionary[tuple[str, str], StoreSession] = weakref.WeakValueDictionary()
+_opening = threading.RLock()
 #: The arguments of earlier versions that were removed.
 _REMOVED = ("on_store_error", "slice_share")
 
@@ -87,7 +99,7 @@ def open_budget(
         allow_eviction=allow_eviction,
     )
     limits = checked_limits(total, total_calls, total_usd, terms.most_limit)
-    return open_root(terms, limits, checked_period(period), on_unknown, change_limits=change_limits)
+    return _open_root(terms, limits, checked_period(period), on_unknown, change_limits=change_limits)
 
 
 class BudgetOptions(TypedDict, total=False):
@@ -125,9 +137,72 @@ def _refuse(unknown: Mapping[str, object]) -> None:
         raise TypeError(f"open_budget() got an unexpected keyword argument {name!r}")
 
 
-def terms_of(url: str, **details: Any) -> StoreTerms:
+def terms_of(url: str, **details: Any) -> Terms:
     """The terms of a budget in the store at `url`. Raises LLMConfigurationError for an invalid URL."""
     if is_server(url):
         return ServerTerms(url=url, **details)
     named = path_of(url)
     return FileTerms(path=os.path.realpath(named), named=named, **details)
+
+
+def _open_root(
+    terms: Terms, limits: Limits, period: Period | None, on_unknown: OnUnknown, *, change_limits: bool
+) -> BudgetTracker:
+    """Open the budget with these options. Raises LLMConfigurationError if its limits or its period differ."""
+    check_name(terms.name)
+    with _opening:
+        made = terms.make(limits, period, on_unknown)
+        session = _session(terms)
+        root = session.tracker(session.root)
+    if session.terms != terms:
+        raise LLMConfigurationError(f"Budget {terms.name!r} is already open in this process with other settings.")
+    if made and limits == _NO_LIMITS:
+        log_event(UNLIMITED, root.gate.owed, path=root.path, store=terms.shown)
+    found: Limits = tuple(account.limit for account in root.own_accounts)  # type: ignore[assignment]
+    same_period = period == root.period
+    if made or (limits == found and same_period) or (limits == _NO_LIMITS and (same_period or period is None)):
+        return root
+    if not change_limits or not same_period:
+        raise LLMConfigurationError(
+            f"Budget {terms.name!r} of {terms.shown} has {_said(found, root.period)}, not {_said(limits, period)}: "
+            "open it with the same limits or without any, or change them for all processes with change_limits=True. "
+            "Its period cannot change."
+        )
+    root.gate.change_limits(root, dict(zip(root.own_accounts, limits, strict=True)))
+    return root
+
+
+def reopen(terms: Terms, number: int) -> BudgetTracker:
+    """The tracker with this number; a pickled tracker becomes this one."""
+    with _opening:
+        return _session(terms).tracker(number)
+
+
+def forget_spending(terms: Terms, facts: CallFacts) -> None:
+    """Reset the spend of a budget to zero, by ledger entries with these facts."""
+    with _opening:
+        session = _session(terms)
+    session.reset(facts)
+
+
+def _session(terms: Terms) -> StoreSession:
+    """The session of this process for an existing budget."""
+    key = (terms.shown, terms.name)
+    session = _open.get(key)
+    if session is None or session.closed or session.gone:
+        session = _open[key] = new_session(terms)
+    return session
+
+
+def new_session(terms: Terms) -> StoreSession:
+    """A new session of a budget, like that in another process. Raises LLMStoreError if the budget does not exist."""
+    session = terms.session()
+    session.reopen = reopen
+    return session
+
+
+def _said(limits: Limits, period: Period | None) -> str:
+    """The limits and their period, for an error text."""
+    said = [shown(unit, limit) for unit, limit in zip(UNITS, limits, strict=True) if limit is not None]
+    text = " and ".join(said) or "no limit"
+    return text if period is None else f"{text} {describe_period(period)}"

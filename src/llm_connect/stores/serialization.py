@@ -1,4 +1,7 @@
-"""Conversion of trackers, holds and ledger entries to the plain rows of a store, and back."""
+"""Conversion of trackers, holds and ledger entries to the plain rows of a store, and back.
+
+The columns of each kind of row stand here once. A file names them in its SQL; a server keeps the values in this order.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,43 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from llm_connect._validation import encodable
 from llm_connect.budget.accounting.demands import CallFacts
 from llm_connect.budget.accounting.ledger import LedgerEntry
+from llm_connect.budget.accounting.periods import period_of, period_text
+from llm_connect.budget.accounting.windows import Clock, Window
 from llm_connect.types.amounts import NOTHING, Amount, usd_of
 from llm_connect.types.usage import Usage
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.admission.holds import Hold
-    from llm_connect.stores.lease import Lease
 
 Row: TypeAlias = tuple[Any, ...]
 
-_figures = attrgetter("limit", "spent", "held", "presumed", "allotted")
+_UNITS = ("tokens", "calls", "nano_usd")
+_FIGURES = ("limit", "spent", "held", "presumed", "allotted")
+#: The columns of a tracker that may change. `lease` is that of the process that keeps an allotment open.
+STATE = ("closed", "lease", *(f"{unit}_{figure}" for unit in _UNITS for figure in _FIGURES))
+HOLD = ("lease", "tracker", "state", *_UNITS, "max_tokens", "grade", "adapter", "model", "labels", "reserved_at")
+WAITER = ("tracker", "arrived_at", *_UNITS)
+WINDOW = ("period", "ends_at", "first", "parts")
+ENTRY = (
+    *("id", "path", "outcome", *_UNITS, *(f"bound_{unit}" for unit in _UNITS), "grade", "adapter", "model", "labels"),
+    *("usage", "cost", "cost_source", "request_id", "reserved_at", "ended_at", "corrects"),
+)
+
+_figures = attrgetter(*_FIGURES)
+_parts_of_entry = attrgetter(
+    *("id", "tracker", "outcome", "amount", "bound", "grade", "adapter", "model", "labels", "usage", "cost_source"),
+    *("request_id", "reserved_at", "ended_at"),
+)
+_parts_of_hold = attrgetter(
+    *("entry_id", "tracker.path", "ending.outcome", "ending.amount", "bound", "grade", "facts.adapter", "model"),
+    *("facts.labels", "ending.usage", "ending.cost_source", "request_id", "reserved_at", "ended_at"),
+)
 
 
 def tracker_state(tracker: Scope, lease: int | str | None) -> Row:
     """The columns of `tracker` that may change. Closing the root affects only its own process."""
-    closed = tracker.closed_itself and tracker.parent is not None
+    closed = tracker.parent is not None and tracker.closed_itself
     tokens, calls, usd = tracker.own_accounts
     return (int(closed), lease, *_figures(tokens), *_figures(calls), *_figures(usd))
 
@@ -52,80 +76,65 @@ def start_anew(tracker: Scope) -> None:
         tracker.window.forget(0)
 
 
-def hold_values(hold: Hold, lease: Lease, tracker: int) -> Row:
-    """The row of an open hold under a lease, on the tracker with this number."""
-    facts = hold.facts
-    place = (lease.number, tracker, hold.state, *hold.bound, hold.max_tokens)
-    return (*place, hold.grade, facts.adapter, facts.model, labels_text(facts.labels), hold.reserved_at)
+def window_row(window: Window) -> Row:
+    """The row of a window."""
+    return (period_text(window.period), *window.state)
 
 
-def ended_values(hold: Hold) -> Row:
-    """Like `entry_values(hold.entry)`, in half the time: every call ends a hold."""
-    facts, ending = hold.facts, hold.ending
+def window_of(row: Row, clock: Clock) -> Window:
+    """The window in a row."""
+    period, *state = row
+    window = Window(period_of(period), clock)
+    window.become(*state)
+    return window
+
+
+def hold_values(hold: Hold, lease: int | str, tracker: int) -> Row:
+    """The row of an open hold under the lease and on the tracker with these numbers."""
+    facts, state = hold.facts, "dispatched" if hold.dispatched else "reserved"
+    place = (lease, tracker, state, *hold.bound, hold.max_tokens)
+    labels = labels_text(facts.labels) if facts.labels else None
+    return (*place, hold.grade, facts.adapter, facts.model, labels, hold.reserved_at)
+
+
+def entry_values(line: LedgerEntry | Hold) -> Row:
+    """The row of an entry. An ended hold makes no entry for it, which takes half the time: every call ends a hold."""
+    if isinstance(line, LedgerEntry):
+        parts, cost, corrects = _parts_of_entry(line), line.cost, line.corrects
+    else:
+        nano_usd = line.ending.nano_usd
+        parts, cost, corrects = _parts_of_hold(line), None if nano_usd is None else usd_of(nano_usd), None
+    number, path, outcome, amount, bound, grade, adapter, model, labels, usage, cost_source, request_id, *times = parts
     return (
-        hold.entry_id,
-        hold.tracker.path,
-        ending.outcome,
-        *ending.amount,
-        *hold.bound,
-        hold.grade,
-        facts.adapter,
-        hold.model,
-        labels_text(facts.labels),
-        _usage_text(ending.usage),
-        None if ending.nano_usd is None else f"{usd_of(ending.nano_usd):f}",
-        ending.cost_source,
-        _request_id_text(hold.request_id),
-        hold.reserved_at,
-        hold.ended_at,
-        None,
-    )
-
-
-def entry_values(entry: LedgerEntry) -> Row:
-    """The row of an entry."""
-    return (
-        entry.id,
-        entry.tracker,
-        entry.outcome,
-        *entry.amount,
-        *entry.bound,
-        entry.grade,
-        entry.adapter,
-        entry.model,
-        labels_text(entry.labels),
-        _usage_text(entry.usage),
-        None if entry.cost is None else f"{entry.cost:f}",
-        entry.cost_source,
-        _request_id_text(entry.request_id),
-        entry.reserved_at,
-        entry.ended_at,
-        entry.corrects,
+        number,
+        path,
+        outcome,
+        *amount,
+        *bound,
+        grade,
+        adapter,
+        model,
+        labels_text(labels) if labels else None,
+        None if usage is None else json.dumps(usage.to_dict()),
+        None if cost is None else f"{cost:f}",
+        cost_source,
+        # A provider or a user may give any value; a store accepts only text that can be encoded.
+        None if request_id is None else encodable(str(request_id)),
+        *times,
+        corrects,
     )
 
 
 def entry_of(row: Row) -> LedgerEntry:
     """The entry in a row that `entry_values` made."""
-    number, path, outcome, *amounts = row[:9]
-    grade, adapter, model, labels, usage, cost, cost_source, request_id, reserved_at, ended_at, corrects = row[9:]
-    return LedgerEntry(
-        id=number,
-        tracker=path,
-        outcome=outcome,
-        amount=Amount(*amounts[:3]),
-        bound=Amount(*amounts[3:]),
-        grade=grade,
-        adapter=adapter,
-        model=model,
-        labels=labels_of(labels),
-        usage=None if usage is None else _usage_of(json.loads(usage)),
-        cost=None if cost is None else Decimal(cost),
-        cost_source=cost_source,
-        request_id=request_id,
-        reserved_at=reserved_at,
-        ended_at=ended_at,
-        corrects=corrects,
-    )
+    number, path, _, *amounts = row[:9]
+    fields = dict(zip(ENTRY[9:], row[9:], strict=True))
+    usage, cost = fields["usage"], fields["cost"]
+    fields["labels"] = labels_of(fields["labels"])
+    fields["usage"] = None if usage is None else _usage_of(json.loads(usage))
+    fields["cost"] = None if cost is None else Decimal(cost)
+    amount, bound = Amount(*amounts[:3]), Amount(*amounts[3:])
+    return LedgerEntry(id=number, tracker=path, outcome=row[2], amount=amount, bound=bound, **fields)
 
 
 def facts_of(grade: Any, adapter: str | None, model: str | None, labels: str | None) -> CallFacts:
@@ -133,9 +142,9 @@ def facts_of(grade: Any, adapter: str | None, model: str | None, labels: str | N
     return CallFacts(adapter=adapter, model=model, labels=labels_of(labels), grade=grade)
 
 
-def labels_text(labels: Mapping[str, str]) -> str | None:
-    """Labels as JSON, or None without labels."""
-    return json.dumps(dict(labels), ensure_ascii=False) if labels else None
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Labels as JSON."""
+    return json.dumps(dict(labels), ensure_ascii=False)
 
 
 def labels_of(text: str | None) -> dict[str, str]:
@@ -145,15 +154,6 @@ def labels_of(text: str | None) -> dict[str, str]:
 def sum_of(row: Row) -> Amount:
     """The sum in a row; SQL returns None for the sum of no rows."""
     return NOTHING if row[0] is None else Amount(*row)
-
-
-def _request_id_text(request_id: str | None) -> str | None:
-    """A request id as text that a store accepts, for any value from a provider or a user."""
-    return None if request_id is None else encodable(str(request_id))
-
-
-def _usage_text(usage: Usage | None) -> str | None:
-    return None if usage is None else json.dumps(usage.to_dict())
 
 
 def _usage_of(data: dict[str, Any]) -> Usage:

@@ -15,14 +15,14 @@ Three ways to restore it do not work.
 So the two kinds of state are treated differently. Trackers return to the last state from the store and are read again;
 a tracker without a row starts over. Holds, waiters, the lease, thresholds and staged callbacks belong to this process.
 `Changes` knows how each hold was before the step touched it, and every other part has an `undo` for its own. A waiter
-that was admitted waits on. Callbacks are staged until the commit (`outbox.py`) and waiters are woken after it, so
+that was admitted waits on. Callbacks are staged until the commit (`worker.py`) and waiters are woken after it, so
 nobody learns of a grant or an entry that is then undone. Notes that the step has done go back to the front.
 
 `run` defines the order. Three rules make it exact wherever an exception arrives.
 
-1. Before the commit, an exception rolls back. The store comes first, with few and shallow calls (`let_go`), so that a
-   file does not stay locked for other processes even if a RecursionError leaves hardly a stack frame. Memory follows
-   (`roll_back`).
+1. Before the commit, an exception rolls back (`roll_back`). The store comes first, with few and shallow calls
+   (`BudgetFile.let_go`), so that a file does not stay locked for other processes even if a RecursionError leaves hardly
+   a stack frame. Memory follows.
 2. After the commit, an exception completes. The step counts, so undoing it in memory would be wrong. The store itself
    tells on which side the exception came. `commit` notes that it begins; if SQLite's connection is in no transaction
    afterwards, the commit was done. A server may have applied a step whose reply was lost. Then nothing is undone or
@@ -41,49 +41,46 @@ SQLAlchemy's session has the same task: a rollback expires its objects, so that 
 out. Here the callers keep their holds, so holds get their old values instead.
 """
 
+# Each session has parts of its own kind, and never replaces them.
+# pyright: reportIncompatibleVariableOverride=false
+
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from llm_connect import _forks
 from llm_connect.budget.accounting.accounts import amount_of
+from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.callers import in_running_loop
 from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost
 from llm_connect.budget.admission.log import BOOKED_LATER, DONE_LATER, NOT_BOOKED, log_event
 from llm_connect.budget.admission.session import Parts
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
-from llm_connect.stores.again import Again
-from llm_connect.stores.allotments import StoredAllotments
-from llm_connect.stores.holds import StoredHold
-from llm_connect.stores.outages import Outage
-from llm_connect.stores.outbox import StagedOutbox
-from llm_connect.stores.processes import look_after
-from llm_connect.stores.tentative_queue import RevisableLine
-from llm_connect.stores.worker import StoreWorker
-from llm_connect.types.amounts import NOTHING
+from llm_connect.stores.books import StoredBooks, StoredLedger
+from llm_connect.stores.parts import Again, StoredAllotments, StoredHold, StoreParts
+from llm_connect.stores.waiting import RevisableLine, Waiters
+from llm_connect.stores.worker import StagedOutbox, StoreWorker, look_after
+from llm_connect.types.amounts import MOST_LIMIT, NOTHING
 
 if TYPE_CHECKING:
+    from llm_connect.budget.accounting.arguments import Limits
     from llm_connect.budget.accounting.calibration import Key, LearnedFactor
     from llm_connect.budget.accounting.demands import CallFacts
-    from llm_connect.budget.accounting.ledger import Ledger
+    from llm_connect.budget.accounting.periods import Period
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.admission.backend import Note
-    from llm_connect.budget.admission.booking import Sink
+    from llm_connect.budget.admission.controller import OnUnknown
     from llm_connect.budget.admission.session import Controller
     from llm_connect.budget.tracker import BudgetTracker
-    from llm_connect.stores.books import StoredBooks
-    from llm_connect.stores.changes import Changes
-    from llm_connect.stores.leases import Leases
-    from llm_connect.stores.terms import Terms
-    from llm_connect.stores.trackers import Trackers
-    from llm_connect.stores.waiters import Waiters
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Scope")
@@ -94,7 +91,41 @@ _PATIENCE_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 
 
-class StoreSession(ABC):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms(ABC):
+    """The options of a process for a budget in a store. Each kind of store adds the place."""
+
+    #: The largest limit that the store can count.
+    most_limit: ClassVar[int] = MOST_LIMIT
+    name: str
+    prices: Mapping[str, Price]
+    strict: bool = False
+    keep_entries: int = 1000
+    sink: Sink | None = None
+    lease_seconds: float = 60.0
+    #: True if a server may evict budgets when it is full.
+    allow_eviction: bool = False
+
+    @property
+    def busy_seconds(self) -> float:
+        """The longest time to wait for a busy store. It is far shorter than a lease, so a slow store costs no lease."""
+        return min(5.0, self.lease_seconds / 6)
+
+    @property
+    @abstractmethod
+    def shown(self) -> str:
+        """The URL of the store, without credentials."""
+
+    @abstractmethod
+    def make(self, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
+        """Create the budget; return False if it exists."""
+
+    @abstractmethod
+    def session(self) -> StoreSession:
+        """A new session of the budget. Raises LLMStoreError if the budget does not exist."""
+
+
+class StoreSession(StoreParts, ABC):
     """One process's use of a budget in a store. Each step of the controller is a transaction in the store.
 
     Waiters, callbacks and notes belong to the process.
@@ -102,13 +133,8 @@ class StoreSession(ABC):
 
     hold_type: type[Hold] = StoredHold
     terms: Terms
-    gate: Controller
-    changes: Changes
-    leases: Leases
-    trackers: Trackers
     books: StoredBooks
     waiters: Waiters
-    allotments: StoredAllotments
     line: RevisableLine
     #: Finds the tracker of a pickle, by terms and number, in the process that loads it.
     reopen: Callable[[Any, int], BudgetTracker]
@@ -119,7 +145,8 @@ class StoreSession(ABC):
         self.root = root
         self.worker: StoreWorker = StoreWorker(self)
         self.outbox: StagedOutbox = StagedOutbox(min(_PATIENCE_SECONDS, terms.busy_seconds))
-        self._outage = Outage()
+        #: The time at which the present outage of the store began, and the URL of the store.
+        self._lost: tuple[float, str] | None = None
         self._learned_before: dict[Key, LearnedFactor] = {}
         #: The tracker of the current step. The step may change it before it has a row.
         self._on: Scope | None = None
@@ -143,7 +170,7 @@ class StoreSession(ABC):
     # Each kind of store implements these.
 
     @abstractmethod
-    def _open_parts(self, keep_entries: int, sink: Sink | None) -> Ledger:
+    def _open_parts(self, keep_entries: int, sink: Sink | None) -> StoredLedger:
         """Make the parts of this kind of store and return the ledger."""
 
     @property
@@ -164,16 +191,15 @@ class StoreSession(ABC):
         """Write the changes of the step."""
 
     @abstractmethod
-    def let_go(self) -> None:
-        """Release the store after a failed step, with as few stack frames as `begin` needs."""
-
-    @abstractmethod
     def roll_back(self, error: BaseException) -> Exception | None:
-        """Restore the state in memory, and return a better error if there is one."""
+        """Release the store, restore the state in memory, and return a better error if there is one.
 
-    @abstractmethod
+        The store is released with as few stack frames as `begin` needs.
+        """
+
     def passes(self, error: Exception) -> bool:
         """True if the same step may succeed later."""
+        return False
 
     @abstractmethod
     def sure(self) -> None:
@@ -197,9 +223,9 @@ class StoreSession(ABC):
         """The seconds until the worker looks again."""
 
     @property
-    @abstractmethod
     def unsettled(self) -> bool:
         """True if the outcome of the last step is unknown."""
+        return False
 
     @abstractmethod
     def disconnect(self) -> None:
@@ -220,22 +246,30 @@ class StoreSession(ABC):
                 result = step()
                 self.commit()
             except BaseException as error:
-                self.let_go()
                 better = self.roll_back(error)
                 if isinstance(error, Again):
                     informed = True
                     continue
-                self._outage.note(better or error, self.outbox)
+                self._tell_of_outage(better or error)
                 self.gate.undone()
                 if better is not None:
                     raise better from None
                 raise
-            self._outage.note(None, self.outbox)
+            if self._lost is not None:
+                self._tell_of_outage(None)
             return result
+
+    def _tell_of_outage(self, error: BaseException | None) -> None:
+        """Tell of an outage of the store once when it begins, and once when it ends."""
+        if isinstance(error, LLMStoreError) and self._lost is None:
+            self._lost = (time.monotonic(), error.store)
+            self.outbox.tell("outage", store=error.store)
+        elif error is None and self._lost is not None:
+            (since, store), self._lost = self._lost, None
+            self.outbox.tell("outage", store=store, seconds=time.monotonic() - since)
 
     def repair(self) -> bool:
         """Roll back or complete a step whose rollback was interrupted."""
-        self.let_go()
         self.roll_back(KeyboardInterrupt())
         return True
 
@@ -250,16 +284,13 @@ class StoreSession(ABC):
 
     def interest(self) -> Sequence[Scope]:
         """The trackers on which a step may depend: its own, those of waiters, and those with thresholds."""
-        others = (*self.line.trackers(), *self.books.watched, *self._wanted)
+        waiting = self.line.trackers() if self.line.busy or self.line.untaken else ()
+        watched = self.books.watched if self.books.thresholds else ()
+        others = (*waiting, *watched, *self._wanted)
         if not others:
             return () if self._on is None else self._on.lineage
         scopes = others if self._on is None else (self._on, *others)
         return list(dict.fromkeys(above for scope in scopes for above in scope.lineage))
-
-    def check_touched(self) -> None:
-        """Raise Again if the step has changed trackers whose figures were stale."""
-        if not all(map(self.trackers.is_current, self.changes.touched)):
-            raise Again
 
     @property
     def next_window(self) -> float:
@@ -273,12 +304,16 @@ class StoreSession(ABC):
     def settled(self) -> None:
         """Keep all changes: the step was committed."""
         self._wanted.clear()
+        self._learned_before = dict(self.books.learned.factors)
+        if self.books.thresholds or self.books.thresholds_before:
+            self.books.commit()
         self.line.commit()
         self.waiters.commit()
-        self._learned_before = dict(self.books.learned.factors)
+        self.trackers.commit()
         self.changes.clear()
         self.leases.commit()
-        self.outbox.commit()
+        if self.outbox.staged:
+            self.outbox.commit()
         self._worked_off.clear()
 
     def undo(self, error: BaseException, told: LLMError | None = None) -> None:
@@ -440,17 +475,14 @@ class StoreSession(ABC):
             self._do_suspects()
             due = self.come_due()
             if self.gate.notes or due:
-                self.look_after(due)
+                self.gate.run(self._look_after, informed=due)
         except LLMStoreError as error:
             log_event(DONE_LATER, self.outbox.owed, error=str(error))
             return _RETRY_SECONDS
         return self.pause
 
-    def look_after(self, due: bool) -> None:
-        """Do the pending notes, admit waiting callers, and renew the lease or give it up."""
-        self.gate.run(self._look_after, informed=due)
-
     def _look_after(self) -> None:
+        """Admit waiting callers. The step itself does the pending notes, and renews the lease or gives it up."""
         self.line.close()
         self.looked()
 
@@ -529,7 +561,7 @@ class StoreSession(ABC):
 
     def tracker(self, number: int) -> BudgetTracker:
         """The tracker with this number."""
-        return self.gate.run(self.trackers.find, number, on=self.trackers.known(number), informed=True)
+        return self.gate.run(self.trackers.find, number, on=self.trackers.known.get(number), informed=True)
 
 
 def _nothing() -> None:

@@ -1,8 +1,13 @@
-"""The thread of a session: it does I/O on behalf of coroutines, and renews the lease."""
+"""The life of a session beside its callers: its thread and its callbacks, and the end and the forks of its process.
+
+The thread does I/O on behalf of coroutines, and renews the lease.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
 import threading
 import weakref
 from collections import deque
@@ -14,7 +19,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from llm_connect._threads import DaemonThread
-from llm_connect.budget.admission.log import WORKER_FAILED, log_event
+from llm_connect.budget.admission.backoff_lock import TreeLock
+from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.log import CALLBACK_LATE, WORKER_FAILED, log_event, tell
 
 #: The pause after a failure, and the interval in which a waiting coroutine checks that the thread lives.
 _PAUSE_SECONDS = _WATCH_SECONDS = 1.0
@@ -23,7 +30,7 @@ Job = Callable[[], Any]
 
 
 class Attended(Protocol):
-    """The session of a worker."""
+    """A session, which its worker attends, and which is told when its process ends or forks."""
 
     def tick(self) -> float:
         """Do the work that is due, and return the seconds until the next call. The worker logs its exceptions."""
@@ -36,6 +43,14 @@ class Attended(Protocol):
 
     def part(self) -> None:
         """Give back the thread and the connection."""
+        ...
+
+    def shut(self) -> None:
+        """Close: the process ends."""
+        ...
+
+    def leave_to_parent(self) -> None:
+        """Let go of everything that belongs to the parent: this process is its fork."""
         ...
 
 
@@ -179,3 +194,101 @@ class Jobs:
 
 def _nothing() -> None:
     pass
+
+
+class StagedOutbox(Outbox):
+    """An outbox that keeps callbacks back until their transaction is committed.
+
+    The worker of a store never runs a callback itself. A callback that never returns would block the worker, the
+    coroutines that wait for it and the renewal of the lease; a callback that waits for the worker would deadlock.
+    """
+
+    def __init__(self, patience: float) -> None:
+        super().__init__()
+        #: The time for which the worker waits for callbacks, so that quick ones run before the call returns.
+        self._patience = patience
+        #: The callbacks that are kept back.
+        self.staged: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = deque()
+        #: The thread that was still running a callback when the worker stopped waiting for it.
+        self._caller: threading.Thread | None = None
+
+    def put(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> None:
+        self.staged.append((callback, argument, about))
+
+    def has(self, about: object) -> bool:
+        return super().has(about) or any(each is about for _, _, each in self.staged)
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Tell the log and the observers of an event after the lock is released, even if the step fails."""
+        self.calls.append((lambda _: tell(event, self.owed, **fields), lambda: None, object()))
+
+    def commit(self) -> None:
+        """Release the staged callbacks."""
+        while self.staged:
+            # In this order, an interruption delivers it twice rather than never.
+            self.calls.append(self.staged[0])
+            self.staged.popleft()
+
+    def roll_back(self) -> None:
+        """Drop the staged callbacks: their step was undone."""
+        self.staged.clear()
+
+    def deliver(self) -> None:
+        if not isinstance(threading.current_thread(), WorkerThread):
+            super().deliver()
+        elif self.calls:
+            self._deliver_apart()
+
+    def _deliver_apart(self) -> None:
+        caller = DaemonThread(super().deliver, name="llm-connect callbacks")
+        # If Python can start no more threads, the next operation runs the callbacks.
+        with suppress(RuntimeError):
+            caller.start()
+            caller.join(self._patience)
+            if caller.is_alive():
+                self._caller = caller
+                log_event(CALLBACK_LATE, self.owed, callback=self._first, seconds=self._patience)
+
+    @property
+    def _first(self) -> str:
+        """The name of the callback that is running."""
+        with suppress(IndexError):
+            callback = self.calls[0][0]
+            return getattr(callback, "__qualname__", type(callback).__name__)
+        return "(over by now)"
+
+    def wait(self, seconds: float) -> None:
+        """Wait for callbacks that the worker has stopped waiting for, for at most `seconds`."""
+        caller = self._caller
+        if caller is not None:
+            caller.join(seconds)
+
+    def leave_to_parent(self) -> None:
+        """Drop all callbacks in a forked process: they belong to the parent, like the thread that runs one."""
+        self._delivering, self._caller = TreeLock(), None
+        self.calls.clear()
+        self.staged.clear()
+
+
+_sessions: weakref.WeakSet[Attended] = weakref.WeakSet()
+
+
+def look_after(session: Attended) -> None:
+    """Tell `session` when this process ends or forks."""
+    _sessions.add(session)
+
+
+def _ending() -> None:
+    for session in list(_sessions):
+        session.shut()
+
+
+def _forked() -> None:
+    for session in list(_sessions):
+        session.leave_to_parent()
+
+
+atexit.register(_ending)
+# Windows has no fork.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

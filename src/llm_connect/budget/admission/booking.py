@@ -28,7 +28,7 @@ The order matters on both sides of `dispatch`.
 
 - The mark must precede the byte. If a process died between the byte and a later mark, its request would count as never
   sent. In memory the mark is one attribute. In a store it is a commit, because other processes read it when they end
-  the holds of a process that died (`stores/leases.py`).
+  the holds of a process that died (`stores/parts.py`).
 - Time passes between the grant and `dispatch`. Meanwhile another call may cost more than its hold, a `record` or a
   correction may be booked, a limit may be lowered, or an overrun may raise the bounds of this model
   (`accounting/calibration.py`). Each of these sets `surprised`. From then on `dispatch` checks the hold again under the

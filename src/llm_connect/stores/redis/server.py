@@ -1,14 +1,19 @@
-"""The connection of a process to a Redis server, and the errors when it cannot be used."""
+"""The connections of a process to a Redis server, the server's clock, and the errors when it cannot be used."""
 
 from __future__ import annotations
 
 import importlib.resources
-import json
+import threading
 import time
+import weakref
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from llm_connect._threads import DaemonThread
+from llm_connect.budget.admission.clocks import wall_clock
+from llm_connect.budget.admission.log import POLLED, log_event
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 
 #: The options that a URL may contain.
@@ -19,6 +24,12 @@ _OPTIONS = {"db", "username", "password"} | {
 #: The duration of the first try at a server that hangs, in seconds.
 _SHORTEST_TRY = 0.05
 _PAUSE_SECONDS = 0.02
+#: The interval in which the listener checks that a caller still waits, and its pause after a failure.
+_LOOK_SECONDS, _RETRY_SECONDS = 0.2, 0.5
+#: A reply tells the offset for this many seconds. Later, the machine may have slept, or its clock may have been set.
+_GOOD_SECONDS = 10.0
+#: A server tells its time in whole milliseconds.
+_STEP = 0.001
 
 
 class Outage:
@@ -64,7 +75,7 @@ class Server:
     """
 
     def __init__(self, url: str, seconds: float) -> None:
-        self._url = url
+        self.url = url
         self._seconds = seconds
         self._connection: Any = None
         self._moved: dict[str, Any] = {}
@@ -145,26 +156,26 @@ class Server:
         if isinstance(error, exceptions.MovedError):
             self._moved = {"host": error.host, "port": error.port}
         elif isinstance(error, exceptions.AuthenticationError):
-            raise store_error(self._url, error) from None
+            raise store_error(self.url, error) from None
         elif isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
             if not self._known:
-                raise store_error(self._url, error) from None
+                raise store_error(self.url, error) from None
             if time.monotonic() >= end:
-                lost = store_error(self._url, error)
+                lost = store_error(self.url, error)
                 self._outage.note(lost, hangs=isinstance(error, exceptions.TimeoutError))
                 raise lost from None
             time.sleep(_PAUSE_SECONDS)
         elif isinstance(error, exceptions.NoScriptError):
             raise NotLoaded from None
         elif isinstance(error, exceptions.RedisError):
-            raise store_error(self._url, error) from None
+            raise store_error(self.url, error) from None
         else:
             return False
         return True
 
     def new_connection(self, **details: Any) -> Any:
         """Make a separate connection, not yet open. Raises LLMConfigurationError if redis-py is not installed."""
-        _check(self._url)
+        _check(self.url)
         try:
             from redis.backoff import NoBackoff
             from redis.connection import Connection, parse_url
@@ -172,7 +183,7 @@ class Server:
         except ImportError:
             raise LLMConfigurationError("A budget in Redis needs redis-py: install the extra `redis`.") from None
         try:
-            place: dict[str, Any] = {**parse_url(self._url)}  # type: ignore[no-untyped-call]
+            place: dict[str, Any] = {**parse_url(self.url)}  # type: ignore[no-untyped-call]
         except ValueError:
             raise LLMConfigurationError(
                 "The URL of a Redis store is redis://host:port/db, where db is a number."
@@ -180,7 +191,7 @@ class Server:
         kind: Any = place.pop("connection_class", Connection)
         seconds = self._outage.try_seconds or self._seconds
         limits = {"socket_timeout": seconds, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
-        if urlsplit(self._url).scheme != "unix":
+        if urlsplit(self.url).scheme != "unix":
             limits["socket_connect_timeout"] = seconds
         return kind(**{**place, **limits, **self._moved, **details})
 
@@ -189,10 +200,6 @@ class Server:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.disconnect()
-
-
-#: Encodes compact JSON. `json.dumps` would make an encoder for each text.
-text_of: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def script(name: str) -> str:
@@ -247,3 +254,108 @@ def _said(url: str, error: Exception | str) -> str:
         if secret:
             text = text.replace(secret, "***")
     return f"The budget store {shown(url)} cannot be used ({text}): check that the server runs and can be reached."
+
+
+class ServerClock:
+    """The clock of this machine, corrected by its offset from the clock of a server.
+
+    Each reply limits the offset to an interval, as long as the reply took. The offset stays as it is while it lies in
+    the interval. So the clock does not jitter, and on the server's own machine the offset is zero.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        self._heard_at = 0.0
+
+    def __call__(self) -> float:
+        return wall_clock() + self._ahead
+
+    @property
+    def known(self) -> bool:
+        """True if a recent reply has told the time."""
+        return 0 <= time.time() - self._heard_at < _GOOD_SECONDS
+
+    def hear(self, moment: float, asked_at: float) -> None:
+        """Note that a server, asked at `asked_at`, has just told this time."""
+        self._heard_at = time.time()
+        least, most = moment - self._heard_at, moment + _STEP - asked_at
+        self._ahead = min(max(self._ahead, least), most)
+
+
+def clock_of(server: Server) -> ServerClock:
+    """Ask a server for its time and return its clock."""
+    clock, asked_at = ServerClock(), time.time()
+    seconds, micros = map(int, server.call("TIME"))
+    clock.hear(seconds + micros // 1000 / 1000, asked_at)
+    return clock
+
+
+class Awaiting(Protocol):
+    """A session whose callers wait for budget that other processes may free."""
+
+    server: Server
+    client: str
+
+    @property
+    def waited_for(self) -> bool: ...
+    def notice(self) -> None: ...
+
+
+class Listener:
+    """A thread with its own connection, which runs while a caller waits."""
+
+    def __init__(self, session: Awaiting, channel: str) -> None:
+        self._session = weakref.ref(session)
+        self._channel = channel
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+
+    def start(self) -> None:
+        """Start the thread unless it runs."""
+        with self._starting:
+            if self._thread is None:
+                listening = DaemonThread(self._run, name="llm-connect listener")
+                listening.start()
+                self._thread = listening if listening.is_alive() else None
+
+    def _run(self) -> None:
+        while self._wanted():
+            try:
+                self._listen()
+            except Exception as error:
+                log_event(POLLED, error=type(error).__name__)
+                time.sleep(_RETRY_SECONDS)
+
+    def _wanted(self) -> bool:
+        """True if a caller waits. If none does, the thread ends, and the next waiter starts another."""
+        with self._starting:
+            session = self._session()
+            wanted = session is not None and session.waited_for
+            if not wanted:
+                self._thread = None
+            return wanted
+
+    def _listen(self) -> None:
+        session = self._session()
+        if session is None:
+            return
+        connection, client = session.server.new_connection(), session.client.encode()
+        del session
+        try:
+            connection.connect()
+            connection.send_command("SUBSCRIBE", self._channel)
+            while self._still():
+                if connection.can_read(timeout=_LOOK_SECONDS):
+                    self._hear(connection.read_response(), client)
+        finally:
+            with suppress(Exception):
+                connection.disconnect()
+
+    def _still(self) -> bool:
+        session = self._session()
+        return session is not None and session.waited_for
+
+    def _hear(self, message: Any, client: bytes) -> None:
+        session = self._session()
+        if session is not None and not (message[0] == b"message" and message[2] == client):
+            session.notice()

@@ -61,32 +61,40 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_connect.budget.accounting.calibration import LearnedFactor
 from llm_connect.budget.accounting.totals import OTHERS
+from llm_connect.budget.accounting.windows import Window
+from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.admission.holds import RELEASED
+from llm_connect.budget.admission.log import EVICTION_UNKNOWN, log_event
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
-from llm_connect.stores.again import Again
-from llm_connect.stores.lease import Lease
-from llm_connect.stores.redis.changes import StepChanges
-from llm_connect.stores.redis.clock import ServerClock
-from llm_connect.stores.redis.keys import NAMES, SCHEMA, Keys
-from llm_connect.stores.redis.leases import ServerLeases
-from llm_connect.stores.redis.ledger import ServerBooks, ServerLedger
-from llm_connect.stores.redis.listener import Listener
-from llm_connect.stores.redis.packing import MOST
-from llm_connect.stores.redis.server import NotLoaded, Server, part_of, script, store_error, text_of
-from llm_connect.stores.redis.terms import ServerTerms
-from llm_connect.stores.redis.trackers import ServerTrackers
-from llm_connect.stores.redis.waiters import WAITERS, ServerWaiters
-from llm_connect.stores.redis.windows import windows_in
-from llm_connect.stores.session import StoreSession
+from llm_connect.stores.books import StoredLedger
+from llm_connect.stores.parts import Again, Lease
+from llm_connect.stores.redis import records
+from llm_connect.stores.redis.layout import MOST, NAMES, SCHEMA, STATE, Keys, new_state, pairs, text_of, window_text
+from llm_connect.stores.redis.server import (
+    Listener,
+    NotLoaded,
+    Server,
+    ServerClock,
+    clock_of,
+    part_of,
+    script,
+    shown,
+    store_error,
+)
+from llm_connect.stores.session import StoreSession, Terms
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.ledger import Ledger
+    from llm_connect.budget.accounting.arguments import Limits
+    from llm_connect.budget.accounting.periods import Period
     from llm_connect.budget.accounting.scope import Scope
     from llm_connect.budget.admission.booking import Sink
+    from llm_connect.budget.admission.controller import OnUnknown
 
 #: The interval in which the worker looks at waiting callers without a notification, which may get lost.
 _LOOK_SECONDS = 1.0
@@ -96,9 +104,83 @@ _HEAD = struct.Struct("<BqqqqII")
 _HEAD_PARTS = 3 + len(NAMES) + 5 - 1
 #: The name of the sums of all kinds or labels beyond the limit on their number.
 _OTHERS = text_of([OTHERS, OTHERS, OTHERS])
+#: Servers that do not tell their eviction policy; the log names each of them once.
+_warned: set[str] = set()
+#: The number of the root in every budget.
+ROOT = 1
 
 
-class ServerSession(StoreSession):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTerms(Terms):
+    """The options of a process for a budget in the server at `url`, which may contain a password."""
+
+    most_limit: ClassVar[int] = MOST
+    url: str = field(repr=False)
+
+    @property
+    def shown(self) -> str:
+        return shown(self.url)
+
+    def session(self) -> ServerSession:
+        keys = Keys(self.name)
+        with closing(Server(self.url, self.busy_seconds)) as server:
+            fields = ("schema", "on_unknown", "born", "allotments")
+            schema, on_unknown, born, listed = server.call("HMGET", keys.of("meta"), *fields)
+            if schema is None:
+                raise LLMStoreError(
+                    f"{self.shown} has no budget {self.name!r}: create it with open_budget.", store=self.shown
+                )
+            self._check_schema(schema)
+            if listed is None:
+                names = [keys.of(part) for part in ("meta", "trackers", "places", "allotments")]
+                server.call("EVAL", script("list_allotments"), 4, *names, STATE.size)
+        session = ServerSession(self, born or b"")
+        Gate(self.keep_entries, on_unknown.decode(), self.sink, session.clock, session)
+        return session
+
+    def make(self, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
+        keys = Keys(self.name)
+        names = [keys.of(part) for part in ("meta", "trackers", "changed", "windows")]
+        with closing(Server(self.url, self.busy_seconds)) as server:
+            window = "" if period is None else window_text(Window(period, clock_of(server)))
+            state = STATE.pack(*new_state(ROOT, closed=False, limits=limits, window=bool(window)))
+            self._check_eviction(server)
+            how = (SCHEMA, on_unknown, self.name, state, window, secrets.token_hex(8))
+            made: bytes = server.call("EVAL", script("make"), 4, *names, *how)
+        if made != b"made":
+            self._check_schema(made)
+        return made == b"made"
+
+    def _check_eviction(self, server: Server) -> None:
+        """Refuse a server that evicts budgets when it is full. Log once if it answers, and does not tell."""
+        if self.allow_eviction:
+            return
+        try:
+            _, policy = server.call("CONFIG", "GET", "maxmemory-policy")
+        except LLMStoreError as error:
+            if not server.connected:
+                raise
+            if self.shown not in _warned:
+                _warned.add(self.shown)
+                log_event(EVICTION_UNKNOWN, store=self.shown, error=str(error))
+            return
+        if policy != b"noeviction":
+            raise LLMConfigurationError(
+                f"{self.shown} evicts keys when it is full (maxmemory-policy {policy.decode()}), and budgets would "
+                "lose their spend: set maxmemory-policy noeviction, or accept the loss with allow_eviction=True."
+            )
+
+    def _check_schema(self, schema: bytes) -> None:
+        """Raise LLMStoreError for a budget that another version has created."""
+        if schema.decode() != SCHEMA:
+            raise LLMStoreError(
+                f"Budget {self.name!r} of {self.shown} was created by another version of llm-connect: use that "
+                "version.",
+                store=self.shown,
+            )
+
+
+class ServerSession(records.ServerParts, StoreSession):
     """One process's use of a budget in a server.
 
     The process decides about grants, dispatches and outcomes on the state in the last reply. One script writes the
@@ -106,20 +188,17 @@ class ServerSession(StoreSession):
     """
 
     terms: ServerTerms
-    changes: StepChanges
-    leases: ServerLeases
-    trackers: ServerTrackers
-    books: ServerBooks
-    waiters: ServerWaiters
+    books: records.ServerBooks
+    waiters: records.ServerWaiters
 
-    def __init__(self, terms: ServerTerms, root: int, born: bytes) -> None:
-        super().__init__(terms, root)
+    def __init__(self, terms: ServerTerms, born: bytes) -> None:
+        super().__init__(terms, ROOT)
         self.terms = terms
         self.clock: ServerClock = ServerClock()
         self._born = born
         #: The error of a server that has lost the opened budget, or some of its steps.
         self._gone: LLMStoreError | None = None
-        self.keys: Keys = Keys(terms.name)
+        self.keys = Keys(terms.name)
         #: True if the next step has to ask the server first.
         self.stale: bool = True
         #: The sent step, until its outcome is known and its changes here are completed or undone.
@@ -133,27 +212,27 @@ class ServerSession(StoreSession):
         self._renews = False
         self._start()
 
-    def _open_parts(self, keep_entries: int, sink: Sink | None) -> Ledger:
+    def _open_parts(self, keep_entries: int, sink: Sink | None) -> StoredLedger:
         terms = self.terms
-        self.changes = StepChanges(self)
-        self.leases = ServerLeases(self, terms.lease_seconds)
-        self.trackers = ServerTrackers(self, terms.prices, strict=terms.strict)
-        self.waiters = ServerWaiters(self, terms.lease_seconds)
-        ledger = ServerLedger(keep_entries, self)
-        self.books = ServerBooks(self, ledger, self.outbox, sink)
+        self.changes = records.StepChanges(self)
+        self.leases = records.ServerLeases(self, terms.lease_seconds)
+        self.trackers = records.ServerTrackers(self, terms.prices, strict=terms.strict)
+        self.waiters = records.ServerWaiters(self, terms.lease_seconds)
+        ledger = records.ServerLedger(keep_entries, self)
+        self.books = records.ServerBooks(self, ledger, self.outbox, sink)
         return ledger
 
     def _start(self) -> None:
-        self.client: str = secrets.token_hex(8)
-        self.server: Server = Server(self.terms.url, self.terms.busy_seconds)
+        self.client = secrets.token_hex(8)
+        self.server = Server(self.terms.url, self.terms.busy_seconds)
         # Not in `__del__`: the socket would be collected together with the session, and warn that it is not closed.
         weakref.finalize(self, self.server.close).atexit = False
         self._connected = self._steps = 0
-        self.epoch: int = 0
+        self.epoch = 0
         #: The number of the last step that the server has recorded for this process; 0 for none.
         self._last = 0
         self._sent = None
-        self._listener = Listener(self)
+        self._listener = Listener(self, self.keys.channel)
         self._arriving = threading.Lock()
         self._arrived = 0
         #: The bytes with which every command begins; empty until the script is loaded.
@@ -186,22 +265,19 @@ class ServerSession(StoreSession):
         if self._sent is not None:
             self._learn_what_became(self._sent)
         self.fresh = False
-        self.books.begin()
         if informed or self.stale or self.trackers.stamp is None or (self.gate.windowed and not self.clock.known):
             self._ask()
         else:
             self._catch_up()
 
     def commit(self) -> None:
-        self.waiters.tell(self.line)
+        if self.line.busy or self.waiters.told:
+            self.waiters.tell(self.line)
         if self.taught or self.changes:
             outcome = self._write(self._step())
             if outcome != "ok":
                 raise self._failure(outcome)
         self._keep()
-
-    def let_go(self) -> None:
-        """Do nothing: a script locks nothing."""
 
     def _write(self, step: dict[str, Any]) -> str:
         """Send a step and return its outcome. If that stays unknown, the next step begins by sending it again."""
@@ -302,7 +378,7 @@ class ServerSession(StoreSession):
 
         A process of an earlier version has also deleted the record of the last step.
         """
-        self.leases.lost()
+        self.leases.forget()
         self._last = 0
 
     def _end_over(self) -> bool:
@@ -345,11 +421,12 @@ class ServerSession(StoreSession):
 
     def _read_last(self, text: bytes, over: int, moment: float) -> tuple[list[str], dict[int, str]]:
         """Read the last part of a reply: ended leases, changed windows and waiting callers."""
-        said, waiters_said, waiters = text.decode().partition(WAITERS)
+        said, waiters_said, waiters = text.decode().partition(records.WAITERS)
         if waiters_said:
             self.waiters.hear(waiters, moment)
         lines = said.splitlines()
-        return lines[:over], windows_in(lines[over:])
+        windows = (line.split(" ", 1) for line in lines[over:])
+        return lines[:over], {int(number): window for number, window in windows}
 
     def _ask_script(self, step: dict[str, Any], about: Sequence[Scope]) -> bytes:
         old = self.trackers.seen_at(about)
@@ -387,16 +464,9 @@ class ServerSession(StoreSession):
         head = ("EVALSHA", digest, len(keys), *keys, self.keys.channel, SCHEMA, self.client, _OTHERS, self._born)
         return b"".join(map(part_of, head))
 
-    def passes(self, error: Exception) -> bool:
-        return False
-
     def _failure(self, outcome: str) -> Exception:
-        if outcome == "missing":
-            return _Missing()
-        if outcome == "lost":
-            return _Lost()
-        if outcome == "again":
-            return Again()
+        if outcome in _CONFLICTS:
+            return _CONFLICTS[outcome]()
         if outcome == "large":
             return LLMConfigurationError(f"A figure is too large for a budget in Redis, which counts up to {MOST:,}.")
         if outcome in _LASTING:
@@ -413,26 +483,15 @@ class ServerSession(StoreSession):
         return store_error(self.terms.url, said.get(outcome, outcome))
 
     def _read_learned(self) -> dict[Any, LearnedFactor]:
-        rows = self.fetch("HGETALL", "learned")
-        pairs = zip(rows[::2], rows[1::2], strict=True)
-        return {tuple(json.loads(key)): LearnedFactor(*json.loads(factor)) for key, factor in pairs}
-
-    def fetch(self, command: str, key: str, *values: Any) -> Any:
-        """Return the answer to a command that reads one key of the budget."""
-        return self.server.call(command, self.keys.of(key), *values)
+        rows = pairs(self.fetch("HGETALL", "learned"))
+        return {tuple(json.loads(key)): LearnedFactor(*json.loads(factor)) for key, factor in rows}
 
     def fetch_after_all(self, command: str, key: str, *values: Any) -> Any:
-        """Like `fetch`, after all ended holds are booked."""
         return self.gate.run(self._commit_and_fetch, command, key, *values)
 
     def _commit_and_fetch(self, command: str, key: str, *values: Any) -> Any:
         self.commit()
         return self.fetch(command, key, *values)
-
-    def stored_holds(self) -> list[tuple[str, list[Any]]]:
-        """All holds in the server, with their names."""
-        rows = self.fetch("HGETALL", "holds")
-        return [(name.decode(), json.loads(row)) for name, row in zip(rows[::2], rows[1::2], strict=True)]
 
     def disconnect(self) -> None:
         self.server.close()
@@ -500,3 +559,6 @@ class _Missing(Again):
 
 class _Lost(Again):
     """The own lease has ended."""
+
+
+_CONFLICTS = {"missing": _Missing, "lost": _Lost, "again": Again}

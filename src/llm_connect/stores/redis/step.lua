@@ -1,14 +1,14 @@
 -- One step of a process on a budget: all of it is written, or nothing.
 --
--- KEYS are the keys of `keys.py`, in its order. ARGV has the channel, the schema, the client, the name of the sums
--- beyond the limit on kinds, a token that identifies this budget among others of its name, the step as `changes.py`
+-- KEYS are the keys of `layout.py`, in its order. ARGV has the channel, the schema, the client, the name of the sums
+-- beyond the limit on kinds, a token that identifies this budget among others of its name, the step as `records.py`
 -- writes it, and the texts to which the step refers by their places.
 --
 -- If the step is not written, the reply is one word, the reason. Otherwise it begins with the figures of HEAD: 1 if the
 -- lease of the client is valid, the time in milliseconds, the stamp, the epoch (the number of changes that concern
 -- every process), the number of the first new entry, the number of ended leases (if the step only asks), and the length
 -- of the last part. Then come the states of the trackers that the step has changed, and of the wanted ones that have
--- changed since the client looked, in the form of `packing.py`. The last part has a line for each ended lease, a line
+-- changed since the client looked, in the form of `layout.py`. The last part has a line for each ended lease, a line
 -- with number and window for each of those trackers whose window has changed, and the waiting callers if they have
 -- changed.
 local META, TRACKERS, CHANGED, HOLDS, LEASES, OWNERS, LEDGER = unpack(KEYS, 1, 7)

@@ -1,85 +1,473 @@
-"""The SQL queries for trackers, holds, waiters and ledger entries in a budget file."""
+"""The parts of a budget in a file: they read and write its rows.
+
+The SQL names the columns of `serialization.py`. Leases use the machine's clock, which all processes of a file share.
+"""
+
+# The parts of a file know each other, and not only the parts of any store.
+# pyright: reportIncompatibleVariableOverride=false
 
 from __future__ import annotations
 
+import os
+import socket
 import sqlite3
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.calibration import Key, LearnedFactor
-
-_UNITS = ("tokens", "calls", "nano_usd")
-_FIGURES = ("limit", "spent", "held", "presumed", "allotted")
-_STATE = ("closed", "lease", *(f"{unit}_{figure}" for unit in _UNITS for figure in _FIGURES))
-
-FIND_BUDGET = (
-    "SELECT budgets.id, on_unknown, trackers.id FROM budgets JOIN trackers ON trackers.budget = budgets.id "
-    "WHERE budgets.name = ? AND parent IS NULL"
+from llm_connect.budget.accounting.ledger import Ended, LedgerEntry
+from llm_connect.budget.accounting.totals import By, Total
+from llm_connect.budget.accounting.windows import Window
+from llm_connect.budget.admission.booking import Sink
+from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.stores.books import StoredBooks, StoredLedger
+from llm_connect.stores.parts import RENEWALS, Again, Changes, Lease, Leases, StoredHold, StoreParts, Trackers
+from llm_connect.stores.serialization import (
+    ENTRY,
+    HOLD,
+    STATE,
+    WAITER,
+    WINDOW,
+    Row,
+    entry_of,
+    entry_values,
+    hold_values,
+    sum_of,
+    tracker_state,
+    window_row,
 )
-NEW_BUDGET = "INSERT INTO budgets (name, on_unknown, created_at) VALUES (?, ?, ?)"
-NEW_ROOT = (
-    "INSERT INTO trackers (budget, name, path, joined, closed, tokens_limit, calls_limit, nano_usd_limit) "
-    "VALUES (?, ?, ?, 0, 0, ?, ?, ?)"
-)
+from llm_connect.stores.sqlite.file import BudgetFile
+from llm_connect.stores.waiting import Heard, Waiters
+from llm_connect.types.amounts import NOTHING, Amount
 
-_FACTOR = ", ".join(LearnedFactor._fields)
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.scope import Scope
 
-#: The columns of a tracker that may change.
-TRACKER_STATE = ", ".join(_STATE)
-READ_TRACKERS = f"SELECT id, {TRACKER_STATE} FROM trackers WHERE id IN "
-UPDATE_TRACKER = f"UPDATE trackers SET {', '.join(f'{name} = ?' for name in _STATE)} WHERE id = ?"
-_TRACKER = ("budget", "parent", "name", "path", "joined", *_STATE)
-JOINED_TRACKER = "SELECT id FROM trackers WHERE parent = ? AND name = ? AND joined AND NOT closed ORDER BY id DESC"
+#: The number of values that one query can have in every version of SQLite.
+_MOST = 500
+#: The shortest interval between two looks for ended leases of other processes.
+_LOOK_SECONDS = 1.0
+
+
+def _insert(table: str, *columns: str) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+_STATE = ", ".join(STATE)
+_READ_TRACKERS = f"SELECT id, {_STATE} FROM trackers WHERE id IN "
+_UPDATE_TRACKER = f"UPDATE trackers SET {', '.join(f'{name} = ?' for name in STATE)} WHERE id = ?"
+_JOINED_TRACKER = "SELECT id FROM trackers WHERE parent = ? AND name = ? AND joined AND NOT closed ORDER BY id DESC"
 #: In ASCII, "0" follows "/", so the range covers all paths that begin with this path and a slash.
-ALLOTMENTS_AT = (
+_ALLOTMENTS_AT = (
     "SELECT id FROM trackers WHERE budget = ? AND lease IS NOT NULL "
     "AND (path = ? OR path BETWEEN ? || '/' AND ? || '0')"
 )
-ALLOTMENTS_OF = "SELECT id FROM trackers WHERE budget = ? AND lease = ?"
-SPENT_TRACKERS = (
+_ALLOTMENTS_OF = "SELECT id FROM trackers WHERE budget = ? AND lease = ?"
+_SPENT_TRACKERS = (
     "SELECT id FROM trackers WHERE budget = ? AND (tokens_spent OR calls_spent OR nano_usd_spent) "
     "ORDER BY length(path) DESC, id"
 )
-INSERT_TRACKER = f"INSERT INTO trackers ({', '.join(_TRACKER)}) VALUES ({', '.join('?' * len(_TRACKER))})"
-FIND_TRACKER = f"SELECT parent, name, {TRACKER_STATE} FROM trackers WHERE id = ?"
+_INSERT_TRACKER = _insert("trackers", "budget", "parent", "name", "path", "joined", *STATE)
+_FIND_TRACKER = f"SELECT parent, name, {_STATE} FROM trackers WHERE id = ?"
 
-_HOLD = ("lease", "tracker", "state", *_UNITS, "max_tokens", "grade", "adapter", "model", "labels", "reserved_at")
-INSERT_HOLD = f"INSERT INTO holds ({', '.join(_HOLD)}) VALUES ({', '.join('?' * len(_HOLD))})"
-HOLDS_OF_LEASE = f"SELECT id, {', '.join(_HOLD)} FROM holds WHERE lease = ? ORDER BY id"
+_FIND_WINDOW = f"SELECT {', '.join(WINDOW)} FROM windows WHERE tracker = ?"
+_WRITE_WINDOW = _insert("windows", "tracker", *WINDOW).replace("INSERT", "INSERT OR REPLACE")
 
-_WAITER = ("tracker", "arrived_at", *_UNITS, "until")
-READ_WAITERS = f"SELECT id, {', '.join(_WAITER)} FROM waiters WHERE budget = ?"
-INSERT_WAITER = f"INSERT INTO waiters (budget, {', '.join(_WAITER)}) VALUES (?, {', '.join('?' * len(_WAITER))})"
-RENEW_WAITER = "UPDATE waiters SET until = ? WHERE id = ?"
+_INSERT_HOLD = _insert("holds", *HOLD)
+_UPDATE_HOLD = "UPDATE holds SET state = ?, tokens = ?, calls = ?, nano_usd = ? WHERE id = ?"
+_HOLDS_OF_LEASE = f"SELECT id, {', '.join(HOLD)} FROM holds WHERE lease = ? ORDER BY id"
+_INSERT_LEASE = _insert("leases", "budget", "host", "pid", "expires_at")
 
-#: The changes of other processes that concern more than trackers.
-OTHERS = (
-    "SELECT (SELECT ifnull(max(id), 0) FROM ledger), EXISTS (SELECT 1 FROM leases WHERE id = ?), "
-    "EXISTS (SELECT 1 FROM learned WHERE budget = ?), EXISTS (SELECT 1 FROM waiters WHERE budget = ?)"
-)
+_READ_WAITERS = f"SELECT id, {', '.join(WAITER)}, until FROM waiters WHERE budget = ?"
+_INSERT_WAITER = _insert("waiters", "budget", *WAITER, "until")
 
-OPEN_PRESUMPTIONS = "SELECT id FROM ledger WHERE budget = ? AND open ORDER BY id"
-_ENTRY = (
-    *("id", "path", "outcome", *_UNITS, *(f"bound_{unit}" for unit in _UNITS), "grade", "adapter", "model", "labels"),
-    *("usage", "cost", "cost_source", "request_id", "reserved_at", "ended_at", "corrects"),
-)
-_ENTRY_AND_PLACE = (*_ENTRY, "budget", "tracker", "open", "lease", "hold")
-INSERT_ENTRY = f"INSERT INTO ledger ({', '.join(_ENTRY_AND_PLACE)}) VALUES ({', '.join('?' * len(_ENTRY_AND_PLACE))})"
-ENTRY_COLUMNS = ", ".join(_ENTRY)
-FIND_SETTLED = (
+ENTRY_COLUMNS = ", ".join(ENTRY)
+_SUMS = "sum(tokens), sum(calls), sum(nano_usd)"
+_LAST_ENTRY = "SELECT ifnull(max(id), 0) FROM ledger"
+_INSERT_ENTRY = _insert("ledger", *ENTRY, "budget", "tracker", "open", "lease", "hold")
+_FIND_SETTLED = (
     f"SELECT tracker, {ENTRY_COLUMNS} FROM ledger WHERE id = ? AND budget = ? AND outcome = 'settled' "
     "AND NOT EXISTS (SELECT 1 FROM ledger AS later WHERE later.corrects = ledger.id)"
 )
-CORRECT_PRESUMED = f"UPDATE ledger SET open = 0 WHERE id = ? AND budget = ? AND open RETURNING tracker, {ENTRY_COLUMNS}"
+_CORRECT_PRESUMED = (
+    f"UPDATE ledger SET open = 0 WHERE id = ? AND budget = ? AND open RETURNING tracker, {ENTRY_COLUMNS}"
+)
+
+_FACTOR = ("adapter", "model", *LearnedFactor._fields)
 
 
-def read_learned(connection: sqlite3.Connection, budget: int) -> dict[Key, LearnedFactor]:
-    """Read the learned factors of each adapter and model."""
-    rows = connection.execute(f"SELECT adapter, model, {_FACTOR} FROM learned WHERE budget = ?", (budget,)).fetchall()
-    return {(adapter, model): LearnedFactor(*factor) for adapter, model, *factor in rows}
+class FileParts(StoreParts):
+    """The parts of one budget in a file, in one process."""
+
+    file: BudgetFile
+    #: The number of the budget.
+    budget: int
+    #: True if budget may have become free since the last look at the waiting callers of this process.
+    unseen: bool
+    changes: FileChanges
+    trackers: FileTrackers
+    leases: FileLeases
+    waiters: FileWaiters
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        return self.file.connection
+
+    def read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
+        """Return the rows of a query after all ended holds are booked."""
+        return self.gate.run(lambda: self.connection.execute(query, values).fetchall())
+
+    def read_learned(self) -> dict[Key, LearnedFactor]:
+        """Read the learned factors of each adapter and model."""
+        query = f"SELECT {', '.join(_FACTOR)} FROM learned WHERE budget = ?"
+        rows = self.connection.execute(query, (self.budget,)).fetchall()
+        return {(adapter, model): LearnedFactor(*factor) for adapter, model, *factor in rows}
+
+    def write_learned(self, learned: Mapping[Key, LearnedFactor]) -> None:
+        """Replace the learned factors of the budget."""
+        self.connection.execute("DELETE FROM learned WHERE budget = ?", (self.budget,))
+        rows = [(self.budget, *key, *factor) for key, factor in learned.items()]
+        self.connection.executemany(_insert("learned", "budget", *_FACTOR), rows)
 
 
-def write_learned(connection: sqlite3.Connection, budget: int, learned: Mapping[Key, LearnedFactor]) -> None:
-    """Replace the learned factors of a budget."""
-    connection.execute("DELETE FROM learned WHERE budget = ?", (budget,))
-    insert = f"INSERT INTO learned (budget, adapter, model, {_FACTOR}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    connection.executemany(insert, [(budget, *key, *factor) for key, factor in learned.items()])
+class FileChanges(Changes):
+    """The holds and trackers that the current transaction has changed."""
+
+    def __init__(self, session: FileParts) -> None:
+        super().__init__()
+        self._session = session
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write the changes. Raises Again if the figures of a tracker are stale; the next try reads them."""
+        for hold in self._holds:
+            self._write_hold(connection, hold)
+            self.note_trackers(hold.tracker.lineage)
+        trackers = self._session.trackers
+        for tracker in self._trackers:
+            number = trackers.number_of(tracker)
+            if tracker.as_of != trackers.state:
+                raise Again
+            state = tracker_state(tracker, trackers.allotments.get(number))
+            connection.execute(_UPDATE_TRACKER, (*state, number))
+            if tracker.window is not None:
+                write_window(connection, number, tracker.window)
+
+    def note_allotment(self, share: Scope, lease: Any) -> None:
+        self._session.trackers.note_allotment(share.number, lease)
+
+    def _write_hold(self, connection: sqlite3.Connection, hold: StoredHold) -> None:
+        leases = self._session.leases
+        if hold.ended:
+            if hold.row is not None:
+                connection.execute("DELETE FROM holds WHERE id = ?", (hold.row,))
+                # Only own holds count, not the holds of another process whose lease has ended.
+                leases.open_holds -= hold.lease is leases.own
+        elif hold.row is None:
+            lease = leases.have()
+            row = hold_values(hold, lease.number, self._session.trackers.number_of(hold.tracker))
+            hold.row = connection.execute(_INSERT_HOLD, row).lastrowid
+            hold.lease = lease
+            leases.open_holds += 1
+        else:
+            connection.execute(_UPDATE_HOLD, (hold.state, *hold.bound, hold.row))
+
+
+class FileTrackers(Trackers):
+    """Trackers by the id of their row."""
+
+    def __init__(self, session: FileParts, *details: Any, **more: Any) -> None:
+        super().__init__(session, *details, **more)
+        self._session = session
+        #: The version of the file's state. A tracker with the same `as_of` is up to date.
+        self.state = 1
+        #: The number of the lease of each loaded open allotment.
+        self.allotments: dict[int, int] = {}
+
+    def _read(self, number: int) -> tuple[int | None, str, Row, Row | None]:
+        parent, name, *state = self._one(_FIND_TRACKER, number)
+        return parent, name, tuple(state), self._one(_FIND_WINDOW, number)
+
+    def _one(self, query: str, *values: Any) -> Any:
+        return self._session.connection.execute(query, values).fetchone()
+
+    def _insert(self, tracker: Scope, parent: int | None, joined: bool) -> int:
+        connection = self._session.connection
+        row = (self._session.budget, parent, tracker.name, tracker.path, joined, *tracker_state(tracker, None))
+        number = connection.execute(_INSERT_TRACKER, row).lastrowid
+        assert number is not None
+        self.allotments.pop(number, None)
+        tracker.as_of = self.state
+        if tracker.window is not None:
+            write_window(connection, number, tracker.window)
+        return number
+
+    def _joined(self, parent: int, name: str) -> int | None:
+        row = self._one(_JOINED_TRACKER, parent, name)
+        return None if row is None else int(row[0])
+
+    def _numbers(self) -> list[int]:
+        return self._found(_SPENT_TRACKERS)
+
+    def _allotted(self, at: Scope | None, lease: object) -> list[int]:
+        return self._found(_ALLOTMENTS_OF, lease) if at is None else self._found(_ALLOTMENTS_AT, *(at.path,) * 3)
+
+    def _found(self, query: str, *values: Any) -> list[int]:
+        rows = self._session.connection.execute(query, (self._session.budget, *values)).fetchall()
+        return [number for (number,) in rows]
+
+    def refresh(self, trackers: Iterable[Scope]) -> None:
+        if not all(map(self.is_current, trackers)):
+            # Reading the figures again would drop the changes that the step has made to them.
+            if not all(map(self.is_current, self._session.changes.touched)):
+                raise Again
+            self.bring(trackers)
+
+    def bring(self, trackers: Iterable[Scope]) -> None:
+        """Read the figures of these trackers, unless they are up to date."""
+        state = self.state
+        old = {each.number: each for each in trackers if each.as_of != state and each.number}
+        numbers = list(old)
+        for batch in (numbers[at : at + _MOST] for at in range(0, len(numbers), _MOST)):
+            query = f"{_READ_TRACKERS} ({', '.join('?' * len(batch))})"
+            for number, *figures in self._session.connection.execute(query, batch).fetchall():
+                tracker = old[number]
+                window = None if tracker.window is None else self._one(_FIND_WINDOW, number)
+                self._load(tracker, number, tuple(figures), window)
+
+    def _load(self, tracker: Scope, number: int, state: Row, window: Row | None) -> None:
+        super()._load(tracker, number, state, window)
+        tracker.as_of = self.state
+        self.note_allotment(number, state[1])
+
+    def note_allotment(self, number: int, lease: Any) -> None:
+        """Note the lease of an open allotment; None means that the tracker is not one."""
+        if lease is None:
+            self.allotments.pop(number, None)
+        else:
+            self.allotments[number] = lease
+
+    def is_current(self, tracker: Scope) -> bool:
+        return tracker.as_of == self.state or not tracker.number
+
+    def undo(self, touched: Iterable[Scope]) -> None:
+        super().undo(touched)
+        self.forget()
+
+    def forget(self) -> None:
+        """Consider all loaded figures stale."""
+        self.state += 1
+
+
+def write_window(connection: sqlite3.Connection, number: int, window: Window) -> None:
+    """Write the state of a window if it has changed."""
+    if window.changed:
+        connection.execute(_WRITE_WINDOW, (number, *window_row(window)))
+        window.changed = False
+
+
+class FileLeases(Leases):
+    """The lease of this process, and the end of holds whose lease has ended."""
+
+    _session: FileParts
+
+    def __init__(self, session: FileParts, seconds: float) -> None:
+        super().__init__(session, seconds)
+        self._next_look = 0.0
+        #: True if another process has ended this process's lease.
+        self.taken: bool = False
+
+    @property
+    def due(self) -> bool:
+        return self.own is not None and self._renews(self.own, time.time())
+
+    @property
+    def look_due(self) -> bool:
+        """True if it is time to look for ended leases of other processes."""
+        return time.time() >= self._next_look
+
+    def _renews(self, lease: Lease, now: float) -> bool:
+        return now >= lease.expires_at - self.seconds * (RENEWALS - 1) / RENEWALS
+
+    def _take(self) -> Lease:
+        expires_at = time.time() + self.seconds
+        row = (self._session.budget, socket.gethostname(), os.getpid(), expires_at)
+        return Lease(self._session.connection.execute(_INSERT_LEASE, row).lastrowid, expires_at)
+
+    def begin(self) -> None:
+        """Begin a transaction: renew the own lease, and end all expired leases, even the own one."""
+        now = time.time()
+        if self.own is not None:
+            if self.taken or now >= self.own.expires_at:
+                self.own, self.taken, self._next_look = None, False, 0.0
+            elif self._renews(self.own, now):
+                self._renew(self.own, now)
+        if now >= self._next_look:
+            self._next_look = now + min(_LOOK_SECONDS, self.seconds / RENEWALS)
+            self._end_over(now)
+            self._session.waiters.end_over(now)
+
+    def undo(self) -> None:
+        super().undo()
+        self._next_look = 0.0
+
+    def _left(self, hold: StoredHold) -> tuple[int, str, bool] | None:
+        assert hold.lease is not None
+        query = "SELECT id, outcome, open FROM ledger WHERE lease = ? AND hold = ?"
+        row: tuple[int, str, bool] | None = self._session.connection.execute(
+            query, (hold.lease.number, hold.row)
+        ).fetchone()
+        return row
+
+    def _renew(self, lease: Lease, now: float) -> None:
+        connection = self._session.connection
+        if not self.needed:
+            connection.execute("DELETE FROM leases WHERE id = ?", (lease.number,))
+            self.own = None
+            return
+        lease.expires_at = now + self.seconds
+        connection.execute("UPDATE leases SET expires_at = ? WHERE id = ?", (lease.expires_at, lease.number))
+
+    def _end_over(self, now: float) -> None:
+        query = "SELECT id FROM leases WHERE budget = ? AND expires_at <= ?"
+        rows = self._session.connection.execute(query, (self._session.budget, now)).fetchall()
+        over = [number for (number,) in rows]
+        if self.own is not None and self.own.number in over:
+            self.own = None
+        self.end(over)
+
+    def end(self, numbers: list[int]) -> None:
+        connection = self._session.connection
+        for number in numbers:
+            self._session.unseen = True
+            lease = Lease(number, 0.0)
+            for row in connection.execute(_HOLDS_OF_LEASE, (number,)).fetchall():
+                self._end_hold(lease, row)
+            self._session.allotments.close_of(number)
+            connection.execute("DELETE FROM leases WHERE id = ?", (number,))
+
+
+class FileWaiters(Waiters):
+    """The waiting callers of this process that the file lists, and the callers of other processes."""
+
+    def __init__(self, session: FileParts, seconds: float) -> None:
+        super().__init__(session.trackers, seconds)
+        self._session = session
+
+    def heard(self) -> dict[Any, Heard]:
+        """All waiting callers in the file."""
+        ahead = time.time()
+        rows = self._session.connection.execute(_READ_WAITERS, (self._session.budget,)).fetchall()
+        return {
+            row: Heard(tracker, arrival, Amount(*amount), until - ahead)
+            for row, tracker, arrival, *amount, until in rows
+        }
+
+    def end_over(self, now: float) -> None:
+        """Delete the expired rows of callers."""
+        delete = "DELETE FROM waiters WHERE budget = ? AND until <= ?"
+        self._session.connection.execute(delete, (self._session.budget, now))
+
+    def _write(self, row: Any, waiter: Waiter, seconds: float) -> Any:
+        connection, until = self._session.connection, time.time() + seconds
+        renew = "UPDATE waiters SET until = ? WHERE id = ?"
+        if row is not None and connection.execute(renew, (until, row)).rowcount:
+            return row
+        number = self._trackers.number_of(waiter.tracker)
+        place = (self._session.budget, number, waiter.arrival, *waiter.demand.smallest, until)
+        return connection.execute(_INSERT_WAITER, place).lastrowid
+
+    def _delete(self, row: Any) -> None:
+        self._session.connection.execute("DELETE FROM waiters WHERE id = ?", (row,))
+
+
+class FileLedger(StoredLedger):
+    """The ledger in a file, which keeps every entry of all processes."""
+
+    def __init__(self, keep: int, session: FileParts) -> None:
+        super().__init__(keep, session.gate.run)
+        self._session = session
+
+    def _totals_by(self, by: By) -> dict[str, Total]:
+        return totals_in(self._read(totals_query(by)))
+
+    @property
+    def earlier(self) -> Amount:
+        last = "SELECT id FROM ledger WHERE budget = ? ORDER BY id DESC LIMIT ?"
+        query = f"SELECT {_SUMS} FROM ledger WHERE budget = ? AND id NOT IN ({last})"
+        (sums,) = self._read(query, self._session.budget, self._keep)
+        return sum_of(sums)
+
+    def __iter__(self) -> Iterator[LedgerEntry]:
+        rows = self._read(f"SELECT {ENTRY_COLUMNS} FROM ledger WHERE budget = ? ORDER BY id DESC LIMIT ?", self._keep)
+        return map(entry_of, reversed(rows))
+
+    def __len__(self) -> int:
+        ((entries,),) = self._read("SELECT count(*) FROM ledger WHERE budget = ?")
+        return min(int(entries), self._keep)
+
+    def _read(self, query: str, *values: int) -> list[Row]:
+        return self._session.read_rows(query, (self._session.budget, *values))
+
+
+def totals_query(by: By) -> str:
+    """The query for totals of the entries of a budget, except those about spend that has left its window."""
+    name = {"tracker": "path", "label": "label.key || '=' || label.value"}.get(by, f"ifnull({by}, '')")
+    source = "ledger, json_each(ledger.labels) AS label" if by == "label" else "ledger"
+    lasting = "budget = ? AND outcome <> 'expired'"
+    return f"SELECT {name}, count(*), {_SUMS} FROM {source} WHERE {lasting} GROUP BY 1 ORDER BY 1"
+
+
+def totals_in(rows: list[Row]) -> dict[str, Total]:
+    """The totals that such a query has found."""
+    return {name: Total(entries, Amount(*sums)) for name, entries, *sums in rows}
+
+
+class FileBooks(StoredBooks):
+    """Like `Books`. The ids of entries and the open presumptions come from the file."""
+
+    _session: FileParts
+
+    def __init__(self, session: FileParts, ledger: StoredLedger, outbox: Outbox, sink: Sink | None) -> None:
+        super().__init__(session, ledger, outbox, sink)
+        # Unlike a generator, this iterator survives an interruption.
+        self._ids = iter(self._next_id, None)  # type: ignore[assignment]
+        self.last_id: int | None = None
+
+    def _next_id(self) -> int:
+        self.last_id = number = self.number()
+        return number
+
+    def number(self) -> int:
+        """The id of the next entry. It stays free: the next call returns it again unless an entry was written."""
+        if self.last_id is None:
+            self.last_id = int(self._session.connection.execute(_LAST_ENTRY).fetchone()[0])
+        return self.last_id + 1
+
+    def add(self, line: LedgerEntry | Ended, kind: Any = None, labels: Any = None, amount: Amount = NOTHING) -> None:
+        place: tuple[int | None, bool, Any, Any] = (None, False, None, None)
+        if isinstance(line, StoredHold):
+            lease, row = (line.lease.number, line.row) if line.lost and line.lease is not None else (None, None)
+            place = (self._session.trackers.number_of(line.tracker), line.ending.outcome == "presumed", lease, row)
+        else:
+            assert isinstance(line, LedgerEntry)
+        self._session.file.connection.execute(_INSERT_ENTRY, (*entry_values(line), self._session.budget, *place))
+
+    def add_expiry(self, entry: LedgerEntry) -> None:
+        self.add(entry)
+
+    def _presumption(self, entry_id: int) -> Hold | None:
+        return self._corrected(_CORRECT_PRESUMED, entry_id)
+
+    def _settled(self, entry_id: int) -> Hold | None:
+        return self._corrected(_FIND_SETTLED, entry_id)
+
+    def _corrected(self, query: str, entry_id: int) -> Hold | None:
+        row = self._session.connection.execute(query, (entry_id, self._session.budget)).fetchone()
+        return None if row is None else self._ended_hold(row[0], entry_of(row[1:]))
+
+    def open_presumptions(self) -> list[int]:
+        query = "SELECT id FROM ledger WHERE budget = ? AND open ORDER BY id"
+        return [entry_id for (entry_id,) in self._session.connection.execute(query, (self._session.budget,))]

@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.errors import LLMConfigurationError, LLMError
-from llm_connect.stores.processes import keep_for_parent
-from llm_connect.stores.session import StoreSession
-from llm_connect.stores.sqlite.changes import FileChanges
-from llm_connect.stores.sqlite.identity import Identity, close
-from llm_connect.stores.sqlite.leases import FileLeases
-from llm_connect.stores.sqlite.ledger import FileBooks, FileLedger
-from llm_connect.stores.sqlite.rows import OTHERS, read_learned, write_learned
-from llm_connect.stores.sqlite.schema import begin, connect, store_error
-from llm_connect.stores.sqlite.terms import FileTerms
-from llm_connect.stores.sqlite.trackers import FileTrackers
-from llm_connect.stores.sqlite.waiters import FileWaiters
+from llm_connect.budget.accounting.windows import Window
+from llm_connect.budget.admission.clocks import wall_clock
+from llm_connect.budget.admission.controller import Gate
+from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
+from llm_connect.stores.books import StoredLedger
+from llm_connect.stores.session import StoreSession, Terms
+from llm_connect.stores.sqlite import rows
+from llm_connect.stores.sqlite.file import BudgetFile, begin, connect, data_version, store_error, url_of
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.ledger import Ledger
+    from llm_connect.budget.accounting.arguments import Limits
+    from llm_connect.budget.accounting.periods import Period
     from llm_connect.budget.admission.booking import Sink
+    from llm_connect.budget.admission.controller import OnUnknown
 
 #: The interval in which the worker looks for budget that other processes have freed.
 _POLL_SECONDS = 0.01
-#: The longest wait for a file after another caller has waited in vain, in seconds.
-_SHORT_SECONDS = 0.02
 #: Errors about a value, not about the file: writing it again would fail again.
 _UNWRITABLE = (
     sqlite3.DataError,
@@ -41,69 +38,95 @@ _UNWRITABLE = (
     OverflowError,
     UnicodeEncodeError,
 )
-#: By the id of their session, outside of it: an attribute could be finalized before the session can close it.
-_connections: dict[int, sqlite3.Connection] = {}
+_FIND_BUDGET = (
+    "SELECT budgets.id, on_unknown, trackers.id FROM budgets JOIN trackers ON trackers.budget = budgets.id "
+    "WHERE budgets.name = ? AND parent IS NULL"
+)
+_NEW_BUDGET = "INSERT INTO budgets (name, on_unknown, created_at) VALUES (?, ?, ?)"
+_NEW_ROOT = (
+    "INSERT INTO trackers (budget, name, path, joined, closed, tokens_limit, calls_limit, nano_usd_limit) "
+    "VALUES (?, ?, ?, 0, 0, ?, ?, ?)"
+)
+#: The changes of other processes that concern more than trackers.
+_OTHERS = (
+    "SELECT (SELECT ifnull(max(id), 0) FROM ledger), EXISTS (SELECT 1 FROM leases WHERE id = ?), "
+    "EXISTS (SELECT 1 FROM learned WHERE budget = ?), EXISTS (SELECT 1 FROM waiters WHERE budget = ?)"
+)
 
 
-class FileSession(StoreSession):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileTerms(Terms):
+    """The options of a process for a budget in the file at `path`."""
+
+    path: str
+    #: The path in the URL, absolute and with its symbolic links.
+    named: str = field(compare=False)
+
+    @property
+    def shown(self) -> str:
+        return url_of(self.path)
+
+    def session(self) -> FileSession:
+        with closing(connect(self.path, self.busy_seconds)) as connection:
+            row = self._found(connection)
+        if row is None:
+            raise LLMStoreError(f"{self.shown} has no budget {self.name!r}: create it with open_budget.")
+        budget, on_unknown, root = row
+        session = FileSession(self, budget, root)
+        Gate(self.keep_entries, on_unknown, self.sink, session=session)
+        return session
+
+    def make(self, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:
+        try:
+            with closing(connect(self.path, self.busy_seconds)) as connection:
+                if self._found(connection) is not None:
+                    return False
+                begin(connection, self.busy_seconds)
+                if self._found(connection) is not None:
+                    return False
+                budget = connection.execute(_NEW_BUDGET, (self.name, on_unknown, time.time())).lastrowid
+                root = connection.execute(_NEW_ROOT, (budget, self.name, self.name, *limits)).lastrowid
+                assert root is not None
+                if period is not None:
+                    rows.write_window(connection, root, Window(period, wall_clock))
+                connection.execute("COMMIT")
+                return True
+        except sqlite3.Error as error:
+            raise store_error(self.path, error) from None
+
+    def _found(self, connection: sqlite3.Connection) -> Any:
+        return connection.execute(_FIND_BUDGET, (self.name,)).fetchone()
+
+
+class FileSession(rows.FileParts, StoreSession):
     """One process's use of a budget in a file."""
 
     terms: FileTerms
-    changes: FileChanges
-    leases: FileLeases
-    trackers: FileTrackers
-    books: FileBooks
-    waiters: FileWaiters
+    books: rows.FileBooks
+    waiters: rows.FileWaiters
 
     def __init__(self, terms: FileTerms, budget: int, root: int) -> None:
         super().__init__(terms, root)
         self.terms = terms
         self.budget = budget
-        #: True if budget may have become free since the last look at the waiting callers of this process.
-        self.unseen: bool = False
-        #: The identity of the opened file, so that no other file is mistaken for it.
-        self._file = Identity(terms.path, terms.named)
-        #: True if the last wait for the file was in vain.
-        self._busy = False
-        #: True after `COMMIT` was sent, and after it was executed.
-        self._committing = self._written = False
-        #: The last `PRAGMA data_version`, which changes when another process has written.
-        self._version: int | None = None
+        self.unseen = False
+        self.file = BudgetFile(terms.path, terms.named, terms.busy_seconds)
         #: The time at which the monotonic clock was 0; unlike the machine's clock, that one is never set back.
         self._epoch = time.time_ns() - time.monotonic_ns()
 
-    def _open_parts(self, keep_entries: int, sink: Sink | None) -> Ledger:
+    def _open_parts(self, keep_entries: int, sink: Sink | None) -> StoredLedger:
         terms = self.terms
-        self.changes = FileChanges(self)
-        self.leases = FileLeases(self, terms.lease_seconds)
-        self.waiters = FileWaiters(self, terms.lease_seconds)
-        self.trackers = FileTrackers(self, terms.prices, strict=terms.strict)
-        ledger = FileLedger(keep_entries, self)
-        self.books = FileBooks(self, ledger, self.outbox, sink)
+        self.changes = rows.FileChanges(self)
+        self.leases = rows.FileLeases(self, terms.lease_seconds)
+        self.trackers = rows.FileTrackers(self, terms.prices, strict=terms.strict)
+        self.waiters = rows.FileWaiters(self, terms.lease_seconds)
+        ledger = rows.FileLedger(keep_entries, self)
+        self.books = rows.FileBooks(self, ledger, self.outbox, sink)
         return ledger
 
     @property
-    def _connection(self) -> sqlite3.Connection | None:
-        return _connections.get(id(self))
-
-    @_connection.setter
-    def _connection(self, connection: sqlite3.Connection | None) -> None:
-        if connection is None:
-            _connections.pop(id(self), None)
-        else:
-            _connections[id(self)] = connection
-
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """The one connection of this process."""
-        connection = self._connection
-        if connection is None:
-            connection = self._connection = connect(self.terms.path, self.terms.busy_seconds)
-        return connection
-
-    @property
     def gone(self) -> bool:
-        return self._file.lost
+        return self.file.lost
 
     def arrive(self) -> int:
         """The present time of the machine, which orders the callers of all processes."""
@@ -115,77 +138,37 @@ class FileSession(StoreSession):
     def listen(self) -> None:
         """Do nothing: the worker polls the file."""
 
-    @property
-    def unsettled(self) -> bool:
-        return False
-
     def begin(self, informed: bool) -> None:
-        self._committing = False
-        self.books.begin()
-        if self._file.lost:
-            self._file.check()
-        connection = self.connection
-        self._wait_for_file(connection)
-        self._file.check()
-        version = _data_version(connection)
-        others_wrote, self._version = version != self._version, version
+        others_wrote = self.file.begin()
         if others_wrote:
-            self._hear(connection)
-        about = self.interest()
+            self._hear()
+        about, windowed = self.interest(), self.gate.windowed
         self.trackers.bring(about)
-        if self.gate.windowed:
+        if windowed:
             self.gate.move(about)
         if others_wrote:
             self.books.look_at_thresholds()
-        self.leases.begin(connection)
-
-    def _wait_for_file(self, connection: sqlite3.Connection) -> None:
-        """Begin a transaction. After a caller has waited in vain, others wait only briefly until one succeeds."""
-        patience = self.terms.busy_seconds
-        busy, self._busy = self._busy, True
-        begin(connection, min(patience, _SHORT_SECONDS) if busy else patience)
-        self._busy = False
+        self.leases.begin()
 
     def commit(self) -> None:
-        connection = self.connection
-        if self.changes:
-            self.changes.write(connection)
-        self.waiters.tell(self.line)
-        if self.taught:
-            write_learned(connection, self.budget, self.books.learned.factors)
-        self._committing = True
-        connection.execute("COMMIT")
-        if self.books.last_id is not None:
-            self._file.note_entry(self.books.last_id)
-        self.trackers.commit()
+        self.changes.write(self.file.connection)
+        if self.line.busy or self.waiters.told:
+            self.waiters.tell(self.line)
+        if self.books.learned.factors != self._learned_before:
+            self.write_learned(self.books.learned.factors)
+        self.file.commit(self.books.last_id)
         self.settled()
 
-    def let_go(self) -> None:
-        """Roll the transaction back. If that fails, close the connection; the next step opens another one."""
-        connection = self._connection
-        if connection is None:
-            self._written = False
-            return
-        try:
-            if connection.in_transaction:
-                self._written = False
-                connection.rollback()
-            else:
-                self._written = self._committing
-            if self._file.lost:
-                self.disconnect()
-        except sqlite3.Error:
-            self.disconnect()
-
     def roll_back(self, error: BaseException) -> Exception | None:
-        if self._written and not isinstance(error, sqlite3.Error):
+        self.file.let_go()
+        if self.file.written and not isinstance(error, sqlite3.Error):
             self._complete()
             return None
         better, touched = self._as_llm_error(error), [*self.changes.touched, *self.interest()]
         cause = better or error
         self.undo(error, cause if isinstance(cause, LLMError) else None)
         self._know_nothing()
-        if self._connection is not None:
+        if self.file.connected:
             # Show the figures of the file even before the next transaction.
             with suppress(sqlite3.Error):
                 self.trackers.bring(touched)
@@ -193,7 +176,6 @@ class FileSession(StoreSession):
 
     def _complete(self) -> None:
         """Complete a step that was interrupted after its commit."""
-        self.trackers.commit()
         self.settled()
         self._know_nothing()
         self.line.repair()
@@ -201,27 +183,27 @@ class FileSession(StoreSession):
 
     def _know_nothing(self) -> None:
         """Make the next transaction read everything again."""
-        self._committing = self._written = False
-        self.books.last_id = self._version = None
+        self.file.know_nothing()
+        self.books.last_id = None
         self.trackers.forget()
         self.unseen = True
 
     def passes(self, error: Exception) -> bool:
         return isinstance(error, sqlite3.Error) and not isinstance(error, _UNWRITABLE)
 
-    def _hear(self, connection: sqlite3.Connection) -> None:
+    def _hear(self) -> None:
         """Take over the changes of other processes, except the figures of trackers."""
         self.trackers.forget()
         lease, budget = self.leases.own, self.budget
-        others = connection.execute(OTHERS, (None if lease is None else lease.number, budget, budget))
+        others = self.connection.execute(_OTHERS, (None if lease is None else lease.number, budget, budget))
         last_id, stands, learned, waiters = others.fetchone()
         self.books.last_id = last_id
-        self._file.check_entry(last_id)
+        self.file.check_entry(last_id)
         self.leases.taken = lease is not None and not stands
         if learned or self.books.learned.factors:
-            self.know(read_learned(connection, budget))
-        if waiters or self.waiters.any_heard:
-            self.waiters.read(self.line)
+            self.know(self.read_learned())
+        if waiters or self.waiters.remote:
+            self.waiters.see(self.waiters.heard(), self.line)
         self.unseen = True
 
     def _as_llm_error(self, error: BaseException) -> LLMError | None:
@@ -239,7 +221,7 @@ class FileSession(StoreSession):
         return due or self.next_window <= 0 or self._others_wrote()
 
     def _others_wrote(self) -> bool:
-        return self.gate.run(lambda: _data_version(self.connection), looks=True) != self._version
+        return self.gate.run(lambda: data_version(self.connection), looks=True) != self.file.version
 
     def looked(self) -> None:
         self.unseen = False
@@ -248,44 +230,19 @@ class FileSession(StoreSession):
     def pause(self) -> float:
         return _POLL_SECONDS if self.line.busy_here else self.leases.pause
 
-    def read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
-        """Return the rows of a query after all ended holds are booked."""
-        return self.gate.run(lambda: self.connection.execute(query, values).fetchall())
-
     def disconnect(self) -> None:
-        # Another connection counts versions from the beginning.
-        connection, self._connection, self._version = self._connection, None, None
-        if connection is not None:
-            close(connection, self._file)
-        self._file.forget_log()
+        self.file.disconnect()
 
     def leave_connection(self) -> None:
-        self._file.forget_log()
-        if self._connection is not None:
-            keep_for_parent(self._connection)
-        self._connection = self._version = None
+        self.file.leave_to_parent()
 
     def __del__(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is None:
+        file = self.__dict__.get("file")
+        if file is None or not file.connected:
             return
         lease = self.leases.own
         if self.worker.running:
-            self.worker.put(partial(_say_farewell, connection, self._file, None if lease is None else lease.number))
+            self.worker.put(partial(file.say_farewell, None if lease is None else lease.number))
             self.worker.put_end()
         else:
-            close(connection, self._file)
-
-
-def _data_version(connection: sqlite3.Connection) -> int:
-    """Return a number that changes when another connection has written."""
-    version: int
-    (version,) = connection.execute("PRAGMA data_version").fetchone()
-    return version
-
-
-def _say_farewell(connection: sqlite3.Connection, file: Identity, lease: int | None) -> None:
-    """Close the file of a session that was garbage-collected; its holds have all ended."""
-    with suppress(sqlite3.Error):
-        connection.execute("DELETE FROM leases WHERE id = ? AND id NOT IN (SELECT lease FROM holds)", (lease,))
-    close(connection, file)
+            file.disconnect()
