@@ -261,10 +261,10 @@ def change(plan: Plan, path: Path, held: Amount, spent: Amount, presumed: Amount
     for accounts, *more in zip(path.units, held, spent, presumed, strict=True):
         set_aside = 0
         for account in accounts:
-            plan.add(account, "allotted", set_aside)
-            before = aside(plan, account)
-            for name, figure in zip(("held", "spent", "presumed"), more, strict=True):
-                plan.add(account, name, figure)
+            before = aside(plan, account) if account.allotment else 0
+            for name, figure in zip(("allotted", "held", "spent", "presumed"), (set_aside, *more), strict=True):
+                if figure:
+                    plan.add(account, name, figure)
             if account.allotment:
                 set_aside = aside(plan, account) - before
 
