@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llm_connect.budget.accounting.accounts import figures_of
-from llm_connect.budget.accounting.levels import Account
+from llm_connect.budget.accounting.accounts import Account, figures_of
 from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.tracker import BudgetTracker
 

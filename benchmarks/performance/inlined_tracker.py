@@ -17,9 +17,8 @@ from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from llm_connect import _forks
-from llm_connect.budget.accounting.accounts import Path
-from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts
-from llm_connect.budget.accounting.levels import accounts_of
+from llm_connect.budget.accounting.accounts import Path, accounts_of
+from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts
 from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.holds import NO_ENDING, Ending
 from llm_connect.types.amounts import NANO, Amount

@@ -59,12 +59,16 @@ def check_number(
     """Raise LLMConfigurationError unless `value` is a finite number in the range, or None if `optional`; no bools."""
     if value is None and optional:
         return
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and _is_finite(value)
+        and (least is None or value >= least)
+        and (above is None or value > above)
+    ):
+        return
     floor = f"at least {least}" if least is not None else f"above {above}"
-    wrong = LLMConfigurationError(f"{name} must be a finite number {floor}, not {shown_value(value)}.")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
-        raise wrong
-    if (least is not None and value < least) or (above is not None and value <= above):
-        raise wrong
+    raise LLMConfigurationError(f"{name} must be a finite number {floor}, not {shown_value(value)}.")
 
 
 def _is_finite(value: float) -> bool:

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from llm_connect._flows import adrive, drive
-from llm_connect.budget.accounting.demands import CallFacts, Demand, PlainDemand
+from llm_connect.budget.accounting.bounds import CallFacts, Demand, PlainDemand
 from llm_connect.budget.admission.acquire import acquire
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from llm_connect.budget.accounting.money import nano_usd_of
-from llm_connect.budget.accounting.periods import Period
+from llm_connect.budget.accounting.arguments import nano_usd_of
 from llm_connect.budget.accounting.snapshot import BudgetSnapshot
+from llm_connect.budget.accounting.windows import Period
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.types.amounts import Amount
 

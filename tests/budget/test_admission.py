@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
+from llm_connect.budget.accounting.bounds import CallFacts, PlainDemand
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_connect.budget.accounting.accounts import Path
-from llm_connect.budget.accounting.bounds import Bound, normalized_utf8_bytes, utf8_bytes
-from llm_connect.budget.accounting.demands import BoundDemand
-from llm_connect.budget.accounting.levels import accounts_of
+from llm_connect.budget.accounting.accounts import Path, accounts_of
+from llm_connect.budget.accounting.bounds import Bound, BoundDemand, normalized_utf8_bytes, utf8_bytes
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
 from llm_connect.testing.mock import MockLLMAdapter

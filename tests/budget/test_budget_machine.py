@@ -15,13 +15,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from llm_connect.budget.accounting.bounds import Bound
-from llm_connect.budget.accounting.demands import BoundDemand, CallFacts, PlainDemand
-from llm_connect.budget.accounting.periods import Period
+from llm_connect.budget.accounting.bounds import Bound, BoundDemand, CallFacts, PlainDemand
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.admission import clocks, waiters
+from llm_connect.budget.accounting.windows import Period
+from llm_connect.budget.admission import booking, wait_queue
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.types.amounts import Amount
@@ -54,8 +53,8 @@ class BudgetMachine(RuleBasedStateMachine):
         super().__init__()
         self.model = Model()
         self.clock = pytest.MonkeyPatch()
-        self.clock.setattr(clocks, "now", lambda: self.model.now)
-        self.clock.setattr(waiters, "time", SimpleNamespace(monotonic=lambda: MONOTONIC))
+        self.clock.setattr(booking, "now", lambda: self.model.now)
+        self.clock.setattr(wait_queue, "time", SimpleNamespace(monotonic=lambda: MONOTONIC))
         self.callers: list[Caller] = []
         self.over: dict[tuple[Node, int], int] = {}
 

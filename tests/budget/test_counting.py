@@ -20,8 +20,7 @@ from llm_connect import (
     TokenCounter,
     Usage,
 )
-from llm_connect.budget.accounting.bounds import normalized_utf8_bytes, utf8_bytes
-from llm_connect.budget.accounting.token_counters import counter_of, measured
+from llm_connect.budget.accounting.bounds import counter_of, measured, normalized_utf8_bytes, utf8_bytes
 
 PROMPT = "a prompt that no error may show"
 

@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from llm_connect.budget.accounting import accounts
-from llm_connect.budget.accounting.bounds import Bound
-from llm_connect.budget.accounting.demands import NO_FACTS, BoundDemand, CallFacts, PlainDemand
-from llm_connect.budget.admission import clocks
+from llm_connect.budget.accounting.bounds import NO_FACTS, Bound, BoundDemand, CallFacts, PlainDemand
+from llm_connect.budget.admission import booking
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import Amount
@@ -256,8 +255,8 @@ def test_a_booking_that_was_interrupted_has_one_entry(outcome: str) -> None:
 
 def test_spend_whose_leaving_was_interrupted_leaves_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The window of a tracker gives up its spend, and the tracker above keeps it. (BUDGET-50, BUDGET-70)"""
-    now = clocks.now()
-    monkeypatch.setattr(clocks, "now", lambda: now)
+    now = booking.now()
+    monkeypatch.setattr(booking, "now", lambda: now)
     tracker = BudgetTracker(100)
     child = tracker.child("c", 50, period="day")
     child.consume(30)

@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.accounting.bounds import Bound, BoundDemand, CallFacts
 from llm_connect.budget.accounting.calibration import CALM_CALLS, NOTHING_LEARNED, LearnedFactor, Seen
-from llm_connect.budget.accounting.demands import BoundDemand, CallFacts
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.interface.config import RunConfig
 from llm_connect.testing.mock import MockLLMAdapter

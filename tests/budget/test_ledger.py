@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
+from llm_connect.budget.accounting.bounds import CallFacts, PlainDemand
 from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError

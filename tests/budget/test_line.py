@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import time
 
-from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
+from llm_connect.budget.accounting.bounds import CallFacts, PlainDemand
 from llm_connect.budget.tracker import BudgetTracker
 from tests.budget.budget_helpers import (
     WAIT,

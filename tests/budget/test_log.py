@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from llm_connect import BudgetTracker, LLMBudgetExceededError, LLMStoreError, Price, RunConfig, open_budget
-from llm_connect.budget.admission import log
+from llm_connect.budget.admission import acquire, log
 from llm_connect.budget.admission.log import Event
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from llm_connect.testing.mock import MockLLMAdapter
@@ -168,10 +168,12 @@ def test_a_long_wait_is_told_and_a_short_one_is_not(
         else:
             asyncio.run(_waits(tracker))
 
-    monkeypatch.setattr(log, "_LONG_SECONDS", 30)
+    for module in (log, acquire):
+        monkeypatch.setattr(module, "LONG_SECONDS", 30)
     wait()
     assert records_of(caplog, log.WAITED) == []
-    monkeypatch.setattr(log, "_LONG_SECONDS", 0.01)
+    for module in (log, acquire):
+        monkeypatch.setattr(module, "LONG_SECONDS", 0.01)
     wait()
     (record,) = records_of(caplog, log.WAITED)
     assert record.llm_seconds > 0.01  # type: ignore[attr-defined]

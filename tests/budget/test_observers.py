@@ -24,7 +24,7 @@ from llm_connect import (
     open_budget,
     remove_observer,
 )
-from llm_connect.budget.admission import log, observing
+from llm_connect.budget.admission import log
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from llm_connect.testing.mock import MockLLMAdapter
 from tests.budget.budget_helpers import in_thread, until, waits
@@ -281,7 +281,7 @@ def test_an_observer_that_fails_disturbs_no_call(
 def test_without_an_observer_nothing_is_called() -> None:
     """A call and a reservation by hand run no function of the observers or the log. (BUDGET-75)"""
     called: list[str] = []
-    files = {observing.__file__, log.__file__}
+    files = {log.__file__}
 
     def note(frame: Any, event: str, _: Any) -> None:
         if event == "call" and frame.f_code.co_filename in files:

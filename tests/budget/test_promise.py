@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_connect import BudgetTracker, open_budget
-from llm_connect.budget.accounting import accounts, demands
+from llm_connect.budget.accounting import accounts, bounds
 from llm_connect.budget.admission import booking
 from llm_connect.budget.admission.holds import Ending, Hold
 from tests import promise
@@ -28,7 +28,7 @@ def tracker(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 def test_a_grant_that_does_not_fit_is_found(tracker: BudgetTracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted fault, an admission that does not compare, is found at the grant that it lets through. (BUDGET-1)"""
-    monkeypatch.setattr(demands, "take", accounts.hold)
+    monkeypatch.setattr(bounds, "take", accounts.hold)
     with promise.expected() as found:
         within = tracker.reserve(60)
         assert found == []
@@ -57,7 +57,7 @@ def test_an_end_that_frees_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_fault_in_another_thread_is_found(tracker: BudgetTracker, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not matter who does the operation, nor that nobody sees what it raises. (BUDGET-1)"""
-    monkeypatch.setattr(demands, "take", accounts.hold)
+    monkeypatch.setattr(bounds, "take", accounts.hold)
     with promise.expected() as found:
         thread = threading.Thread(target=lambda: tracker.reserve(160).release())
         thread.start()

@@ -14,7 +14,7 @@ import pytest
 
 from llm_connect import Amount, Bound, LLMConfigurationError, Price, Usage
 from llm_connect.budget.accounting.calibration import LearnedFactor
-from llm_connect.budget.admission.granting import grow
+from llm_connect.budget.admission.holds import grow
 from llm_connect.engine.price_lists import BudgetTracker, known_price
 from tests.budget.budget_helpers import at_rest, learned, refused
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.budget.accounting.ledger import LedgerEntry
-from llm_connect.budget.accounting.sinks import JsonLinesSink
+from llm_connect.budget.accounting.ledger import JsonLinesSink, LedgerEntry
 from llm_connect.budget.accounting.snapshot import BudgetSnapshot
 from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.holds import Ending

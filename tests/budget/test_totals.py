@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from llm_connect.budget.accounting import totals
-from llm_connect.budget.accounting.totals import OTHERS, Total
+from llm_connect.budget.accounting import ledger as totals
+from llm_connect.budget.accounting.ledger import OTHERS, Total
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import NOTHING, Amount

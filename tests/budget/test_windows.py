@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llm_connect.budget.accounting.periods import Period, describe_period, period_of, period_text
-from llm_connect.budget.admission import clocks
+from llm_connect.budget.accounting.windows import Period, describe_period, period_of, period_text
+from llm_connect.budget.admission import booking
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
@@ -36,7 +36,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(clocks, "now", clock)
+    monkeypatch.setattr(booking, "now", clock)
     return clock
 
 

@@ -341,23 +341,23 @@ def metered(make: Make) -> Scene:
 
 
 def window(make: Make) -> Scene:
-    from llm_connect.budget.admission import clocks
+    from llm_connect.budget.admission import booking
 
     scene = _scene(make, period="hour")
     child = scene.root.child("a", 500, period="day")
     book(child)
-    real = clocks.now
+    real = booking.now
     scene.keep = [real]
 
     def act() -> None:
-        clocks.now = lambda: real() + 3_600
+        booking.now = lambda: real() + 3_600
         scene.root.snapshot()
         book(scene.root, 100, 20)
 
     def after() -> None:
-        clocks.now = lambda: real() + 3_600
+        booking.now = lambda: real() + 3_600
         scene.root.snapshot()
-        clocks.now = real
+        booking.now = real
 
     scene.act, scene.after = act, after
     return scene

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_connect.budget.accounting.bounds import Bound, normalized_utf8_bytes, utf8_bytes
-from llm_connect.budget.accounting.token_counters import TokenCounter
+from llm_connect.budget.accounting.bounds import Bound, TokenCounter, normalized_utf8_bytes, utf8_bytes
 from llm_connect.protocols import chat_completions, claude_cli, generate_content, responses
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens, is_openais, reads_more
 from llm_connect.protocols.prompt_sizes import TOOL_PROMPT_TOKENS, PromptSizes, with_count

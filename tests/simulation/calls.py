@@ -6,11 +6,9 @@ import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.budget.admission.acquire import Wait, acquire
-from llm_connect.budget.admission.callers import remember_own
+from llm_connect.budget.admission.acquire import Wait, acquire, asked, remember_own
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.reservations import asked
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError
 
@@ -110,8 +108,12 @@ class Call:
         """Run the flow as `drive` does, but return where it would block the thread."""
         try:
             step = resume(value)
-            while not isinstance(step, Wait):
+            while True:
                 try:
+                    if isinstance(step, Wait):
+                        # Like a timer, it does not go off before its time, even by a rounding error.
+                        self.looks_at = self.process.world.clock.now + max(0.0, step.seconds()) + 1e-6
+                        break
                     found = step.run()
                     if isinstance(found, Waiter):
                         self._waiter = found
@@ -122,7 +124,7 @@ class Call:
                     if self._flow.gi_frame is None:
                         raise
                     step = self._flow.throw(error)
-            self.waits, self.looks_at = step, self.process.world.clock.now + max(0.0, step.seconds)
+            self.waits = step
         except StopIteration as stop:
             self.hold, self._waiter = stop.value, None
             remember_own(stop.value)

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any
 from unittest import mock
 
-from llm_connect.budget.admission import clocks
+from llm_connect.budget.admission import booking
 from llm_connect.stores import session, worker
 from llm_connect.stores.worker import StoreWorker
 
@@ -82,7 +82,7 @@ def in_place(clock: Clock, chance: random.Random) -> Iterator[Any]:
     """The patches that put the simulated machine in place of the real one."""
     yield mock.patch.object(session, "StoreWorker", TurnedWorker)
     yield mock.patch.object(session, "look_after", do_nothing)
-    yield mock.patch.object(clocks, "now", clock.time)
+    yield mock.patch.object(booking, "now", clock.time)
     stand_ins = {"time": (time, clock), "random": (random, chance), "secrets": (secrets, Secrets(chance))}
     for module in [module for name, module in sys.modules.items() if name.startswith("llm_connect.")]:
         for name, (real, stand_in) in stand_ins.items():

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llm_connect.budget.accounting.demands import NO_FACTS, PlainDemand
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.accounting.bounds import NO_FACTS, PlainDemand
+from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.opening import new_session
 from llm_connect.stores.redis.session import ServerSession

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.budget.accounting.demands import NO_FACTS, CallFacts
+from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.interface.config import RunConfig

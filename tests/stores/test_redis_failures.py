@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.budget.accounting.demands import NO_FACTS
+from llm_connect.budget.accounting.bounds import NO_FACTS
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget

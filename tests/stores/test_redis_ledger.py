@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.budget.accounting.totals import Total
+from llm_connect.budget.accounting.ledger import Total
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.opening import open_budget
 from llm_connect.types.amounts import Amount

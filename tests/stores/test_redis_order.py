@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from llm_connect.budget.accounting.demands import NO_FACTS, PlainDemand
-from llm_connect.budget.admission import clocks
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.accounting.bounds import NO_FACTS, PlainDemand
+from llm_connect.budget.admission import booking
+from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.opening import open_budget
 from tests.budget.budget_helpers import at_rest, refused, until
@@ -82,7 +82,7 @@ def test_callers_are_in_the_order_of_the_clock_of_the_server(redis_url: str, mon
     first = waiting(budget, 80)
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() - 86_400)
-    monkeypatch.setattr(clocks, "now", time.time)
+    monkeypatch.setattr(booking, "now", time.time)
     other = second(budget)
     second_one = waiting(other, 81)
     assert told(other) == [(80,), (81,)]

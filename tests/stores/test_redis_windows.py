@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.budget.admission import clocks
+from llm_connect.budget.admission import booking
 from llm_connect.stores.opening import open_budget
 from llm_connect.stores.redis.server import ServerClock
 from tests.budget.budget_helpers import at_rest, outcomes
@@ -30,7 +30,7 @@ def test_windows_go_by_the_clock_of_the_server(redis_url: str, monkeypatch: Any,
     expected = right.snapshot().opens_at
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 86_400 * days)
-    monkeypatch.setattr(clocks, "now", time.time)
+    monkeypatch.setattr(booking, "now", time.time)
     right.reserve(10).settle(10)
     other = second(right)
     assert other.snapshot().opens_at == right.snapshot().opens_at == expected
@@ -56,7 +56,7 @@ def test_the_clock_of_a_server_does_not_go_to_and_fro() -> None:
 def test_a_correction_that_others_overtake_is_decided_anew(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the amended spend has left the window meanwhile, it does not leave it again (BUDGET-54, STORE-15)."""
     clock = Clock()
-    monkeypatch.setattr(clocks, "now", clock)
+    monkeypatch.setattr(booking, "now", clock)
     budget = open_budget(redis_url, total=100, period="hour")
     theirs = second(budget)
     with budget.reserve(50) as hold:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import invariant, precondition, rule
 
-from llm_connect.budget.accounting.periods import Period
+from llm_connect.budget.accounting.windows import Period
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.stores.opening import new_session, open_budget
 from llm_connect.stores.session import StoreSession

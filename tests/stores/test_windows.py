@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from llm_connect.budget.admission import clocks
+from llm_connect.budget.admission import booking
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.command import main
 from llm_connect.stores.opening import new_session, open_budget
@@ -30,7 +30,7 @@ from tests.stores.looking import second
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(clocks, "now", clock)
+    monkeypatch.setattr(booking, "now", clock)
     return clock
 
 

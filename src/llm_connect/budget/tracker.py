@@ -14,31 +14,29 @@ from typing import Any, Final, Protocol, Self, TypeVar, get_args
 
 from llm_connect._flows import adrive, drive
 from llm_connect._validation import check_count, check_name, check_number
-from llm_connect.budget.accounting.accounts import Path
-from llm_connect.budget.accounting.arguments import Limits, checked_amount, checked_correction, checked_limits
-from llm_connect.budget.accounting.bounds import Bound, Grade
-from llm_connect.budget.accounting.demands import CallFacts, Demand
+from llm_connect.budget.accounting.accounts import Path, TrackerAccounts, Tree, accounts_of
+from llm_connect.budget.accounting.arguments import Limits, checked_correction, checked_limits, checked_period
+from llm_connect.budget.accounting.bounds import Bound, CallFacts, Demand, Grade
 from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
-from llm_connect.budget.accounting.levels import TrackerAccounts, accounts_of
-from llm_connect.budget.accounting.periods import Period, checked_period
 from llm_connect.budget.accounting.prices import Price, checked_prices
-from llm_connect.budget.accounting.scope import Tree
 from llm_connect.budget.accounting.snapshot import BudgetSnapshot
-from llm_connect.budget.accounting.windows import Window
-from llm_connect.budget.admission.acquire import acquire, wait_in_line
-from llm_connect.budget.admission.alerts import Threshold, ThresholdCallback
-from llm_connect.budget.admission.allotments import draw
-from llm_connect.budget.admission.backend import BudgetGate
+from llm_connect.budget.accounting.windows import Period, Window
+from llm_connect.budget.admission.acquire import (
+    acquire,
+    asked,
+    checked_amount,
+    clear_left_frames,
+    draw,
+    remember_own,
+)
 from llm_connect.budget.admission.booking import Sink
-from llm_connect.budget.admission.callers import remember_own
-from llm_connect.budget.admission.child_names import ChildNames
+from llm_connect.budget.admission.callbacks import Threshold, ThresholdCallback
+from llm_connect.budget.admission.children import ChildNames
 from llm_connect.budget.admission.controller import Gate, OnUnknown
 from llm_connect.budget.admission.figures import BudgetFigures
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.log import stray
-from llm_connect.budget.admission.observing import observers
-from llm_connect.budget.admission.reservations import asked
-from llm_connect.budget.admission.tracebacks import clear_left_frames
+from llm_connect.budget.admission.log import observers
+from llm_connect.budget.admission.memory import MemorySession
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import MOST_LIMIT, UNITS, shown
 from llm_connect.types.response import Prompt
@@ -114,11 +112,11 @@ class BudgetTracker(BudgetFigures):
         check_count("keep_entries", keep_entries, least=0)
         if on_unknown not in get_args(OnUnknown):
             raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
-        self.prices: Mapping[str, Price] = checked_prices(prices or {})
+        self.prices: Mapping[str, Price] = checked_prices(prices) if prices else {}
         if sink is not None and not callable(sink):
             raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
         self.strict: bool = strict
-        gate = Gate(keep_entries, on_unknown, sink)
+        gate = Gate(keep_entries, on_unknown, sink, MemorySession())
         limits = checked_limits(total, total_calls, total_usd)
         self._become(name, None, gate, limits, checked_period(period))
 
@@ -126,7 +124,7 @@ class BudgetTracker(BudgetFigures):
         self,
         name: str,
         parent: Self | None,
-        gate: BudgetGate,
+        gate: Gate,
         limits: Limits,
         period: Period | None = None,
         *,
@@ -136,7 +134,7 @@ class BudgetTracker(BudgetFigures):
         self.name: str = name
         self.parent: Self | None = parent
         self.path: str = name if parent is None else f"{parent.path}/{name}"
-        self.gate: BudgetGate = gate
+        self.gate: Gate = gate
         self.tree: Tree = gate.tree
         self.number: int = 0
         self.as_of: int = 0
@@ -212,14 +210,11 @@ class BudgetTracker(BudgetFigures):
             _check_wait(max_wait_seconds)
         hold = None
         try:
-            if observers:
-                hold = drive(acquire(self, demand, facts, deadline=time.monotonic() + max_wait_seconds))
-            else:
-                if self.gate.owed or stray:
-                    self.gate.raise_owed()
-                hold = self.gate.admit(self, demand, facts)
+            by_flow = observers or self.gate.worker
+            hold = None if by_flow else self.gate.admit(self, demand, facts)
             if hold is None:
-                hold = drive(wait_in_line(self, demand, facts, deadline=time.monotonic() + max_wait_seconds))
+                deadline = time.monotonic() + max_wait_seconds
+                hold = drive(acquire(self, demand, facts, deadline=deadline, tried=not by_flow))
             remember_own(hold)
         except BaseException as error:
             hold = None
@@ -248,14 +243,12 @@ class BudgetTracker(BudgetFigures):
             _check_wait(max_wait_seconds)
         hold = None
         try:
-            if observers or self.gate.worker is not None:
-                hold = await adrive(acquire(self, demand, facts, deadline=time.monotonic() + max_wait_seconds))
-            else:
-                if self.gate.owed or stray:
-                    self.gate.raise_owed()
-                hold = self.gate.admit(self, demand, facts)
+            by_flow = observers or self.gate.worker
+            hold = None if by_flow else self.gate.admit(self, demand, facts)
             if hold is None:
-                hold = await adrive(wait_in_line(self, demand, facts, deadline=time.monotonic() + max_wait_seconds))
+                hold = await adrive(
+                    acquire(self, demand, facts, deadline=time.monotonic() + max_wait_seconds, tried=not by_flow)
+                )
             remember_own(hold)
         except BaseException as error:
             hold = None
@@ -271,14 +264,10 @@ class BudgetTracker(BudgetFigures):
         demand, facts = checked_amount(tokens, 0, 0, None, None, None)
         hold = None
         try:
-            if observers:
-                hold = drive(acquire(self, demand, facts, deadline=time.monotonic()))
-            else:
-                if self.gate.owed or stray:
-                    self.gate.raise_owed()
-                hold = self.gate.admit(self, demand, facts)
+            by_flow = observers or self.gate.worker
+            hold = None if by_flow else self.gate.admit(self, demand, facts)
             if hold is None:
-                hold = drive(wait_in_line(self, demand, facts, deadline=time.monotonic()))
+                hold = drive(acquire(self, demand, facts, deadline=time.monotonic(), tried=not by_flow))
             hold.settle(tokens)
         except BaseException as error:
             hold = None

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
+from llm_connect.budget.accounting.bounds import CountTokens
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.accounting.token_counters import CountTokens
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.http_options import Verify
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
-from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
+from llm_connect.budget.accounting.bounds import Bound, CountTokens, TokenCounter, counter_of, measured, utf8_bytes
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter, counter_of, measured
 from llm_connect.budget.admission.refusals import without_list_prices
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.concurrency_limit import Slots

@@ -18,11 +18,11 @@ from typing import Any
 from llm_connect._flows import Flow, Step
 from llm_connect._validation import check_prompt
 from llm_connect.budget.accounting.accounts import limits_usd
+from llm_connect.budget.accounting.arguments import nano_usd_of
 from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
-from llm_connect.budget.accounting.money import nano_usd_of
 from llm_connect.budget.accounting.prices import cost_of
 from llm_connect.budget.admission.holds import Ending, Hold, tell_of_settlement
-from llm_connect.budget.admission.log import Owed, raise_stray, stray, tell
+from llm_connect.budget.admission.log import Owed, raise_owed, stray, tell
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import price_lists
 from llm_connect.engine.concurrency_limit import TakeSlot, Turn
@@ -86,7 +86,7 @@ class Call:
     def run(self) -> Generator[Step, Any, LLMResponse]:
         """Make attempts until one succeeds, a failure is final, or the deadline passes."""
         if stray:
-            raise_stray()
+            raise_owed(stray)
         failure: Failure | None = None
         priced = not price_lists.Snapshot.loaded and self._priced_by_list()
         if priced or self.adapter._cold:

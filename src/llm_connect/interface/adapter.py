@@ -6,10 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
-from llm_connect.budget.accounting.demands import CallFacts, Demand
+from llm_connect.budget.accounting.bounds import Bound, CallFacts, CountTokens, Demand, counter_of, measured, utf8_bytes
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.accounting.token_counters import CountTokens, counter_of, measured
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.interface import metering
 from llm_connect.interface.config import RunConfig

@@ -11,10 +11,9 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeVar
 
 from llm_connect._flows import Flow
-from llm_connect.budget.admission.acquire import Operation
+from llm_connect.budget.admission.acquire import Operation, clear_left_frames
 from llm_connect.budget.admission.holds import Hold, tell_of_hold
-from llm_connect.budget.admission.observing import observers
-from llm_connect.budget.admission.tracebacks import clear_left_frames
+from llm_connect.budget.admission.log import observers
 
 T = TypeVar("T")
 
@@ -61,7 +60,7 @@ def attempt(call: Attempting[T]) -> Generator[Any, Any, T | None]:
         outcome = None if call.come_back is None else (yield from call.come_back())
         if outcome is None:
             stored = keeper.worker is not None
-            if (yield Operation(keeper, keeper.dispatch, (hold,))) if stored else keeper.dispatch(hold):
+            if (yield Operation(keeper, keeper.dispatch, hold)) if stored else keeper.dispatch(hold):
                 if observers:
                     tell_of_hold("dispatch", hold)
                 outcome = yield from call.exchange(hold)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_connect._flows import Flow, adrive, drive
-from llm_connect.budget.admission.callers import remember_own
+from llm_connect.budget.admission.acquire import remember_own
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.errors import LLMError
 from llm_connect.interface.attempt import attempt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
-from llm_connect.budget.accounting.money import nano_usd_of
+from llm_connect.budget.accounting.arguments import nano_usd_of
 from llm_connect.budget.accounting.prices import cost_of
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import UNREADABLE, Owed, log_event

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from llm_connect._flows import Flow
 from llm_connect._validation import check_prompt, encodable
 from llm_connect.budget.accounting.accounts import limits_usd
-from llm_connect.budget.accounting.bounds import Bound
-from llm_connect.budget.accounting.demands import BoundDemand, CallFacts, Demand
+from llm_connect.budget.accounting.bounds import Bound, BoundDemand, CallFacts, Demand
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.acquire import acquire
 from llm_connect.budget.admission.holds import Hold

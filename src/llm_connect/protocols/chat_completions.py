@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llm_connect.budget.accounting.bounds import Bound
-from llm_connect.budget.accounting.token_counters import TokenCounter
+from llm_connect.budget.accounting.bounds import Bound, TokenCounter
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols import replies

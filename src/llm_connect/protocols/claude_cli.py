@@ -11,8 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
-from llm_connect.budget.accounting.token_counters import TokenCounter
+from llm_connect.budget.accounting.bounds import Bound, TokenCounter, utf8_bytes
 from llm_connect.errors import LLMConfigurationError, LLMResponseError, LLMSubprocessError
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols.claude_output import ANSWER_TOOL, Output, cost_of, read, text_of

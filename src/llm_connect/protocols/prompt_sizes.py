@@ -7,8 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llm_connect.budget.accounting.bounds import Bound, Grade, normalized_utf8_bytes, utf8_bytes
-from llm_connect.budget.accounting.token_counters import Size, TokenCounter, measured
+from llm_connect.budget.accounting.bounds import (
+    Bound,
+    Grade,
+    Size,
+    TokenCounter,
+    measured,
+    normalized_utf8_bytes,
+    utf8_bytes,
+)
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens, is_openais, reads_more
 from llm_connect.protocols.wire import JSON, mapping, objects, text
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llm_connect.budget.accounting.bounds import Bound
-from llm_connect.budget.accounting.token_counters import TokenCounter
+from llm_connect.budget.accounting.bounds import Bound, TokenCounter
 from llm_connect.interface.config import RunConfig
 from llm_connect.protocols import replies
 from llm_connect.protocols.hidden_prompts import hidden_prompt_tokens

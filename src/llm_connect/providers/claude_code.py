@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.accounting.bounds import Bound, CountTokens, TokenCounter
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.deadline import Deadline, awaited_head, note_sent
 from llm_connect.engine.endpoints import base_url_from, same_endpoint

@@ -6,9 +6,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
-from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.accounting.bounds import Bound, CountTokens, TokenCounter
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.carrier import CarriedAdapter, require
 from llm_connect.engine.clients import Carrier

@@ -7,9 +7,8 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from llm_connect.budget.accounting.bounds import Bound
+from llm_connect.budget.accounting.bounds import Bound, CountTokens, TokenCounter
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.accounting.token_counters import CountTokens, TokenCounter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.carrier import CarriedAdapter, require
 from llm_connect.engine.clients import Carrier

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
-from llm_connect.budget.accounting.demands import CallFacts
+from llm_connect.budget.accounting.bounds import CallFacts
 from llm_connect.budget.accounting.journal import Plan
-from llm_connect.budget.accounting.ledger import Ended, Ledger, LedgerEntry, PostingOf, Run
-from llm_connect.budget.accounting.totals import By, Total
-from llm_connect.budget.admission.alerts import Threshold
+from llm_connect.budget.accounting.ledger import By, Ended, Kind, Ledger, LedgerEntry, Run, Total
 from llm_connect.budget.admission.booking import Books, Sink
-from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.callbacks import Outbox, Threshold
 from llm_connect.budget.admission.holds import Ending, Hold
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.parts import StoreParts, rebuilt
 from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.accounts import Scope
 
 
 class StoredLedger(Ledger, ABC):
@@ -30,9 +28,11 @@ class StoredLedger(Ledger, ABC):
 
     def __init__(self, keep: int, run: Run) -> None:
         super().__init__(0, run)
-        #: Plain arguments: the store updates its sums itself, if it has any.
-        self.posting: PostingOf = lambda *entry: entry
         self._keep = keep
+
+    def posting(self, kind: Kind, labels: Mapping[str, str], amount: Amount) -> Any:
+        """Plain arguments: the store updates its sums itself, if it has any."""
+        return kind, labels, amount
 
     def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
         self.books.add(line, *posting)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NoReturn
 
-from llm_connect.budget.accounting.demands import CallFacts
+from llm_connect.budget.accounting.bounds import CallFacts
 from llm_connect.errors import LLMError
 from llm_connect.stores.opening import forget_spending, terms_of
 from llm_connect.stores.redis import report as redis_report

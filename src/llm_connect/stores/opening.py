@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any, Never, TypedDict, Unpack, get_args
 
 from llm_connect._validation import check_count, check_name, check_number
-from llm_connect.budget.accounting.arguments import Limits, checked_limits
-from llm_connect.budget.accounting.demands import CallFacts
-from llm_connect.budget.accounting.periods import Period, checked_period, describe_period
+from llm_connect.budget.accounting.arguments import Limits, checked_limits, checked_period
+from llm_connect.budget.accounting.bounds import CallFacts
 from llm_connect.budget.accounting.prices import Price, checked_prices
+from llm_connect.budget.accounting.windows import Period, describe_period
 from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.controller import OnUnknown
 from llm_connect.budget.admission.log import UNLIMITED, log_event

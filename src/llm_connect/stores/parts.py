@@ -10,11 +10,11 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, cast
 
 from llm_connect import _forks
-from llm_connect.budget.accounting.demands import CallFacts, Demand, PlainDemand
-from llm_connect.budget.accounting.periods import period_of
+from llm_connect.budget.accounting.bounds import CallFacts, Demand, PlainDemand
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.admission.allotments import Allotments
+from llm_connect.budget.accounting.windows import period_of
 from llm_connect.budget.admission.booking import Books
+from llm_connect.budget.admission.children import Allotments
 from llm_connect.budget.admission.holds import NO_ENDING, RELEASED, Ending, Hold
 from llm_connect.budget.admission.holds import lost as lost_holds
 from llm_connect.budget.admission.refusals import refusal_of
@@ -24,8 +24,8 @@ from llm_connect.stores.serialization import Row, bring_up_to_date, facts_of, st
 from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.scope import Scope
-    from llm_connect.budget.admission.session import Controller
+    from llm_connect.budget.accounting.accounts import Scope
+    from llm_connect.budget.admission.controller import Gate
     from llm_connect.stores.worker import StoreWorker
 
 #: The process renews its lease three times before it would end.
@@ -41,7 +41,7 @@ class Again(Exception):
 class StoreParts:
     """The parts of one budget in a store, in one process; each kind of store makes parts of its own kind."""
 
-    gate: Controller
+    gate: Gate
     worker: StoreWorker
     changes: Changes
     trackers: Trackers
@@ -491,7 +491,7 @@ class StoredAllotments:
         """Return the open allotments at `tracker` and below it, of all processes."""
         session = self._session
         closed = session.trackers.open_allotments(at=tracker)
-        self._inner.opened[:] = closed
+        self._inner.opened = closed
         self._inner.close(tracker)
         for share in sorted(closed, key=lambda share: -len(share.lineage)):
             session.changes.note_trackers(share.lineage)

@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llm_connect.budget.accounting.journal import Plan
-from llm_connect.budget.accounting.periods import describe_period
-from llm_connect.budget.accounting.totals import By, Total
-from llm_connect.budget.accounting.windows import Window
+from llm_connect.budget.accounting.ledger import By, Total
+from llm_connect.budget.accounting.windows import Window, describe_period
 from llm_connect.stores.serialization import Row, labels_of
 from llm_connect.types.amounts import Amount, usd_of
 

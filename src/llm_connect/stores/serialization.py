@@ -12,15 +12,14 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_connect._validation import encodable
-from llm_connect.budget.accounting.demands import CallFacts
+from llm_connect.budget.accounting.bounds import CallFacts
 from llm_connect.budget.accounting.ledger import LedgerEntry
-from llm_connect.budget.accounting.periods import period_of, period_text
-from llm_connect.budget.accounting.windows import Clock, Window
+from llm_connect.budget.accounting.windows import Clock, Window, period_of, period_text
 from llm_connect.types.amounts import NOTHING, Amount, usd_of
 from llm_connect.types.usage import Usage
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.accounts import Scope
     from llm_connect.budget.admission.holds import Hold
 
 Row: TypeAlias = tuple[Any, ...]

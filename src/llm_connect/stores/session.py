@@ -59,8 +59,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from llm_connect import _forks
 from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.admission.acquire import in_running_loop
 from llm_connect.budget.admission.booking import Sink
-from llm_connect.budget.admission.callers import in_running_loop
 from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost
 from llm_connect.budget.admission.log import BOOKED_LATER, DONE_LATER, NOT_BOOKED, log_event
 from llm_connect.budget.admission.session import Parts
@@ -72,14 +72,13 @@ from llm_connect.stores.worker import StagedOutbox, StoreWorker, look_after
 from llm_connect.types.amounts import MOST_LIMIT, NOTHING
 
 if TYPE_CHECKING:
+    from llm_connect.budget.accounting.accounts import Scope
     from llm_connect.budget.accounting.arguments import Limits
+    from llm_connect.budget.accounting.bounds import CallFacts
     from llm_connect.budget.accounting.calibration import Key, LearnedFactor
-    from llm_connect.budget.accounting.demands import CallFacts
-    from llm_connect.budget.accounting.periods import Period
-    from llm_connect.budget.accounting.scope import Scope
-    from llm_connect.budget.admission.backend import Note
-    from llm_connect.budget.admission.controller import OnUnknown
-    from llm_connect.budget.admission.session import Controller
+    from llm_connect.budget.accounting.windows import Period
+    from llm_connect.budget.admission.controller import Gate, OnUnknown
+    from llm_connect.budget.admission.session import Note
     from llm_connect.budget.tracker import BudgetTracker
 
 T = TypeVar("T")
@@ -159,7 +158,7 @@ class StoreSession(StoreParts, ABC):
         #: True after this process has closed the budget.
         self.closed: bool = False
 
-    def open(self, gate: Controller, keep_entries: int, sink: Sink | None) -> Parts:
+    def open(self, gate: Gate, keep_entries: int, sink: Sink | None) -> Parts:
         self.gate = gate
         ledger = self._open_parts(keep_entries, sink)
         self.allotments = StoredAllotments(self)

@@ -12,11 +12,10 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from llm_connect.budget.admission.holds import Hold, Keeper
-from llm_connect.budget.admission.queues import Queues
-from llm_connect.budget.admission.wait_queue import Line
-from llm_connect.budget.admission.waiters import RemoteWaiter, Waiter
+from llm_connect.budget.admission.wait_queue import Line, RemoteWaiter, Waiter
 from llm_connect.errors import BudgetReason, LLMError
 from llm_connect.stores.parts import Trackers
 from llm_connect.types.amounts import Amount
@@ -92,10 +91,9 @@ class RevisableLine(Line):
             if granted and waiter.waiting and error is not None:
                 waiter.error = error
                 self.told.append(waiter)
-        waiting = {waiter for waiter in (*self._queues, *self._before) if waiter.waiting}
-        self._queues = Queues()
-        for waiter in waiting - self._joined:
-            self._queues.add(waiter)
+        waiting = {waiter for waiter in (*self._waiters(), *self._before) if waiter.waiting}
+        self._members = WeakSet(waiting - self._joined)
+        self._regroup()
         self._restore_untaken()
         self._look_who_waits()
         self._before.clear()

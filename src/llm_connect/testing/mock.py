@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from llm_connect._validation import check_count, check_number, check_prompt
+from llm_connect.budget.accounting.bounds import CountTokens, counter_of
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.accounting.token_counters import CountTokens, counter_of
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMTimeoutError
 from llm_connect.interface.adapter import LLMAdapter

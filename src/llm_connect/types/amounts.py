@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple, TypeAlias
 
 Unit: TypeAlias = Literal["tokens", "calls", "usd"]
 UNITS: tuple[Unit, ...] = ("tokens", "calls", "usd")
+#: The index of each unit in an `Amount`.
+TOKENS, CALLS, USD = range(3)
 NANO = 1_000_000_000
 #: The highest accepted figure of one call: 10^15 tokens, or a million USD. Every store can add up nine of them.
 MOST = 10**15

@@ -14,7 +14,7 @@ Three simpler designs do not work.
   may cost more than its hold. Each of these changes a different figure, and a breach would be a remainder below zero.
 
 Instead, an `Account` has the figures of one unit of one tracker, as integers. A `Path` has the accounts of a tracker
-and its ancestors by unit, and the `Level` of each tracker, which keeps the figures of all three units (`levels.py`).
+and its ancestors by unit, and the `Level` of each tracker, which keeps the figures of all three units.
 One lock protects all of them in a tree (`admission/backoff_lock.py`). Under it, `take` compares the amount with the
 free figures of each level and holds it there. If a level does not cover it, the levels before it get it back, and
 nothing has changed. No other decision can fall in between.
@@ -40,7 +40,7 @@ the opposite for `Books.end`: it books where the mark is missing, and sets it. B
 
 The mark of a grant is its intent, an object of its own, and the mark of an end is the number of its ledger entry. A
 grant is undone because its caller never received the hold. For the same reason `take` leaves the intent in the journal
-when it returns: `granting.grant` clears it once the hold is open.
+when it returns: `holds.grant` clears it once the hold is open.
 
 Databases call the mark a log sequence number: a page names the last record of the log that has changed it, so that
 recovery neither skips a change nor makes it twice (Mohan et al., "ARIES", 1992).
@@ -48,17 +48,144 @@ recovery neither skips a change nor makes it twice (Mohan et al., "ARIES", 1992)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from operator import add
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias, cast
 
 from llm_connect.budget.accounting.journal import Journal, Plan
-from llm_connect.budget.accounting.levels import Account, Level, TrackerAccounts
-from llm_connect.budget.accounting.periods import describe_period
-from llm_connect.types.amounts import NOTHING, Amount, shown
+from llm_connect.budget.accounting.windows import describe_period
+from llm_connect.types.amounts import NOTHING, UNITS, Amount, Unit, shown
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.levels import Record
+    from llm_connect.budget.accounting.prices import Price
+    from llm_connect.budget.accounting.windows import Period, Window
+
+#: A limit that no amount reaches, in place of none: comparing with it needs no special case.
+_ENDLESS = 1 << 89
+_ZEROS = 0, 0, 0
+
+
+class Terms(NamedTuple):
+    """The figures of one tracker that no call changes, by unit."""
+
+    limits: tuple[int | None, ...] = (None, None, None)
+    allotted: tuple[int, ...] = _ZEROS
+
+
+#: The free and the spent amounts of the three units, the terms, and the step that has changed the record last. A free
+#: amount is what a limit leaves beside spend, holds and shares; it is negative if they are more than the limit.
+Record: TypeAlias = tuple[int, int, int, int, int, int, Terms, object]
+
+
+class Level:
+    """The three accounts of one tracker, whose changes are one assignment each."""
+
+    __slots__ = ("record",)
+
+    def __init__(self, limits: tuple[int | None, ...]) -> None:
+        self.load(limits)
+
+    def load(
+        self,
+        limits: tuple[int | None, ...],
+        spent: tuple[int, ...] = _ZEROS,
+        held: tuple[int, ...] = _ZEROS,
+        allotted: tuple[int, ...] = _ZEROS,
+    ) -> None:
+        """Set all figures."""
+        taken = map(sum, zip(spent, held, allotted, strict=True))
+        free = [(_ENDLESS if limit is None else limit) - more for limit, more in zip(limits, taken, strict=True)]
+        self.record: Record = (*free, *spent, Terms(limits, allotted), None)  # type: ignore[assignment]
+
+
+class Account:
+    """The spend and the holds of one tracker in one unit, against its limit (None: no limit)."""
+
+    __slots__ = ("allotment", "index", "level", "path", "presumed", "unit", "window")
+
+    def __init__(self, path: str, unit: Unit, level: Level) -> None:
+        self.path: str = path
+        self.unit: Unit = unit
+        #: The index of the unit in an `Amount`.
+        self.index: int = UNITS.index(unit)
+        self.level: Level = level
+        #: The part of `spent` that belongs to attempts with an unknown outcome.
+        self.presumed: int = 0
+        #: True for an allotment: the accounts above have set its limit aside.
+        self.allotment: bool = False
+        #: The window in which `spent` counts; None if spend counts for ever.
+        self.window: Window | None = None
+
+    @property
+    def limit(self) -> int | None:
+        return self.level.record[6].limits[self.index]
+
+    @limit.setter
+    def limit(self, limit: int | None) -> None:
+        self._set(limit, self.spent, self.held, self.allotted)
+
+    @property
+    def spent(self) -> int:
+        spent: int = self.level.record[3 + self.index]  # type: ignore[assignment]
+        return spent
+
+    @spent.setter
+    def spent(self, spent: int) -> None:
+        self._set(self.limit, spent, self.held, self.allotted)
+
+    @property
+    def held(self) -> int:
+        *figures, terms, _ = self.level.record
+        index, limit = self.index, terms.limits[self.index]
+        held: int = (_ENDLESS if limit is None else limit) - figures[index] - figures[3 + index] - terms.allotted[index]
+        return held
+
+    @held.setter
+    def held(self, held: int) -> None:
+        self._set(self.limit, self.spent, held, self.allotted)
+
+    @property
+    def allotted(self) -> int:
+        """The amount that allotments below have set aside and not used."""
+        return self.level.record[6].allotted[self.index]
+
+    @allotted.setter
+    def allotted(self, allotted: int) -> None:
+        self._set(self.limit, self.spent, self.held, allotted)
+
+    @property
+    def free(self) -> int:
+        """The part of the limit that is neither spent nor held nor set aside; negative if these are more than it."""
+        free: int = self.level.record[self.index]  # type: ignore[assignment]
+        return free
+
+    @property
+    def left(self) -> int | None:
+        """Like `free`, but never below 0; None without a limit."""
+        return None if self.limit is None else max(0, self.free)
+
+    @property
+    def breached(self) -> bool:
+        return self.limit is not None and self.spent > self.limit
+
+    def _set(self, limit: int | None, spent: int, held: int, allotted: int) -> None:
+        index = self.index
+        *figures, (limits, shares), step = self.level.record
+        figures[index] = (_ENDLESS if limit is None else limit) - spent - held - allotted
+        figures[3 + index] = spent
+        terms = Terms((*limits[:index], limit, *limits[index + 1 :]), (*shares[:index], allotted, *shares[index + 1 :]))
+        self.level.record = (*figures, terms, step)  # type: ignore[assignment]
+
+
+#: The accounts of one tracker, one for each unit.
+TrackerAccounts: TypeAlias = tuple[Account, Account, Account]
+
+
+def accounts_of(path: str, limits: tuple[int | None, ...]) -> TrackerAccounts:
+    """The accounts of a new tracker."""
+    level = Level(limits)
+    tokens, calls, usd = (Account(path, unit, level) for unit in UNITS)
+    return tokens, calls, usd
 
 
 class Path:
@@ -309,3 +436,51 @@ def figures_of(account: Account) -> str:
 def period_suffix(account: Account) -> str:
     """The text after a limit: ` a day`; empty if the tracker has no period."""
     return "" if account.window is None else f" {describe_period(account.window.period)}"
+
+
+class Tree:
+    """State that all scopes of one tree share."""
+
+    #: True if a scope of the tree is or was closed; if not, admission need not check each of them.
+    any_closed: bool = False
+
+
+class Scope:
+    """The accounts of one tracker, and its position in the tree; it makes no decisions."""
+
+    name: str
+    path: str
+    #: The number of the tracker in its store; 0 in memory.
+    number: int
+    #: The number of the store state from which its figures come; 0 in memory.
+    as_of: int
+    parent: Self | None
+    #: This scope and its ancestors, up to the root.
+    lineage: tuple[Self, ...]
+    own_accounts: TrackerAccounts
+    accounts: Path
+    window: Window | None
+    prices: Mapping[str, Price]
+    strict: bool
+    tree: Tree
+    _closed_itself: bool
+
+    @property
+    def period(self) -> Period | None:
+        """The interval after which the limits start over; None if they never do."""
+        return None if self.window is None else self.window.period
+
+    @property
+    def closed(self) -> bool:
+        """True if this tracker or one above it is closed."""
+        return any(tracker.closed_itself for tracker in self.lineage)
+
+    @property
+    def closed_itself(self) -> bool:
+        """True if this tracker itself is closed, whatever the state of those above it."""
+        return self._closed_itself
+
+    @closed_itself.setter
+    def closed_itself(self, closed: bool) -> None:
+        self._closed_itself = closed
+        self.tree.any_closed = self.tree.any_closed or closed

@@ -1,24 +1,59 @@
-"""Validation of the limits and amounts that users pass to a budget."""
+"""Validation of what users pass to a budget: money, limits, periods and figures."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from datetime import timedelta
+from decimal import ROUND_CEILING, Decimal, DecimalException, Overflow
+from typing import TypeAlias
 
-from llm_connect._validation import check_count, check_labels, check_line
-from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
-from llm_connect.budget.accounting.money import checked_usd, nano_usd_of
+from llm_connect._validation import check_count, shown_value
+from llm_connect.budget.accounting.windows import PHRASES, Period
 from llm_connect.errors import LLMConfigurationError
-from llm_connect.types.amounts import MOST, MOST_LIMIT, NANO
+from llm_connect.types.amounts import MONEY, MOST, MOST_LIMIT, NANO
 from llm_connect.types.usage import Usage
+
+
+def nano_usd_of(name: str, value: object) -> int:
+    """USD as nano-USD, rounded up; a float has the value that its repr shows.
+
+    Raises LLMConfigurationError unless `value` is a finite amount of at least 0.
+    """
+    return scaled_usd(name, value, 9)
+
+
+def checked_usd(name: str, value: object, most: int = MOST) -> int:
+    """Like `nano_usd_of`, for at most `most` nano-USD."""
+    return scaled_usd(name, value, 9, most)
+
+
+def scaled_usd(name: str, value: object, digits: int, most: int | None = None) -> int:
+    """Like `nano_usd_of`, in units of 10^-digits USD, and for at most `most` of them."""
+    wrong = LLMConfigurationError(f"{name} must be an amount of USD of at least 0, not {shown_value(value)}.")
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise wrong
+    try:
+        amount = Decimal(float.__repr__(value) if isinstance(value, float) else value)
+        if not amount.is_finite() or amount < 0:
+            raise wrong
+        scaled = int(amount.scaleb(digits, MONEY).to_integral_value(ROUND_CEILING))
+    except Overflow:
+        raise _too_large(name, value, MOST // NANO if most is None else most // 10**digits) from None
+    except DecimalException:
+        raise wrong from None
+    if most is not None and scaled > most:
+        raise _too_large(name, value, most // 10**digits)
+    return scaled
+
+
+def _too_large(name: str, value: object, most: int) -> LLMConfigurationError:
+    return LLMConfigurationError(f"{name} must be at most {most:,} USD, not {shown_value(value)}.")
+
 
 #: Limits in tokens, calls and nano-USD; None for no limit.
 Limits: TypeAlias = tuple[int | None, int | None, int | None]
-#: The facts of an amount without any metadata.
-_BOOKING = CallFacts(asker="booking")
+_LONGEST = timedelta(days=3_660)
 #: The fields of a `Usage` that count tokens.
 _PARTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens")
-#: Makes a named tuple in half the time, and every call makes several.
-_tuple = tuple.__new__
 
 
 def checked_limits(total: object, total_calls: object, total_usd: object, most: int = MOST_LIMIT) -> Limits:
@@ -31,22 +66,15 @@ def checked_limits(total: object, total_calls: object, total_usd: object, most: 
     return total, total_calls, nano_usd  # type: ignore[return-value]
 
 
-def checked_amount(
-    tokens: object, calls: object, usd: object, adapter: str | None, model: str | None, labels: Any
-) -> tuple[PlainDemand, CallFacts]:
-    """Validate an amount that a user books or consumes. Raises LLMConfigurationError for an invalid one."""
-    if not (type(tokens) is int and type(calls) is int and 0 <= tokens <= MOST and 0 <= calls <= MOST):
-        check_count("tokens", tokens, least=0, most=MOST)
-        check_count("calls", calls, least=0, most=MOST)
-    nano_usd = usd * NANO if type(usd) is int and 0 <= usd <= MOST // NANO else checked_usd("usd", usd)
-    demand: PlainDemand = _tuple(PlainDemand, (tokens, calls, nano_usd))
-    if adapter is model is labels is None:
-        return demand, _BOOKING
-    labels = {} if labels is None else labels
-    check_labels(labels)
-    for name, text in (("adapter", adapter), ("model", model)):
-        check_line(name, text)
-    return demand, CallFacts(adapter=adapter, model=model, labels=dict(labels), asker="booking")
+def checked_period(period: object) -> Period | None:
+    """Validate a period. Raises LLMConfigurationError for an invalid one."""
+    if period is None or (isinstance(period, str) and period in PHRASES):
+        return period  # type: ignore[return-value]
+    if isinstance(period, timedelta) and timedelta() < period <= _LONGEST:
+        return period
+    raise LLMConfigurationError(
+        f"period must be 'hour', 'day', 'month' or a timedelta above 0 and of at most ten years, not {period!r}."
+    )
 
 
 def checked_correction(tokens: object, calls: object, usd: object) -> Limits:

@@ -1,15 +1,18 @@
-"""Upper bounds on the usage of a call, known before it is sent."""
+"""Upper bounds on the usage of a call, known before it is sent, and the demand that a reservation makes of them."""
 
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
 
 from llm_connect._validation import check_count
-from llm_connect.budget.accounting.calibration import LearnedFactor
+from llm_connect.budget.accounting.accounts import Path, fits, hold, limits_output, take
+from llm_connect.budget.accounting.calibration import Key, LearnedFactor, Seen, Used
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.types.amounts import MOST, Amount
+from llm_connect.errors import LLMConfigurationError
+from llm_connect.types.amounts import MOST, Amount, shown
 
 #: The reliability of an upper bound. "unbounded": the call has no upper bound.
 Grade: TypeAlias = Literal["proven", "estimated", "unbounded"]
@@ -88,3 +91,288 @@ def normalized_utf8_bytes(text: str | None) -> int:
         return 0
     plain = utf8_bytes(text)
     return 1 + (plain if text.isascii() else max(plain, utf8_bytes(unicodedata.normalize("NFKC", text))))
+
+
+#: An upper bound on the tokens of a text; 0 for None.
+Size: TypeAlias = Callable[[str | None], int]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounter:
+    """A tokenizer for `count_tokens=`, together with its reliability.
+
+        encoding = tiktoken.get_encoding("o200k_base")
+        counter = TokenCounter(lambda text: len(encoding.encode(text, disallowed_special=())), exact=True)
+        adapter = OpenAIAdapter(model="gpt-4.1-mini", count_tokens=counter)
+
+    count: returns the number of tokens of a text. Every attempt calls it, in its own thread or event loop, so it must
+        be quick.
+    exact: True if it is the tokenizer of the model that is called. The bound then keeps the grade that it would have by
+        bytes; if False, the bound is an estimate. If you pass True for a different tokenizer, spend may exceed a limit
+        by the tokens that it missed.
+
+    Raises LLMConfigurationError if `count` is not callable, or `exact` is not a bool.
+    """
+
+    count: Callable[[str], int]
+    exact: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not callable(self.count) or not isinstance(self.exact, bool):
+            raise LLMConfigurationError("TokenCounter takes a function from text to a number of tokens, and exact=.")
+
+
+#: The types of an adapter's `count_tokens`; "provider" means the provider's counting endpoint.
+CountTokens: TypeAlias = Callable[[str], int] | TokenCounter | Literal["provider"] | None
+
+
+def counter_of(count_tokens: CountTokens) -> TokenCounter | None:
+    """Normalise `count_tokens` to a TokenCounter; None stays None. Raises LLMConfigurationError for anything else."""
+    if count_tokens is None or isinstance(count_tokens, TokenCounter):
+        return count_tokens
+    if callable(count_tokens):
+        return TokenCounter(count_tokens)
+    if count_tokens == "provider":
+        raise LLMConfigurationError(
+            "count_tokens='provider' needs a counting endpoint (Gemini, or OpenAI with api='responses'), and this "
+            "adapter has none: pass a tokenizer."
+        )
+    kind = type(count_tokens).__name__
+    raise LLMConfigurationError(f"count_tokens must be a function from text to a number of tokens, not {kind}.")
+
+
+def measured(size: Size, counter: TokenCounter | None) -> Size:
+    """The smaller of `size` and the count of `counter`, for each text."""
+    if counter is None:
+        return size
+    return lambda text: min(size(text), _counted(counter, text)) if text else 0
+
+
+def _counted(counter: TokenCounter, text: str) -> int:
+    count: object = None
+    wrong = ""
+    try:
+        count = counter.count(text)
+    except Exception as error:
+        # The error and its message may contain the prompt, so only its type is shown.
+        wrong = f"raised {type(error).__name__}"
+    if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+        return count
+    wrong = wrong or f"returned an invalid {type(count).__name__}"
+    raise LLMConfigurationError(f"count_tokens {wrong}: it must return a whole number of at least 0 for any text.")
+
+
+#: What asks for budget: a call of an adapter, or `reserve`, `allot` or `consume` of a user.
+Asker: TypeAlias = Literal["call", "reservation", "allotment", "booking"]
+
+
+class Demand(Protocol):
+    """The amount that a call may need, between a largest and a smallest one."""
+
+    @property
+    def amount(self) -> Amount:
+        """The largest amount that the call may need."""
+        ...
+
+    @property
+    def smallest(self) -> Amount:
+        """The smallest amount with which the call can be sent."""
+        ...
+
+    @property
+    def likely_tokens(self) -> int | None:
+        """An estimate of the tokens that the call will use; None if there is no estimate."""
+        ...
+
+    def take(self, path: Path) -> tuple[Amount, int | None] | None:
+        """Hold the largest amount that fits and return it with its output limit; None if the smallest does not fit."""
+        ...
+
+    def raised(self, factor: LearnedFactor | None) -> Demand:
+        """This demand with its bounds raised by `factor`."""
+        ...
+
+    def at(self, max_tokens: int | None) -> Amount:
+        """The amount for this output limit."""
+        ...
+
+    def seen(self, used: Used) -> Seen:
+        """The bound of the call beside its actual figures, for calibration."""
+        ...
+
+
+class PlainDemand(Amount):
+    """A fixed amount: a learned factor does not raise it, and it is held as it is."""
+
+    __slots__ = ()
+
+    @property
+    def amount(self) -> Amount:
+        return self
+
+    @property
+    def smallest(self) -> Amount:
+        return self
+
+    @property
+    def likely_tokens(self) -> None:
+        return None
+
+    def take(self, path: Path) -> tuple[Amount, int | None] | None:
+        return (self, None) if take(path, self) else None
+
+    def raised(self, factor: LearnedFactor | None) -> Demand:
+        return self
+
+    def at(self, max_tokens: int | None) -> Amount:
+        return self
+
+    def seen(self, used: Used) -> Seen:
+        return Seen.of_total(self[0], used, None)
+
+
+class ManualDemand:
+    """A number of tokens that a user gives, at `nano_usd`, or at the highest rate of `price`."""
+
+    __slots__ = ("_nano_usd", "_price", "_stated", "amount")
+
+    def __init__(
+        self, tokens: int, calls: int, nano_usd: int | None, price: Price | None, factor: LearnedFactor | None = None
+    ) -> None:
+        self._stated = (tokens, calls)
+        self._nano_usd = nano_usd
+        self._price = price
+        if factor is not None:
+            tokens = factor.total(tokens)
+        if nano_usd is None:
+            nano_usd = 0 if price is None else price.dearest(tokens, calls)
+            nano_usd = nano_usd if factor is None else factor.cost(nano_usd)
+        self.amount: Amount = Amount(tokens, calls, nano_usd)
+        if nano_usd > MOST and factor is None:
+            raise _too_dear(self.amount)
+
+    @property
+    def smallest(self) -> Amount:
+        return self.amount
+
+    @property
+    def likely_tokens(self) -> None:
+        return None
+
+    def take(self, path: Path) -> tuple[Amount, int | None] | None:
+        return (self.amount, None) if take(path, self.amount) else None
+
+    def raised(self, factor: LearnedFactor | None) -> Demand:
+        return ManualDemand(*self._stated, self._nano_usd, self._price, factor)
+
+    def at(self, max_tokens: int | None) -> Amount:
+        return self.amount
+
+    def seen(self, used: Used) -> Seen:
+        return Seen.of_total(self._stated[0], used, self._price)
+
+
+class BoundDemand:
+    """The demand of a call with a bound; its output limit may shrink to `least`.
+
+    unasked: the caller gave no output limit, so the request carries one only where a limit in tokens or USD needs it.
+    """
+
+    __slots__ = ("amount", "bound", "factor", "least", "price", "unasked")
+
+    def __init__(
+        self,
+        bound: Bound,
+        least: int,
+        price: Price | None,
+        factor: LearnedFactor | None = None,
+        *,
+        unasked: bool = False,
+    ) -> None:
+        self.unasked: bool = unasked
+        self.amount: Amount = bound.amount_at(bound.max_tokens, price, factor)
+        if self.amount[2] > MOST and factor is None:
+            raise _too_dear(self.amount)
+        self.bound: Bound = bound
+        self.least: int = least
+        self.price: Price | None = price
+        self.factor: LearnedFactor | None = factor
+
+    @property
+    def smallest(self) -> Amount:
+        return self.at(self.least)
+
+    @property
+    def likely_tokens(self) -> int:
+        """An estimate by four bytes for each token, as in most languages."""
+        return self.bound.prompt_tokens // 4 + self.bound.outputs * self.least
+
+    def take(self, path: Path) -> tuple[Amount, int | None] | None:
+        most = self.bound.max_tokens
+        if take(path, self.amount):
+            return self.amount, None if self.unasked and not limits_output(path) else most
+        if self.least == most or not fits(path, self.smallest):
+            return None
+        limit = _largest(self.least, most, lambda limit: fits(path, self.at(limit)))
+        hold(path, self.at(limit))
+        return self.at(limit), limit
+
+    def raised(self, factor: LearnedFactor | None) -> Demand:
+        return BoundDemand(self.bound, self.least, self.price, factor, unasked=self.unasked)
+
+    def at(self, max_tokens: int | None) -> Amount:
+        limit = self.bound.max_tokens if max_tokens is None else max_tokens
+        return self.bound.amount_at(limit, self.price, self.factor)
+
+    def seen(self, used: Used) -> Seen:
+        bound, price, usage, cost = self.bound, self.price, used.usage, used.nano_usd
+        limit = bound.outputs * used.max_tokens if used.max_tokens is not None else used.tokens
+        if usage is None:
+            prompt = min(used.tokens, bound.prompt_tokens)
+            parts = (prompt, used.tokens - prompt)
+        else:
+            parts = (usage.prompt_tokens, usage.completion_tokens)
+        if price is None or cost is None:
+            return Seen((bound.prompt_tokens, limit, 0), (*parts, 0))
+        return Seen((bound.prompt_tokens, limit, price.at_most(*parts, bound.calls)), (*parts, cost))
+
+
+@dataclass(slots=True, kw_only=True)
+class CallFacts:
+    """The metadata of a call that the ledger keeps beside its figures."""
+
+    adapter: str | None = None
+    model: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    grade: Grade = "proven"
+    price: Price | None = None
+    #: If a reservation by a user is settled without a cost, its price determines the cost.
+    asker: Asker = "call"
+
+    @property
+    def key(self) -> Key:
+        """The key of the learned factor that applies to the call."""
+        return self.adapter, self.model
+
+
+#: The facts of a reservation without any metadata.
+NO_FACTS = CallFacts()
+
+
+def _too_dear(amount: Amount) -> LLMConfigurationError:
+    cost, most = shown("usd", amount.nano_usd), shown("usd", MOST)
+    return LLMConfigurationError(
+        f"{amount.tokens:,} tokens would cost {cost} at this price, and a budget counts at most {most} for one call: "
+        "check the price and the output limit."
+    )
+
+
+def _largest(low: int, high: int, good: Callable[[int], bool]) -> int:
+    """The largest good number from `low` to `high`, given that every number below a good one is good, too."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        if good(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import cycle
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.types.usage import Usage
@@ -82,17 +83,6 @@ class Used(NamedTuple):
     max_tokens: int | None
 
 
-class Parts(Protocol):
-    """A bound that separates input, the number of outputs, and requests, such as `Bound`."""
-
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def outputs(self) -> int: ...
-    @property
-    def calls(self) -> int: ...
-
-
 class Seen(NamedTuple):
     """The bound of one call beside its actual figures: input and output in tokens, cost in nano-USD.
 
@@ -104,21 +94,8 @@ class Seen(NamedTuple):
     actual: tuple[int, int, int]
 
     @classmethod
-    def of(cls, bound: Parts, used: Used, price: Price | None) -> Seen:
-        limit = bound.outputs * used.max_tokens if used.max_tokens is not None else used.tokens
-        usage, cost = used.usage, used.nano_usd
-        if usage is None:
-            prompt = min(used.tokens, bound.prompt_tokens)
-            parts = (prompt, used.tokens - prompt)
-        else:
-            parts = (usage.prompt_tokens, usage.completion_tokens)
-        if price is None or cost is None:
-            return cls((bound.prompt_tokens, limit, 0), (*parts, 0))
-        return cls((bound.prompt_tokens, limit, price.at_most(*parts, bound.calls)), (*parts, cost))
-
-    @classmethod
     def of_total(cls, tokens: int, used: Used, price: Price | None) -> Seen:
-        """The same for a bound that does not separate input and output: either of them may have been too low."""
+        """For a bound that does not separate input and output: either of them may have been too low."""
         if price is None or used.nano_usd is None:
             return cls((tokens, tokens, 0), (used.tokens, used.tokens, 0))
         priced = price.dearest(used.tokens, used.calls)
@@ -141,12 +118,12 @@ class Lesson(NamedTuple):
     changed: bool
 
 
+@dataclass(slots=True)
 class Learned:
     """The factors of one tree of trackers; its caller holds the lock of the tree."""
 
-    def __init__(self) -> None:
-        self.factors: dict[Key, LearnedFactor] = {}
-        self._calm: dict[Key, int] = {}
+    factors: dict[Key, LearnedFactor] = field(default_factory=dict)
+    _calm: dict[Key, int] = field(default_factory=dict, init=False)
 
     def lesson(self, key: Key, seen: Seen) -> Lesson | None:
         """The lesson of one call for `key`; None if it changes nothing."""

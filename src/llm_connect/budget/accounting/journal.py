@@ -103,12 +103,9 @@ class Granted(Protocol):
 class Journal:
     """The present step of a tree of trackers; the caller of every method has the lock of the tree."""
 
-    __slots__ = ("hold", "intent")
-
-    def __init__(self) -> None:
-        self.intent: Intent = None
-        #: The hold that the step grants.
-        self.hold: Granted | None = None
+    intent: Intent = None
+    #: The hold that the step grants.
+    hold: Granted | None = None
 
     def carry_out(self, plan: Plan) -> None:
         """Make all changes of `plan`, even if an exception interrupts this call: then the next operation makes them."""

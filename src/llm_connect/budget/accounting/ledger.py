@@ -3,27 +3,55 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import reduce
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, get_args
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar, get_args
 
 from llm_connect.budget.accounting.bounds import Grade
-from llm_connect.budget.accounting.totals import By, Kind, Sums, Total, Totals
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import NOTHING, Amount
 from llm_connect.types.usage import Usage
+
+#: The keys by which totals can be read.
+By: TypeAlias = Literal["tracker", "adapter", "model", "label"]
+#: The name that collects all entries beyond the number that is kept apart.
+OTHERS = "(others)"
+_MOST_KINDS = 4_000
+_MOST_LABELS = 1_000
+#: The path of a tracker, the name of an adapter, and of a model.
+Kind: TypeAlias = tuple[str, str | None, str | None]
+
+
+class Total(NamedTuple):
+    """A number of ledger entries, and the sum of their amounts.
+
+    total = tracker.ledger.totals("model")["gpt-4.1-mini"]
+    print(total.entries, total.amount.usd)
+    """
+
+    entries: int = 0
+    amount: Amount = NOTHING
+
+    def plus(self, entries: int, amount: Amount) -> Total:
+        return Total(self.entries + entries, self.amount.plus(amount))
+
+
+#: The number of entries, and the sum of each unit.
+Sums: TypeAlias = tuple[int, int, int, int]
+_NONE: Sums = (0, 0, 0, 0)
+
 
 T = TypeVar("T")
 
 #: How an attempt ended. Three more kinds: `recorded` was booked without a hold, `corrected` amends an earlier entry,
 #: and `expired` moves spend out of the window of its tracker.
 Outcome: TypeAlias = Literal["settled", "released", "presumed", "recorded", "corrected", "expired"]
-#: Computes the totals after a further entry of a kind, with its labels and amount.
-PostingOf: TypeAlias = Callable[[Kind, Mapping[str, str], Amount], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,13 +149,23 @@ class Ledger:
         #: The latest entries; an ended hold stands for the entry that it will make.
         self.lines: deque[LedgerEntry | Ended] = deque(maxlen=keep)
         self._run = run
-        self._totals = Totals()
-        #: The totals by kind.
-        self.kinds: dict[Kind, Sums] = self._totals.kinds
-        #: Computes the totals after a further entry; its caller holds the lock of the tree.
-        self.posting: PostingOf = self._totals.posting
+        #: The sums by kind; every new value comes from `posting`.
+        self.kinds: dict[Kind, Sums] = {}
+        self._labels: dict[str, Sums] = {}
         #: The spend that has left the root's window, as a negative amount; a child's spend stays on its parent.
         self.expired: Amount = NOTHING
+
+    def posting(self, kind: Kind, labels: Mapping[str, str], amount: Amount) -> Any:
+        """Compute the sums after a further entry, and change nothing; the caller holds the lock of the tree."""
+        if kind not in self.kinds and len(self.kinds) >= _MOST_KINDS:
+            kind = (OTHERS, OTHERS, OTHERS)
+        after: dict[str, Sums] = {}
+        for name, value in labels.items():
+            label = f"{name}={value}"
+            if label not in self._labels and len(self._labels.keys() | after.keys()) >= _MOST_LABELS:
+                label = OTHERS
+            after[label] = _plus(after.get(label) or self._labels.get(label, _NONE), amount)
+        return kind, _plus(self.kinds.get(kind, _NONE), amount), after
 
     def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
         """Append an entry or an ended hold, unless it is the last one already, and set the totals to `posting`."""
@@ -136,8 +174,7 @@ class Ledger:
             lines.append(line)
         kind, sums, labels = posting
         self.kinds[kind] = sums
-        if labels is not None:
-            self._totals.post_labels(labels)
+        self._labels.update(labels)
 
     def post_expiry(self, entry: LedgerEntry) -> None:
         """Append an entry about spend that left a window, unless it is there already; the totals keep that spend."""
@@ -158,7 +195,7 @@ class Ledger:
         """
         if by not in get_args(By):
             raise LLMConfigurationError(f"totals() accepts tracker, adapter, model or label, not {by!r}.")
-        return self._run(self._totals.by, by)
+        return self._run(self._totals, by)
 
     def json_lines(self) -> Iterator[str]:
         """The kept entries as lines of JSON, as `JsonLinesSink` writes them."""
@@ -176,8 +213,23 @@ class Ledger:
         return len(self.lines)
 
     def _earlier(self) -> Amount:
-        kept = [line.amount for line in self.lines]
-        return reduce(Amount.minus, kept, self._totals.sum.plus(self.expired))
+        total = Amount(*(sum(sums[index] for sums in self.kinds.values()) for index in (1, 2, 3)))
+        return reduce(Amount.minus, (line.amount for line in self.lines), total.plus(self.expired))
+
+    def _totals(self, by: By) -> dict[str, Total]:
+        totals: dict[str, Total] = {}
+        index = get_args(By).index(by)
+        named = (
+            self._labels.items() if by == "label" else ((kind[index] or "", sums) for kind, sums in self.kinds.items())
+        )
+        for name, (entries, *amount) in named:
+            totals[name] = totals.get(name, Total()).plus(entries, Amount(*amount))
+        return totals
+
+
+def _plus(sums: Sums, amount: Amount) -> Sums:
+    entries, tokens, calls, nano_usd = sums
+    return entries + 1, tokens + amount[0], calls + amount[1], nano_usd + amount[2]
 
 
 def _number(line: LedgerEntry | Ended) -> int:
@@ -189,3 +241,37 @@ def _entry(line: LedgerEntry | Ended) -> LedgerEntry:
         return line
     assert line.entry is not None
     return line.entry
+
+
+class JsonLinesSink:
+    """Appends every ledger entry to a file, one line of JSON each.
+
+        with JsonLinesSink("ledger.jsonl") as sink:
+            tracker = BudgetTracker(total=50_000, sink=sink)
+
+    path: the file; it is created if it does not exist.
+
+    Guaranteed: the operating system has the line before the call that made the entry returns. Not guaranteed: that the
+    line is on the disk by then. Money is text, so no digit is lost.
+
+    Raises OSError if the file cannot be opened. If a line cannot be written, the budget logs the failure and goes on.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - it is open for as long as the sink is
+
+    def __call__(self, entry: LedgerEntry) -> None:
+        self._file.write(entry.to_json() + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file. The budget logs later entries as failed, and they are missing from the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Self
 
 from llm_connect._validation import check_count
-from llm_connect.budget.accounting.money import checked_usd, scaled_usd
+from llm_connect.budget.accounting.arguments import checked_usd, scaled_usd
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import MOST, plain, usd_of
 from llm_connect.types.usage import Usage

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from llm_connect.budget.accounting.periods import Period
+from llm_connect.budget.accounting.windows import Period
 from llm_connect.types.amounts import Amount
 
 

@@ -20,8 +20,8 @@ that have ended, and the present part is the difference: `spent` minus those. `W
 ends.
 
 No thread waits for a boundary. An operation on a tree with windows reads the clock before its own work
-(`expiry.Windows.roll`), and compares it with two moments between which nothing is due. A caller that waits sleeps until
-the next amount leaves a window on its path, if that is before its deadline (`expiry.seconds_until_open`). For
+(`booking.Windows.roll`), and compares it with two moments between which nothing is due. A caller that waits sleeps
+until the next amount leaves a window on its path, if that is before its deadline (`booking.seconds_until_open`). For
 coroutines that wait for budget in a store, the worker of the store reads the clock.
 
 The ledger books each amount that leaves, so that the entries of a tracker still add up to its `spent`: one entry
@@ -45,13 +45,69 @@ the oldest bucket when it needs the space, so its window is up to a bucket too s
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from functools import reduce
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from llm_connect.budget.accounting.journal import Plan
-from llm_connect.budget.accounting.periods import Period, kept_seconds, part_end
 from llm_connect.types.amounts import NOTHING, Amount
+
+#: A calendar period starts over at its boundary in UTC; a `timedelta` means every span of that length.
+Period: TypeAlias = Literal["hour", "day", "month"] | timedelta
+
+#: The number of parts in a `timedelta`; each part leaves the window as a whole.
+PARTS = 60
+_SECONDS = {"hour": 3_600, "day": 86_400}
+PHRASES = {"hour": "an hour", "day": "a day", "month": "a month"}
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def part_end(period: Period, now: float) -> float:
+    """The end of the part that contains `now`, always after `now`; a calendar period is a single part."""
+    if isinstance(period, timedelta):
+        step = -(-(period // _MICROSECOND) // PARTS)
+        return (math.floor(now * 1e6) // step + 1) * step / 1e6
+    if period == "month":
+        day = datetime.fromtimestamp(now, UTC)
+        return datetime(day.year + day.month // 12, day.month % 12 + 1, 1, tzinfo=UTC).timestamp()
+    seconds = _SECONDS[period]
+    return (now // seconds + 1) * seconds
+
+
+def kept_seconds(period: Period) -> float:
+    """The seconds that a part counts after its end, so that a limit holds for every span of the period's length."""
+    return period.total_seconds() if isinstance(period, timedelta) else 0.0
+
+
+def describe_period(period: Period) -> str:
+    """A period as text after a limit: `a day`, `in any 24 hours`."""
+    if not isinstance(period, timedelta):
+        return PHRASES[period]
+    for unit in ("days", "hours", "minutes"):
+        number, rest = divmod(period, timedelta(**{unit: 1}))
+        if number > 1 and not rest:
+            return f"in any {number} {unit}"
+    seconds = period.total_seconds()
+    return "in any second" if seconds == 1 else f"in any {seconds:g} seconds"
+
+
+def period_text(period: Period) -> str:
+    """A period in the format of the stores: `day`, or `86400000000 us`."""
+    return f"{period // _MICROSECOND} us" if isinstance(period, timedelta) else period
+
+
+def period_of(text: str) -> Period:
+    """The inverse of `period_text`."""
+    number, _, unit = text.partition(" ")
+    return timedelta(microseconds=int(number)) if unit else text  # type: ignore[return-value]
+
+
+def describe_moment(moment: float) -> str:
+    """A time as text, rounded up to a second: `2026-11-25 00:00:00 UTC`."""
+    return f"{datetime.fromtimestamp(math.ceil(moment), UTC):%Y-%m-%d %H:%M:%S} UTC"
+
 
 #: Returns the present time in seconds since the epoch.
 Clock: TypeAlias = Callable[[], float]

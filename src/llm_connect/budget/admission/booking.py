@@ -47,24 +47,38 @@ the provider already has the request.
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections.abc import Callable
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from operator import gt
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_connect.budget.accounting import accounts
+from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.accounting.arguments import Limits
+from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts
 from llm_connect.budget.accounting.calibration import Learned, Lesson, Used
-from llm_connect.budget.accounting.demands import CallFacts
 from llm_connect.budget.accounting.journal import Journal, Plan
-from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
-from llm_connect.budget.admission.alerts import Threshold
-from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry, Outcome
+from llm_connect.budget.accounting.windows import Clock
+from llm_connect.budget.admission.callbacks import Outbox, Threshold
 from llm_connect.budget.admission.holds import Ending, Hold, OpenHold
 from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.accounts import Scope
+
+#: The wall clock, which tests replace.
+now: Clock = time.time
+
+
+def wall_clock() -> float:
+    """The clock of windows in memory and in a file; a server has a clock of its own."""
+    return now()
+
 
 #: A function that receives every ledger entry, in order.
 Sink: TypeAlias = Callable[[LedgerEntry], object]
@@ -107,7 +121,7 @@ class Books:
         lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
         entry_id, ended_at = next(self._ids), time.time()
         journal = path.journal
-        journal.intent = _ended, self, hold, ending, entry_id, ended_at, (kind, sums, None), lesson
+        journal.intent = _ended, self, hold, ending, entry_id, ended_at, (kind, sums, {}), lesson
         free_tokens, free_calls, free_usd = held_tokens - tokens, held_calls - calls, held_usd - nano_usd
         for level in path.levels:
             of_tokens, of_calls, of_usd, spent_tokens, spent_calls, spent_usd, terms, _ = level.record
@@ -180,20 +194,7 @@ class Books:
         """Book `amount` without a hold."""
         plan = Plan()
         accounts.change(plan, tracker.accounts, NOTHING, amount)
-        now = time.time()
-        entry = LedgerEntry(
-            id=next(self._ids),
-            tracker=tracker.path,
-            outcome="recorded",
-            amount=amount,
-            bound=amount,
-            grade=facts.grade,
-            adapter=facts.adapter,
-            model=facts.model,
-            labels=facts.labels,
-            reserved_at=now,
-            ended_at=now,
-        )
+        entry = self._entry(tracker, "recorded", amount, amount, facts)
         return self._carry_out(plan, tracker, entry)
 
     def correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
@@ -219,19 +220,12 @@ class Books:
         lesson = self._better(hold, actual, None if figures[2] is None else actual.nano_usd)
         if lesson is not None:
             plan.then(self._learn, lesson)
-        entry = LedgerEntry(
-            id=next(self._ids),
-            tracker=tracker.path,
-            outcome="corrected",
-            amount=difference,
-            bound=hold.bound,
+        entry = replace(
+            self._entry(tracker, "corrected", difference, hold.bound, facts),
             grade=hold.grade,
-            adapter=facts.adapter,
             model=hold.model,
-            labels=facts.labels,
             request_id=hold.request_id,
             reserved_at=hold.reserved_at,
-            ended_at=time.time(),
             corrects=entry_id,
         )
         return self._carry_out(plan, tracker, entry, NOTHING.minus(presumed))
@@ -258,9 +252,9 @@ class Books:
         """Plan to subtract spend that has left the window of `tracker`; the trackers above keep it."""
         accounts.expire(plan, tracker.own_accounts, spent, presumed)
         if spent != NOTHING:
-            self._shift(plan, tracker.path, NOTHING.minus(spent))
+            self._shift(plan, tracker, NOTHING.minus(spent))
             for above in tracker.lineage[1:2]:
-                self._shift(plan, above.path, spent)
+                self._shift(plan, above, spent)
 
     def _follow(self, plan: Plan, hold: Hold, difference: Amount, presumed: Amount) -> None:
         """Plan that a correction of `hold` counts in the same windows as the booking that it corrects.
@@ -296,20 +290,28 @@ class Books:
             if not threshold.rest():
                 self._thresholds.remove(threshold)
 
-    def _shift(self, plan: Plan, path: str, amount: Amount) -> None:
-        moment = time.time()
-        entry = LedgerEntry(
-            id=next(self._ids),
-            tracker=path,
-            outcome="expired",
-            amount=amount,
-            bound=NOTHING,
-            reserved_at=moment,
-            ended_at=moment,
-        )
+    def _shift(self, plan: Plan, tracker: Scope, amount: Amount) -> None:
+        entry = self._entry(tracker, "expired", amount, NOTHING, NO_FACTS)
         plan.set(self._ledger, "expired", plan.get(self._ledger, "expired").plus(amount))
         plan.then(self._ledger.post_expiry, entry)
         plan.then(self._publish, entry)
+
+    def _entry(self, tracker: Scope, outcome: Outcome, amount: Amount, bound: Amount, facts: CallFacts) -> LedgerEntry:
+        """A new entry about what happens now, without a hold."""
+        moment = time.time()
+        return LedgerEntry(
+            id=next(self._ids),
+            tracker=tracker.path,
+            outcome=outcome,
+            amount=amount,
+            bound=bound,
+            grade=facts.grade,
+            adapter=facts.adapter,
+            model=facts.model,
+            labels=facts.labels,
+            reserved_at=moment,
+            ended_at=moment,
+        )
 
     def _publish(self, line: LedgerEntry | Hold) -> None:
         if self._sink is not None and not self._outbox.has(line):
@@ -359,3 +361,70 @@ def _ended(
     accounts.complete(hold.tracker.accounts, hold.bound, ending.amount, entry_id)
     books._plan_end(plan, hold, ending, entry_id, ended_at, posting, lesson)
     return plan
+
+
+class Windows:
+    """The windows of one tree of trackers. Except for `add` and `due`, the caller has the lock of the tree."""
+
+    def __init__(self, clock: Clock = wall_clock) -> None:
+        self._clock = clock
+        self._trackers: deque[weakref.ref[Scope]] = deque()
+        #: Trackers added since the last `roll`.
+        self._added: deque[weakref.ref[Scope]] = deque()
+        # Between these moments nothing is due.
+        self._since = self._until = math.inf
+
+    def add(self, tracker: Scope) -> None:
+        """Roll the window of `tracker` from now on, as long as the tracker exists."""
+        self._added.append(weakref.ref(tracker))
+
+    @property
+    def due(self) -> bool:
+        """True if `roll` has work to do."""
+        return bool(self._added) or not self._since <= self._clock() < self._until
+
+    def roll(self, books: Books) -> bool:
+        """Move all windows to the present time; True if spend has left one of them."""
+        if not self.due:
+            return False
+        while self._added:
+            # In this order an interruption loses no tracker; a duplicate does no harm.
+            self._trackers.append(self._added[0])
+            self._added.popleft()
+        # If this is interrupted, all windows stay due.
+        self._since, moment = math.inf, self._clock()
+        living = self._living()
+        left = [self._move(tracker, moment, books) for tracker in living]
+        until = min((tracker.window.due_at for tracker in living if tracker.window is not None), default=math.inf)
+        self._since, self._until = moment, until
+        return any(left)
+
+    def move(self, trackers: Iterable[Scope], books: Books) -> bool:
+        """Move the windows of these trackers alone to the present time; True if spend has left one of them."""
+        windowed = [tracker for tracker in trackers if tracker.window is not None]
+        moment = self._clock() if windowed else 0.0
+        left = [self._move(tracker, moment, books) for tracker in windowed]
+        return any(left)
+
+    def _living(self) -> list[Scope]:
+        """The trackers with a window that still exist."""
+        living = {tracker: ref for ref in self._trackers if (tracker := ref()) is not None}
+        self._trackers = deque(living.values())
+        return list(living)
+
+    def _move(self, tracker: Scope, moment: float, books: Books) -> bool:
+        window, own = tracker.window, tracker.own_accounts
+        assert window is not None
+        plan = Plan()
+        gone = window.move(plan, moment, amount_of(own, "spent"), amount_of(own, "presumed"), books.number)
+        for part in gone:
+            if (part.spent, part.presumed) != (NOTHING, NOTHING):
+                books.expire(plan, tracker, part.spent, part.presumed)
+        tracker.accounts.journal.carry_out(plan)
+        return bool(gone)
+
+
+def seconds_until_open(tracker: Scope) -> float:
+    """The seconds until spend next leaves a window of `tracker` or of one above it; infinite without windows."""
+    windows = [each.window for each in tracker.lineage if each.window is not None]
+    return min((window.opens_at - window.clock() for window in windows), default=math.inf)

@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, TypeAlias
 
+from llm_connect._validation import check_number
+from llm_connect.budget.accounting.accounts import Scope
+from llm_connect.budget.accounting.snapshot import BudgetSnapshot
 from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.log import CALLBACK_FAILED, Owed, log_event
+from llm_connect.errors import LLMConfigurationError
+
+ThresholdCallback: TypeAlias = Callable[[BudgetSnapshot], object]
 
 
+class Threshold:
+    """A part of the limits of one tracker, and the callback for the moment at which it is spent."""
+
+    def __init__(
+        self, tracker: Scope, part: float, callback: ThresholdCallback, snapshot: Callable[[], BudgetSnapshot]
+    ) -> None:
+        check_number("part", part, above=0)
+        if not callable(callback):
+            raise LLMConfigurationError("callback must be a function that takes a BudgetSnapshot.")
+        self.tracker = tracker
+        self.callback = callback
+        #: Returns the argument of the callback.
+        self.snapshot = snapshot
+        #: The callback does not run again until the present part of the tracker's window ends after this moment.
+        self.told_until: float = -math.inf
+        # The decimal value as it is written: in floating point, 0.07 of 100 is more than 7.
+        self._numerator, self._denominator = Decimal(str(part)).as_integer_ratio()
+
+    @property
+    def reached(self) -> bool:
+        """True if that part of any limit is spent, and the callback has not run in this window."""
+        window = self.tracker.window
+        if window is not None and window.ends_at <= self.told_until:
+            return False
+        return any(
+            account.limit is not None and account.spent * self._denominator >= account.limit * self._numerator
+            for account in self.tracker.own_accounts
+        )
+
+    def rest(self) -> bool:
+        """Rest until all present spend has left the window; False without a period, when it never fires again."""
+        window = self.tracker.window
+        if window is None:
+            return False
+        self.told_until = window.ends_at + window.kept
+        return True
+
+
+@dataclass(eq=False)
 class Outbox:
     """A queue of callbacks that run outside of the lock, in order and one at a time.
 
@@ -22,14 +69,13 @@ class Outbox:
     operation repeats a callback once if it ended by Ctrl-C, a RecursionError or a MemoryError.
     """
 
-    def __init__(self) -> None:
-        #: SystemExit and KeyboardInterrupt exceptions of callbacks, which the next call raises.
-        self.owed: Owed = deque()
-        #: For each callback: itself, a function that makes its argument, and its subject.
-        self.calls: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = deque()
-        self._delivering = TreeLock()
-        #: The subject of the callback that will be repeated.
-        self._failed: object = None
+    #: SystemExit and KeyboardInterrupt exceptions of callbacks, which the next call raises.
+    owed: Owed = field(default_factory=deque)
+    #: For each callback: itself, a function that makes its argument, and its subject.
+    calls: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = field(default_factory=deque)
+    _delivering: TreeLock = field(default_factory=TreeLock)
+    #: The subject of the callback that will be repeated.
+    _failed: object = None
 
     def put(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> None:
         """Queue a call of `callback` with the result of `argument`, which is called at that time."""
@@ -58,11 +104,6 @@ class Outbox:
                     lock.release()
                 except BaseException as error:
                     lock.let_go(error)
-
-    def raise_owed(self) -> None:
-        """Raise a SystemExit or KeyboardInterrupt of a callback, each once, before anything is held or sent."""
-        with suppress(IndexError):
-            raise self.owed.popleft()
 
     def _call(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> bool:
         """Run a callback; False if it must be repeated."""

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
 from llm_connect import _forks
 from llm_connect.budget.accounting import accounts
+from llm_connect.budget.accounting.accounts import Account, Scope, Tree
 from llm_connect.budget.accounting.arguments import Limits
+from llm_connect.budget.accounting.bounds import CallFacts, Demand
 from llm_connect.budget.accounting.calibration import Key, LearnedFactor
-from llm_connect.budget.accounting.demands import CallFacts, Demand
 from llm_connect.budget.accounting.journal import Journal, Plan
 from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
-from llm_connect.budget.accounting.levels import Account
-from llm_connect.budget.accounting.scope import Scope, Tree
 from llm_connect.budget.accounting.snapshot import BudgetSnapshot
 from llm_connect.budget.accounting.windows import Clock
-from llm_connect.budget.admission.alerts import Threshold
-from llm_connect.budget.admission.backend import Note
 from llm_connect.budget.admission.backoff_lock import TreeLock
-from llm_connect.budget.admission.booking import Sink
-from llm_connect.budget.admission.clocks import wall_clock
-from llm_connect.budget.admission.expiry import Windows, seconds_until_open
-from llm_connect.budget.admission.granting import give_back, grant, grow
-from llm_connect.budget.admission.holds import Ending, Hold, Worker, gather_lost, lost
-from llm_connect.budget.admission.log import Owed, raise_stray, stray
-from llm_connect.budget.admission.session import MemorySession, Session
-from llm_connect.budget.admission.wait_queue import Line
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.admission.booking import Sink, Windows, seconds_until_open, wall_clock
+from llm_connect.budget.admission.callbacks import Threshold
+from llm_connect.budget.admission.holds import Ending, Hold, Worker, gather_lost, give_back, grant, grow, lost
+from llm_connect.budget.admission.log import Owed, raise_owed, stray
+from llm_connect.budget.admission.session import Note, Session
+from llm_connect.budget.admission.wait_queue import Line, Waiter
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import NOTHING, Amount, usd_of
 
@@ -57,8 +50,8 @@ class Gate:
         keep_entries: int,
         on_unknown: OnUnknown,
         sink: Sink | None,
+        session: Session[Gate],
         clock: Clock = wall_clock,
-        session: Session | None = None,
     ) -> None:
         self._lock: TreeLock = TreeLock()
         #: True if an operation is running, or was interrupted.
@@ -68,13 +61,11 @@ class Gate:
         self.clock: Clock = clock
         self.tree: Tree = Tree()
         #: The session, which keeps the state and runs the steps.
-        self.session: Session = session or MemorySession()
+        self.session: Session[Gate] = session
         #: True for a store: then every operation is a step of the session.
-        self._stored: bool = session is not None
+        self._stored: bool = session.worker is not None
         #: Runs operations for coroutines; None in memory, where no operation does I/O.
         self.worker: Worker | None = self.session.worker
-        #: Returns the next arrival number; a call keeps its number over its retries.
-        self.arrive: Callable[[], int] = self.session.arrive
         #: The largest limit that the session can store.
         self.most_limit: int = self.session.most_limit
         #: The class of granted holds.
@@ -83,22 +74,23 @@ class Gate:
         self.ledger: Ledger = parts.ledger
         self._outbox, self._books, self._line = parts.outbox, parts.books, parts.line
         self._allotments = parts.allotments
+        #: Returns the next arrival number; a call keeps its number over its retries.
+        self.arrive: Callable[[], int] = self.session.arrive
         self._learned = self._books.learned.factors
         #: SystemExit and KeyboardInterrupt exceptions of callbacks and log handlers, which the next call raises.
         self.owed: Owed = self._outbox.owed
         self._windows = Windows(clock)
         #: True if a tracker has a window; if not, no operation reads the clock.
-        self._windowed: bool = False
+        self.windowed: bool = False
         #: Work that the next operation does first.
         self.notes: deque[Note] = deque()
         self._generation = _forks.generation
 
     def raise_owed(self) -> None:
         """Raise a SystemExit or KeyboardInterrupt of a callback or log handler, before anything is held or sent."""
-        if self.owed:
-            self._outbox.raise_owed()
-        if stray:
-            raise_stray()
+        if self.owed or stray:
+            raise_owed(self.owed)
+            raise_owed(stray)
 
     # Every operation has the form that `TreeLock` describes, and sets `_inside` while it runs. `admit` and `end`, which
     # every call needs, contain that form themselves for a budget in memory; `run` provides it for the others.
@@ -106,10 +98,11 @@ class Gate:
     def admit(self, tracker: Scope, demand: Demand, facts: CallFacts, replaces: Hold | None = None) -> Hold | None:
         """Return a hold if the demand fits and nobody waits; None if the caller has to join the queue.
 
-        The budget of the hold `replaces` passes to the new hold in the same step, so no other call can get it.
+        The budget of the hold `replaces` passes to the new hold in the same step, so no other call can get it. Only in
+        memory; a store does the same in `ask`.
         """
-        if self._stored:
-            return self.run(self._ask, tracker, demand, facts, replaces, on=tracker)
+        if self.owed or stray:
+            self.raise_owed()
         if self._inside:
             self._refuse_reentry()
         lock, line = self._lock, self._line
@@ -119,7 +112,7 @@ class Gate:
             if self._inside:
                 self._repair()
             self._inside = True
-            if lost or self.notes or self._windowed or (line.untaken and line.due <= time.monotonic()):
+            if lost or self.notes or self.windowed or (line.untaken and line.due <= time.monotonic()):
                 self._work_off()
             if self._learned:
                 demand = demand.raised(self._learned.get(facts.key))
@@ -137,6 +130,10 @@ class Gate:
             self._notify()
         return hold
 
+    def ask(self, tracker: Scope, demand: Demand, facts: CallFacts, replaces: Hold | None = None) -> Hold | None:
+        """Like `admit`, as a step of the session."""
+        return self.run(self._ask, tracker, demand, facts, replaces, on=tracker)
+
     def end(self, hold: Hold, ending: Ending) -> None:
         """Close `hold` with its ending; a no-op if it has ended."""
         if self._stored:
@@ -153,7 +150,7 @@ class Gate:
             if self._inside:
                 self._repair()
             self._inside = True
-            if lost or self.notes or self._windowed or (line.untaken and line.due <= time.monotonic()):
+            if lost or self.notes or self.windowed or (line.untaken and line.due <= time.monotonic()):
                 self._work_off()
             if not hold.ended:
                 if self._books.end(hold, ending):
@@ -184,7 +181,8 @@ class Gate:
         store checks only what a step writes. alone: leave the notes to another step. looks: only look at objects in
         memory, under the lock and without a step.
         """
-        self.check_process()
+        if self._generation != _forks.generation:
+            self.check_process()
         if self._inside:
             self._refuse_reentry()
         lock, done = self._lock, False
@@ -210,11 +208,6 @@ class Gate:
         if self._line.told or self._outbox.calls:
             self._notify()
         return result
-
-    @property
-    def windowed(self) -> bool:
-        """True if a tracker has a window."""
-        return self._windowed
 
     @property
     def begun(self) -> bool:
@@ -265,7 +258,7 @@ class Gate:
         """
         if self._generation != _forks.generation:
             self.check_process()
-        if self._windowed:
+        if self.windowed:
             self.tidy()
         if not self._books.surprised and not hold.ended:
             # This needs no lock: a surprise at this moment counts as later than the request.
@@ -291,11 +284,12 @@ class Gate:
         """The number of such demands that fit at present; None if no limit applies to them."""
         return self.run(self._room, tracker, demand, facts, on=tracker, informed=True)
 
-    def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
-        """Add `waiter` to the queue. Afterwards it has a hold or an error, or it waits, if `may_wait` allows it."""
-        self.run(self._queue, waiter, may_wait, on=waiter.tracker, informed=True)
-        if waiter.waiting:
+    def queue(self, waiter: Waiter, *, may_wait: bool) -> bool:
+        """Add `waiter` to the queue. True if it waits, which `may_wait` must allow; else it has a hold or an error."""
+        waits = self.run(self._queue, waiter, may_wait, on=waiter.tracker, informed=True)
+        if waits and self._stored:
             self.session.watch()
+        return waits
 
     def take(self, waiter: Waiter) -> Hold | None:
         """Return the granted hold. None if it was refused or reclaimed; then the waiter has an error."""
@@ -313,7 +307,7 @@ class Gate:
 
     def tidy(self) -> None:
         """Do the notes and move the windows, so that figures do not include lost holds and expired spend."""
-        if self._stored or self._inside or lost or self.notes or (self._windowed and self._windows.due):
+        if self._stored or self._inside or lost or self.notes or (self.windowed and self._windows.due):
             self.work_off()
 
     def flush(self) -> None:
@@ -359,11 +353,11 @@ class Gate:
         if not self._stored:
             # The session of a store moves the windows of the trackers in each step.
             self._windows.add(tracker)
-        self._windowed = True
+        self.windowed = True
 
     def look(self, tracker: Scope) -> float:
         """Move the windows, admit waiters that fit, and return the seconds until a window of `tracker`'s path opens."""
-        return self.run(seconds_until_open, tracker, on=tracker) if self._windowed else math.inf
+        return self.run(seconds_until_open, tracker, on=tracker)
 
     def read(self, tracker: Scope) -> BudgetSnapshot:
         """All figures of `tracker` at one moment."""
@@ -393,10 +387,9 @@ class Gate:
 
     def know(self, learned: dict[Key, LearnedFactor]) -> None:
         """Take over the learned factors of a store, and raise the demands of waiters."""
-        changed = [key for key in {*learned, *self._learned} if learned.get(key) != self._learned.get(key)]
+        before = dict(self._learned)
         self._books.learned.become(learned)
-        for key in changed:
-            self._raise_demands(key)
+        self._relearn(before)
 
     def move(self, trackers: Iterable[Scope]) -> None:
         """Move the windows of these trackers, and admit waiting callers that fit then."""
@@ -439,11 +432,13 @@ class Gate:
         counts = accounts.room(tracker.accounts, self._raised(demand, facts).amount)
         return 0 if tracker.closed else counts
 
-    def _queue(self, waiter: Waiter, may_wait: bool) -> None:
-        waiter.demand = self._raised(waiter.demand, waiter.facts)
+    def _queue(self, waiter: Waiter, may_wait: bool) -> bool:
+        if self._learned:
+            waiter.ask(self._raised(waiter.demand, waiter.facts))
         self._line.join(waiter)
         if not may_wait:
             self._line.end_wait(waiter, "refused")
+        return waiter.waiting
 
     def _take(self, waiter: Waiter) -> Hold | None:
         return self._line.take(waiter)
@@ -456,9 +451,7 @@ class Gate:
     def _correct(self, entry_id: int, figures: Limits) -> LedgerEntry | None:
         before = dict(self._learned)
         entry = self._books.correct(entry_id, figures)
-        for key in before.keys() | self._learned.keys():
-            if before.get(key) != self._learned.get(key):
-                self._raise_demands(key)
+        self._relearn(before)
         self._line.scan()
         return entry
 
@@ -532,11 +525,17 @@ class Gate:
         if self._line.busy:
             self._line.scan()
 
+    def _relearn(self, before: Mapping[Key, LearnedFactor]) -> None:
+        """Raise the demands of waiters whose learned factor differs from the one before."""
+        for key in before.keys() | self._learned.keys():
+            if before.get(key) != self._learned.get(key):
+                self._raise_demands(key)
+
     def _raise_demands(self, key: Key) -> None:
         self._line.raise_demands(key, self._learned.get(key))
 
     def _work_off(self) -> None:
-        if self._windowed and not self._stored and self._windows.roll(self._books) and self._line.busy:
+        if self.windowed and not self._stored and self._windows.roll(self._books) and self._line.busy:
             self._line.scan()
         self._line.reclaim()
         gather_lost()

@@ -49,23 +49,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
 from llm_connect._validation import checked_text, encodable
+from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.accounts import hopeless
-from llm_connect.budget.accounting.arguments import check_usage, checked_figures
-from llm_connect.budget.accounting.bounds import Grade
-from llm_connect.budget.accounting.demands import BoundDemand, CallFacts, Demand
+from llm_connect.budget.accounting.arguments import check_usage, checked_figures, nano_usd_of
+from llm_connect.budget.accounting.bounds import BoundDemand, CallFacts, Demand, Grade
+from llm_connect.budget.accounting.calibration import LearnedFactor
+from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.accounting.ledger import LedgerEntry, Outcome
-from llm_connect.budget.accounting.money import nano_usd_of
-from llm_connect.budget.admission.log import IMPLAUSIBLE, Owed, log_event, tell, tell_of_refusal
-from llm_connect.budget.admission.observing import observers
+from llm_connect.budget.admission.log import IMPLAUSIBLE, Owed, log_event, observers, tell, tell_of_refusal
 from llm_connect.budget.admission.refusals import refusal_of
 from llm_connect.budget.admission.unbilled import not_billed
-from llm_connect.errors import LLMError
+from llm_connect.errors import BudgetReason, LLMError
 from llm_connect.types.amounts import MOST, NOTHING, Amount, usd_of
 from llm_connect.types.usage import Usage
 
 if TYPE_CHECKING:
+    from llm_connect.budget.accounting.accounts import Scope
     from llm_connect.budget.accounting.prices import Price
-    from llm_connect.budget.accounting.scope import Scope
 
 T = TypeVar("T")
 State: TypeAlias = Literal["reserved", "dispatched", "ended"]
@@ -99,7 +99,7 @@ class Worker(Protocol):
 
 
 class Keeper(Protocol):
-    """The part of a `BudgetGate` that a hold uses: it decides about dispatch and end."""
+    """The part of a `Gate` that a hold uses: it decides about dispatch and end."""
 
     @property
     def worker(self) -> Worker | None: ...
@@ -270,9 +270,9 @@ class Hold:
 
     def given_back(self) -> LLMError:
         """The error for a hold that was released because it no longer fits."""
-        path, needed = self.tracker.accounts, self.demand.smallest
-        never = hopeless(path, needed)
-        error = refusal_of(path, self.demand, self.facts, "refused" if never is None else "never_fits", never)
+        path = self.tracker.accounts
+        reason: BudgetReason = "refused" if hopeless(path, self.demand.smallest) is None else "never_fits"
+        error = refusal_of(path, self.demand, self.facts, reason)
         tell_of_refusal(error, self.keeper.owed)
         return error
 
@@ -315,7 +315,7 @@ class Hold:
         if usage is not None:
             if self.facts.asker == "reservation":
                 check_usage(usage)
-            tokens = usage.total_tokens if tokens is None else tokens
+            tokens = usage.prompt_tokens + usage.completion_tokens if tokens is None else tokens
         # In almost every call they are ASCII text or None.
         if cost_source is not None and not (type(cost_source) is str and cost_source.isascii()):
             cost_source = encodable(str(cost_source))
@@ -480,3 +480,44 @@ def gather_lost() -> None:
             if not getattr(hold, "ended", True):
                 hold.keeper.lose(hold, hold._unsettled())
             lost.remove(hold)
+
+
+def grant(keeper: Keeper, tracker: Scope, demand: Demand, facts: CallFacts) -> Hold | None:
+    """A hold for the largest amount of `demand` that fits at present; None if the smallest does not fit."""
+    taken = demand.take(tracker.accounts)
+    if taken is None:
+        return None
+    amount, max_tokens = taken
+    hold = keeper.hold_type(keeper, tracker, amount, max_tokens, demand, facts)
+    journal = tracker.accounts.journal
+    # The hold is open from here on. An operation that finds the intent undoes that.
+    journal.hold = hold
+    hold.ended = False
+    journal.intent = None
+    journal.hold = None
+    return hold
+
+
+def give_back(hold: Hold) -> bool:
+    """Free a hold without a ledger entry; False if it has already ended."""
+    if hold.ended:
+        return False
+    plan, path = Plan(), hold.tracker.accounts
+    plan.set(hold, "ended", True)
+    accounts.change(plan, path, NOTHING.minus(hold.bound), NOTHING)
+    path.journal.carry_out(plan)
+    return True
+
+
+def grow(hold: Hold, factor: LearnedFactor) -> bool:
+    """Grow a hold to the bound of its call under `factor`; False if that does not fit at present."""
+    lacking = hold.demand.raised(factor).at(hold.max_tokens).minus(hold.bound)
+    more = lacking.but(*(max(0, figure) for figure in lacking))
+    path = hold.tracker.accounts
+    if not accounts.fits(path, more):
+        return False
+    plan = Plan()
+    plan.set(hold, "bound", hold.bound.plus(more))
+    accounts.change(plan, path, more, NOTHING)
+    path.journal.carry_out(plan)
+    return True

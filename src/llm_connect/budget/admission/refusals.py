@@ -6,10 +6,9 @@ from decimal import Decimal
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
-from llm_connect.budget.accounting.accounts import Path, figures_of, now_on, opening, short
-from llm_connect.budget.accounting.demands import Asker, CallFacts, Demand
-from llm_connect.budget.accounting.levels import Account
-from llm_connect.budget.accounting.periods import describe_moment
+from llm_connect.budget.accounting.accounts import Account, Path, figures_of, hopeless, now_on, opening, short
+from llm_connect.budget.accounting.bounds import Asker, CallFacts, Demand
+from llm_connect.budget.accounting.windows import describe_moment
 from llm_connect.budget.admission.log import tell_of_refusal
 from llm_connect.errors import (
     BudgetReason,
@@ -17,7 +16,7 @@ from llm_connect.errors import (
     LLMBudgetNeverFitsError,
     LLMBudgetWaitError,
 )
-from llm_connect.types.amounts import NOTHING, shown, usd_of
+from llm_connect.types.amounts import NOTHING, USD, shown, usd_of
 
 #: The reasons for which waiting does not help.
 _NEVER: frozenset[BudgetReason] = frozenset({"never_fits", "closed", "unpriced", "unproven"})
@@ -55,10 +54,8 @@ _SMALLER: dict[Asker, str] = {
 }
 
 
-def refusal_of(
-    path: Path, demand: Demand, facts: CallFacts, reason: BudgetReason, about: Account | None = None
-) -> LLMBudgetExceededError:
-    """The error for a demand on `path`, about the given account, or else about the first one that is short.
+def refusal_of(path: Path, demand: Demand, facts: CallFacts, reason: BudgetReason) -> LLMBudgetExceededError:
+    """The error for a demand on `path`, about the first account where it can never fit, or else where it is short.
 
     The reason `never_fits` becomes `window_full` if the demand will fit once spend has left a window.
     """
@@ -66,23 +63,40 @@ def refusal_of(
     opens_at = opening(path, needed) or None
     if reason == "never_fits" and opens_at is not None:
         reason = "window_full"
-    account = about or next(iter(short(path, needed)), path.units[0][0])
+    account = hopeless(path, needed) or next(iter(short(path, needed)), path.units[0][0])
     requested = needed[account.index]
     likely = demand.likely_tokens if account.unit == "tokens" else None
-    return _kind(reason)(
+    return _error(
+        account,
+        facts,
+        reason,
         _message(path, account, reason, facts.asker, requested, likely, opens_at),
-        reason=reason,
-        unit=account.unit,
-        path=account.path,
-        **_figures(account),
         requested=_figure(account, requested),
         missing=_figure(account, _missing(account, reason, requested)),
         likely=likely,
         opens_at=opens_at,
         retry_after=_retry_after(path, reason, opens_at),
+    )
+
+
+def _error(
+    account: Account, facts: CallFacts, reason: BudgetReason, message: str, **more: Any
+) -> LLMBudgetExceededError:
+    kind = LLMBudgetNeverFitsError if reason in _NEVER else LLMBudgetWaitError
+    return kind(
+        message,
+        reason=reason,
+        unit=account.unit,
+        path=account.path,
+        total=None if account.limit is None else _figure(account, account.limit),
+        spent=_figure(account, account.spent),
+        held=_figure(account, account.held),
+        allotted=_figure(account, account.allotted),
+        presumed=_figure(account, account.presumed),
         provider=facts.adapter,
         model=facts.model,
         booked=NOTHING,
+        **more,
     )
 
 
@@ -98,22 +112,9 @@ def refuse_unproven(path: Path, facts: CallFacts) -> NoReturn:
 
 
 def _refuse(account: Account, facts: CallFacts, reason: BudgetReason, message: str) -> NoReturn:
-    error = LLMBudgetNeverFitsError(
-        message,
-        reason=reason,
-        unit=account.unit,
-        path=account.path,
-        **_figures(account),
-        provider=facts.adapter,
-        model=facts.model,
-        booked=NOTHING,
-    )
+    error = _error(account, facts, reason, message)
     tell_of_refusal(error)
     raise error
-
-
-def _kind(reason: BudgetReason) -> type[LLMBudgetExceededError]:
-    return LLMBudgetNeverFitsError if reason in _NEVER else LLMBudgetWaitError
 
 
 def _retry_after(path: Path, reason: BudgetReason, opens_at: float | None) -> float | None:
@@ -164,23 +165,9 @@ def _unpriced(account: Account, facts: CallFacts, why: str) -> str:
     )
 
 
-#: The index of USD in an `Amount`.
-USD = 2
-
-
 def _figure(account: Account, value: int) -> int | Decimal:
     """A figure in the unit that users see: USD as Decimal."""
     return usd_of(value) if account.unit == "usd" else value
-
-
-def _figures(account: Account) -> dict[str, Any]:
-    return {
-        "total": None if account.limit is None else _figure(account, account.limit),
-        "spent": _figure(account, account.spent),
-        "held": _figure(account, account.held),
-        "allotted": _figure(account, account.allotted),
-        "presumed": _figure(account, account.presumed),
-    }
 
 
 def _missing(account: Account, reason: BudgetReason, requested: int) -> int:

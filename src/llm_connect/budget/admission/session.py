@@ -13,56 +13,27 @@ provides three things.
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from llm_connect.budget.accounting.ledger import Ledger
-from llm_connect.budget.admission.allotments import Allotments, Allotting
-from llm_connect.budget.admission.backend import BudgetGate, Note
 from llm_connect.budget.admission.booking import Books, Sink
 from llm_connect.budget.admission.callbacks import Outbox
-from llm_connect.budget.admission.holds import Ending, Hold, OpenHold, Worker
-from llm_connect.budget.admission.wait_queue import Line
-from llm_connect.types.amounts import MOST_LIMIT
+from llm_connect.budget.admission.children import Allotting
+from llm_connect.budget.admission.holds import Ending, Hold, Worker
+from llm_connect.budget.admission.wait_queue import Line, Waiter
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.calibration import Key, LearnedFactor
-    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.accounts import Scope
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Scope")
+#: The controller: `Gate`, which imports this module.
+G = TypeVar("G", contravariant=True)
 
 
-class Controller(BudgetGate, Protocol):
-    """The operations of `Gate` that a session uses."""
-
-    @property
-    def session(self) -> Session: ...
-    @property
-    def within(self) -> bool: ...
-    @property
-    def windowed(self) -> bool: ...
-    @property
-    def free(self) -> bool: ...
-    @property
-    def begun(self) -> bool: ...
-    def run(
-        self,
-        step: Callable[..., T],
-        *args: Any,
-        on: Scope | None = None,
-        informed: bool = False,
-        alone: bool = False,
-        looks: bool = False,
-    ) -> T: ...
-    def undone(self) -> None: ...
-    def do(self, note: Note) -> None: ...
-    def finish(self, hold: Hold, ending: Ending) -> Callable[[], None]: ...
-    def know(self, learned: dict[Key, LearnedFactor]) -> None: ...
-    def move(self, trackers: Iterable[Scope]) -> None: ...
-    def leave_to_parent(self, line: Line) -> None: ...
+#: Work that the next operation does: a function to call, or a waiter that leaves.
+Note: TypeAlias = Callable[[], None] | Waiter
 
 
 class Parts(NamedTuple):
@@ -75,7 +46,7 @@ class Parts(NamedTuple):
     allotments: Allotting
 
 
-class Session(Protocol):
+class Session(Protocol[G]):
     """The state of one budget, and the way in which a step on it runs."""
 
     @property
@@ -87,9 +58,11 @@ class Session(Protocol):
     def most_limit(self) -> int: ...
     @property
     def hold_type(self) -> type[Hold]: ...
-    def open(self, gate: Controller, keep_entries: int, sink: Sink | None) -> Parts:
+    def open(self, gate: G, keep_entries: int, sink: Sink | None) -> Parts:
         """Return the parts of `gate`, which is being made."""
         ...
+
+    # A method that has a body here does this in a session whose state no other process has.
 
     # Steps. The gate calls all of these except `run` inside a step.
     def run(self, first: Callable[[], None], step: Callable[[], T], on: Scope | None, informed: bool) -> T:
@@ -98,7 +71,7 @@ class Session(Protocol):
 
     def repair(self) -> bool:
         """Roll back an interrupted step; False if the journal of the tree completes it instead."""
-        ...
+        return False
 
     def do_notes(self) -> None:
         """Do all notes, each once."""
@@ -106,43 +79,43 @@ class Session(Protocol):
 
     def sure(self) -> None:
         """Make sure that a refusal rests on the present state of the store; if it does not, run the step again."""
-        ...
+        return
 
     def touch(self, tracker: Scope) -> None:
         """Note that the step is about to change `tracker`."""
-        ...
+        return
 
     def joined(self, joined: dict[str, S], child: S) -> S | None:
         """The child that is already joined under this name; None if there is none."""
-        ...
+        return joined.get(child.name)
 
     def join(self, child: Scope) -> None:
         """Publish `child` under its name, so that others can join it."""
-        ...
+        return
 
     def has_lost(self, hold: Hold) -> bool:
         """True if another process has ended the hold, because it took this one for dead."""
-        ...
+        return False
 
     def end_late(self, hold: Hold, ending: Ending) -> None:
         """End a hold that this process has lost."""
-        ...
+        return
 
     # Around steps.
     def undispatch(self, hold: Hold, dispatched: bool) -> None:
         """Restore the mark of a hold whose dispatch has failed: nothing is sent, even if the store says otherwise."""
-        ...
+        hold.dispatched = dispatched
 
     def check(self, hold: Hold) -> None:
         """Raise LLMConfigurationError for a hold of the process that this one was forked from."""
-        ...
+        return
 
     def arrive(self) -> int:
         """Return the next arrival number."""
         ...
 
     def watch(self) -> None:
-        """Note that a caller has begun to wait."""
+        """Note that a caller has begun to wait; only in a store."""
         ...
 
     def end(self, hold: Hold, ending: Ending) -> None:
@@ -168,77 +141,3 @@ class Session(Protocol):
     def handle(self, tracker: Scope) -> Any:
         """Return the pickled form of `tracker`."""
         ...
-
-
-class MemorySession:
-    """The session of a budget in memory, whose steps need only the lock of the tree."""
-
-    worker: Worker | None = None
-    most_limit: int = MOST_LIMIT
-    hold_type: type[Hold] = OpenHold
-    _gate: Controller
-    _notes: deque[Note]
-
-    def __init__(self) -> None:
-        #: A function in C, which is fast and cannot be interrupted.
-        self.arrive: Callable[[], int] = itertools.count(1).__next__
-
-    def open(self, gate: Controller, keep_entries: int, sink: Sink | None) -> Parts:
-        self._gate = gate
-        ledger, outbox = Ledger(keep_entries, gate.run), Outbox()
-        return Parts(ledger, outbox, Books(ledger, outbox, sink), Line(gate), Allotments())
-
-    def run(self, first: Callable[[], None], step: Callable[[], T], on: Scope | None, informed: bool) -> T:
-        first()
-        return step()
-
-    def repair(self) -> bool:
-        return False
-
-    def do_notes(self) -> None:
-        notes = self._gate.notes
-        while notes:
-            # After an interruption a note is done again.
-            self._gate.do(notes[0])
-            notes.popleft()
-
-    def work_off(self) -> None:
-        if self._gate.free:
-            self._gate.run(_nothing)
-
-    def flush(self) -> None:
-        self._gate.tidy()
-
-    def close(self, tracker: Scope, note: Note) -> None:
-        self._gate.notes.append(note)
-        self.work_off()
-
-    def joined(self, joined: dict[str, S], child: S) -> S | None:
-        return joined.get(child.name)
-
-    def handle(self, tracker: Scope) -> NoReturn:
-        raise TypeError(
-            "A BudgetTracker cannot be pickled, because a copy in another process would double the budget: make one "
-            "with a share of the limit in each process, or share one with open_budget."
-        )
-
-    def undispatch(self, hold: Hold, dispatched: bool) -> None:
-        hold.dispatched = dispatched
-
-    def has_lost(self, hold: Hold) -> bool:
-        return False
-
-    # No other process has the state, so these have nothing to do.
-
-    def check(self, hold: Hold) -> None: ...
-    def sure(self) -> None: ...
-    def touch(self, tracker: Scope) -> None: ...
-    def join(self, child: Scope) -> None: ...
-    def watch(self) -> None: ...
-    def end(self, hold: Hold, ending: Ending) -> None: ...
-    def end_late(self, hold: Hold, ending: Ending) -> None: ...
-    def note_lost(self, hold: Hold, ending: Ending) -> None: ...
-
-
-def _nothing() -> None:
-    pass

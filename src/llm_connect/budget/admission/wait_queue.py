@@ -1,33 +1,167 @@
-"""FIFO queue of callers waiting for budget: admits or refuses them when capacity changes."""
+"""The wait queue: its callers, the order in which it admits or refuses them, and the reason why none starves.
+
+A call whose bound does not fit waits until others end. Many calls may wait at once, for different amounts, on different
+trackers and in different units, and each end frees something for some of them. The queue decides which of them gets it.
+
+Three simpler queues do not work.
+
+- Strict first in, first out. A large call that waits for tokens of one child would stop the calls of all other
+  children, which need nothing of that child. Their waits would end in refusals, although they fit.
+- Admit every caller that fits. Small calls take each freed amount at once. A large call, which needs several of them
+  together, may wait for ever.
+- Wake all callers and let them try again. The order is random, and each of 10,000 ends wakes 10,000 callers.
+
+The rule lies between the first two: a caller that does not fit blocks exactly the accounts that it is short of. A scan
+(`Line.scan`) starts with no account blocked and looks at the waiters in order of arrival. It admits a waiter if the
+waiter fits and needs no blocked account; otherwise it blocks the accounts that the waiter is short of, until the scan
+ends. A later caller passes if it needs none of them. A new call bypasses the queue only while nobody waits, or in place
+of a hold that it gives back, and a retried call keeps the arrival number of its first attempt.
+
+This is sufficient. Take the oldest waiter that is short of some account. While it is short, no later caller gets
+anything from that account, so the number of open holds there falls (each may grow once, just before it is sent). Holds
+end: their owners settle them or lose them, or the lease of their process expires. Each end frees the hold or books it
+as spent. So after finitely many ends the waiter fits there, or can never fit because too much is spent. In the second
+case `hopeless` finds it, and it is refused at once unless a window opens in time. By then it may be short of another
+account, further up. That adds one more round for each level and no more: a caller that needs a tracker also needs those
+above it, up to the allotment around it, so a blocked account protects all accounts below it.
+
+The argument has two gaps, and only the deadline of the wait bounds them.
+
+- Units are blocked one by one. Calls that cost no money pass a caller that is short of money. If they take the tokens
+  that it needs as well, it waits for tokens next.
+- A caller may overtake a waiter that is short of an account on which the caller itself has a hold. The waiter may be
+  waiting for that hold, and behind it both would deadlock. So a caller that always keeps a hold can overtake again and
+  again.
+
+A waiter whose event loop is blocked cannot leave when its wait is over. A second later a scan refuses it, so that it no
+longer blocks other callers.
+
+A scan that looks at every waiter would be too slow, so the queue consists of groups. The members of a group wait on the
+same tracker and need the same units. If the first of them has to wait, the others have to wait as well, because they
+need the account that stopped it. A larger one may be short of more accounts and must block these, too. So a scan looks
+at the first of each group, and at the others only while the largest demand of the group may be short of an account that
+is not blocked yet. 10,000 equal waiters cost as much as one.
+
+Each process that shares a store runs its own queue. A `RemoteWaiter` stands for a caller of another process: only that
+process admits it, but it keeps its place here, and a scan sets aside the amount that it needs.
+
+Batch schedulers have the same problem; there, small jobs that pass a large one are called backfilling (Mu'alem and
+Feitelson, 2001). Schedulers predict how long a job runs. A budget cannot predict that, so a later call never takes from
+an account that an earlier one is short of.
+"""
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
-from llm_connect.budget.accounting.accounts import Path, change, fits, needs, short
+from llm_connect.budget.accounting.accounts import Account, Path, change, fits, hopeless, needs, now_on, opening, short
+from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts, Demand, PlainDemand
 from llm_connect.budget.accounting.calibration import Key, LearnedFactor
 from llm_connect.budget.accounting.journal import Plan
-from llm_connect.budget.accounting.levels import Account
-from llm_connect.budget.admission.granting import give_back, grant
-from llm_connect.budget.admission.holds import Hold, Keeper
-from llm_connect.budget.admission.queues import Queues
-from llm_connect.budget.admission.waiters import RemoteWaiter, Waiter, doomed, refusal
-from llm_connect.errors import BudgetReason
+from llm_connect.budget.admission.holds import Hold, Keeper, give_back, grant
+from llm_connect.budget.admission.refusals import refusal_of
+from llm_connect.errors import BudgetReason, LLMBudgetExceededError, LLMError
 from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.accounts import Scope
+
 
 #: The least time that a caller has to take its grant, even one that came at the end of its wait.
 _TAKING_SECONDS = 1.0
 
 
+class Waiter:
+    """One call in the queue: its demand, its arrival number, and its grant or refusal.
+
+    At most one of `hold` and `error` is set, under the lock of the tree; `wake` is called outside of the lock.
+    """
+
+    def __init__(
+        self,
+        tracker: Scope,
+        demand: Demand,
+        facts: CallFacts,
+        *,
+        arrival: int,
+        deadline: float,
+        own: tuple[Hold, ...],
+    ) -> None:
+        self.tracker = tracker
+        self.path: Path = tracker.accounts
+        self.facts = facts
+        self.arrival = arrival
+        #: The moment on the monotonic clock at which the wait ends.
+        self.deadline = deadline
+        #: Open holds that the caller has reserved itself, and cannot end while it waits.
+        self.own: tuple[Hold, ...] = own
+        self.hold: Hold | None = None
+        self.error: LLMError | None = None
+        self.gone: bool = False
+        self.ask(demand)
+
+    def ask(self, demand: Demand) -> None:
+        """Wait for `demand` from now on; an exception changes nothing."""
+        smallest = demand.smallest
+        self.demand: Demand = demand
+        #: The smallest amount with which the call can be sent.
+        self.smallest: Amount = smallest
+
+    @property
+    def waiting(self) -> bool:
+        return self.hold is None and self.error is None and not self.gone
+
+    @property
+    def patient_until(self) -> float:
+        """The moment by which a window must open to help this waiter."""
+        return self.deadline
+
+    def leave(self) -> Hold | None:
+        """Mark the caller as gone, and return the hold that was granted to it, if there is one."""
+        hold = self.hold
+        self.hold, self.own, self.gone = None, (), True
+        return hold
+
+    def own_on(self, account: Account) -> int:
+        """The part of the held figure of `account` that belongs to the caller's own holds."""
+        unit = account.index
+        return sum(
+            hold.bound[unit] for hold in self.own if not hold.ended and account in hold.tracker.accounts.units[unit]
+        )
+
+    def wake(self) -> None:
+        """Wake the caller; raises an exception if the caller can no longer be reached."""
+
+    def __lt__(self, other: Waiter) -> bool:
+        return self.arrival < other.arrival
+
+
+class RemoteWaiter(Waiter):
+    """A caller in another process, as the store reports it. That process admits it; here it only keeps its place."""
+
+    def __init__(self, tracker: Scope, amount: Amount, *, arrival: int, deadline: float) -> None:
+        super().__init__(tracker, PlainDemand(*amount), NO_FACTS, arrival=arrival, deadline=deadline, own=())
+
+    @property
+    def patient_until(self) -> float:
+        """Infinite: only its own process knows when the wait ends; by `deadline` that process must report it again."""
+        return math.inf
+
+
 class Line:
-    """The waiters of one tree of trackers, with their grants and refusals; the caller has the lock of the tree."""
+    """The waiters of one tree of trackers, with their grants and refusals; the caller has the lock of the tree.
+
+    The waiters form groups. A group has one tracker and one set of needed units, so its other members need every
+    account that can stop the first one: if that has to wait, the others have to wait, too. A caller with open holds
+    forms its own group, because it may overtake. So does a caller of another process, because callers behind it may
+    pass once it fits.
+    """
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
@@ -43,19 +177,20 @@ class Line:
         self.untaken: dict[Waiter, float] = {}
         #: The time before which none of them is reclaimed.
         self.due: float = math.inf
-        self._queues = Queues()
+        self._groups: dict[Hashable, _Group] = {}
+        #: All waiters that have arrived and still exist.
+        self._members: WeakSet[Waiter] = WeakSet()
         self._blocked: set[Account] = set()
         #: Waiters of other processes for which a scan has set their amounts aside.
         self._kept: list[RemoteWaiter] = []
 
     def join(self, waiter: Waiter) -> None:
         """Add `waiter` to the queue, or refuse it if it can never fit in time."""
-        reason = _obstacle(waiter)
-        if reason is not None:
-            self._refuse(waiter, reason)
-        else:
-            self._queues.add(waiter)
-            self.scan()
+        if waiter.tracker.closed:
+            self._refuse(waiter, "closed")
+            return
+        self._add(waiter)
+        self.scan()
 
     def end_wait(self, waiter: Waiter, reason: BudgetReason) -> None:
         """Refuse `waiter` if it still waits; the reason is `self_wait` if only its own holds are in the way."""
@@ -82,7 +217,7 @@ class Line:
 
     def close(self) -> None:
         """Refuse the waiters whose tracker is closed."""
-        for waiter in list(self._queues):
+        for waiter in self._waiters():
             if waiter.tracker.closed:
                 self._refuse(waiter, "closed")
         self.scan()
@@ -90,71 +225,105 @@ class Line:
     def see(self, remote: Iterable[RemoteWaiter]) -> None:
         """Add waiters of other processes, which keep their places here."""
         for waiter in remote:
-            self._queues.add(waiter)
+            self._add(waiter)
         self._look_who_waits()
 
     def first(self, number: int) -> list[Waiter]:
-        """The first waiters of this process's groups; at most `number`, in order of arrival."""
-        return self._queues.first(number) if self.busy else []
+        """The first waiter of each group, without those of other processes; at most `number`, in order of arrival."""
+        firsts = (group.first() for group in self._groups.values())
+        return heapq.nsmallest(number, (one for one in firsts if one and not isinstance(one, RemoteWaiter)))
 
     def trackers(self) -> list[Scope]:
-        """The trackers on which a caller waits, or has a grant that may be reclaimed."""
-        return [*self._queues.trackers, *(waiter.tracker for waiter in self.untaken)]
+        """The trackers on which a caller waits, or has a grant that may be reclaimed; some of them several times."""
+        return [group.tracker for group in self._groups.values()] + [waiter.tracker for waiter in self.untaken]
 
     def waiting_on(self, tracker: Scope) -> int:
         """The number of callers in this process that wait on `tracker` or below it."""
-        here = (waiter for waiter in self._queues if not isinstance(waiter, RemoteWaiter))
+        here = (waiter for waiter in self._waiters() if not isinstance(waiter, RemoteWaiter))
         return sum(tracker in waiter.tracker.lineage for waiter in here)
 
     def raise_demands(self, key: Key, factor: LearnedFactor | None) -> None:
         """Raise the demands of the waiting calls of one adapter and model by a learned factor."""
-        for waiter in self._queues:
+        for waiter in self._waiters():
             if waiter.facts.key == key:
-                waiter.demand = waiter.demand.raised(factor)
-        self._queues.rebuild()
+                waiter.ask(waiter.demand.raised(factor))
+        self._regroup()
 
     def reclaim(self) -> None:
         """Take back the grants that their callers have not taken in time."""
         if self.due <= time.monotonic():
             for waiter in [waiter for waiter, until in self.untaken.items() if until <= time.monotonic()]:
-                waiter.error = refusal(waiter, "wait_expired")
+                waiter.error = _refusal(waiter, "wait_expired")
                 self.leave(waiter)
             self.due = min(self.untaken.values(), default=math.inf)
 
     def repair(self) -> None:
         """Rebuild the queue after an interruption from the attributes of the waiters."""
         self._kept.clear()
-        self._queues.rebuild()
-        decided = [waiter for waiter in self._queues.members if not waiter.waiting]
+        decided = self._regroup()
         ready = set(self.ready)
         self.ready.extend(waiter for waiter in decided if waiter not in ready)
         self.untaken.clear()
-        for waiter in [waiter for waiter in decided if waiter.hold is not None]:
-            self._expect_taking(waiter)
+        for waiter in decided:
+            if waiter.hold is not None:
+                self._expect_taking(waiter)
         self.scan()
 
     def scan(self) -> None:
         """Admit the waiters that fit at present, in order of arrival; refuse those that can no longer fit."""
-        if self._queues:
+        groups = self._groups.values()
+        if groups:
             self._blocked.clear()
-            for waiter in self._queues.hopeless():
+            for waiter in [waiter for group in groups for waiter in group.hopeless()]:
                 self._refuse(waiter, "never_fits")
-            self._queues.scan(self._decide, self._may_block)
-            self._return_kept()
+            for waiter in heapq.merge(*(group.line(self._may_block) for group in groups)):
+                self._decide(waiter)
+            while self._kept:
+                waiter = self._kept.pop()
+                _hold(waiter.path, NOTHING.minus(waiter.smallest))
         self._look_who_waits()
 
+    def _waiters(self) -> list[Waiter]:
+        return [waiter for group in self._groups.values() for waiter in group.waiters()]
+
+    def _add(self, waiter: Waiter) -> None:
+        self._members.add(waiter)
+        self._group(waiter)
+
+    def _group(self, waiter: Waiter) -> None:
+        needed = tuple(map(bool, waiter.demand.amount))
+        alone = bool(waiter.own) or isinstance(waiter, RemoteWaiter)
+        key = (waiter.tracker, needed, waiter if alone else None)
+        self._groups.setdefault(key, _Group(waiter.tracker)).add(waiter)
+
+    def _regroup(self) -> list[Waiter]:
+        """Build all groups again by the present demands. Return the waiters with a grant or an error, which need none.
+
+        Both are in order of arrival, and without callers that have left.
+        """
+        self._groups = {}
+        arrived = sorted(waiter for waiter in self._members if not waiter.gone)
+        for waiter in arrived:
+            if waiter.waiting:
+                self._group(waiter)
+        return [waiter for waiter in arrived if not waiter.waiting]
+
     def _look_who_waits(self) -> None:
-        self.busy = bool(self._queues)
-        self.busy_here = bool(self.first(1))
+        if self._groups:
+            self._groups = {key: group for key, group in self._groups.items() if group.first()}
+        self.busy = bool(self._groups)
+        self.busy_here = self.busy and bool(self.first(1))
 
     def _refuse(self, waiter: Waiter, reason: BudgetReason) -> None:
-        waiter.error = refusal(waiter, reason)
+        waiter.error = _refusal(waiter, reason)
         self.ready.append(waiter)
 
     def _may_block(self, path: Path, amount: Amount) -> bool:
+        """True if such a demand is short of an account that is not blocked yet."""
         return any(account not in self._blocked for account in short(path, amount))
 
     def _decide(self, waiter: Waiter) -> None:
+        """Admit a waiter, if it fits and may pass, or let it block the accounts that it is short of."""
         if isinstance(waiter, RemoteWaiter):
             self._keep_place(waiter)
             return
@@ -167,7 +336,7 @@ class Line:
             # Its event loop is blocked, and must not block other callers.
             self._refuse(waiter, "wait_expired")
         else:
-            self._blocked.update(short(waiter.tracker.accounts, waiter.demand.smallest))
+            self._blocked.update(short(waiter.path, waiter.smallest))
 
     def _expect_taking(self, waiter: Waiter) -> None:
         self.untaken[waiter] = until = max(waiter.deadline, time.monotonic() + _TAKING_SECONDS)
@@ -175,25 +344,13 @@ class Line:
 
     def _keep_place(self, waiter: RemoteWaiter) -> None:
         """Keep the amount that a caller of another process will get from all later callers during this scan."""
-        path, amount = waiter.tracker.accounts, waiter.demand.smallest
         if waiter.deadline <= time.monotonic():
             waiter.leave()
-        elif self._may_pass(waiter) and fits(path, amount):
+        elif self._may_pass(waiter) and fits(waiter.path, waiter.smallest):
             self._kept.append(waiter)
-            self._hold(waiter, amount)
+            _hold(waiter.path, waiter.smallest)
         else:
-            self._blocked.update(short(path, amount))
-
-    def _return_kept(self) -> None:
-        while self._kept:
-            waiter = self._kept.pop()
-            self._hold(waiter, NOTHING.minus(waiter.demand.smallest))
-
-    @staticmethod
-    def _hold(waiter: RemoteWaiter, amount: Amount) -> None:
-        plan, path = Plan(), waiter.tracker.accounts
-        change(plan, path, amount, NOTHING)
-        path.journal.carry_out(plan)
+            self._blocked.update(short(waiter.path, waiter.smallest))
 
     def _may_pass(self, waiter: Waiter) -> bool:
         """True if no earlier waiter blocks an account that this one needs.
@@ -204,18 +361,82 @@ class Line:
             return True
         return not any(
             need and account in self._blocked and not waiter.own_on(account)
-            for account, need in needs(waiter.tracker.accounts, waiter.demand.smallest)
+            for account, need in needs(waiter.path, waiter.smallest)
         )
 
 
-def _obstacle(waiter: Waiter) -> BudgetReason | None:
-    """The reason why a waiter can never be admitted in time; None if it can."""
-    if waiter.tracker.closed:
-        return "closed"
-    return "never_fits" if doomed(waiter) else None
+class _Group:
+    """Waiters of which the later ones have to wait if the first one has to."""
+
+    def __init__(self, tracker: Scope) -> None:
+        self.tracker = tracker
+        self._path = tracker.accounts
+        self._heap: list[Waiter] = []
+        self._largest = NOTHING
+        self._earliest = math.inf
+
+    def add(self, waiter: Waiter) -> None:
+        heapq.heappush(self._heap, waiter)
+        self._measure(waiter)
+
+    def first(self) -> Waiter | None:
+        while self._heap and not self._heap[0].waiting:
+            heapq.heappop(self._heap)
+        return self._heap[0] if self._heap else None
+
+    def waiters(self) -> list[Waiter]:
+        return [waiter for waiter in self._heap if waiter.waiting]
+
+    def line(self, may_block: Callable[[Path, Amount], bool]) -> Iterator[Waiter]:
+        """Yield waiters in order until one has to wait, and then the others, as long as one of them may block more."""
+        while (first := self.first()) is not None:
+            yield first
+            if first.waiting:
+                break
+        if may_block(self._path, self._largest):
+            for waiter in sorted(self._measured())[1:]:
+                if not may_block(self._path, self._largest):
+                    return
+                yield waiter
+
+    def hopeless(self) -> list[Waiter]:
+        """The waiters that cannot fit in time. If the largest demand fits by the earliest deadline, there are none."""
+        if _fits_by(self._earliest, self._path, self._largest):
+            return []
+        return [each for each in self._measured() if not _fits_by(each.patient_until, each.path, each.smallest)]
+
+    def _measured(self) -> list[Waiter]:
+        """All waiters, after computing the largest demand and the earliest deadline again."""
+        waiters = self.waiters()
+        self._largest, self._earliest = NOTHING, math.inf
+        for waiter in waiters:
+            self._measure(waiter)
+        return waiters
+
+    def _measure(self, waiter: Waiter) -> None:
+        self._largest = Amount(*map(max, self._largest, waiter.smallest))
+        self._earliest = min(self._earliest, waiter.patient_until)
+
+
+def _fits_by(deadline: float, path: Path, amount: Amount) -> bool:
+    """True if `amount` fits by `deadline` on the monotonic clock, given that all holds and allotments end by then."""
+    if hopeless(path, amount) is None:
+        return True
+    opens_at = opening(path, amount)
+    return opens_at is not None and time.monotonic() + max(0.0, opens_at - now_on(path)) <= deadline
 
 
 def _waits_for_itself(waiter: Waiter) -> bool:
     """True if only open holds of its own caller are in the way of `waiter`."""
-    lacking = short(waiter.tracker.accounts, waiter.demand.smallest)
+    lacking = short(waiter.path, waiter.smallest)
     return bool(lacking) and all(0 < account.held + account.allotted <= waiter.own_on(account) for account in lacking)
+
+
+def _hold(path: Path, amount: Amount) -> None:
+    plan = Plan()
+    change(plan, path, amount, NOTHING)
+    path.journal.carry_out(plan)
+
+
+def _refusal(waiter: Waiter, reason: BudgetReason) -> LLMBudgetExceededError:
+    return refusal_of(waiter.path, waiter.demand, waiter.facts, reason)

@@ -13,8 +13,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from llm_connect.budget.accounting.arguments import Limits
-from llm_connect.budget.accounting.ledger import LedgerEntry
-from llm_connect.budget.accounting.totals import By, Total
+from llm_connect.budget.accounting.ledger import By, LedgerEntry, Total
 from llm_connect.budget.accounting.windows import Window
 from llm_connect.stores.serialization import Row, entry_of, window_row
 from llm_connect.types.amounts import Amount

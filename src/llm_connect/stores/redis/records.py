@@ -22,13 +22,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.journal import Plan
-from llm_connect.budget.accounting.ledger import Ended, LedgerEntry
-from llm_connect.budget.accounting.totals import By, Kind, Total
-from llm_connect.budget.admission.allotments import limits_of
+from llm_connect.budget.accounting.ledger import By, Ended, Kind, LedgerEntry, Total
 from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.children import limits_of
 from llm_connect.budget.admission.holds import Ending, Hold
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.stores.books import StoredBooks, StoredLedger
 from llm_connect.stores.parts import RENEWALS, Again, Before, Changes, Lease, Leases, StoredHold, StoreParts, Trackers
 from llm_connect.stores.redis import layout
@@ -39,7 +38,7 @@ from llm_connect.stores.waiting import Heard, RevisableLine, Waiters
 from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.accounts import Scope
 
 #: The number of arguments of the script before the texts.
 _BEFORE = 6

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from llm_connect.budget.accounting.totals import By, Total
+from llm_connect.budget.accounting.ledger import By, Total
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.redis import layout
 from llm_connect.stores.redis.server import Server, clock_of, shown

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from llm_connect._threads import DaemonThread
-from llm_connect.budget.admission.clocks import wall_clock
+from llm_connect.budget.admission.booking import wall_clock
 from llm_connect.budget.admission.log import POLLED, log_event
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 

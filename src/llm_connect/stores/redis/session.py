@@ -66,7 +66,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_connect.budget.accounting.calibration import LearnedFactor
-from llm_connect.budget.accounting.totals import OTHERS
+from llm_connect.budget.accounting.ledger import OTHERS
 from llm_connect.budget.accounting.windows import Window
 from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.admission.holds import RELEASED
@@ -90,9 +90,9 @@ from llm_connect.stores.redis.server import (
 from llm_connect.stores.session import StoreSession, Terms
 
 if TYPE_CHECKING:
+    from llm_connect.budget.accounting.accounts import Scope
     from llm_connect.budget.accounting.arguments import Limits
-    from llm_connect.budget.accounting.periods import Period
-    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.windows import Period
     from llm_connect.budget.admission.booking import Sink
     from llm_connect.budget.admission.controller import OnUnknown
 
@@ -135,7 +135,7 @@ class ServerTerms(Terms):
                 names = [keys.of(part) for part in ("meta", "trackers", "places", "allotments")]
                 server.call("EVAL", script("list_allotments"), 4, *names, STATE.size)
         session = ServerSession(self, born or b"")
-        Gate(self.keep_entries, on_unknown.decode(), self.sink, session.clock, session)
+        Gate(self.keep_entries, on_unknown.decode(), self.sink, session, session.clock)
         return session
 
     def make(self, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:

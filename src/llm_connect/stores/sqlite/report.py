@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llm_connect.budget.accounting.totals import By, Total
-from llm_connect.budget.admission.clocks import wall_clock
+from llm_connect.budget.accounting.ledger import By, Total
+from llm_connect.budget.admission.booking import wall_clock
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.reports import Report, figures_data, hold_data
 from llm_connect.stores.serialization import STATE, WINDOW, Row, entry_of, window_of

@@ -16,13 +16,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.calibration import Key, LearnedFactor
-from llm_connect.budget.accounting.ledger import Ended, LedgerEntry
-from llm_connect.budget.accounting.totals import By, Total
+from llm_connect.budget.accounting.ledger import By, Ended, LedgerEntry, Total
 from llm_connect.budget.accounting.windows import Window
 from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.waiters import Waiter
+from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.stores.books import StoredBooks, StoredLedger
 from llm_connect.stores.parts import RENEWALS, Again, Changes, Lease, Leases, StoredHold, StoreParts, Trackers
 from llm_connect.stores.serialization import (
@@ -44,7 +43,7 @@ from llm_connect.stores.waiting import Heard, Waiters
 from llm_connect.types.amounts import NOTHING, Amount
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.scope import Scope
+    from llm_connect.budget.accounting.accounts import Scope
 
 #: The number of values that one query can have in every version of SQLite.
 _MOST = 500

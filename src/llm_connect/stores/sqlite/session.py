@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.windows import Window
-from llm_connect.budget.admission.clocks import wall_clock
+from llm_connect.budget.admission.booking import wall_clock
 from llm_connect.budget.admission.controller import Gate
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
 from llm_connect.stores.books import StoredLedger
@@ -23,7 +23,7 @@ from llm_connect.stores.sqlite.file import BudgetFile, begin, connect, data_vers
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.arguments import Limits
-    from llm_connect.budget.accounting.periods import Period
+    from llm_connect.budget.accounting.windows import Period
     from llm_connect.budget.admission.booking import Sink
     from llm_connect.budget.admission.controller import OnUnknown
 
@@ -73,7 +73,7 @@ class FileTerms(Terms):
             raise LLMStoreError(f"{self.shown} has no budget {self.name!r}: create it with open_budget.")
         budget, on_unknown, root = row
         session = FileSession(self, budget, root)
-        Gate(self.keep_entries, on_unknown, self.sink, session=session)
+        Gate(self.keep_entries, on_unknown, self.sink, session)
         return session
 
     def make(self, limits: Limits, period: Period | None, on_unknown: OnUnknown) -> bool:

@@ -1,41 +1,62 @@
-"""Allotments: children that set their limits aside from their parent while they are open."""
+"""Children of a tracker: their names, and allotments, which set limits aside from their parent while they are open."""
 
 from __future__ import annotations
 
-import time
+import itertools
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from llm_connect._flows import Flow
 from llm_connect.budget.accounting import accounts
-from llm_connect.budget.accounting.demands import CallFacts, PlainDemand
 from llm_connect.budget.accounting.journal import Plan
-from llm_connect.budget.admission.acquire import Operation, acquire
-from llm_connect.budget.admission.tracebacks import clear_left_frames
+from llm_connect.budget.admission.log import NAME_SHARED, log_event
 from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.scope import Scope
-    from llm_connect.budget.admission.figures import BudgetFigures
+    from llm_connect.budget.accounting.accounts import Scope
 
-_ALLOTMENT = CallFacts(asker="allotment")
+#: The number of names that are remembered, for children that are never closed.
+_MOST = 1_000
 
 
-def draw(share: BudgetFigures, max_wait_seconds: float) -> Flow[None]:
-    """Open the allotment `share` as soon as its limits fit, in line with calls.
+@dataclass(slots=True)
+class ChildNames:
+    """The names of open children. A name in use gets a number, and a warning is logged once for each tracker."""
 
-    Raises LLMBudgetExceededError like `acquire`.
-    """
-    assert share.parent is not None
-    size, deadline, opened = PlainDemand(*limits_of(share)), time.monotonic() + max_wait_seconds, False
-    while not opened:
-        # If an overrun takes the room between the two steps, it waits again, or is refused.
-        try:
-            kept = yield from acquire(share.parent, size, _ALLOTMENT, deadline=deadline)
-        except BaseException as error:
-            clear_left_frames(error)
-            raise
-        with kept:
-            opened = yield Operation(share.gate, share.gate.allot, (share, kept))
+    #: For each name, an object that only its taker has. Single operations change the dict, so it needs no lock.
+    _taken: dict[str, object] = field(default_factory=dict)
+    _warned: bool = False
+
+    def take(self, name: str, above: str, *, shared: bool, quiet: bool = False) -> str:
+        """Choose the name of a new child of the tracker at the path `above`; a shared child keeps its name.
+
+        quiet: True for a name that several open children are expected to have.
+        """
+        mine = object()
+        if self._taken.setdefault(name, mine) is mine or shared:
+            self._forget_oldest()
+            return name
+        if not quiet:
+            self._warn(name, above)
+        numbered = (f"{name}#{number}" for number in itertools.count(2))
+        free = next(other for other in numbered if self._taken.setdefault(other, mine) is mine)
+        self._forget_oldest()
+        return free
+
+    def give_back(self, name: str) -> None:
+        """Free the name of a closed child."""
+        self._taken.pop(name, None)
+
+    def _forget_oldest(self) -> None:
+        if len(self._taken) > _MOST:
+            with suppress(KeyError, RuntimeError, StopIteration):
+                del self._taken[next(iter(self._taken))]
+
+    def _warn(self, name: str, above: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log_event(NAME_SHARED, path=above, child=name)
 
 
 class Allotting(Protocol):
@@ -48,8 +69,7 @@ class Allotting(Protocol):
 class Allotments:
     """The open allotments of a tree of trackers; the caller has the lock of the tree."""
 
-    def __init__(self) -> None:
-        self.opened: list[Scope] = []
+    opened: Sequence[Scope] = ()
 
     def open(self, share: Scope) -> bool:
         """Set the limits of `share` aside above it; if they do not fit, change nothing and return False."""
