@@ -82,7 +82,7 @@ class Node:
             if before != now:
                 self._before[place] = now
                 if (wrong := broken(before, now, sure=sure)) is not None:
-                    stack = "".join(traceback.format_stack(limit=9)[:-4])
+                    stack = "".join(traceback.format_stack(limit=12)[:-4])
                     violations.append(f"{account.path}: {wrong}: {figures_of(account)}\n{stack}")
         return True
 
