@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeVar, get_args
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from llm_connect._flows import adrive, drive
 from llm_connect._validation import check_count, check_name, check_number
@@ -32,7 +32,7 @@ from llm_connect.budget.admission.acquire import (
 from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.callbacks import Threshold, ThresholdCallback
 from llm_connect.budget.admission.children import ChildNames
-from llm_connect.budget.admission.controller import Gate, OnUnknown
+from llm_connect.budget.admission.controller import Gate, OnUnknown, check_options
 from llm_connect.budget.admission.figures import BudgetFigures
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import observers
@@ -109,12 +109,8 @@ class BudgetTracker(BudgetFigures):
         sink: Sink | None = None,
         period: Period | None = None,
     ) -> None:
-        check_count("keep_entries", keep_entries, least=0)
-        if on_unknown not in get_args(OnUnknown):
-            raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
+        check_options(keep_entries, on_unknown, sink)
         self.prices: Mapping[str, Price] = checked_prices(prices) if prices else {}
-        if sink is not None and not callable(sink):
-            raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
         self.strict: bool = strict
         gate = Gate(keep_entries, on_unknown, sink, MemorySession())
         limits = checked_limits(total, total_calls, total_usd)

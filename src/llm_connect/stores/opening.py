@@ -12,15 +12,15 @@ import weakref
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import partial
-from typing import Any, Never, TypedDict, Unpack, get_args
+from typing import Any, Never, TypedDict, Unpack
 
-from llm_connect._validation import check_count, check_name, check_number
+from llm_connect._validation import check_name, check_number
 from llm_connect.budget.accounting.arguments import Limits, checked_limits, checked_period
 from llm_connect.budget.accounting.bounds import CallFacts
 from llm_connect.budget.accounting.prices import Price, checked_prices
 from llm_connect.budget.accounting.windows import Period, describe_period
 from llm_connect.budget.admission.booking import Sink
-from llm_connect.budget.admission.controller import OnUnknown
+from llm_connect.budget.admission.controller import OnUnknown, check_options
 from llm_connect.budget.admission.log import UNLIMITED, log_event
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
@@ -82,12 +82,8 @@ def open_budget(
     LLMStoreError if the store cannot be used.
     """
     _refuse(removed)
-    check_count("keep_entries", keep_entries, least=0)
+    check_options(keep_entries, on_unknown, sink)
     check_number("lease_seconds", lease_seconds, above=0)
-    if on_unknown not in get_args(OnUnknown):
-        raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
-    if sink is not None and not callable(sink):
-        raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
     terms = terms_of(
         url,
         name=name,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
-from llm_connect.budget.admission.holds import Hold, Keeper
+from llm_connect.budget.admission.holds import Keeper
 from llm_connect.budget.admission.wait_queue import Line, RemoteWaiter, Waiter
 from llm_connect.errors import BudgetReason, LLMError
 from llm_connect.stores.parts import Trackers
@@ -35,69 +35,43 @@ class RevisableLine(Line):
         #: The waiters to wake.
         self.told: deque[Waiter] = deque()
         self._sure = sure
-        self._before: dict[Waiter, tuple[Any, ...]] = {}
-        self._joined: set[Waiter] = set()
+        #: The waiters that the step has changed, with their states before, and True for those that were in the queue.
+        self._before: dict[Waiter, tuple[tuple[Any, ...], bool]] = {}
 
     def note(self, waiter: Waiter) -> None:
-        """Remember the state of a waiter that is about to change."""
         if waiter not in self._before:
-            self._before[waiter] = (waiter.hold, waiter.error, waiter.own, waiter.gone)
-
-    def join(self, waiter: Waiter) -> None:
-        self.note(waiter)
-        self._joined.add(waiter)
-        super().join(waiter)
-
-    def take(self, waiter: Waiter) -> Hold | None:
-        self.note(waiter)
-        return super().take(waiter)
-
-    def leave(self, waiter: Waiter) -> None:
-        self.note(waiter)
-        super().leave(waiter)
-
-    def reclaim(self) -> None:
-        if self.due <= time.monotonic():
-            for waiter in self.untaken:
-                self.note(waiter)
-        super().reclaim()
+            state = (waiter.hold, waiter.error, waiter.own, waiter.gone)
+            self._before[waiter] = (state, waiter in self._members)
 
     def _refuse(self, waiter: Waiter, reason: BudgetReason) -> None:
         if reason != "wait_expired":
             self._sure()
-        self.note(waiter)
         super()._refuse(waiter, reason)
-
-    def _decide(self, waiter: Waiter) -> None:
-        self.note(waiter)
-        super()._decide(waiter)
 
     def commit(self) -> None:
         """Keep the decisions: the step was committed."""
         if self.ready:
             self.told.extend(self.ready)
             self.ready.clear()
-        if self._before:
-            self._before.clear()
-            self._joined.clear()
+        self._before.clear()
 
     def undo(self, error: LLMError | None = None) -> None:
         """Undo the decisions: all wait as before. Callers that the step had admitted get `error`, if there is one."""
         self.ready.clear()
         self._kept.clear()
-        for waiter, before in self._before.items():
+        for waiter, (before, _) in self._before.items():
             granted = waiter.hold is not None
             waiter.hold, waiter.error, waiter.own, waiter.gone = before
             if granted and waiter.waiting and error is not None:
                 waiter.error = error
                 self.told.append(waiter)
+        joined = {waiter for waiter, (_, was_there) in self._before.items() if not was_there}
         waiting = {waiter for waiter in (*self._waiters(), *self._before) if waiter.waiting}
-        self._members = WeakSet(waiting - self._joined)
+        self._members = WeakSet(waiting - joined)
         self._regroup()
         self._restore_untaken()
         self._look_who_waits()
         self._before.clear()
-        self._joined.clear()
 
     def _restore_untaken(self) -> None:
         for waiter in [waiter for waiter in self.untaken if waiter.hold is None]:

@@ -6,9 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Literal, TypeAlias, TypeVar, final
+from typing import Any, Literal, TypeAlias, TypeVar, final, get_args
 
 from llm_connect import _forks
+from llm_connect._validation import check_count
 from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.accounts import Account, Scope, Tree
 from llm_connect.budget.accounting.arguments import Limits
@@ -32,6 +33,15 @@ from llm_connect.types.amounts import NOTHING, Amount, usd_of
 OnUnknown: TypeAlias = Literal["presume", "release"]
 S = TypeVar("S", bound=Scope)
 T = TypeVar("T")
+
+
+def check_options(keep_entries: object, on_unknown: object, sink: object) -> None:
+    """Raise LLMConfigurationError for options of a budget that cannot be meant."""
+    check_count("keep_entries", keep_entries, least=0)
+    if on_unknown not in get_args(OnUnknown):
+        raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
+    if sink is not None and not callable(sink):
+        raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
 
 
 @final
@@ -538,8 +548,10 @@ class Gate:
         if self.windowed and not self._stored and self._windows.roll(self._books) and self._line.busy:
             self._line.scan()
         self._line.reclaim()
-        gather_lost()
-        self.session.do_notes()
+        if lost:
+            gather_lost()
+        if self.notes:
+            self.session.do_notes()
 
     def _notify(self) -> None:
         """Wake admitted and refused waiters, and run the callbacks; the lock is already released."""

@@ -184,8 +184,12 @@ class Line:
         #: Waiters of other processes for which a scan has set their amounts aside.
         self._kept: list[RemoteWaiter] = []
 
+    def note(self, waiter: Waiter) -> None:
+        """Note that `waiter` is about to change. A queue whose decisions can be undone remembers its state."""
+
     def join(self, waiter: Waiter) -> None:
         """Add `waiter` to the queue, or refuse it if it can never fit in time."""
+        self.note(waiter)
         if waiter.tracker.closed:
             self._refuse(waiter, "closed")
             return
@@ -201,6 +205,7 @@ class Line:
 
     def take(self, waiter: Waiter) -> Hold | None:
         """Return the granted hold; None if it was refused, and then the waiter has an error."""
+        self.note(waiter)
         if waiter.waiting:
             self.scan()
             self.end_wait(waiter, "wait_expired")
@@ -209,6 +214,7 @@ class Line:
 
     def leave(self, waiter: Waiter) -> None:
         """Remove a caller that gives up, and give back a grant that it has not taken."""
+        self.note(waiter)
         if waiter.hold is not None:
             give_back(waiter.hold)
         self.untaken.pop(waiter, None)
@@ -253,6 +259,7 @@ class Line:
         """Take back the grants that their callers have not taken in time."""
         if self.due <= time.monotonic():
             for waiter in [waiter for waiter, until in self.untaken.items() if until <= time.monotonic()]:
+                self.note(waiter)
                 waiter.error = _refusal(waiter, "wait_expired")
                 self.leave(waiter)
             self.due = min(self.untaken.values(), default=math.inf)
@@ -315,6 +322,7 @@ class Line:
         self.busy_here = self.busy and bool(self.first(1))
 
     def _refuse(self, waiter: Waiter, reason: BudgetReason) -> None:
+        self.note(waiter)
         waiter.error = _refusal(waiter, reason)
         self.ready.append(waiter)
 
@@ -324,6 +332,7 @@ class Line:
 
     def _decide(self, waiter: Waiter) -> None:
         """Admit a waiter, if it fits and may pass, or let it block the accounts that it is short of."""
+        self.note(waiter)
         if isinstance(waiter, RemoteWaiter):
             self._keep_place(waiter)
             return
