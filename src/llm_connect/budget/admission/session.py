@@ -98,8 +98,8 @@ class Session(Protocol[G]):
         return False
 
     def end_late(self, hold: Hold, ending: Ending) -> None:
-        """End a hold that this process has lost."""
-        return
+        """End a hold that this process has lost; only in a store."""
+        ...
 
     # Around steps.
     def undispatch(self, hold: Hold, dispatched: bool) -> None:
