@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from llm_connect.budget import tracker
 from llm_connect.budget.accounting.bounds import Bound, BoundDemand, CallFacts, PlainDemand
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.accounting.windows import Period
-from llm_connect.budget.admission import booking, wait_queue
+from llm_connect.budget.admission import acquire, booking, wait_queue
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
@@ -54,7 +55,8 @@ class BudgetMachine(RuleBasedStateMachine):
         self.model = Model()
         self.clock = pytest.MonkeyPatch()
         self.clock.setattr(booking, "now", lambda: self.model.now)
-        self.clock.setattr(wait_queue, "time", SimpleNamespace(monotonic=lambda: MONOTONIC))
+        for module in (tracker, acquire, wait_queue):
+            self.clock.setattr(module, "time", SimpleNamespace(monotonic=lambda: MONOTONIC))
         self.callers: list[Caller] = []
         self.over: dict[tuple[Node, int], int] = {}
 
