@@ -72,7 +72,7 @@ _MODULES = {
     "open_budget": "llm_connect.stores.opening",
     "remove_observer": "llm_connect.budget.admission.log",
 }
-__all__ = sorted([*_MODULES, "__version__"])
+__all__ = sorted([*_MODULES, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
 #: Names whose first use also installs the list prices for reservations by users.
 _PRICED = {"aopen_budget", "open_budget"}
 

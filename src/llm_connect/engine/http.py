@@ -182,7 +182,7 @@ class PlainClient(_Requests, httpx2.Client):
             raise
         return response
 
-    def _exchange(self, request: httpx2.Request, _: dict[str, Any]) -> httpx2.Response:
+    def _exchange(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
         _check_open(self)
         response = self._transport.handle_request(request)
         # The SDKs read the request from the response.
@@ -212,7 +212,7 @@ class AsyncPlainClient(_Requests, httpx2.AsyncClient):
             raise
         return response
 
-    async def _exchange(self, request: httpx2.Request, _: dict[str, Any]) -> httpx2.Response:
+    async def _exchange(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
         _check_open(self)
         response = await self._transport.handle_async_request(request)
         response.request = request

@@ -118,8 +118,9 @@ class WholeReply(StreamSource):
         self._call = _Call(adapter, prompt, config)
 
     def _run(self) -> StreamFlow:
-        self._response = yield self._call
-        yield chunks_of(self._response)
+        response: LLMResponse = yield self._call
+        self._response = response
+        yield chunks_of(response)
 
 
 @dataclass(slots=True)
