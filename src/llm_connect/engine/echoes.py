@@ -87,7 +87,7 @@ class SecretPrompts:
     """The prompts of a call."""
 
     def __init__(self, prompts: Iterable[str | None]) -> None:
-        self.texts = [prompt for prompt in prompts if prompt]
+        self.texts: list[str] = [prompt for prompt in prompts if prompt]
 
     def spans(self, readings: list[Reading]) -> list[Span]:
         """The spans of parts of the prompts."""

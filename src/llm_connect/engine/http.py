@@ -236,7 +236,9 @@ class LentClient(PlainClient):
         _check_process(own, options)
         super().__init__(options=options, transport=own._transport, timeout=None, trust_env=False)
         self._own = own
-        self.build_request = own.build_request  # type: ignore[assignment]
+
+    def build_request(self, *arguments: Any, **options: Any) -> httpx2.Request:
+        return self._own.build_request(*arguments, **options)
 
     def _exchange(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
         return self._own.send(request, **{**options, "stream": True, "follow_redirects": False})
@@ -252,7 +254,9 @@ class AsyncLentClient(AsyncPlainClient):
         _check_process(own, options)
         super().__init__(options=options, transport=own._transport, timeout=None, trust_env=False)
         self._own = own
-        self.build_request = own.build_request  # type: ignore[assignment]
+
+    def build_request(self, *arguments: Any, **options: Any) -> httpx2.Request:
+        return self._own.build_request(*arguments, **options)
 
     async def _exchange(self, request: httpx2.Request, options: dict[str, Any]) -> httpx2.Response:
         return await self._own.send(request, **{**options, "stream": True, "follow_redirects": False})
