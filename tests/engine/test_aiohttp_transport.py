@@ -15,6 +15,7 @@ import pytest
 
 from llm_connect.engine import http
 from llm_connect.engine.aiohttp_transport import AiohttpTransport
+from llm_connect.engine.carrier import reply_of
 from llm_connect.engine.deadline import Head, awaited
 from llm_connect.engine.framing import BadFraming
 from llm_connect.testing import Behaviour, EmbeddedProvider
@@ -93,7 +94,7 @@ async def test_a_packed_reply_is_unpacked_once() -> None:
     head = f"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {len(packed)}\r\n\r\n"
     async with server(head.encode() + packed) as (url, _), http.async_client(5) as client:
         response = await client.post(url)
-    assert http.reply_of(response).body == b"hello"
+    assert reply_of(response).body == b"hello"
 
 
 async def test_a_reply_in_parts_is_one_body() -> None:

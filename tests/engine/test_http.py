@@ -15,6 +15,7 @@ import pytest
 
 from llm_connect import LLMConfigurationError, LLMConnectionError
 from llm_connect.engine import http, sockets
+from llm_connect.engine.carrier import reply_of
 from llm_connect.engine.deadline import Deadline
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.engine.heads import obeying
@@ -77,7 +78,7 @@ def test_a_reply_is_taken_whole() -> None:
     """Status, headers by lower-case name, and the decoded body."""
     packed = gzip.compress(b"hello")
     response = httpx2.Response(429, headers={"Retry-After": "3", "content-encoding": "gzip"}, content=packed)
-    reply = http.reply_of(response)
+    reply = reply_of(response)
     assert (reply.status, reply.headers["retry-after"], reply.body) == (429, "3", b"hello")
 
 

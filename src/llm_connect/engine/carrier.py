@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_connect import _forks
 from llm_connect.engine.clients import Carrier, Clients
@@ -13,6 +13,9 @@ from llm_connect.engine.exchange import AsyncOpenReply, OpenReply, Request
 from llm_connect.engine.provider_adapter import ProviderAdapter
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.protocols.wire import Failure, Reply
+
+if TYPE_CHECKING:
+    import httpx2
 
 _first_use = _forks.ForkLock()
 
@@ -59,23 +62,27 @@ class CarriedAdapter(ProviderAdapter):
 
     def send(self, request: Request, deadline: Deadline) -> Reply:
         with self._clients.lease() as client:
-            return self._clients.carrier.post(client, request)
+            return reply_of(self._clients.carrier.send(client, request, stream=False))
 
     async def asend(self, request: Request, deadline: Deadline) -> Reply:
         with await self._clients.lease_in_loop() as client:
-            return await self._clients.carrier.apost(client, request)
+            return reply_of(await self._clients.carrier.asend(client, request, stream=False))
 
     def open(self, request: Request, deadline: Deadline) -> OpenReply:
+        from llm_connect.engine.http_stream import HttpStream
+
         lease = self._clients.lease()
         with lease as client:
-            reply = self._clients.carrier.open(client, request)
+            reply = HttpStream(self._clients.carrier.send(client, request, stream=True))
             reply.end_with(lease.shared())
             return reply
 
     async def aopen(self, request: Request, deadline: Deadline) -> AsyncOpenReply:
+        from llm_connect.engine.http_stream import AsyncHttpStream
+
         lease = await self._clients.lease_in_loop()
         with lease as client:
-            reply = await self._clients.carrier.aopen(client, request)
+            reply = AsyncHttpStream(await self._clients.carrier.asend(client, request, stream=True))
             reply.end_with(lease.shared())
             return reply
 
@@ -89,6 +96,12 @@ class CarriedAdapter(ProviderAdapter):
     async def aclose(self) -> None:
         if not self._cold:
             await self._clients.aclose()
+
+
+def reply_of(response: httpx2.Response) -> Reply:
+    """Convert the whole response into the `Reply` that protocols read."""
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
+    return Reply(response.status_code, headers, response.content)
 
 
 def require(module: str, *, extra: str) -> None:

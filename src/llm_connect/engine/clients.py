@@ -17,10 +17,10 @@ from llm_connect._closing import close_in_loop, is_closed
 from llm_connect.engine.deadline import note_sent
 from llm_connect.engine.exchange import Request
 from llm_connect.engine.loops import PerLoop
-from llm_connect.protocols.wire import Failure, Reply
+from llm_connect.protocols.wire import Failure
 
 if TYPE_CHECKING:
-    from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
+    import httpx2
 
 
 class Carrier(ABC):
@@ -55,24 +55,16 @@ class Carrier(ABC):
         """Close a client of `amake`."""
 
     @abstractmethod
-    def post(self, client: Any, request: Request) -> Reply:
-        """Send once and read the whole reply; the sockets obey the deadline of the call."""
+    def send(self, client: Any, request: Request, *, stream: bool) -> httpx2.Response:
+        """Send once and read the whole reply, or only its head; the sockets obey the deadline of the call."""
 
     @abstractmethod
-    async def apost(self, client: Any, request: Request) -> Reply:
-        """Like `post`; the caller bounds it with a timeout."""
+    async def asend(self, client: Any, request: Request, *, stream: bool) -> httpx2.Response:
+        """Like `send`; the caller bounds it with a timeout."""
 
     @abstractmethod
     def abandon(self, client: Any) -> None:
         """Close the connections of a client of `amake` after its loop is gone, when nothing can be awaited."""
-
-    @abstractmethod
-    def open(self, client: Any, request: Request) -> HttpStream:
-        """Send once and wait for the status; the sockets obey the deadline of the call."""
-
-    @abstractmethod
-    async def aopen(self, client: Any, request: Request) -> AsyncHttpStream:
-        """Like `open`; the caller bounds it with a timeout."""
 
     @abstractmethod
     def failure_of(self, error: Exception) -> Failure:

@@ -29,7 +29,7 @@ from llm_connect.engine.measuring import ReplyRefused, gauged
 from llm_connect.engine.sockets import watch
 from llm_connect.errors import LLMConfigurationError, LLMError
 from llm_connect.protocols.http_failures import no_reply
-from llm_connect.protocols.wire import Failure, Reply
+from llm_connect.protocols.wire import Failure
 
 _Joined: TypeAlias = tuple[httpx2.URL, httpx2.Headers]
 
@@ -44,6 +44,7 @@ _MOST_DIGITS = 10
 def prepare() -> None:
     """Do the slow imports and loading for clients of both forms, in any thread."""
     trusted(True)
+    import_module("llm_connect.engine.http_stream")
     if find_spec("aiohttp") is not None:
         import_module("llm_connect.engine.aiohttp_transport")
 
@@ -92,12 +93,6 @@ def abandon(client: httpx2.AsyncClient) -> None:
         close_transports(transports_of_pool(transport._pool))
     else:
         transport.abandon()  # type: ignore[attr-defined]
-
-
-def reply_of(response: httpx2.Response) -> Reply:
-    """Convert the whole response into the `Reply` that protocols read."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
-    return Reply(response.status_code, headers, response.content)
 
 
 def failure_of(error: Exception) -> Failure:

@@ -109,7 +109,7 @@ class Dialect:
     fixed: JSON = field(default_factory=dict)
 
 
-OPENAIS = Dialect(
+OPENAIS: Dialect = Dialect(
     provider="openai",
     params=SHARED_PARAMS | {"prompt_cache_key", "safety_identifier", "service_tier", "store"},
 )

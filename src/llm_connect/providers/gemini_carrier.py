@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 import httpx2
 from google import genai
@@ -11,15 +11,12 @@ from google.genai import types
 
 from llm_connect.engine import http
 from llm_connect.engine.certificates import trusted
-from llm_connect.engine.clients import Carrier
 from llm_connect.engine.exchange import Request
 from llm_connect.engine.http_options import DEFAULT_OPTIONS, HttpOptions
-from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
-from llm_connect.engine.sockets import watch
-from llm_connect.protocols.wire import Failure, Reply
+from llm_connect.providers.httpx_carrier import HttpxClients
 
 
-class GeminiCarrier(Carrier):
+class GeminiCarrier(HttpxClients):
     """Sends the requests that the SDK builds through the SDK's own HTTP client, and takes the raw reply.
 
     The SDK's public method takes a body only as a part of its `config`, which it converts three times for each call.
@@ -36,28 +33,27 @@ class GeminiCarrier(Carrier):
         max_connections: int,
         options: HttpOptions = DEFAULT_OPTIONS,
     ) -> None:
+        super().__init__(max_connections, options)
         self._api_key = api_key
         self._base_url = base_url
         self._version = version
-        self._max_connections = max_connections
-        self._options = options
 
     def prepare(self) -> None:
         """Do the SDK's late imports, which come with its first client and its first async use."""
-        with self._client() as client:
+        with self._client(self._sync(), self._async()) as client:
             _ = client.aio
 
     def make(self) -> genai.Client:
-        own, other = self._options.http_client, self._options.async_http_client
-        http.refuse_half(own, other, "http_client")
-        self.hidden: bool = own is not None and not watch(own)
-        return self._client()
+        return self._client(self.sync_client(), self._async())
 
     def amake(self) -> genai.Client:
-        own, other = self._options.async_http_client, self._options.http_client
-        http.refuse_half(own, other, "async_http_client")
-        self.ahidden: bool = own is not None and not watch(own)
-        return self._client()
+        return self._client(self._sync(), self.async_client())
+
+    def _sync(self) -> httpx2.Client:
+        return http.sync_client(self._max_connections, self._http)
+
+    def _async(self) -> httpx2.AsyncClient:
+        return http.async_client(self._max_connections, self._http)
 
     def close(self, client: genai.Client) -> None:
         client.close()
@@ -72,35 +68,24 @@ class GeminiCarrier(Carrier):
         client.close()
         http.abandon(_http(client, "httpx_async_client"))
 
-    def post(self, client: genai.Client, request: Request) -> Reply:
+    def send(self, client: genai.Client, request: Request, *, stream: bool) -> httpx2.Response:
         sender: httpx2.Client = _http(client, "httpx_client")
-        return http.reply_of(sender.send(_made(client, sender, request)))
+        return sender.send(_made(client, sender, request), stream=stream)
 
-    async def apost(self, client: genai.Client, request: Request) -> Reply:
+    async def asend(self, client: genai.Client, request: Request, *, stream: bool) -> httpx2.Response:
         sender: httpx2.AsyncClient = _http(client, "httpx_async_client")
-        return http.reply_of(await sender.send(_made(client, sender, request)))
+        return await sender.send(_made(client, sender, request), stream=stream)
 
-    def open(self, client: genai.Client, request: Request) -> HttpStream:
-        sender: httpx2.Client = _http(client, "httpx_client")
-        return HttpStream(sender.send(_made(client, sender, request), stream=True))
-
-    async def aopen(self, client: genai.Client, request: Request) -> AsyncHttpStream:
-        sender: httpx2.AsyncClient = _http(client, "httpx_async_client")
-        return AsyncHttpStream(await sender.send(_made(client, sender, request), stream=True))
-
-    def failure_of(self, error: Exception) -> Failure:
-        return http.failure_of(error)
-
-    def _client(self) -> genai.Client:
+    def _client(self, client: httpx2.Client, async_client: httpx2.AsyncClient) -> genai.Client:
         # The SDK gets both clients, although it uses one, and a context for websockets, which it never uses. For each
         # missing one it would load the trusted roots, which takes longer than a call and blocks an event loop.
         options = types.HttpOptions(
             base_url=self._base_url,
             api_version=self._version,
             retry_options=types.HttpRetryOptions(attempts=1),
-            httpx_client=http.sync_client(self._max_connections, self._options),
-            httpx_async_client=http.async_client(self._max_connections, self._options),
-            async_client_args={"ssl": trusted(self._options.verify)},
+            httpx_client=client,
+            httpx_async_client=async_client,
+            async_client_args={"ssl": trusted(self._http.verify)},
         )
         return genai.Client(api_key=self._api_key, vertexai=False, http_options=options)
 
@@ -109,19 +94,9 @@ def _http(client: genai.Client, name: str) -> Any:
     return getattr(client._api_client._http_options, name)
 
 
-class _Arguments(TypedDict):
-    http_method: Literal["post"]
-    path: str
-    request_dict: dict[str, object]
-
-
-def _arguments(request: Request) -> _Arguments:
-    return {"http_method": "post", "path": request.path.removeprefix("/"), "request_dict": request.body}
-
-
 def _made(client: genai.Client, sender: httpx2.Client | httpx2.AsyncClient, request: Request) -> httpx2.Request:
     """Build a request as the SDK does."""
-    arguments = {**_arguments(request), "request_dict": dict(request.body)}
-    made = client._api_client._build_request(**arguments)  # type: ignore[arg-type]
+    body: dict[str, object] = dict(request.body)
+    made = client._api_client._build_request("post", request.path.removeprefix("/"), body)
     headers = {name: value for name, value in made.headers.items() if value is not None}
     return sender.build_request(made.method.upper(), made.url, headers=headers, content=json.dumps(made.data).encode())

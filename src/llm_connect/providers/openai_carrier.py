@@ -8,12 +8,11 @@ import httpx2
 import openai
 
 from llm_connect.engine import http
-from llm_connect.engine.clients import Carrier
 from llm_connect.engine.exchange import Request
 from llm_connect.engine.http_options import DEFAULT_OPTIONS, HttpOptions
-from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.engine.sockets import watch
-from llm_connect.protocols.wire import Failure, Reply
+from llm_connect.protocols.wire import Failure
+from llm_connect.providers.httpx_carrier import HttpxClients
 
 T = TypeVar("T", httpx2.Client, httpx2.AsyncClient)
 
@@ -21,7 +20,7 @@ T = TypeVar("T", httpx2.Client, httpx2.AsyncClient)
 _ABOUT_THIS_MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
 
 
-class OpenAICarrier(Carrier):
+class OpenAICarrier(HttpxClients):
     """Posts through the SDK's low-level `post` and leaves the reply unparsed. The SDK's own parsing would turn errors
     under a good status into foreign exceptions or half-empty objects; so they reach the protocol as they are.
     """
@@ -36,6 +35,7 @@ class OpenAICarrier(Carrier):
         client: openai.OpenAI | None,
         async_client: openai.AsyncOpenAI | None,
     ) -> None:
+        super().__init__(max_connections, options)
         self._options: dict[str, Any] = {
             "api_key": api_key,
             "base_url": base_url,
@@ -43,8 +43,6 @@ class OpenAICarrier(Carrier):
             "max_retries": 0,
             "default_headers": {f"X-Stainless-{name}": openai.Omit() for name in _ABOUT_THIS_MACHINE},
         }
-        self._max_connections = max_connections
-        self._http = options
         self._own_client, self._own_async_client = client, async_client
         #: The URL that the SDK would put before a path at each call. The user's own client has its own rules for that.
         self._base = ""
@@ -55,9 +53,7 @@ class OpenAICarrier(Carrier):
             self.hidden: bool = not watch(own._client)
             return own.with_options(max_retries=0, http_client=http.LentClient(own._client, self._http))
         http.refuse_half(own, self._own_async_client, "client")
-        http.refuse_half(self._http.http_client, self._http.async_http_client, "http_client")
-        self.hidden = self._http.http_client is not None and not watch(self._http.http_client)
-        made = openai.OpenAI(**self._options, http_client=_bare(http.sync_client(self._max_connections, self._http)))
+        made = openai.OpenAI(**self._options, http_client=_bare(self.sync_client()))
         self._base = str(made.base_url).rstrip("/")
         return made
 
@@ -67,10 +63,7 @@ class OpenAICarrier(Carrier):
             self.ahidden: bool = not watch(own._client)
             return own.with_options(max_retries=0, http_client=http.AsyncLentClient(own._client, self._http))
         http.refuse_half(own, self._own_client, "async_client")
-        http.refuse_half(self._http.async_http_client, self._http.http_client, "async_http_client")
-        self.ahidden = self._http.async_http_client is not None and not watch(self._http.async_http_client)
-        http_client = _bare(http.async_client(self._max_connections, self._http))
-        made = openai.AsyncOpenAI(**self._options, http_client=http_client)
+        made = openai.AsyncOpenAI(**self._options, http_client=_bare(self.async_client()))
         self._base = str(made.base_url).rstrip("/")
         return made
 
@@ -86,29 +79,18 @@ class OpenAICarrier(Carrier):
         if self._own_async_client is None:
             http.abandon(client._client)
 
-    def post(self, client: openai.OpenAI, request: Request) -> Reply:
+    def send(self, client: openai.OpenAI, request: Request, *, stream: bool) -> httpx2.Response:
         try:
-            return http.reply_of(client.post(self._base + request.path, **_arguments(request)))
+            sent: httpx2.Response = client.post(self._base + request.path, **_arguments(request), stream=stream)
         except openai.APIStatusError as error:
-            return http.reply_of(error.response)
+            return error.response
+        return sent
 
-    async def apost(self, client: openai.AsyncOpenAI, request: Request) -> Reply:
+    async def asend(self, client: openai.AsyncOpenAI, request: Request, *, stream: bool) -> httpx2.Response:
         try:
-            return http.reply_of(await client.post(self._base + request.path, **_arguments(request)))
+            return await client.post(self._base + request.path, **_arguments(request), stream=stream)
         except openai.APIStatusError as error:
-            return http.reply_of(error.response)
-
-    def open(self, client: openai.OpenAI, request: Request) -> HttpStream:
-        try:
-            return HttpStream(client.post(self._base + request.path, **_streamed_arguments(request)))
-        except openai.APIStatusError as error:
-            return HttpStream(error.response)
-
-    async def aopen(self, client: openai.AsyncOpenAI, request: Request) -> AsyncHttpStream:
-        try:
-            return AsyncHttpStream(await client.post(self._base + request.path, **_streamed_arguments(request)))
-        except openai.APIStatusError as error:
-            return AsyncHttpStream(error.response)
+            return error.response
 
     def failure_of(self, error: Exception) -> Failure:
         wrapped = isinstance(error, openai.APIConnectionError) and isinstance(error.__cause__, Exception)
@@ -124,7 +106,3 @@ def _bare(client: T) -> T:
 def _arguments(request: Request) -> dict[str, Any]:
     # The user's own client follows redirects, and would send the prompt elsewhere.
     return {"cast_to": httpx2.Response, "body": request.body, "options": {"follow_redirects": False}}
-
-
-def _streamed_arguments(request: Request) -> dict[str, Any]:
-    return {**_arguments(request), "stream": True}
