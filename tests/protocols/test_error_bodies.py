@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from llm_connect import LLMAuthenticationError
 from llm_connect.protocols import chat_completions, generate_content, responses
-from llm_connect.protocols.error_bodies import read_error, said_in, tells_of_error
+from llm_connect.protocols.error_bodies import read_error, said_in
+from llm_connect.protocols.replies import tells_of_error
 from llm_connect.protocols.wire import Failure, Reply
 
 PARSE = {"chat": chat_completions.parse, "responses": responses.parse, "gemini": generate_content.parse}

@@ -119,7 +119,6 @@ def render(
     prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | None, dialect: Dialect = OPENAIS
 ) -> JSON:
     """Render the request body for one prompt."""
-    params, schema = params_of(config, dialect.params, dialect.provider)
     messages = [{"role": "user", "content": prompt}]
     if config.system_prompt:
         messages.insert(0, {"role": "system", "content": config.system_prompt})
@@ -128,6 +127,11 @@ def render(
         body["temperature"] = config.temperature
     if max_tokens is not None:
         body[dialect.limit_field] = max_tokens
+    return _with_params(body, config, dialect) if config.model_params else body
+
+
+def _with_params(body: JSON, config: RunConfig, dialect: Dialect) -> JSON:
+    params, schema = params_of(config, dialect.params, dialect.provider)
     if schema is not None:
         body["response_format"] = {"type": "json_schema", "json_schema": schema.named()}
     for name, value in params.items():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -113,7 +112,7 @@ def read_error(said: object) -> ErrorFields:
         code=code,
         type=kind,
         param=text(inner.get("param"))[:MOST_READ] or None,
-        status=_status(inner),
+        status=status_in(inner),
         wait=next((wait for detail in details if (wait := _delay(detail.get("retryDelay"))) is not None), None),
         used_up=bool(_USED_UP & {code, kind}) or _is_used_up(message, details),
         bad_key=reason == "API_KEY_INVALID",
@@ -136,21 +135,6 @@ def words_of_page(body: bytes) -> str:
     if said.lstrip()[:1] == "<":
         said = html.unescape(_TAG.sub(" ", _UNSEEN.sub(" ", said)))
     return " ".join(said.split())
-
-
-def tells_of_error(said: JSON) -> bool:
-    """True if an object that should be an answer, or a piece of one, is an error instead."""
-    if said.get("error"):
-        return not text(said.get("type")).startswith("response.")
-    if said.get("choices") or said.get("candidates"):
-        return False
-    if mapping(said.get("x_groq")).get("error") or said.get("errors") or said.get("detail"):
-        return True
-    kind = text(said.get("type")) or text(said.get("object"))
-    if kind:
-        return "error" in kind.lower() and not kind.startswith("response.")
-    named = (said.get(name) for name in ("message", "Message", "error_message", "msg"))
-    return said.get("success") is False or any(map(text, named)) or _status(said) is not None
 
 
 def _inner(said: object, depth: int = _DEPTH) -> JSON:
@@ -220,15 +204,12 @@ def _type(inner: JSON) -> str | None:
     return next((kind[:MOST_READ] for kind in kinds if kind and kind != "error"), None)
 
 
-def _status(inner: JSON) -> int | None:
+def status_in(inner: JSON) -> int | None:
     """The HTTP status that an error means, by its number or else by a word."""
     said = [inner.get(name) for name in _STATUSES]
-    words = (str(value) for value in (*said[:2], inner.get("type")) if isinstance(value, str))
-    return _first_status(said) or next(filter(None, map(_status_of, words)), None)
-
-
-def _first_status(values: Iterable[object]) -> int | None:
-    return next((value for value in values if isinstance(value, int) and 400 <= value < 600), None)
+    number = next((value for value in said if isinstance(value, int) and 400 <= value < 600), None)
+    words = (value for value in (*said[:2], inner.get("type")) if isinstance(value, str))
+    return number or next(filter(None, map(_status_of, words)), None)
 
 
 def _status_of(word: str) -> int | None:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import NamedTuple, TypeAlias
 
 from llm_connect.errors import LLMResponseError
-from llm_connect.protocols.error_bodies import said_in, tells_of_error, words_of_page
+from llm_connect.protocols.error_bodies import said_in, status_in, words_of_page
 from llm_connect.protocols.http_failures import error_reply
 from llm_connect.protocols.usage_figures import FigureNames, figure, told_in
 from llm_connect.protocols.wire import (
@@ -35,7 +35,7 @@ CostIn: TypeAlias = Callable[[JSON, str], Decimal | None]
 
 
 class Said(NamedTuple):
-    """What the model said in a reply. A refusal is the content if there is no other."""
+    """The model's words in a reply. A refusal is the content if there is no other."""
 
     content: str
     finish: FinishReason
@@ -50,7 +50,8 @@ class Format:
     answer: reads the answer in a body without an error, or returns the failure that it is.
     wrote: True if the model wrote anything: text, calls, thinking, or as much as its limit allowed.
     usage: finds the account of tokens. figures: the names of the figures in it.
-    model, request_id, service_tier: the names of these fields; the tier by whose prices the provider served it.
+    model, request_id: the names of these fields. service_tier: the name of the tier by whose prices the provider served
+        the request; None if the format has no such field.
     """
 
     choices: str
@@ -123,6 +124,21 @@ def unreadable(reply: Reply, what: str) -> Failure:
 def counted_in(reply: Reply, name: str) -> int | None:
     """The count in the reply of an endpoint that counts tokens; None if it has none."""
     return figure((object_in(reply.body) or {}).get(name)) if reply.good else None
+
+
+def tells_of_error(said: JSON) -> bool:
+    """True if an object that should be an answer, or a piece of one, is an error instead."""
+    if said.get("error"):
+        return not text(said.get("type")).startswith("response.")
+    if said.get("choices") or said.get("candidates"):
+        return False
+    if mapping(said.get("x_groq")).get("error") or said.get("errors") or said.get("detail"):
+        return True
+    kind = text(said.get("type")) or text(said.get("object"))
+    if kind:
+        return "error" in kind.lower() and not kind.startswith("response.")
+    named = (said.get(name) for name in ("message", "Message", "error_message", "msg"))
+    return said.get("success") is False or any(map(text, named)) or status_in(said) is not None
 
 
 def _no_object(reply: Reply) -> Failure:

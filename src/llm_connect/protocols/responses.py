@@ -77,7 +77,6 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
 
     The format does not accept a limit below 16. A smaller one is sent as 16, and `bound` counts it as that.
     """
-    params, schema = params_of(config, _PARAMS, "OpenAI's responses")
     body: JSON = {"model": model, "input": [{"role": "user", "content": prompt}], "store": False}
     if config.system_prompt:
         body["instructions"] = config.system_prompt
@@ -85,6 +84,11 @@ def render(prompt: Prompt, config: RunConfig, *, model: str, max_tokens: int | N
         body["temperature"] = config.temperature
     if max_tokens is not None:
         body["max_output_tokens"] = max(max_tokens, LEAST_MAX_TOKENS)
+    return _with_params(body, config) if config.model_params else body
+
+
+def _with_params(body: JSON, config: RunConfig) -> JSON:
+    params, schema = params_of(config, _PARAMS, "OpenAI's responses")
     if schema is not None:
         body["text"] = {"format": {"type": "json_schema", **schema.named()}}
     for name, value in params.items():

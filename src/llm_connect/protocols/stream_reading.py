@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
-from llm_connect.protocols.error_bodies import said_in, tells_of_error, words_of
+from llm_connect.protocols.error_bodies import said_in, words_of
+from llm_connect.protocols.replies import tells_of_error
 from llm_connect.protocols.sse import EventStream
 from llm_connect.protocols.wire import JSON, loaded, mapping, object_in, objects, text
 

@@ -112,7 +112,7 @@ class Relay:
         strands.start(self._listen(listener))
 
     def facts(self) -> dict[str, str]:
-        """What the relay knows of the request."""
+        """The relay's facts about the request, for the reply."""
         return {"sent": "yes" if self.head.sent else "no", "request-id": self.request_id}
 
     def _listen(self, listener: socket.socket) -> Strand:

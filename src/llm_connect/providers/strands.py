@@ -25,7 +25,7 @@ WRITE = selectors.EVENT_WRITE
 
 
 class RunFailed(Exception):
-    """What ends the run of a command; `failure` says what it means for the call."""
+    """The run of a command cannot go on; `failure` is its meaning for the call."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)

@@ -175,7 +175,7 @@ class Child:
         self._at_end = self._has_ended = False
 
     def read_all(self) -> Strand:
-        """Read until the child has ended, and then what a pipe can hold from before."""
+        """Read until the child has ended, and then the rest that a pipe can hold."""
         with _exit_of(self._process) as exit_of:
             while self._process.poll() is None:
                 yield (exit_of,) if self._at_end else ((self._stdout, READ), exit_of)
