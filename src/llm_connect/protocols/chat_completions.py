@@ -31,7 +31,7 @@ from llm_connect.protocols.usage_figures import StreamedFigures, figures_at_open
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, count, mapping, text, with_field
 from llm_connect.types.response import FinishReason, Prompt
 
-PATH = "/chat/completions"
+PATH: str = "/chat/completions"
 #: Parameters that change neither the number of answers nor the reading of the reply.
 SHARED_PARAMS = frozenset(
     {

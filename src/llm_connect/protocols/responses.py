@@ -30,7 +30,7 @@ from llm_connect.protocols.usage_figures import figures_at_openai, merged
 from llm_connect.protocols.wire import JSON, Answer, Failure, Reply, mapping, objects, text, with_field
 from llm_connect.types.response import FinishReason, Prompt
 
-PATH = "/responses"
+PATH: str = "/responses"
 #: The smallest output limit that the format takes (OpenAPI document 2.3.0).
 LEAST_MAX_TOKENS = 16
 
