@@ -35,7 +35,7 @@ from llm_connect.budget.admission.children import ChildNames
 from llm_connect.budget.admission.controller import Gate, OnUnknown, check_options
 from llm_connect.budget.admission.figures import BudgetFigures
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.log import observers
+from llm_connect.budget.admission.log import observers, stray
 from llm_connect.budget.admission.memory import MemorySession
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import MOST_LIMIT, UNITS, shown
@@ -206,7 +206,7 @@ class BudgetTracker(BudgetFigures):
             _check_wait(max_wait_seconds)
         hold = None
         try:
-            by_flow = observers or self.gate.worker
+            by_flow = observers or self.gate.worker or self.gate.owed or stray
             hold = None if by_flow else self.gate.admit(self, demand, facts)
             if hold is None:
                 deadline = time.monotonic() + max_wait_seconds
@@ -239,7 +239,7 @@ class BudgetTracker(BudgetFigures):
             _check_wait(max_wait_seconds)
         hold = None
         try:
-            by_flow = observers or self.gate.worker
+            by_flow = observers or self.gate.worker or self.gate.owed or stray
             hold = None if by_flow else self.gate.admit(self, demand, facts)
             if hold is None:
                 hold = await adrive(
@@ -260,7 +260,7 @@ class BudgetTracker(BudgetFigures):
         demand, facts = checked_amount(tokens, 0, 0, None, None, None)
         hold = None
         try:
-            by_flow = observers or self.gate.worker
+            by_flow = observers or self.gate.worker or self.gate.owed or stray
             hold = None if by_flow else self.gate.admit(self, demand, facts)
             if hold is None:
                 hold = drive(acquire(self, demand, facts, deadline=time.monotonic(), tried=not by_flow))

@@ -136,7 +136,7 @@ class EventReading(Reading):
     def go_on(self) -> list[str]:
         waiting = self._waiting
         texts = self._added([waiting.popleft() for _ in range(min(len(waiting), _AT_ONCE))])
-        self.behind = bool(waiting)
+        self.behind: bool = bool(waiting)
         if self._at_end and not waiting and not self.ended:
             self._blame_strays()
         return texts
@@ -203,7 +203,7 @@ class EventReading(Reading):
         self._is_plain = False
         figures = {name: value for name, value in mapping(said).items() if name in _FIGURES}
         self._assembly.add({"error": said or "an error without words", **figures})
-        self.ended = self._assembly.ended
+        self.ended: bool = self._assembly.ended
         return ""
 
     def _blame_strays(self, unknown: JSON | None = None) -> None:

@@ -161,7 +161,7 @@ class StoreSession(StoreParts, ABC):
     def open(self, gate: Gate, keep_entries: int, sink: Sink | None) -> Parts:
         self.gate = gate
         ledger = self._open_parts(keep_entries, sink)
-        self.allotments = StoredAllotments(self)
+        self.allotments: StoredAllotments = StoredAllotments(self)
         self.line = RevisableLine(gate, self.sure)
         look_after(self)
         return Parts(ledger, self.outbox, self.books, self.line, self.allotments)

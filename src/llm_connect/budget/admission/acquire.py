@@ -315,13 +315,12 @@ def acquire(
     gate = tracker.gate
     hold: Hold | None
     if not tried:
+        gate.raise_owed()
         if observers:
-            gate.raise_owed()
             tell("reserve", gate.owed, **_facts_of(tracker, demand, facts))
         if gate.worker is None:
             hold = gate.admit(tracker, demand, facts, replaces)
         else:
-            gate.raise_owed()
             hold = yield Operation(gate, gate.ask, tracker, demand, facts, replaces)
         if hold is not None:
             if observers:

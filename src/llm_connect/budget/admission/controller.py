@@ -111,8 +111,6 @@ class Gate:
         The budget of the hold `replaces` passes to the new hold in the same step, so no other call can get it. Only in
         memory; a store does the same in `ask`.
         """
-        if self.owed or stray:
-            self.raise_owed()
         if self._inside:
             self._refuse_reentry()
         lock, line = self._lock, self._line

@@ -356,7 +356,7 @@ class ServerLeases(Leases):
         """Put a new hold under this process's lease."""
         hold.lease = self.have()
         hold.row = f"{hold.lease.number}.{next(self._names)}"
-        self.open_holds += 1
+        self.open_holds: int = self.open_holds + 1
 
     def said(self) -> list[Any] | None:
         """The own lease in the form that a step contains."""

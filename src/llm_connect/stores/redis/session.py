@@ -198,7 +198,7 @@ class ServerSession(records.ServerParts, StoreSession):
         self._born = born
         #: The error of a server that has lost the opened budget, or some of its steps.
         self._gone: LLMStoreError | None = None
-        self.keys = Keys(terms.name)
+        self.keys: Keys = Keys(terms.name)
         #: True if the next step has to ask the server first.
         self.stale: bool = True
         #: The sent step, until its outcome is known and its changes here are completed or undone.
@@ -214,21 +214,21 @@ class ServerSession(records.ServerParts, StoreSession):
 
     def _open_parts(self, keep_entries: int, sink: Sink | None) -> StoredLedger:
         terms = self.terms
-        self.changes = records.StepChanges(self)
-        self.leases = records.ServerLeases(self, terms.lease_seconds)
-        self.trackers = records.ServerTrackers(self, terms.prices, strict=terms.strict)
+        self.changes: records.StepChanges = records.StepChanges(self)
+        self.leases: records.ServerLeases = records.ServerLeases(self, terms.lease_seconds)
+        self.trackers: records.ServerTrackers = records.ServerTrackers(self, terms.prices, strict=terms.strict)
         self.waiters = records.ServerWaiters(self, terms.lease_seconds)
         ledger = records.ServerLedger(keep_entries, self)
         self.books = records.ServerBooks(self, ledger, self.outbox, sink)
         return ledger
 
     def _start(self) -> None:
-        self.client = secrets.token_hex(8)
-        self.server = Server(self.terms.url, self.terms.busy_seconds)
+        self.client: str = secrets.token_hex(8)
+        self.server: Server = Server(self.terms.url, self.terms.busy_seconds)
         # Not in `__del__`: the socket would be collected together with the session, and warn that it is not closed.
         weakref.finalize(self, self.server.close).atexit = False
         self._connected = self._steps = 0
-        self.epoch = 0
+        self.epoch: int = 0
         #: The number of the last step that the server has recorded for this process; 0 for none.
         self._last = 0
         self._sent = None

@@ -228,7 +228,8 @@ class BudgetFile:
         #: The last `PRAGMA data_version`, which changes when another process has written.
         self.version: int | None = None
         #: True after `COMMIT` was sent, and after it was executed.
-        self.committing = self.written = False
+        self.committing: bool = False
+        self.written: bool = False
         self._seen: _Seen | None = None
         self._revision = (0, 0)
         self._last_entry = 0

@@ -181,7 +181,7 @@ class FileTrackers(Trackers):
         super().__init__(session, *details, **more)
         self._session = session
         #: The version of the file's state. A tracker with the same `as_of` is up to date.
-        self.state = 1
+        self.state: int = 1
         #: The number of the lease of each loaded open allotment.
         self.allotments: dict[int, int] = {}
 
@@ -334,7 +334,7 @@ class FileLeases(Leases):
         rows = self._session.connection.execute(query, (self._session.budget, now)).fetchall()
         over = [number for (number,) in rows]
         if self.own is not None and self.own.number in over:
-            self.own = None
+            self.own: Lease | None = None
         self.end(over)
 
     def end(self, numbers: list[int]) -> None:

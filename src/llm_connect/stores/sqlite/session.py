@@ -110,15 +110,15 @@ class FileSession(rows.FileParts, StoreSession):
         self.terms = terms
         self.budget = budget
         self.unseen = False
-        self.file = BudgetFile(terms.path, terms.named, terms.busy_seconds)
+        self.file: BudgetFile = BudgetFile(terms.path, terms.named, terms.busy_seconds)
         #: The time at which the monotonic clock was 0; unlike the machine's clock, that one is never set back.
         self._epoch = time.time_ns() - time.monotonic_ns()
 
     def _open_parts(self, keep_entries: int, sink: Sink | None) -> StoredLedger:
         terms = self.terms
-        self.changes = rows.FileChanges(self)
-        self.leases = rows.FileLeases(self, terms.lease_seconds)
-        self.trackers = rows.FileTrackers(self, terms.prices, strict=terms.strict)
+        self.changes: rows.FileChanges = rows.FileChanges(self)
+        self.leases: rows.FileLeases = rows.FileLeases(self, terms.lease_seconds)
+        self.trackers: rows.FileTrackers = rows.FileTrackers(self, terms.prices, strict=terms.strict)
         self.waiters = rows.FileWaiters(self, terms.lease_seconds)
         ledger = rows.FileLedger(keep_entries, self)
         self.books = rows.FileBooks(self, ledger, self.outbox, sink)
@@ -224,7 +224,7 @@ class FileSession(rows.FileParts, StoreSession):
         return self.gate.run(lambda: data_version(self.connection), looks=True) != self.file.version
 
     def looked(self) -> None:
-        self.unseen = False
+        self.unseen: bool = False
 
     @property
     def pause(self) -> float:
