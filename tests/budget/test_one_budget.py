@@ -99,7 +99,7 @@ def test_a_fork_makes_all_budgets_foreign(monkeypatch: pytest.MonkeyPatch) -> No
         patch.setattr(backoff_lock, "_locks", {lock})
         _forks._forked()
         backoff_lock._shut()
-        for use in (lambda: tracker.consume(1), hold.dispatch, hold.release):
+        for use in (lambda: tracker.consume(1), lambda: tracker.record(1), hold.dispatch, hold.release):
             with pytest.raises(LLMConfigurationError, match=r"before os\.fork"):
                 use()
         BudgetTracker(100).consume(100)

@@ -271,9 +271,8 @@ class Line:
         ready = set(self.ready)
         self.ready.extend(waiter for waiter in decided if waiter not in ready)
         self.untaken.clear()
-        for waiter in decided:
-            if waiter.hold is not None:
-                self._expect_taking(waiter)
+        for waiter in [waiter for waiter in decided if waiter.hold is not None]:
+            self._expect_taking(waiter)
         self.scan()
 
     def scan(self) -> None:
