@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -179,3 +181,39 @@ async def test_cancellation_passes_through_the_flow() -> None:
         await task
     assert task.cancelled()
     assert seen == ["waiting", "cancelled", "cleaned"]
+
+
+def test_a_task_of_a_closed_loop_lives_until_the_next_call() -> None:
+    """If the task went before the coroutine that it runs, CPython 3.11 would crash."""
+
+    def flow() -> Generator[Any, Any, None]:
+        yield Never()
+
+    async def work() -> None:
+        await adrive(flow())
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    seen = weakref.ref(task)
+    task.get_coro().close()  # type: ignore[union-attr]
+    del task
+    gc.collect()
+    assert seen() is not None
+    assert run_async(nothing()) is None
+    gc.collect()
+    assert seen() is None
+
+
+class Never:
+    """A step that does not end."""
+
+    async def arun(self) -> None:
+        await asyncio.get_running_loop().create_future()
+
+
+def nothing() -> Generator[Any, Any, None]:
+    """A flow without a step."""
+    yield from ()
