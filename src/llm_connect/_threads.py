@@ -12,7 +12,25 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 #: Much longer than a thread needs to begin on a busy machine.
-_LONGEST_START_SECONDS = 5.0
+LONGEST_START_SECONDS = 5.0
+
+
+class StartLock:
+    """A lock for starting a thread, which no interrupted caller keeps for good.
+
+    An exception just before the release leaves a lock locked. The next caller replaces it once no start can still run.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def take(self) -> threading.Lock:
+        """Return the lock, locked: the caller releases it."""
+        lock = self._lock
+        if not lock.acquire(timeout=3 * LONGEST_START_SECONDS):
+            lock = self._lock = threading.Lock()
+            lock.acquire()
+        return lock
 
 
 class DaemonThread(threading.Thread):
@@ -35,4 +53,4 @@ class DaemonThread(threading.Thread):
 
 class _BoundedEvent(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
-        return super().wait(_LONGEST_START_SECONDS if timeout is None else timeout)
+        return super().wait(LONGEST_START_SECONDS if timeout is None else timeout)

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from llm_connect import _threads, open_budget
-from llm_connect._threads import DaemonThread
+from llm_connect._threads import DaemonThread, StartLock
 from llm_connect.stores.worker import WorkerThread
+from tests.stores.looking import session_of
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_threads, "_LONGEST_START_SECONDS", 0.05)
+    monkeypatch.setattr(_threads, "LONGEST_START_SECONDS", 0.05)
 
 
 def test_a_start_that_nobody_answers_ends() -> None:
@@ -64,3 +65,26 @@ def test_a_store_starts_another_worker(monkeypatch: pytest.MonkeyPatch, tmp_path
             hold.settle(10)
         assert tracker.spent == 10
         assert [thread.is_alive() for thread in births] == [False, True]
+
+
+def test_a_lock_that_nobody_releases_is_replaced() -> None:
+    """An interrupted caller may have left it locked; the next ones wait once, and then as usual."""
+    lock = StartLock()
+    left = lock.take()
+    taken = lock.take()
+    assert taken is not left
+    taken.release()
+    again = lock.take()
+    assert again is taken
+    again.release()
+
+
+async def test_an_interrupted_start_keeps_no_later_call(tmp_path: Path) -> None:
+    """The worker of a store starts although the lock of its start was left locked. (BUDGET-70)"""
+    budget = open_budget(f"sqlite:///{tmp_path}/budget.db", total=100)
+    session_of(budget).worker._starting.take()
+    with await budget.areserve(10) as hold:
+        await hold.adispatch()
+        hold.settle(5)
+        await hold.abooked()
+    assert (budget.spent, budget.held) == (5, 0)

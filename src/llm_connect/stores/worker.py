@@ -18,7 +18,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from llm_connect._threads import DaemonThread
+from llm_connect._threads import DaemonThread, StartLock
 from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.log import CALLBACK_LATE, WORKER_FAILED, log_event, tell
@@ -69,16 +69,21 @@ class StoreWorker:
         self._session = weakref.ref(session)
         self._jobs = Jobs()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._starting = StartLock()
 
     def start(self) -> None:
         """Start the thread unless it runs."""
-        with self._starting:
+        if self.running:
+            return
+        lock = self._starting.take()
+        try:
             for _ in range(_TRIES):
                 if self.running:
                     return
                 self._thread = WorkerThread(_work, args=(self._jobs, self._session), name="llm-connect store")
                 self._thread.start()
+        finally:
+            lock.release()
 
     @property
     def running(self) -> bool:
@@ -107,8 +112,11 @@ class StoreWorker:
 
     def stop(self, patience: float) -> None:
         """End the thread after the jobs in the queue; wait at most `patience` seconds for it."""
-        with self._starting:
+        lock = self._starting.take()
+        try:
             thread, self._thread = self._thread, None
+        finally:
+            lock.release()
         if thread is not None:
             self._jobs.put(None)
             if thread is not threading.current_thread():

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from llm_connect._threads import DaemonThread
+from llm_connect._threads import DaemonThread, StartLock
 from llm_connect.budget.admission.booking import wall_clock
 from llm_connect.budget.admission.log import POLLED, log_event
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
@@ -308,15 +308,18 @@ class Listener:
         self._session = weakref.ref(session)
         self._channel = channel
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._starting = StartLock()
 
     def start(self) -> None:
         """Start the thread unless it runs."""
-        with self._starting:
+        lock = self._starting.take()
+        try:
             if self._thread is None:
                 listening = DaemonThread(self._run, name="llm-connect listener")
                 listening.start()
                 self._thread = listening if listening.is_alive() else None
+        finally:
+            lock.release()
 
     def _run(self) -> None:
         while self._wanted():
@@ -328,12 +331,15 @@ class Listener:
 
     def _wanted(self) -> bool:
         """True if a caller waits. If none does, the thread ends, and the next waiter starts another."""
-        with self._starting:
+        lock = self._starting.take()
+        try:
             session = self._session()
             wanted = session is not None and session.waited_for
             if not wanted:
                 self._thread = None
             return wanted
+        finally:
+            lock.release()
 
     def _listen(self) -> None:
         session = self._session()
