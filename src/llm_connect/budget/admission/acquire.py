@@ -333,14 +333,14 @@ def acquire(
     began = time.monotonic()
     try:
         may_wait = waiter.may_wait and began < deadline
-        waits = yield Operation(gate, partial(gate.queue, waiter, may_wait=may_wait))
-        if waits:
+        yield Operation(gate, partial(gate.queue, waiter, may_wait=may_wait))
+        # Looked at here and not in the operation: a store's worker may have decided since, before there was a future.
+        if waiter.waiting:
             before_waiting()
             if observers:
                 tell("wait", gate.owed, **_facts_of(tracker, demand, facts))
-        while waits and time.monotonic() < deadline:
+        while waiter.waiting and time.monotonic() < deadline:
             yield Wait(gate, waiter)
-            waits = waiter.waiting
         hold = yield Operation(gate, gate.take, waiter)
     except BaseException:
         # A function in C appends the note first: no later exception can lose the fact that the waiter leaves.

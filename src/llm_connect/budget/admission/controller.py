@@ -292,12 +292,11 @@ class Gate:
         """The number of such demands that fit at present; None if no limit applies to them."""
         return self.run(self._room, tracker, demand, facts, on=tracker, informed=True)
 
-    def queue(self, waiter: Waiter, *, may_wait: bool) -> bool:
-        """Add `waiter` to the queue. True if it waits, which `may_wait` must allow; else it has a hold or an error."""
+    def queue(self, waiter: Waiter, *, may_wait: bool) -> None:
+        """Add `waiter` to the queue. Afterwards it has a hold or an error, or it waits, if `may_wait` allows it."""
         waits = self.run(self._queue, waiter, may_wait, on=waiter.tracker, informed=True)
         if waits and self._stored:
             self.session.watch()
-        return waits
 
     def take(self, waiter: Waiter) -> Hold | None:
         """Return the granted hold. None if it was refused or reclaimed; then the waiter has an error."""
