@@ -16,7 +16,7 @@ LONGEST_START_SECONDS = 5.0
 
 
 class StartLock:
-    """A lock for starting a thread, which no interrupted caller keeps for good.
+    """Guards the start of a thread. An interrupted caller cannot keep it for good.
 
     An exception just before the release leaves a lock locked. The next caller replaces it once no start can still run.
     """
@@ -26,10 +26,10 @@ class StartLock:
 
     def take(self) -> threading.Lock:
         """Return the lock, locked: the caller releases it."""
-        lock = self._lock
-        if not lock.acquire(timeout=3 * LONGEST_START_SECONDS):
-            lock = self._lock = threading.Lock()
-            lock.acquire()
+        while not (lock := self._lock).acquire(timeout=3 * LONGEST_START_SECONDS):
+            # Of several callers that gave up together, one replaces it, and the others wait for the new one.
+            if self._lock is lock:
+                self._lock = threading.Lock()
         return lock
 
 

@@ -79,6 +79,26 @@ def test_a_lock_that_nobody_releases_is_replaced() -> None:
     again.release()
 
 
+def test_callers_that_replace_a_lock_together_take_turns() -> None:
+    """Only one of them is inside at a time, as before the interruption."""
+    lock, inside, most = StartLock(), [], []
+    lock.take()
+
+    def work() -> None:
+        taken = lock.take()
+        inside.append(1)
+        most.append(len(inside))
+        inside.pop()
+        taken.release()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 8
+
+
 async def test_an_interrupted_start_keeps_no_later_call(tmp_path: Path) -> None:
     """The worker of a store starts although the lock of its start was left locked. (BUDGET-70)"""
     budget = open_budget(f"sqlite:///{tmp_path}/budget.db", total=100)
