@@ -8,6 +8,7 @@ and after a call. So the points are these instructions, and those that follow a 
 from __future__ import annotations
 
 import dis
+import itertools
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +21,8 @@ _HOME = llm_connect.__path__[0]
 _CALLS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW"}
 _RAISING = {"RESUME", "JUMP_BACKWARD"} | _CALLS
 _TOOL = 4
+#: The number of an entry into a function of the library, and of a point in it; with `sys.monitoring`, 0 and of a point.
+Point = tuple[int, int]
 
 
 class Fault(BaseException):
@@ -47,22 +50,29 @@ def _entries(code: CodeType) -> tuple[int, ...]:
 
 
 class Injector:
-    """Counts the points that are reached, and raises at one of them."""
+    """Notes all points that are reached, or raises at one of them.
 
-    def __init__(self, at: int | None, error: type[BaseException] = Fault, *, everywhere: bool = False) -> None:
-        self.met = 0
+    `sys.settrace` is slow, so a run that raises traces only the one function in which it does.
+    """
+
+    def __init__(
+        self, at: Point | None = None, error: type[BaseException] = Fault, *, everywhere: bool = False
+    ) -> None:
+        self.met: list[Point] = []
         self.raised = ""
         self._at = at
         self._error = error
         self._everywhere = everywhere
+        self._entry = 0
 
     def run(self, act: Callable[[], Any]) -> None:
         """Do `act`, and raise the exception in it."""
         (self._run_monitored if hasattr(sys, "monitoring") else self._run_traced)(act)
 
-    def _meet(self, code: CodeType, offset: int) -> None:
-        self.met += 1
-        if self.met == self._at:
+    def _meet(self, point: Point, code: CodeType, offset: int) -> None:
+        if self._at is None:
+            self.met.append(point)
+        elif point == self._at:
             self.raised = f"{code.co_filename.removeprefix(_HOME)}:{code.co_qualname}+{offset}"
             raise self._error("injected")
 
@@ -79,16 +89,21 @@ class Injector:
         points = points_of(code, everywhere=self._everywhere)
         if not points:
             return None
+        self._entry += 1
+        entry = self._entry
+        if self._at is not None and self._at[0] != entry:
+            return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        numbers = itertools.count()
 
         def reach(frame: FrameType, event: str, _: Any) -> Any:
             if event == "opcode" and frame.f_lasti in points:
-                self._meet(code, frame.f_lasti)
+                self._meet((entry, next(numbers)), code, frame.f_lasti)
             return reach
 
         # `RESUME` itself causes no event.
-        if (entry := next(iter(_entries(code)), -1)) in points:
-            self._meet(code, entry)
+        if (start := next(iter(_entries(code)), -1)) in points:
+            self._meet((entry, next(numbers)), code, start)
         return reach
 
     def _run_monitored(self, act: Callable[[], Any]) -> None:
@@ -96,12 +111,14 @@ class Injector:
 
         monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
         thread, instruction = threading.get_ident(), monitoring.events.INSTRUCTION
+        numbers = itertools.count()
+        on = True
 
         def meet(code: CodeType, offset: int) -> Any:
             if offset not in points_of(code, everywhere=self._everywhere):
                 return monitoring.DISABLE
-            if threading.get_ident() == thread and self._at != -1:
-                self._meet(code, offset)
+            if threading.get_ident() == thread and on:
+                self._meet((0, next(numbers)), code, offset)
             return None
 
         monitoring.use_tool_id(_TOOL, "faults")
@@ -110,7 +127,7 @@ class Injector:
         try:
             act()
         finally:
-            self._at = -1
+            on = False
             monitoring.set_events(_TOOL, 0)
             monitoring.register_callback(_TOOL, instruction, None)
             monitoring.free_tool_id(_TOOL)
