@@ -66,6 +66,17 @@ async def aadmit(tracker: BudgetTracker, demand: Demand, facts: CallFacts, **que
 
 
 @contextmanager
+def alone(tracker: BudgetTracker) -> Iterator[None]:
+    """Keep all other threads from the tree, without an operation."""
+    gate: Any = tracker.gate
+    gate._lock.wait()
+    try:
+        yield
+    finally:
+        gate._lock.release()
+
+
+@contextmanager
 def inside(tracker: BudgetTracker) -> Iterator[None]:
     """Run the block as if it had interrupted an operation of this thread."""
     gate: Any = tracker.gate

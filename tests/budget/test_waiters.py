@@ -17,7 +17,19 @@ from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.types.amounts import Amount
-from tests.budget.budget_helpers import WAIT, at_rest, awaits, in_thread, inside, place, refused, taken, until, waits
+from tests.budget.budget_helpers import (
+    WAIT,
+    alone,
+    at_rest,
+    awaits,
+    in_thread,
+    inside,
+    place,
+    refused,
+    taken,
+    until,
+    waits,
+)
 
 
 async def test_a_cancelled_waiter_leaves_no_trace() -> None:
@@ -175,6 +187,43 @@ def test_a_grant_at_the_end_of_the_wait_can_still_be_taken() -> None:
     time.sleep(0.01)
     tracker.snapshot()
     taken(tracker, waiter).release()
+    at_rest(tracker)
+
+
+def test_a_caller_that_comes_for_its_grant_gets_it() -> None:
+    """A caller that was granted in time gets its hold, even if the store then delays it for longer (BUDGET-2)."""
+    tracker = BudgetTracker(100)
+    held = contextvars.Context().run(tracker.reserve, 80)
+    caller = in_thread(lambda: tracker.reserve(50, max_wait_seconds=WAIT))
+    waits(tracker, 1)
+    gate: Any = tracker.gate
+    with alone(tracker):
+        held.release()
+        line = gate._line
+        (waiter,) = line.untaken
+        until(lambda: waiter.came)
+        line.untaken[waiter] = line.due = 0.0
+    caller.result(WAIT).release()
+    at_rest(tracker)
+
+
+def test_a_caller_that_comes_late_is_told_the_reason() -> None:
+    """A wait for the caller's own holds ends with that reason, however long the store delays its end (BUDGET-9)."""
+    tracker = BudgetTracker(100)
+
+    def wants_more() -> str:
+        with tracker.reserve(80):
+            return refused(lambda: tracker.reserve(50, max_wait_seconds=WAIT)).reason
+
+    caller = in_thread(wants_more)
+    waits(tracker, 1)
+    gate: Any = tracker.gate
+    with alone(tracker):
+        (waiter,) = gate._line._members
+        waiter.deadline = 0.0
+        waiter.wake()
+        until(lambda: waiter.came)
+    assert caller.result(WAIT) == "self_wait"
     at_rest(tracker)
 
 

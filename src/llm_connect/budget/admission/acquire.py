@@ -339,8 +339,10 @@ def acquire(
             before_waiting()
             if observers:
                 tell("wait", gate.owed, **_facts_of(tracker, demand, facts))
-        while waiter.waiting and time.monotonic() < deadline:
+        while waiter.waiting and time.monotonic() < waiter.deadline:
             yield Wait(gate, waiter)
+        # A store may be busy for longer than a grant waits to be taken.
+        waiter.came = True
         hold = yield Operation(gate, gate.take, waiter)
     except BaseException:
         # A function in C appends the note first: no later exception can lose the fact that the waiter leaves.

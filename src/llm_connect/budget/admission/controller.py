@@ -544,7 +544,8 @@ class Gate:
     def _work_off(self) -> None:
         if self.windowed and not self._stored and self._windows.roll(self._books) and self._line.busy:
             self._line.scan()
-        self._line.reclaim()
+        if self._line.untaken:
+            self._line.reclaim()
         if lost:
             gather_lost()
         if self.notes:

@@ -104,6 +104,8 @@ class Waiter:
         self.hold: Hold | None = None
         self.error: LLMError | None = None
         self.gone: bool = False
+        #: True once the caller comes for its grant or refusal. From then on, only its own `take` ends the wait.
+        self.came: bool = False
         self.ask(demand)
 
     def ask(self, demand: Demand) -> None:
@@ -258,7 +260,8 @@ class Line:
     def reclaim(self) -> None:
         """Take back the grants that their callers have not taken in time."""
         if self.due <= time.monotonic():
-            for waiter in [waiter for waiter, until in self.untaken.items() if until <= time.monotonic()]:
+            over = [waiter for waiter, until in self.untaken.items() if until <= time.monotonic() and not waiter.came]
+            for waiter in over:
                 self.note(waiter)
                 waiter.error = _refusal(waiter, "wait_expired")
                 self.leave(waiter)
@@ -340,7 +343,7 @@ class Line:
         if waiter.hold is not None:
             self._expect_taking(waiter)
             self.ready.append(waiter)
-        elif waiter.deadline + _TAKING_SECONDS < time.monotonic():
+        elif not waiter.came and waiter.deadline + _TAKING_SECONDS < time.monotonic():
             # Its event loop is blocked, and must not block other callers.
             self._refuse(waiter, "wait_expired")
         else:
