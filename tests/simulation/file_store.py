@@ -14,7 +14,7 @@ from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.ledger import LedgerEntry
 from llm_connect.stores.opening import terms_of
 from llm_connect.stores.serialization import entry_of, labels_of
-from llm_connect.stores.sqlite import file, session
+from llm_connect.stores.sqlite import session
 from llm_connect.stores.sqlite.file import connect
 from llm_connect.stores.sqlite.rows import ENTRY_COLUMNS
 from tests.simulation.invariants import Figures, StoredHold, StoredTracker, call_of
@@ -49,7 +49,7 @@ class FileStore:
             self._reader.close()
         for process in self._world.processes:
             # A dead process has not closed its connection, which refers to this world.
-            connection = process.session and file._connections.pop(id(process.session.file), None)
+            connection = process.session and session._connections.pop(id(process.session.file), None)
             if connection is not None:
                 connection.close()
 
@@ -58,8 +58,7 @@ class FileStore:
 
     def patches(self) -> Iterator[Any]:
         """The patches that let the library open this file."""
-        for module in (file, session):
-            yield mock.patch.object(module, "connect", self._connect)
+        yield mock.patch.object(session, "connect", self._connect)
 
     def _connect(self, path: str, busy_seconds: float) -> Any:
         return Connection(self._world, self._world.reaches(busy), connect(path, busy_seconds))

@@ -14,8 +14,8 @@ from llm_connect.stores.parts import Changes, Leases
 from llm_connect.stores.redis.records import ServerBooks, ServerLeases
 from llm_connect.stores.redis.session import ServerSession
 from llm_connect.stores.session import StoreSession
-from llm_connect.stores.sqlite.file import BudgetFile
 from llm_connect.stores.sqlite.rows import FileLeases
+from llm_connect.stores.sqlite.session import BudgetFile
 from llm_connect.types.amounts import NOTHING
 
 

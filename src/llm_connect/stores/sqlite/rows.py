@@ -12,6 +12,7 @@ import os
 import socket
 import sqlite3
 import time
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,6 @@ from llm_connect.stores.serialization import (
     tracker_state,
     window_row,
 )
-from llm_connect.stores.sqlite.file import BudgetFile
 from llm_connect.stores.waiting import Heard, Waiters
 from llm_connect.types.amounts import NOTHING, Amount
 
@@ -101,7 +101,6 @@ _FACTOR = ("adapter", "model", *LearnedFactor._fields)
 class FileParts(StoreParts):
     """The parts of one budget in a file, in one process."""
 
-    file: BudgetFile
     #: The number of the budget.
     budget: int
     #: True if budget may have become free since the last look at the waiting callers of this process.
@@ -112,8 +111,9 @@ class FileParts(StoreParts):
     waiters: FileWaiters
 
     @property
+    @abstractmethod
     def connection(self) -> sqlite3.Connection:
-        return self.file.connection
+        """The connection in which the present step is a transaction."""
 
     def read_rows(self, query: str, values: tuple[Any, ...]) -> list[Any]:
         """Return the rows of a query after all ended holds are booked."""
@@ -143,10 +143,10 @@ class FileChanges(Changes):
         """Write the changes. Raises Again if the figures of a tracker are stale; the next try reads them."""
         for hold in self._holds:
             self._write_hold(connection, hold)
-            self.note_trackers(hold.tracker.lineage)
+            self._trackers.update(dict.fromkeys(hold.tracker.lineage))
         trackers = self._session.trackers
         for tracker in self._trackers:
-            number = trackers.number_of(tracker)
+            number = tracker.number or trackers.number_of(tracker)
             if tracker.as_of != trackers.state:
                 raise Again
             state = tracker_state(tracker, trackers.allotments.get(number))
@@ -165,13 +165,14 @@ class FileChanges(Changes):
                 # Only own holds count, not the holds of another process whose lease has ended.
                 leases.open_holds -= hold.lease is leases.own
         elif hold.row is None:
-            lease = leases.have()
-            row = hold_values(hold, lease.number, self._session.trackers.number_of(hold.tracker))
+            lease, number = leases.own or leases.have(), hold.tracker.number
+            row = hold_values(hold, lease.number, number or self._session.trackers.number_of(hold.tracker))
             hold.row = connection.execute(_INSERT_HOLD, row).lastrowid
             hold.lease = lease
             leases.open_holds += 1
         else:
-            connection.execute(_UPDATE_HOLD, (hold.state, *hold.bound, hold.row))
+            state = "dispatched" if hold.dispatched else "reserved"
+            connection.execute(_UPDATE_HOLD, (state, *hold.bound, hold.row))
 
 
 class FileTrackers(Trackers):
@@ -452,7 +453,7 @@ class FileBooks(StoredBooks):
             place = (self._session.trackers.number_of(line.tracker), line.ending.outcome == "presumed", lease, row)
         else:
             assert isinstance(line, LedgerEntry)
-        self._session.file.connection.execute(_INSERT_ENTRY, (*entry_values(line), self._session.budget, *place))
+        self._session.connection.execute(_INSERT_ENTRY, (*entry_values(line), self._session.budget, *place))
 
     def add_expiry(self, entry: LedgerEntry) -> None:
         self.add(entry)
