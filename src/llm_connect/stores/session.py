@@ -61,7 +61,7 @@ from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.acquire import in_running_loop
 from llm_connect.budget.admission.booking import Sink
-from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost
+from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost, lost
 from llm_connect.budget.admission.log import BOOKED_LATER, DONE_LATER, NOT_BOOKED, log_event
 from llm_connect.budget.admission.session import Parts
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
@@ -306,8 +306,10 @@ class StoreSession(StoreParts, ABC):
         self._learned_before = dict(self.books.learned.factors)
         if self.books.thresholds or self.books.thresholds_before:
             self.books.commit()
-        self.line.commit()
-        self.waiters.commit()
+        if self.line.noted or self.line.ready:
+            self.line.commit()
+        if self.waiters.told or self.waiters.told_before or self.waiters.withdrawn:
+            self.waiters.commit()
         self.trackers.commit()
         self.changes.clear()
         self.leases.commit()
@@ -449,8 +451,10 @@ class StoreSession(StoreParts, ABC):
         if self.gate.within:
             return
         try:
-            gather_lost()
-            self._do_suspects()
+            if lost:
+                gather_lost()
+            if self._suspects:
+                self._do_suspects()
             if self.gate.notes:
                 self.gate.run(_nothing)
             elif self.gate.begun:

@@ -36,12 +36,12 @@ class RevisableLine(Line):
         self.told: deque[Waiter] = deque()
         self._sure = sure
         #: The waiters that the step has changed, with their states before, and True for those that were in the queue.
-        self._before: dict[Waiter, tuple[tuple[Any, ...], bool]] = {}
+        self.noted: dict[Waiter, tuple[tuple[Any, ...], bool]] = {}
 
     def note(self, waiter: Waiter) -> None:
-        if waiter not in self._before:
+        if waiter not in self.noted:
             state = (waiter.hold, waiter.error, waiter.own, waiter.gone)
-            self._before[waiter] = (state, waiter in self._members)
+            self.noted[waiter] = (state, waiter in self._members)
 
     def _refuse(self, waiter: Waiter, reason: BudgetReason) -> None:
         if reason != "wait_expired":
@@ -53,30 +53,30 @@ class RevisableLine(Line):
         if self.ready:
             self.told.extend(self.ready)
             self.ready.clear()
-        self._before.clear()
+        self.noted.clear()
 
     def undo(self, error: LLMError | None = None) -> None:
         """Undo the decisions: all wait as before. Callers that the step had admitted get `error`, if there is one."""
         self.ready.clear()
         self._kept.clear()
-        for waiter, (before, _) in self._before.items():
+        for waiter, (before, _) in self.noted.items():
             granted = waiter.hold is not None
             waiter.hold, waiter.error, waiter.own, waiter.gone = before
             if granted and waiter.waiting and error is not None:
                 waiter.error = error
                 self.told.append(waiter)
-        joined = {waiter for waiter, (_, was_there) in self._before.items() if not was_there}
-        waiting = {waiter for waiter in (*self._waiters(), *self._before) if waiter.waiting}
+        joined = {waiter for waiter, (_, was_there) in self.noted.items() if not was_there}
+        waiting = {waiter for waiter in (*self._waiters(), *self.noted) if waiter.waiting}
         self._members = WeakSet(waiting - joined)
         self._regroup()
         self._restore_untaken()
         self._look_who_waits()
-        self._before.clear()
+        self.noted.clear()
 
     def _restore_untaken(self) -> None:
         for waiter in [waiter for waiter in self.untaken if waiter.hold is None]:
             del self.untaken[waiter]
-        for waiter in self._before:
+        for waiter in self.noted:
             if waiter.hold is not None and waiter not in self.untaken:
                 self._expect_taking(waiter)
 
@@ -110,10 +110,12 @@ class Waiters(ABC):
         self._seconds = seconds
         #: The callers in the store.
         self.told: dict[Waiter, Told] = {}
-        self._told_before: dict[Waiter, Told] = {}
+        #: The same, as the last step has left them.
+        self.told_before: dict[Waiter, Told] = {}
         #: The callers of other processes that have a place here.
         self.remote: dict[Any, RemoteWaiter] = {}
-        self._withdrawn = False
+        #: True until the next step after the callers of this process were withdrawn.
+        self.withdrawn: bool = False
 
     @abstractmethod
     def _write(self, row: Any, waiter: Waiter, seconds: float) -> Any:
@@ -140,7 +142,7 @@ class Waiters(ABC):
 
     def tell(self, line: RevisableLine) -> None:
         """Write the first callers in `line` to the store, so that other processes know of them."""
-        first = [] if self._withdrawn else line.first(_TOLD)
+        first = [] if self.withdrawn else line.first(_TOLD)
         for waiter in self.told.keys() - set(first):
             self._forget(waiter)
         for waiter in first:
@@ -155,21 +157,20 @@ class Waiters(ABC):
         """Withdraw the callers of this process from the store until its next step."""
         for waiter in list(self.told):
             self._forget(waiter)
-        self._withdrawn = True
+        self.withdrawn = True
 
     def commit(self) -> None:
         """Keep the changes: the step was committed."""
-        self._withdrawn = False
-        if self.told or self._told_before:
-            self._told_before = dict(self.told)
+        self.withdrawn = False
+        self.told_before = dict(self.told)
 
     def undo(self) -> None:
         """Undo the changes: the step was rolled back."""
-        self.told, self._withdrawn = dict(self._told_before), False
+        self.told, self.withdrawn = dict(self.told_before), False
 
     def leave_to_parent(self) -> None:
         """Forget all callers in a forked process: they belong to the parent."""
-        self.told, self._told_before, self.remote = {}, {}, {}
+        self.told, self.told_before, self.remote = {}, {}, {}
 
     def _new(self, row: Any, caller: Heard) -> RemoteWaiter | None:
         """Return a waiter for an unknown row; for a known one, note the new deadline and return None."""
