@@ -18,17 +18,6 @@ def check_name(name: object) -> None:
     check_encodable("name", name)
 
 
-def check_prompt(prompt: object) -> None:
-    """Raise LLMConfigurationError for a prompt that is not text, is empty, or that UTF-8 cannot encode."""
-    if not isinstance(prompt, str):
-        raise LLMConfigurationError(
-            f"This adapter takes a prompt of type str, not {type(prompt).__name__}: pass the text."
-        )
-    if not prompt.strip():
-        raise LLMConfigurationError("The prompt is empty: pass the text to send.")
-    check_encodable("prompt", prompt)
-
-
 def check_count(name: str, value: object, *, least: int, most: float = math.inf, optional: bool = False) -> None:
     """Raise LLMConfigurationError unless `value` is an int from `least` to `most`, or None if `optional`; no bools."""
     if (type(value) is int and least <= value <= most) or (value is None and optional):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llm_connect import LLMConfigurationError, LLMResponse, RunConfig, Usage
-from llm_connect._validation import check_prompt
+from llm_connect.interface.attempt import check_prompt
 from llm_connect.types.response import FINISH_REASONS
 
 

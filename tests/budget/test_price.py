@@ -14,8 +14,8 @@ from llm_connect.budget.accounting.prices import Price, cost_of
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError
 from llm_connect.interface.adapter import LLMAdapter
+from llm_connect.interface.attempt import declared_price
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.reservation import declared_price
 from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.response import LLMResponse
 from llm_connect.types.usage import Usage

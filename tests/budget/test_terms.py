@@ -10,8 +10,8 @@ import pytest
 
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError, LLMConfigurationError
+from llm_connect.interface.attempt import Terms
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.reservation import Terms
 from llm_connect.testing.mock import MockLLMAdapter
 from tests.budget.budget_helpers import PATIENCE, at_rest, in_thread, refused, waits
 

@@ -17,7 +17,7 @@ from llm_connect import (
     LLMResponseError,
     LLMStoreError,
 )
-from llm_connect.engine import effects
+from llm_connect.engine import exchange
 from llm_connect.testing import EmbeddedProvider
 from tests.e2e.failure_play import MAX_RETRIES, Play, Played, plays
 from tests.e2e.failure_table import TABLE
@@ -30,7 +30,7 @@ NAMED_BY_ID = ("openai", "openrouter", "claude-code")
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedProvider]:
     """A running provider; pauses between attempts are short."""
-    monkeypatch.setattr(effects, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(exchange, "_FIRST_PAUSE_SECONDS", 0.01)
     with EmbeddedProvider() as running:
         yield running
 

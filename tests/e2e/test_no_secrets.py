@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from llm_connect import LLMResponse
-from llm_connect.engine import effects
+from llm_connect.engine import exchange
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.e2e.failure_play import Form, Play, Played, plays
 
@@ -36,7 +36,7 @@ sys.exit(3)"""
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmbeddedProvider]:
     """A running provider; pauses between attempts are short."""
-    monkeypatch.setattr(effects, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(exchange, "_FIRST_PAUSE_SECONDS", 0.01)
     with EmbeddedProvider() as running:
         yield running
 

@@ -15,9 +15,9 @@ import pytest
 
 from llm_connect.engine import http
 from llm_connect.engine.aiohttp_transport import AiohttpTransport
-from llm_connect.engine.carrier import reply_of
 from llm_connect.engine.deadline import Head, awaited
 from llm_connect.engine.framing import BadFraming
+from llm_connect.engine.provider_adapter import reply_of
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.transports import TRANSPORTS, Transport, choose
 

@@ -15,8 +15,7 @@ from llm_connect.budget.accounting.bounds import Bound
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.concurrency_limit import TakeSlot, Turn
 from llm_connect.engine.deadline import Deadline, Head, awaited
-from llm_connect.engine.effects import Send
-from llm_connect.engine.exchange import Counting, Request
+from llm_connect.engine.exchange import Counting, Request, Send
 from llm_connect.engine.flow import Call
 from llm_connect.errors import LLMResponseError
 from llm_connect.interface.config import RunConfig

@@ -20,8 +20,7 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import flow as flow_module
 from llm_connect.engine.concurrency_limit import TakeSlot
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Pause, Send
-from llm_connect.engine.exchange import Request
+from llm_connect.engine.exchange import Pause, Request, Send
 from llm_connect.engine.flow import Call
 from llm_connect.engine.provider_adapter import ProviderAdapter
 from llm_connect.errors import (

@@ -20,13 +20,13 @@ from tests.budget.budget_helpers import at_rest, come_to_rest
 from tests.engine.test_call_budget import BAD, GOOD, SLOW_DOWN, Stub, config_of
 
 PACKAGE = Path(llm_connect.__file__).parent
-PATH = ("flow", "effects", "concurrency_limit", "provider_adapter")
+PATH = ("flow", "exchange", "concurrency_limit", "provider_adapter")
 #: The call path, that of streams, and the plain metering; what is done under the lock of the budget is its own, and not
 #: torn here.
 FILES = frozenset(
     [str(PACKAGE / "_flows.py")]
     + [str(PACKAGE / "engine" / f"{name}.py") for name in (*PATH, "streaming")]
-    + [str(PACKAGE / "interface" / f"{name}.py") for name in ("metering", "reservation", "adapter")]
+    + [str(PACKAGE / "interface" / f"{name}.py") for name in ("metering", "attempt", "adapter")]
     + [str(PACKAGE / "budget" / f"{name}.py") for name in ("admission/acquire", "accounting/bounds")]
 )
 

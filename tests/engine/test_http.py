@@ -15,8 +15,8 @@ import pytest
 
 from llm_connect import LLMConfigurationError, LLMConnectionError
 from llm_connect.engine import http, sockets
-from llm_connect.engine.carrier import reply_of
 from llm_connect.engine.deadline import Deadline
+from llm_connect.engine.provider_adapter import reply_of
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.engine.heads import obeying
 

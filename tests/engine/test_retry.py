@@ -6,7 +6,7 @@ import pytest
 
 from llm_connect import LLMAPIError
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import pause_before_retry
+from llm_connect.engine.exchange import pause_before_retry
 from llm_connect.protocols.wire import Failure
 
 

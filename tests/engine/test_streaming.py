@@ -21,10 +21,10 @@ from llm_connect import (
     TextChunk,
 )
 from llm_connect.engine import deadline as deadlines
-from llm_connect.engine import effects
+from llm_connect.engine import exchange
 from llm_connect.engine.concurrency_limit import TakeSlot, Turn
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Close, Next, Open, Pause
+from llm_connect.engine.exchange import Close, Next, Open, Pause
 from llm_connect.engine.http_stream import AsyncHttpStream, HttpStream
 from llm_connect.interface.streams import Leave, abandon
 from llm_connect.protocols.wire import Failure
@@ -128,7 +128,7 @@ both = pytest.mark.parametrize("run", [run_sync, run_async])
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effects, "_FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(exchange, "_FIRST_PAUSE_SECONDS", 0.001)
 
 
 CASES: dict[str, Callable[[], Scripted]] = {

@@ -13,7 +13,7 @@ from llm_connect import BudgetTracker, open_budget
 from llm_connect._flows import adrive, drive
 from llm_connect.budget.admission.acquire import Operation
 from llm_connect.engine.concurrency_limit import TakeSlot
-from llm_connect.engine.effects import Send
+from llm_connect.engine.exchange import Send
 from llm_connect.engine.flow import Call
 from tests.budget.budget_helpers import at_rest
 from tests.engine.test_call_budget import GOOD, Stub, config_of

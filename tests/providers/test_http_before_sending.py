@@ -80,7 +80,7 @@ def test_max_concurrency_is_a_count(wiring: Wiring, limit: Any) -> None:
 def test_a_missing_package_is_named_with_its_extra(wiring: Wiring, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names the package and the extra, and does not say to install another project's name. (PROVIDER-2)"""
     find_spec = importlib.util.find_spec
-    module = __import__("llm_connect.engine.carrier", fromlist=["carrier"])
+    module = __import__("llm_connect.engine.provider_adapter", fromlist=["provider_adapter"])
 
     def blocked(name: str, package: str | None = None) -> Any:
         return None if name == wiring.module else find_spec(name, package)

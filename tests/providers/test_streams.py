@@ -26,7 +26,7 @@ from llm_connect import (
     TextChunk,
     UsageChunk,
 )
-from llm_connect.engine import effects
+from llm_connect.engine import exchange
 from llm_connect.testing import Behaviour, EmbeddedProvider
 from tests.providers.conftest import WIRINGS, Make
 from tests.transports import choose
@@ -358,7 +358,7 @@ def test_what_fails_before_the_first_text_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As in a call, each attempt with a hold of its own; the stream then begins as if nothing had been. (STREAM-2)"""
-    monkeypatch.setattr(effects, "_FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(exchange, "_FIRST_PAUSE_SECONDS", 0.01)
     provider.script(behaviour, times=1)
     seen: list[StreamChunk] = []
     stream = take(make(), config_of(tracker), None, seen)

@@ -9,48 +9,91 @@ attempt only sets the output limit that its hold assumes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 from llm_connect._flows import Flow, Step
-from llm_connect._validation import check_prompt
 from llm_connect.budget.accounting.accounts import limits_usd
-from llm_connect.budget.accounting.arguments import nano_usd_of
 from llm_connect.budget.accounting.bounds import Bound, utf8_bytes
 from llm_connect.budget.accounting.prices import cost_of
-from llm_connect.budget.admission.holds import Ending, Hold, tell_of_settlement
+from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.log import Owed, raise_owed, stray, tell
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine import price_lists
 from llm_connect.engine.concurrency_limit import TakeSlot, Turn
 from llm_connect.engine.deadline import Deadline, Head, timed_out
-from llm_connect.engine.effects import Patience, Pause, Send, pause_before_retry
-from llm_connect.engine.exchange import Exchange, Outcome, Request
+from llm_connect.engine.exchange import Exchange, Outcome, Patience, Pause, Request, Send, pause_before_retry
 from llm_connect.engine.token_count import ask_for_count
 from llm_connect.engine.warming import WarmUp
 from llm_connect.errors import LLMBudgetExceededError, LLMError, LLMResponseError
 from llm_connect.interface.adapter import DEFAULT_MAX_TOKENS
-from llm_connect.interface.attempt import attempt
+from llm_connect.interface.attempt import (
+    NO_USAGE,
+    attempt,
+    check_prompt,
+    cut_by,
+    declared_price,
+    end_hold,
+    log_cut,
+    log_unreadable,
+    terms,
+    tracker_of,
+)
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.outcomes import end_hold, log_unreadable, presume_unreadable
-from llm_connect.interface.reservation import cut_by, declared_price, log_cut, terms, tracker_of
 from llm_connect.protocols.wire import Answer, Failure, Reply
 from llm_connect.types.amounts import NOTHING, Amount
 from llm_connect.types.response import LLMResponse, Prompt
 from llm_connect.types.usage import Usage
 
 
+class Delivery(Protocol):
+    """How a call reads its answer and passes it on. Otherwise calls and streams are the same."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts that were passed on so far; after the first one, no other attempt follows."""
+        ...
+
+    def exchange(self, call: Call, hold: Hold | None) -> Generator[Any, Any, Outcome]:
+        """Send the request that `hold` covers, and read its reply."""
+        ...
+
+    def end_cut(self, call: Call, hold: Hold) -> None:
+        """End the hold of an exchange that was cut after its request was sent."""
+        ...
+
+
+class Whole:
+    """Reads the whole reply, and passes nothing on before its end."""
+
+    texts: Sequence[str] = ()
+
+    def exchange(self, call: Call, hold: Hold | None) -> Generator[Any, Any, Outcome]:
+        request = call.begin(hold)
+        if request is None:
+            return TOO_LATE
+        reply = yield Send(call.adapter, Patience(call.deadline), call.head, request)
+        return reply if isinstance(reply, Failure) else read(call.adapter, lambda: reply)
+
+    def end_cut(self, call: Call, hold: Hold) -> None:
+        hold.end_unsettled()
+
+
+_WHOLE = Whole()
+
+
 class Call:
     """One call: the state that its attempts share, and their results so far."""
 
-    def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:
+    def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig, delivery: Delivery = _WHOLE) -> None:
         check_prompt(prompt)
         self.adapter = adapter
         self.prompt = prompt
         self.config = config
+        self.delivery: Delivery = delivery
         self.tracker: BudgetTracker | None = tracker_of(adapter, config)
         self.started: float = time.monotonic()
         self.deadline: Deadline = Deadline(self.started + config.timeout_seconds)
@@ -68,15 +111,10 @@ class Call:
         #: The last concurrency slot; None before the first one.
         self._place: Turn | None = None
         #: Facts about the last exchange that are known before its reply is complete.
-        self._head = Head()
+        self.head: Head = Head()
         self._arrival = None if self.tracker is None else self.tracker.gate.arrive()
         #: Takes a slot again, if the call has given way to others while it waited for budget.
         self.come_back: Callable[[], Flow[Outcome | None]] | None = None
-
-    @property
-    def text(self) -> str:
-        """The text that a stream has passed on so far; empty for other calls."""
-        return ""
 
     @property
     def _owed(self) -> Owed | None:
@@ -124,7 +162,7 @@ class Call:
             if failure is not None:
                 return failure
             if self.tracker is None:
-                return (yield from self.exchange())
+                return (yield from self.delivery.exchange(self, None))
             return (yield from attempt(self))
         finally:
             if self._place is not None:
@@ -151,7 +189,7 @@ class Call:
         hold = yield from asked.acquire(arrival=self._arrival, before_waiting=self._give_way)
         if self.hold is not None:
             self._booked = self._booked.plus(self.hold.amount)
-        self.hold, self._head = hold, Head()
+        self.hold, self.head = hold, Head()
         return hold
 
     def _give_way(self) -> None:
@@ -171,15 +209,11 @@ class Call:
             bound = counting.bound(bound, count, self.model)
         return bound
 
-    def exchange(self, hold: Hold | None = None) -> Generator[Any, Any, Outcome]:
+    def exchange(self, hold: Hold, /) -> Generator[Any, Any, Outcome]:
         """Send the request, and read its reply."""
-        request = self._begin(hold)
-        if request is None:
-            return TOO_LATE
-        reply = yield Send(self.adapter, Patience(self.deadline), self._head, request)
-        return reply if isinstance(reply, Failure) else read(self.adapter, lambda: reply)
+        return self.delivery.exchange(self, hold)
 
-    def _begin(self, hold: Hold | None) -> Request | None:
+    def begin(self, hold: Hold | None) -> Request | None:
         """The request that `hold` covers: everything the hold assumes is sent. None if it is too late to send it."""
         adapter, limit = self.adapter, self.config.max_tokens if hold is None else hold.max_tokens
         request = self._request
@@ -193,33 +227,34 @@ class Call:
         if time.monotonic() >= self.deadline.at:
             return None
         self.attempts += 1
-        self._head = Head()
-        self._head.sent = not adapter.marks_sent
+        self.head = Head()
+        self.head.sent = not adapter.marks_sent
         return request
 
     def _pause_after(self, failure: Failure) -> float | None:
         """Seconds before the next attempt; None if there will be no other."""
+        if self.delivery.texts:
+            return None
         return pause_before_retry(failure, self.attempts, self.config.max_retries, self.deadline)
 
     def end(self, hold: Hold, outcome: Outcome) -> None:
         """End the hold of an attempt by its outcome. A failure that may be billed leaves the outcome open."""
         self._name(hold, outcome.request_id)
         if isinstance(outcome, Failure) and outcome.maybe_billed:
-            self._head.sent = True
-        if isinstance(outcome, Answer) and not hold.ended:
+            self.head.sent = True
+        if hold.ended:
+            return
+        if isinstance(outcome, Answer):
             log_cut(hold, self.config, outcome.finish_reason)
-        if outcome.usage is None and outcome.billed is not False:
-            _settle_least(hold, outcome)
-        if not hold.ended:
-            end_hold(hold, outcome)
+        end_hold(hold, outcome)
 
     def end_open(self, hold: Hold) -> None:
         """End the hold of an attempt without an outcome: it was cancelled, or something outside of it failed."""
-        if not self._head.sent:
+        if not self.head.sent:
             hold.release()
             return
-        self._name(hold, self._head.request_id)
-        hold.end_unsettled()
+        self._name(hold, self.head.request_id)
+        self.delivery.end_cut(self, hold)
 
     def _tell_of_a_retry(self, failure: Failure, pause: float) -> None:
         tell(
@@ -272,7 +307,7 @@ class Call:
             return None, None
 
     def _estimate(self, answer: Answer) -> Usage:
-        least = answer.used_at_least or _NOTHING
+        least = answer.used_at_least or NO_USAGE
         return Usage(
             prompt_tokens=max(self._prompt_bound(), least.prompt_tokens),
             completion_tokens=max(utf8_bytes(answer.content), least.completion_tokens),
@@ -304,7 +339,7 @@ class Call:
 
     def _cut_response(self, failure: Failure) -> LLMResponse | None:
         """The text that had arrived, as a response, because it was paid for; None if there was none."""
-        content = self.text or failure.content
+        content = "".join(self.delivery.texts) or failure.content
         if not content:
             return None
         name = self.adapter.scrubber.name
@@ -342,48 +377,4 @@ def not_read(error: Exception) -> Failure:
     )
 
 
-def end_cut(hold: Hold, so_far: Outcome) -> None:
-    """End the hold of a reply that was not read to its end; a no-op if it has ended.
-
-    The provider may go on and bill the whole answer. So its count up to now matters only if that count, with the whole
-    output limit, is more than the hold.
-    """
-    _settle_least(hold, so_far)
-    hold.end_unsettled()
-
-
-def _settle_least(hold: Hold, outcome: Outcome) -> None:
-    try:
-        _settle_above(hold, outcome)
-    except Exception as error:
-        presume_unreadable(hold, error)
-
-
-def _settle_above(hold: Hold, outcome: Outcome) -> None:
-    """Settle by the least usage that is known plus the rest of the bound, if that is more than the hold."""
-    least = outcome.usage or outcome.used_at_least
-    if hold.state != "dispatched" or (least is None and not outcome.cost):
-        return
-    bound, price, most = hold.bound, hold.facts.price, _with_bound(hold, least or _NOTHING)
-    nano_usd = max(bound.nano_usd, nano_usd_of("cost", outcome.cost or 0))
-    if most.total_tokens > bound.tokens and price is not None:
-        nano_usd = max(nano_usd, price.at_most(most.prompt_tokens, most.completion_tokens, 1))
-    if most.total_tokens > bound.tokens or nano_usd > bound.nano_usd:
-        amount = bound.but(max(most.total_tokens, bound.tokens), None, nano_usd)
-        ending = Ending("settled", amount, most)
-        hold.keeper.end(hold, ending)
-        tell_of_settlement(hold, ending)
-
-
-def _with_bound(hold: Hold, least: Usage) -> Usage:
-    """The larger of `least` and the hold, for each part."""
-    limit = min(hold.max_tokens or 0, hold.bound.tokens)
-    return Usage(
-        prompt_tokens=max(least.prompt_tokens, hold.bound.tokens - limit),
-        completion_tokens=max(least.completion_tokens, limit),
-        estimated=True,
-    )
-
-
-_NOTHING = Usage(prompt_tokens=0, completion_tokens=0)
 TOO_LATE = timed_out("it was over before anything was sent", maybe_billed=False)

@@ -53,10 +53,20 @@ from typing import Any
 from llm_connect.budget.admission.acquire import remember_own
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.engine.deadline import Deadline
-from llm_connect.engine.effects import Breathe, Close, Next, Open, Patience
-from llm_connect.engine.exchange import AsyncOpenReply, Exchange, OpenReply, Outcome
-from llm_connect.engine.flow import TOO_LATE, Call, end_cut, not_read, read
+from llm_connect.engine.exchange import (
+    AsyncOpenReply,
+    Breathe,
+    Close,
+    Exchange,
+    Next,
+    Open,
+    OpenReply,
+    Outcome,
+    Patience,
+)
+from llm_connect.engine.flow import TOO_LATE, Call, not_read, read
 from llm_connect.errors import LLMAPIError, LLMConnectionError
+from llm_connect.interface.attempt import end_cut
 from llm_connect.interface.config import RunConfig
 from llm_connect.interface.streams import StreamFlow, StreamSource, nothing_yet
 from llm_connect.protocols.stream_reading import Reading
@@ -68,40 +78,40 @@ from llm_connect.types.response import LLMResponse, Prompt
 _FOR_THE_END_SECONDS = 0.1
 
 
-class StreamedCall(Call):
-    """One call that passes its answer on while it arrives."""
+class Streamed:
+    """Passes the answer of a call on while it arrives."""
 
-    def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig, given: list[str]) -> None:
-        super().__init__(adapter, prompt, config)
-        #: The texts that were passed on so far.
-        self._texts = given
+    #: For the steps of an exchange that only `timeout_seconds` limits.
+    _until_deadline: Patience
+
+    def __init__(self, texts: list[str]) -> None:
+        #: The texts that were passed on so far; the driver of the stream adds them.
+        self.texts = texts
         self._length = 0
         self._outcome: Outcome | None = None
         self._reading: Reading = Reading()
         self._reply: OpenReply | AsyncOpenReply | None = None
-        self._waiting_since = self.started
-        self._until_deadline = Patience(self.deadline)
+        self._waiting_since = 0.0
 
-    @property
-    def text(self) -> str:
-        """The text that was passed on so far."""
-        return "".join(self._texts)
-
-    def exchange(self, hold: Hold | None = None) -> Generator[Any, Any, Outcome]:
-        request = self._begin(hold)
+    def exchange(self, call: Call, hold: Hold | None) -> Generator[Any, Any, Outcome]:
+        request = call.begin(hold)
         if request is None:
             return TOO_LATE
+        if hold is not None:
+            # The caller goes on while it is open, so another call of the same caller must not wait for it.
+            remember_own(hold)
         self._outcome, self._reading, self._reply = None, Reading(), None
-        self._waiting_since, self._until_deadline = time.monotonic(), Patience(self.deadline)
-        reply = yield Open(self.adapter, self._patience(), self._head, self.adapter.streamed(request))
+        self._waiting_since, self._until_deadline = time.monotonic(), Patience(call.deadline)
+        adapter, head = call.adapter, call.head
+        reply = yield Open(adapter, self._patience(call), head, adapter.streamed(request))
         if isinstance(reply, Failure):
             return reply
-        self._reply, self._head.headers = reply, reply.headers
+        self._reply, head.headers = reply, reply.headers
         # Errors do not arrive as streams. A command has no status, and streams all of its output.
-        self._reading = self.adapter.reading() if not reply.status or is_good(reply.status) else Reading()
+        self._reading = adapter.reading() if not reply.status or is_good(reply.status) else Reading()
         is_driven = True
         try:
-            return (yield from self._read(reply, self._reading))
+            return (yield from self._read(call, hold, reply))
         except GeneratorExit:
             # The flow is garbage, with the event loop that was closed under it: nobody takes a step any more.
             is_driven = False
@@ -112,15 +122,11 @@ class StreamedCall(Call):
             else:
                 Close(reply).abandon()
 
-    def _read(self, reply: OpenReply | AsyncOpenReply, reading: Reading) -> Generator[Any, Any, Outcome]:
-        at_end = False
+    def _read(self, call: Call, hold: Hold | None, reply: OpenReply | AsyncOpenReply) -> Generator[Any, Any, Outcome]:
+        adapter, head, reading, at_end = call.adapter, call.head, self._reading, False
         while self._outcome is None:
-            patience = self._patience()
-            piece = (
-                yield Breathe(patience, self._head)
-                if reading.behind
-                else Next(self.adapter, patience, self._head, reply)
-            )
+            patience = self._patience(call)
+            piece = yield Breathe(patience, head) if reading.behind else Next(adapter, patience, head, reply)
             if isinstance(piece, Failure):
                 return piece
             at_end = at_end or piece == b""
@@ -129,56 +135,43 @@ class StreamedCall(Call):
             except Exception as error:
                 return not_read(error)
             self._length += sum(map(len, texts))
-            if self._length > self.adapter.max_reply_bytes:
+            if self._length > adapter.max_reply_bytes:
                 return _TOO_LONG
             if reading.ended or (at_end and not reading.behind):
-                self._conclude()
+                self._conclude(call, hold)
             if texts:
                 yield [TextChunk(text) for text in texts]
                 self._waiting_since = time.monotonic()
         if reading.ended:
-            yield Next(self.adapter, Patience(Deadline(time.monotonic() + _FOR_THE_END_SECONDS)), self._head, reply)
+            yield Next(adapter, Patience(Deadline(time.monotonic() + _FOR_THE_END_SECONDS)), head, reply)
         return self._outcome
 
-    def _conclude(self) -> None:
+    def _conclude(self, call: Call, hold: Hold | None) -> None:
         """Settle before passing on the last text: the caller may stop iterating there."""
-        self._outcome = self._parsed() if self._reading.whole else _NO_END
-        if self.hold is not None:
-            self.end(self.hold, self._outcome)
+        self._outcome = self._parsed(call) if self._reading.whole else _NO_END
+        if hold is not None:
+            call.end(hold, self._outcome)
 
-    def reserve(self) -> Generator[Any, Any, Hold]:
-        hold = yield from super().reserve()
-        # The caller goes on while it is open, so another call of the same caller must not wait for it.
-        remember_own(hold)
-        return hold
-
-    def _pause_after(self, failure: Failure) -> float | None:
-        return None if self._texts else super()._pause_after(failure)
-
-    def end_open(self, hold: Hold) -> None:
-        if not self._head.sent:
-            hold.release()
-            return
-        said = self._parsed()
+    def end_cut(self, call: Call, hold: Hold) -> None:
+        said = self._parsed(call)
         if self._reading.whole and isinstance(said, Answer):
             # The model had finished, although nobody waited for the end of the bytes.
             self._outcome = said
-            self.end(hold, said)
-        self._name(hold, self._head.request_id)
+            call.end(hold, said)
         end_cut(hold, said)
 
-    def _patience(self) -> Patience:
-        seconds = self.config.idle_seconds if self._texts else self.config.first_chunk_seconds
-        if seconds is None or self._waiting_since + seconds >= self.deadline.at:
+    def _patience(self, call: Call) -> Patience:
+        seconds = call.config.idle_seconds if self.texts else call.config.first_chunk_seconds
+        if seconds is None or self._waiting_since + seconds >= call.deadline.at:
             return self._until_deadline
         until = Deadline(self._waiting_since + seconds)
-        if self._texts:
+        if self.texts:
             return Patience(until, "no further text came", "idle_seconds")
         return Patience(until, "no text came", "first_chunk_seconds")
 
-    def _parsed(self) -> Outcome:
+    def _parsed(self, call: Call) -> Outcome:
         """Parse the part of the reply that has arrived, as without streaming."""
-        return read(self.adapter, self._whole_reply)
+        return read(call.adapter, self._whole_reply)
 
     def _whole_reply(self) -> Reply:
         reply = self._reply
@@ -187,14 +180,13 @@ class StreamedCall(Call):
         # A command has its headers only after its end.
         return Reply(reply.status, reply.headers, self._reading.body)
 
-    def so_far(self) -> LLMResponse:
+    def so_far(self, call: Call) -> LLMResponse:
         """The part of the response that has arrived."""
-        said = self._outcome if isinstance(self._outcome, Answer) else self._unknown()
-        return self.response_of(replace(said, content=self.text))
-
-    def _unknown(self) -> Answer:
-        request_id = self.adapter.scrubber.name(self._head.request_id)
-        return Answer(content="", model="", finish_reason="unknown", request_id=request_id)
+        said = self._outcome
+        if not isinstance(said, Answer):
+            request_id = call.adapter.scrubber.name(call.head.request_id)
+            said = Answer(content="", model="", finish_reason="unknown", request_id=request_id)
+        return call.response_of(replace(said, content="".join(self.texts)))
 
 
 def _taken(reading: Reading, piece: bytes | None) -> list[str]:
@@ -210,20 +202,23 @@ class ProviderStream(StreamSource):
     def __init__(self, adapter: Exchange, prompt: Prompt, config: RunConfig) -> None:
         super().__init__()
         self._arguments = (adapter, prompt, config)
-        self._call: StreamedCall | None = None
+        self._streamed = Streamed(self._given)
+        self._call: Call | None = None
 
     @property
     def response(self) -> LLMResponse:
         if self._response is not None:
             return self._response
+        if self._call is not None:
+            return self._streamed.so_far(self._call)
         adapter, _, config = self._arguments
-        return nothing_yet(config.model_name or adapter.model) if self._call is None else self._call.so_far()
+        return nothing_yet(config.model_name or adapter.model)
 
     def _run(self) -> StreamFlow:
-        call = self._call = StreamedCall(*self._arguments, self._given)
+        self._call = Call(*self._arguments, self._streamed)
         try:
-            self._response = yield from call.run()
-            yield chunks_of(self._response, call.text)
+            self._response = yield from self._call.run()
+            yield chunks_of(self._response, self.text)
         finally:
             self._response = self.response
 

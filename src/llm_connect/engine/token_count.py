@@ -11,8 +11,7 @@ from typing import TypeVar
 from llm_connect._flows import Flow
 from llm_connect.engine.concurrency_limit import TakeSlot, Turn
 from llm_connect.engine.deadline import Deadline, Head
-from llm_connect.engine.effects import Patience, Pause, Send, pause_before_retry
-from llm_connect.engine.exchange import Counting, Exchange, Request
+from llm_connect.engine.exchange import Counting, Exchange, Patience, Pause, Request, Send, pause_before_retry
 from llm_connect.protocols.wire import Failure, Reply
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from llm_connect.budget.accounting.bounds import Bound, CallFacts, CountTokens, 
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.interface import metering
+from llm_connect.interface.attempt import terms_on
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.reservation import terms_on
 from llm_connect.interface.streams import AsyncLLMStream, LLMStream, StreamFlow, StreamSource
 from llm_connect.types.chunks import chunks_of
 from llm_connect.types.response import LLMResponse, Prompt

@@ -10,23 +10,20 @@ sync one, the inner hold replaces the outer one, so nothing counts twice.
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial, wraps
 from typing import Any
 
 from llm_connect._flows import Flow, adrive, drive
 from llm_connect.budget.admission.acquire import remember_own
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.errors import LLMError
-from llm_connect.interface.attempt import attempt
+from llm_connect.interface.attempt import Finished, Metered, Terms, attempt, end_by_result, hinted, log_cut, running
 from llm_connect.interface.config import RunConfig
-from llm_connect.interface.outcomes import Finished, end_by_result
-from llm_connect.interface.reservation import Metered, Terms, hinted, log_cut, running
 from llm_connect.interface.streams import (
     AsyncLLMStream,
     Following,
@@ -40,7 +37,7 @@ from llm_connect.types.response import LLMResponse
 
 Execute = Callable[..., LLMResponse]
 AsyncExecute = Callable[..., Awaitable[LLMResponse]]
-Written = Callable[..., Any]
+Method = Callable[..., Any]
 
 
 def install(cls: type[object]) -> None:
@@ -64,13 +61,13 @@ async def execute_in_thread(adapter: Metered, prompt: Any, config: RunConfig | N
     if method is None or terms is None:
         return await asyncio.to_thread(adapter.execute_prompt, prompt, config)
     hold = await adrive(terms.acquire())
-    call = MeteredCall(method, adapter, prompt, terms, hold)
+    attempts = _attempts(method, adapter, prompt, terms, hold)
     claim = threading.Lock()
 
     def work() -> LLMResponse:
         if not claim.acquire(blocking=False):
             raise asyncio.CancelledError
-        return drive(call.attempts())
+        return drive(attempts)
 
     try:
         return await asyncio.to_thread(work)
@@ -81,31 +78,31 @@ async def execute_in_thread(adapter: Metered, prompt: Any, config: RunConfig | N
 
 
 def _metered(method: Execute) -> Execute:
-    @functools.wraps(method)
+    @wraps(method)
     def execute_prompt(self: Metered, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return method(self, prompt, config)
-        return drive(MeteredCall(method, self, prompt, terms).attempts())
+        return drive(_attempts(method, self, prompt, terms))
 
     execute_prompt.unmetered = method  # type: ignore[attr-defined]
     return execute_prompt
 
 
 def _ametered(method: AsyncExecute) -> AsyncExecute:
-    @functools.wraps(method)
+    @wraps(method)
     async def async_execute_prompt(self: Metered, prompt: Any, config: RunConfig | None = None) -> LLMResponse:
         terms = Terms.of(self, prompt, config)
         if terms is None:
             return await method(self, prompt, config)
-        return await adrive(MeteredCall(method, self, prompt, terms).attempts())
+        return await adrive(_attempts(method, self, prompt, terms))
 
     return async_execute_prompt
 
 
-def _streamed(kind: Callable[[MeteredStream], Any]) -> Callable[[Written], Written]:
-    def wrap(method: Written) -> Written:
-        @functools.wraps(method)
+def _streamed(kind: Callable[[MeteredStream], Any]) -> Callable[[Method], Method]:
+    def wrap(method: Method) -> Method:
+        @wraps(method)
         def stream_prompt(self: Metered, prompt: Any, config: RunConfig | None = None) -> Any:
             return kind(MeteredStream(method, self, prompt, config))
 
@@ -122,14 +119,21 @@ _WRAPPERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-class MeteredAttempt(ABC):
-    """The common part of attempts by calls and by streams of foreign adapters."""
+class MeteredAttempts:
+    """The attempts of one call or stream of an adapter that does not know about budgets.
+
+    exchange: calls the method under a hold. reserved: a hold for the first attempt that was reserved already.
+    """
 
     #: Foreign adapters have no concurrency slots.
     come_back: Callable[[], Flow[Finished | None]] | None = None
-    terms: Terms
-    #: A hold that was already reserved, for the first attempt.
-    _reserved: Hold | None = None
+
+    def __init__(
+        self, terms: Terms, exchange: Callable[[Hold], Generator[Any, Any, Finished]], reserved: Hold | None = None
+    ) -> None:
+        self.terms = terms
+        self.exchange = exchange
+        self._reserved = reserved
 
     def reserve(self) -> Flow[Hold]:
         hold, self._reserved, terms = self._reserved, None, self.terms
@@ -139,10 +143,6 @@ class MeteredAttempt(ABC):
         remember_own(hold)
         return hold
 
-    @abstractmethod
-    def exchange(self, hold: Hold) -> Generator[Any, Any, Finished]:
-        """Call the method under `hold`."""
-
     def end(self, hold: Hold, outcome: Finished) -> None:
         end_by_result(hold, outcome)
         if isinstance(outcome.response, LLMResponse):
@@ -151,7 +151,7 @@ class MeteredAttempt(ABC):
     def end_open(self, hold: Hold) -> None:
         hold.end_unsettled()
 
-    def attempts(self) -> Generator[Any, Any, LLMResponse]:
+    def run(self) -> Generator[Any, Any, LLMResponse]:
         """Make attempts until one has called the method, and return its response or raise its error."""
         finished = None
         while finished is None:
@@ -162,21 +162,20 @@ class MeteredAttempt(ABC):
         return response
 
 
-class MeteredCall(MeteredAttempt):
-    """One call of a method that does not know about budgets."""
+def _attempts(
+    method: Any, adapter: Metered, prompt: Any, terms: Terms, reserved: Hold | None = None
+) -> Flow[LLMResponse]:
+    """The attempts of one call of a method that does not know about budgets."""
+    return MeteredAttempts(terms, partial(_exchange, method, adapter, prompt, terms), reserved).run()
 
-    def __init__(self, method: Any, adapter: Metered, prompt: Any, terms: Terms, hold: Hold | None = None) -> None:
-        self.terms = terms
-        self._reserved = hold
-        self._call = (method, adapter, prompt)
 
-    def exchange(self, hold: Hold) -> Flow[Finished]:
-        config = self.terms.config_for(hold)
-        try:
-            response = yield _Execute(hold, *self._call, config)
-        except LLMError as error:
-            return Finished(error=error)
-        return Finished(hinted(response, hold, self.terms.config))
+def _exchange(method: Any, adapter: Metered, prompt: Any, terms: Terms, hold: Hold) -> Flow[Finished]:
+    config = terms.config_for(hold)
+    try:
+        response = yield _Execute(hold, method, adapter, prompt, config)
+    except LLMError as error:
+        return Finished(error=error)
+    return Finished(hinted(response, hold, terms.config))
 
 
 @dataclass(slots=True)
@@ -198,10 +197,10 @@ class _Execute:
             return await self.method(self.adapter, self.prompt, self.config)
 
 
-class MeteredStream(MeteredAttempt, StreamSource):
+class MeteredStream(StreamSource):
     """The source of a metered stream, around the stream of an adapter."""
 
-    def __init__(self, method: Written, adapter: Metered, prompt: Any, config: RunConfig | None) -> None:
+    def __init__(self, method: Method, adapter: Metered, prompt: Any, config: RunConfig | None) -> None:
         super().__init__()
         self._method = method
         self._adapter = adapter
@@ -225,13 +224,12 @@ class MeteredStream(MeteredAttempt, StreamSource):
         if terms is None:
             yield from self._read(self._config)
         else:
-            self.terms = terms
-            yield from self.attempts()
+            yield from MeteredAttempts(terms, partial(self._exchange, terms)).run()
 
-    def exchange(self, hold: Hold) -> Generator[Any, Any, Finished]:
+    def _exchange(self, terms: Terms, hold: Hold) -> Generator[Any, Any, Finished]:
         self._hold = hold
         try:
-            yield from self._read(self.terms.config_for(hold))
+            yield from self._read(terms.config_for(hold))
         except LLMError as error:
             return Finished(error=error)
         return Finished(self.response)

@@ -44,7 +44,7 @@ def from_status(reply: Reply, fields: ErrorFields) -> Failure:
     A 3xx or 4xx is not billed. With any other status the provider may have begun to answer. The status in the body
     counts under a good one.
     """
-    status = fields.status if reply.good and fields.status is not None else reply.status
+    status = fields.status if is_good(reply.status) and fields.status is not None else reply.status
     waits = [wait for wait in (fields.wait, wait_asked_for(reply.headers)) if wait is not None]
     wait = max(waits, default=None)
     return Failure(

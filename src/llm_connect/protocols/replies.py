@@ -20,6 +20,7 @@ from llm_connect.protocols.wire import (
     Failure,
     Reply,
     first,
+    is_good,
     loaded,
     mapping,
     object_in,
@@ -101,7 +102,7 @@ def spent_on_thinking(finish: FinishReason) -> str | None:
 
 def answer_in(reply: Reply) -> tuple[JSON, Failure | None]:
     """The object in a reply, and the failure that its status or its content means; None if it may be an answer."""
-    if not reply.good:
+    if not is_good(reply.status):
         said = said_in(reply.body)
         return mapping(said), error_reply(reply, said)
     body = object_in(reply.body)
@@ -123,7 +124,7 @@ def unreadable(reply: Reply, what: str) -> Failure:
 
 def counted_in(reply: Reply, name: str) -> int | None:
     """The count in the reply of an endpoint that counts tokens; None if it has none."""
-    return figure((object_in(reply.body) or {}).get(name)) if reply.good else None
+    return figure((object_in(reply.body) or {}).get(name)) if is_good(reply.status) else None
 
 
 def tells_of_error(said: JSON) -> bool:

@@ -30,14 +30,9 @@ class Reply:
     headers: Mapping[str, str]
     body: bytes
 
-    @property
-    def good(self) -> bool:
-        """True if its status is a success: any 2xx may have an answer."""
-        return 200 <= self.status < 300
-
 
 def is_good(status: int) -> bool:
-    """True if a status is a success."""
+    """True if a status is a success: any 2xx may have an answer."""
     return 200 <= status < 300
 
 

@@ -12,13 +12,12 @@ from llm_connect.budget.accounting.arguments import nano_usd_of
 from llm_connect.budget.accounting.bounds import Bound, CountTokens, TokenCounter
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.tracker import BudgetTracker
-from llm_connect.engine.carrier import CarriedAdapter, require
 from llm_connect.engine.clients import Carrier
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.endpoints import base_url_from, same_endpoint
 from llm_connect.engine.exchange import Request
 from llm_connect.engine.http_options import DEFAULT_REPLY_BYTES, DEFAULT_STRUCTURE, HttpOptions, Verify
-from llm_connect.engine.provider_adapter import api_key_from
+from llm_connect.engine.provider_adapter import CarriedAdapter, api_key_from, require
 from llm_connect.engine.token_count import ask_until_answered
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.config import RunConfig

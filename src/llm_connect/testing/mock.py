@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from llm_connect._validation import check_count, check_number, check_prompt
+from llm_connect._validation import check_count, check_number
 from llm_connect.budget.accounting.bounds import CountTokens, counter_of
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMTimeoutError
 from llm_connect.interface.adapter import LLMAdapter
+from llm_connect.interface.attempt import check_prompt
 from llm_connect.interface.config import RunConfig
 from llm_connect.types.response import LLMResponse, Prompt
 from llm_connect.types.usage import Usage

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from llm_connect._validation import check_count, check_number, check_prompt
+from llm_connect._validation import check_count, check_number
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.interface.adapter import LLMAdapter
+from llm_connect.interface.attempt import check_prompt
 from llm_connect.interface.config import RunConfig
 
 Make: TypeAlias = Callable[[], LLMAdapter]
