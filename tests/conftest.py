@@ -64,6 +64,13 @@ def watched_budgets() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_collections() -> None:
+    """Keep what stands already out of garbage collections: tests make thousands of them."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def kept_promise(watched_budgets: None, request: pytest.FixtureRequest) -> Iterator[None]:
     """No budget was over its limit by a grant, and no figure was negative."""
@@ -83,12 +90,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out := [item for item in items if item not in kept]:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item in kept]
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Keep the collected tests out of garbage collections: many tests make one, and they are thousands of objects."""
-    gc.collect()
-    gc.freeze()
 
 
 def sample(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
