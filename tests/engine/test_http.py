@@ -99,7 +99,7 @@ def test_every_socket_operation_ends_by_the_deadline(provider: EmbeddedProvider,
         started = time.monotonic()
         with pytest.raises(httpx2.ReadTimeout):
             post(client, provider)
-        assert 0.45 <= time.monotonic() - started <= 0.5 * 1.1 + 2
+        assert 0.45 <= time.monotonic() - started <= 0.5 * 1.1 + 4
 
 
 def test_a_passed_deadline_does_not_begin(provider: EmbeddedProvider) -> None:
@@ -151,7 +151,7 @@ def test_writing_ends_by_the_deadline() -> None:
         started = time.monotonic()
         with pytest.raises(httpx2.TimeoutException):
             client.post(url, content=b"x" * 50_000_000)
-        assert time.monotonic() - started <= 3
+        assert time.monotonic() - started <= 0.5 * 1.1 + 4
 
 
 def test_tls_obeys_the_deadline() -> None:
@@ -160,7 +160,7 @@ def test_tls_obeys_the_deadline() -> None:
         started = time.monotonic()
         with pytest.raises(httpx2.ConnectTimeout):
             client.get(url.replace("http", "https"))
-        assert time.monotonic() - started <= 3
+        assert time.monotonic() - started <= 0.5 * 1.1 + 4
 
 
 class Stream(httpcore2.NetworkStream):

@@ -61,7 +61,7 @@ def test_stubborn_group_is_ended(script: Script, tmp_path: Path) -> None:
     started = time.monotonic()
     error = error_of(script(STUBBORN), RunConfig(timeout_seconds=2))
     assert type(error) is LLMTimeoutError
-    assert time.monotonic() - started < 2.2 + 3
+    assert time.monotonic() - started < 2.2 + 10
     assert len(pids(tmp_path)) == 2
     assert wait_for(lambda: not any(map(alive, pids(tmp_path))))
 

@@ -143,7 +143,7 @@ async def test_stalled_stream_ends_at_the_deadline(server: MessagesServer, way: 
         started = time.monotonic()
         with pytest.raises(LLMTimeoutError):
             await called(way, adapter, "hi", RunConfig(timeout_seconds=seconds))
-        assert time.monotonic() - started < seconds * 1.1 + 3
+        assert time.monotonic() - started < seconds * 1.1 + 10
         if server.requests:
             break
     assert len(server.requests) == 1

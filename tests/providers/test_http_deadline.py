@@ -12,7 +12,7 @@ from tests.providers.conftest import Ask, Make
 from tests.providers.http_helpers import PROMPT, fails
 
 #: Of a busy machine; each of these replies takes far longer.
-NOISE = 2.0
+NOISE = 5.0
 
 SLOW = {
     "stall before headers": Behaviour(stall="before_headers"),

@@ -86,7 +86,7 @@ def test_the_deadline_holds_for_an_own_client(provider: EmbeddedProvider, behavi
         started = time.monotonic()
         with pytest.raises(LLMTimeoutError):
             OpenAIAdapter(client=client).execute_prompt("hi", RunConfig(timeout_seconds=limit))
-        assert time.monotonic() - started <= limit * 1.1 + 2
+        assert time.monotonic() - started <= limit * 1.1 + 5
 
 
 def test_an_own_client_follows_no_redirect(provider: EmbeddedProvider) -> None:
@@ -112,7 +112,7 @@ async def test_an_own_async_client_has_no_retries_no_redirects_and_a_deadline(pr
         started = time.monotonic()
         with pytest.raises(LLMTimeoutError):
             await adapter.async_execute_prompt("hi", RunConfig(timeout_seconds=0.5))
-        assert time.monotonic() - started <= 0.5 * 1.1 + 2
+        assert time.monotonic() - started <= 0.5 * 1.1 + 5
 
 
 def test_one_own_client_does_not_send_the_other_form_elsewhere(
