@@ -61,14 +61,15 @@ from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.acquire import in_running_loop
 from llm_connect.budget.admission.booking import Sink
+from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost, lost
-from llm_connect.budget.admission.log import BOOKED_LATER, DONE_LATER, NOT_BOOKED, log_event
+from llm_connect.budget.admission.log import BOOKED_LATER, DONE_LATER, NOT_BOOKED, log_event, tell
 from llm_connect.budget.admission.session import Parts
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
 from llm_connect.stores.books import StoredBooks, StoredLedger
 from llm_connect.stores.parts import Again, StoredAllotments, StoredHold, StoreParts
 from llm_connect.stores.waiting import RevisableLine, Waiters
-from llm_connect.stores.worker import StagedOutbox, StoreWorker, look_after
+from llm_connect.stores.worker import Courier, StoreWorker, look_after
 from llm_connect.types.amounts import MOST_LIMIT, NOTHING
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ class StoreSession(StoreParts, ABC):
         #: The number of the root.
         self.root = root
         self.worker: StoreWorker = StoreWorker(self)
-        self.outbox: StagedOutbox = StagedOutbox(min(_PATIENCE_SECONDS, terms.busy_seconds))
+        self.outbox: Outbox = Outbox(staged=deque())
+        self.courier: Courier = Courier(self.outbox, min(_PATIENCE_SECONDS, terms.busy_seconds))
         #: The time at which the present outage of the store began, and the URL of the store.
         self._lost: tuple[float, str] | None = None
         self._learned_before: dict[Key, LearnedFactor] = {}
@@ -164,7 +166,7 @@ class StoreSession(StoreParts, ABC):
         self.allotments: StoredAllotments = StoredAllotments(self)
         self.line = RevisableLine(gate, self.sure)
         look_after(self)
-        return Parts(ledger, self.outbox, self.books, self.line, self.allotments)
+        return Parts(ledger, self.outbox, self.courier.deliver, self.books, self.line, self.allotments)
 
     # Each kind of store implements these.
 
@@ -262,10 +264,14 @@ class StoreSession(StoreParts, ABC):
         """Tell of an outage of the store once when it begins, and once when it ends."""
         if isinstance(error, LLMStoreError) and self._lost is None:
             self._lost = (time.monotonic(), error.store)
-            self.outbox.tell("outage", store=error.store)
+            self._tell(store=error.store)
         elif error is None and self._lost is not None:
             (since, store), self._lost = self._lost, None
-            self.outbox.tell("outage", store=store, seconds=time.monotonic() - since)
+            self._tell(store=store, seconds=time.monotonic() - since)
+
+    def _tell(self, **fields: Any) -> None:
+        """Tell the log and the observers of an outage after the lock is released, even if the step fails."""
+        self.outbox.calls.append((lambda _: tell("outage", self.outbox.owed, **fields), lambda: None, object()))
 
     def repair(self) -> bool:
         """Roll back or complete a step whose rollback was interrupted."""
@@ -332,7 +338,8 @@ class StoreSession(StoreParts, ABC):
             self.changes.note_trackers(self._on.lineage)
         self.changes.undo()
         self.leases.undo()
-        self.outbox.roll_back()
+        if self.outbox.staged:
+            self.outbox.staged.clear()
         self.books.undo()
         self.waiters.undo()
         self.gate.journal.intent = self.gate.journal.hold = None
@@ -520,7 +527,7 @@ class StoreSession(StoreParts, ABC):
             self.gate.run(_nothing)
             # In a second step: the first has written the ended holds, so this one does not end them again.
             self.gate.run(self._give_up)
-        self.outbox.wait(self.terms.busy_seconds)
+        self.courier.wait(self.terms.busy_seconds)
         self.disconnect()
 
     def _give_up(self) -> None:
@@ -538,7 +545,7 @@ class StoreSession(StoreParts, ABC):
         self.waiters.leave_to_parent()
         self._worked_off.clear()
         self._suspects.clear()
-        self.outbox.leave_to_parent()
+        self.courier.leave_to_parent()
         self.line = RevisableLine(self.gate, self.sure)
         self.gate.leave_to_parent(self.line)
 

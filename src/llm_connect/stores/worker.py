@@ -19,9 +19,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from llm_connect._threads import DaemonThread, StartLock
-from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.callbacks import Outbox
-from llm_connect.budget.admission.log import CALLBACK_LATE, WORKER_FAILED, log_event, tell
+from llm_connect.budget.admission.log import CALLBACK_LATE, WORKER_FAILED, log_event
 
 #: The pause after a failure, and the interval in which a waiting coroutine checks that the thread lives.
 _PAUSE_SECONDS = _WATCH_SECONDS = 1.0
@@ -204,64 +203,42 @@ def _nothing() -> None:
     pass
 
 
-class StagedOutbox(Outbox):
-    """An outbox that keeps callbacks back until their transaction is committed.
+class Courier:
+    """Delivers the callbacks of a budget in a store, but never in the store's worker.
 
-    The worker of a store never runs a callback itself. A callback that never returns would block the worker, the
-    coroutines that wait for it and the renewal of the lease; a callback that waits for the worker would deadlock.
+    A callback that never returns would block the worker, the coroutines that wait for it and the renewal of the lease;
+    a callback that waits for the worker would deadlock.
     """
 
-    def __init__(self, patience: float) -> None:
-        super().__init__()
+    def __init__(self, outbox: Outbox, patience: float) -> None:
+        self._outbox = outbox
         #: The time for which the worker waits for callbacks, so that quick ones run before the call returns.
         self._patience = patience
-        #: The callbacks that are kept back.
-        self.staged: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = deque()
         #: The thread that was still running a callback when the worker stopped waiting for it.
         self._caller: threading.Thread | None = None
 
-    def put(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> None:
-        self.staged.append((callback, argument, about))
-
-    def has(self, about: object) -> bool:
-        return super().has(about) or any(each is about for _, _, each in self.staged)
-
-    def tell(self, event: str, **fields: Any) -> None:
-        """Tell the log and the observers of an event after the lock is released, even if the step fails."""
-        self.calls.append((lambda _: tell(event, self.owed, **fields), lambda: None, object()))
-
-    def commit(self) -> None:
-        """Release the staged callbacks."""
-        while self.staged:
-            # In this order, an interruption delivers it twice rather than never.
-            self.calls.append(self.staged[0])
-            self.staged.popleft()
-
-    def roll_back(self) -> None:
-        """Drop the staged callbacks: their step was undone."""
-        self.staged.clear()
-
     def deliver(self) -> None:
+        """Run all queued callbacks."""
         if not isinstance(threading.current_thread(), WorkerThread):
-            super().deliver()
-        elif self.calls:
+            self._outbox.deliver()
+        elif self._outbox.calls:
             self._deliver_apart()
 
     def _deliver_apart(self) -> None:
-        caller = DaemonThread(super().deliver, name="llm-connect callbacks")
+        caller = DaemonThread(self._outbox.deliver, name="llm-connect callbacks")
         # If Python can start no more threads, the next operation runs the callbacks.
         with suppress(RuntimeError):
             caller.start()
             caller.join(self._patience)
             if caller.is_alive():
                 self._caller = caller
-                log_event(CALLBACK_LATE, self.owed, callback=self._first, seconds=self._patience)
+                log_event(CALLBACK_LATE, self._outbox.owed, callback=self._first, seconds=self._patience)
 
     @property
     def _first(self) -> str:
         """The name of the callback that is running."""
         with suppress(IndexError):
-            callback = self.calls[0][0]
+            callback = self._outbox.calls[0][0]
             return getattr(callback, "__qualname__", type(callback).__name__)
         return "(over by now)"
 
@@ -273,9 +250,8 @@ class StagedOutbox(Outbox):
 
     def leave_to_parent(self) -> None:
         """Drop all callbacks in a forked process: they belong to the parent, like the thread that runs one."""
-        self._delivering, self._caller = TreeLock(), None
-        self.calls.clear()
-        self.staged.clear()
+        self._caller = None
+        self._outbox.start_over()
 
 
 _sessions: weakref.WeakSet[Attended] = weakref.WeakSet()

@@ -17,6 +17,8 @@ from llm_connect.budget.admission.log import CALLBACK_FAILED, Owed, log_event
 from llm_connect.errors import LLMConfigurationError
 
 ThresholdCallback: TypeAlias = Callable[[BudgetSnapshot], object]
+#: A callback, a function that makes its argument, and its subject.
+Call: TypeAlias = tuple[Callable[[Any], object], Callable[[], Any], object]
 
 
 class Threshold:
@@ -67,23 +69,41 @@ class Outbox:
 
     A callback stays in the queue until it has returned, so an interruption may repeat it but never drops it. The next
     operation repeats a callback once if it ended by Ctrl-C, a RecursionError or a MemoryError.
+
+    A store stages the callbacks of a step until its commit, so none runs for a step that is then undone.
     """
 
     #: SystemExit and KeyboardInterrupt exceptions of callbacks, which the next call raises.
     owed: Owed = field(default_factory=deque)
-    #: For each callback: itself, a function that makes its argument, and its subject.
-    calls: deque[tuple[Callable[[Any], object], Callable[[], Any], object]] = field(default_factory=deque)
+    calls: deque[Call] = field(default_factory=deque)
+    #: The callbacks of the present step; None if they are queued at once.
+    staged: deque[Call] | None = None
     _delivering: TreeLock = field(default_factory=TreeLock)
     #: The subject of the callback that will be repeated.
     _failed: object = None
 
     def put(self, callback: Callable[[Any], object], argument: Callable[[], Any], about: object) -> None:
         """Queue a call of `callback` with the result of `argument`, which is called at that time."""
-        self.calls.append((callback, argument, about))
+        queue = self.calls if self.staged is None else self.staged
+        queue.append((callback, argument, about))
 
     def has(self, about: object) -> bool:
         """True if a callback about this object is queued."""
-        return any(each is about for _, _, each in list(self.calls))
+        return any(each is about for _, _, each in (*self.calls, *(self.staged or ())))
+
+    def commit(self) -> None:
+        """Queue the staged callbacks: their step is committed."""
+        while self.staged:
+            # In this order, an interruption delivers it twice rather than never.
+            self.calls.append(self.staged[0])
+            self.staged.popleft()
+
+    def start_over(self) -> None:
+        """Drop all callbacks, and the lock of a thread that may be delivering one."""
+        self._delivering = TreeLock()
+        self.calls.clear()
+        if self.staged is not None:
+            self.staged.clear()
 
     def deliver(self) -> None:
         """Run all queued callbacks, unless another thread or an outer frame is already doing so."""

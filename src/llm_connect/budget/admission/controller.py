@@ -83,7 +83,7 @@ class Gate:
         parts = self.session.open(self, keep_entries, sink)
         self.ledger: Ledger = parts.ledger
         self._outbox, self._books, self._line = parts.outbox, parts.books, parts.line
-        self._allotments = parts.allotments
+        self._allotments, self._deliver = parts.allotments, parts.deliver
         #: Returns the next arrival number; a call keeps its number over its retries.
         self.arrive: Callable[[], int] = self.session.arrive
         self._learned = self._books.learned.factors
@@ -554,7 +554,7 @@ class Gate:
     def _notify(self) -> None:
         """Wake admitted and refused waiters, and run the callbacks; the lock is already released."""
         self._wake_all(self._line.told)
-        self._outbox.deliver()
+        self._deliver()
 
     def _wake_all(self, ready: deque[Waiter]) -> None:
         all_woken = True

@@ -39,7 +39,7 @@ class MemorySession(Session[Gate]):
         #: A function in C, which is fast and cannot be interrupted.
         self.arrive = itertools.count(1).__next__
         ledger, outbox = Ledger(keep_entries, gate.run), Outbox()
-        return Parts(ledger, outbox, Books(ledger, outbox, sink), Line(gate), Allotments())
+        return Parts(ledger, outbox, outbox.deliver, Books(ledger, outbox, sink), Line(gate), Allotments())
 
     def run(self, first: Callable[[], None], step: Callable[[], T], on: Scope | None, informed: bool) -> T:
         first()

@@ -41,6 +41,8 @@ class Parts(NamedTuple):
 
     ledger: Ledger
     outbox: Outbox
+    #: Runs the callbacks in the outbox.
+    deliver: Callable[[], None]
     books: Books
     line: Line
     allotments: Allotting
