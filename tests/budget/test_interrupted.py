@@ -274,7 +274,7 @@ def test_a_threshold_that_was_interrupted_fires_once() -> None:
     """Its callback was queued already when the interruption came. (BUDGET-42, BUDGET-70)"""
     tracker, seen = BudgetTracker(100), []
     tracker.on_threshold(0.5, lambda snapshot: seen.append(snapshot.spent.tokens))
-    (threshold,) = tracker.gate._books._thresholds  # type: ignore[attr-defined]
+    (threshold,) = tracker.gate._books.thresholds  # type: ignore[attr-defined]
     threshold.rest = Interrupted(threshold.rest)
     with pytest.raises(KeyboardInterrupt):
         tracker.consume(60)

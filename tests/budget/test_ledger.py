@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm_connect.budget.accounting.bounds import CallFacts, PlainDemand
-from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
+from llm_connect.budget.accounting.ledger import KeptEntries, Ledger, LedgerEntry
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import NOTHING, Amount
@@ -113,7 +113,7 @@ def test_ids_are_in_order_over_the_tree() -> None:
 
 def test_an_empty_ledger() -> None:
     """Before any booking the ledger is empty."""
-    ledger = Ledger(10, lambda operation, *args: operation(*args))
+    ledger = Ledger(KeptEntries(10, lambda operation, *args: operation(*args)))
     assert (list(ledger), len(ledger), ledger.earlier) == ([], 0, NOTHING)
     assert Amount() == NOTHING
 

@@ -11,7 +11,7 @@ from unittest import mock
 from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.admission.holds import RELEASED, Hold
 from llm_connect.stores.parts import Changes, Leases
-from llm_connect.stores.redis.records import ServerBooks, ServerLeases
+from llm_connect.stores.redis.records import ServerEntries, ServerLeases
 from llm_connect.stores.redis.session import ServerSession
 from llm_connect.stores.session import StoreSession
 from llm_connect.stores.sqlite.rows import FileLeases
@@ -59,11 +59,11 @@ def end_late_twice(leases: Leases, hold: Any, ending: Any) -> bool:
     return found
 
 
-def add_releases_twice(books: ServerBooks, line: Any, *details: Any) -> None:
+def post_releases_twice(entries: ServerEntries, line: Any, posting: Any) -> None:
     """Add the entry of a released hold twice."""
-    right_add(books, line, *details)
+    right_post(entries, line, posting)
     if isinstance(line, Hold) and line.ending is RELEASED:
-        right_add(books, line, *details)
+        right_post(entries, line, posting)
 
 
 def begin_on_a_copy(session: ServerSession, informed: bool) -> None:
@@ -91,7 +91,7 @@ def disconnect_in_part(file: BudgetFile) -> None:
     file.version = version
 
 
-right_add = ServerBooks.add
+right_post = ServerEntries.post
 right_disconnect = BudgetFile.disconnect
 right_begin = ServerSession.begin
 right_end_hold = Leases._end_hold
@@ -118,7 +118,7 @@ PLANTED = {
     "an allotment that keeps its rest": Fault(((RETURNED, ""),)),
     "a dispatch that is not written": Fault(methods=((Gate, "dispatch", dispatch_in_memory),)),
     "a late settle that counts twice": Fault(methods=((Leases, "end_late", end_late_twice),)),
-    "a release that is booked twice": Fault(methods=((ServerBooks, "add", add_releases_twice),)),
+    "a release that is booked twice": Fault(methods=((ServerEntries, "post", post_releases_twice),)),
     "a refusal on an old copy": Fault(methods=((ServerSession, "begin", begin_on_a_copy),)),
     "a forgotten undo of holds": Fault(methods=((Changes, "undo", Changes.clear),)),
     "forgotten notes of an undone step": Fault(methods=((StoreSession, "undo", undo_without_notes),)),

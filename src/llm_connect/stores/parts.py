@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from operator import attrgetter
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, cast
 
 from llm_connect import _forks
 from llm_connect.budget.accounting.bounds import CallFacts, Demand, PlainDemand
+from llm_connect.budget.accounting.ledger import Ended, Entries, LedgerEntry
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.accounting.windows import period_of
 from llm_connect.budget.admission.booking import Books
@@ -47,6 +49,7 @@ class StoreParts:
     trackers: Trackers
     leases: Leases
     books: Books
+    entries: StoredEntries
     allotments: StoredAllotments
 
 
@@ -270,10 +273,6 @@ class Trackers(ABC):
         """True if allotments are open under a lease."""
         return bool(self._allotted(None, lease))
 
-    def is_current(self, tracker: Scope) -> bool:
-        """True if a step may rely on the loaded figures of `tracker`."""
-        return True
-
     def commit(self) -> None:
         """Keep the inserted trackers: they are in the store."""
         self._inserted.clear()
@@ -496,3 +495,43 @@ class StoredAllotments:
         for share in sorted(closed, key=lambda share: -len(share.lineage)):
             session.changes.note_trackers(share.lineage)
             session.changes.note_allotment(share, None)
+
+
+class StoredEntries(Entries):
+    """The entries of a budget in a store, of all processes; the last `keep` of them are shown."""
+
+    def __init__(self, keep: int, session: StoreParts) -> None:
+        self._keep = keep
+        self._changes = session.changes
+        #: Empty, like the sums: the store has both.
+        self.lines, self.kinds = deque(), {}
+
+    def posting(self, *details: Any) -> Any:
+        """Return the arguments: the store updates its sums itself, if it has any."""
+        return details
+
+    def touch(self, tracker: Scope) -> None:
+        self._changes.note_trackers(tracker.lineage)
+
+    def leave(self, tracker: Scope, spent: Amount, presumed: Amount) -> None:
+        self._changes.note_trackers((tracker,))
+
+    def presume(self, entry_id: int, hold: Ended) -> None:
+        """Do nothing: the entry itself is marked as an open presumption."""
+
+    def correct(self, entry_id: int) -> None:
+        """Do nothing: `find` has marked the entry as corrected."""
+
+    @abstractmethod
+    def open_presumptions(self) -> list[int]:
+        """The ids of the presumed entries that are not corrected yet."""
+
+
+def ended_hold(session: StoreParts, tracker: int, entry: LedgerEntry) -> StoredHold:
+    """Rebuild the ended hold of an entry that will be corrected, on the tracker with this number."""
+    facts = CallFacts(adapter=entry.adapter, model=entry.model, labels=entry.labels, grade=entry.grade)
+    hold = rebuilt(session, tracker, entry.bound, facts)
+    hold.leave_row()
+    hold.entry_id, hold.ending = entry.id, Ending(entry.outcome, entry.amount)
+    hold.request_id, hold.reserved_at = entry.request_id, entry.reserved_at
+    return hold

@@ -60,16 +60,15 @@ from llm_connect import _forks
 from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.acquire import in_running_loop
-from llm_connect.budget.admission.booking import Sink
-from llm_connect.budget.admission.callbacks import Outbox
+from llm_connect.budget.admission.booking import Books, Sink
+from llm_connect.budget.admission.callbacks import Outbox, Threshold
 from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost, lost
 from llm_connect.budget.admission.log import BOOKED_LATER, DONE_LATER, NOT_BOOKED, log_event, tell
 from llm_connect.budget.admission.session import Parts
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
-from llm_connect.stores.books import StoredBooks, StoredLedger
 from llm_connect.stores.parts import Again, StoredAllotments, StoredHold, StoreParts
 from llm_connect.stores.waiting import RevisableLine, Waiters
-from llm_connect.stores.worker import Courier, StoreWorker, look_after
+from llm_connect.stores.worker import Courier, StoreWorker, look_after, nothing
 from llm_connect.types.amounts import MOST_LIMIT, NOTHING
 
 if TYPE_CHECKING:
@@ -133,7 +132,6 @@ class StoreSession(StoreParts, ABC):
 
     hold_type: type[Hold] = StoredHold
     terms: Terms
-    books: StoredBooks
     waiters: Waiters
     line: RevisableLine
     #: Finds the tracker of a pickle, by terms and number, in the process that loads it.
@@ -149,6 +147,8 @@ class StoreSession(StoreParts, ABC):
         #: The time at which the present outage of the store began, and the URL of the store.
         self._lost: tuple[float, str] | None = None
         self._learned_before: dict[Key, LearnedFactor] = {}
+        #: The thresholds after the last step, with the times until which they have fired.
+        self._thresholds_before: list[tuple[Threshold, float]] = []
         #: The tracker of the current step. The step may change it before it has a row.
         self._on: Scope | None = None
         #: Further trackers that an earlier try of the current step has changed.
@@ -162,17 +162,20 @@ class StoreSession(StoreParts, ABC):
 
     def open(self, gate: Gate, keep_entries: int, sink: Sink | None) -> Parts:
         self.gate = gate
-        ledger = self._open_parts(keep_entries, sink)
+        self._open_parts(keep_entries)
+        self.books = Books(self.entries, self.outbox, sink)
+        # Other processes may have booked an overrun.
+        self.books.surprised = True
         self.allotments: StoredAllotments = StoredAllotments(self)
         self.line = RevisableLine(gate, self.sure)
         look_after(self)
-        return Parts(ledger, self.outbox, self.courier.deliver, self.books, self.line, self.allotments)
+        return Parts(self.entries, self.outbox, self.courier.deliver, self.books, self.line, self.allotments)
 
     # Each kind of store implements these.
 
     @abstractmethod
-    def _open_parts(self, keep_entries: int, sink: Sink | None) -> StoredLedger:
-        """Make the parts of this kind of store and return the ledger."""
+    def _open_parts(self, keep_entries: int) -> None:
+        """Make the parts of this kind of store."""
 
     @property
     @abstractmethod
@@ -310,8 +313,8 @@ class StoreSession(StoreParts, ABC):
         """Keep all changes: the step was committed."""
         self._wanted.clear()
         self._learned_before = dict(self.books.learned.factors)
-        if self.books.thresholds or self.books.thresholds_before:
-            self.books.commit()
+        if self.books.thresholds or self._thresholds_before:
+            self._thresholds_before = [(each, each.told_until) for each in self.books.thresholds]
         if self.line.noted or self.line.ready:
             self.line.commit()
         if self.waiters.told or self.waiters.told_before or self.waiters.withdrawn:
@@ -340,7 +343,9 @@ class StoreSession(StoreParts, ABC):
         self.leases.undo()
         if self.outbox.staged:
             self.outbox.staged.clear()
-        self.books.undo()
+        self.books.thresholds[:] = [threshold for threshold, _ in self._thresholds_before]
+        for threshold, told_until in self._thresholds_before:
+            threshold.told_until = told_until
         self.waiters.undo()
         self.gate.journal.intent = self.gate.journal.hold = None
         if isinstance(error, Exception) and not self._may_pass(error):
@@ -463,10 +468,10 @@ class StoreSession(StoreParts, ABC):
             if self._suspects:
                 self._do_suspects()
             if self.gate.notes:
-                self.gate.run(_nothing)
+                self.gate.run(nothing)
             elif self.gate.begun:
                 # Another thread, perhaps the worker, is doing it now, or was interrupted.
-                self.gate.run(_nothing, looks=True)
+                self.gate.run(nothing, looks=True)
         except LLMStoreError as error:
             log_event(DONE_LATER, self.outbox.owed, error=str(error))
 
@@ -524,7 +529,7 @@ class StoreSession(StoreParts, ABC):
         self.worker.stop(self.terms.busy_seconds)
         with suppress(LLMStoreError):
             self._do_suspects()
-            self.gate.run(_nothing)
+            self.gate.run(nothing)
             # In a second step: the first has written the ended holds, so this one does not end them again.
             self.gate.run(self._give_up)
         self.courier.wait(self.terms.busy_seconds)
@@ -556,12 +561,12 @@ class StoreSession(StoreParts, ABC):
         self.gate.run(self._reset, facts, informed=True)
 
     def _reset(self, facts: CallFacts) -> None:
-        for entry_id in self.books.open_presumptions():
+        for entry_id in self.entries.open_presumptions():
             self.books.correct(entry_id, NOTHING)
         for tracker in self.trackers.deepest_first():
             self.books.record(tracker, NOTHING.minus(amount_of(tracker.own_accounts, "spent")), facts)
             if tracker.window is not None:
-                tracker.window.forget(self.books.number())
+                tracker.window.forget(self.entries.number())
         self.line.scan()
 
     def handle(self, tracker: Scope) -> Any:
@@ -572,7 +577,3 @@ class StoreSession(StoreParts, ABC):
     def tracker(self, number: int) -> BudgetTracker:
         """The tracker with this number."""
         return self.gate.run(self.trackers.find, number, on=self.trackers.known.get(number), informed=True)
-
-
-def _nothing() -> None:
-    pass

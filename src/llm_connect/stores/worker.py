@@ -188,7 +188,7 @@ class Jobs:
         if not self._left:
             with suppress(Empty):
                 self._woken.get(timeout=seconds)
-        job = self._left[0] if self._left else _nothing
+        job = self._left[0] if self._left else nothing
         try:
             if job is not None:
                 job()
@@ -199,7 +199,7 @@ class Jobs:
         return job is not None
 
 
-def _nothing() -> None:
+def nothing() -> None:
     pass
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import deque
@@ -11,12 +12,16 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import reduce
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar, get_args
 
 from llm_connect.budget.accounting.bounds import Grade
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import NOTHING, Amount
 from llm_connect.types.usage import Usage
+
+if TYPE_CHECKING:
+    from llm_connect.budget.accounting.accounts import Scope
+    from llm_connect.budget.accounting.journal import Plan
 
 #: The keys by which totals can be read.
 By: TypeAlias = Literal["tracker", "adapter", "model", "label"]
@@ -134,6 +139,56 @@ class Run(Protocol):
     def __call__(self, step: Callable[..., T], *args: Any) -> T: ...
 
 
+class Entries(Protocol):
+    """Keeps the entries of a budget, in memory or in a store. The books write them; the ledger shows them."""
+
+    #: The ids of new entries.
+    ids: Iterator[int]
+    #: The latest entries in memory; an ended hold stands for the entry that it will make.
+    lines: deque[LedgerEntry | Ended]
+    #: The sums by kind in memory; every new value comes from `posting`.
+    kinds: dict[Kind, Sums]
+
+    # Writing; the caller holds the lock of the tree. A method that has a body here does this in memory.
+
+    def number(self) -> int:
+        """An id above all past entries, and below all future ones."""
+
+    def posting(self, tracker: Scope, kind: Kind, labels: Mapping[str, str], amount: Amount, presumed: Amount) -> Any:
+        """Prepare the argument of `post` for a further entry of `tracker`."""
+
+    def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
+        """Add an entry or an ended hold, unless it is the last one already."""
+
+    def touch(self, tracker: Scope) -> None:
+        """Note that a booking without a hold is about to change `tracker` and those above it."""
+        return
+
+    def leave(self, tracker: Scope, spent: Amount, presumed: Amount) -> None:
+        """Note that these figures are about to leave the window of `tracker`."""
+        return
+
+    def post_expiry(self, plan: Plan, entry: LedgerEntry) -> None:
+        """Plan to add an entry about spend that has left a window; the totals keep that spend."""
+
+    def presume(self, entry_id: int, hold: Ended) -> None:
+        """Keep the hold of a presumption, until it is corrected."""
+
+    def find(self, entry_id: int) -> Any:
+        """The ended hold of an entry that can be corrected: it is presumed or settled, and not corrected yet."""
+
+    def correct(self, entry_id: int) -> None:
+        """Note that an entry that `find` has found is corrected."""
+
+    # Reading.
+
+    def totals(self, by: By) -> dict[str, Total]: ...
+    @property
+    def earlier(self) -> Amount: ...
+    def __iter__(self) -> Iterator[LedgerEntry]: ...
+    def __len__(self) -> int: ...
+
+
 class Ledger:
     """The latest entries of a tree of trackers, oldest first, and totals of all entries ever made.
 
@@ -145,42 +200,8 @@ class Ledger:
     entries of one moment, and calls may end meanwhile.
     """
 
-    def __init__(self, keep: int, run: Run) -> None:
-        #: The latest entries; an ended hold stands for the entry that it will make.
-        self.lines: deque[LedgerEntry | Ended] = deque(maxlen=keep)
-        self._run = run
-        #: The sums by kind; every new value comes from `posting`.
-        self.kinds: dict[Kind, Sums] = {}
-        self._labels: dict[str, Sums] = {}
-        #: The spend that has left the root's window, as a negative amount; a child's spend stays on its parent.
-        self.expired: Amount = NOTHING
-
-    def posting(self, kind: Kind, labels: Mapping[str, str], amount: Amount) -> Any:
-        """Compute the sums after a further entry, and change nothing; the caller holds the lock of the tree."""
-        if kind not in self.kinds and len(self.kinds) >= _MOST_KINDS:
-            kind = (OTHERS, OTHERS, OTHERS)
-        after: dict[str, Sums] = {}
-        for name, value in labels.items():
-            label = f"{name}={value}"
-            if label not in self._labels and len(self._labels.keys() | after.keys()) >= _MOST_LABELS:
-                label = OTHERS
-            after[label] = _plus(after.get(label) or self._labels.get(label, _NONE), amount)
-        return kind, _plus(self.kinds.get(kind, _NONE), amount), after
-
-    def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
-        """Append an entry or an ended hold, unless it is the last one already, and set the totals to `posting`."""
-        lines = self.lines
-        if not lines or lines[-1] is not line:
-            lines.append(line)
-        kind, sums, labels = posting
-        self.kinds[kind] = sums
-        self._labels.update(labels)
-
-    def post_expiry(self, entry: LedgerEntry) -> None:
-        """Append an entry about spend that left a window, unless it is there already; the totals keep that spend."""
-        lines = self.lines
-        if not lines or _number(lines[-1]) < entry.id:
-            lines.append(entry)
+    def __init__(self, entries: Entries) -> None:
+        self._entries = entries
 
     def totals(self, by: By) -> dict[str, Total]:
         """The number of entries ever made and the sum of their amounts, by "tracker", "adapter", "model" or "label".
@@ -195,7 +216,7 @@ class Ledger:
         """
         if by not in get_args(By):
             raise LLMConfigurationError(f"totals() accepts tracker, adapter, model or label, not {by!r}.")
-        return self._run(self._totals, by)
+        return self._entries.totals(by)
 
     def json_lines(self) -> Iterator[str]:
         """The kept entries as lines of JSON, as `JsonLinesSink` writes them."""
@@ -204,6 +225,88 @@ class Ledger:
     @property
     def earlier(self) -> Amount:
         """The sum of all entries that are no longer kept."""
+        return self._entries.earlier
+
+    def __iter__(self) -> Iterator[LedgerEntry]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+class KeptEntries(Entries):
+    """Keeps the last `keep` entries in memory, and the sums of all."""
+
+    def __init__(self, keep: int, run: Run) -> None:
+        self.ids = itertools.count(1)
+        self.lines = deque(maxlen=keep)
+        self.kinds = {}
+        self._run = run
+        self._labels: dict[str, Sums] = {}
+        #: The spend that has left the root's window, as a negative amount; a child's spend stays on its parent.
+        self.expired: Amount = NOTHING
+        self._presumed: dict[int, Ended] = {}
+        #: The ids of settled entries that were corrected, as long as they are kept.
+        self._amended: set[int] = set()
+
+    def number(self) -> int:
+        return next(self.ids)
+
+    def posting(self, tracker: Scope, kind: Kind, labels: Mapping[str, str], amount: Amount, presumed: Amount) -> Any:
+        """Compute the sums after a further entry, and change nothing."""
+        if kind not in self.kinds and len(self.kinds) >= _MOST_KINDS:
+            kind = (OTHERS, OTHERS, OTHERS)
+        after: dict[str, Sums] = {}
+        for name, value in labels.items():
+            label = f"{name}={value}"
+            if label not in self._labels and len(self._labels.keys() | after.keys()) >= _MOST_LABELS:
+                label = OTHERS
+            after[label] = _plus(after.get(label) or self._labels.get(label, _NONE), amount)
+        return kind, _plus(self.kinds.get(kind, _NONE), amount), after
+
+    def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
+        lines = self.lines
+        if not lines or lines[-1] is not line:
+            lines.append(line)
+        kind, sums, labels = posting
+        self.kinds[kind] = sums
+        self._labels.update(labels)
+
+    def post_expiry(self, plan: Plan, entry: LedgerEntry) -> None:
+        plan.set(self, "expired", plan.get(self, "expired").plus(entry.amount))
+        plan.then(self._append_expiry, entry)
+
+    def _append_expiry(self, entry: LedgerEntry) -> None:
+        """Append an entry unless it is there already."""
+        lines = self.lines
+        if not lines or _number(lines[-1]) < entry.id:
+            lines.append(entry)
+
+    def presume(self, entry_id: int, hold: Ended) -> None:
+        self._presumed[entry_id] = hold
+
+    def find(self, entry_id: int) -> Any:
+        return self._presumed.get(entry_id) or self._settled(entry_id)
+
+    def correct(self, entry_id: int) -> None:
+        if self._presumed.pop(entry_id, None) is None:
+            kept = {number for number in self._amended if self._hold_of(number) is not None}
+            self._amended = kept | {entry_id}
+
+    def _settled(self, entry_id: int) -> Any:
+        hold = self._hold_of(entry_id)
+        return None if hold is None or hold.ending.outcome != "settled" or entry_id in self._amended else hold
+
+    def _hold_of(self, entry_id: int) -> Any:
+        """The hold whose end made this entry; None if it is no longer kept."""
+        holds = (line for line in self.lines if not isinstance(line, LedgerEntry))
+        return next((hold for hold in holds if hold.entry_id == entry_id), None)
+
+    def totals(self, by: By) -> dict[str, Total]:
+        return self._run(self._totals, by)
+
+    @property
+    def earlier(self) -> Amount:
         return self._run(self._earlier)
 
     def __iter__(self) -> Iterator[LedgerEntry]:

@@ -46,7 +46,6 @@ the provider already has the request.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 import weakref
@@ -62,7 +61,7 @@ from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts
 from llm_connect.budget.accounting.calibration import Learned, Lesson, Used
 from llm_connect.budget.accounting.journal import Journal, Plan
-from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry, Outcome
+from llm_connect.budget.accounting.ledger import Entries, LedgerEntry, Outcome
 from llm_connect.budget.accounting.windows import Clock
 from llm_connect.budget.admission.callbacks import Outbox, Threshold
 from llm_connect.budget.admission.holds import Ending, Hold, OpenHold
@@ -87,20 +86,16 @@ Sink: TypeAlias = Callable[[LedgerEntry], object]
 class Books:
     """Makes the ledger entries of a tree of trackers; the caller has the lock of the tree."""
 
-    def __init__(self, ledger: Ledger, outbox: Outbox, sink: Sink | None) -> None:
+    def __init__(self, entries: Entries, outbox: Outbox, sink: Sink | None) -> None:
         self.learned: Learned = Learned()
         #: True once spend was booked beyond a hold, a limit changed, or bounds were raised. Until then every granted
         #: hold still fits and covers its call.
         self.surprised: bool = False
-        self._ledger = ledger
-        self._lines, self._kinds = ledger.lines, ledger.kinds
+        self.entries: Entries = entries
+        self._ids, self._lines, self._kinds = entries.ids, entries.lines, entries.kinds
         self._outbox = outbox
         self._sink = sink
-        self._ids = itertools.count(1)
-        self._presumed: dict[int, Hold] = {}
-        #: The ids of settled entries that were corrected, as long as the ledger keeps them.
-        self._amended: set[int] = set()
-        self._thresholds: list[Threshold] = []
+        self.thresholds: list[Threshold] = []
 
     def end(self, hold: Hold, ending: Ending) -> bool:
         """Book a hold's outcome and free it. True if the bounds of its adapter and model were recalibrated.
@@ -145,7 +140,7 @@ class Books:
             self.surprised = True
         if lesson is not None:
             self._learn(lesson)
-        if self._sink is not None or self._thresholds:
+        if self._sink is not None or self.thresholds:
             self._publish(hold)
         journal.intent = None
         hold.__class__ = Hold
@@ -155,10 +150,11 @@ class Books:
         outcome, amount, _, _, _, model = ending
         facts, tracker = hold.facts, hold.tracker
         kind = (tracker.path, facts.adapter, model or facts.model)
-        posting = self._ledger.posting(kind, facts.labels, amount)
+        presumed = amount if outcome == "presumed" else NOTHING
+        posting = self.entries.posting(tracker, kind, facts.labels, amount, presumed)
         named = facts.adapter is not None or facts.model is not None
         lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
-        plan, presumed = Plan(), amount if outcome == "presumed" else NOTHING
+        plan = Plan()
         accounts.change(plan, tracker.accounts, NOTHING.minus(hold.bound), amount, presumed)
         self._plan_end(plan, hold, ending, next(self._ids), time.time(), posting, lesson)
         tracker.accounts.journal.carry_out(plan)
@@ -184,8 +180,8 @@ class Books:
         if _surprises(hold, ending.amount):
             plan.set(self, "surprised", True)
         if ending.outcome == "presumed":
-            plan.then(self._presumed.__setitem__, entry_id, hold)
-        plan.then(self._ledger.post, hold, posting)
+            plan.then(self.entries.presume, entry_id, hold)
+        plan.then(self.entries.post, hold, posting)
         if lesson is not None:
             plan.then(self._learn, lesson)
         plan.then(self._publish, hold)
@@ -202,17 +198,12 @@ class Books:
 
         None if the entry is neither presumed nor settled, is already corrected, or no longer kept.
         """
-        hold = self._presumed.get(entry_id) or self._settled(entry_id)
+        hold: Hold | None = self.entries.find(entry_id)
         if hold is None:
             return None
         plan, tracker, facts = Plan(), hold.tracker, hold.facts
-        if hold.ending.outcome == "presumed":
-            presumed = hold.amount
-            plan.then(self._presumed.pop, entry_id, None)
-        else:
-            presumed = NOTHING
-            kept = {number for number in self._amended if self._hold_of(number) is not None}
-            plan.set(self, "_amended", kept | {entry_id})
+        presumed = hold.amount if hold.ending.outcome == "presumed" else NOTHING
+        plan.then(self.entries.correct, entry_id)
         actual = hold.amount.but(*figures)
         difference = actual.minus(hold.amount)
         accounts.change(plan, tracker.accounts, NOTHING, difference, NOTHING.minus(presumed))
@@ -230,26 +221,20 @@ class Books:
         )
         return self._carry_out(plan, tracker, entry, NOTHING.minus(presumed))
 
-    def _settled(self, entry_id: int) -> Hold | None:
-        """The hold that this entry has settled; None if the ledger no longer keeps it, or it is already corrected."""
-        hold = self._hold_of(entry_id)
-        return None if hold is None or hold.ending.outcome != "settled" or entry_id in self._amended else hold
-
-    def _hold_of(self, entry_id: int) -> Hold | None:
-        """The hold whose end made this entry; None if the ledger no longer keeps it."""
-        return next((line for line in self._lines if isinstance(line, Hold) and line.entry_id == entry_id), None)
-
     def _carry_out(self, plan: Plan, tracker: Scope, entry: LedgerEntry, presumed: Amount = NOTHING) -> LedgerEntry:
         """Carry out `plan`, whose changes `entry` of `tracker` describes, and post the entry."""
         kind = (entry.tracker, entry.adapter, entry.model)
+        posting = self.entries.posting(tracker, kind, entry.labels, entry.amount, presumed)
         plan.set(self, "surprised", True)
-        plan.then(self._ledger.post, entry, self._ledger.posting(kind, entry.labels, entry.amount))
+        plan.then(self.entries.post, entry, posting)
         plan.then(self._publish, entry)
+        self.entries.touch(tracker)
         tracker.accounts.journal.carry_out(plan)
         return entry
 
     def expire(self, plan: Plan, tracker: Scope, spent: Amount, presumed: Amount) -> None:
         """Plan to subtract spend that has left the window of `tracker`; the trackers above keep it."""
+        self.entries.leave(tracker, spent, presumed)
         accounts.expire(plan, tracker.own_accounts, spent, presumed)
         if spent != NOTHING:
             self._shift(plan, tracker, NOTHING.minus(spent))
@@ -266,34 +251,29 @@ class Books:
             if tracker.window is not None and not tracker.window.amend(plan, hold.entry_id, difference, presumed):
                 self.expire(plan, tracker, difference, NOTHING.minus(presumed))
 
-    def number(self) -> int:
-        """An id above all past entries, and below all future ones."""
-        return next(self._ids)
-
     def watch(self, threshold: Threshold) -> None:
         """Fire `threshold` once it is reached, which may be at once."""
-        self._thresholds.append(threshold)
+        self.thresholds.append(threshold)
         self.look_at_thresholds()
 
     @property
     def watched(self) -> list[Scope]:
         """The trackers that have thresholds."""
-        return [threshold.tracker for threshold in self._thresholds]
+        return [threshold.tracker for threshold in self.thresholds]
 
     def look_at_thresholds(self) -> None:
         """Put the callbacks of reached thresholds into the outbox, once each, or once in each window."""
-        reached = [threshold for threshold in self._thresholds if threshold.reached]
+        reached = [threshold for threshold in self.thresholds if threshold.reached]
         for threshold in reached:
             # After an interruption the outbox may already have it.
             if not self._outbox.has(threshold):
                 self._outbox.put(threshold.callback, threshold.snapshot, threshold)
             if not threshold.rest():
-                self._thresholds.remove(threshold)
+                self.thresholds.remove(threshold)
 
     def _shift(self, plan: Plan, tracker: Scope, amount: Amount) -> None:
         entry = self._entry(tracker, "expired", amount, NOTHING, NO_FACTS)
-        plan.set(self._ledger, "expired", plan.get(self._ledger, "expired").plus(amount))
-        plan.then(self._ledger.post_expiry, entry)
+        self.entries.post_expiry(plan, entry)
         plan.then(self._publish, entry)
 
     def _entry(self, tracker: Scope, outcome: Outcome, amount: Amount, bound: Amount, facts: CallFacts) -> LedgerEntry:
@@ -316,7 +296,7 @@ class Books:
     def _publish(self, line: LedgerEntry | Hold) -> None:
         if self._sink is not None and not self._outbox.has(line):
             self._outbox.put(self._sink, lambda: line if isinstance(line, LedgerEntry) else line.entry, line)
-        if self._thresholds:
+        if self.thresholds:
             self.look_at_thresholds()
 
     def _better(self, hold: Hold, actual: Amount, nano_usd: int | None) -> Lesson | None:
@@ -416,7 +396,7 @@ class Windows:
         window, own = tracker.window, tracker.own_accounts
         assert window is not None
         plan = Plan()
-        gone = window.move(plan, moment, amount_of(own, "spent"), amount_of(own, "presumed"), books.number)
+        gone = window.move(plan, moment, amount_of(own, "spent"), amount_of(own, "presumed"), books.entries.number)
         for part in gone:
             if (part.spent, part.presumed) != (NOTHING, NOTHING):
                 books.expire(plan, tracker, part.spent, part.presumed)

@@ -81,7 +81,7 @@ class Gate:
         #: The class of granted holds.
         self.hold_type: type[Hold] = self.session.hold_type
         parts = self.session.open(self, keep_entries, sink)
-        self.ledger: Ledger = parts.ledger
+        self.ledger: Ledger = Ledger(parts.entries)
         self._outbox, self._books, self._line = parts.outbox, parts.books, parts.line
         self._allotments, self._deliver = parts.allotments, parts.deliver
         #: Returns the next arrival number; a call keeps its number over its retries.

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from llm_connect.budget.accounting.ledger import Ledger
+from llm_connect.budget.accounting.ledger import KeptEntries
 from llm_connect.budget.admission.booking import Books, Sink
 from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.children import Allotments
@@ -38,8 +38,8 @@ class MemorySession(Session[Gate]):
         self._gate = gate
         #: A function in C, which is fast and cannot be interrupted.
         self.arrive = itertools.count(1).__next__
-        ledger, outbox = Ledger(keep_entries, gate.run), Outbox()
-        return Parts(ledger, outbox, outbox.deliver, Books(ledger, outbox, sink), Line(gate), Allotments())
+        entries, outbox = KeptEntries(keep_entries, gate.run), Outbox()
+        return Parts(entries, outbox, outbox.deliver, Books(entries, outbox, sink), Line(gate), Allotments())
 
     def run(self, first: Callable[[], None], step: Callable[[], T], on: Scope | None, informed: bool) -> T:
         first()

@@ -7,7 +7,7 @@ provides three things.
   other threads. In a store the session reads the present state before the decision, and commits the changes after it.
   If the commit fails, the session restores the old state. If another process was faster, the session runs the step
   again on the new state. So a step may run several times, and nobody outside is informed before the commit.
-- *Parts* (`open`): the ledger, the books and the wait queue. The parts of a store record the changes of a step.
+- *Parts* (`open`): the entries, the books and the wait queue. The parts of a store record the changes of a step.
 - *Late ends*: if a finalizer, a signal handler or an outage prevents the end of a hold, the session does it later.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from llm_connect.budget.accounting.ledger import Ledger
+from llm_connect.budget.accounting.ledger import Entries
 from llm_connect.budget.admission.booking import Books, Sink
 from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.children import Allotting
@@ -39,7 +39,7 @@ Note: TypeAlias = Callable[[], None] | Waiter
 class Parts(NamedTuple):
     """The parts on which a controller decides."""
 
-    ledger: Ledger
+    entries: Entries
     outbox: Outbox
     #: Runs the callbacks in the outbox.
     deliver: Callable[[], None]

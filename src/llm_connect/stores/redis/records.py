@@ -23,13 +23,22 @@ from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.accounting.ledger import By, Ended, Kind, LedgerEntry, Total
-from llm_connect.budget.admission.booking import Sink
-from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.children import limits_of
 from llm_connect.budget.admission.holds import Ending, Hold
 from llm_connect.budget.admission.wait_queue import Waiter
-from llm_connect.stores.books import StoredBooks, StoredLedger
-from llm_connect.stores.parts import RENEWALS, Again, Before, Changes, Lease, Leases, StoredHold, StoreParts, Trackers
+from llm_connect.stores.parts import (
+    RENEWALS,
+    Again,
+    Before,
+    Changes,
+    Lease,
+    Leases,
+    StoredEntries,
+    StoredHold,
+    StoreParts,
+    Trackers,
+    ended_hold,
+)
 from llm_connect.stores.redis import layout
 from llm_connect.stores.redis.server import Server, store_error
 from llm_connect.stores.serialization import Row, bring_up_to_date, entry_of, entry_values, hold_values
@@ -61,6 +70,7 @@ class ServerParts(StoreParts):
     changes: StepChanges
     trackers: ServerTrackers
     leases: ServerLeases
+    entries: ServerEntries
 
     def fetch(self, command: str, key: str, *values: Any) -> Any:
         """Return the answer to a command that reads one key of the budget."""
@@ -450,20 +460,97 @@ def _heard(now: float, until: str, place: str) -> Heard:
     return Heard(tracker, arrival, Amount(*amount), int(until) / 1000 - now)
 
 
-class ServerLedger(StoredLedger):
-    """The ledger in a server, which keeps the last 10,000 entries of all processes, and the sums of all entries."""
+class ServerEntries(StoredEntries):
+    """The last 10,000 entries of all processes, and the sums of all. The server numbers an entry when it writes it."""
 
     def __init__(self, keep: int, session: ServerParts) -> None:
-        super().__init__(keep, session.gate.run)
+        super().__init__(keep, session)
+        self._session = session
         self._fetch = session.fetch_after_all
+        self.ids: Iterator[int] = itertools.repeat(-1)
 
-    def _totals_by(self, by: By) -> dict[str, Total]:
+    def number(self) -> int:
+        return layout.TO_COME + len(self._session.changes.entries)
+
+    def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
+        tracker, kind, labels, amount, presumed = posting
+        lost: str | bool = False
+        is_open = False
+        if isinstance(line, StoredHold):
+            is_open = line.ending.outcome == "presumed"
+            if line.lost and line.row is not None:
+                lost = str(line.row)
+        named = [layout.text_of(f"{name}={value}") for name, value in labels.items()]
+        amounts = [self._session.trackers.path_of(tracker), amount, presumed]
+        self._say(line, amounts, _kind_text(kind), named, is_open, lost)
+
+    def leave(self, tracker: Scope, spent: Amount, presumed: Amount) -> None:
+        super().leave(tracker, spent, presumed)
+        number = self._session.trackers.path_of(tracker)[0]
+        self._session.changes.say("left", (number, NOTHING.minus(spent), NOTHING.minus(presumed)))
+
+    def post_expiry(self, plan: Plan, entry: LedgerEntry) -> None:
+        # The step sends the figures separately.
+        plan.then(self._say, entry, [[], entry.amount, NOTHING], "", [], False, False)
+
+    def _say(
+        self, line: LedgerEntry | Ended, change: list[Any], kind: str, labels: list[str], *end: bool | str
+    ) -> None:
+        """Add an entry to the step.
+
+        change: the path of its tracker, and the spent and presumed amounts. kind, labels: their texts. end: True if it
+        is presumed, and the lost hold that it ends.
+        """
+        assert isinstance(line, LedgerEntry | Hold)
+        changes = self._session.changes
+        # The server adds the number.
+        texts = [
+            changes.place(layout.text_of(entry_values(line)[1:])),
+            changes.place(kind),
+            list(map(changes.place, labels)),
+        ]
+        changes.entries.append((line, [*change, *texts, *end]))
+
+    def find(self, entry_id: int) -> StoredHold | None:
+        return self._presumption(entry_id) or self._settled(entry_id)
+
+    def _presumption(self, entry_id: int) -> StoredHold | None:
+        kept = self._session.fetch("HGET", "open", entry_id)
+        if kept is None or not self._session.changes.say_once("correct", str(entry_id)):
+            return None
+        (number,), row = layout.parts_of_entry(kept)
+        return ended_hold(self._session, number, entry_of((entry_id, *row)))
+
+    def _settled(self, entry_id: int) -> StoredHold | None:
+        kept = self._kept(entry_id)
+        if kept is None:
+            return None
+        (number, *tracker), row = layout.parts_of_entry(kept)
+        if number != entry_id:
+            # The ledger has just dropped earlier entries.
+            raise Again
+        entry = entry_of((number, *row))
+        if entry.outcome != "settled" or not tracker or not self._session.changes.say_once("amend", entry_id):
+            return None
+        return ended_hold(self._session, tracker[0], entry)
+
+    def _kept(self, entry_id: int) -> bytes | None:
+        """The text of an entry if the ledger still has it; the numbers of its entries are consecutive."""
+        first = self._session.fetch("LINDEX", "ledger", 0)
+        place = -1 if first is None else entry_id - layout.parts_of_entry(first)[0][0]
+        kept: bytes | None = None if place < 0 else self._session.fetch("LINDEX", "ledger", place)
+        return kept
+
+    def open_presumptions(self) -> list[int]:
+        return sorted(int(number) for number in self._session.fetch("HKEYS", "open"))
+
+    def totals(self, by: By) -> dict[str, Total]:
         return layout.sums_by(by, self._fetch("HGETALL", "labels" if by == "label" else "totals"))
 
     @property
     def earlier(self) -> Amount:
         total = NOTHING
-        for of_kind in self._totals_by("tracker").values():
+        for of_kind in self.totals("tracker").values():
             total = total.plus(of_kind.amount)
         expired = self._fetch("HGET", "meta", "expired")
         if expired is not None:
@@ -477,94 +564,6 @@ class ServerLedger(StoredLedger):
 
     def __len__(self) -> int:
         return min(int(self._fetch("LLEN", "ledger")), self._keep)
-
-
-class ServerBooks(StoredBooks):
-    """Like `Books`. An entry gets its number when the server writes it."""
-
-    _session: ServerParts
-
-    def __init__(self, session: ServerParts, ledger: StoredLedger, outbox: Outbox, sink: Sink | None) -> None:
-        super().__init__(session, ledger, outbox, sink)
-        self._ids = itertools.repeat(-1)  # type: ignore[assignment]
-        self._place: tuple[Scope, Amount] | None = None
-
-    def number(self) -> int:
-        return layout.TO_COME + len(self._session.changes.entries)
-
-    def expire(self, plan: Plan, tracker: Scope, spent: Amount, presumed: Amount) -> None:
-        super().expire(plan, tracker, spent, presumed)
-        number = self._session.trackers.path_of(tracker)[0]
-        self._session.changes.say("left", (number, NOTHING.minus(spent), NOTHING.minus(presumed)))
-
-    def _presumption(self, entry_id: int) -> Hold | None:
-        kept = self._session.fetch("HGET", "open", entry_id)
-        if kept is None or not self._session.changes.say_once("correct", str(entry_id)):
-            return None
-        (number,), row = layout.parts_of_entry(kept)
-        return self._ended_hold(number, entry_of((entry_id, *row)))
-
-    def _settled(self, entry_id: int) -> Hold | None:
-        kept = self._kept(entry_id)
-        if kept is None:
-            return None
-        (number, *tracker), row = layout.parts_of_entry(kept)
-        if number != entry_id:
-            # The ledger has just dropped earlier entries.
-            raise Again
-        entry = entry_of((number, *row))
-        if entry.outcome != "settled" or not tracker or not self._session.changes.say_once("amend", entry_id):
-            return None
-        return self._ended_hold(tracker[0], entry)
-
-    def _kept(self, entry_id: int) -> bytes | None:
-        """The text of an entry if the ledger still has it; the numbers of its entries are consecutive."""
-        first = self._session.fetch("LINDEX", "ledger", 0)
-        place = -1 if first is None else entry_id - layout.parts_of_entry(first)[0][0]
-        kept: bytes | None = None if place < 0 else self._session.fetch("LINDEX", "ledger", place)
-        return kept
-
-    def open_presumptions(self) -> list[int]:
-        return sorted(int(number) for number in self._session.fetch("HKEYS", "open"))
-
-    def _carry_out(self, plan: Plan, tracker: Scope, entry: LedgerEntry, presumed: Amount = NOTHING) -> LedgerEntry:
-        self._place = (tracker, presumed)
-        return super()._carry_out(plan, tracker, entry, presumed)
-
-    def add(self, line: LedgerEntry | Ended, kind: Kind, labels: Mapping[str, str], amount: Amount) -> None:
-        lost: str | bool = False
-        is_open = False
-        if isinstance(line, StoredHold):
-            tracker, is_open = line.tracker, line.ending.outcome == "presumed"
-            presumed = amount if is_open else NOTHING
-            if line.lost and line.row is not None:
-                lost = str(line.row)
-        else:
-            assert isinstance(line, LedgerEntry)
-            assert self._place is not None
-            tracker, presumed = self._place
-        named = [layout.text_of(f"{name}={value}") for name, value in labels.items()]
-        amounts = [self._session.trackers.path_of(tracker), amount, presumed]
-        self._say(line, amounts, _kind_text(kind), named, is_open, lost)
-
-    def add_expiry(self, entry: LedgerEntry) -> None:
-        # The step sends the figures separately.
-        self._say(entry, [[], entry.amount, NOTHING], "", [], False, False)
-
-    def _say(self, line: LedgerEntry | Hold, change: list[Any], kind: str, labels: list[str], *end: bool | str) -> None:
-        """Add an entry to the step.
-
-        change: the path of its tracker, and the spent and presumed amounts. kind, labels: their texts. end: True if it
-        is presumed, and the lost hold that it ends.
-        """
-        changes = self._session.changes
-        # The server adds the number.
-        texts = [
-            changes.place(layout.text_of(entry_values(line)[1:])),
-            changes.place(kind),
-            list(map(changes.place, labels)),
-        ]
-        changes.entries.append((line, [*change, *texts, *end]))
 
 
 @lru_cache(maxsize=256)

@@ -72,7 +72,6 @@ from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.admission.holds import RELEASED
 from llm_connect.budget.admission.log import EVICTION_UNKNOWN, log_event
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
-from llm_connect.stores.books import StoredLedger
 from llm_connect.stores.parts import Again, Lease
 from llm_connect.stores.redis import records
 from llm_connect.stores.redis.layout import MOST, NAMES, SCHEMA, STATE, Keys, new_state, pairs, text_of, window_text
@@ -93,7 +92,6 @@ if TYPE_CHECKING:
     from llm_connect.budget.accounting.accounts import Scope
     from llm_connect.budget.accounting.arguments import Limits
     from llm_connect.budget.accounting.windows import Period
-    from llm_connect.budget.admission.booking import Sink
     from llm_connect.budget.admission.controller import OnUnknown
 
 #: The interval in which the worker looks at waiting callers without a notification, which may get lost.
@@ -188,7 +186,6 @@ class ServerSession(records.ServerParts, StoreSession):
     """
 
     terms: ServerTerms
-    books: records.ServerBooks
     waiters: records.ServerWaiters
 
     def __init__(self, terms: ServerTerms, born: bytes) -> None:
@@ -212,15 +209,13 @@ class ServerSession(records.ServerParts, StoreSession):
         self._renews = False
         self._start()
 
-    def _open_parts(self, keep_entries: int, sink: Sink | None) -> StoredLedger:
+    def _open_parts(self, keep_entries: int) -> None:
         terms = self.terms
         self.changes: records.StepChanges = records.StepChanges(self)
         self.leases: records.ServerLeases = records.ServerLeases(self, terms.lease_seconds)
         self.trackers: records.ServerTrackers = records.ServerTrackers(self, terms.prices, strict=terms.strict)
         self.waiters = records.ServerWaiters(self, terms.lease_seconds)
-        ledger = records.ServerLedger(keep_entries, self)
-        self.books = records.ServerBooks(self, ledger, self.outbox, sink)
-        return ledger
+        self.entries = records.ServerEntries(keep_entries, self)
 
     def _start(self) -> None:
         self.client: str = secrets.token_hex(8)

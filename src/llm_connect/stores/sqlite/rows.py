@@ -17,14 +17,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.calibration import Key, LearnedFactor
+from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.accounting.ledger import By, Ended, LedgerEntry, Total
 from llm_connect.budget.accounting.windows import Window
-from llm_connect.budget.admission.booking import Sink
-from llm_connect.budget.admission.callbacks import Outbox
-from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.wait_queue import Waiter
-from llm_connect.stores.books import StoredBooks, StoredLedger
-from llm_connect.stores.parts import RENEWALS, Again, Changes, Lease, Leases, StoredHold, StoreParts, Trackers
+from llm_connect.stores.parts import (
+    RENEWALS,
+    Again,
+    Changes,
+    Lease,
+    Leases,
+    StoredEntries,
+    StoredHold,
+    StoreParts,
+    Trackers,
+    ended_hold,
+)
 from llm_connect.stores.serialization import (
     ENTRY,
     HOLD,
@@ -40,7 +48,7 @@ from llm_connect.stores.serialization import (
     window_row,
 )
 from llm_connect.stores.waiting import Heard, Waiters
-from llm_connect.types.amounts import NOTHING, Amount
+from llm_connect.types.amounts import Amount
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.accounts import Scope
@@ -109,6 +117,7 @@ class FileParts(StoreParts):
     trackers: FileTrackers
     leases: FileLeases
     waiters: FileWaiters
+    entries: FileEntries
 
     @property
     @abstractmethod
@@ -219,9 +228,9 @@ class FileTrackers(Trackers):
         return [number for (number,) in rows]
 
     def refresh(self, trackers: Iterable[Scope]) -> None:
-        if not all(map(self.is_current, trackers)):
+        if not all(map(self._is_current, trackers)):
             # Reading the figures again would drop the changes that the step has made to them.
-            if not all(map(self.is_current, self._session.changes.touched)):
+            if not all(map(self._is_current, self._session.changes.touched)):
                 raise Again
             self.bring(trackers)
 
@@ -249,7 +258,7 @@ class FileTrackers(Trackers):
         else:
             self.allotments[number] = lease
 
-    def is_current(self, tracker: Scope) -> bool:
+    def _is_current(self, tracker: Scope) -> bool:
         return tracker.as_of == self.state or not tracker.number
 
     def undo(self, touched: Iterable[Scope]) -> None:
@@ -383,14 +392,52 @@ class FileWaiters(Waiters):
         self._session.connection.execute("DELETE FROM waiters WHERE id = ?", (row,))
 
 
-class FileLedger(StoredLedger):
-    """The ledger in a file, which keeps every entry of all processes."""
+class FileEntries(StoredEntries):
+    """The entries in a file, which keeps all of every process, and gives them their ids."""
 
     def __init__(self, keep: int, session: FileParts) -> None:
-        super().__init__(keep, session.gate.run)
+        super().__init__(keep, session)
         self._session = session
+        # Unlike a generator, this iterator survives an interruption.
+        self.ids = iter(self._next_id, None)
+        self.last_id: int | None = None
 
-    def _totals_by(self, by: By) -> dict[str, Total]:
+    def _next_id(self) -> int:
+        self.last_id = number = self.number()
+        return number
+
+    def number(self) -> int:
+        """The id of the next entry. It stays free: the next call returns it again unless an entry was written."""
+        if self.last_id is None:
+            self.last_id = int(self._session.connection.execute(_LAST_ENTRY).fetchone()[0])
+        return self.last_id + 1
+
+    def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
+        place: tuple[int | None, bool, Any, Any] = (None, False, None, None)
+        if isinstance(line, StoredHold):
+            tracker = line.tracker
+            lease, row = (line.lease.number, line.row) if line.lost and line.lease is not None else (None, None)
+            number = tracker.number or self._session.trackers.number_of(tracker)
+            place = (number, line.ending.outcome == "presumed", lease, row)
+        else:
+            assert isinstance(line, LedgerEntry)
+        self._session.connection.execute(_INSERT_ENTRY, (*entry_values(line), self._session.budget, *place))
+
+    def post_expiry(self, plan: Plan, entry: LedgerEntry) -> None:
+        plan.then(self.post, entry, None)
+
+    def find(self, entry_id: int) -> StoredHold | None:
+        return self._found(_CORRECT_PRESUMED, entry_id) or self._found(_FIND_SETTLED, entry_id)
+
+    def _found(self, query: str, entry_id: int) -> StoredHold | None:
+        row = self._session.connection.execute(query, (entry_id, self._session.budget)).fetchone()
+        return None if row is None else ended_hold(self._session, row[0], entry_of(row[1:]))
+
+    def open_presumptions(self) -> list[int]:
+        query = "SELECT id FROM ledger WHERE budget = ? AND open ORDER BY id"
+        return [entry_id for (entry_id,) in self._session.connection.execute(query, (self._session.budget,))]
+
+    def totals(self, by: By) -> dict[str, Total]:
         return totals_in(self._read(totals_query(by)))
 
     @property
@@ -423,51 +470,3 @@ def totals_query(by: By) -> str:
 def totals_in(rows: list[Row]) -> dict[str, Total]:
     """The totals that such a query has found."""
     return {name: Total(entries, Amount(*sums)) for name, entries, *sums in rows}
-
-
-class FileBooks(StoredBooks):
-    """Like `Books`. The ids of entries and the open presumptions come from the file."""
-
-    _session: FileParts
-
-    def __init__(self, session: FileParts, ledger: StoredLedger, outbox: Outbox, sink: Sink | None) -> None:
-        super().__init__(session, ledger, outbox, sink)
-        # Unlike a generator, this iterator survives an interruption.
-        self._ids = iter(self._next_id, None)  # type: ignore[assignment]
-        self.last_id: int | None = None
-
-    def _next_id(self) -> int:
-        self.last_id = number = self.number()
-        return number
-
-    def number(self) -> int:
-        """The id of the next entry. It stays free: the next call returns it again unless an entry was written."""
-        if self.last_id is None:
-            self.last_id = int(self._session.connection.execute(_LAST_ENTRY).fetchone()[0])
-        return self.last_id + 1
-
-    def add(self, line: LedgerEntry | Ended, kind: Any = None, labels: Any = None, amount: Amount = NOTHING) -> None:
-        place: tuple[int | None, bool, Any, Any] = (None, False, None, None)
-        if isinstance(line, StoredHold):
-            lease, row = (line.lease.number, line.row) if line.lost and line.lease is not None else (None, None)
-            place = (self._session.trackers.number_of(line.tracker), line.ending.outcome == "presumed", lease, row)
-        else:
-            assert isinstance(line, LedgerEntry)
-        self._session.connection.execute(_INSERT_ENTRY, (*entry_values(line), self._session.budget, *place))
-
-    def add_expiry(self, entry: LedgerEntry) -> None:
-        self.add(entry)
-
-    def _presumption(self, entry_id: int) -> Hold | None:
-        return self._corrected(_CORRECT_PRESUMED, entry_id)
-
-    def _settled(self, entry_id: int) -> Hold | None:
-        return self._corrected(_FIND_SETTLED, entry_id)
-
-    def _corrected(self, query: str, entry_id: int) -> Hold | None:
-        row = self._session.connection.execute(query, (entry_id, self._session.budget)).fetchone()
-        return None if row is None else self._ended_hold(row[0], entry_of(row[1:]))
-
-    def open_presumptions(self) -> list[int]:
-        query = "SELECT id FROM ledger WHERE budget = ? AND open ORDER BY id"
-        return [entry_id for (entry_id,) in self._session.connection.execute(query, (self._session.budget,))]

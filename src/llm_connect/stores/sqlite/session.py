@@ -23,7 +23,6 @@ from llm_connect.budget.accounting.windows import Window
 from llm_connect.budget.admission.booking import wall_clock
 from llm_connect.budget.admission.controller import Gate
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
-from llm_connect.stores.books import StoredLedger
 from llm_connect.stores.session import StoreSession, Terms
 from llm_connect.stores.sqlite import rows
 from llm_connect.stores.sqlite.file import connect, is_corrupt, is_whole, patiently, revision_of, store_error, url_of
@@ -31,7 +30,6 @@ from llm_connect.stores.sqlite.file import connect, is_corrupt, is_whole, patien
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.arguments import Limits
     from llm_connect.budget.accounting.windows import Period
-    from llm_connect.budget.admission.booking import Sink
     from llm_connect.budget.admission.controller import OnUnknown
 
 #: The interval in which the worker looks for budget that other processes have freed.
@@ -119,7 +117,6 @@ class FileSession(rows.FileParts, StoreSession):
     """One process's use of a budget in a file."""
 
     terms: FileTerms
-    books: rows.FileBooks
     waiters: rows.FileWaiters
 
     def __init__(self, terms: FileTerms, budget: int, root: int) -> None:
@@ -131,15 +128,13 @@ class FileSession(rows.FileParts, StoreSession):
         #: The time at which the monotonic clock was 0; unlike the machine's clock, that one is never set back.
         self._epoch = time.time_ns() - time.monotonic_ns()
 
-    def _open_parts(self, keep_entries: int, sink: Sink | None) -> StoredLedger:
+    def _open_parts(self, keep_entries: int) -> None:
         terms = self.terms
         self.changes: rows.FileChanges = rows.FileChanges(self)
         self.leases: rows.FileLeases = rows.FileLeases(self, terms.lease_seconds)
         self.trackers: rows.FileTrackers = rows.FileTrackers(self, terms.prices, strict=terms.strict)
         self.waiters = rows.FileWaiters(self, terms.lease_seconds)
-        ledger = rows.FileLedger(keep_entries, self)
-        self.books = rows.FileBooks(self, ledger, self.outbox, sink)
-        return ledger
+        self.entries = rows.FileEntries(keep_entries, self)
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -177,7 +172,7 @@ class FileSession(rows.FileParts, StoreSession):
             self.waiters.tell(self.line)
         if self.books.learned.factors != self._learned_before:
             self.write_learned(self.books.learned.factors)
-        self.file.commit(self.books.last_id)
+        self.file.commit(self.entries.last_id)
         self.settled()
 
     def roll_back(self, error: BaseException) -> Exception | None:
@@ -205,7 +200,7 @@ class FileSession(rows.FileParts, StoreSession):
     def _know_nothing(self) -> None:
         """Make the next transaction read everything again."""
         self.file.know_nothing()
-        self.books.last_id = None
+        self.entries.last_id = None
         self.trackers.forget()
         self.unseen = True
 
@@ -218,7 +213,7 @@ class FileSession(rows.FileParts, StoreSession):
         lease, budget = self.leases.own, self.budget
         others = self.connection.execute(_OTHERS, (None if lease is None else lease.number, budget, budget))
         last_id, stands, learned, waiters = others.fetchone()
-        self.books.last_id = last_id
+        self.entries.last_id = last_id
         self.file.check_entry(last_id)
         self.leases.taken = lease is not None and not stands
         if learned or self.books.learned.factors:
