@@ -87,8 +87,6 @@ class StoredHold(Hold):
     """A persisted hold. Assigning its state or bound notes the change for the current step."""
 
     __slots__ = ("_bound", "_dispatched", "_ended", "_session", "lease", "row")
-    #: Leaves a note, also for a hold that has ended; no exception can interrupt it (see `OpenHold`).
-    __del__: ClassVar[Callable[[Any], None]] = lru_cache(maxsize=0)(lost_holds.append)
     dispatched: bool = _noted("_dispatched")
     bound: Amount = _noted("_bound")
 
@@ -156,6 +154,13 @@ class StoredHold(Hold):
         raise TypeError("A hold cannot be pickled: it ends in the process that reserved it. Pickle its tracker.")
 
 
+class OpenStoredHold(StoredHold):
+    """A persisted hold until a step has written its end; then it becomes a `StoredHold`. Like `OpenHold`."""
+
+    __slots__ = ()
+    __del__: ClassVar[Callable[[Any], None]] = lru_cache(maxsize=0)(lost_holds.append)
+
+
 def rebuilt(session: StoreParts, tracker: int, bound: Amount, facts: CallFacts) -> StoredHold:
     """A hold that a row describes, on the tracker with this number."""
     return StoredHold(session.gate, session.trackers.find(tracker), bound, None, PlainDemand(*bound), facts)
@@ -183,6 +188,9 @@ class Changes(ABC):
 
     def clear(self) -> None:
         """Forget the changes: the store has them."""
+        for hold in self._holds:
+            if hold._ended:
+                hold.__class__ = StoredHold
         self._holds.clear()
         self._trackers.clear()
 

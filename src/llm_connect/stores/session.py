@@ -66,7 +66,7 @@ from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_l
 from llm_connect.budget.admission.log import BOOKED_LATER, DONE_LATER, NOT_BOOKED, log_event, tell
 from llm_connect.budget.admission.session import Parts
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
-from llm_connect.stores.parts import Again, StoredAllotments, StoredHold, StoreParts
+from llm_connect.stores.parts import Again, OpenStoredHold, StoredAllotments, StoredHold, StoreParts
 from llm_connect.stores.waiting import RevisableLine, Waiters
 from llm_connect.stores.worker import Courier, StoreWorker, look_after, nothing
 from llm_connect.types.amounts import MOST_LIMIT, NOTHING
@@ -130,7 +130,7 @@ class StoreSession(StoreParts, ABC):
     Waiters, callbacks and notes belong to the process.
     """
 
-    hold_type: type[Hold] = StoredHold
+    hold_type: type[Hold] = OpenStoredHold
     terms: Terms
     waiters: Waiters
     line: RevisableLine

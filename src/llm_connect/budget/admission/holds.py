@@ -31,8 +31,8 @@ A hold that is booked becomes a plain `Hold`, which has no finalizer, so the usu
 
 The same notes protect everything else that must reach the lock: `Hold.__exit__`, whose own code may be interrupted, an
 end inside a signal handler, and a waiter that leaves (`acquire.py`). A forked child never does the notes about its
-parent's holds. A hold in a store has the same finalizer, and keeps it after its end. Other processes may wait for its
-budget, so the worker of its session also looks for lost holds, once a second.
+parent's holds. A hold in a store has the same finalizer until a step has written its end. Other processes may wait for
+its budget, so the worker of its session also looks for lost holds, once a second.
 
 The documentation of `object.__del__` warns of the first two points: it can be invoked while any code runs, in any
 thread, and may deadlock if it needs a lock.
