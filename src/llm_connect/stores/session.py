@@ -15,7 +15,7 @@ Three ways to restore it do not work.
 So the two kinds of state are treated differently. Trackers return to the last state from the store and are read again;
 a tracker without a row starts over. Holds, waiters, the lease, thresholds and staged callbacks belong to this process.
 `Changes` knows how each hold was before the step touched it, and every other part has an `undo` for its own. A waiter
-that was admitted waits on. Callbacks are staged until the commit (`worker.py`) and waiters are woken after it, so
+that was admitted waits on. Callbacks are staged until the commit (`Outbox`) and waiters are woken after it, so
 nobody learns of a grant or an entry that is then undone. Notes that the step has done go back to the front.
 
 `run` defines the order. Three rules make it exact wherever an exception arrives.
