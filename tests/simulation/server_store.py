@@ -14,7 +14,7 @@ from llm_connect.budget.accounting.ledger import LedgerEntry
 from llm_connect.stores.opening import terms_of
 from llm_connect.stores.redis import session
 from llm_connect.stores.redis.layout import Keys, entry_from, states_of
-from llm_connect.stores.redis.server import Listener, Server
+from llm_connect.stores.redis.server import Server
 from tests.simulation.invariants import Figures, StoredHold, StoredTracker, call_of
 from tests.simulation.redis_in_memory import RedisInMemory
 
@@ -163,7 +163,7 @@ def parsed(data: bytes) -> list[bytes]:
     return found
 
 
-class SilentListener(Listener):
+class SilentListener(session.Listener):
     """A listener without a thread: the store delivers the messages."""
 
     def start(self) -> None:

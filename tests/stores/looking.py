@@ -80,7 +80,7 @@ def let_wait(budget: BudgetTracker, tokens: int, seconds: float) -> None:
     def tell() -> None:
         session.waiters._write(None, waiter, seconds)
         if isinstance(session, ServerSession):
-            (caller,) = session.changes._further.pop("told")
+            (caller,) = session.changes._said.pop("told")
             session.changes.say("told", ("nobody.1", *caller[1:]))
 
     session.gate.run(tell)

@@ -112,7 +112,7 @@ def test_a_step_that_is_sent_again_renews_no_lease(server: RedisServer) -> None:
     budget = open_budget(server.url, total=100)
     session = session_of(budget)
     hold = budget.reserve(10)
-    session.leases._renewed_at -= 100
+    session.leases.renewed_at -= 100
     send = session.server.patiently
 
     def lose_answer(command: Any) -> Any:

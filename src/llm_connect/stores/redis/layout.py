@@ -6,11 +6,10 @@ The Lua scripts read trackers, sums and windows too.
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.ledger import By, LedgerEntry, Total
@@ -22,26 +21,25 @@ from llm_connect.types.amounts import Amount
 SCHEMA = "1"
 _SPENDING = ("meta", "trackers", "changed", "holds", "leases", "owners", "ledger", "open", "totals", "labels", "lost")
 NAMES = (*_SPENDING, "learned", "places", "windows", "waiters", "lasts", "allotments")
-_PREFIX = "llm-connect:{"
-#: The pattern by which `SCAN` finds budgets.
-PATTERN = "llm-connect:{*}:meta"
+PREFIX = "llm-connect:{"
 
 #: The largest integer that a Lua number represents exactly. No figure exceeds it.
 MOST = 2**53 - 1
-#: The places in a state that a step can change, counted from 1 as in Lua.
-CLOSED = 2
-LIMITS = (5, 10, 15)
+#: What a step can set, the closed flag and the limits: their places in the row of a tracker, each with the place in a
+#: state, counted from 1 as in Lua.
+SET = {0: 2, 2: 5, 7: 10, 12: 15}
 #: The number, the closed flag, the length of the name of the lease that keeps an allotment open, and the last step that
 #: changed the window (0: no window); for each unit the limit (-1: none), spent, held, presumed and allotted amounts.
 #: The name of the lease follows.
 STATE: struct.Struct = struct.Struct("<qBBq15q")
+#: The place of the last step that changed the window.
+WINDOW = 3
 _NO_LIMIT = -1
 #: The number of entries and their sums.
 SUM: struct.Struct = struct.Struct("<4q")
 
 #: Larger numbers stand for the entries of the current step; the script replaces them with the real numbers.
 TO_COME = 10**18
-_NUMBERS_TO_COME = re.compile(r"\b1\d{18}\b")
 
 #: Encodes compact JSON. `json.dumps` would make an encoder for each text.
 text_of: Callable[[Any], str] = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -52,18 +50,13 @@ class Keys:
 
     def __init__(self, name: str) -> None:
         # Braces are quoted: they would end the part of the key that determines the slot.
-        self._prefix = f"{_PREFIX}{quote(name, safe='')}}}:"
+        self._prefix = f"{PREFIX}{quote(name, safe='')}}}:"
         self.all: list[str] = [f"{self._prefix}{part}" for part in NAMES]
         self.channel: str = self.of("freed")
 
     def of(self, part: str) -> str:
         """The key of this part."""
         return f"{self._prefix}{part}"
-
-
-def name_of(meta: str) -> str:
-    """The name of the budget to which this key belongs."""
-    return unquote(meta.removeprefix(_PREFIX).removesuffix("}:meta"))
 
 
 def pairs(rows: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
@@ -85,11 +78,6 @@ def new_state(number: int, *, closed: bool, limits: Limits, window: bool = False
     return [number, int(closed), 0, int(window), *figures]
 
 
-def has_window(state: bytes) -> bool:
-    """True if the tracker with this state has a window."""
-    return bool(STATE.unpack_from(state)[3])
-
-
 def states_of(data: bytes) -> Iterator[tuple[int, Row]]:
     """The number of each tracker with its state: closed, lease of an allotment, five figures per unit."""
     at = 0
@@ -104,10 +92,9 @@ def states_of(data: bytes) -> Iterator[tuple[int, Row]]:
 
 
 def window_text(window: Window) -> str:
-    """The text of a window in a step; `@0` stands for the number of the step's first entry."""
+    """The text of a window."""
     period, ends_at, first, parts = window_row(window)
-    text = f"{period}|{ends_at!r}|{first}|{parts}"
-    return _NUMBERS_TO_COME.sub(lambda number: f"@{int(number[0]) - TO_COME}", text)
+    return f"{period}|{ends_at!r}|{first}|{parts}"
 
 
 def row_of_window(text: str) -> Row:

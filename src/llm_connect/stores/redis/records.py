@@ -15,10 +15,9 @@ import secrets
 import socket
 import time
 import weakref
-from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
 from llm_connect.budget.accounting.journal import Plan
@@ -41,7 +40,7 @@ from llm_connect.stores.parts import (
 )
 from llm_connect.stores.redis import layout
 from llm_connect.stores.redis.server import Server, store_error
-from llm_connect.stores.serialization import Row, bring_up_to_date, entry_of, entry_values, hold_values
+from llm_connect.stores.serialization import Row, entry_of, entry_values, hold_values, tracker_state
 from llm_connect.stores.session import Terms
 from llm_connect.stores.waiting import Heard, RevisableLine, Waiters
 from llm_connect.types.amounts import NOTHING, Amount
@@ -76,10 +75,6 @@ class ServerParts(StoreParts):
         """Return the answer to a command that reads one key of the budget."""
         return self.server.call(command, self.keys.of(key), *values)
 
-    @abstractmethod
-    def fetch_after_all(self, command: str, key: str, *values: Any) -> Any:
-        """Like `fetch`, after all ended holds are booked."""
-
 
 class StepChanges(Changes):
     """The changes of the current step. They are differences, so that they combine with the steps of other processes."""
@@ -87,70 +82,75 @@ class StepChanges(Changes):
     def __init__(self, session: ServerParts) -> None:
         super().__init__()
         self._session = session
-        #: The new ledger entries, each with its details for the script.
-        self.entries: list[tuple[LedgerEntry | Ended, list[Any]]] = []
+        self._names = itertools.count(1)
+        #: The new ledger entries.
+        self.entries: list[LedgerEntry | Ended] = []
         #: The texts of entries and holds, which the script stores unread.
         self.texts: list[str] = []
-        #: The rarer parts of a step, by their names in the script.
-        self._further: defaultdict[str, list[Any]] = defaultdict(list)
+        #: The parts of the step that follow from no hold or tracker, by their names in the script.
+        self._said: defaultdict[str, list[Any]] = defaultdict(list)
 
     def __bool__(self) -> bool:
-        return bool(self._holds or self._trackers or self.entries or self._further or self._session.trackers.new)
+        return bool(self._holds or self._trackers or self._said)
 
     def clear(self) -> None:
         super().clear()
         self.entries.clear()
         self.texts.clear()
-        self._further.clear()
+        self._said.clear()
 
     def note_allotment(self, share: Scope, lease: Any) -> None:
         size = False if lease is None else limits_of(share)
         self.say("allotments", (self._session.trackers.path_of(share), lease or "", size))
 
     def say(self, what: str, value: Any) -> None:
-        """Add a value to a rarer part of the step, by its name in the script."""
-        self._further[what].append(value)
+        """Add a value to a part of the step, by its name in the script."""
+        self._said[what].append(value)
 
     def say_once(self, what: str, value: Any) -> bool:
         """Like `say`; False if the step has this value already."""
-        if value in self._further[what]:
+        if value in self._said[what]:
             return False
         self.say(what, value)
         return True
 
-    @property
-    def over(self) -> list[str]:
-        """The leases that the step ends."""
-        return self._further.get("over", [])
-
     def written(self, first: int) -> None:
         """Number the entries of the step, from `first` on."""
-        for number, (line, _) in enumerate(self.entries, first):
+        for number, line in enumerate(self.entries, first):
             object.__setattr__(line, "id" if isinstance(line, LedgerEntry) else "entry_id", number)
 
     def step(self) -> dict[str, Any]:
         """The step in the form that the script reads."""
-        trackers = self._session.trackers
-        step: dict[str, Any] = dict(self._further)
+        trackers, step = self._session.trackers, dict[str, Any]()
         if self._holds:
             step["holds"] = [found for each in self._holds.items() if (found := self._change(*each)) is not None]
         if self._trackers:
             step["set"] = [each for tracker in self._trackers for each in trackers.sets(tracker)]
-        if self.entries:
-            step["entries"] = [details for _, details in self.entries]
         if self._session.gate.windowed:
             step["windows"] = trackers.windows(self._trackers)
-        if trackers.new:
-            step["new"] = trackers.new
-        if "allotments" in step or any(new[3] for new in trackers.new):
-            step["everybody"] = True
+        # The lines above may have added new trackers to it.
+        step.update(self._said)
         return step
 
     def missing(self) -> list[StoredHold]:
         """The holds that the step assumes to be in the store."""
         return [hold for hold, before in self._holds.items() if before.row is not None]
 
-    def place(self, text: str) -> int:
+    def book(
+        self, line: LedgerEntry | Ended, change: list[Any], kind: str, labels: list[str], *ends: bool | str
+    ) -> None:
+        """Add an entry.
+
+        change: the path of its tracker, and the spent and presumed amounts. kind, labels: their texts. ends: True if it
+        is presumed, and the lost hold that it ends.
+        """
+        assert isinstance(line, LedgerEntry | Hold)
+        # The server adds the number.
+        text = layout.text_of(entry_values(line)[1:])
+        self.entries.append(line)
+        self.say("entries", [*change, *map(self._place, (text, kind)), list(map(self._place, labels)), *ends])
+
+    def _place(self, text: str) -> int:
         """Add a text to the step, and return its place."""
         self.texts.append(text)
         return len(self.texts) + _BEFORE
@@ -167,12 +167,14 @@ class StepChanges(Changes):
             return [hold.row, 1, path, NOTHING.minus(bound), False, 0, False]
         granted = hold.row is None
         if granted:
-            leases.enter(hold)
+            hold.lease = leases.have()
+            hold.row = f"{hold.lease.number}.{next(self._names)}"
+            leases.open_holds += 1
         assert hold.lease is not None
         more = hold.bound.minus(NOTHING if granted else before.bound)
         dispatches = not granted and before.dispatched != hold.dispatched
         text = layout.text_of(hold_values(hold, hold.lease.number, hold.tracker.number))
-        return [hold.row, int(not granted), path, more, more, int(not dispatches), self.place(text)]
+        return [hold.row, int(not granted), path, more, more, int(not dispatches), self._place(text)]
 
 
 class ServerTrackers(Trackers):
@@ -184,17 +186,16 @@ class ServerTrackers(Trackers):
     def __init__(self, session: ServerParts, *details: Any, **more: Any) -> None:
         super().__init__(session, *details, **more)
         self._session = session
-        #: The rows of each tracker and of its window in the last reply about it.
-        self._rows: weakref.WeakKeyDictionary[Scope, tuple[Row, Row | None]] = weakref.WeakKeyDictionary()
-        #: The stamp of the budget in the last reply; None before the first one.
-        self.stamp: int | None = None
+        #: The row of each tracker in the last reply about it, and that of each window.
+        self._states: weakref.WeakKeyDictionary[Scope, Row] = weakref.WeakKeyDictionary()
+        self._windows: weakref.WeakKeyDictionary[Scope, Row] = weakref.WeakKeyDictionary()
+        #: The stamp of the budget in the last reply; 0 before the first one.
+        self.stamp: int = 0
         #: The stamp of the last change that other processes may have made. Later copies are up to date.
         self._alone_since = 0
         #: The open allotments of all processes, each with its lease and path, as of epoch `_allotments_at`.
         self._allotments: dict[int, list[str]] = {}
         self._allotments_at: int | None = None
-        #: The trackers that the current step creates: number, place, state, and the name by which others join it.
-        self.new: list[tuple[str, str, list[int], str | bool]] = []
 
     def _read(self, number: int) -> tuple[int | None, str, Row, Row | None]:
         place, state = self._session.fetch("HGET", "places", number), self._session.fetch("HGET", "trackers", number)
@@ -204,13 +205,16 @@ class ServerTrackers(Trackers):
         # Earlier versions have kept a flag behind the name.
         parent, name, *_ = (None, budget) if place is None else json.loads(place)
         # If another process changes the window meanwhile, the server refuses the step that was decided on it.
-        window = layout.row_of_window(self._window_text(number)) if layout.has_window(state) else None
+        windowed = layout.STATE.unpack_from(state)[layout.WINDOW]
+        window = layout.row_of_window(self._window_text(number)) if windowed else None
         ((_, row),) = layout.states_of(state)
         return parent, name, row, window
 
     def _load(self, tracker: Scope, number: int, state: Row, window: Row | None) -> None:
-        self._rows[tracker] = (state, window)
-        tracker.as_of = self.stamp or 0
+        self._states[tracker] = state
+        if window is not None:
+            self._windows[tracker] = window
+        tracker.as_of = self.stamp
         super()._load(tracker, number, state, window)
 
     def _insert(self, tracker: Scope, parent: int | None, joined: bool) -> int:
@@ -218,8 +222,9 @@ class ServerTrackers(Trackers):
         limits: Any = tuple(account.limit for account in tracker.own_accounts)
         place = layout.text_of([parent or 0, tracker.name])
         state = layout.new_state(number, closed=tracker.closed_itself, limits=limits)
-        self.new.append((str(number), place, state, joined and _joined(parent or 0, tracker.name)))
-        tracker.as_of = self.stamp or 0
+        # The name by which other processes join it comes last.
+        self._session.changes.say("new", (str(number), place, state, joined and _joined(parent or 0, tracker.name)))
+        tracker.as_of = self.stamp
         if tracker.window is not None:
             # The window is empty. Its entry number comes from an earlier step.
             tracker.window.forget(0)
@@ -242,8 +247,8 @@ class ServerTrackers(Trackers):
         old = [each for each in trackers if each.as_of < self._alone_since and each not in changed]
         if old:
             states = self._session.fetch("HMGET", "trackers", *(each.number for each in old))
-            texts = {each.number: self._window_text(each.number) for each in old if each.window is not None}
-            self.absorb(b"".join(filter(None, states)), texts)
+            windows = {str(each.number): self._window_text(each.number) for each in old if each.window is not None}
+            self._absorb(b"".join(filter(None, states)), windows)
 
     def _window_text(self, number: int) -> str:
         text: bytes = self._session.fetch("HGET", "windows", number)
@@ -251,37 +256,30 @@ class ServerTrackers(Trackers):
 
     def seen_at(self, trackers: Iterable[Scope]) -> int:
         """The stamp at which all of these trackers were up to date."""
-        now = self.stamp or 0
+        now = self.stamp
         seen = (tracker.as_of for tracker in trackers if tracker.number)
         return min((now if at >= self._alone_since else at for at in seen), default=now)
 
-    def hear(self, states: bytes, windows: Mapping[int, str], wanted: Iterable[Scope], stamp: int, alone: bool) -> None:
+    def hear(self, states: bytes, windows: Mapping[str, str], wanted: Iterable[Scope], stamp: int, alone: bool) -> None:
         """Take over a reply: the states of changed trackers. All other `wanted` ones are unchanged.
 
+        windows: the texts of changed windows by number.
         alone: True if no other process has written since the last reply.
         """
         self.stamp = stamp
         if not alone:
             self._alone_since = stamp
-        self.absorb(states, windows)
+        self._absorb(states, windows)
         for tracker in wanted:
             if tracker.number:
                 tracker.as_of = stamp
 
-    def absorb(self, states: bytes, windows: Mapping[int, str]) -> None:
-        """Take over states and the texts of changed windows."""
+    def _absorb(self, states: bytes, windows: Mapping[str, str]) -> None:
         for number, state in layout.states_of(states):
             tracker = self.known.get(number)
-            if tracker is None:
-                continue
-            text = windows.get(number)
-            if tracker.window is not None and text is not None:
-                self._load(tracker, number, state, layout.row_of_window(text))
-            else:
-                kept = None if tracker.window is None else self._rows[tracker][1]
-                self._rows[tracker] = (state, kept)
-                tracker.as_of = self.stamp or 0
-                bring_up_to_date(tracker, state)
+            if tracker is not None:
+                text = windows.get(str(number)) if windows else None
+                self._load(tracker, number, state, None if text is None else layout.row_of_window(text))
 
     def _allotted(self, at: Scope | None, lease: object) -> list[int]:
         # A step that opens or closes an allotment starts a new epoch.
@@ -289,12 +287,9 @@ class ServerTrackers(Trackers):
             rows = layout.pairs(self._session.fetch("HGETALL", "allotments"))
             self._allotments = {int(number): text.decode().split() for number, text in rows}
             self._allotments_at = self._session.epoch
-        number = None if at is None else str(at.number)
-        return [
-            child
-            for child, (of_lease, *path) in self._allotments.items()
-            if (of_lease == lease if number is None else number in path)
-        ]
+        if at is None:
+            return [child for child, (of_lease, *_) in self._allotments.items() if of_lease == lease]
+        return [child for child, (_, *path) in self._allotments.items() if str(at.number) in path]
 
     def windows(self, trackers: Iterable[Scope]) -> list[tuple[str, str]]:
         """Return the changed windows of these and of new trackers."""
@@ -305,33 +300,22 @@ class ServerTrackers(Trackers):
     def sets(self, tracker: Scope) -> list[tuple[str, int, int]]:
         """The changes of `tracker` that a step sets rather than adds: its closed flag and its limits."""
         number = str(self.number_of(tracker))
-        if tracker not in self._rows:
+        before = self._states.get(tracker)
+        if before is None:
             return []
-        before, _ = self._rows[tracker]
-        closed = int(tracker.closed_itself and tracker.parent is not None)
-        found = [] if closed == before[0] else [(number, layout.CLOSED, closed)]
-        for place, account in zip(layout.LIMITS, tracker.own_accounts, strict=True):
-            if account.limit != before[place - 3]:
-                found.append((number, place, layout.limit_figure(account.limit)))
-        return found
-
-    def commit(self) -> None:
-        super().commit()
-        self.new.clear()
+        now = tracker_state(tracker, None)
+        changed = {place: now[at] for at, place in layout.SET.items() if now[at] != before[at]}
+        return [(number, place, layout.limit_figure(value)) for place, value in changed.items()]
 
     def undo(self, touched: Iterable[Scope]) -> None:
         super().undo(touched)
-        self.new.clear()
         for tracker in touched:
-            rows = self._rows.get(tracker)
-            if rows is not None and tracker.number:
-                as_of = tracker.as_of
-                self._load(tracker, tracker.number, *rows)
-                tracker.as_of = as_of
+            if tracker.number and tracker in self._states:
+                super()._load(tracker, tracker.number, self._states[tracker], self._windows.get(tracker))
 
     def forget(self) -> None:
         """Make the next step in a forked process ask for everything: it has a new connection."""
-        self._alone_since, self._allotments_at = (self.stamp or 0) + 1, None
+        self._alone_since, self._allotments_at = self.stamp + 1, None
         for tracker in self.known.values():
             tracker.as_of = 0
 
@@ -350,43 +334,29 @@ class ServerLeases(Leases):
 
     def __init__(self, session: ServerParts, seconds: float) -> None:
         super().__init__(session, seconds)
-        self._is_new = False
-        self._renewed_at = 0.0
-        self._names = itertools.count(1)
+        self.renewed_at: float = 0.0
 
     @property
     def due(self) -> bool:
-        return self.own is not None and time.monotonic() >= self._renewed_at + self.seconds / RENEWALS
+        return self.own is not None and time.monotonic() >= self.renewed_at + self.seconds / RENEWALS
 
     def _take(self) -> Lease:
-        self._is_new, self._renewed_at = True, time.monotonic()
+        self.renewed_at = time.monotonic()
         return Lease(secrets.token_hex(8), 0.0)
-
-    def enter(self, hold: StoredHold) -> None:
-        """Put a new hold under this process's lease."""
-        hold.lease = self.have()
-        hold.row = f"{hold.lease.number}.{next(self._names)}"
-        self.open_holds: int = self.open_holds + 1
 
     def said(self) -> list[Any] | None:
         """The own lease in the form that a step contains."""
         if self.own is None:
             return None
-        owner = layout.text_of([socket.gethostname(), os.getpid(), self._session.client]) if self._is_new else False
-        renews = self._is_new or time.monotonic() >= self._renewed_at + self.seconds / (2 * RENEWALS)
+        is_new = self.own is not self._before[0]
+        owner = layout.text_of([socket.gethostname(), os.getpid(), self._session.client]) if is_new else False
+        renews = is_new or time.monotonic() >= self.renewed_at + self.seconds / (2 * RENEWALS)
         return [self.own.number, int(self.seconds * 1000) if renews else 0, owner]
 
-    def renewed(self, since: float) -> None:
-        """Note that a step, sent at `since`, has renewed the own lease."""
-        self._renewed_at = since
-
-    def commit(self) -> None:
-        super().commit()
-        self._is_new = False
-
-    def undo(self) -> None:
-        super().undo()
-        self._is_new = False
+    def give_up(self) -> None:
+        if self.own is not None:
+            self._session.changes.say("own", self.own.number)
+        super().give_up()
 
     def end(self, numbers: list[str]) -> None:
         leases = {number: Lease(number, 0.0) for number in numbers}
@@ -405,8 +375,7 @@ class ServerLeases(Leases):
             self._session.changes.say("late", str(row))
         elif ending.amount != NOTHING:
             # The server has lost the hold. Book its outcome all the same.
-            hold.ending = ending
-            hold.entry_id = -1
+            hold.ending, hold.entry_id = ending, -1
             self._session.books.record(hold.tracker, ending.amount, hold.facts)
         return found
 
@@ -425,25 +394,18 @@ class ServerWaiters(Waiters):
         super().__init__(session.trackers, seconds)
         self._session = session
         self._names = itertools.count(1)
-        self._said: tuple[str, float] | None = None
-
-    def hear(self, text: str, moment: float) -> None:
-        """Keep a list of waiting callers from a reply, with the server's time, until `read` reads it."""
-        self._said = (text, moment - time.monotonic())
+        #: The waiting callers in the last reply that listed them, until `read` reads it, and its time on both clocks.
+        self.said: tuple[str, float, float] | None = None
 
     def read(self, line: RevisableLine) -> None:
         """Give the waiting callers of other processes their places in `line`, as the last reply lists them."""
-        if self._said is not None:
-            (text, ahead), self._said = self._said, None
-            now = time.monotonic() + ahead
+        if self.said is not None:
+            (text, moment, heard_at), self.said = self.said, None
+            now = moment + time.monotonic() - heard_at
             rows = (row.split(" ", 2) for row in text.splitlines())
             # A step whose outcome was in doubt wrote an unknown caller of this process.
             others = {name: caller for name, *caller in rows if not name.startswith(self._session.client)}
             self.see({name: _heard(now, *caller) for name, caller in others.items()}, line)
-
-    def leave_to_parent(self) -> None:
-        super().leave_to_parent()
-        self._said = None
 
     def _write(self, row: Any, waiter: Waiter, seconds: float) -> Any:
         name = row or f"{self._session.client}.{next(self._names)}"
@@ -466,50 +428,35 @@ class ServerEntries(StoredEntries):
     def __init__(self, keep: int, session: ServerParts) -> None:
         super().__init__(keep, session)
         self._session = session
-        self._fetch = session.fetch_after_all
         self.ids: Iterator[int] = itertools.repeat(-1)
+
+    def _fetch(self, command: str, key: str, *values: Any) -> Any:
+        """Return the answer to a command, after all ended holds are booked."""
+        run = self._session.gate.run
+        run(lambda: None)
+        return run(self._session.fetch, command, key, *values)
 
     def number(self) -> int:
         return layout.TO_COME + len(self._session.changes.entries)
 
     def post(self, line: LedgerEntry | Ended, posting: Any) -> None:
         tracker, kind, labels, amount, presumed = posting
-        lost: str | bool = False
-        is_open = False
+        ends: tuple[bool | str, ...] = (False, False)
         if isinstance(line, StoredHold):
-            is_open = line.ending.outcome == "presumed"
-            if line.lost and line.row is not None:
-                lost = str(line.row)
+            lost = line.lost and line.row is not None and str(line.row)
+            ends = (line.ending.outcome == "presumed", lost)
         named = [layout.text_of(f"{name}={value}") for name, value in labels.items()]
         amounts = [self._session.trackers.path_of(tracker), amount, presumed]
-        self._say(line, amounts, _kind_text(kind), named, is_open, lost)
+        self._session.changes.book(line, amounts, _kind_text(kind), named, *ends)
 
     def leave(self, tracker: Scope, spent: Amount, presumed: Amount) -> None:
         super().leave(tracker, spent, presumed)
-        number = self._session.trackers.path_of(tracker)[0]
-        self._session.changes.say("left", (number, NOTHING.minus(spent), NOTHING.minus(presumed)))
+        path = self._session.trackers.path_of(tracker)
+        self._session.changes.say("left", (path[0], NOTHING.minus(spent), NOTHING.minus(presumed)))
 
     def post_expiry(self, plan: Plan, entry: LedgerEntry) -> None:
         # The step sends the figures separately.
-        plan.then(self._say, entry, [[], entry.amount, NOTHING], "", [], False, False)
-
-    def _say(
-        self, line: LedgerEntry | Ended, change: list[Any], kind: str, labels: list[str], *end: bool | str
-    ) -> None:
-        """Add an entry to the step.
-
-        change: the path of its tracker, and the spent and presumed amounts. kind, labels: their texts. end: True if it
-        is presumed, and the lost hold that it ends.
-        """
-        assert isinstance(line, LedgerEntry | Hold)
-        changes = self._session.changes
-        # The server adds the number.
-        texts = [
-            changes.place(layout.text_of(entry_values(line)[1:])),
-            changes.place(kind),
-            list(map(changes.place, labels)),
-        ]
-        changes.entries.append((line, [*change, *texts, *end]))
+        plan.then(self._session.changes.book, entry, [[], entry.amount, NOTHING], "", [], False, False)
 
     def find(self, entry_id: int) -> StoredHold | None:
         return self._presumption(entry_id) or self._settled(entry_id)
@@ -522,7 +469,10 @@ class ServerEntries(StoredEntries):
         return ended_hold(self._session, number, entry_of((entry_id, *row)))
 
     def _settled(self, entry_id: int) -> StoredHold | None:
-        kept = self._kept(entry_id)
+        # The numbers of the entries in the ledger are consecutive.
+        first = self._session.fetch("LINDEX", "ledger", 0)
+        place = -1 if first is None else entry_id - layout.parts_of_entry(first)[0][0]
+        kept = None if place < 0 else self._session.fetch("LINDEX", "ledger", place)
         if kept is None:
             return None
         (number, *tracker), row = layout.parts_of_entry(kept)
@@ -534,13 +484,6 @@ class ServerEntries(StoredEntries):
             return None
         return ended_hold(self._session, tracker[0], entry)
 
-    def _kept(self, entry_id: int) -> bytes | None:
-        """The text of an entry if the ledger still has it; the numbers of its entries are consecutive."""
-        first = self._session.fetch("LINDEX", "ledger", 0)
-        place = -1 if first is None else entry_id - layout.parts_of_entry(first)[0][0]
-        kept: bytes | None = None if place < 0 else self._session.fetch("LINDEX", "ledger", place)
-        return kept
-
     def open_presumptions(self) -> list[int]:
         return sorted(int(number) for number in self._session.fetch("HKEYS", "open"))
 
@@ -549,15 +492,10 @@ class ServerEntries(StoredEntries):
 
     @property
     def earlier(self) -> Amount:
-        total = NOTHING
-        for of_kind in self.totals("tracker").values():
-            total = total.plus(of_kind.amount)
-        expired = self._fetch("HGET", "meta", "expired")
-        if expired is not None:
-            total = total.plus(Amount(*layout.SUM.unpack(expired)[1:]))
-        for entry in self:
-            total = total.minus(entry.amount)
-        return total
+        totals, expired = self.totals("tracker"), self._fetch("HGET", "meta", "expired")
+        total = NOTHING if expired is None else Amount(*layout.SUM.unpack(expired)[1:])
+        total = reduce(Amount.plus, (of_kind.amount for of_kind in totals.values()), total)
+        return reduce(Amount.minus, (entry.amount for entry in self), total)
 
     def __iter__(self) -> Iterator[LedgerEntry]:
         return map(layout.entry_from, self._fetch("LRANGE", "ledger", -self._keep, -1) if self._keep else ())

@@ -6,16 +6,19 @@ import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
+from urllib.parse import unquote
 
 from llm_connect.budget.accounting.ledger import By, Total
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.stores.redis import layout
-from llm_connect.stores.redis.server import Server, clock_of, shown
+from llm_connect.stores.redis.server import Server, ServerClock, shown
 from llm_connect.stores.redis.session import ROOT
 from llm_connect.stores.reports import Report, figures_data, hold_data
 from llm_connect.stores.serialization import Row, window_of
 
 _SECONDS = 5.0
+#: The end of a key by which `SCAN` finds a budget.
+_META = "}:meta"
 
 
 class ServerReport(Report):
@@ -24,7 +27,7 @@ class ServerReport(Report):
     def __init__(self, server: Server, url: str) -> None:
         self._server = server
         self._url = shown(url)
-        self._clock = clock_of(server)
+        self._clock = ServerClock.of(server)
         self._now = self._clock()
 
     def entries(self, name: str, last: int) -> list[dict[str, Any]]:
@@ -46,8 +49,8 @@ class ServerReport(Report):
         names: set[str] = set()
         cursor = "0"
         while True:
-            found, keys = self._server.call("SCAN", cursor, "MATCH", layout.PATTERN, "COUNT", 1000)
-            names.update(layout.name_of(key.decode()) for key in keys)
+            found, keys = self._server.call("SCAN", cursor, "MATCH", f"{layout.PREFIX}*{_META}", "COUNT", 1000)
+            names.update(unquote(key.decode().removeprefix(layout.PREFIX).removesuffix(_META)) for key in keys)
             cursor = found.decode()
             if cursor == "0":
                 return sorted(names)

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import importlib.resources
-import threading
 import time
-import weakref
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from llm_connect._threads import DaemonThread, StartLock
 from llm_connect.budget.admission.booking import wall_clock
-from llm_connect.budget.admission.log import POLLED, log_event
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 
 #: The options that a URL may contain.
@@ -21,11 +16,10 @@ _OPTIONS = {"db", "username", "password"} | {
     f"ssl_{option}"
     for option in ("keyfile", "certfile", "cert_reqs", "ca_certs", "ca_path", "ca_data", "check_hostname", "password")
 }
+_FORM = "The URL of a Redis store is redis://host:port/db, where db is a number."
 #: The duration of the first try at a server that hangs, in seconds.
 _SHORTEST_TRY = 0.05
 _PAUSE_SECONDS = 0.02
-#: The interval in which the listener checks that a caller still waits, and its pause after a failure.
-_LOOK_SECONDS, _RETRY_SECONDS = 0.2, 0.5
 #: A reply tells the offset for this many seconds. Later, the machine may have slept, or its clock may have been set.
 _GOOD_SECONDS = 10.0
 #: A server tells its time in whole milliseconds.
@@ -45,19 +39,17 @@ class Outage:
         #: The duration of a try at a server that hangs; 0 for any other.
         self.try_seconds: float = 0.0
 
-    @property
-    def known(self) -> bool:
-        return self._error is not None
-
     def note(self, error: LLMStoreError, *, hangs: bool) -> None:
         """Note that the server did not answer."""
         self._error = error
         self.try_seconds = min(1.0, max(_SHORTEST_TRY, 2 * self.try_seconds)) if hangs else 0.0
         self._next_try = time.monotonic() + 5 * self.try_seconds
 
-    def end(self) -> None:
-        """Note that the server has answered."""
+    def end(self) -> bool:
+        """Note that the server has answered. True if an outage was known."""
+        known = self._error is not None
         self._error, self.try_seconds = None, 0.0
+        return known
 
     def patience(self, seconds: float) -> float:
         """The time for which a call may retry. Raises LLMStoreError if it must not try at all."""
@@ -79,17 +71,16 @@ class Server:
         self._seconds = seconds
         self._connection: Any = None
         self._moved: dict[str, Any] = {}
-        #: True after the first connection; from then on, a command is retried if its connection is lost.
-        self._known = False
         #: True if the server may have executed the last command although its answer was not read.
         self.unsure: bool = False
         self._outage = Outage()
-        #: The number of connections so far. A new one may lead to another server, or to an earlier state.
+        #: The number of connections so far. A new one may lead to another server, or to an earlier state. After the
+        #: first one, a command is retried if its connection is lost.
         self.connected: int = 0
 
     def call(self, *command: Any) -> Any:
         """Return the answer to a command that may be repeated. Raises LLMStoreError."""
-        sent = packed(*command)
+        sent = b"*%d\r\n%b" % (len(command), b"".join(map(part_of, command)))
         return self.patiently(lambda again: sent)
 
     def patiently(self, command: Callable[[bool], bytes]) -> Any:
@@ -120,14 +111,12 @@ class Server:
         if connection is None:
             connection = self.new_connection()
             connection.connect()
-            self._known = True
             self.connected += 1
         return connection
 
     def _keep(self, connection: Any) -> None:
-        if self._outage.known:
+        if self._outage.end():
             # It was opened with the short timeout of a try.
-            self._outage.end()
             connection.disconnect()
         else:
             self._connection = connection
@@ -153,24 +142,21 @@ class Server:
         """
         from redis import exceptions
 
+        if isinstance(error, exceptions.NoScriptError):
+            raise NotLoaded from None
         if isinstance(error, exceptions.MovedError):
             self._moved = {"host": error.host, "port": error.port}
-        elif isinstance(error, exceptions.AuthenticationError):
-            raise store_error(self.url, error) from None
-        elif isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
-            if not self._known:
-                raise store_error(self.url, error) from None
-            if time.monotonic() >= end:
-                lost = store_error(self.url, error)
-                self._outage.note(lost, hangs=isinstance(error, exceptions.TimeoutError))
-                raise lost from None
-            time.sleep(_PAUSE_SECONDS)
-        elif isinstance(error, exceptions.NoScriptError):
-            raise NotLoaded from None
-        elif isinstance(error, exceptions.RedisError):
-            raise store_error(self.url, error) from None
-        else:
+            return True
+        if not isinstance(error, exceptions.RedisError | OSError):
             return False
+        lost = isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError)
+        failure = store_error(self.url, error)
+        if not lost or not self.connected or isinstance(error, exceptions.AuthenticationError):
+            raise failure from None
+        if time.monotonic() >= end:
+            self._outage.note(failure, hangs=isinstance(error, exceptions.TimeoutError))
+            raise failure from None
+        time.sleep(_PAUSE_SECONDS)
         return True
 
     def new_connection(self, **details: Any) -> Any:
@@ -185,9 +171,7 @@ class Server:
         try:
             place: dict[str, Any] = {**parse_url(self.url)}  # type: ignore[no-untyped-call]
         except ValueError:
-            raise LLMConfigurationError(
-                "The URL of a Redis store is redis://host:port/db, where db is a number."
-            ) from None
+            raise LLMConfigurationError(_FORM) from None
         kind: Any = place.pop("connection_class", Connection)
         seconds = self._outage.try_seconds or self._seconds
         limits = {"socket_timeout": seconds, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
@@ -207,11 +191,6 @@ def script(name: str) -> str:
     return importlib.resources.files("llm_connect.stores.redis").joinpath(f"{name}.lua").read_text("utf-8")
 
 
-def packed(*parts: Any) -> bytes:
-    """The bytes of a command in the protocol of Redis."""
-    return b"*%d\r\n%b" % (len(parts), b"".join(map(part_of, parts)))
-
-
 def part_of(part: Any) -> bytes:
     """The bytes of one argument of a command."""
     data = part if isinstance(part, bytes) else str(part).encode()
@@ -227,7 +206,7 @@ def _check(url: str) -> None:
             f"not {', '.join(sorted(unknown)) or '#'}. Its timeouts follow from lease_seconds."
         )
     if parts.scheme != "unix" and not parts.path.strip("/").isdigit() and parts.path.strip("/"):
-        raise LLMConfigurationError("The URL of a Redis store is redis://host:port/db, where db is a number.")
+        raise LLMConfigurationError(_FORM)
 
 
 class NotLoaded(Exception):
@@ -236,7 +215,12 @@ class NotLoaded(Exception):
 
 def store_error(url: str, error: Exception | str) -> LLMStoreError:
     """The LLMStoreError for a failure of the server at this URL; it shows no password."""
-    return LLMStoreError(_said(url, error), store=shown(url))
+    text, parts = " ".join(str(error).split()), urlsplit(url)
+    for secret in (parts.password, *parse_qs(parts.query).get("password", ())):
+        if secret:
+            text = text.replace(secret, "***")
+    said = f"The budget store {shown(url)} cannot be used ({text}): check that the server runs and can be reached."
+    return LLMStoreError(said, store=shown(url))
 
 
 def shown(url: str) -> str:
@@ -245,15 +229,6 @@ def shown(url: str) -> str:
     place = parts.netloc.rpartition("@")[2]
     database = parse_qs(parts.query).get("db")
     return f"{parts.scheme}://{place}{parts.path}" + (f"?db={database[0]}" if database else "")
-
-
-def _said(url: str, error: Exception | str) -> str:
-    text = " ".join(str(error).split())
-    parts = urlsplit(url)
-    for secret in (parts.password, *parse_qs(parts.query).get("password", ())):
-        if secret:
-            text = text.replace(secret, "***")
-    return f"The budget store {shown(url)} cannot be used ({text}): check that the server runs and can be reached."
 
 
 class ServerClock:
@@ -281,87 +256,10 @@ class ServerClock:
         least, most = moment - self._heard_at, moment + _STEP - asked_at
         self._ahead = min(max(self._ahead, least), most)
 
-
-def clock_of(server: Server) -> ServerClock:
-    """Ask a server for its time and return its clock."""
-    clock, asked_at = ServerClock(), time.time()
-    seconds, micros = map(int, server.call("TIME"))
-    clock.hear(seconds + micros // 1000 / 1000, asked_at)
-    return clock
-
-
-class Awaiting(Protocol):
-    """A session whose callers wait for budget that other processes may free."""
-
-    server: Server
-    client: str
-
-    @property
-    def waited_for(self) -> bool: ...
-    def notice(self) -> None: ...
-
-
-class Listener:
-    """A thread with its own connection, which runs while a caller waits."""
-
-    def __init__(self, session: Awaiting, channel: str) -> None:
-        self._session = weakref.ref(session)
-        self._channel = channel
-        self._thread: threading.Thread | None = None
-        self._starting = StartLock()
-
-    def start(self) -> None:
-        """Start the thread unless it runs."""
-        lock = self._starting.take()
-        try:
-            if self._thread is None:
-                listening = DaemonThread(self._run, name="llm-connect listener")
-                listening.start()
-                self._thread = listening if listening.is_alive() else None
-        finally:
-            lock.release()
-
-    def _run(self) -> None:
-        while self._wanted():
-            try:
-                self._listen()
-            except Exception as error:
-                log_event(POLLED, error=type(error).__name__)
-                time.sleep(_RETRY_SECONDS)
-
-    def _wanted(self) -> bool:
-        """True if a caller waits. If none does, the thread ends, and the next waiter starts another."""
-        lock = self._starting.take()
-        try:
-            session = self._session()
-            wanted = session is not None and session.waited_for
-            if not wanted:
-                self._thread = None
-            return wanted
-        finally:
-            lock.release()
-
-    def _listen(self) -> None:
-        session = self._session()
-        if session is None:
-            return
-        connection, client = session.server.new_connection(), session.client.encode()
-        del session
-        try:
-            connection.connect()
-            connection.send_command("SUBSCRIBE", self._channel)
-            while self._still():
-                if connection.can_read(timeout=_LOOK_SECONDS):
-                    self._hear(connection.read_response(), client)
-        finally:
-            with suppress(Exception):
-                connection.disconnect()
-
-    def _still(self) -> bool:
-        session = self._session()
-        return session is not None and session.waited_for
-
-    def _hear(self, message: Any, client: bytes) -> None:
-        session = self._session()
-        if session is not None and not (message[0] == b"message" and message[2] == client):
-            session.notice()
+    @classmethod
+    def of(cls, server: Server) -> ServerClock:
+        """The clock of a server, which is asked for its time."""
+        clock, asked_at = cls(), time.time()
+        seconds, micros = map(int, server.call("TIME"))
+        clock.hear(seconds + micros // 1000 / 1000, asked_at)
+        return clock

@@ -61,31 +61,22 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from llm_connect._threads import DaemonThread, StartLock
 from llm_connect.budget.accounting.calibration import LearnedFactor
 from llm_connect.budget.accounting.ledger import OTHERS
 from llm_connect.budget.accounting.windows import Window
 from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.admission.holds import RELEASED
-from llm_connect.budget.admission.log import EVICTION_UNKNOWN, log_event
+from llm_connect.budget.admission.log import EVICTION_UNKNOWN, POLLED, log_event
 from llm_connect.errors import LLMConfigurationError, LLMStoreError
 from llm_connect.stores.parts import Again, Lease
 from llm_connect.stores.redis import records
 from llm_connect.stores.redis.layout import MOST, NAMES, SCHEMA, STATE, Keys, new_state, pairs, text_of, window_text
-from llm_connect.stores.redis.server import (
-    Listener,
-    NotLoaded,
-    Server,
-    ServerClock,
-    clock_of,
-    part_of,
-    script,
-    shown,
-    store_error,
-)
+from llm_connect.stores.redis.server import NotLoaded, Server, ServerClock, part_of, script, shown, store_error
 from llm_connect.stores.session import StoreSession, Terms
 
 if TYPE_CHECKING:
@@ -96,6 +87,8 @@ if TYPE_CHECKING:
 
 #: The interval in which the worker looks at waiting callers without a notification, which may get lost.
 _LOOK_SECONDS = 1.0
+#: The interval in which the listener checks that a caller still waits, and its pause after a failure.
+_CHECK_SECONDS, _RETRY_SECONDS = 0.2, 0.5
 #: The header of a reply; `step.lua` describes it.
 _HEAD = struct.Struct("<BqqqqII")
 #: The number of parts that all commands share, less one.
@@ -140,7 +133,7 @@ class ServerTerms(Terms):
         keys = Keys(self.name)
         names = [keys.of(part) for part in ("meta", "trackers", "changed", "windows")]
         with closing(Server(self.url, self.busy_seconds)) as server:
-            window = "" if period is None else window_text(Window(period, clock_of(server)))
+            window = "" if period is None else window_text(Window(period, ServerClock.of(server)))
             state = STATE.pack(*new_state(ROOT, closed=False, limits=limits, window=bool(window)))
             self._check_eviction(server)
             how = (SCHEMA, on_unknown, self.name, state, window, secrets.token_hex(8))
@@ -196,14 +189,9 @@ class ServerSession(records.ServerParts, StoreSession):
         #: The error of a server that has lost the opened budget, or some of its steps.
         self._gone: LLMStoreError | None = None
         self.keys: Keys = Keys(terms.name)
-        #: True if the next step has to ask the server first.
-        self.stale: bool = True
-        #: The sent step, until its outcome is known and its changes here are completed or undone.
-        self._sent: dict[str, Any] | None = None
         #: True if the current step has asked the server.
         self.fresh: bool = False
-        #: True if another process may have freed budget for a waiting caller.
-        self._noticed = False
+        #: The time of the last look at waiting callers; 0 if another process may have freed budget since.
         self._looked_at = 0.0
         #: True if the worker has to renew this process's lease.
         self._renews = False
@@ -226,8 +214,11 @@ class ServerSession(records.ServerParts, StoreSession):
         self.epoch: int = 0
         #: The number of the last step that the server has recorded for this process; 0 for none.
         self._last = 0
-        self._sent = None
-        self._listener = Listener(self, self.keys.channel)
+        #: True if the next step has to ask the server first.
+        self.stale: bool = True
+        #: The sent step, until its outcome is known and its changes here are completed or undone.
+        self._sent: dict[str, Any] | None = None
+        self._listener = Listener(self)
         self._arriving = threading.Lock()
         self._arrived = 0
         #: The bytes with which every command begins; empty until the script is loaded.
@@ -260,7 +251,7 @@ class ServerSession(records.ServerParts, StoreSession):
         if self._sent is not None:
             self._learn_what_became(self._sent)
         self.fresh = False
-        if informed or self.stale or self.trackers.stamp is None or (self.gate.windowed and not self.clock.known):
+        if informed or self.stale or (self.gate.windowed and not self.clock.known):
             self._ask()
         else:
             self._catch_up()
@@ -269,43 +260,39 @@ class ServerSession(records.ServerParts, StoreSession):
         if self.line.busy or self.waiters.told:
             self.waiters.tell(self.line)
         if self.taught or self.changes:
-            outcome = self._write(self._step())
-            if outcome != "ok":
-                raise self._failure(outcome)
-        self._keep()
-
-    def _write(self, step: dict[str, Any]) -> str:
-        """Send a step and return its outcome. If that stays unknown, the next step begins by sending it again."""
-        self._sent = step
-        outcome, first = self._send(step, self.changes.touched)
-        if outcome == "ok":
-            if "over" not in step:
-                self._last = step["number"]
-            elif "own" in step:
-                self._last = 0
-            self.changes.written(first)
-            self.trackers.commit()
+            self._write(self._step())
         else:
-            self._sent = None
-        return outcome
+            self.settled()
 
-    def _keep(self) -> None:
-        """Complete a written step. Completing it twice is harmless."""
+    def _write(self, step: dict[str, Any]) -> None:
+        """Send a step, and complete it here. If its outcome stays unknown, the next step begins by sending it again.
+
+        Completing it twice is harmless.
+        """
+        self._sent = step
+        first = self._send(step, self.changes.touched)
+        if "over" not in step:
+            self._last = step["number"]
+        elif "own" in step:
+            self._last = 0
+        self.changes.written(first)
         self.settled()
         self._sent = None
 
     def _learn_what_became(self, step: dict[str, Any]) -> None:
         """Send a step of unknown outcome again, which counts once. Undo it here if the server refuses it."""
         step["again"] = True
-        outcome = self._write(step)
-        if outcome == "ok":
-            waiting = {waiter.hold for waiter in self.line.untaken}
-            # The callers of these grants were told of a failure.
-            nobody_has = [hold for hold in self.changes.granted() if hold not in waiting]
-            self._keep()
-            self.gate.notes.extend(self.gate.finish(hold, RELEASED) for hold in nobody_has)
+        waiting = {waiter.hold for waiter in self.line.untaken}
+        # The callers of these grants were told of a failure.
+        nobody_has = [hold for hold in self.changes.granted() if hold not in waiting]
+        try:
+            self._write(step)
+        except Exception as error:
+            if self._sent is not None:
+                raise
+            self.roll_back(error)
         else:
-            self.roll_back(self._failure(outcome))
+            self.gate.notes.extend(self.gate.finish(hold, RELEASED) for hold in nobody_has)
 
     def _may_be_written(self, error: BaseException) -> bool:
         """True if the server may have written the step in spite of `error`."""
@@ -313,29 +300,22 @@ class ServerSession(records.ServerParts, StoreSession):
         return "again" in self._sent or self.server.unsure or not isinstance(error, LLMStoreError)
 
     def roll_back(self, error: BaseException) -> Exception | None:
+        self.stale = True
         if self._sent is not None and self._may_be_written(error):
             self.gate.journal.intent = self.gate.journal.hold = None
-            self.stale = True
             return None
         self._sent = None
         missing = self.changes.missing() if isinstance(error, _Missing) else []
         self.undo(error)
         self.books.learned.become(dict(self._learned_before))
-        if isinstance(error, _Lost):
-            self._lose_lease()
         for hold in missing:
             hold.lease = Lease("", 0.0)
-        self.stale = True
         return None
 
     def _step(self) -> dict[str, Any]:
         step = self.changes.step()
-        before = self.leases._before[0]
-        if self.leases.own is None and before is not None and before.number in self.changes.over:
-            step["own"] = True
         if self.taught:
-            learned = [(text_of(key), text_of(factor)) for key, factor in self.books.learned.factors.items()]
-            step.update(learned=learned, everybody=True)
+            step["learned"] = [(text_of(key), text_of(factor)) for key, factor in self.books.learned.factors.items()]
         if self.fresh:
             step["fresh"] = True
         self._steps += 1
@@ -346,18 +326,14 @@ class ServerSession(records.ServerParts, StoreSession):
 
     def _ask(self) -> None:
         """Ask the server for its present state, and end leases that have expired."""
-        while True:
-            outcome, _ = self._send({}, self.interest())
-            if outcome == "lost":
-                self._lose_lease()
-            elif outcome != "ok":
-                raise self._failure(outcome)
-            self.fresh, self.stale = True, False
-            self.trackers.commit()
-            self._catch_up()
-            self.books.look_at_thresholds()
-            if self._end_over():
-                return
+        self._send({}, self.interest())
+        self.fresh, self.stale = True, False
+        self._catch_up()
+        self.books.look_at_thresholds()
+        if self._over:
+            # If another process is faster, this step conflicts with its own.
+            self.leases.end(self._over)
+            self._write(self._step())
 
     def _catch_up(self) -> None:
         """Give the callers of other processes their places in the queue, and move the windows of this step."""
@@ -376,52 +352,45 @@ class ServerSession(records.ServerParts, StoreSession):
         self.leases.forget()
         self._last = 0
 
-    def _end_over(self) -> bool:
-        """End the leases that have expired. False if another process was faster."""
-        if self._over:
-            self.leases.end(self._over)
-            outcome = self._write(self._step())
-            if outcome == "again":
-                self.undo(Again())
-                return False
-            if outcome != "ok":
-                raise self._failure(outcome)
-            self._keep()
-        return True
-
-    def _send(self, step: dict[str, Any], about: Sequence[Scope]) -> tuple[str, int]:
-        """Send a step and take over the reply; return the outcome and the number of the first entry."""
+    def _send(self, step: dict[str, Any], about: Sequence[Scope]) -> int:
+        """Send a step, take over the reply, and return the number of the first entry. Raises the error of a refusal."""
         since, asked_at, lease = time.monotonic(), time.time(), self.leases.said()
         step["epoch"] = self.epoch
         if lease is not None:
             step["lease"] = lease
         reply = self._ask_script(step, about)
         if reply.isalpha():
-            # The caller undoes the step and asks the server again.
-            return reply.decode(), 0
+            self._sent = None
+            if reply == b"lost":
+                self._lose_lease()
+            raise self._failure(reply.decode())
         stands, moment, stamp, epoch, first, over, size = _HEAD.unpack_from(reply)
         self.clock.hear(moment / 1000, asked_at)
-        # A step that is sent again has renewed the lease only when it was written.
-        if stands and lease is not None and lease[1] and "again" not in step:
-            self.leases.renewed(since)
-        self._over, windows = self._read_last(reply[len(reply) - size :], over, moment / 1000) if size else ([], {})
+        if not stands:
+            self._lose_lease()
+        elif lease is not None and lease[1] and "again" not in step:
+            # A step that is sent again has renewed the lease only when it was written.
+            self.leases.renewed_at = since
+        self._over = []
+        windows = self._read_last(reply[len(reply) - size :].decode(), over, moment / 1000) if size else {}
         alone = "again" not in step and stamp == step["seen"] + ("number" in step)
         wanted = about if "want" in step else ()
         self.trackers.hear(reply[_HEAD.size : len(reply) - size], windows, wanted, stamp, alone)
         if epoch != self.epoch:
             self.epoch = epoch
             if "learned" not in step:
-                self.know(self._read_learned())
-        return "ok" if stands else "lost", first
+                rows = pairs(self.fetch("HGETALL", "learned"))
+                self.know({tuple(json.loads(key)): LearnedFactor(*json.loads(factor)) for key, factor in rows})
+        return int(first)
 
-    def _read_last(self, text: bytes, over: int, moment: float) -> tuple[list[str], dict[int, str]]:
-        """Read the last part of a reply: ended leases, changed windows and waiting callers."""
-        said, waiters_said, waiters = text.decode().partition(records.WAITERS)
-        if waiters_said:
-            self.waiters.hear(waiters, moment)
+    def _read_last(self, text: str, over: int, moment: float) -> dict[str, str]:
+        """Read the last part of a reply: ended leases, changed windows, and waiting callers. Return the windows."""
+        said, listed, waiters = text.partition(records.WAITERS)
+        if listed:
+            self.waiters.said = waiters, moment, time.monotonic()
         lines = said.splitlines()
-        windows = (line.split(" ", 1) for line in lines[over:])
-        return lines[:over], {int(number): window for number, window in windows}
+        self._over = lines[:over]
+        return dict(line.split(" ", 1) for line in lines[over:])
 
     def _ask_script(self, step: dict[str, Any], about: Sequence[Scope]) -> bytes:
         old = self.trackers.seen_at(about)
@@ -429,7 +398,7 @@ class ServerSession(records.ServerParts, StoreSession):
         def command(again: bool) -> bytes:
             renewed = self.server.connected != self._connected
             self._connected = self.server.connected
-            known = self.trackers.stamp or 0
+            known = self.trackers.stamp
             step["seen"] = 0 if renewed else known
             if renewed and known:
                 step["known"] = known
@@ -460,6 +429,7 @@ class ServerSession(records.ServerParts, StoreSession):
         return b"".join(map(part_of, head))
 
     def _failure(self, outcome: str) -> Exception:
+        """The error for a step that the server did not write."""
         if outcome in _CONFLICTS:
             return _CONFLICTS[outcome]()
         if outcome == "large":
@@ -471,29 +441,13 @@ class ServerSession(records.ServerParts, StoreSession):
                 store=self.terms.shown,
             )
             return self._gone
-        said = {
-            "schema": f"budget {self.terms.name!r} was created by another version of llm-connect",
-            "unknown": f"it has lost a tracker of budget {self.terms.name!r}",
-        }
-        return store_error(self.terms.url, said.get(outcome, outcome))
-
-    def _read_learned(self) -> dict[Any, LearnedFactor]:
-        rows = pairs(self.fetch("HGETALL", "learned"))
-        return {tuple(json.loads(key)): LearnedFactor(*json.loads(factor)) for key, factor in rows}
-
-    def fetch_after_all(self, command: str, key: str, *values: Any) -> Any:
-        return self.gate.run(self._commit_and_fetch, command, key, *values)
-
-    def _commit_and_fetch(self, command: str, key: str, *values: Any) -> Any:
-        self.commit()
-        return self.fetch(command, key, *values)
+        return store_error(self.terms.url, _PASSING.get(outcome, outcome).format(self.terms.name))
 
     def disconnect(self) -> None:
         self.server.close()
 
     def leave_connection(self) -> None:
         self.server.close()
-        self.stale = True
         self.trackers.forget()
         self._start()
 
@@ -509,16 +463,14 @@ class ServerSession(records.ServerParts, StoreSession):
 
     def notice(self) -> None:
         """Note that another process may have freed budget."""
-        self._noticed = True
+        self._looked_at = 0.0
         self.keep_working()
 
     def come_due(self) -> bool:
         now, self._renews = time.monotonic(), self.leases.due
-        waits = self.line.busy_here and (
-            self._noticed or self.waiters.due or now >= self._looked_at + self._look_seconds
-        )
+        waits = self.line.busy_here and (self.waiters.due or now >= self._looked_at + self._look_seconds)
         if self._renews or waits:
-            self._noticed, self._looked_at = False, now
+            self._looked_at = now
         return self._renews or waits
 
     def looked(self) -> None:
@@ -540,20 +492,82 @@ class ServerSession(records.ServerParts, StoreSession):
             worker.put_end()
 
 
-#: Outcomes after which a process must open the budget again.
-_LASTING = {
-    "gone": "it has lost the budget",
-    "other": "it has lost the budget, and another one has been created there since",
-    "older": "a failover or a backup has undone some of its steps, so it may have lost spend",
-}
+class Listener:
+    """A thread with its own connection, which runs while a caller waits."""
+
+    def __init__(self, session: ServerSession) -> None:
+        self._session = weakref.ref(session)
+        self._thread: threading.Thread | None = None
+        self._starting = StartLock()
+
+    def start(self) -> None:
+        """Start the thread unless it runs."""
+        lock = self._starting.take()
+        try:
+            if self._thread is None:
+                listening = DaemonThread(self._run, name="llm-connect listener")
+                listening.start()
+                self._thread = listening if listening.is_alive() else None
+        finally:
+            lock.release()
+
+    def _run(self) -> None:
+        while (session := self._wanted()) is not None:
+            try:
+                place = session.server.new_connection(), session.keys.channel, session.client.encode()
+                del session
+                self._listen(*place)
+            except Exception as error:
+                log_event(POLLED, error=type(error).__name__)
+                time.sleep(_RETRY_SECONDS)
+
+    def _wanted(self) -> ServerSession | None:
+        """The session if a caller waits. If none does, the thread ends, and the next waiter starts another."""
+        lock = self._starting.take()
+        try:
+            session = self._awaiting()
+            if session is None:
+                self._thread = None
+            return session
+        finally:
+            lock.release()
+
+    def _listen(self, connection: Any, channel: str, client: bytes) -> None:
+        try:
+            connection.connect()
+            connection.send_command("SUBSCRIBE", channel)
+            while self._awaiting() is not None:
+                if connection.can_read(timeout=_CHECK_SECONDS):
+                    self._hear(connection.read_response(), client)
+        finally:
+            with suppress(Exception):
+                connection.disconnect()
+
+    def _hear(self, message: Any, client: bytes) -> None:
+        session = self._awaiting()
+        if session is not None and not (message[0] == b"message" and message[2] == client):
+            session.notice()
+
+    def _awaiting(self) -> ServerSession | None:
+        """The session if one of its callers waits. The thread keeps no session alive."""
+        session = self._session()
+        return session if session is not None and session.waited_for else None
 
 
 class _Missing(Again):
     """The server has lost a hold, although its lease is still there."""
 
 
-class _Lost(Again):
-    """The own lease has ended."""
-
-
-_CONFLICTS = {"missing": _Missing, "lost": _Lost, "again": Again}
+#: The reasons of the script for which a process decides its step again.
+_CONFLICTS = {"missing": _Missing, "lost": Again, "again": Again}
+#: Reasons after which a process must open the budget again.
+_LASTING = {
+    "gone": "it has lost the budget",
+    "other": "it has lost the budget, and another one has been created there since",
+    "older": "a failover or a backup has undone some of its steps, so it may have lost spend",
+}
+#: Reasons that may pass.
+_PASSING = {
+    "schema": "budget {!r} was created by another version of llm-connect",
+    "unknown": "it has lost a tracker of budget {!r}",
+}

@@ -29,6 +29,8 @@ local COUNTS = '<i8i8i8i8'
 -- The number of a client's last step, and of the first entry that this step wrote.
 local LAST = '<i8i8'
 local HEAD = '<Bi8i8i8i8i4i4'
+-- A number in the text of a window that stands for an entry of this step: 10^18 and the place of the entry, from 0 on.
+local TO_COME = '%f[%d]1(' .. string.rep('%d', 18) .. ')%f[%D]'
 local NOTHING, NONE = {0, 0, 0}, {}
 local call, pack, unpacked = redis.call, struct.pack, struct.unpack
 
@@ -300,12 +302,14 @@ for at = 1, #over do
 end
 if not step.number then return reply(true) end
 stamp = stamp + 1
-if step.everybody then epoch = epoch + 1 end
+local everybody = step.learned or #allotments > 0
 for at = 1, #new do
   local number, place, _, joined = unpack(new[at], 1, 4)
   call('HSET', PLACES, number, place)
   if joined then call('HSET', PLACES, joined, number) end
+  everybody = everybody or joined
 end
+if everybody then epoch = epoch + 1 end
 for at = 1, #allotments do
   local path, of_lease = allotments[at][1], allotments[at][2]
   if of_lease == '' then
@@ -317,7 +321,7 @@ end
 for at = 1, #windows do
   local window = windows[at]
   states[window[1]][WINDOW] = stamp
-  call('HSET', WINDOWS, window[1], (string.gsub(window[2], '@(%d+)', function(later)
+  call('HSET', WINDOWS, window[1], (string.gsub(window[2], TO_COME, function(later)
     return string.format('%.0f', entries + 1 + later)
   end)))
 end
