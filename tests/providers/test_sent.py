@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.abc
 import socket
 import ssl
@@ -272,7 +273,10 @@ class SlowImport(importlib.abc.MetaPathFinder):
 
 @contextmanager
 def slow_import(wiring: Wiring, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowImport]:
-    """The module that brings the SDK of an adapter is imported anew, and that takes until `over` is set."""
+    """The module that brings the SDK of an adapter is imported anew, and that takes until `over` is set.
+
+    In the end the import is over too: later it would put the module where the next test has removed it.
+    """
     carrier = "httpx" if wiring.name == "openrouter" else wiring.name
     finder = SlowImport(f"llm_connect.providers.{carrier}_carrier")
     monkeypatch.delitem(sys.modules, finder.module, raising=False)
@@ -281,6 +285,7 @@ def slow_import(wiring: Wiring, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slo
         yield finder
     finally:
         finder.over.set()
+        importlib.import_module(finder.module)
 
 
 def cold(wiring: Wiring, provider: EmbeddedProvider) -> Any:
