@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_connect.budget.accounting.bounds import Bound, BoundDemand, CallFacts
-from llm_connect.budget.accounting.calibration import CALM_CALLS, NOTHING_LEARNED, LearnedFactor, Seen
+from llm_connect.budget.accounting.bounds import (
+    CALM_CALLS,
+    NOTHING_LEARNED,
+    Bound,
+    BoundDemand,
+    CallFacts,
+    LearnedFactor,
+    Seen,
+)
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.admission.holds import Hold
 from llm_connect.budget.admission.wait_queue import Waiter

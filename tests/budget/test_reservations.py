@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from llm_connect import Amount, Bound, LLMConfigurationError, Price, Usage
-from llm_connect.budget.accounting.calibration import LearnedFactor
+from llm_connect.budget.accounting.bounds import LearnedFactor
 from llm_connect.budget.admission.holds import grow
 from llm_connect.engine.price_lists import BudgetTracker, known_price
 from tests.budget.budget_helpers import at_rest, learned, refused

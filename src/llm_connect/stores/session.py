@@ -74,8 +74,7 @@ from llm_connect.types.amounts import MOST_LIMIT, NOTHING
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.accounts import Scope
     from llm_connect.budget.accounting.arguments import Limits
-    from llm_connect.budget.accounting.bounds import CallFacts
-    from llm_connect.budget.accounting.calibration import Key, LearnedFactor
+    from llm_connect.budget.accounting.bounds import CallFacts, Key, LearnedFactor
     from llm_connect.budget.accounting.windows import Period
     from llm_connect.budget.admission.controller import Gate, OnUnknown
     from llm_connect.budget.admission.session import Note

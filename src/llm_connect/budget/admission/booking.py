@@ -31,7 +31,7 @@ The order matters on both sides of `dispatch`.
   the holds of a process that died (`stores/parts.py`).
 - Time passes between the grant and `dispatch`. Meanwhile another call may cost more than its hold, a `record` or a
   correction may be booked, a limit may be lowered, or an overrun may raise the bounds of this model
-  (`accounting/calibration.py`). Each of these sets `surprised`. From then on `dispatch` checks the hold again under the
+  (`accounting/bounds.py`). Each of these sets `surprised`. From then on `dispatch` checks the hold again under the
   lock. If a limit is breached, or the bound has risen and the difference does not fit, the hold is released and the
   attempt reserves again. As long as `surprised` is not set, every grant still fits, and `dispatch` needs no lock.
 
@@ -58,8 +58,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.accounting.arguments import Limits
-from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts
-from llm_connect.budget.accounting.calibration import Learned, Lesson, Used
+from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts, Learned, Lesson, Used
 from llm_connect.budget.accounting.journal import Journal, Plan
 from llm_connect.budget.accounting.ledger import Entries, LedgerEntry, Outcome
 from llm_connect.budget.accounting.windows import Clock

@@ -13,8 +13,7 @@ from llm_connect._validation import check_count
 from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.accounts import Account, Scope, Tree
 from llm_connect.budget.accounting.arguments import Limits
-from llm_connect.budget.accounting.bounds import CallFacts, Demand
-from llm_connect.budget.accounting.calibration import Key, LearnedFactor
+from llm_connect.budget.accounting.bounds import CallFacts, Demand, Key, LearnedFactor
 from llm_connect.budget.accounting.journal import Journal, Plan
 from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
 from llm_connect.budget.accounting.snapshot import BudgetSnapshot

@@ -52,8 +52,7 @@ from llm_connect._validation import checked_text, encodable
 from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.accounts import hopeless
 from llm_connect.budget.accounting.arguments import check_usage, checked_figures, nano_usd_of
-from llm_connect.budget.accounting.bounds import BoundDemand, CallFacts, Demand, Grade
-from llm_connect.budget.accounting.calibration import LearnedFactor
+from llm_connect.budget.accounting.bounds import BoundDemand, CallFacts, Demand, Grade, LearnedFactor
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.accounting.ledger import LedgerEntry, Outcome
 from llm_connect.budget.admission.log import IMPLAUSIBLE, Owed, log_event, observers, tell, tell_of_refusal

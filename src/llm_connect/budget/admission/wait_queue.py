@@ -61,8 +61,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from llm_connect.budget.accounting.accounts import Account, Path, change, fits, hopeless, needs, now_on, opening, short
-from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts, Demand, PlainDemand
-from llm_connect.budget.accounting.calibration import Key, LearnedFactor
+from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts, Demand, Key, LearnedFactor, PlainDemand
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.admission.holds import Hold, Keeper, give_back, grant
 from llm_connect.budget.admission.refusals import refusal_of

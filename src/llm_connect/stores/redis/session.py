@@ -66,7 +66,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_connect._threads import DaemonThread, StartLock
-from llm_connect.budget.accounting.calibration import LearnedFactor
+from llm_connect.budget.accounting.bounds import LearnedFactor
 from llm_connect.budget.accounting.ledger import OTHERS
 from llm_connect.budget.accounting.windows import Window
 from llm_connect.budget.admission.controller import Gate

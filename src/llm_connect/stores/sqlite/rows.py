@@ -16,7 +16,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.budget.accounting.calibration import Key, LearnedFactor
+from llm_connect.budget.accounting.bounds import Key, LearnedFactor
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.accounting.ledger import By, Ended, LedgerEntry, Total
 from llm_connect.budget.accounting.windows import Window
