@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from llm_connect.budget.accounting.arguments import nano_usd_of
+from llm_connect.budget.accounting.prices import nano_usd_of
 from llm_connect.budget.accounting.snapshot import BudgetSnapshot
 from llm_connect.budget.accounting.windows import Period
 from llm_connect.budget.admission.holds import Hold

@@ -8,7 +8,7 @@ import asyncio
 import contextvars
 import gc
 
-from llm_connect.budget.admission.acquire import own_holds
+from llm_connect.budget.admission.holds import own_holds
 from llm_connect.budget.tracker import BudgetTracker
 from tests.budget.budget_helpers import WAIT, arefused, at_rest, awaits, in_thread, place, refused, taken, waits
 

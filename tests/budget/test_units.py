@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_connect.budget.accounting.arguments import nano_usd_of
+from llm_connect.budget.accounting.prices import nano_usd_of
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import NOTHING, Amount, plain, shown, usd_of
 

@@ -12,9 +12,8 @@ import pytest
 
 from llm_connect.budget.accounting.bounds import CallFacts, PlainDemand
 from llm_connect.budget.admission import wait_queue
-from llm_connect.budget.admission.acquire import LoopWaiter
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.wait_queue import Waiter
+from llm_connect.budget.admission.wait_queue import LoopWaiter, Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.types.amounts import Amount
 from tests.budget.budget_helpers import (
@@ -74,7 +73,7 @@ def test_an_interrupted_thread_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) 
     def interrupt(self: Any, seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("llm_connect.budget.admission.acquire.ThreadWaiter.wait", interrupt)
+    monkeypatch.setattr("llm_connect.budget.admission.wait_queue.ThreadWaiter.wait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         contextvars.Context().run(lambda: tracker.reserve(10, max_wait_seconds=WAIT))
     assert tracker.snapshot().waiting == 0

@@ -6,8 +6,9 @@ import contextvars
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from llm_connect.budget.admission.acquire import Wait, acquire, asked, remember_own
-from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.acquire import Wait, acquire
+from llm_connect.budget.admission.arguments import asked
+from llm_connect.budget.admission.holds import Hold, remember_own
 from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMBudgetExceededError

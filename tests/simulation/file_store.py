@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.ledger import LedgerEntry
+from llm_connect.budget.admission.arguments import Limits
 from llm_connect.stores.opening import terms_of
 from llm_connect.stores.serialization import entry_of, labels_of
 from llm_connect.stores.sqlite import session

@@ -9,8 +9,8 @@ from unittest import mock
 
 from redis.exceptions import ConnectionError as Disconnected
 
-from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.ledger import LedgerEntry
+from llm_connect.budget.admission.arguments import Limits
 from llm_connect.stores.opening import terms_of
 from llm_connect.stores.redis import session
 from llm_connect.stores.redis.layout import Keys, entry_from, states_of

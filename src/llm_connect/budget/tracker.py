@@ -15,26 +15,28 @@ from typing import Any, Final, Protocol, Self, TypeVar
 from llm_connect._flows import adrive, drive
 from llm_connect._validation import check_count, check_name, check_number
 from llm_connect.budget.accounting.accounts import Path, TrackerAccounts, Tree, accounts_of
-from llm_connect.budget.accounting.arguments import Limits, checked_correction, checked_limits, checked_period
 from llm_connect.budget.accounting.bounds import Bound, CallFacts, Demand, Grade
 from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
 from llm_connect.budget.accounting.prices import Price, checked_prices
 from llm_connect.budget.accounting.snapshot import BudgetSnapshot
 from llm_connect.budget.accounting.windows import Period, Window
-from llm_connect.budget.admission.acquire import (
-    acquire,
+from llm_connect.budget.admission.acquire import acquire, clear_left_frames, draw
+from llm_connect.budget.admission.arguments import (
+    Limits,
+    OnUnknown,
     asked,
+    check_options,
     checked_amount,
-    clear_left_frames,
-    draw,
-    remember_own,
+    checked_correction,
+    checked_limits,
+    checked_period,
 )
 from llm_connect.budget.admission.booking import Sink
 from llm_connect.budget.admission.callbacks import Threshold, ThresholdCallback
 from llm_connect.budget.admission.children import ChildNames
-from llm_connect.budget.admission.controller import Gate, OnUnknown, check_options
+from llm_connect.budget.admission.controller import Gate
 from llm_connect.budget.admission.figures import BudgetFigures
-from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.holds import Hold, remember_own
 from llm_connect.budget.admission.log import observers, stray
 from llm_connect.budget.admission.memory import MemorySession
 from llm_connect.errors import LLMConfigurationError

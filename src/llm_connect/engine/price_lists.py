@@ -21,7 +21,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.admission import acquire
+from llm_connect.budget.admission import arguments
 from llm_connect.budget.tracker import BudgetTracker as BudgetTracker
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def known_price(adapter: str | None, model: str) -> Price | None:
     return max(found, key=lambda price: price.dearest(1_000_000, 1), default=None)
 
 
-acquire.price_lists.append(known_price)
+arguments.price_lists.append(known_price)
 
 
 class Snapshot:

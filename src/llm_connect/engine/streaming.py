@@ -50,8 +50,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
-from llm_connect.budget.admission.acquire import remember_own
-from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.holds import Hold, remember_own
 from llm_connect.engine.deadline import Deadline
 from llm_connect.engine.exchange import (
     AsyncOpenReply,

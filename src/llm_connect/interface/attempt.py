@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from llm_connect._flows import Flow
 from llm_connect._validation import check_encodable, encodable
 from llm_connect.budget.accounting.accounts import limits_usd
-from llm_connect.budget.accounting.arguments import nano_usd_of
 from llm_connect.budget.accounting.bounds import Bound, BoundDemand, CallFacts, Demand
-from llm_connect.budget.accounting.prices import Price, cost_of
+from llm_connect.budget.accounting.prices import Price, cost_of, nano_usd_of
 from llm_connect.budget.admission.acquire import Operation, acquire, clear_left_frames
 from llm_connect.budget.admission.holds import Ending, Hold, tell_of_hold, tell_of_settlement
 from llm_connect.budget.admission.log import CUT, UNREADABLE, Owed, log_event, observers

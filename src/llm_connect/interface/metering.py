@@ -19,8 +19,7 @@ from functools import partial, wraps
 from typing import Any
 
 from llm_connect._flows import Flow, adrive, drive
-from llm_connect.budget.admission.acquire import remember_own
-from llm_connect.budget.admission.holds import Hold
+from llm_connect.budget.admission.holds import Hold, remember_own
 from llm_connect.errors import LLMError
 from llm_connect.interface.attempt import Finished, Metered, Terms, attempt, end_by_result, hinted, log_cut, running
 from llm_connect.interface.config import RunConfig

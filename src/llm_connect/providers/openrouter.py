@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from llm_connect._flows import Flow, adrive, drive
 from llm_connect._validation import check_count, check_number
-from llm_connect.budget.accounting.arguments import nano_usd_of
 from llm_connect.budget.accounting.bounds import Bound, CountTokens, TokenCounter
-from llm_connect.budget.accounting.prices import Price
+from llm_connect.budget.accounting.prices import Price, nano_usd_of
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.engine.clients import Carrier
 from llm_connect.engine.deadline import Deadline

@@ -15,12 +15,11 @@ from functools import partial
 from typing import Any, Never, TypedDict, Unpack
 
 from llm_connect._validation import check_name, check_number
-from llm_connect.budget.accounting.arguments import Limits, checked_limits, checked_period
 from llm_connect.budget.accounting.bounds import CallFacts
 from llm_connect.budget.accounting.prices import Price, checked_prices
 from llm_connect.budget.accounting.windows import Period, describe_period
+from llm_connect.budget.admission.arguments import Limits, OnUnknown, check_options, checked_limits, checked_period
 from llm_connect.budget.admission.booking import Sink
-from llm_connect.budget.admission.controller import OnUnknown, check_options
 from llm_connect.budget.admission.log import UNLIMITED, log_event
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.errors import LLMConfigurationError

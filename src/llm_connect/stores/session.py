@@ -59,10 +59,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from llm_connect import _forks
 from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.accounting.prices import Price
-from llm_connect.budget.admission.acquire import in_running_loop
 from llm_connect.budget.admission.booking import Books, Sink
 from llm_connect.budget.admission.callbacks import Outbox, Threshold
-from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost, lost
+from llm_connect.budget.admission.holds import NO_ENDING, Ending, Hold, gather_lost, in_running_loop, lost
 from llm_connect.budget.admission.log import BOOKED_LATER, DONE_LATER, NOT_BOOKED, log_event, tell
 from llm_connect.budget.admission.session import Parts
 from llm_connect.errors import LLMConfigurationError, LLMError, LLMStoreError
@@ -73,10 +72,10 @@ from llm_connect.types.amounts import MOST_LIMIT, NOTHING
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.accounts import Scope
-    from llm_connect.budget.accounting.arguments import Limits
     from llm_connect.budget.accounting.bounds import CallFacts, Key, LearnedFactor
     from llm_connect.budget.accounting.windows import Period
-    from llm_connect.budget.admission.controller import Gate, OnUnknown
+    from llm_connect.budget.admission.arguments import Limits, OnUnknown
+    from llm_connect.budget.admission.controller import Gate
     from llm_connect.budget.admission.session import Note
     from llm_connect.budget.tracker import BudgetTracker
 

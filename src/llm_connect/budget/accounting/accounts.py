@@ -38,9 +38,10 @@ changed it last. An operation that finds an intent in the journal asks each leve
 `_undo_take` gives the amount back where the mark is found, and removes the mark by the same assignment. `complete` does
 the opposite for `Books.end`: it books where the mark is missing, and sets it. Both may be interrupted and repeated.
 
-The mark of a grant is its intent, an object of its own, and the mark of an end is the number of its ledger entry. A
-grant is undone because its caller never received the hold. For the same reason `take` leaves the intent in the journal
-when it returns: `holds.grant` clears it once the hold is open.
+The mark of a grant is its intent, an object of its own. The mark of an end is the number of its ledger entry, or again
+an object if a plan makes the end (`book`), because a server numbers its entries later. A grant is undone because its
+caller never received the hold. For the same reason `take` leaves the intent in the journal when it returns:
+`holds.grant` clears it once the hold is open.
 
 Databases call the mark a log sequence number: a page names the last record of the log that has changed it, so that
 recovery neither skips a change nor makes it twice (Mohan et al., "ARIES", 1992).
@@ -374,7 +375,17 @@ def _restore(journal: Journal, plan: Plan) -> Plan:
     return plan
 
 
-def complete(path: Path, held: Amount, spent: Amount, step: int) -> None:
+def book(plan: Plan, path: Path, held: Amount, spent: Amount, presumed: Amount) -> None:
+    """Plan to book `spent`, of which `presumed` is unknown, in place of `held` on all of `path`."""
+    if path.in_allotment:
+        change(plan, path, NOTHING.minus(held), spent, presumed)
+        return
+    plan.then(complete, path, held, spent, object())
+    if presumed != NOTHING:
+        change(plan, path, NOTHING, NOTHING, presumed)
+
+
+def complete(path: Path, held: Amount, spent: Amount, step: object) -> None:
     """Book `spent` in place of `held` on the levels that `step`, the end of a hold, had not reached."""
     free = held.minus(spent)
     for level in path.levels:

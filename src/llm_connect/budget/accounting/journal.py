@@ -23,7 +23,7 @@ The end of a hold, a booking and every other decision is completed, because it m
 undone, because its caller never received the hold. Every call makes two steps, `accounts.take` and `Books.end`. A
 `Plan` would cost microseconds there, so these two have intents of their own and change figures level by level. A level
 has one immutable record of its figures, and the record names the step that has changed it last, so the intent tells
-done levels from untouched ones (`accounts.py`). All other steps are plans.
+done levels from untouched ones (`accounts.py`). All other steps are plans; the plan of an end books in the same way.
 
 `Gate._inside` is set while an operation runs. An operation that takes the lock and finds it set knows that the one
 before was interrupted. It finishes the step in the journal, rebuilds the queue from the waiters' own attributes, and

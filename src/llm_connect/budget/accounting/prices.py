@@ -1,15 +1,14 @@
-"""Prices of tokens and requests."""
+"""Prices of tokens and requests, and amounts of money as nano-USD."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal, DecimalException, Overflow
 from typing import Self
 
-from llm_connect._validation import check_count
-from llm_connect.budget.accounting.arguments import checked_usd, scaled_usd
+from llm_connect._validation import check_count, shown_value
 from llm_connect.errors import LLMConfigurationError
-from llm_connect.types.amounts import MOST, plain, usd_of
+from llm_connect.types.amounts import MONEY, MOST, NANO, Amount, plain, usd_of
 from llm_connect.types.usage import Usage
 
 Rate = int | str | float | Decimal
@@ -102,6 +101,12 @@ class Price:
         parts = plain * self.prompt + cached * self.cached + written * self.cache_write
         return usd_of(calls * self.call + _nano_usd(parts + usage.completion_tokens * self.completion))
 
+    def charge(self, actual: Amount, usage: Usage | None) -> int:
+        """The cost in nano-USD: each part of the usage at its own rate, or else all tokens at the highest rate."""
+        if usage is None or usage.estimated or usage.total_tokens > MOST:
+            return self.dearest(actual.tokens, actual.calls)
+        return nano_usd_of("cost", self.of(usage, actual.calls))
+
     def billed_as(self, service_tier: str | None) -> Price | None:
         """The price for the service tier that a reply names; None if the price for that tier is unknown."""
         return self
@@ -164,3 +169,39 @@ def _levels(above: object) -> tuple[tuple[int, Price], ...]:
 
 def _nano_usd(parts: int) -> int:
     return -(-parts // _NANO_USD)
+
+
+def nano_usd_of(name: str, value: object) -> int:
+    """USD as nano-USD, rounded up; a float has the value that its repr shows.
+
+    Raises LLMConfigurationError unless `value` is a finite amount of at least 0.
+    """
+    return scaled_usd(name, value, 9)
+
+
+def checked_usd(name: str, value: object, most: int = MOST) -> int:
+    """Like `nano_usd_of`, for at most `most` nano-USD."""
+    return scaled_usd(name, value, 9, most)
+
+
+def scaled_usd(name: str, value: object, digits: int, most: int | None = None) -> int:
+    """Like `nano_usd_of`, in units of 10^-digits USD, and for at most `most` of them."""
+    wrong = LLMConfigurationError(f"{name} must be an amount of USD of at least 0, not {shown_value(value)}.")
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
+        raise wrong
+    try:
+        amount = Decimal(float.__repr__(value) if isinstance(value, float) else value)
+        if not amount.is_finite() or amount < 0:
+            raise wrong
+        scaled = int(amount.scaleb(digits, MONEY).to_integral_value(ROUND_CEILING))
+    except Overflow:
+        raise _too_large(name, value, MOST // NANO if most is None else most // 10**digits) from None
+    except DecimalException:
+        raise wrong from None
+    if most is not None and scaled > most:
+        raise _too_large(name, value, most // 10**digits)
+    return scaled
+
+
+def _too_large(name: str, value: object, most: int) -> LLMConfigurationError:
+    return LLMConfigurationError(f"{name} must be at most {most:,} USD, not {shown_value(value)}.")

@@ -57,11 +57,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.accounts import amount_of
-from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts, Learned, Lesson, Used
 from llm_connect.budget.accounting.journal import Journal, Plan
 from llm_connect.budget.accounting.ledger import Entries, LedgerEntry, Outcome
 from llm_connect.budget.accounting.windows import Clock
+from llm_connect.budget.admission.arguments import Limits
 from llm_connect.budget.admission.callbacks import Outbox, Threshold
 from llm_connect.budget.admission.holds import Ending, Hold, OpenHold
 from llm_connect.types.amounts import NOTHING, Amount
@@ -154,7 +154,7 @@ class Books:
         named = facts.adapter is not None or facts.model is not None
         lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
         plan = Plan()
-        accounts.change(plan, tracker.accounts, NOTHING.minus(hold.bound), amount, presumed)
+        accounts.book(plan, tracker.accounts, hold.bound, amount, amount if outcome == "presumed" else NOTHING)
         self._plan_end(plan, hold, ending, next(self._ids), time.time(), posting, lesson)
         tracker.accounts.journal.carry_out(plan)
         return lesson is not None and lesson.changed
@@ -170,14 +170,14 @@ class Books:
         lesson: Lesson | None,
     ) -> None:
         """Plan the end of a hold, except for the figures of the accounts."""
+        if _surprises(hold, ending.amount):
+            plan.set(self, "surprised", True)
         plan.set(hold, "ending", ending)
         plan.set(hold, "entry_id", entry_id)
         plan.set(hold, "ended_at", ended_at)
         plan.set(hold, "ended", True)
         if type(hold) is OpenHold:
             plan.set(hold, "__class__", Hold)
-        if _surprises(hold, ending.amount):
-            plan.set(self, "surprised", True)
         if ending.outcome == "presumed":
             plan.then(self.entries.presume, entry_id, hold)
         plan.then(self.entries.post, hold, posting)

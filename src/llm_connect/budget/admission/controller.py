@@ -6,18 +6,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Literal, TypeAlias, TypeVar, final, get_args
+from typing import Any, TypeVar, final
 
 from llm_connect import _forks
-from llm_connect._validation import check_count
 from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.accounts import Account, Scope, Tree
-from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.bounds import CallFacts, Demand, Key, LearnedFactor
 from llm_connect.budget.accounting.journal import Journal, Plan
 from llm_connect.budget.accounting.ledger import Ledger, LedgerEntry
 from llm_connect.budget.accounting.snapshot import BudgetSnapshot
 from llm_connect.budget.accounting.windows import Clock
+from llm_connect.budget.admission.arguments import Limits, OnUnknown
 from llm_connect.budget.admission.backoff_lock import TreeLock
 from llm_connect.budget.admission.booking import Sink, Windows, seconds_until_open, wall_clock
 from llm_connect.budget.admission.callbacks import Threshold
@@ -28,19 +27,8 @@ from llm_connect.budget.admission.wait_queue import Line, Waiter
 from llm_connect.errors import LLMConfigurationError
 from llm_connect.types.amounts import NOTHING, Amount, usd_of
 
-#: The booking of a dispatched hold whose outcome is unknown.
-OnUnknown: TypeAlias = Literal["presume", "release"]
 S = TypeVar("S", bound=Scope)
 T = TypeVar("T")
-
-
-def check_options(keep_entries: object, on_unknown: object, sink: object) -> None:
-    """Raise LLMConfigurationError for options of a budget that cannot be meant."""
-    check_count("keep_entries", keep_entries, least=0)
-    if on_unknown not in get_args(OnUnknown):
-        raise LLMConfigurationError(f"on_unknown must be 'presume' or 'release', not {on_unknown!r}.")
-    if sink is not None and not callable(sink):
-        raise LLMConfigurationError("sink must be a function that takes a LedgerEntry.")
 
 
 @final
@@ -511,15 +499,15 @@ class Gate:
 
     def _covers(self, hold: Hold) -> bool:
         """True if the hold covers its call by the present bounds; grows the hold if necessary."""
-        path, factor = hold.tracker.accounts, self._learned.get(hold.facts.key)
-        limited = not (hold.unlimited and accounts.limits_output(path))
-        if accounts.fits(path, NOTHING) and limited and (factor is None or grow(hold, factor)):
+        path, factor = hold.tracker.accounts, self._learned.get(hold.facts.key) if self._learned else None
+        unlimited = hold.unlimited and accounts.limits_output(path)
+        if not unlimited and accounts.fits(path, NOTHING) and (factor is None or grow(hold, factor)):
             return True
         self.session.sure()
         return False
 
     def _raised(self, demand: Demand, facts: CallFacts) -> Demand:
-        return demand.raised(self._learned.get(facts.key))
+        return demand.raised(self._learned.get(facts.key)) if self._learned else demand
 
     def _end(self, hold: Hold, ending: Ending) -> None:
         if self.session.has_lost(hold):
@@ -543,7 +531,7 @@ class Gate:
     def _work_off(self) -> None:
         if self.windowed and not self._stored and self._windows.roll(self._books) and self._line.busy:
             self._line.scan()
-        if self._line.untaken:
+        if self._line.untaken and self._line.due <= time.monotonic():
             self._line.reclaim()
         if lost:
             gather_lost()

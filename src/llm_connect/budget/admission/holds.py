@@ -40,10 +40,14 @@ thread, and may deadlock if it needs a lock.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import lru_cache, partial, reduce
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar
@@ -51,10 +55,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from llm_connect._validation import checked_text, encodable
 from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.accounts import hopeless
-from llm_connect.budget.accounting.arguments import check_usage, checked_figures, nano_usd_of
 from llm_connect.budget.accounting.bounds import BoundDemand, CallFacts, Demand, Grade, LearnedFactor
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.accounting.ledger import LedgerEntry, Outcome
+from llm_connect.budget.admission.arguments import check_usage, checked_figures
 from llm_connect.budget.admission.log import IMPLAUSIBLE, Owed, log_event, observers, tell, tell_of_refusal
 from llm_connect.budget.admission.refusals import refusal_of
 from llm_connect.budget.admission.unbilled import not_billed
@@ -64,7 +68,6 @@ from llm_connect.types.usage import Usage
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.accounts import Scope
-    from llm_connect.budget.accounting.prices import Price
 
 T = TypeVar("T")
 State: TypeAlias = Literal["reserved", "dispatched", "ended"]
@@ -329,7 +332,7 @@ class Hold:
             actual = bound.but(*checked_figures(tokens, calls, usd))
             nano_usd = None if usd is None else actual[2]
             if usd is None and price is not None and tokens is not None and max(actual) <= MOST:
-                nano_usd, cost_source = _cost(price, actual, usage), price.source
+                nano_usd, cost_source = price.charge(actual, usage), price.source
                 actual = actual.but(None, None, nano_usd)
             if max(actual) > MOST:
                 self._disbelieve()
@@ -447,13 +450,6 @@ def tell_of_hold(name: str, hold: Hold, amount: Amount | None = None, **fields: 
     )
 
 
-def _cost(price: Price, actual: Amount, usage: Usage | None) -> int:
-    """The cost in nano-USD: each part of the usage at its own rate, or else all tokens at the highest rate."""
-    if usage is None or usage.estimated or usage.total_tokens > MOST:
-        return price.dearest(actual.tokens, actual.calls)
-    return nano_usd_of("cost", price.of(usage, actual.calls))
-
-
 #: Holds that may be open although no code refers to them any more; the next operation ends them.
 lost: deque[Hold] = deque()
 
@@ -520,3 +516,81 @@ def grow(hold: Hold, factor: LearnedFactor) -> bool:
     accounts.change(plan, path, more, NOTHING)
     path.journal.carry_out(plan)
     return True
+
+
+#: Above this number of holds, ended ones are removed: in batches, because one removal costs as much as one hold.
+_FEW = 32
+_running_loop = asyncio._get_running_loop
+
+
+# The open holds of the current task or thread: a caller may overtake waiters that its own holds block, and the error
+# after a wait for its own holds says so.
+
+
+class _Caller:
+    """An identity for one thread: unlike the id of a thread, it is never reused."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.caller = _Caller()
+
+
+_here = _Here()
+
+
+class _Own:
+    """The holds of one caller that may still be open; the references are weak, so that a lost hold is noticed."""
+
+    __slots__ = ("caller", "most", "refs")
+
+    def __init__(self, caller: object) -> None:
+        #: The task, or the `_Caller` of the thread; weak, because their contexts refer to this object.
+        self.caller = weakref.ref(caller)
+        self.refs: list[weakref.ref[Hold]] = []
+        self.most = _FEW
+
+    def forget_ended(self) -> list[weakref.ref[Hold]]:
+        self.refs = [ref for ref in self.refs if (hold := ref()) is not None and not hold.ended]
+        self.most = max(_FEW, 2 * len(self.refs))
+        return self.refs
+
+
+_own: ContextVar[_Own | None] = ContextVar("llm_connect_own_holds", default=None)
+
+
+def own_holds() -> tuple[Hold, ...]:
+    """The open holds that this task, or this thread outside of a loop, has reserved itself.
+
+    A task inherits the context of the task that started it, but not its holds: the other task may end them meanwhile.
+    """
+    own = _own.get()
+    if own is None or own.caller() is not _caller():
+        return ()
+    return tuple(hold for ref in own.refs if (hold := ref()) is not None and not hold.ended)
+
+
+def remember_own(hold: Hold) -> None:
+    """Add `hold` to the holds of the current task or thread."""
+    own = _own.get()
+    caller = _here.caller if _running_loop() is None else _caller()
+    if own is None or own.caller() is not caller:
+        own = _Own(caller)
+        _own.set(own)
+    refs = own.refs
+    if len(refs) >= own.most:
+        refs = own.forget_ended()
+    refs.append(weakref.ref(hold))
+
+
+def in_running_loop() -> bool:
+    """True if this thread runs an event loop, which must not be blocked."""
+    return _running_loop() is not None
+
+
+def _caller() -> object:
+    if _running_loop() is None:
+        return _here.caller
+    return asyncio.current_task() or _here.caller

@@ -52,12 +52,16 @@ an account that an earlier one is short of.
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import math
+import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
 from llm_connect.budget.accounting.accounts import Account, Path, change, fits, hopeless, needs, now_on, opening, short
@@ -153,6 +157,58 @@ class RemoteWaiter(Waiter):
     def patient_until(self) -> float:
         """Infinite: only its own process knows when the wait ends; by `deadline` that process must report it again."""
         return math.inf
+
+
+class ThreadWaiter(Waiter):
+    """A caller that blocks its thread."""
+
+    def __init__(self, *call: Any, **details: Any) -> None:
+        super().__init__(*call, **details)
+        # Unlike Event, SimpleQueue is reentrant: a finalizer in this thread may wake it mid-wait.
+        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    @property
+    def may_wait(self) -> bool:
+        """False in a thread with a running event loop: a wait would block the calls that free budget."""
+        return asyncio._get_running_loop() is None
+
+    def wait(self, seconds: float) -> None:
+        with suppress(queue.Empty):
+            self._woken.get(timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX)))
+
+    def wake(self) -> None:
+        self._woken.put(None)
+
+
+class LoopWaiter(Waiter):
+    """A caller that awaits in a task of the running loop, without a thread."""
+
+    may_wait = True
+
+    def __init__(self, *call: Any, **details: Any) -> None:
+        super().__init__(*call, **details)
+        self._loop = asyncio.get_running_loop()
+        self._woken: asyncio.Future[None] | None = None
+
+    async def await_it(self, seconds: float) -> None:
+        # A decision in another thread after the caller's last look cannot wake it earlier than this: that takes a step
+        # of the loop.
+        self._woken = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._resolve)
+        try:
+            await self._woken
+        finally:
+            timer.cancel()
+
+    def wake(self) -> None:
+        self._loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+
+CallerWaiter: TypeAlias = ThreadWaiter | LoopWaiter
 
 
 class Line:
@@ -257,14 +313,13 @@ class Line:
         self._regroup()
 
     def reclaim(self) -> None:
-        """Take back the grants that their callers have not taken in time."""
-        if self.due <= time.monotonic():
-            over = [waiter for waiter, until in self.untaken.items() if until <= time.monotonic() and not waiter.came]
-            for waiter in over:
-                self.note(waiter)
-                waiter.error = _refusal(waiter, "wait_expired")
-                self.leave(waiter)
-            self.due = min(self.untaken.values(), default=math.inf)
+        """Take back the grants that their callers have not taken in time; there are some once `due` is over."""
+        over = [waiter for waiter, until in self.untaken.items() if until <= time.monotonic() and not waiter.came]
+        for waiter in over:
+            self.note(waiter)
+            waiter.error = _refusal(waiter, "wait_expired")
+            self.leave(waiter)
+        self.due = min(self.untaken.values(), default=math.inf)
 
     def repair(self) -> None:
         """Rebuild the queue after an interruption from the attributes of the waiters."""

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from llm_connect.budget.accounting.arguments import Limits
 from llm_connect.budget.accounting.ledger import By, LedgerEntry, Total
 from llm_connect.budget.accounting.windows import Window
+from llm_connect.budget.admission.arguments import Limits
 from llm_connect.stores.serialization import Row, entry_of, window_row
 from llm_connect.types.amounts import Amount
 

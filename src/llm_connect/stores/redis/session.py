@@ -81,9 +81,8 @@ from llm_connect.stores.session import StoreSession, Terms
 
 if TYPE_CHECKING:
     from llm_connect.budget.accounting.accounts import Scope
-    from llm_connect.budget.accounting.arguments import Limits
     from llm_connect.budget.accounting.windows import Period
-    from llm_connect.budget.admission.controller import OnUnknown
+    from llm_connect.budget.admission.arguments import Limits, OnUnknown
 
 #: The interval in which the worker looks at waiting callers without a notification, which may get lost.
 _LOOK_SECONDS = 1.0

@@ -28,9 +28,8 @@ from llm_connect.stores.sqlite import rows
 from llm_connect.stores.sqlite.file import connect, is_corrupt, is_whole, patiently, revision_of, store_error, url_of
 
 if TYPE_CHECKING:
-    from llm_connect.budget.accounting.arguments import Limits
     from llm_connect.budget.accounting.windows import Period
-    from llm_connect.budget.admission.controller import OnUnknown
+    from llm_connect.budget.admission.arguments import Limits, OnUnknown
 
 #: The interval in which the worker looks for budget that other processes have freed.
 _POLL_SECONDS = 0.01
