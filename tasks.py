@@ -129,6 +129,12 @@ def stores(*args: str) -> None:
     run(PYTHON, ROOT / "benchmarks" / "stores" / "run.py", *args)
 
 
+def ways(*args: str) -> None:
+    """count the files of the package that a call passes through; with the beginning of a row, print its whole way"""
+    sync()
+    run(PYTHON, ROOT / "benchmarks" / "ways.py", *args)
+
+
 def lint() -> None:
     """run ruff, mypy, pyright and import-linter, and name every one that fails"""
     pass_all(*LINTERS)
@@ -146,7 +152,7 @@ def parts() -> None:
     sync(*PARTS)
 
 
-WITH_ARGUMENTS = (demo, test, portable, nightly, e2e, overshoot, performance, streaming, stores)
+WITH_ARGUMENTS = (demo, test, portable, nightly, e2e, overshoot, performance, streaming, stores, ways)
 TASKS: dict[str, Callable[..., None]] = {task.__name__: task for task in (*WITH_ARGUMENTS, check, lint, format, parts)}
 
 

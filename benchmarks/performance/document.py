@@ -90,6 +90,15 @@ To see where the time of a call goes, with the server of this benchmark:
 python benchmarks/performance/profile_call.py openai --budget
 ```
 
+To see through which files a call goes (`python3 tasks.py ways "call, budget in a file"` prints the whole way):
+
+```text
+python3 tasks.py ways
+```
+
+For each kind of call and hold it prints the number of files that it enters, and of moves from one file to another. The
+fewer both are, the easier it is to follow a call in the code; they say nothing about its time.
+
 For any running program: `py-spy record -o profile.svg --pid PID` (py-spy is not installed with this).
 """
 
