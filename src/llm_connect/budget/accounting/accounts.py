@@ -50,7 +50,7 @@ recovery neither skips a change nor makes it twice (Mohan et al., "ARIES", 1992)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from operator import add
+from operator import add, sub
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TypeAlias, cast
 
 from llm_connect.budget.accounting.journal import Journal, Plan
@@ -387,11 +387,11 @@ def book(plan: Plan, path: Path, held: Amount, spent: Amount, presumed: Amount) 
 
 def complete(path: Path, held: Amount, spent: Amount, step: object) -> None:
     """Book `spent` in place of `held` on the levels that `step`, the end of a hold, had not reached."""
-    free = held.minus(spent)
+    gained = (*map(sub, held, spent), *spent)
     for level in path.levels:
         *figures, terms, last = level.record
         if last != step:
-            level.record = cast("Record", (*map(add, figures, free + spent), terms, step))
+            level.record = cast("Record", (*map(add, figures, gained), terms, step))
 
 
 def change(plan: Plan, path: Path, held: Amount, spent: Amount, presumed: Amount = NOTHING) -> None:
@@ -421,13 +421,6 @@ def set_aside(plan: Plan, accounts: Iterable[Account], amount: int) -> None:
         plan.add(account, "allotted", amount)
         if plan.get(account, "allotment"):
             return
-
-
-def expire(plan: Plan, own: TrackerAccounts, spent: Amount, presumed: Amount) -> None:
-    """Subtract the spend that has left a tracker's window from that tracker's accounts; those above keep it."""
-    for account, figure, unknown in zip(own, spent, presumed, strict=True):
-        plan.add(account, "spent", -figure)
-        plan.add(account, "presumed", -unknown)
 
 
 def amount_of(accounts: Iterable[Account], field: str) -> Amount:

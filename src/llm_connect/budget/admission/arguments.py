@@ -128,11 +128,8 @@ def asked(
         and not (tracker.strict or limits_usd(tracker.accounts))
     ):
         return _tuple(PlainDemand, (tokens, 1, 0)), _PLAIN
-    check_count("tokens", tokens, least=0, most=MOST)
-    check_count("calls", calls, least=0, most=MOST)
-    check_count("clamp_floor", clamp_floor, least=1, optional=True)
+    _check_terms(tokens, calls, usd, price, grade, bound, clamp_floor)
     named = _checked_labels(adapter, model, labels)
-    _check_terms(price, grade, bound, clamp_floor, alone=(tokens, calls, usd, grade) == (0, 1, None, None))
     facts = CallFacts(
         adapter=adapter,
         model=model,
@@ -191,8 +188,13 @@ def _known_price(tracker: Scope, adapter: str | None, model: str | None) -> Pric
     return next((price for known in price_lists if (price := known(adapter, model)) is not None), None)
 
 
-def _check_terms(price: object, grade: object, bound: object, clamp_floor: object, *, alone: bool) -> None:
-    """Validate the terms of a reservation; `alone` is True if nothing is given that a bound already has."""
+def _check_terms(
+    tokens: object, calls: object, usd: object, price: object, grade: object, bound: object, clamp_floor: object
+) -> None:
+    """Validate the terms of a reservation, except for the figure of `usd`."""
+    check_count("tokens", tokens, least=0, most=MOST)
+    check_count("calls", calls, least=0, most=MOST)
+    check_count("clamp_floor", clamp_floor, least=1, optional=True)
     if price is not None and not isinstance(price, Price):
         raise LLMConfigurationError(f"price must be a Price, not {type(price).__name__}.")
     if grade not in (None, *get_args(Grade)):
@@ -202,5 +204,5 @@ def _check_terms(price: object, grade: object, bound: object, clamp_floor: objec
             raise LLMConfigurationError("clamp_floor needs a bound: pass bound=, whose max_tokens may shrink.")
     elif not isinstance(bound, Bound):
         raise LLMConfigurationError(f"bound must be a Bound, not {type(bound).__name__}.")
-    elif not alone:
+    elif (tokens, calls, usd, grade) != (0, 1, None, None):
         raise LLMConfigurationError("bound already has tokens, calls and a grade: leave these out, and usd as well.")

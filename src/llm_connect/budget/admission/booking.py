@@ -59,7 +59,7 @@ from llm_connect.budget.accounting import accounts
 from llm_connect.budget.accounting.accounts import amount_of
 from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts, Learned, Lesson, Used
 from llm_connect.budget.accounting.journal import Journal, Plan
-from llm_connect.budget.accounting.ledger import Entries, LedgerEntry, Outcome
+from llm_connect.budget.accounting.ledger import Entries, Kind, LedgerEntry, Outcome
 from llm_connect.budget.accounting.windows import Clock
 from llm_connect.budget.admission.arguments import Limits
 from llm_connect.budget.admission.callbacks import Outbox, Threshold
@@ -105,14 +105,14 @@ class Books:
         facts, tracker = hold.facts, hold.tracker
         path = tracker.accounts
         kind = (tracker.path, facts.adapter, model or facts.model)
+        named = facts.adapter is not None or facts.model is not None
+        lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
         sums = self._kinds.get(kind)
         if sums is None or path.in_allotment or outcome == "presumed" or facts.labels:
-            return self._end_by_plan(hold, ending)
+            return self._end_by_plan(hold, ending, kind, lesson)
         held_tokens, held_calls, held_usd = hold.bound
         tokens, calls, nano_usd = amount
         sums = (sums[0] + 1, sums[1] + tokens, sums[2] + calls, sums[3] + nano_usd)
-        named = facts.adapter is not None or facts.model is not None
-        lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
         entry_id, ended_at = next(self._ids), time.time()
         journal = path.journal
         journal.intent = _ended, self, hold, ending, entry_id, ended_at, (kind, sums, {}), lesson
@@ -145,18 +145,14 @@ class Books:
         hold.__class__ = Hold
         return lesson is not None and lesson.changed
 
-    def _end_by_plan(self, hold: Hold, ending: Ending) -> bool:
-        outcome, amount, _, _, _, model = ending
-        facts, tracker = hold.facts, hold.tracker
-        kind = (tracker.path, facts.adapter, model or facts.model)
-        presumed = amount if outcome == "presumed" else NOTHING
-        posting = self.entries.posting(tracker, kind, facts.labels, amount, presumed)
-        named = facts.adapter is not None or facts.model is not None
-        lesson = self._lesson(hold, ending) if named and outcome == "settled" else None
+    def _end_by_plan(self, hold: Hold, ending: Ending, kind: Kind, lesson: Lesson | None) -> bool:
+        amount, tracker, path = ending.amount, hold.tracker, hold.tracker.accounts
+        presumed = amount if ending.outcome == "presumed" else NOTHING
+        posting = self.entries.posting(tracker, kind, hold.facts.labels, amount, presumed)
         plan = Plan()
-        accounts.book(plan, tracker.accounts, hold.bound, amount, amount if outcome == "presumed" else NOTHING)
+        accounts.book(plan, path, hold.bound, amount, presumed)
         self._plan_end(plan, hold, ending, next(self._ids), time.time(), posting, lesson)
-        tracker.accounts.journal.carry_out(plan)
+        path.journal.carry_out(plan)
         return lesson is not None and lesson.changed
 
     def _plan_end(
@@ -234,7 +230,9 @@ class Books:
     def expire(self, plan: Plan, tracker: Scope, spent: Amount, presumed: Amount) -> None:
         """Plan to subtract spend that has left the window of `tracker`; the trackers above keep it."""
         self.entries.leave(tracker, spent, presumed)
-        accounts.expire(plan, tracker.own_accounts, spent, presumed)
+        for account, figure, unknown in zip(tracker.own_accounts, spent, presumed, strict=True):
+            plan.add(account, "spent", -figure)
+            plan.add(account, "presumed", -unknown)
         if spent != NOTHING:
             self._shift(plan, tracker, NOTHING.minus(spent))
             for above in tracker.lineage[1:2]:

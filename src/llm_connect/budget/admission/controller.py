@@ -287,7 +287,7 @@ class Gate:
 
     def take(self, waiter: Waiter) -> Hold | None:
         """Return the granted hold. None if it was refused or reclaimed; then the waiter has an error."""
-        return self.run(self._take, waiter, on=waiter.tracker, informed=waiter.waiting)
+        return self.run(self._line.take, waiter, on=waiter.tracker, informed=waiter.waiting)
 
     def work_off(self) -> None:
         """Do the notes now, or leave them to the next operation if this thread has interrupted its own."""
@@ -433,9 +433,6 @@ class Gate:
         if not may_wait:
             self._line.end_wait(waiter, "refused")
         return waiter.waiting
-
-    def _take(self, waiter: Waiter) -> Hold | None:
-        return self._line.take(waiter)
 
     def _record(self, tracker: Scope, amount: Amount, facts: CallFacts) -> LedgerEntry:
         entry = self._books.record(tracker, amount, facts)
