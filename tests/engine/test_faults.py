@@ -29,6 +29,9 @@ FILES = frozenset(
     + [str(PACKAGE / "interface" / f"{name}.py") for name in ("metering", "attempt", "adapter")]
     + [str(PACKAGE / "budget" / f"{name}.py") for name in ("admission/acquire", "accounting/bounds")]
 )
+#: Parts of other files that run outside of that lock: the waiters, and the holds that a caller remembers.
+FUNCTIONS = ("ThreadWaiter.", "LoopWaiter.", "_Own.", "own_holds", "remember_own")
+PARTS = frozenset(str(PACKAGE / "budget" / "admission" / f"{name}.py") for name in ("wait_queue", "holds"))
 
 
 class Fault(BaseException):
@@ -51,7 +54,9 @@ class Injector:
         sys.settrace(self._before)
 
     def _trace(self, frame: FrameType, event: str, _: object) -> Any:
-        if frame.f_code.co_filename not in FILES:
+        code = frame.f_code
+        part = code.co_filename in PARTS and code.co_qualname.startswith(FUNCTIONS)
+        if code.co_filename not in FILES and not part:
             return None
         if event == "line":
             self.lines += 1
