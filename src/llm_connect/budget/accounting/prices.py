@@ -101,12 +101,6 @@ class Price:
         parts = plain * self.prompt + cached * self.cached + written * self.cache_write
         return usd_of(calls * self.call + _nano_usd(parts + usage.completion_tokens * self.completion))
 
-    def charge(self, actual: Amount, usage: Usage | None) -> int:
-        """The cost in nano-USD: each part of the usage at its own rate, or else all tokens at the highest rate."""
-        if usage is None or usage.estimated or usage.total_tokens > MOST:
-            return self.dearest(actual.tokens, actual.calls)
-        return nano_usd_of("cost", self.of(usage, actual.calls))
-
     def billed_as(self, service_tier: str | None) -> Price | None:
         """The price for the service tier that a reply names; None if the price for that tier is unknown."""
         return self
@@ -141,6 +135,13 @@ def cost_of(
     if reported is None or (by_price > reported and (source in _COMPUTED or not reported)):
         return by_price, price.source
     return reported, source
+
+
+def charge_of(price: Price, actual: Amount, usage: Usage | None) -> int:
+    """The cost in nano-USD: each part of the usage at its own rate, or else all tokens at the highest rate."""
+    if usage is None or usage.estimated or usage.total_tokens > MOST:
+        return price.dearest(actual.tokens, actual.calls)
+    return nano_usd_of("cost", price.of(usage, actual.calls))
 
 
 def checked_prices(prices: object) -> dict[str, Price]:

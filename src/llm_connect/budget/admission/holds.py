@@ -58,6 +58,7 @@ from llm_connect.budget.accounting.accounts import hopeless
 from llm_connect.budget.accounting.bounds import BoundDemand, CallFacts, Demand, Grade, LearnedFactor
 from llm_connect.budget.accounting.journal import Plan
 from llm_connect.budget.accounting.ledger import LedgerEntry, Outcome
+from llm_connect.budget.accounting.prices import charge_of
 from llm_connect.budget.admission.arguments import check_usage, checked_figures
 from llm_connect.budget.admission.log import IMPLAUSIBLE, Owed, log_event, observers, tell, tell_of_refusal
 from llm_connect.budget.admission.refusals import refusal_of
@@ -332,7 +333,7 @@ class Hold:
             actual = bound.but(*checked_figures(tokens, calls, usd))
             nano_usd = None if usd is None else actual[2]
             if usd is None and price is not None and tokens is not None and max(actual) <= MOST:
-                nano_usd, cost_source = price.charge(actual, usage), price.source
+                nano_usd, cost_source = charge_of(price, actual, usage), price.source
                 actual = actual.but(None, None, nano_usd)
             if max(actual) > MOST:
                 self._disbelieve()
