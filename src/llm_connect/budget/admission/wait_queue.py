@@ -247,7 +247,7 @@ class Line:
     def join(self, waiter: Waiter) -> None:
         """Add `waiter` to the queue, or refuse it if it can never fit in time."""
         self.note(waiter)
-        if waiter.tracker.closed:
+        if waiter.tracker.tree.any_closed and waiter.tracker.closed:
             self._refuse(waiter, "closed")
             return
         self._add(waiter)
