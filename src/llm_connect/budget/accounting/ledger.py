@@ -153,6 +153,7 @@ class Entries(Protocol):
 
     def number(self) -> int:
         """An id above all past entries, and below all future ones."""
+        ...
 
     def posting(self, tracker: Scope, kind: Kind, labels: Mapping[str, str], amount: Amount, presumed: Amount) -> Any:
         """Prepare the argument of `post` for a further entry of `tracker`."""
