@@ -61,6 +61,19 @@ class Node:
 
 
 @dataclass(eq=False)
+class Alone:
+    """The place of a booking that counts in one tracker only."""
+
+    node: Node
+
+    def path(self) -> list[Node]:
+        return [self.node]
+
+
+Booked = tuple[Node | Alone, Amount, float]
+
+
+@dataclass(eq=False)
 class Kept:
     """The model of an open hold."""
 
@@ -95,10 +108,19 @@ class Model:
     nodes: list[Node] = field(default_factory=list)
     now: float = START
     #: A correction has the moment of the booking that it corrects.
-    bookings: list[tuple[Node, Amount, float]] = field(default_factory=list)
+    bookings: list[Booked] = field(default_factory=list)
     presumptions: dict[int, tuple[Node, Amount, float]] = field(default_factory=dict)
     holds: list[Kept] = field(default_factory=list)
     queue: list[Caller] = field(default_factory=list)
+
+    def correct(self, node: Node, difference: Amount, when: float) -> None:
+        """An allotment gets nothing back once the spend has left a window above it."""
+        self.bookings.append((node, difference, when))
+        for at in node.path():
+            if at.allotment and any(above.counts_until(when) <= self.now for above in at.above):
+                limited = zip(difference, at.limits, strict=True)
+                returned = (0 if limit is None else min(0, figure) for figure, limit in limited)
+                self.bookings.append((Alone(at), Amount().minus(Amount(*returned)), when))
 
     def spent(self, node: Node, unit: int) -> int:
         return self.counting(self.bookings, node, unit, self.now)
@@ -106,7 +128,7 @@ class Model:
     def presumed(self, node: Node, unit: int) -> int:
         return self.counting(self.presumptions.values(), node, unit, self.now)
 
-    def counting(self, booked: Iterable[tuple[Node, Amount, float]], node: Node, unit: int, moment: float) -> int:
+    def counting(self, booked: Iterable[Booked], node: Node, unit: int, moment: float) -> int:
         """The spend that is in the window of `node` at `moment`."""
         within = (amount for at, amount, when in booked if node in at.path() and node.counts_until(when) > moment)
         return sum(amount[unit] for amount in within)

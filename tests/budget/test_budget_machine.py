@@ -303,7 +303,7 @@ class BudgetMachine(RuleBasedStateMachine):
         entry_id = sorted(self.model.presumptions)[pick % len(self.model.presumptions)]
         node, presumed, when = self.model.presumptions.pop(entry_id)
         self.root.correct(entry_id, actual.tokens, calls=actual.calls, usd=actual.usd)
-        self.model.bookings.append((node, actual.minus(presumed), when))
+        self.model.correct(node, actual.minus(presumed), when)
         self.over.clear()
         self.model.scan()
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -375,6 +376,31 @@ def test_an_allotment_below_a_window(clock: Clock) -> None:
         assert share.snapshot().spent == Amount(10)
     assert tracker.snapshot().allotted == NOTHING
     at_rest(tracker)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_correction_gives_an_allotment_nothing_that_left_the_window_above(clock: Clock, nested: bool) -> None:
+    """Others may have its place by now: to set it aside again would be a grant that does not fit. (BUDGET-54)"""
+    root = BudgetTracker(10, period="day")
+    with ExitStack() as blocks:
+        shares = [blocks.enter_context(root.allot("s", 7))]
+        if nested:
+            shares.append(blocks.enter_context(shares[0].allot("t", 5)))
+        call = shares[-1].child("c")
+        with call.reserve(3) as hold:
+            hold.dispatch()
+        assert hold.entry is not None
+        clock.moment += DAY
+        assert root.snapshot().allotted.tokens == 4
+        other = root.reserve(6)
+        root.correct(hold.entry.id, 1, calls=1)
+        assert (root.snapshot().allotted.tokens, root.snapshot().breached) == (4, False)
+        for share in shares:
+            assert (share.snapshot().spent.tokens, share.snapshot().presumed) == (3, NOTHING)
+        assert call.snapshot().spent.tokens == 1
+        refused(lambda: root.reserve(1))
+        other.release()
+    at_rest(root)
 
 
 def test_a_call_is_let_in_by_its_adapter_in_the_next_window(clock: Clock) -> None:

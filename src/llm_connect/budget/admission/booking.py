@@ -244,9 +244,27 @@ class Books:
         If that booking has left a window, the correction leaves it at once, so that every window shows exactly the
         spend in it.
         """
-        for tracker in hold.tracker.lineage:
+        left = False
+        for tracker in reversed(hold.tracker.lineage):
             if tracker.window is not None and not tracker.window.amend(plan, hold.entry_id, difference, presumed):
                 self.expire(plan, tracker, difference, NOTHING.minus(presumed))
+                left = True
+            elif left:
+                self._withhold(plan, tracker, difference)
+
+    def _withhold(self, plan: Plan, tracker: Scope, difference: Amount) -> None:
+        """Plan that an allotment gets nothing back by a correction of spend that has left a window above it.
+
+        Its rest would grow, and be set aside above again, where others may have taken the place by now.
+        """
+        units = list(zip(tracker.own_accounts, tracker.accounts.units, difference, strict=True))
+        returned = Amount(*(min(0, figure) if account.allotment else 0 for account, _, figure in units))
+        if returned == NOTHING:
+            return
+        rests = [accounts.aside(plan, account) for account in tracker.own_accounts]
+        self.expire(plan, tracker, returned, NOTHING)
+        for (account, path, _), rest in zip(units, rests, strict=True):
+            accounts.set_aside(plan, path[1:], accounts.aside(plan, account) - rest)
 
     def watch(self, threshold: Threshold) -> None:
         """Fire `threshold` once it is reached, which may be at once."""

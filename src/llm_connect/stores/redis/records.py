@@ -452,7 +452,7 @@ class ServerEntries(StoredEntries):
     def leave(self, tracker: Scope, spent: Amount, presumed: Amount) -> None:
         super().leave(tracker, spent, presumed)
         path = self._session.trackers.path_of(tracker)
-        self._session.changes.say("left", (path[0], NOTHING.minus(spent), NOTHING.minus(presumed)))
+        self._session.changes.say("left", (path, NOTHING.minus(spent), NOTHING.minus(presumed)))
 
     def post_expiry(self, plan: Plan, entry: LedgerEntry) -> None:
         # The step sends the figures separately.

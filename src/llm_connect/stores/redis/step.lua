@@ -244,7 +244,14 @@ for at = 1, #allotments do
 end
 for at = 1, #holds do change(holds[at][3], holds[at][4], NOTHING, NOTHING) end
 for at = 1, #lines do change(lines[at][1], NOTHING, lines[at][2], lines[at][3]) end
-for at = 1, #left do change({left[at][1]}, NOTHING, left[at][2], left[at][3]) end
+for at = 1, #left do
+  local path = left[at][1]
+  local of, rests, grown = state(path[1]), {}, {}
+  for unit = 1, 3 do rests[unit] = aside(of, FIRST[unit]) end
+  change({path[1]}, NOTHING, left[at][2], left[at][3])
+  for unit = 1, 3 do grown[unit] = aside(of, FIRST[unit]) - rests[unit] end
+  if of[LEASE] ~= '' then set_aside({unpack(path, 2)}, grown) end
+end
 for at = 1, #windows do
   local window = windows[at]
   state(window[1])
