@@ -141,8 +141,10 @@ def test_looking_at_a_thread_collects_no_garbage() -> None:
         looks = 0
         # A busy machine may not have let the thread run by then.
         while looks < 2_000 or not seen:
-            backoff_lock._codes_of(thread.ident)
-            assert gc.isenabled()
+            # As in every look: a thread that another test has left could end its own meanwhile.
+            with backoff_lock._looking:
+                backoff_lock._codes_of(thread.ident)
+                assert gc.isenabled()
             looks += 1
     finally:
         over.set()
