@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 from llm_connect.budget.accounting.bounds import NO_FACTS, PlainDemand
 from llm_connect.budget.admission.wait_queue import Waiter
 from llm_connect.budget.tracker import BudgetTracker
+from llm_connect.errors import LLMStoreError
 from llm_connect.stores.opening import new_session
 from llm_connect.stores.redis.session import ServerSession
 from llm_connect.stores.session import StoreSession
@@ -70,6 +73,17 @@ def told(budget: BudgetTracker) -> list[tuple[int]]:
     with alone(session):
         rows = [json.loads(text.decode().split(" ", 1)[1]) for text in session.fetch("HVALS", "waiters")]
     return [(tokens,) for _, _, tokens, *_ in sorted(rows, key=lambda row: row[1])]
+
+
+def stop(process: subprocess.Popen[str], budget: BudgetTracker) -> None:
+    """Stop a process while it does not have the store to itself."""
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            budget.snapshot()
+            return
+        except LLMStoreError:
+            process.send_signal(signal.SIGCONT)
 
 
 def let_wait(budget: BudgetTracker, tokens: int, seconds: float) -> None:

@@ -16,7 +16,7 @@ from llm_connect.stores.opening import open_budget
 from llm_connect.types.amounts import NOTHING
 from tests.budget.budget_helpers import at_rest, outcomes, refused, until
 from tests.stores.crew import crew
-from tests.stores.looking import end_leases, second, session_of, stored
+from tests.stores.looking import end_leases, second, session_of, stop, stored
 
 LEASE = 0.6
 
@@ -26,7 +26,7 @@ def halted(process: subprocess.Popen[str], budget: BudgetTracker) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     assert budget.snapshot().held.tokens == 40
-    process.send_signal(signal.SIGSTOP)
+    stop(process, budget)
     until(lambda: budget.snapshot().held.tokens == 0)
 
 

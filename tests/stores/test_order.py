@@ -19,7 +19,7 @@ from llm_connect.stores.opening import open_budget
 from llm_connect.testing.mock import MockLLMAdapter
 from tests.budget.budget_helpers import at_rest, in_thread, refused, until, waits
 from tests.stores.crew import crew
-from tests.stores.looking import alone, end_leases, let_wait, second, session_of, stored, told
+from tests.stores.looking import alone, end_leases, let_wait, second, session_of, stop, stored, told
 
 #: Long enough for a busy test machine: a store may be busy for a sixth of it.
 LEASE = 1.5
@@ -147,7 +147,7 @@ def test_a_stopped_one_that_goes_on_has_its_place_again(url: str) -> None:
     held = reserve(budget, 50)
     with crew(1, "waiter", url, 80, LEASE) as (process,):
         until(lambda: told(budget) == [(80,)])
-        process.send_signal(signal.SIGSTOP)
+        stop(process, budget)
         until(lambda: told(budget) == [])
         process.send_signal(signal.SIGCONT)
         until(lambda: told(budget) == [(80,)])

@@ -102,8 +102,7 @@ class Outbox:
         """Drop all callbacks, and the lock of a thread that may be delivering one."""
         self._delivering = TreeLock()
         self.calls.clear()
-        if self.staged is not None:
-            self.staged.clear()
+        self.staged = deque()
 
     def deliver(self) -> None:
         """Run all queued callbacks, unless another thread or an outer frame is already doing so."""
