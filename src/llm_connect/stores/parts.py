@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn, cast
 
 from llm_connect import _forks
 from llm_connect.budget.accounting.bounds import CallFacts, Demand, PlainDemand
-from llm_connect.budget.accounting.ledger import Ended, Entries, Kind, LedgerEntry
+from llm_connect.budget.accounting.ledger import Ended, Entries, Kind, LedgerEntry, Sums
 from llm_connect.budget.accounting.prices import Price
 from llm_connect.budget.accounting.windows import period_of
 from llm_connect.budget.admission.booking import Books
@@ -512,7 +512,8 @@ class StoredEntries(Entries):
         self._keep = keep
         self._changes = session.changes
         #: Empty, like the sums: the store has both.
-        self.lines, self.kinds = deque(), {}
+        self.lines: deque[LedgerEntry | Ended] = deque()
+        self.kinds: dict[Kind, Sums] = {}
 
     def posting(self, tracker: Scope, kind: Kind, labels: Mapping[str, str], amount: Amount, presumed: Amount) -> Any:
         """Return the arguments: the store updates its sums itself, if it has any."""

@@ -161,7 +161,7 @@ class StoreSession(StoreParts, ABC):
     def open(self, gate: Gate, keep_entries: int, sink: Sink | None) -> Parts:
         self.gate = gate
         self._open_parts(keep_entries)
-        self.books = Books(self.entries, self.outbox, sink)
+        self.books: Books = Books(self.entries, self.outbox, sink)
         # Other processes may have booked an overrun.
         self.books.surprised = True
         self.allotments: StoredAllotments = StoredAllotments(self)

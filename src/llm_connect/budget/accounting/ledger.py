@@ -239,9 +239,9 @@ class KeptEntries(Entries):
     """Keeps the last `keep` entries in memory, and the sums of all."""
 
     def __init__(self, keep: int, run: Run) -> None:
-        self.ids = itertools.count(1)
-        self.lines = deque(maxlen=keep)
-        self.kinds = {}
+        self.ids: Iterator[int] = itertools.count(1)
+        self.lines: deque[LedgerEntry | Ended] = deque(maxlen=keep)
+        self.kinds: dict[Kind, Sums] = {}
         self._run = run
         self._labels: dict[str, Sums] = {}
         #: The spend that has left the root's window, as a negative amount; a child's spend stays on its parent.

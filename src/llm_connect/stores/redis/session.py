@@ -202,7 +202,7 @@ class ServerSession(records.ServerParts, StoreSession):
         self.leases: records.ServerLeases = records.ServerLeases(self, terms.lease_seconds)
         self.trackers: records.ServerTrackers = records.ServerTrackers(self, terms.prices, strict=terms.strict)
         self.waiters = records.ServerWaiters(self, terms.lease_seconds)
-        self.entries = records.ServerEntries(keep_entries, self)
+        self.entries: records.ServerEntries = records.ServerEntries(keep_entries, self)
 
     def _start(self) -> None:
         self.client: str = secrets.token_hex(8)

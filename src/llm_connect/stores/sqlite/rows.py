@@ -399,7 +399,7 @@ class FileEntries(StoredEntries):
         super().__init__(keep, session)
         self._session = session
         # Unlike a generator, this iterator survives an interruption.
-        self.ids = iter(self._next_id, None)
+        self.ids: Iterator[int] = iter(self._next_id, None)
         self.last_id: int | None = None
 
     def _next_id(self) -> int:

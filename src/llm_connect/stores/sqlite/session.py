@@ -133,7 +133,7 @@ class FileSession(rows.FileParts, StoreSession):
         self.leases: rows.FileLeases = rows.FileLeases(self, terms.lease_seconds)
         self.trackers: rows.FileTrackers = rows.FileTrackers(self, terms.prices, strict=terms.strict)
         self.waiters = rows.FileWaiters(self, terms.lease_seconds)
-        self.entries = rows.FileEntries(keep_entries, self)
+        self.entries: rows.FileEntries = rows.FileEntries(keep_entries, self)
 
     @property
     def connection(self) -> sqlite3.Connection:
