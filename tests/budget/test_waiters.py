@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import math
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from llm_connect.budget.accounting.bounds import CallFacts, PlainDemand
 from llm_connect.budget.admission import wait_queue
 from llm_connect.budget.admission.holds import Hold
-from llm_connect.budget.admission.wait_queue import LoopWaiter, Waiter
+from llm_connect.budget.admission.wait_queue import LoopWaiter, ThreadWaiter, Waiter
 from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.types.amounts import Amount
 from tests.budget.budget_helpers import (
@@ -289,6 +290,23 @@ def test_a_waiter_may_be_woken_by_a_finalizer_in_its_own_thread() -> None:
     waits(tracker, 1)
     outer.release()
     waiting.result(WAIT).release()
+
+
+def test_the_shortest_wait_ends() -> None:
+    """Even if its time is over before the thread sleeps: `SimpleQueue.get` would then sleep for good."""
+    tracker = BudgetTracker(10)
+    details: dict[str, Any] = {"arrival": 1, "deadline": time.monotonic() + WAIT, "own": ()}
+    waiters = [ThreadWaiter(tracker, PlainDemand(1), CallFacts(), **details) for _ in range(1_000)]
+
+    def wait() -> None:
+        for waiter in waiters:
+            waiter.wait(1e-6)
+            waiter.wait(-1)
+
+    in_thread(wait).result(WAIT)
+    waiters[0].wake()
+    waiters[0].wake()
+    waiters[0].wait(math.inf)
 
 
 async def test_a_waiter_is_woken_once() -> None:

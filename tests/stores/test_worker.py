@@ -17,11 +17,12 @@ from llm_connect.budget.tracker import BudgetTracker
 from llm_connect.interface.adapter import LLMAdapter
 from llm_connect.interface.config import RunConfig
 from llm_connect.stores.opening import open_budget
+from llm_connect.stores.worker import Jobs
 from llm_connect.testing.mock import MockLLMAdapter
 from llm_connect.types.amounts import MOST, Amount
 from llm_connect.types.response import LLMResponse
 from llm_connect.types.usage import Usage
-from tests.budget.budget_helpers import at_rest, outcomes, until
+from tests.budget.budget_helpers import WAIT, at_rest, in_thread, outcomes, until
 from tests.stores.looking import leases_end, session_of
 
 pytestmark = pytest.mark.slow
@@ -219,3 +220,12 @@ async def test_an_exception_that_another_thread_throws_into_it(url: str, caplog:
         (thread,) = [each for each in threading.enumerate() if each is session_of(budget).worker._thread]
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
     assert await asyncio.wait_for(answered(budget), 20) == "done"
+
+
+def test_a_worker_wakes_from_the_shortest_sleep() -> None:
+    """Even if its pause is over before its thread sleeps, it looks for the next job."""
+
+    def work() -> bool:
+        return all(Jobs().do_next(1e-6) for _ in range(30_000))
+
+    assert in_thread(work).result(WAIT)

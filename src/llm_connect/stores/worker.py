@@ -15,10 +15,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from llm_connect._threads import DaemonThread, StartLock
+from llm_connect._threads import DaemonThread, StartLock, Wakeup
 from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.log import CALLBACK_LATE, WORKER_FAILED, log_event
 
@@ -176,18 +175,17 @@ class Jobs:
 
     def __init__(self) -> None:
         self._left: deque[Job | None] = deque()
-        self._woken: SimpleQueue[None] = SimpleQueue()
+        self._woken = Wakeup()
 
     def put(self, job: Job | None) -> None:
         """Add a job, or None for the end. A finalizer may call this."""
         self._left.append(job)
-        self._woken.put(None)
+        self._woken.give()
 
     def do_next(self, seconds: float) -> bool:
         """Wait at most `seconds` for the next job and do it; return False at the end."""
         if not self._left:
-            with suppress(Empty):
-                self._woken.get(timeout=seconds)
+            self._woken.sleep(seconds)
         job = self._left[0] if self._left else nothing
         try:
             if job is not None:

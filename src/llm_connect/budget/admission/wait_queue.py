@@ -55,15 +55,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
+from llm_connect._threads import Wakeup
 from llm_connect.budget.accounting.accounts import Account, Path, change, fits, hopeless, needs, now_on, opening, short
 from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts, Demand, Key, LearnedFactor, PlainDemand
 from llm_connect.budget.accounting.journal import Plan
@@ -164,8 +162,7 @@ class ThreadWaiter(Waiter):
 
     def __init__(self, *call: Any, **details: Any) -> None:
         super().__init__(*call, **details)
-        # Unlike Event, SimpleQueue is reentrant: a finalizer in this thread may wake it mid-wait.
-        self._woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._woken = Wakeup()
 
     @property
     def may_wait(self) -> bool:
@@ -173,11 +170,10 @@ class ThreadWaiter(Waiter):
         return asyncio._get_running_loop() is None
 
     def wait(self, seconds: float) -> None:
-        with suppress(queue.Empty):
-            self._woken.get(timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX)))
+        self._woken.sleep(seconds)
 
     def wake(self) -> None:
-        self._woken.put(None)
+        self._woken.give()
 
 
 class LoopWaiter(Waiter):

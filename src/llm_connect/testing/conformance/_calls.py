@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -73,9 +73,9 @@ def run_cancelled(work: AsyncWork, ready: Callable[[], bool], seconds: float) ->
     return outcome
 
 
-def _start(work: Callable[[], Any]) -> tuple[threading.Thread, queue.SimpleQueue[Outcome]]:
-    box: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
-    thread = threading.Thread(target=lambda: box.put(_done(work)), name="conformance", daemon=True)
+def _start(work: Callable[[], Any]) -> tuple[threading.Thread, Future[Outcome]]:
+    box: Future[Outcome] = Future()
+    thread = threading.Thread(target=lambda: box.set_result(_done(work)), name="conformance", daemon=True)
     thread.start()
     return thread, box
 
@@ -89,10 +89,10 @@ def _done(work: Callable[[], Any]) -> Outcome:
     return Outcome(returned=returned, seconds=time.monotonic() - started)
 
 
-def _outcome(thread: threading.Thread, box: queue.SimpleQueue[Outcome], started: float, seconds: float) -> Outcome:
+def _outcome(thread: threading.Thread, box: Future[Outcome], started: float, seconds: float) -> Outcome:
     try:
-        outcome = box.get(timeout=max(started + seconds - time.monotonic(), 0.0))
-    except queue.Empty:
+        outcome = box.result(max(started + seconds - time.monotonic(), 0.0))
+    except TimeoutError:
         return Outcome(running=True, seconds=seconds)
     thread.join()
     return outcome
