@@ -1,4 +1,4 @@
-"""Daemon threads whose start cannot hang, and a sleep that ends.
+"""Daemon threads whose start cannot hang.
 
 `Thread.start` waits without a timeout until the new thread has begun. For a moment CPython gives the new thread the id
 of its starter, so an exception that a third thread throws into the starter (`PyThreadState_SetAsyncExc`) may hit the
@@ -31,31 +31,6 @@ class StartLock:
             if self._lock is lock:
                 self._lock = threading.Lock()
         return lock
-
-
-class Wakeup:
-    """Lets one thread sleep until another one wakes it. A wake-up before the sleep counts, and two count as one.
-
-    A finalizer in the sleeping thread may give it, too: unlike `Event`, a bare lock has no lock of its own. Nor is this
-    a `SimpleQueue`: on Python 3.11 and 3.12 its `get` sleeps for good if the timeout passes before the sleep begins.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-
-    def give(self) -> None:
-        """Wake the thread that sleeps, or that will."""
-        try:
-            self._lock.release()
-        except RecursionError:
-            raise
-        except RuntimeError:
-            """It has been given already."""
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep until the next wake-up, or for `seconds`; negative ones count as 0."""
-        self._lock.acquire(timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX)))
 
 
 class DaemonThread(threading.Thread):

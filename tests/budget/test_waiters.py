@@ -309,6 +309,19 @@ def test_the_shortest_wait_ends() -> None:
     waiters[0].wait(math.inf)
 
 
+def test_a_wake_up_that_fails_for_want_of_frames_is_told() -> None:
+    """It is no wake-up that has been given already: whoever wakes the caller has to try again."""
+
+    class Lock:
+        def release(self) -> None:
+            raise RecursionError
+
+    wakeup: Any = wait_queue.Wakeup()
+    wakeup._lock = Lock()
+    with pytest.raises(RecursionError):
+        wakeup.give()
+
+
 async def test_a_waiter_is_woken_once() -> None:
     """A second wake-up of a task changes nothing."""
     tracker = BudgetTracker(10)

@@ -17,9 +17,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from llm_connect._threads import DaemonThread, StartLock, Wakeup
+from llm_connect._threads import DaemonThread, StartLock
 from llm_connect.budget.admission.callbacks import Outbox
 from llm_connect.budget.admission.log import CALLBACK_LATE, WORKER_FAILED, log_event
+from llm_connect.budget.admission.wait_queue import Wakeup
 
 #: The pause after a failure, and the interval in which a waiting coroutine checks that the thread lives.
 _PAUSE_SECONDS = _WATCH_SECONDS = 1.0

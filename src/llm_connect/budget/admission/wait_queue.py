@@ -55,13 +55,13 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakSet
 
-from llm_connect._threads import Wakeup
 from llm_connect.budget.accounting.accounts import Account, Path, change, fits, hopeless, needs, now_on, opening, short
 from llm_connect.budget.accounting.bounds import NO_FACTS, CallFacts, Demand, Key, LearnedFactor, PlainDemand
 from llm_connect.budget.accounting.journal import Plan
@@ -155,6 +155,31 @@ class RemoteWaiter(Waiter):
     def patient_until(self) -> float:
         """Infinite: only its own process knows when the wait ends; by `deadline` that process must report it again."""
         return math.inf
+
+
+class Wakeup:
+    """Lets one thread sleep until another one wakes it. A wake-up before the sleep counts, and two count as one.
+
+    A finalizer in the sleeping thread may give it, too: unlike `Event`, a bare lock has no lock of its own. Nor is this
+    a `SimpleQueue`: on Python 3.11 and 3.12 its `get` sleeps for good if the timeout passes before the sleep begins.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def give(self) -> None:
+        """Wake the thread that sleeps, or that will."""
+        try:
+            self._lock.release()
+        except RecursionError:
+            raise
+        except RuntimeError:
+            """It has been given already."""
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until the next wake-up, or for `seconds`; negative ones count as 0."""
+        self._lock.acquire(timeout=max(0.0, min(seconds, threading.TIMEOUT_MAX)))
 
 
 class ThreadWaiter(Waiter):
