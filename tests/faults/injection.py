@@ -20,6 +20,8 @@ import llm_connect
 _HOME = llm_connect.__path__[0]
 _CALLS = {"CALL", "CALL_FUNCTION_EX", "CALL_KW"}
 _RAISING = {"RESUME", "JUMP_BACKWARD"} | _CALLS
+#: With these Python handles an exception. One that a tracer raises there makes it lose a reference to the handled one.
+_HANDLING = {"PUSH_EXC_INFO", "COPY", "POP_EXCEPT", "RERAISE"}
 _TOOL = 4
 #: The number of an entry into a function of the library, and of a point in it; with `sys.monitoring`, 0 and of a point.
 Point = tuple[int, int]
@@ -38,7 +40,7 @@ def points_of(code: CodeType, *, everywhere: bool = False) -> frozenset[int]:
     for each in dis.get_instructions(code):
         if each.opname in {"CACHE", "EXTENDED_ARG"}:
             continue
-        if everywhere or behind or each.opname in _RAISING:
+        if behind or each.opname in _RAISING or (everywhere and each.opname not in _HANDLING):
             found.add(each.offset)
         behind = each.opname in _CALLS
     return frozenset(found)
