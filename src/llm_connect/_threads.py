@@ -16,7 +16,7 @@ LONGEST_START_SECONDS = 5.0
 
 
 class StartLock:
-    """Guards the start of a thread. An interrupted caller cannot keep it for good.
+    """Guards the start of a thread. An interrupted caller cannot lock it permanently.
 
     An exception just before the release leaves a lock locked. The next caller replaces it once no start can still run.
     """

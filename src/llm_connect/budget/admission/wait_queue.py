@@ -160,8 +160,8 @@ class RemoteWaiter(Waiter):
 class Wakeup:
     """Lets one thread sleep until another one wakes it. A wake-up before the sleep counts, and two count as one.
 
-    A finalizer in the sleeping thread may give it, too: unlike `Event`, a bare lock has no lock of its own. Nor is this
-    a `SimpleQueue`: on Python 3.11 and 3.12 its `get` sleeps for good if the timeout passes before the sleep begins.
+    A finalizer in the sleeping thread may give it, too: `Event` has an inner lock, which that thread may have taken. A
+    `SimpleQueue` would hang: on Python 3.11 and 3.12 `get` never returns if its timeout passes before the sleep begins.
     """
 
     def __init__(self) -> None:
